@@ -1,0 +1,177 @@
+"""The decoder that all families share: pre-norm blocks of grouped-query attention and a gated MLP.
+
+Modules are written for the slice of the weights that a device holds: sizes are read from the arrays, and
+`reduce` adds up what the devices of the tensor axis computed. Rows are tokens of any requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from medha_jax.models.architecture import Architecture
+from medha_jax.models.parameters import ParameterSpec, declare
+from medha_jax.models.rope import rotate
+
+Attend = Callable[[Array, Array, Array], Array]
+Reduce = Callable[[Array], Array]
+Angles = tuple[Array, Array]
+
+normal = nnx.initializers.normal(0.02)
+ones, zeros = nnx.initializers.ones, nnx.initializers.zeros
+
+
+def identity(x: Array) -> Array:
+    """The reduction of a mesh without a tensor axis."""
+    return x
+
+
+class Norm(nnx.Module):
+    """RMS normalisation (arXiv 1910.07467), in fp32."""
+
+    def __init__(self, epsilon: float, dtype: Any, rngs: nnx.Rngs, **axes: int) -> None:
+        self.epsilon = epsilon
+        self.scale = declare(rngs, ones, dtype, **axes)
+
+    def __call__(self, x: Float[Array, "*rows width"]) -> Float[Array, "*rows width"]:
+        wide = x.astype(jnp.float32)
+        normal_ = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.epsilon)
+        return self.scale[...] * normal_.astype(x.dtype)
+
+
+class Projection(nnx.Module):
+    """A matrix over named axes; `inputs` and `outputs` may each be several dimensions."""
+
+    def __init__(
+        self, inputs: dict[str, int], outputs: dict[str, int], bias: bool, dtype: Any, rngs: nnx.Rngs
+    ) -> None:
+        self.contracted = len(inputs)
+        self.kernel = declare(rngs, normal, dtype, **inputs, **outputs)
+        self.bias = declare(rngs, zeros, dtype, **outputs) if bias else None
+
+    def __call__(self, x: Array, reduce: Reduce = identity) -> Array:
+        kernel = self.kernel[...]
+        outputs = kernel.shape[self.contracted :]
+        width = 1
+        for size in kernel.shape[: self.contracted]:
+            width *= size
+        # one 2-D product: XLA on CPU is several times slower on dots with more dimensions
+        flat = reduce(x.reshape(-1, width) @ kernel.reshape(width, -1))
+        y = flat.reshape(x.shape[: -self.contracted] + outputs)
+        return y if self.bias is None else y + self.bias[...]
+
+
+class Attention(nnx.Module):
+    """Grouped-query attention (arXiv 2305.13245) around an `attend` that owns the KV cache."""
+
+    def __init__(self, arch: Architecture, dtype: Any, rngs: nnx.Rngs) -> None:
+        embed = {"embed": arch.embed}
+        queries = {"heads": arch.heads, "head_dim": arch.head_dim}
+        keys = {"kv_heads": arch.kv_heads, "head_dim": arch.head_dim}
+        self.query = Projection(embed, queries, arch.qkv_bias, dtype, rngs)
+        self.key = Projection(embed, keys, arch.qkv_bias, dtype, rngs)
+        self.value = Projection(embed, keys, arch.qkv_bias, dtype, rngs)
+        self.output = Projection(queries, embed, arch.output_bias, dtype, rngs)
+        norm = partial(Norm, arch.norm_epsilon, dtype, rngs, head_dim=arch.head_dim)
+        self.query_norm = norm() if arch.qk_norm else None
+        self.key_norm = norm() if arch.qk_norm else None
+
+    def __call__(
+        self, x: Float[Array, "rows embed"], angles: Angles, attend: Attend, reduce: Reduce
+    ) -> Float[Array, "rows embed"]:
+        query, key, value = self.query(x), self.key(x), self.value(x)
+        if self.query_norm is not None and self.key_norm is not None:
+            query, key = self.query_norm(query), self.key_norm(key)
+        return self.output(attend(rotate(query, *angles), rotate(key, *angles), value), reduce)
+
+
+class MLP(nnx.Module):
+    """SwiGLU feed-forward block (arXiv 2002.05202)."""
+
+    def __init__(self, arch: Architecture, dtype: Any, rngs: nnx.Rngs) -> None:
+        embed, ffn = {"embed": arch.embed}, {"ffn": arch.ffn}
+        self.gate = Projection(embed, ffn, arch.mlp_bias, dtype, rngs)
+        self.up = Projection(embed, ffn, arch.mlp_bias, dtype, rngs)
+        self.down = Projection(ffn, embed, arch.mlp_bias, dtype, rngs)
+
+    def __call__(self, x: Float[Array, "rows embed"], reduce: Reduce) -> Float[Array, "rows embed"]:
+        return self.down(jax.nn.silu(self.gate(x)) * self.up(x), reduce)
+
+
+class Layer(nnx.Module):
+    """One decoder block."""
+
+    def __init__(self, arch: Architecture, dtype: Any, rngs: nnx.Rngs) -> None:
+        norm = partial(Norm, arch.norm_epsilon, dtype, rngs, embed=arch.embed)
+        self.attention_norm = norm()
+        self.attention = Attention(arch, dtype, rngs)
+        self.mlp_norm = norm()
+        self.mlp = MLP(arch, dtype, rngs)
+
+    def __call__(
+        self, x: Float[Array, "rows embed"], angles: Angles, attend: Attend, reduce: Reduce = identity
+    ) -> Float[Array, "rows embed"]:
+        """Apply the block.
+
+        Args:
+            x: hidden states `[rows, embed]`.
+            angles: cos and sin of each row's rotation, fp32 `[rows, head_dim / 2]` each.
+            attend: `(query [rows, heads, head_dim], key, value [rows, kv_heads, head_dim]) -> [rows, heads,
+                head_dim]`; stores keys and values and attends to everything its rows may see.
+            reduce: sums partial results over the tensor axis.
+        """
+        x = x + self.attention(self.attention_norm(x), angles, attend, reduce)
+        return x + self.mlp(self.mlp_norm(x), reduce)
+
+
+class Decoder(nnx.Module):
+    """Embedding, blocks and head. `layers` is one `Layer` whose arrays carry a leading layer axis."""
+
+    def __init__(self, arch: Architecture, dtype: Any, rngs: nnx.Rngs) -> None:
+        self.embedding = declare(rngs, normal, dtype, vocab=arch.vocab, embed=arch.embed)
+
+        @nnx.split_rngs(splits=arch.layers)
+        @nnx.vmap(in_axes=(0,), out_axes=0)
+        def stack(rngs: nnx.Rngs) -> Layer:
+            return Layer(arch, dtype, rngs)
+
+        self.layers = stack(rngs)
+        self.norm = Norm(arch.norm_epsilon, dtype, rngs, embed=arch.embed)
+        tied = arch.tied_embeddings
+        self.head = None if tied else declare(rngs, normal, dtype, vocab=arch.vocab, embed=arch.embed)
+
+
+def parameter_specs(arch: Architecture, dtype: Any) -> dict[str, ParameterSpec]:
+    """Every parameter of the model by dotted path, e.g. `layers.attention.query.kernel`; allocates nothing.
+
+    Stacked parameters have the logical axis `layers` first.
+    """
+    model = nnx.eval_shape(lambda: Decoder(arch, dtype, nnx.Rngs(0)))
+    specs = {}
+    for path, variable in nnx.to_flat_state(nnx.state(model, nnx.Param)):
+        value = variable.get_value()
+        prefix = ("layers",) if path[0] == "layers" else ()
+        axes = prefix + tuple(variable.get_metadata()["axes"])
+        specs[".".join(map(str, path))] = ParameterSpec(tuple(value.shape), value.dtype, axes)
+    return specs
+
+
+def layer_graph(arch: Architecture, dtype: Any) -> Callable[[dict[str, Array]], Layer]:
+    """Return the function that makes a `Layer` out of one layer's arrays, keyed by path below `layers.`.
+
+    Merging happens while tracing only: the compiled program sees plain arrays.
+    """
+    layer = nnx.eval_shape(lambda: Layer(arch, dtype, nnx.Rngs(0)))
+    graph, state = nnx.split(layer, nnx.Param)
+
+    def merge(arrays: dict[str, Array]) -> Layer:
+        flat = [(path, variable.replace(arrays[".".join(map(str, path))])) for path, variable in nnx.to_flat_state(state)]
+        return nnx.merge(graph, nnx.from_flat_state(flat))
+
+    return merge

@@ -1,0 +1,109 @@
+"""What travels between scheduler, engine and runtime: frozen data, no behaviour, no JAX."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+MAX_STOP_TOKENS = 16
+MAX_STOP_STRINGS = 16
+MAX_STOP_STRING_LENGTH = 256
+MAX_LOGPROBS = 20
+MAX_SEED = 2**63 - 1
+
+
+class InvalidRequestError(ValueError):
+    """A request states a value that is not allowed; the message says what is."""
+
+
+def _within(name: str, value: float, low: float, high: float, *, open_low: bool = False) -> None:
+    """Refuse a value that is not a finite number in `[low, high]` (or `(low, high]`)."""
+    inside = (low < value if open_low else low <= value) and value <= high
+    if not (math.isfinite(value) and inside):
+        left = "(" if open_low else "["
+        right = "inf)" if high == math.inf else f"{high:g}]"
+        raise InvalidRequestError(f"{name} is {value}; allowed is {left}{low:g}, {right}")
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How tokens are chosen. Defaults sample from the unchanged distribution until the context is full.
+
+    `temperature` 0 is greedy; `top_k` 0 or -1 is off; `logprobs` None is off, 0 gives the chosen token's alone;
+    `seed` None lets the engine draw one. Penalties follow the OpenAI (presence, frequency: generated tokens) and
+    CTRL (repetition: prompt and generated tokens, arXiv 1909.05858) definitions.
+
+    Raises:
+        InvalidRequestError: a value is out of its range.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    seed: int | None = None
+    max_tokens: int | None = None
+    min_tokens: int = 0
+    stop_token_ids: tuple[int, ...] = ()
+    stop: tuple[str, ...] = ()
+    include_stop: bool = False
+    ignore_eos: bool = False
+    logprobs: int | None = None
+
+    def __post_init__(self) -> None:
+        _within("temperature", self.temperature, 0, 100)
+        _within("top_k", self.top_k, -1, math.inf)
+        _within("top_p", self.top_p, 0, 1, open_low=True)
+        _within("min_p", self.min_p, 0, 1)
+        _within("repetition_penalty", self.repetition_penalty, 0, 2, open_low=True)
+        _within("presence_penalty", self.presence_penalty, -2, 2)
+        _within("frequency_penalty", self.frequency_penalty, -2, 2)
+        _within("min_tokens", self.min_tokens, 0, math.inf)
+        if self.seed is not None:
+            _within("seed", self.seed, 0, MAX_SEED)
+        if self.max_tokens is not None:
+            _within("max_tokens", self.max_tokens, 1, math.inf)
+            if self.min_tokens > self.max_tokens:
+                raise InvalidRequestError(
+                    f"min_tokens is {self.min_tokens}; allowed is [0, {self.max_tokens}] (max_tokens)"
+                )
+        if self.logprobs is not None:
+            _within("logprobs", self.logprobs, 0, MAX_LOGPROBS)
+        if len(self.stop_token_ids) > MAX_STOP_TOKENS:
+            raise InvalidRequestError(f"{len(self.stop_token_ids)} stop token ids; allowed are {MAX_STOP_TOKENS}")
+        if len(self.stop) > MAX_STOP_STRINGS:
+            raise InvalidRequestError(f"{len(self.stop)} stop strings; allowed are {MAX_STOP_STRINGS}")
+        for text in self.stop:
+            if not 1 <= len(text) <= MAX_STOP_STRING_LENGTH:
+                raise InvalidRequestError(
+                    f"a stop string has {len(text)} characters; allowed are 1 to {MAX_STOP_STRING_LENGTH}"
+                )
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Consecutive tokens of one request computed together; a decode step is a chunk of one.
+
+    `tokens` is None for a decode: the device feeds the token that it sampled last for this slot.
+    """
+
+    slot: int
+    start: int
+    length: int
+    tokens: tuple[int, ...] | None
+    last: bool
+
+    @property
+    def end(self) -> int:
+        """Context length after this chunk, in tokens."""
+        return self.start + self.length
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """The chunks of one microbatch. Decodes (`tokens is None`) and prefill chunks may be mixed."""
+
+    chunks: tuple[Chunk, ...]
