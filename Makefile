@@ -1,0 +1,70 @@
+# Needs GNU make, git and Python 3.11 or later with venv and pip. `make` alone lists the targets.
+BIN := .venv/bin
+# The first of these that is Python 3.11 or later makes .venv; `make setup PYTHON=python3.12` chooses one.
+PYTHONS := $(or $(PYTHON),python3 python3.13 python3.12 python3.11 python)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup lint test demo bench model bazel clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
+
+setup: .venv/.installed ## make .venv and install the package and its test tools
+	@echo "setup: .venv is ready ($$($(BIN)/python --version))"
+
+# The stamp makes the second run instant; a change of dependencies makes it stale.
+.venv/.installed: pyproject.toml
+	@set -e; \
+	if ! $(BIN)/python -c '' 2>/dev/null; then \
+		found=; \
+		for python in $(PYTHONS); do \
+			if $$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; \
+			then found=$$python; break; fi; \
+		done; \
+		if [ -z "$$found" ]; then \
+			echo "setup: none of '$(PYTHONS)' is Python 3.11 or later with venv and pip;" \
+				"install one, or name it: make setup PYTHON=/path/to/python" >&2; \
+			exit 1; \
+		fi; \
+		echo "setup: creating .venv with $$found ($$($$found --version))"; \
+		$$found -m venv --clear .venv; \
+	fi
+	@echo "setup: installing medha-jax and its test tools into .venv (the first time takes minutes)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	@touch $@
+
+lint: .venv/.installed ## style, types, import arrows, BUILD against the source
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python tools/check_build.py
+
+test: setup lint ## setup, lint, then every test
+	$(BIN)/python -m pytest -q
+
+demo: setup ## generate text on the CPU with the bundled tiny model
+	$(BIN)/medha-jax generate --model tiny --prompt "$$(printf 'def fibonacci(n):\n    ')" --max-tokens 64
+
+bench: setup ## measure attention and the model on this machine
+	$(BIN)/python -m benchmarks.attention
+	$(BIN)/python -m benchmarks.model
+
+model: setup ## train the bundled tiny model again
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[train]'
+	$(BIN)/python tools/train_tiny.py
+
+# Only the libraries are built: 4.2.3 downloads a C++ toolchain before it builds a py_binary or py_test.
+# --batch leaves no server behind; --symlink_prefix=/ keeps bazel's links to whole source trees out of here.
+bazel: ## check and build the Bazel targets, where bazel is installed
+	@if command -v bazel >/dev/null 2>&1; then \
+		set -ex; \
+		bazel --batch query //...; \
+		bazel --batch query 'kind(py_library, //...)' | xargs bazel --batch build --symlink_prefix=/; \
+	else \
+		echo "bazel: not installed, nothing done (on Debian: apt-get install bazel-bootstrap)"; \
+	fi
+
+clean: ## remove everything that these targets made
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
