@@ -29,9 +29,9 @@ def _within(name: str, value: float, low: float, high: float, *, open_low: bool 
 class SamplingParams:
     """How tokens are chosen. Defaults sample from the unchanged distribution until the context is full.
 
-    `temperature` 0 is greedy; `top_k` 0 or -1 is off; `logprobs` None is off, 0 gives the chosen token's alone;
-    `seed` None lets the engine draw one. Penalties follow the OpenAI (presence, frequency: generated tokens) and
-    CTRL (repetition: prompt and generated tokens, arXiv 1909.05858) definitions.
+    `temperature` 0 is greedy; `top_k` 0 or -1 is off; `logprobs` None is off, 0 gives the chosen token's
+    alone; `seed` None lets the engine draw one. Presence and frequency penalties look at generated tokens
+    (OpenAI's definition), the repetition penalty at prompt and generated ones (CTRL, arXiv 1909.05858).
 
     Raises:
         InvalidRequestError: a value is out of its range.
@@ -73,7 +73,8 @@ class SamplingParams:
         if self.logprobs is not None:
             _within("logprobs", self.logprobs, 0, MAX_LOGPROBS)
         if len(self.stop_token_ids) > MAX_STOP_TOKENS:
-            raise InvalidRequestError(f"{len(self.stop_token_ids)} stop token ids; allowed are {MAX_STOP_TOKENS}")
+            stated = len(self.stop_token_ids)
+            raise InvalidRequestError(f"{stated} stop token ids; allowed are {MAX_STOP_TOKENS}")
         if len(self.stop) > MAX_STOP_STRINGS:
             raise InvalidRequestError(f"{len(self.stop)} stop strings; allowed are {MAX_STOP_STRINGS}")
         for text in self.stop:
@@ -87,7 +88,14 @@ class SamplingParams:
 class Chunk:
     """Consecutive tokens of one request computed together; a decode step is a chunk of one.
 
-    `tokens` is None for a decode: the device feeds the token that it sampled last for this slot.
+    Args:
+        slot: the request's row in the device tables.
+        start: position of the first token.
+        length: tokens.
+        tokens: their ids, or None for a decode: the device feeds the token that it sampled last.
+        last: whether the token sampled after this chunk is the request's next one.
+        first_page: index in the request of the first page in `pages`.
+        pages: pool pages that the request holds from this chunk on.
     """
 
     slot: int
@@ -95,6 +103,8 @@ class Chunk:
     length: int
     tokens: tuple[int, ...] | None
     last: bool
+    first_page: int = 0
+    pages: tuple[int, ...] = ()
 
     @property
     def end(self) -> int:
@@ -104,6 +114,6 @@ class Chunk:
 
 @dataclass(frozen=True)
 class StepPlan:
-    """The chunks of one microbatch. Decodes (`tokens is None`) and prefill chunks may be mixed."""
+    """The chunks of one microbatch, of different requests: decodes and prefill chunks in any mix."""
 
     chunks: tuple[Chunk, ...]

@@ -1,7 +1,7 @@
 """Decoder-only language models as Flax NNX modules: Llama, Mistral, Qwen2 and Qwen3 (dense)."""
 
 from medha_jax.models.architecture import Architecture, UnsupportedModelError
-from medha_jax.models.decoder import Decoder, Layer, layer_graph, parameter_specs
+from medha_jax.models.decoder import Decoder, Layer, final_logits, layer_graph, parameter_specs
 from medha_jax.models.parameters import ParameterSpec
 from medha_jax.models.rope import RopeScaling, rotary_angles
 
@@ -12,6 +12,7 @@ __all__ = [
     "ParameterSpec",
     "RopeScaling",
     "UnsupportedModelError",
+    "final_logits",
     "layer_graph",
     "parameter_specs",
     "rotary_angles",

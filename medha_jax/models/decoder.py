@@ -6,7 +6,7 @@ Modules are written for the slice of the weights that a device holds: sizes are 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -32,17 +32,24 @@ def identity(x: Array) -> Array:
     return x
 
 
-class Norm(nnx.Module):
+def rms_norm(
+    x: Float[Array, "*rows width"], scale: Float[Array, " width"], epsilon: float
+) -> Float[Array, "*rows width"]:
     """RMS normalisation (arXiv 1910.07467), in fp32."""
+    wide = x.astype(jnp.float32)
+    wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + epsilon)
+    return scale * wide.astype(x.dtype)
+
+
+class Norm(nnx.Module):
+    """`rms_norm` with its learned scale."""
 
     def __init__(self, epsilon: float, dtype: Any, rngs: nnx.Rngs, **axes: int) -> None:
         self.epsilon = epsilon
         self.scale = declare(rngs, ones, dtype, **axes)
 
     def __call__(self, x: Float[Array, "*rows width"]) -> Float[Array, "*rows width"]:
-        wide = x.astype(jnp.float32)
-        normal_ = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.epsilon)
-        return self.scale[...] * normal_.astype(x.dtype)
+        return rms_norm(x, self.scale[...], self.epsilon)
 
 
 class Projection(nnx.Module):
@@ -175,3 +182,12 @@ def layer_graph(arch: Architecture, dtype: Any) -> Callable[[dict[str, Array]], 
         return nnx.merge(graph, nnx.from_flat_state(flat))
 
     return merge
+
+
+def final_logits(
+    arch: Architecture, parameters: Mapping[str, Array], x: Float[Array, "rows embed"]
+) -> Float[Array, "rows vocab"]:
+    """Logits of the rows after the last block, fp32."""
+    x = rms_norm(x, parameters["norm.scale"], arch.norm_epsilon)
+    head = parameters["embedding" if arch.tied_embeddings else "head"]
+    return jax.lax.dot_general(x, head, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)

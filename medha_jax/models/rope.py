@@ -66,7 +66,8 @@ class RopeScaling:
         if kind == "linear":
             return cls(kind, theta, float(stated["factor"]), original)
         if kind == "llama3":
-            missing = {"low_freq_factor", "high_freq_factor", "original_max_position_embeddings"} - set(stated)
+            needed = {"low_freq_factor", "high_freq_factor", "original_max_position_embeddings"}
+            missing = needed - set(stated)
             if missing:
                 raise ValueError(f"RoPE type 'llama3' needs `{'`, `'.join(sorted(missing))}`")
             low, high = float(stated["low_freq_factor"]), float(stated["high_freq_factor"])
@@ -136,7 +137,7 @@ def _yarn(rope: RopeScaling, inverse: np.ndarray, head_dim: int) -> np.ndarray:
 
 
 def rotary_angles(
-    rope: RopeScaling, head_dim: int, positions: Int[Array, "rows"], lengths: Int[Array, "rows"]
+    rope: RopeScaling, head_dim: int, positions: Int[Array, " rows"], lengths: Int[Array, " rows"]
 ) -> tuple[Float[Array, "rows half"], Float[Array, "rows half"]]:
     """Cosine and sine of every row's rotation, fp32.
 

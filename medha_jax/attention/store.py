@@ -1,0 +1,69 @@
+"""Writing a tick's keys and values into the paged pool, in place.
+
+The pool is `[layers, 2, pages, kv_heads, page, head_dim]`: the tokens of one head on one page are contiguous, so
+a page is an operand of a 2-D product as it lies in memory. It holds only finite values, so that what a stale page
+contains can be masked out by a zero weight.
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from medha_jax.attention.work import AttentionWork, Tiles
+
+
+def store(
+    pool: Float[Array, "layers 2 pages kv_heads page head_dim"],
+    layer: Int[Array, ""],
+    table: Int[Array, "slots pages_per_slot"],
+    keys: Float[Array, "rows kv_heads head_dim"],
+    values: Float[Array, "rows kv_heads head_dim"],
+    work: AttentionWork,
+) -> Float[Array, "layers 2 pages kv_heads page head_dim"]:
+    """Store the keys and values of the tick's rows at their positions; padding rows are stored nowhere.
+
+    Loops of slice updates, because XLA on CPU expands a scatter into one that costs more than the copy itself.
+    """
+    stacked = jnp.stack([keys, values]).transpose(0, 2, 1, 3)  # [2, kv_heads, rows, head_dim]
+    stacked = jnp.where(jnp.isfinite(stacked), stacked, 0).astype(pool.dtype)
+    pool = _write_decodes(pool, layer, table, stacked, work)
+    page = pool.shape[4]
+    # a page may begin before its tile's first row or end after the last one
+    padded = jnp.pad(stacked, ((0, 0), (0, 0), (page, page), (0, 0))) if work.tiles else stacked
+    for tiles in work.tiles:
+        pool = _write_tiles(pool, layer, table, padded, tiles)
+    return pool
+
+
+def _write_decodes(pool: Array, layer: Array, table: Array, stacked: Array, work: AttentionWork) -> Array:
+    page = pool.shape[4]
+
+    def one(row: Array, pool: Array) -> Array:
+        position = work.decode_lengths[row] - 1
+        held = table[work.decode_slots[row], position // page]
+        token = lax.dynamic_slice_in_dim(stacked, row, 1, axis=2)[None, :, None]
+        return lax.dynamic_update_slice(pool, token, (layer, 0, held, 0, position % page, 0))
+
+    return lax.fori_loop(0, work.decodes, one, pool)
+
+
+def _write_tiles(pool: Array, layer: Array, table: Array, padded: Array, tiles: Tiles) -> Array:
+    _, two, _, kv_heads, page, head_dim = pool.shape
+
+    def one_tile(index: Array, pool: Array) -> Array:
+        start, end = tiles.start[index], tiles.start[index] + tiles.count[index]
+
+        def one_page(number: Array, pool: Array) -> Array:
+            at = (layer, 0, table[tiles.slot[index], number], 0, 0, 0)
+            row = tiles.row[index] + number * page - start + page  # of the page's first token, in `padded`
+            new = lax.dynamic_slice_in_dim(padded, row, page, axis=2)
+            old = lax.dynamic_slice(pool, at, (1, two, 1, kv_heads, page, head_dim))
+            position = number * page + jnp.arange(page)
+            mine = ((start <= position) & (position < end))[:, None]
+            return lax.dynamic_update_slice(pool, jnp.where(mine, new[None, :, None], old), at)
+
+        return lax.fori_loop(start // page, (end - 1) // page + 1, one_page, pool)
+
+    return lax.fori_loop(0, tiles.used, one_tile, pool)

@@ -1,0 +1,189 @@
+"""Attention in plain XLA: blocked online softmax (arXiv 1805.02867, 2205.14135) over pages.
+
+The cost follows the tokens that are there: loops run to each request's own length. Two forms: tiles of many
+queries against blocks of several pages, one 2-D product per KV head (on a 2-core machine 15-20 % faster than a
+batched product over heads), and single queries with the pages of all requests in one list (split KV), so that
+many short contexts cost one loop and a long one does not make the others wait.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from medha_jax.attention.work import AttentionWork, Tiles
+
+BLOCK_TOKENS = 512
+NOTHING = -1e30  # a score that no exponential survives, and that can be subtracted from itself
+LOG2_E = math.log2(math.e)
+
+
+def attend(
+    queries: Float[Array, "rows heads head_dim"],
+    pool: Float[Array, "layers 2 pages kv_heads page head_dim"],
+    layer: Int[Array, ""],
+    table: Int[Array, "slots pages_per_slot"],
+    work: AttentionWork,
+) -> tuple[Float[Array, "rows heads head_dim"], Float[Array, "rows heads"]]:
+    """Attend from every row to the tokens of its request at its own position and before.
+
+    Args:
+        queries: decode rows first, then the rows of the tiles.
+        pool: KV pages of all layers, the rows' own keys and values already written.
+        layer: which layer of the pool.
+        table: page of each slot's n-th run of `page` tokens; `pages_per_slot` is a multiple of the pages in
+            a block.
+        work: what each row is.
+
+    Returns:
+        Output in the queries' dtype and the fp32 natural log-sum-exp of the scaled scores. Padding rows are 0
+        with a log-sum-exp of -inf.
+    """
+    decode_rows = work.decode_slots.shape[0]
+    out, lse = _attend_decodes(queries[:decode_rows], pool, layer, table, work)
+    rest = queries.shape[0] - decode_rows
+    if work.tiles:
+        largest = max(tiles.size for tiles in work.tiles)
+        padded = jnp.pad(queries, ((0, largest), (0, 0), (0, 0)))
+        out = jnp.pad(out, ((0, rest + largest), (0, 0), (0, 0)))
+        lse = jnp.pad(lse, ((0, rest + largest), (0, 0)), constant_values=-jnp.inf)
+        for tiles in work.tiles:
+            out, lse = _attend_tiles(padded, out, lse, pool, layer, table, tiles)
+        out, lse = out[:-largest], lse[:-largest]
+    return out, lse
+
+
+def _attend_tiles(
+    queries: Array, out: Array, lse: Array, pool: Array, layer: Array, table: Array, tiles: Tiles
+) -> tuple[Array, Array]:
+    """Fill in the rows of `out` and `lse` that the tiles cover."""
+    heads, head_dim = queries.shape[1:]
+    kv_heads, page = pool.shape[3:5]
+    group = heads // kv_heads
+    pages = max(1, BLOCK_TOKENS // page)
+    block, rows = pages * page, tiles.size
+    scale = LOG2_E / math.sqrt(head_dim)  # exponentials of two are cheaper
+
+    def one(index: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        out, lse = carry
+        slot, row, start = tiles.slot[index], tiles.row[index], tiles.start[index]
+        own = lax.dynamic_slice_in_dim(queries, row, rows)
+        split = own.reshape(rows, kv_heads, group, head_dim).transpose(1, 0, 2, 3)
+        split = split.reshape(kv_heads, rows * group, head_dim)
+        position = start + jnp.arange(rows * group) // group
+
+        def step(number: Array, state: tuple[Array, ...], masked: bool) -> tuple[Array, ...]:
+            held = lax.dynamic_slice(table, (slot, number * pages), (1, pages))[0]
+            seen = number * block + jnp.arange(block) <= position[:, None] if masked else None
+            after = [
+                _block(split[h], pool, layer, held, h, seen, scale, state[3 * h : 3 * h + 3])
+                for h in range(kv_heads)
+            ]
+            return tuple(part for head in after for part in head)
+
+        empty = (
+            jnp.full((rows * group, 1), NOTHING, jnp.float32),
+            jnp.zeros((rows * group, 1), jnp.float32),
+            jnp.zeros((rows * group, head_dim), jnp.float32),
+        )
+        whole = start // block  # blocks that every row of the tile sees completely
+        last = (start + tiles.count[index] - 1) // block + 1
+        state = lax.fori_loop(0, whole, lambda n, s: step(n, s, False), empty * kv_heads)
+        state = lax.fori_loop(whole, last, lambda n, s: step(n, s, True), state)
+
+        tops, sums, parts = (jnp.stack(state[i::3]) for i in range(3))
+        new = _by_row(parts / sums, rows, group).reshape(rows, heads, head_dim).astype(out.dtype)
+        new_lse = _by_row((tops * scale + jnp.log2(sums)) / LOG2_E, rows, group).reshape(rows, heads)
+        mine = (jnp.arange(rows) < tiles.count[index])[:, None]
+        old = lax.dynamic_slice_in_dim(out, row, rows), lax.dynamic_slice_in_dim(lse, row, rows)
+        return (
+            lax.dynamic_update_slice_in_dim(out, jnp.where(mine[..., None], new, old[0]), row, 0),
+            lax.dynamic_update_slice_in_dim(lse, jnp.where(mine, new_lse, old[1]), row, 0),
+        )
+
+    return lax.fori_loop(0, tiles.used, one, (out, lse))
+
+
+def _by_row(x: Array, rows: int, group: int) -> Array:
+    """`[kv_heads, rows * group, n]` -> `[rows, kv_heads, group, n]`."""
+    return x.reshape(x.shape[0], rows, group, -1).transpose(1, 0, 2, 3)
+
+
+def _block(
+    queries: Array,
+    pool: Array,
+    layer: Array,
+    held: Array,
+    head: int,
+    seen: Array | None,
+    scale: float,
+    state: tuple[Array, ...],
+) -> tuple[Array, Array, Array]:
+    """One online-softmax step of one KV head: `queries [n, head_dim]` against the pages `held`."""
+    top, total, part = state
+    head_dim = queries.shape[-1]
+    keys = pool[layer, 0, held, head].reshape(-1, head_dim)
+    values = pool[layer, 1, held, head].reshape(-1, head_dim)
+    scores = lax.dot_general(
+        queries, keys, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32
+    )
+    if seen is not None:
+        scores = jnp.where(seen, scores, NOTHING)
+    new_top = jnp.maximum(top, scores.max(-1, keepdims=True))
+    # the sum is taken over the weights as they are multiplied, rounded to the values' dtype
+    weights = jnp.exp2((scores - new_top) * scale).astype(values.dtype)
+    shrink = jnp.exp2((top - new_top) * scale)
+    total = total * shrink + weights.astype(jnp.float32).sum(-1, keepdims=True)
+    part = part * shrink + jnp.dot(weights, values, preferred_element_type=jnp.float32)
+    return new_top, total, part
+
+
+def _attend_decodes(
+    queries: Array, pool: Array, layer: Array, table: Array, work: AttentionWork
+) -> tuple[Array, Array]:
+    """Split-KV attention of single queries: every (row, page) is an item of one list."""
+    rows, heads, head_dim = queries.shape
+    kv_heads, page = pool.shape[3:5]
+    group = heads // kv_heads
+    width = min(max(2 * rows, 8), 64)  # items in one step of the loop
+    scale = LOG2_E / math.sqrt(head_dim)
+    pages = -(-work.decode_lengths // page)
+    ends = jnp.cumsum(pages)
+    split = queries.reshape(rows, kv_heads, group, head_dim)
+
+    def step(number: Array, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        top, total, part = state
+        item = number * width + jnp.arange(width)
+        row = jnp.searchsorted(ends, item, side="right", method="compare_all")
+        real = row < rows
+        row = jnp.minimum(row, rows - 1)
+        nth = jnp.where(real, item - (ends[row] - pages[row]), 0)
+        held = table[work.decode_slots[row], nth]
+        left = jnp.where(real, work.decode_lengths[row] - nth * page, 0)
+        keys, values = pool[layer, 0, held], pool[layer, 1, held]  # [width, kv_heads, page, head_dim]
+        scores = jnp.einsum("wkgd,wkpd->wkgp", split[row], keys, preferred_element_type=jnp.float32)
+        scores = jnp.where(jnp.arange(page) < left[:, None, None, None], scores, NOTHING)
+
+        mine = (row == jnp.arange(rows)[:, None]) & real  # [rows, width]
+        item_top = scores.max(-1)
+        new_top = jnp.where(mine[..., None, None], item_top, NOTHING).max(1)
+        new_top = jnp.maximum(top, new_top)
+        weights = jnp.exp2((scores - new_top[row][..., None]) * scale).astype(values.dtype)
+        sums = jnp.where(real[:, None, None], weights.astype(jnp.float32).sum(-1), 0)
+        parts = jnp.einsum("wkgp,wkpd->wkgd", weights, values, preferred_element_type=jnp.float32)
+        shrink = jnp.exp2((top - new_top) * scale)
+        gather = mine.astype(jnp.float32)  # adding up by row is a product with zeros and ones
+        total = total * shrink + (gather @ sums.reshape(width, -1)).reshape(total.shape)
+        part = part * shrink[..., None] + (gather @ parts.reshape(width, -1)).reshape(part.shape)
+        return new_top, total, part
+
+    shape = (rows, kv_heads, group)
+    empty = (jnp.full(shape, NOTHING), jnp.zeros(shape), jnp.zeros((*shape, head_dim)))
+    top, total, part = lax.fori_loop(0, -(-ends[-1] // width), step, empty)
+    some = total > 0
+    out = jnp.where(some[..., None], part / jnp.where(some, total, 1)[..., None], 0)
+    lse = jnp.where(some, (top * scale + jnp.log2(jnp.where(some, total, 1))) / LOG2_E, -jnp.inf)
+    return out.reshape(queries.shape).astype(queries.dtype), lse.reshape(rows, heads)

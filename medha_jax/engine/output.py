@@ -1,0 +1,127 @@
+"""From sampled token ids to text and an end: stop tokens, stop strings and the token limit of one request."""
+
+from __future__ import annotations
+
+from medha_jax.engine.events import Completion, Delta, FinishReason, GenerationRequest, TokenLogprobs
+from medha_jax.text.detokenizer import Detokenizer
+from medha_jax.text.stops import StopStrings
+from medha_jax.text.tokenizer import Tokenizer
+
+
+class RequestOutput:
+    """Owns everything one request has generated so far, and decides when it is over.
+
+    - An end-of-sequence id (unless `ignore_eos`) or a stop token id ends the generation once `min_tokens`
+      tokens precede it. It stays in the token ids; its text is shown only with `include_stop`.
+    - A stop string ends it likewise. The text of the first `min_tokens` tokens is not searched.
+    - Otherwise the limit does: the smaller of `max_tokens` and `limit`.
+    """
+
+    def __init__(self, request: GenerationRequest, tokenizer: Tokenizer, *, limit: int | None = None) -> None:
+        """Begin with nothing generated.
+
+        Args:
+            request: what was asked for. The end of its prompt is the detokenizer's context, so the text
+                continues the prompt exactly (with the space that begins a word, for example).
+            tokenizer: turns ids into text.
+            limit: tokens that still fit the context after the prompt; None for no such limit.
+        """
+        sampling = request.sampling
+        self._request = request
+        self._stop_ids = frozenset(sampling.stop_token_ids)
+        if not sampling.ignore_eos:
+            self._stop_ids |= frozenset(request.eos_ids)
+        self._limit = min((n for n in (sampling.max_tokens, limit) if n is not None), default=None)
+        self._detokenizer = Detokenizer(tokenizer, context=request.prompt_ids)
+        self._stops = StopStrings(sampling.stop, include=sampling.include_stop)
+        self._token_ids: list[int] = []
+        self._logprobs: list[TokenLogprobs] = []
+        self._pieces: list[str] = []
+        self._finish_reason: FinishReason | None = None
+        self._matched: str | int | None = None
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """Every token generated so far, in order."""
+        return tuple(self._token_ids)
+
+    @property
+    def finish_reason(self) -> FinishReason | None:
+        """Why the generation ended; None while it goes on."""
+        return self._finish_reason
+
+    @property
+    def matched(self) -> str | int | None:
+        """The stop string or token id that ended the generation."""
+        return self._matched
+
+    @property
+    def finished(self) -> bool:
+        """Whether the generation is over; later tokens are dropped."""
+        return self._finish_reason is not None
+
+    def push(self, token_id: int, logprobs: TokenLogprobs | None = None) -> Delta | None:
+        """Take the next sampled token.
+
+        Returns:
+            The token with the text that it made certain, perhaps none; the last delta carries all that was
+            withheld. None when the generation was already over: a pipeline may sample past the end.
+        """
+        if self.finished:
+            return None
+        self._token_ids.append(token_id)
+        if logprobs is not None:
+            self._logprobs.append(logprobs)
+        searched = len(self._token_ids) > self._request.sampling.min_tokens
+        if searched and token_id in self._stop_ids:
+            text = self._end("stop", token_id)
+        else:
+            text = self._read(self._detokenizer.push(token_id), searched)
+            if not self.finished and len(self._token_ids) == self._limit:
+                text += self._end("length", None)
+        self._pieces.append(text)
+        return Delta((token_id,), text, () if logprobs is None else (logprobs,))
+
+    def completion(self, *, ttft_s: float, tpot_s: float | None, chunks: tuple[int, ...]) -> Completion:
+        """Put the finished generation together with its timings (seconds) and prefill chunk sizes (tokens).
+
+        Raises:
+            RuntimeError: the generation is not over.
+        """
+        if self._finish_reason is None:
+            raise RuntimeError(f"the generation is not over after {len(self._token_ids)} tokens")
+        return Completion(
+            token_ids=self.token_ids,
+            text="".join(self._pieces),
+            finish_reason=self._finish_reason,
+            matched=self._matched,
+            prompt_tokens=len(self._request.prompt_ids),
+            logprobs=tuple(self._logprobs),
+            ttft_s=ttft_s,
+            tpot_s=tpot_s,
+            chunks=chunks,
+        )
+
+    def _read(self, text: str, searched: bool) -> str:
+        """Pass text through the stop strings; a match ends the generation."""
+        if not searched:
+            return text
+        safe, matched = self._stops.push(text)
+        if matched is not None:
+            self._finish_reason, self._matched = "stop", matched
+        return safe
+
+    def _end(self, reason: FinishReason, stop_id: int | None) -> str:
+        """End the generation and return the withheld text, in which a stop string may still be found."""
+        tail = ""
+        if stop_id is not None and self._request.sampling.include_stop:
+            tail = self._detokenizer.push(stop_id)
+        safe, matched = self._stops.push(tail + self._detokenizer.finish())
+        if matched is None:
+            rest, matched = self._stops.finish()
+            safe += rest
+        if matched is None:
+            self._finish_reason, self._matched = reason, stop_id
+        else:
+            self._finish_reason, self._matched = "stop", matched
+        return safe

@@ -1,0 +1,35 @@
+"""A runtime no larger than a few known requests need, so that one-off commands start fast."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from medha_jax.config import Buckets, RuntimeConfig
+from medha_jax.engine.chunking import chunk_lengths
+from medha_jax.engine.events import GenerationRequest
+
+PREFILL_SIZES = (16, 64, 256, 1024, 2048, 4096, 8192)
+AUTO_CHUNK = 1024
+
+
+def sized_for(config: RuntimeConfig, requests: Sequence[GenerationRequest], context: int) -> RuntimeConfig:
+    """Shrink slots, pool and compiled shapes to what these requests use.
+
+    Args:
+        config: every other setting.
+        requests: all that will run, at once or one after the other.
+        context: the model's context limit, in tokens.
+    """
+    context = min(config.max_context or context, context)
+    tokens, lengths = 0, set()
+    for request in requests:
+        prompt = len(request.prompt_ids)
+        tokens += min(prompt + (request.sampling.max_tokens or context), context) + config.page_size
+        lengths.update(chunk_lengths(prompt, request.chunks or (AUTO_CHUNK,)))
+    longest = max(PREFILL_SIZES)
+    sizes = {next((size for size in PREFILL_SIZES if size >= length), longest) for length in lengths if length > 1}
+    buckets = Buckets(
+        decode=tuple(sorted({1, len(requests)})), prefill=tuple(sorted(sizes)) or PREFILL_SIZES[:1], chunks=1
+    )
+    return dataclasses.replace(config, slots=len(requests), pool_tokens=tokens, buckets=buckets)

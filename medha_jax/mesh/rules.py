@@ -1,0 +1,44 @@
+"""Logical axes of parameters and state, mapped to mesh axes in one place."""
+
+from __future__ import annotations
+
+from jax import Array, lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from medha_jax.mesh.layout import GROUP, STAGE, TENSOR
+
+# head_dim, embed and the vocabulary stay whole: every device reads all of them
+LOGICAL_TO_MESH: dict[str, str | None] = {
+    "layers": STAGE,
+    "heads": TENSOR,
+    "kv_heads": TENSOR,
+    "ffn": TENSOR,
+    "head_dim": None,
+    "embed": None,
+    "vocab": None,
+}
+
+
+def parameter_spec(axes: tuple[str, ...]) -> PartitionSpec:
+    """Partition of a parameter with these logical axes. Raises KeyError for an axis without a rule."""
+    return PartitionSpec(*(LOGICAL_TO_MESH[axis] for axis in axes))
+
+
+def parameter_sharding(mesh: Mesh, axes: tuple[str, ...]) -> NamedSharding:
+    """Placement of a parameter with these logical axes on `mesh`."""
+    return NamedSharding(mesh, parameter_spec(axes))
+
+
+def pool_spec() -> PartitionSpec:
+    """Partition of the KV pool `[layers, 2, pages, kv_heads, page, head_dim]`."""
+    return PartitionSpec(STAGE, None, GROUP, TENSOR, None, None)
+
+
+def replicated() -> PartitionSpec:
+    """Partition of what every device holds whole."""
+    return PartitionSpec()
+
+
+def sum_over_tensor(x: Array) -> Array:
+    """Add up partial results of the tensor axis; free on an axis of one device."""
+    return lax.psum(x, TENSOR)

@@ -1,0 +1,83 @@
+"""Programs compiled ahead, one a bucket; the loop can only call what stands in the table."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax import stages
+
+from medha_jax.runtime.buckets import Bucket, UnknownShapeError
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """One program and the seconds its compilation took."""
+
+    program: stages.Compiled
+    seconds: float
+
+
+class ExecutableTable:
+    """Owner of the compiled programs. Filled once at start; afterwards an unknown shape is an error."""
+
+    def __init__(self, programs: Mapping[Bucket, Compiled]) -> None:
+        self._programs = dict(programs)
+
+    @property
+    def buckets(self) -> tuple[Bucket, ...]:
+        """The shapes that can run, smallest first."""
+        return tuple(sorted(self._programs))
+
+    def compiled(self, bucket: Bucket) -> stages.Compiled:
+        """The program of a shape.
+
+        Raises:
+            UnknownShapeError: it was not compiled at start.
+        """
+        try:
+            return self._programs[bucket].program
+        except KeyError:
+            known = ", ".join(map(str, self.buckets))
+            raise UnknownShapeError(f"shape {bucket} was not compiled; compiled are {known}") from None
+
+    @classmethod
+    def compile(
+        cls, lower: Mapping[Bucket, Callable[[], stages.Lowered]], threads: int, on_done: Callable[[Bucket, float], Any]
+    ) -> ExecutableTable:
+        """Trace, lower and compile every shape.
+
+        Args:
+            lower: per shape, the function that traces and lowers it.
+            threads: compilations at once.
+            on_done: told each shape and its seconds as it is ready.
+        """
+
+        def build(bucket: Bucket) -> Compiled:
+            started = time.perf_counter()
+            program = lower[bucket]().compile()
+            return Compiled(program, time.perf_counter() - started)
+
+        programs: dict[Bucket, Compiled] = {}
+        with ThreadPoolExecutor(threads) as pool:
+            futures = {pool.submit(build, bucket): bucket for bucket in lower}
+            for future in as_completed(futures):
+                bucket = futures[future]
+                programs[bucket] = future.result()
+                on_done(bucket, programs[bucket].seconds)
+        return cls(programs)
+
+
+def use_compilation_cache(directory: Path | None) -> None:
+    """Turn on JAX's persistent compilation cache for every program, however quickly it compiles."""
+    if directory is None:
+        return
+    directory.mkdir(parents=True, exist_ok=True)
+    jax.config.update("jax_compilation_cache_dir", str(directory))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

@@ -1,0 +1,147 @@
+"""Choosing the next token of every sampled row, on the device.
+
+What a row gets depends on its own logits, settings, seed and position only, never on its neighbours. Work that no
+row asks for is skipped by conditions that hold for the whole batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from medha_jax.plan import MAX_LOGPROBS
+from medha_jax.runtime.state import SlotState
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Sampled:
+    """Chosen tokens and, for rows that asked, natural log-probabilities of the model's own distribution.
+
+    `finite` is false where the logits were not finite, so that the token means nothing. `logits` is empty
+    unless the runtime keeps logits.
+    """
+
+    token: Int[Array, " samples"]
+    finite: Int[Array, " samples"]
+    logprob: Float[Array, " samples"]
+    top_token: Int[Array, "samples top"]
+    top_logprob: Float[Array, "samples top"]
+    logits: Float[Array, "samples vocab"]
+
+
+def sample(logits: Float[Array, "samples vocab"], state: SlotState, slots: Array, positions: Array) -> Sampled:
+    """Choose a token for every row.
+
+    Args:
+        logits: fp32.
+        state: settings and counts of all slots.
+        slots: the slot of each row.
+        positions: position in its request of the token that is chosen.
+    """
+    penalised = _penalise(logits, state, slots)
+    penalised = _forbid_ends(penalised, state, slots, positions)
+    temperature = state.column("temperature", slots)
+    token = lax.cond(
+        jnp.any(temperature > 0),
+        lambda: jnp.where(temperature > 0, _draw(penalised, state, slots, positions), _greedy(penalised)),
+        lambda: _greedy(penalised),
+    )
+    logprob, top_token, top_logprob = _logprobs(logits, token, state, slots)
+    finite = jnp.isfinite(logits.max(-1)) & ~jnp.isnan(logits).any(-1)
+    return Sampled(token, finite, logprob, top_token, top_logprob, jnp.zeros((logits.shape[0], 0)))
+
+
+def _greedy(logits: Array) -> Array:
+    return jnp.argmax(logits, -1).astype(jnp.int32)
+
+
+def _penalise(logits: Array, state: SlotState, slots: Array) -> Array:
+    repetition = state.column("repetition", slots)[:, None]
+    presence = state.column("presence", slots)[:, None]
+    frequency = state.column("frequency", slots)[:, None]
+
+    def apply() -> Array:
+        counts = state.generated[slots]
+        seen = (counts > 0) | (state.prompted[slots] > 0)
+        repeated = jnp.where(logits > 0, logits / repetition, logits * repetition)
+        return jnp.where(seen, repeated, logits) - frequency * counts - presence * (counts > 0)
+
+    wanted = jnp.any((repetition != 1) | (presence != 0) | (frequency != 0))
+    return lax.cond(wanted, apply, lambda: logits)
+
+
+def _forbid_ends(logits: Array, state: SlotState, slots: Array, positions: Array) -> Array:
+    early = positions - state.column("prompt", slots) < state.column("min_tokens", slots)
+
+    def apply() -> Array:
+        ends = state.end_tokens(slots)
+        ends = jnp.where(early[:, None] & (ends >= 0), ends, logits.shape[1])
+        return logits.at[jnp.arange(logits.shape[0])[:, None], ends].set(-jnp.inf, mode="drop")
+
+    return lax.cond(jnp.any(early), apply, lambda: logits)
+
+
+def _draw(logits: Array, state: SlotState, slots: Array, positions: Array) -> Array:
+    """Sample after temperature, top-k, top-p and min-p, in this order (that of Hugging Face transformers)."""
+    temperature = jnp.maximum(state.column("temperature", slots), 1e-5)[:, None]
+    scaled = logits / temperature
+    keys = _ordered(scaled)
+
+    top_k = state.column("top_k", slots).astype(jnp.float32)[:, None]
+    top_k = jnp.where((top_k < 1) | (top_k > logits.shape[1]), logits.shape[1], top_k)
+    keep = keys >= _threshold(keys, jnp.ones_like(scaled), top_k)
+
+    top_p = state.column("top_p", slots)[:, None]
+    weights = jax.nn.softmax(jnp.where(keep, scaled, -jnp.inf), -1)
+    keep &= (keys >= _threshold(keys, weights, top_p)) | (top_p >= 1)
+
+    weights = jax.nn.softmax(jnp.where(keep, scaled, -jnp.inf), -1)
+    keep &= weights >= state.column("min_p", slots)[:, None] * weights.max(-1, keepdims=True)
+
+    def noise(high: Array, low: Array, position: Array) -> Array:
+        words = jnp.stack([high, low]).astype(jnp.uint32)
+        key = jax.random.fold_in(jax.random.wrap_key_data(words, impl="threefry2x32"), position)
+        return jax.random.gumbel(key, (logits.shape[1],), jnp.float32)
+
+    seeds = state.column("seed_high", slots), state.column("seed_low", slots)
+    return _greedy(jnp.where(keep, scaled, -jnp.inf) + jax.vmap(noise)(*seeds, positions))
+
+
+def _ordered(x: Float[Array, "*shape"]) -> Array:
+    """Unsigned integers in the order of the floats."""
+    bits = lax.bitcast_convert_type(x, jnp.uint32)
+    return jnp.where(bits >> 31 == 1, ~bits, bits | jnp.uint32(1 << 31))
+
+
+def _threshold(keys: Array, weights: Array, target: Array) -> Array:
+    """Largest t of each row such that the weights of all `keys >= t` sum to at least `target`.
+
+    Found bit by bit, without a sort: 32 passes over the row, each a comparison and a sum.
+    """
+
+    def bit(number: Array, found: Array) -> Array:
+        candidate = found | (jnp.uint32(1) << (31 - number).astype(jnp.uint32))
+        reached = jnp.sum(jnp.where(keys >= candidate, weights, 0), -1, keepdims=True) >= target
+        return jnp.where(reached, candidate, found)
+
+    return lax.fori_loop(0, 32, bit, jnp.zeros((keys.shape[0], 1), jnp.uint32))
+
+
+def _logprobs(logits: Array, token: Array, state: SlotState, slots: Array) -> tuple[Array, Array, Array]:
+    rows, width = logits.shape[0], min(MAX_LOGPROBS, logits.shape[1])
+
+    def compute() -> tuple[Array, Array, Array]:
+        logprobs = jax.nn.log_softmax(logits, -1)
+        top_logprob, top_token = lax.top_k(logprobs, width)
+        chosen = jnp.take_along_axis(logprobs, token[:, None], -1)[:, 0]
+        return chosen, top_token.astype(jnp.int32), top_logprob
+
+    def nothing() -> tuple[Array, Array, Array]:
+        return jnp.zeros(rows), jnp.zeros((rows, width), jnp.int32), jnp.zeros((rows, width))
+
+    return lax.cond(jnp.any(state.column("logprobs", slots) >= 0), compute, nothing)

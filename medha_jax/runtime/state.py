@@ -1,0 +1,130 @@
+"""What lives on the device between ticks, and the settings of one slot in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from medha_jax.plan import MAX_STOP_TOKENS, SamplingParams
+
+MAX_END_TOKENS = MAX_STOP_TOKENS + 8  # stop tokens and the model's own end tokens
+FLOATS = ("temperature", "top_p", "min_p", "repetition", "presence", "frequency")
+INTEGERS = ("top_k", "seed_high", "seed_low", "prompt", "min_tokens", "logprobs")
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class SlotState:
+    """Sampling state of every slot: settings written at admission, counts kept by the ticks.
+
+    `floats` and `integers` hold the columns FLOATS and INTEGERS, then the token ids that end the request.
+    `generated` counts each generated token, `prompted` is 1 where the prompt contains the token.
+    """
+
+    floats: Float[Array, "slots floats"]
+    integers: Int[Array, "slots integers"]
+    generated: Int[Array, "slots vocab"]
+    prompted: Int[Array, "slots vocab"]
+
+    def column(self, name: str, slots: Array) -> Array:
+        """One setting of the given slots."""
+        if name in FLOATS:
+            return self.floats[slots, FLOATS.index(name)]
+        return self.integers[slots, INTEGERS.index(name)]
+
+    def end_tokens(self, slots: Array) -> Array:
+        """Token ids that end the requests `[slots, MAX_END_TOKENS]`; -1 pads."""
+        return self.integers[slots, len(INTEGERS) :]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class DeviceState:
+    """Everything a tick changes; donated to it and replaced by what it returns."""
+
+    pool: Float[Array, "layers 2 pages kv_heads page head_dim"]
+    table: Int[Array, "slots pages_per_slot"]
+    last_token: Int[Array, " slots"]
+    slots: SlotState
+
+
+def empty_slots(slots: int, vocab: int) -> SlotState:
+    """State of `slots` slots that nobody uses."""
+    return SlotState(
+        floats=jnp.zeros((slots, len(FLOATS)), jnp.float32),
+        integers=jnp.zeros((slots, len(INTEGERS) + MAX_END_TOKENS), jnp.int32),
+        generated=jnp.zeros((slots, vocab), jnp.int32),
+        prompted=jnp.zeros((slots, vocab), jnp.int8),
+    )
+
+
+def slot_settings(
+    sampling: SamplingParams, seed: int, prompt: int, end_tokens: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of `SlotState.floats` and `SlotState.integers` for one request.
+
+    Args:
+        sampling: the request's settings.
+        seed: used when the request states none.
+        prompt: tokens in the prompt.
+        end_tokens: ids that end the request; suppressed before `min_tokens`.
+    """
+    floats = np.array(
+        [
+            sampling.temperature,
+            sampling.top_p,
+            sampling.min_p,
+            sampling.repetition_penalty,
+            sampling.presence_penalty,
+            sampling.frequency_penalty,
+        ],
+        np.float32,
+    )
+    integers = np.full(len(INTEGERS) + MAX_END_TOKENS, -1, np.int32)
+    chosen = seed if sampling.seed is None else sampling.seed
+    words = np.array([chosen >> 32, chosen & 0xFFFFFFFF], np.uint32).view(np.int32)
+    logprobs = -1 if sampling.logprobs is None else sampling.logprobs
+    # vocabularies and min_tokens stay below 2**31; a larger top_k means the same as "all"
+    top_k = max(0, min(sampling.top_k, 2**31 - 1))
+    integers[: len(INTEGERS)] = (top_k, *words, prompt, min(sampling.min_tokens, 2**31 - 1), logprobs)
+    ends = list(end_tokens)[:MAX_END_TOKENS]
+    integers[len(INTEGERS) : len(INTEGERS) + len(ends)] = ends
+    return floats, integers
+
+
+def admit(state: SlotState, slot: Array, floats: Array, integers: Array) -> SlotState:
+    """Give a slot to a request: its settings, and counts of zero."""
+    return SlotState(
+        floats=state.floats.at[slot].set(floats),
+        integers=state.integers.at[slot].set(integers),
+        generated=state.generated.at[slot].set(0),
+        prompted=state.prompted.at[slot].set(0),
+    )
+
+
+def note_inputs(state: SlotState, slots: Array, tokens: Array, positions: Array, given: Array) -> SlotState:
+    """Count the tokens that the host sent: the prompt's, and generated ones of a request computed again."""
+    nobody = state.generated.shape[0]
+    prompt = positions < state.column("prompt", slots)
+    return SlotState(
+        floats=state.floats,
+        integers=state.integers,
+        generated=state.generated.at[jnp.where(given & ~prompt, slots, nobody), tokens].add(1, mode="drop"),
+        prompted=state.prompted.at[jnp.where(given & prompt, slots, nobody), tokens].set(1, mode="drop"),
+    )
+
+
+def note_outputs(state: SlotState, slots: Array, tokens: Array, keep: Array) -> SlotState:
+    """Count the tokens that were sampled for good."""
+    nobody = state.generated.shape[0]
+    return SlotState(
+        floats=state.floats,
+        integers=state.integers,
+        generated=state.generated.at[jnp.where(keep, slots, nobody), tokens].add(1, mode="drop"),
+        prompted=state.prompted,
+    )

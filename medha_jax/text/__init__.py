@@ -1,0 +1,15 @@
+"""Text in and out: tokenizer, incremental detokenizer, stop strings, a model directory's defaults. No JAX."""
+
+from medha_jax.text.defaults import GenerationConfigError, GenerationDefaults
+from medha_jax.text.detokenizer import Detokenizer
+from medha_jax.text.stops import StopStrings
+from medha_jax.text.tokenizer import Tokenizer, TokenizerError
+
+__all__ = [
+    "Detokenizer",
+    "GenerationConfigError",
+    "GenerationDefaults",
+    "StopStrings",
+    "Tokenizer",
+    "TokenizerError",
+]

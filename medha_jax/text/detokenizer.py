@@ -1,0 +1,93 @@
+"""Token ids to text, one at a time, without ever taking a character back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from medha_jax.text.tokenizer import Tokenizer
+
+REPLACEMENT = "\ufffd"
+# A UTF-8 character has at most 4 bytes, so at most the last 3 tokens can be waiting for more; decoders write
+# one replacement character for the unfinished bytes together (byte-level BPE) or for each (byte fallback).
+_UNFINISHED = 3
+# Tokens re-decoded at most, and kept when that is exceeded. The kept ones cover `_UNFINISHED` replacement
+# characters of up to 3 bytes each, and up to 3 bytes that a cut leaves without their character's beginning.
+_WINDOW, _KEPT = 32, 16
+
+
+class Detokenizer:
+    """Incremental decoding by the prefix-offset method: a short window of recent ids is decoded every time.
+
+    The window begins before the new ids, so decoders that treat the first token differently (SentencePiece
+    drops its leading space) still see what precedes. Returned text is final. Joined, it equals one decoding
+    of all ids, except within runs of byte-fallback tokens that are not UTF-8 as a whole: one decoding makes
+    every byte of the run U+FFFD, here the characters before the first wrong byte are out already.
+    Owns the window.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, context: Sequence[int] = (), skip_special: bool = True) -> None:
+        """Begin after `context`, the ids before the first one (the prompt), whose text is not repeated.
+
+        Args:
+            tokenizer: decodes the windows.
+            context: any number of ids; at most the last 16 with text are looked at.
+            skip_special: leave special tokens (EOS and the like) out of the text.
+        """
+        self._tokenizer = tokenizer
+        self._skip_special = skip_special
+        self._ids = self._tail(context)
+        self._read = len(self._ids)  # ids of the window whose text is out completely
+        self._emitted = len(self._decode())  # characters of the window's text that are out
+
+    def push(self, token_id: int) -> str:
+        """Take one id; returns the text that can no longer change, perhaps none."""
+        if not self._tokenizer.has_text(token_id, self._skip_special):
+            return ""
+        self._ids.append(token_id)
+        text = self._decode()
+        stable = len(text.rstrip(REPLACEMENT))
+        if stable == len(text):
+            new = text[self._emitted :]
+            del self._ids[: self._read]
+            self._read = len(self._ids)
+            self._emitted = len(self._decode())
+            return new
+        return self._emit(text, stable) + self._bound()
+
+    def finish(self) -> str:
+        """Return the withheld text, an unfinished character as U+FFFD."""
+        text = self._decode()
+        return self._emit(text, len(text))
+
+    def _emit(self, text: str, stable: int) -> str:
+        """Let out the window's text up to `stable`."""
+        new = text[self._emitted : stable]
+        self._emitted = max(self._emitted, stable)
+        return new
+
+    def _bound(self) -> str:
+        """Shorten a window that grew without ending at a character's end, as random bytes do."""
+        if len(self._ids) <= _WINDOW:
+            return ""
+        text = self._decode()
+        new = self._emit(text, len(text) - _UNFINISHED)
+        withheld = len(text) - self._emitted
+        del self._ids[:-_KEPT]
+        self._read = 0
+        # Counted from the end, where the shorter window's text is the same.
+        self._emitted = max(0, len(self._decode()) - withheld)
+        return new
+
+    def _decode(self) -> str:
+        return self._tokenizer.decode(self._ids, self._skip_special)
+
+    def _tail(self, context: Sequence[int]) -> list[int]:
+        """The fewest last ids of the context that begin and end with whole characters, at most `_KEPT`."""
+        tail: list[int] = []
+        for position in range(len(context) - 1, max(-1, len(context) - 1 - 4 * _KEPT), -1):
+            if not self._tokenizer.has_text(context[position], self._skip_special):
+                continue
+            tail.insert(0, context[position])
+            if len(tail) == _KEPT or REPLACEMENT not in self._tokenizer.decode(tail, self._skip_special):
+                break
+        return tail
