@@ -103,7 +103,8 @@ class Architecture:
             raise ValueError(f"num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}")
         if head_dim < 4 or head_dim % 2:
             raise ValueError(f"head_dim {head_dim} must be even and at least 4")
-        context = sizes["max_position_embeddings"]
+        rope = RopeScaling.from_config(config)
+        context = rope.extended_context(sizes["max_position_embeddings"])
         if family.window(config):
             # inside the window sliding attention and full attention are the same thing
             context = min(context, int(family.window(config)))
@@ -119,7 +120,7 @@ class Architecture:
             ffn=sizes["intermediate_size"],
             context=context,
             norm_epsilon=float(config.get("rms_norm_eps", 1e-6)),
-            rope=RopeScaling.from_config(config),
+            rope=rope,
             tied_embeddings=bool(config.get("tie_word_embeddings", False)),
             qkv_bias=bias or family.qkv_bias,
             output_bias=bias,

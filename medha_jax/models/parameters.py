@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +25,7 @@ class ParameterSpec:
     @property
     def nbytes(self) -> int:
         """Bytes of the whole array."""
-        return int(jnp.dtype(self.dtype).itemsize) * int(jnp.prod(jnp.array(self.shape, dtype=jnp.int64)))
+        return int(jnp.dtype(self.dtype).itemsize) * math.prod(self.shape)
 
 
 def declare(

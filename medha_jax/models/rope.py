@@ -42,6 +42,15 @@ class RopeScaling:
         """Whether angles depend on the length of the sequence and not on the position alone."""
         return self.kind == "dynamic"
 
+    def extended_context(self, stated: int) -> int:
+        """Tokens that the rule makes usable, where the config states `stated` positions.
+
+        Linear, dynamic and YaRN configs state the length before it is stretched, Llama 3 ones the length after.
+        """
+        if self.kind == "yarn":
+            return max(stated, int(self.original_context * self.factor))
+        return int(stated * self.factor) if self.kind in ("linear", "dynamic") else stated
+
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> RopeScaling:
         """Read the rule from a Hugging Face `config.json`, in its old form or its new one.

@@ -1,0 +1,146 @@
+"""The XLA attention and KV writes against softmax in float64, over random mixes of requests."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from medha_jax.attention import AttentionWork, Tiles, attend, store
+
+SLOTS, LAYERS, LAYER = 6, 2, 1
+DECODES, TILES = 5, 4
+
+
+@dataclass(frozen=True)
+class Case:
+    """Sizes that a program is compiled for."""
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    page: int
+    tile: int
+    dtype: str = "float32"
+
+    @property
+    def rows(self) -> int:
+        return DECODES + TILES * self.tile
+
+    @property
+    def pages_per_slot(self) -> int:
+        return max(1, 512 // self.page) * 3
+
+
+@functools.cache
+def program(case: Case):
+    @jax.jit
+    def run(queries, keys, values, pool, table, work):
+        pool = store(pool, jnp.int32(LAYER), table, keys, values, work)
+        return pool, *attend(queries, pool, jnp.int32(LAYER), table, work)
+
+    return run
+
+
+def random_work(case: Case, rng: np.random.Generator):
+    """A mix of decodes and tiles of different slots, and the (slot, position) of every row."""
+    most = case.page * case.pages_per_slot
+    slots = rng.permutation(SLOTS)
+    decodes = int(rng.integers(0, DECODES + 1))
+    where = np.full((case.rows, 2), -1)
+    lengths = np.zeros(DECODES, np.int32)
+    for row in range(decodes):
+        # context ends at page borders matter most
+        length = int(rng.choice([1, case.page, case.page + 1, rng.integers(1, most + 1)]))
+        lengths[row] = length
+        where[row] = slots[row], length - 1
+    left = list(slots[decodes:])
+    tiles = {name: np.zeros(TILES, np.int32) for name in ("slot", "row", "start", "count")}
+    row, used = DECODES, 0
+    while left and used < TILES:
+        slot = left.pop()
+        start = int(rng.choice([0, case.page, rng.integers(0, most - 2 * case.tile)]))
+        for _ in range(int(rng.integers(1, 3))):
+            if used == TILES:
+                break
+            count = int(rng.integers(1, case.tile + 1))
+            for name, value in (("slot", slot), ("row", row), ("start", start), ("count", count)):
+                tiles[name][used] = value
+            where[row : row + count, 0] = slot
+            where[row : row + count, 1] = np.arange(start, start + count)
+            row, start, used = row + count, start + count, used + 1
+    work = AttentionWork(
+        decode_slots=jnp.asarray(np.where(lengths > 0, slots[:DECODES], 0).astype(np.int32)),
+        decode_lengths=jnp.asarray(lengths),
+        decodes=jnp.int32(decodes),
+        tiles=(Tiles(**{k: jnp.asarray(v) for k, v in tiles.items()}, used=jnp.int32(used), size=case.tile),),
+    )
+    return work, where
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case(heads=4, kv_heads=2, head_dim=16, page=64, tile=16),
+        Case(heads=8, kv_heads=1, head_dim=32, page=16, tile=40),
+        Case(heads=3, kv_heads=3, head_dim=8, page=512, tile=33),
+        Case(heads=6, kv_heads=2, head_dim=12, page=1, tile=5),
+        Case(heads=4, kv_heads=2, head_dim=16, page=64, tile=16, dtype="bfloat16"),
+    ],
+    ids=str,
+)
+def test_against_softmax_in_float64(case: Case) -> None:
+    rng = np.random.default_rng(0)
+    dtype = jnp.dtype(case.dtype)
+    pages = SLOTS * case.pages_per_slot
+    group = case.heads // case.kv_heads
+    for _ in range(8):
+        work, where = random_work(case, rng)
+        table = rng.permutation(pages).reshape(SLOTS, -1).astype(np.int32)
+        pool = rng.normal(size=(LAYERS, 2, pages, case.kv_heads, case.page, case.head_dim))
+        pool = np.asarray(jnp.asarray(pool, dtype))
+        shapes = [(case.rows, heads, case.head_dim) for heads in (case.heads, case.kv_heads, case.kv_heads)]
+        queries, keys, values = (np.asarray(jnp.asarray(rng.normal(size=s) * 2, dtype)) for s in shapes)
+        after, out, lse = program(case)(queries, keys, values, pool, table, work)
+
+        expected_pool = pool.copy()
+        for row, (slot, position) in enumerate(where):
+            if slot >= 0:
+                page, offset = table[slot, position // case.page], position % case.page
+                expected_pool[LAYER, 0, page, :, offset] = keys[row]
+                expected_pool[LAYER, 1, page, :, offset] = values[row]
+        np.testing.assert_array_equal(np.asarray(after), expected_pool)
+
+        wide = expected_pool.astype(np.float64)
+        tolerance = 2e-5 if case.dtype == "float32" else 3e-2
+        for row, (slot, position) in enumerate(where):
+            if slot < 0:
+                assert not np.asarray(out[row], np.float32).any()
+                assert np.isneginf(lse[row]).all()
+                continue
+            held = wide[LAYER][:, table[slot]].transpose(0, 1, 3, 2, 4)
+            seen = held.reshape(2, -1, case.kv_heads, case.head_dim)[:, : position + 1].repeat(group, 2)
+            scores = np.einsum("hd,thd->ht", queries[row].astype(np.float64), seen[0]) / np.sqrt(case.head_dim)
+            top = scores.max(-1, keepdims=True)
+            weights = np.exp(scores - top)
+            total = weights.sum(-1, keepdims=True)
+            np.testing.assert_allclose(lse[row], (top + np.log(total))[:, 0], atol=tolerance, rtol=1e-5)
+            expected = np.einsum("ht,thd->hd", weights / total, seen[1])
+            np.testing.assert_allclose(np.asarray(out[row], np.float64), expected, atol=tolerance, rtol=tolerance)
+
+
+def test_a_request_without_numbers_does_not_reach_its_neighbours() -> None:
+    case = Case(heads=4, kv_heads=2, head_dim=16, page=64, tile=16)
+    rng = np.random.default_rng(1)
+    work, where = random_work(case, rng)
+    table = rng.permutation(SLOTS * case.pages_per_slot).reshape(SLOTS, -1).astype(np.int32)
+    pool = np.zeros((LAYERS, 2, table.size, case.kv_heads, case.page, case.head_dim), np.float32)
+    queries = rng.normal(size=(case.rows, case.heads, case.head_dim)).astype(np.float32)
+    keys = np.full((case.rows, case.kv_heads, case.head_dim), np.nan, np.float32)
+    after, out, _ = program(case)(queries, keys, keys, pool, table, work)
+    assert np.isfinite(after).all()
+    assert np.isfinite(out).all()

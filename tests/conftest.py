@@ -1,0 +1,26 @@
+"""Fixtures that several parts share."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from medha_jax.text import Tokenizer
+
+
+@pytest.fixture(scope="session")
+def byte_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    """A tokenizer of 256 entries, one a byte, for models whose tokens mean nothing."""
+    from tokenizers import Tokenizer as Fast
+    from tokenizers import decoders, models, pre_tokenizers
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    fast = Fast(models.BPE({letter: number for number, letter in enumerate(alphabet)}, []))
+    fast.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    fast.decoder = decoders.ByteLevel()
+    directory: Path = tmp_path_factory.mktemp("bytes")
+    fast.save(str(directory / "tokenizer.json"))
+    (directory / "config.json").write_text(json.dumps({}))
+    return Tokenizer.from_directory(directory)

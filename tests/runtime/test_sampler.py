@@ -1,0 +1,162 @@
+"""The sampler against definitions written out in NumPy."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from medha_jax.plan import SamplingParams
+from medha_jax.runtime.sampler import Sampled, sample
+from medha_jax.runtime.state import SlotState, admit, empty_slots, note_inputs, note_outputs, slot_settings
+
+VOCAB, SLOTS = 40, 8
+jitted = functools.cache(lambda f: jax.jit(f))
+
+
+def state_of(*params: SamplingParams, prompt: int = 0, ends: tuple[int, ...] = ()) -> SlotState:
+    """Slots 0, 1, … with these settings."""
+    state = empty_slots(SLOTS, VOCAB)
+    for slot, sampling in enumerate(params):
+        state = jitted(admit)(state, slot, *slot_settings(sampling, seed=7, prompt=prompt, end_tokens=ends))
+    return state
+
+
+def draw(logits: np.ndarray, state: SlotState, slots: list[int], positions: list[int]) -> Sampled:
+    """Sample rows of logits `[rows, vocab]`."""
+    slots_, positions_ = jnp.asarray(slots, jnp.int32), jnp.asarray(positions, jnp.int32)
+    return jitted(sample)(jnp.asarray(logits, jnp.float32), state, slots_, positions_)
+
+
+def allowed(logits: np.ndarray, params: SamplingParams) -> set[int]:
+    """Tokens that top-k, then top-p, then min-p leave, by their definitions."""
+    scaled = logits.astype(np.float64) / params.temperature
+    order = np.argsort(-scaled, kind="stable")
+    if params.top_k > 0:
+        order = order[: params.top_k]
+    weights = np.exp(scaled[order] - scaled[order[0]])
+    weights /= weights.sum()
+    if params.top_p < 1:
+        order = order[: int(np.searchsorted(np.cumsum(weights), params.top_p)) + 1]
+        weights = weights[: len(order)]
+    return {int(token) for token, weight in zip(order, weights, strict=True) if weight >= params.min_p * weights[0]}
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        SamplingParams(temperature=1.0),
+        SamplingParams(temperature=0.7, top_k=5),
+        SamplingParams(temperature=1.5, top_p=0.6),
+        SamplingParams(temperature=1.0, min_p=0.2),
+        SamplingParams(temperature=1.0, top_k=12, top_p=0.8, min_p=0.05),
+        SamplingParams(temperature=1.0, top_k=1),
+        SamplingParams(temperature=1.0, top_k=10**9),
+    ],
+    ids=str,
+)
+def test_samples_follow_the_filtered_distribution(params: SamplingParams) -> None:
+    logits = np.random.default_rng(0).normal(size=VOCAB).astype(np.float32) * 1.5
+    draws = 4096
+    tokens = np.asarray(draw(np.tile(logits, (draws, 1)), state_of(params), [0] * draws, list(range(draws))).token)
+    keep = allowed(logits, params)
+    assert set(tokens.tolist()) <= keep
+    weights = np.where(np.isin(np.arange(VOCAB), list(keep)), np.exp(logits / params.temperature), 0)
+    expected = weights / weights.sum() * draws
+    seen = np.bincount(tokens, minlength=VOCAB)
+    frequent = expected > 5
+    chi2 = ((seen - expected)[frequent] ** 2 / expected[frequent]).sum()
+    # 6 standard deviations above the mean of a chi-square of this many degrees of freedom
+    assert chi2 < frequent.sum() + 6 * np.sqrt(2 * frequent.sum())
+
+
+def test_temperature_zero_is_greedy_beside_sampled_neighbours() -> None:
+    logits = np.random.default_rng(1).normal(size=(2, VOCAB)).astype(np.float32)
+    got = draw(logits, state_of(SamplingParams(temperature=0), SamplingParams(temperature=50)), [0, 1], [3, 3])
+    assert got.token[0] == logits[0].argmax()
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 2**63 - 1), st.permutations(range(5)), st.integers(0, 10**7))
+def test_the_same_seed_gives_the_same_token_whatever_else_is_in_the_batch(
+    seed: int, order: list[int], position: int
+) -> None:
+    rng = np.random.default_rng(2)
+    logits = rng.normal(size=(5, VOCAB)).astype(np.float32)
+    mine = SamplingParams(temperature=1, seed=seed)
+    others = [SamplingParams(temperature=0.5 + i, seed=i, top_k=3) for i in range(4)]
+    alone = draw(logits[:1].repeat(5, 0), state_of(*[mine] * 5), [0] * 5, [position] * 5).token
+    mixed = draw(logits[order], state_of(mine, *others), order, [position] * 5).token
+    assert len(set(np.asarray(alone).tolist())) == 1
+    assert mixed[order.index(0)] == alone[0]
+
+
+def test_different_seeds_and_positions_differ() -> None:
+    flat = np.zeros((64, VOCAB), np.float32)
+    params = [SamplingParams(temperature=1, seed=s) for s in (0, 1, 2**40)]
+    by_seed = [np.asarray(draw(flat, state_of(p), [0] * 64, list(range(64))).token) for p in params]
+    for left, right in ((0, 1), (0, 2), (1, 2)):
+        assert (by_seed[left] != by_seed[right]).mean() > 0.8
+    assert len(set(by_seed[0].tolist())) > 20
+
+
+def test_penalties_follow_their_definitions() -> None:
+    logits = np.array([[2.0, -2.0, 1.0, -1.0] + [-9.0] * (VOCAB - 4)], np.float32)
+    params = SamplingParams(
+        temperature=0, repetition_penalty=2.0, presence_penalty=0.5, frequency_penalty=0.25, logprobs=0
+    )
+    state = state_of(params, prompt=2)
+    # the prompt is tokens 0 and 1; tokens 1, 2, 2 were generated
+    slots = jnp.zeros(2, jnp.int32)
+    state = jitted(note_inputs)(state, slots, jnp.array([0, 1]), jnp.array([0, 1]), jnp.array([True, True]))
+    for token in (1, 2, 2):
+        state = jitted(note_outputs)(state, slots[:1], jnp.array([token]), jnp.array([True]))
+    np.testing.assert_array_equal(state.generated[0, :4], [0, 1, 2, 0])
+    np.testing.assert_array_equal(state.prompted[0, :4], [1, 1, 0, 0])
+    # 0: 2/2 = 1; 1: -2*2 - .5 - .25 = -4.75; 2: 1/2 - .5 - .5 = -.5; 3: -1 unchanged
+    assert draw(logits, state, [0], [5]).token[0] == 0
+    without = logits.copy()
+    without[0, 0] = -9
+    assert draw(without, state, [0], [5]).token[0] == 2
+    without[0, 2] = -9
+    assert draw(without, state, [0], [5]).token[0] == 3
+    # log-probabilities are those of the model, before penalties
+    expected = logits[0, 0] - np.log(np.exp(logits[0].astype(np.float64)).sum())
+    np.testing.assert_allclose(draw(logits, state, [0], [5]).logprob[0], expected, rtol=1e-5)
+
+
+def test_tokens_computed_again_count_as_generated() -> None:
+    state = state_of(SamplingParams(), prompt=2)
+    args = jnp.zeros(4, jnp.int32), jnp.array([5, 6, 7, 8]), jnp.arange(4), jnp.array([True, True, True, False])
+    state = jitted(note_inputs)(state, *args)
+    assert np.flatnonzero(state.prompted[0]).tolist() == [5, 6]
+    assert np.flatnonzero(state.generated[0]).tolist() == [7]
+
+
+def test_end_tokens_are_held_back_until_min_tokens() -> None:
+    logits = np.zeros((1, VOCAB), np.float32)
+    logits[0, [3, 4, 5]] = 9, 8, 7
+    state = state_of(SamplingParams(temperature=0, min_tokens=2), prompt=10, ends=(3, 4))
+    assert [int(draw(logits, state, [0], [p]).token[0]) for p in (10, 11, 12, 13)] == [5, 5, 3, 3]
+
+
+def test_logprobs_of_the_likeliest_tokens() -> None:
+    logits = np.random.default_rng(3).normal(size=(1, VOCAB)).astype(np.float32)
+    got = draw(logits, state_of(SamplingParams(temperature=0.1, logprobs=4)), [0], [0])
+    expected = logits[0] - np.log(np.exp(logits[0].astype(np.float64)).sum())
+    order = np.argsort(-expected)[:20]
+    np.testing.assert_array_equal(got.top_token[0], order)
+    np.testing.assert_allclose(got.top_logprob[0], expected[order], rtol=1e-5)
+    np.testing.assert_allclose(got.logprob[0], expected[int(got.token[0])], rtol=1e-5)
+
+
+def test_logits_that_are_not_numbers_are_told() -> None:
+    logits = np.zeros((3, VOCAB), np.float32)
+    logits[1, 5] = np.nan
+    logits[2] = -np.inf
+    assert draw(logits, state_of(SamplingParams(temperature=0)), [0, 0, 0], [0, 0, 0]).finite.tolist() == [True, False, False]
