@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from medha_jax.runtime import MeshExecutor
 from medha_jax.text import Tokenizer
+from tests.small import small_executor
 
 
 @pytest.fixture(scope="session")
@@ -24,3 +26,9 @@ def byte_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     fast.save(str(directory / "tokenizer.json"))
     (directory / "config.json").write_text(json.dumps({}))
     return Tokenizer.from_directory(directory)
+
+
+@pytest.fixture(scope="session")
+def executor() -> MeshExecutor:
+    """A runtime for a small random model; tests leave no request behind in it."""
+    return small_executor()

@@ -1,0 +1,164 @@
+"""Weights of a Hugging Face directory: checked from the headers, then read slice by slice."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes  # noqa: F401  registers bfloat16 with NumPy, without which safetensors cannot return it
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from medha_jax.checkpoints.errors import CheckpointError, float_dtype, mismatch
+from medha_jax.checkpoints.layout import TABLE, Index, bounded
+from medha_jax.checkpoints.safetensors_files import (
+    ADVICE,
+    INDEX,
+    SINGLE,
+    STORED_DTYPES,
+    TensorHeader,
+    read_tensors,
+)
+from medha_jax.models import Architecture, ParameterSpec, parameter_specs
+
+# layers are copied in parallel; beyond this many threads the memory bus is the limit
+COPY_THREADS = 8
+
+
+def present(directory: Path) -> bool:
+    """Whether the directory holds safetensors weights."""
+    return (directory / SINGLE).is_file() or (directory / INDEX).is_file()
+
+
+def stored_dtype(directory: Path) -> str:
+    """The dtype that most bytes of the weights are stored in, e.g. `bfloat16`.
+
+    Raises:
+        CheckpointError: as `read_tensors`, or the dtype is not supported.
+    """
+    sizes: Counter[str] = Counter()
+    for header in read_tensors(directory).values():
+        sizes[header.dtype] += header.nbytes
+    code = max(sizes, key=lambda dtype: sizes[dtype], default="none")
+    if code not in STORED_DTYPES:
+        raise CheckpointError(
+            f"the weights in {directory} are stored as {code}; supported are {', '.join(STORED_DTYPES)}"
+        )
+    return STORED_DTYPES[code]
+
+
+@dataclass(frozen=True)
+class Reader:
+    """An open checkpoint that fits its model. Owns nothing: `opened` closes the files."""
+
+    directory: Path
+    specs: Mapping[str, ParameterSpec]
+    tensors: Mapping[str, TensorHeader]
+    files: Mapping[str, Any]
+    pool: ThreadPoolExecutor
+
+    def dtype(self, parameter: str) -> np.dtype[Any]:
+        """The narrowest supported dtype that holds the stored values of every layer exactly."""
+        names = TABLE[parameter].names(self.specs[parameter].shape)
+        stored = {STORED_DTYPES[self.tensors[name].dtype] for name in names}
+        return float_dtype(stored.pop() if len(stored) == 1 else "float32")
+
+    def read(self, parameter: str, index: Index, dtype: Any) -> np.ndarray:
+        """The slice `index` of a parameter, cast to `dtype`; only that slice is read from the files.
+
+        Args:
+            index: one slice a dimension of the parameter's shape, step 1.
+
+        Raises:
+            CheckpointError: a file became unreadable, or float16 cannot hold the values.
+        """
+        shape = self.specs[parameter].shape
+        stored = TABLE[parameter]
+        index = bounded(index, shape)
+        target = np.empty([part.stop - part.start for part in index], dtype)
+        names, parts, inner = stored.names(shape), [target], index
+        if stored.stacked:
+            names, parts, inner = names[index[0]], list(target), index[1:]
+        sizes = stored.layer_shape(shape)
+
+        def copy(name: str, part: np.ndarray) -> None:
+            header = self.tensors[name]
+            try:
+                source = self.files[header.file].get_slice(name)
+                # too large for float16 is an error below, which says more than NumPy's warning
+                with np.errstate(over="ignore"):
+                    stored.fill(part, inner, sizes, lambda at: source[at])
+            except (SafetensorError, OSError):
+                raise CheckpointError(
+                    f"tensor {name} in {header.file} of {self.directory} cannot be read. {ADVICE}"
+                ) from None
+            if target.dtype == np.float16 and header.dtype != "F16" and not np.isfinite(part).all():
+                raise CheckpointError(
+                    f"tensor {name} holds values that are not finite in float16, whose largest is 65504; "
+                    "load it as bfloat16 or float32"
+                )
+
+        list(self.pool.map(copy, names, parts))
+        return target
+
+
+@contextmanager
+def opened(directory: Path, arch: Architecture) -> Iterator[Reader]:
+    """Check a whole directory against the model and open its files; no values are read.
+
+    Raises:
+        CheckpointError: names every tensor or file at fault (the first few), what was found and expected.
+    """
+    tensors = read_tensors(directory)
+    specs = parameter_specs(arch, "float32")
+    _check(directory, tensors, specs, arch.tied_embeddings)
+    with ExitStack() as stack:
+        pool = stack.enter_context(ThreadPoolExecutor(min(COPY_THREADS, os.cpu_count() or 1)))
+        files = {}
+        for file in sorted({header.file for header in tensors.values()}):
+            try:
+                files[file] = stack.enter_context(safe_open(directory / file, framework="numpy"))
+            except (SafetensorError, OSError):
+                raise CheckpointError(
+                    f"{file} in {directory} is not a valid safetensors file: its tensors overlap or leave "
+                    f"gaps. {ADVICE}"
+                ) from None
+        yield Reader(directory, specs, tensors, files, pool)
+
+
+def _check(
+    directory: Path, tensors: Mapping[str, TensorHeader], specs: Mapping[str, ParameterSpec], tied: bool
+) -> None:
+    problems, expected = [], set()
+    for parameter, spec in specs.items():
+        shape = TABLE[parameter].stored_shape(spec.shape)
+        for name in TABLE[parameter].names(spec.shape):
+            expected.add(name)
+            header = tensors.get(name)
+            if header is None:
+                problems.append(f"tensor {name} is missing; expected shape {list(shape)}")
+            elif header.shape != shape:
+                problems.append(
+                    f"tensor {name} in {header.file} has shape {list(header.shape)}; expected {list(shape)}"
+                )
+            elif header.dtype not in STORED_DTYPES:
+                problems.append(
+                    f"tensor {name} in {header.file} is stored as {header.dtype}; supported are "
+                    f"{', '.join(STORED_DTYPES)}"
+                )
+    for name, header in tensors.items():
+        harmless = name.endswith(".rotary_emb.inv_freq") or (tied and name == TABLE["head"].name)
+        if name not in expected and not harmless:
+            problems.append(f"tensor {name} in {header.file} of shape {list(header.shape)} is not part of this model")
+    if problems:
+        raise mismatch(
+            f"the weights in {directory} do not fit the model that config.json describes",
+            problems,
+            "Use the config.json that belongs to these weights, or download the model again.",
+        )

@@ -1,0 +1,72 @@
+"""Weights of a model directory, whichever of the two kinds it is."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from medha_jax.checkpoints import huggingface, orbax
+from medha_jax.checkpoints.description import DESCRIPTION, describe, is_described
+from medha_jax.checkpoints.errors import CheckpointError, float_dtype
+from medha_jax.checkpoints.placement import Shardings, place, resolve
+from medha_jax.checkpoints.safetensors_files import INDEX, SINGLE
+from medha_jax.models import Architecture
+
+
+def load_parameters(directory: Path, arch: Architecture, dtype: Any, shardings: Shardings) -> dict[str, jax.Array]:
+    """Read every parameter of the model; for each device only its slice is read.
+
+    The whole directory is checked before the first value. From a converted directory whole chunks of at most
+    8 MiB are read, which may reach beyond a slice.
+
+    Args:
+        directory: safetensors weights (Hugging Face) or what `convert` wrote; told apart by content.
+        arch: the model that `config.json` describes.
+        dtype: of the arrays: bfloat16, float16 or float32; stored values are cast.
+        shardings: one for every dotted path of `parameter_specs`, or a single one for all.
+
+    Returns:
+        The arrays by dotted path, shapes as in `parameter_specs`.
+
+    Raises:
+        CheckpointError: names the file, tensor or parameter at fault, what was found and what was expected.
+    """
+    wanted = float_dtype(dtype)
+    if is_converted(directory):
+        return orbax.load(directory, arch, wanted, shardings)
+    with huggingface.opened(directory, arch) as reader:
+        resolved = resolve(shardings, reader.specs)
+        return {
+            name: place(spec.shape, wanted, resolved[name], partial(reader.read, name, dtype=wanted))
+            for name, spec in reader.specs.items()
+        }
+
+
+def stored_dtype(directory: Path) -> str:
+    """The dtype that most of a directory's weights are stored in: bfloat16, float16 or float32.
+
+    Raises:
+        CheckpointError: the directory holds no readable weights.
+    """
+    return describe(directory).dtype if is_converted(directory) else huggingface.stored_dtype(directory)
+
+
+def is_converted(directory: Path) -> bool:
+    """Whether a directory is one that `convert` wrote (else it holds safetensors weights).
+
+    Raises:
+        CheckpointError: it is neither.
+    """
+    if not directory.is_dir():
+        raise CheckpointError(f"{directory} is not a directory; give the directory of a model")
+    if is_described(directory):
+        return True
+    if huggingface.present(directory):
+        return False
+    raise CheckpointError(
+        f"{directory} holds no weights that can be read: looked for {DESCRIPTION}, {SINGLE} and {INDEX}. "
+        "Pickled weights (pytorch_model.bin) must be saved again with safe serialization"
+    )

@@ -1,0 +1,191 @@
+"""The runtime's own directories: weights as one Orbax item, with everything else a server needs beside them.
+
+config.json  tokenizer.json  generation_config.json  medha.json  parameters/
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from medha_jax.checkpoints.description import ADVICE, ITEM, check_files, write_description
+from medha_jax.checkpoints.directory import new_directory
+from medha_jax.checkpoints.errors import DTYPES, CheckpointError, float_dtype, mismatch
+from medha_jax.checkpoints.export import check_parameters
+from medha_jax.checkpoints.placement import Shardings, check_finite, resolve
+from medha_jax.models import Architecture, parameter_specs
+
+COPIED = ("config.json", "tokenizer.json", "generation_config.json")
+# A device reads whole chunks: small ones keep it near its own slice, large ones keep the overhead low.
+CHUNK_BYTES = 8 << 20
+# axes that meshes divide: each index of them starts a chunk of its own
+CHUNKED_AXES = ("layers", "heads", "kv_heads")
+GIGABYTE = 10**9
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """A parameter whose values are made when it is its turn to be written."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    read: Callable[[], np.ndarray]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the whole array."""
+        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+
+
+class _LeafHandler(ocp.type_handlers.NumpyHandler):
+    """Writes leaves one after the other, so that a single one is in memory."""
+
+    def __init__(self, on_written: Callable[[str], None]) -> None:
+        super().__init__(deepcopy_host_arrays=False)
+        self.on_written = on_written
+
+    async def serialize(
+        self, values: Sequence[Leaf], infos: Sequence[Any], args: Sequence[Any] | None = None
+    ) -> Sequence[Any]:
+        for value, info, arg in zip(values, infos, args or [ocp.SaveArgs()] * len(values), strict=True):
+            for commit in await super().serialize([value.read()], [info], [arg]):
+                await asyncio.to_thread(commit.result)
+            self.on_written(info.name)
+        return []
+
+
+def write(
+    destination: Path, source: Path, leaves: Mapping[str, Leaf], dtype: str, on_written: Callable[[str], None]
+) -> tuple[str, ...]:
+    """Write a directory that `load` reads; returns the names of the files copied from `source`.
+
+    The directory appears complete or not at all. Host memory: two to three times the largest parameter (all its
+    layers).
+
+    Args:
+        destination: must not exist yet, or be empty.
+        source: the directory whose config and tokenizer are copied.
+        leaves: every parameter by dotted path.
+        dtype: what `stored_dtype` shall say of it.
+        on_written: called with a parameter's path when it is on disk.
+
+    Raises:
+        CheckpointError: the destination is in use, or there are several processes.
+    """
+    if jax.process_count() > 1:
+        raise CheckpointError("a checkpoint is written by a single process; run this outside the distributed job")
+    axes = {name: spec.axes for name, spec in parameter_specs(Architecture.from_directory(source), dtype).items()}
+    # Orbax warns about a registry that cannot write jax.Array
+    registry = ocp.type_handlers.create_type_handler_registry(
+        (Leaf, _LeafHandler(on_written)), (jax.Array, ocp.type_handlers.ArrayHandler())
+    )
+    with new_directory(destination) as new:
+        copied = tuple(name for name in COPIED if (source / name).is_file())
+        for name in copied:
+            shutil.copyfile(source / name, new / name)
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(type_handler_registry=registry)) as writer:
+            chunks = {name: _chunks(leaf, axes[name]) for name, leaf in leaves.items()}
+            writer.save(new / ITEM, args=ocp.args.PyTreeSave(dict(leaves), save_args=chunks))
+        write_description(new, dtype)
+    return copied
+
+
+def _chunks(leaf: Leaf, axes: Sequence[str]) -> Any:
+    if leaf.nbytes <= CHUNK_BYTES:
+        return ocp.SaveArgs()
+    divided = tuple(place for place, axis in enumerate(axes) if axis in CHUNKED_AXES)
+    return ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES, shard_axes=divided)
+
+
+def save(destination: Path, source: Path, params: Mapping[str, jax.Array | np.ndarray]) -> None:
+    """Write parameters with the config and tokenizer of `source` into a new, self-contained directory.
+
+    Args:
+        destination: must not exist yet, or be empty.
+        source: a model directory with `config.json`.
+        params: every parameter by dotted path, shapes as in `parameter_specs`, any sharding in this process.
+
+    Raises:
+        CheckpointError: the destination is in use, or the parameters are not those of the config's model.
+    """
+    check_parameters(params, parameter_specs(Architecture.from_directory(source), "float32"))
+    leaves = {
+        name: Leaf(tuple(value.shape), np.dtype(value.dtype), partial(np.asarray, value))
+        for name, value in params.items()
+    }
+    sizes: dict[str, int] = dict.fromkeys(DTYPES, 0)
+    for leaf in leaves.values():
+        sizes[leaf.dtype.name] += leaf.nbytes
+    write(destination, source, leaves, max(sizes, key=lambda dtype: sizes[dtype]), lambda _: None)
+
+
+def load(directory: Path, arch: Architecture, dtype: Any, shardings: Shardings) -> dict[str, jax.Array]:
+    """Restore every parameter into its sharding; each device reads the chunks that hold its slice.
+
+    Raises:
+        CheckpointError: a file or parameter is missing, surplus, truncated or of the wrong shape, found
+            before any value is read; or the values cannot be decoded.
+    """
+    wanted, specs = float_dtype(dtype), parameter_specs(arch, dtype)
+    resolved = resolve(shardings, specs)
+    check_files(directory)
+    targets = {name: jax.ShapeDtypeStruct(spec.shape, wanted, sharding=resolved[name]) for name, spec in specs.items()}
+    # Orbax refuses to read more than its limit at once, so the limit must exceed the largest parameter.
+    limit = max(8, 2 + 4 * max(int(np.prod(spec.shape, dtype=np.int64)) for spec in specs.values()) // GIGABYTE)
+    item = (directory / ITEM).absolute()
+    with ocp.StandardCheckpointer(restore_concurrent_gb=limit) as reader:
+        narrowed = _check_metadata(directory, reader, item, targets)
+        try:
+            params = reader.restore(item, targets)
+        except (MemoryError, jax.errors.JaxRuntimeError):
+            raise
+        except Exception as error:
+            # Orbax raises a bare Exception whose text has the parameter among the storage settings
+            at_fault = [name for name in targets if f"'{name}/'" in str(error)]
+            what = f"parameter {at_fault[0]}" if at_fault else "a parameter"
+            raise CheckpointError(f"{what} in {directory / ITEM} cannot be decoded. {ADVICE}") from error
+    for name in narrowed:
+        check_finite(name, params[name])
+    return params
+
+
+def _check_metadata(directory: Path, reader: Any, item: Path, targets: Mapping[str, jax.ShapeDtypeStruct]) -> list[str]:
+    """Compare names, shapes and dtypes; returns the parameters that restoring casts down to float16."""
+    try:
+        stored = reader.metadata(item).item_metadata.tree
+        found = {name: (list(leaf.shape), np.dtype(leaf.dtype)) for name, leaf in stored.items()}
+    except Exception as error:
+        raise CheckpointError(f"{directory / ITEM} holds no readable Orbax metadata. {ADVICE}") from error
+    problems, narrowed = [], []
+    for name, target in targets.items():
+        expected = list(target.shape)
+        if name not in found:
+            problems.append(f"parameter {name} is missing; expected shape {expected}")
+            continue
+        shape, dtype = found[name]
+        if shape != expected:
+            problems.append(f"parameter {name} has shape {shape}; expected {expected}")
+        elif dtype.name not in DTYPES:
+            problems.append(f"parameter {name} is stored as {dtype.name}; supported are {', '.join(DTYPES)}")
+        elif target.dtype == np.float16 and dtype != np.float16:
+            narrowed.append(name)
+    problems += [
+        f"parameter {name} of shape {found[name][0]} is not part of this model"
+        for name in found.keys() - targets.keys()
+    ]
+    if problems:
+        raise mismatch(
+            f"the weights in {directory} do not fit the model that config.json describes",
+            problems,
+            "Use the config.json that belongs to these weights, or convert the model again.",
+        )
+    return narrowed

@@ -1,0 +1,83 @@
+"""Arrays on devices, each device receiving only its slice."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Sharding, SingleDeviceSharding
+
+from medha_jax.checkpoints.errors import CheckpointError
+from medha_jax.checkpoints.layout import Index, bounded
+from medha_jax.models import ParameterSpec
+
+Shardings = Mapping[str, Sharding] | Sharding
+
+
+def resolve(shardings: Shardings, specs: Mapping[str, ParameterSpec]) -> dict[str, Sharding]:
+    """The sharding of every parameter; checks that each can be cut that way.
+
+    Raises:
+        CheckpointError: a parameter has no sharding, or its shape does not divide over the devices.
+    """
+    resolved = {}
+    for name, spec in specs.items():
+        sharding = shardings if isinstance(shardings, Sharding) else shardings.get(name)
+        if sharding is None:
+            raise CheckpointError(f"no sharding is given for parameter {name}; give one for every parameter")
+        try:
+            sharding.shard_shape(spec.shape)
+        except ValueError:
+            raise CheckpointError(
+                f"parameter {name} of shape {list(spec.shape)} cannot be divided by {sharding}; choose a "
+                "mesh whose axes divide the model's sizes"
+            ) from None
+        resolved[name] = sharding
+    return resolved
+
+
+def place(
+    shape: tuple[int, ...], dtype: np.dtype[Any], sharding: Sharding, read: Callable[[Index], np.ndarray]
+) -> jax.Array:
+    """A global array whose slices come from `read`.
+
+    Each distinct slice is read once, sent to every device that holds it and then dropped, so the host keeps
+    one slice at a time. (`jax.make_array_from_callback` reads once a device, replicas included, and keeps all
+    slices until the last is read.)
+
+    Args:
+        read: `index -> values of that slice`; only called for slices of this process's devices.
+    """
+    owners: dict[tuple[tuple[int, int], ...], list[jax.Device]] = defaultdict(list)
+    for device, index in sharding.addressable_devices_indices_map(shape).items():
+        owners[tuple((part.start, part.stop) for part in bounded(index, shape))].append(device)
+    pieces: list[jax.Array] = []
+    for bounds, devices in owners.items():
+        values = read(tuple(slice(start, stop) for start, stop in bounds))
+        copies = [
+            jax.device_put(values, SingleDeviceSharding(device, memory_kind=sharding.memory_kind)) for device in devices
+        ]
+        pieces += jax.block_until_ready(copies)
+    return jax.make_array_from_single_device_arrays(shape, sharding, pieces, dtype=dtype)
+
+
+@jax.jit
+def _finite(values: jax.Array) -> jax.Array:
+    return jnp.isfinite(values).all()
+
+
+def check_finite(name: str, array: jax.Array) -> None:
+    """Check this process's slices of a parameter that was cast to float16.
+
+    Raises:
+        CheckpointError: a value is beyond float16 (or was not finite before).
+    """
+    if not all(bool(_finite(shard.data)) for shard in array.addressable_shards):
+        raise CheckpointError(
+            f"parameter {name} holds values that are not finite in float16, whose largest is 65504; load it "
+            "as bfloat16 or float32"
+        )

@@ -1,0 +1,59 @@
+import json
+import math
+
+import pytest
+
+from medha_jax.cli.report import as_json, summary
+from medha_jax.engine.events import Completion, TokenLogprobs
+
+COMPLETION = Completion(
+    token_ids=(7, 8),
+    text="é\n",
+    finish_reason="stop",
+    matched="\n\n",
+    prompt_tokens=1024,
+    logprobs=(),
+    ttft_s=0.5,
+    tpot_s=0.05,
+    chunks=(1000, 24),
+)
+
+
+def test_json_holds_everything():
+    assert json.loads(as_json(COMPLETION)) == {
+        "token_ids": [7, 8],
+        "text": "é\n",
+        "finish_reason": "stop",
+        "matched": "\n\n",
+        "prompt_tokens": 1024,
+        "logprobs": None,
+        "ttft_s": 0.5,
+        "tpot_s": 0.05,
+        "chunks": [1000, 24],
+    }
+    assert "\n" not in as_json(COMPLETION)
+
+
+def test_json_of_logprobs_has_no_infinities():
+    from dataclasses import replace
+
+    completion = replace(COMPLETION, logprobs=(TokenLogprobs(7, -0.5, ((7, -0.5), (9, -math.inf))),))
+    assert json.loads(as_json(completion))["logprobs"] == [
+        {"token_id": 7, "logprob": -0.5, "top": [[7, -0.5], [9, None]]}
+    ]
+
+
+@pytest.mark.parametrize(
+    "changes, line",
+    [
+        ({}, "1,024 prompt tokens, TTFT 0.5 s (2,048 tokens/s); 2 tokens, 20.0 tokens/s; stop"),
+        (
+            dict(token_ids=(7,), tpot_s=None, prompt_tokens=1, finish_reason="length"),
+            "1 prompt token, TTFT 0.5 s (2 tokens/s); 1 token; length",
+        ),
+    ],
+)
+def test_the_summary_is_one_line(changes, line):
+    from dataclasses import replace
+
+    assert summary(replace(COMPLETION, **changes)) == line

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import math
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from medha_jax.models import RopeScaling, rotary_angles
+from medha_jax.models.rope import inverse_frequencies, rotate
+
+HEAD_DIM = 8
+
+
+def angles(rope: RopeScaling, position: int, length: int) -> np.ndarray:
+    cos, sin = rotary_angles(rope, HEAD_DIM, jnp.array([position]), jnp.array([length]))
+    return np.arctan2(np.asarray(sin[0]), np.asarray(cos[0]))
+
+
+def test_base_frequencies_by_hand() -> None:
+    np.testing.assert_allclose(inverse_frequencies(RopeScaling(theta=10000.0), 8), [1, 0.1, 0.01, 0.001], rtol=1e-6)
+    linear = RopeScaling("linear", theta=10000.0, factor=4.0)
+    np.testing.assert_allclose(inverse_frequencies(linear, 8), [0.25, 0.025, 0.0025, 0.00025], rtol=1e-6)
+
+
+def test_llama3_keeps_fast_pairs_and_slows_slow_ones() -> None:
+    rope = RopeScaling("llama3", 10000.0, 8.0, 1024, 1.0, 4.0)
+    plain = inverse_frequencies(RopeScaling(), HEAD_DIM)
+    ratio = inverse_frequencies(rope, HEAD_DIM) / plain
+    # wavelengths 6.3, 63, 628, 6283 against borders 256 and 1024
+    assert ratio[0] == ratio[1] == 1
+    assert 1 / 8 < ratio[2] < 1
+    assert ratio[3] == pytest.approx(1 / 8)
+
+
+def test_yarn_scales_cos_and_sin_by_its_temperature() -> None:
+    config = {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 1024}
+    rope = RopeScaling.from_config({"max_position_embeddings": 1024, "rope_scaling": config})
+    assert rope.attention_factor == pytest.approx(0.1 * math.log(8) + 1)
+    cos, sin = rotary_angles(rope, HEAD_DIM, jnp.array([5]), jnp.array([6]))
+    np.testing.assert_allclose(cos**2 + sin**2, rope.attention_factor**2, rtol=1e-5)
+
+
+def test_dynamic_changes_with_the_length_and_only_beyond_the_original_one() -> None:
+    rope = RopeScaling("dynamic", factor=2.0, original_context=100)
+    plain = angles(RopeScaling(), 50, 51)
+    np.testing.assert_allclose(angles(rope, 50, 100), plain, atol=1e-6)
+    stretched = angles(rope, 50, 400)
+    assert (stretched[1:] < plain[1:]).all()
+    theta = 10000.0 * (2.0 * 400 / 100 - 1) ** (HEAD_DIM / (HEAD_DIM - 2))
+    np.testing.assert_allclose(stretched[3], 50 * theta ** (-6 / 8), rtol=1e-4)
+
+
+def test_rotation_keeps_scores_dependent_on_distance_only() -> None:
+    rng = np.random.default_rng(0)
+    query, key = rng.normal(size=(2, 1, 1, HEAD_DIM)).astype(np.float32)
+
+    def score(at: int, seen: int) -> float:
+        turned = [
+            rotate(jnp.asarray(x), *rotary_angles(RopeScaling(), HEAD_DIM, jnp.array([p]), jnp.array([p + 1])))
+            for x, p in ((query, at), (key, seen))
+        ]
+        return float(jnp.sum(turned[0] * turned[1]))
+
+    assert score(7, 3) == pytest.approx(score(107, 103), abs=1e-4)
+    assert score(7, 3) != pytest.approx(score(7, 5), abs=1e-3)

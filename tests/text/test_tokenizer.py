@@ -1,0 +1,76 @@
+import time
+
+import pytest
+
+from medha_jax.text import Tokenizer, TokenizerError
+from tests.text.tiny_tokenizers import byte_level, sentencepiece
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return Tokenizer(byte_level())
+
+
+def test_reads_tokenizer_json_of_a_directory(tmp_path):
+    byte_level().save(str(tmp_path / "tokenizer.json"))
+    tokenizer = Tokenizer.from_directory(tmp_path)
+    ids = tokenizer.encode("the quick dog")
+    assert ids[0] == 0  # <s>, by the post-processor
+    assert tokenizer.decode(ids) == "the quick dog"
+    assert tokenizer.decode(ids, skip_special=False) == "<s>the quick dog"
+
+
+def test_ids_are_those_of_the_plain_encoder():
+    for backend in (byte_level(), sentencepiece()):
+        text = "un été\n\n  東京 😀 fox"
+        assert Tokenizer(backend).encode(text) == backend.encode(text).ids
+
+
+def test_vocabulary_and_special_ids(tokenizer):
+    assert tokenizer.special_ids == {0, 1}
+    assert tokenizer.vocab_size == 320
+    assert tokenizer.decode([tokenizer.vocab_size + 7]) == ""
+    assert not tokenizer.has_text(tokenizer.vocab_size + 7)
+    assert not tokenizer.has_text(0)
+    assert tokenizer.has_text(0, skip_special=False)
+
+
+def test_truncation_and_padding_of_the_file_are_ignored():
+    backend = byte_level()
+    backend.enable_truncation(4)
+    backend.enable_padding(length=64)
+    assert len(Tokenizer(backend).encode("abcdefgh " * 3)) == len(byte_level().encode("abcdefgh " * 3).ids)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"version": "1.0"}', b"\xff\xfe", b"[" * 10_000])
+def test_a_broken_file_is_named(tmp_path, content):
+    (tmp_path / "tokenizer.json").write_bytes(content)
+    with pytest.raises(TokenizerError, match="tokenizer.json is not a tokenizer"):
+        Tokenizer.from_directory(tmp_path)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(TokenizerError, match=f"no tokenizer.json in {tmp_path}"):
+        Tokenizer.from_directory(tmp_path)
+
+
+def test_lone_surrogates_are_refused(tokenizer):
+    with pytest.raises(TokenizerError, match="not valid Unicode"):
+        tokenizer.encode("a\udcff")
+
+
+@pytest.mark.parametrize("make", [byte_level, sentencepiece])
+@pytest.mark.parametrize("unit", ["fox and dog ", "a", " ", "字"])
+def test_encoding_time_is_linear(make, unit):
+    tokenizer = Tokenizer(make())
+
+    def cpu_seconds(characters):
+        text = (unit * characters)[:characters]
+        start = time.process_time()
+        tokenizer.encode(text)
+        return time.process_time() - start
+
+    cpu_seconds(1000)
+    small, large = cpu_seconds(40_000), cpu_seconds(640_000)
+    # 16 times the text: a linear encoder needs about 16 times the time, a quadratic one 256 times
+    assert large < 100 * max(small, 1e-3)
