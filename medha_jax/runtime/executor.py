@@ -90,6 +90,15 @@ class MeshExecutor:
         """Bytes of the KV pool on all devices."""
         return int(self._state.pool.nbytes)
 
+    @property
+    def pool_shape(self) -> tuple[int, ...]:
+        """Shape of the KV pool `[layers, 2, pages, kv_heads, page, head_dim]` on all devices."""
+        return tuple(self._state.pool.shape)
+
+    def program(self, bucket: Bucket) -> jax.stages.Compiled:
+        """The compiled tick of a shape, for those who want to read it."""
+        return self._table.compiled(bucket)
+
     def admit(self, slot: int, sampling: SamplingParams, prompt: int, end_tokens: Sequence[int]) -> None:
         """Give `slot` to a new request with `prompt` tokens; `end_tokens` are held back before its min_tokens."""
         settings = slot_settings(sampling, self.config.seed, prompt, end_tokens)
