@@ -102,8 +102,8 @@ def main() -> None:
         seconds = prefill(executor, 0, tokens)
         rate = work(arch, blocks, tokens) / seconds
         print(
-            f"prefill {tokens:6d} tokens: {seconds:6.2f} s, {tokens / seconds:6.0f} tokens/s, {rate / 1e9:.0f} GFLOP/s, "
-            f"{rate / dense:.2f} of dense fp32 ({dense / 1e9:.0f})"
+            f"prefill {tokens:6d} tokens: {seconds:6.2f} s, {tokens / seconds:6.0f} tokens/s, "
+            f"{rate / 1e9:.0f} GFLOP/s, {rate / dense:.2f} of dense fp32 ({dense / 1e9:.0f})"
         )
     context, steps = 512, 64
     share = pages_for(context + steps + 2, executor.config.page_size)
@@ -113,8 +113,8 @@ def main() -> None:
     single = decode(executor, 1, context, steps)
     many = decode(executor, 32, context, steps)
     print(
-        f"decode 1 at {context}: {single * 1e3:.1f} ms, {1 / single:.0f} tokens/s; reading the weights once at the copy "
-        f"rate ({rate / 1e9:.1f} GB/s) takes {total / rate * 1e3:.1f} ms, ratio {single * rate / total:.2f}"
+        f"decode 1 at {context}: {single * 1e3:.1f} ms, {1 / single:.0f} tokens/s; reading the weights once at the "
+        f"copy rate ({rate / 1e9:.1f} GB/s) takes {total / rate * 1e3:.1f} ms, ratio {single * rate / total:.2f}"
     )
     print(f"decode 32 at {context}: {many * 1e3:.1f} ms, {32 / many:.0f} tokens/s, {32 * single / many:.1f}x of one")
     print(f"peak resident memory {_peak_gib():.2f} GiB; devices {jax.device_count()}")

@@ -161,7 +161,7 @@ def main() -> None:
                 arrays[f"tokens_{length}"] = golden.tokens.astype(np.uint8)
                 arrays[f"logits_{length}"] = golden.logits[[0, -1]]
                 print(f"{family} {rope} {length}: gap {golden.gap:.4f}", flush=True)
-            np.savez_compressed(folder / f"{rope}.npz", **arrays)
+            np.savez_compressed(folder / f"{rope}.npz", allow_pickle=False, **arrays)
 
 
 if __name__ == "__main__":

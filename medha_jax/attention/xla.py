@@ -79,8 +79,7 @@ def _attend_tiles(
             held = lax.dynamic_slice(table, (slot, number * pages), (1, pages))[0]
             seen = number * block + jnp.arange(block) <= position[:, None] if masked else None
             after = [
-                _block(split[h], pool, layer, held, h, seen, scale, state[3 * h : 3 * h + 3])
-                for h in range(kv_heads)
+                _block(split[h], pool, layer, held, h, seen, scale, state[3 * h : 3 * h + 3]) for h in range(kv_heads)
             ]
             return tuple(part for head in after for part in head)
 
@@ -127,9 +126,7 @@ def _block(
     head_dim = queries.shape[-1]
     keys = pool[layer, 0, held, head].reshape(-1, head_dim)
     values = pool[layer, 1, held, head].reshape(-1, head_dim)
-    scores = lax.dot_general(
-        queries, keys, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32
-    )
+    scores = lax.dot_general(queries, keys, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
     if seen is not None:
         scores = jnp.where(seen, scores, NOTHING)
     new_top = jnp.maximum(top, scores.max(-1, keepdims=True))

@@ -22,7 +22,8 @@ def sized_for(config: RuntimeConfig, requests: Sequence[GenerationRequest], cont
         context: the model's context limit, in tokens.
     """
     context = min(config.max_context or context, context)
-    tokens, lengths = 0, set()
+    tokens = 0
+    lengths: set[int] = set()
     for request in requests:
         prompt = len(request.prompt_ids)
         tokens += min(prompt + (request.sampling.max_tokens or context), context) + config.page_size

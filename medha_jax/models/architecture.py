@@ -68,9 +68,7 @@ class Architecture:
         family = next((FAMILIES[name] for name in names if name in FAMILIES), None)
         if family is None:
             stated = ", ".join(names) or "none stated"
-            raise UnsupportedModelError(
-                f"architecture not supported: {stated}; supported are {', '.join(FAMILIES)}"
-            )
+            raise UnsupportedModelError(f"architecture not supported: {stated}; supported are {', '.join(FAMILIES)}")
         try:
             return cls._read(family, config)
         except KeyError as error:

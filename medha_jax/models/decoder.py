@@ -55,9 +55,7 @@ class Norm(nnx.Module):
 class Projection(nnx.Module):
     """A matrix over named axes; `inputs` and `outputs` may each be several dimensions."""
 
-    def __init__(
-        self, inputs: dict[str, int], outputs: dict[str, int], bias: bool, dtype: Any, rngs: nnx.Rngs
-    ) -> None:
+    def __init__(self, inputs: dict[str, int], outputs: dict[str, int], bias: bool, dtype: Any, rngs: nnx.Rngs) -> None:
         self.contracted = len(inputs)
         self.kernel = declare(rngs, normal, dtype, **inputs, **outputs)
         self.bias = declare(rngs, zeros, dtype, **outputs) if bias else None
@@ -178,7 +176,7 @@ def layer_graph(arch: Architecture, dtype: Any) -> Callable[[dict[str, Array]], 
     graph, state = nnx.split(layer, nnx.Param)
 
     def merge(arrays: dict[str, Array]) -> Layer:
-        flat = [(path, variable.replace(arrays[".".join(map(str, path))])) for path, variable in nnx.to_flat_state(state)]
+        flat = [(path, old.replace(arrays[".".join(map(str, path))])) for path, old in nnx.to_flat_state(state)]
         return nnx.merge(graph, nnx.from_flat_state(flat))
 
     return merge

@@ -28,9 +28,7 @@ class ParameterSpec:
         return int(jnp.dtype(self.dtype).itemsize) * math.prod(self.shape)
 
 
-def declare(
-    rngs: nnx.Rngs, init: Initialiser, dtype: Any, **axes: int
-) -> nnx.Param[jax.Array]:
+def declare(rngs: nnx.Rngs, init: Initialiser, dtype: Any, **axes: int) -> nnx.Param[jax.Array]:
     """Declare a parameter: `declare(rngs, init, dtype, embed=256, heads=8, head_dim=32)`.
 
     Args:

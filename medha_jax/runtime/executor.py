@@ -175,4 +175,3 @@ class MeshExecutor:
 
     def _state_sharding(self) -> Any:
         return jax.tree.map(partial(NamedSharding, self._mesh), self._state_specs())
-

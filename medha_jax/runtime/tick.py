@@ -16,6 +16,7 @@ from medha_jax.runtime.sampler import Sampled, sample
 from medha_jax.runtime.state import DeviceState, note_inputs, note_outputs
 
 Tick = Callable[[Mapping[str, Array], DeviceState, Array], tuple[DeviceState, Sampled]]
+Carry = tuple[Array, Array]  # hidden states and the KV pool
 LAYERS = "layers."
 
 
@@ -44,7 +45,7 @@ def build_tick(arch: Architecture, dtype: jnp.dtype, layout: PlanLayout, keep_lo
         angles = rotary_angles(arch.rope, arch.head_dim, position, length)
         work = attention_work(plan, layout)
 
-        def layer(carry: tuple[Array, Array], inputs: tuple[dict[str, Array], Array]) -> tuple[tuple[Array, Array], None]:
+        def layer(carry: Carry, inputs: tuple[dict[str, Array], Array]) -> tuple[Carry, None]:
             x, pool = carry
             arrays, number = inputs
 

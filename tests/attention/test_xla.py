@@ -136,7 +136,7 @@ def test_against_softmax_in_float64(case: Case) -> None:
 def test_a_request_without_numbers_does_not_reach_its_neighbours() -> None:
     case = Case(heads=4, kv_heads=2, head_dim=16, page=64, tile=16)
     rng = np.random.default_rng(1)
-    work, where = random_work(case, rng)
+    work, _ = random_work(case, rng)
     table = rng.permutation(SLOTS * case.pages_per_slot).reshape(SLOTS, -1).astype(np.int32)
     pool = np.zeros((LAYERS, 2, table.size, case.kv_heads, case.page, case.head_dim), np.float32)
     queries = rng.normal(size=(case.rows, case.heads, case.head_dim)).astype(np.float32)

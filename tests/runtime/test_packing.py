@@ -62,9 +62,12 @@ def test_every_token_stands_once_in_rows_tiles_and_samples(plan: StepPlan) -> No
                 covered.append((slot, start + offset))
     assert sorted(covered) == sorted(wanted)
 
-    kept = {(int(s), int(r)) for s, r, k in zip(*(view[f"sample_{n}"] for n in ("slot", "row", "keep")), strict=True) if k}
+    def entries(*names: str) -> list[tuple[int, ...]]:
+        return list(zip(*(view[name].tolist() for name in names), strict=True))
+
+    kept = {(slot, row) for slot, row, keep in entries("sample_slot", "sample_row", "sample_keep") if keep}
     assert kept == {(c.slot, rows[c.slot, c.end - 1]) for c in plan.chunks if c.last}
-    updates = [u for u in zip(*(view[f"update_{n}"].tolist() for n in ("slot", "index", "page")), strict=True) if u[0] < SLOTS]
+    updates = [entry for entry in entries("update_slot", "update_index", "update_page") if entry[0] < SLOTS]
     assert sorted(updates) == sorted((c.slot, c.first_page + i, p) for c in plan.chunks for i, p in enumerate(c.pages))
 
 

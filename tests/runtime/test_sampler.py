@@ -159,4 +159,5 @@ def test_logits_that_are_not_numbers_are_told() -> None:
     logits = np.zeros((3, VOCAB), np.float32)
     logits[1, 5] = np.nan
     logits[2] = -np.inf
-    assert draw(logits, state_of(SamplingParams(temperature=0)), [0, 0, 0], [0, 0, 0]).finite.tolist() == [True, False, False]
+    got = draw(logits, state_of(SamplingParams(temperature=0)), [0, 0, 0], [0, 0, 0])
+    assert got.finite.tolist() == [True, False, False]
