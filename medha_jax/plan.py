@@ -77,6 +77,8 @@ class SamplingParams:
             raise InvalidRequestError(f"{stated} stop token ids; allowed are {MAX_STOP_TOKENS}")
         if len(self.stop) > MAX_STOP_STRINGS:
             raise InvalidRequestError(f"{len(self.stop)} stop strings; allowed are {MAX_STOP_STRINGS}")
+        if min(self.stop_token_ids, default=0) < 0:
+            raise InvalidRequestError(f"stop token id {min(self.stop_token_ids)}; allowed are 0 and more")
         for text in self.stop:
             if not 1 <= len(text) <= MAX_STOP_STRING_LENGTH:
                 raise InvalidRequestError(

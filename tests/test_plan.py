@@ -25,6 +25,7 @@ from medha_jax.plan import Chunk, InvalidRequestError, SamplingParams
         ({"max_tokens": 3, "min_tokens": 4}, "min_tokens is 4; allowed is [0, 3] (max_tokens)"),
         ({"logprobs": 21}, "logprobs is 21; allowed is [0, 20]"),
         ({"stop_token_ids": tuple(range(17))}, "17 stop token ids; allowed are 16"),
+        ({"stop_token_ids": (4, -1)}, "stop token id -1; allowed are 0 and more"),
         ({"stop": ("x",) * 17}, "17 stop strings; allowed are 16"),
         ({"stop": ("",)}, "a stop string has 0 characters; allowed are 1 to 256"),
     ],

@@ -88,12 +88,9 @@ def problems(root: Path) -> list[str]:
         if part not in contract:
             found.append(f'{part}: no "Who may import" contract in pyproject.toml names it; add it there')
         allowed, listed = contract.get(part, set()), build.get(part, set())
+        found += [f"{part} -> {to}: missing in BUILD, allowed by pyproject.toml" for to in sorted(allowed - listed)]
         found += [
-            f"{part} -> {to}: missing in BUILD, allowed by pyproject.toml" for to in sorted(allowed - listed)
-        ]
-        found += [
-            f"{part} -> {to}: superfluous in BUILD, not allowed by pyproject.toml"
-            for to in sorted(listed - allowed)
+            f"{part} -> {to}: superfluous in BUILD, not allowed by pyproject.toml" for to in sorted(listed - allowed)
         ]
         for file in parts.get(part, []):
             for line, module in imported_modules(file, root):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from medha_jax.engine.admission import check_request
 from medha_jax.engine.chunking import chunk_lengths
 from medha_jax.engine.events import Delta, Finished, GenerationRequest, Prefilled, TokenLogprobs
 from medha_jax.engine.output import RequestOutput
@@ -83,21 +84,12 @@ class OfflineEngine:
         Raises:
             InvalidRequestError: the prompt is empty, beyond the vocabulary, or cannot fit; nothing was queued.
         """
-        prompt, vocab, context = request.prompt_ids, self._executor.arch.vocab, self._executor.context
-        if not prompt:
-            raise InvalidRequestError("the prompt is empty; at least one token is needed")
-        bad = next((t for t in prompt if not 0 <= t < vocab), None)
-        if bad is not None:
-            raise InvalidRequestError(f"token id {bad} is outside the vocabulary; allowed are 0 to {vocab - 1}")
-        if len(prompt) >= context:
-            raise InvalidRequestError(
-                f"the prompt has {len(prompt)} tokens; allowed are {context - 1}, one less than the context"
-            )
+        check_request(request, self._executor.arch.vocab, self._executor.context)
         needed, total = self._pages_needed(request), self._executor.pages
         if needed > total:
             raise InvalidRequestError(f"prompt and output need {needed} KV pages; the pool has {total}")
         largest = self._executor.config.buckets.prefill[-1]
-        if request.chunks is not None and max(chunk_lengths(len(prompt), request.chunks)) > largest:
+        if request.chunks is not None and max(chunk_lengths(len(request.prompt_ids), request.chunks)) > largest:
             raise InvalidRequestError(f"chunk sizes are {request.chunks}; allowed are 1 to {largest} tokens")
         self._waiting.append((self._count, request, self._clock()))
         self._count += 1

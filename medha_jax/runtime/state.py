@@ -92,7 +92,8 @@ def slot_settings(
     # vocabularies and min_tokens stay below 2**31; a larger top_k means the same as "all"
     top_k = max(0, min(sampling.top_k, 2**31 - 1))
     integers[: len(INTEGERS)] = (top_k, *words, prompt, min(sampling.min_tokens, 2**31 - 1), logprobs)
-    ends = list(end_tokens)[:MAX_END_TOKENS]
+    # a model may name end tokens that its vocabulary does not have
+    ends = [token for token in end_tokens if 0 <= token < 2**31][:MAX_END_TOKENS]
     integers[len(INTEGERS) : len(INTEGERS) + len(ends)] = ends
     return floats, integers
 

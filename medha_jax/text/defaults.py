@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from medha_jax.text.tokenizer import MAX_TOKEN_ID
+
 # Names are those of Hugging Face and of SamplingParams alike.
 _NUMBERS = ("temperature", "top_p", "min_p", "repetition_penalty")
 _INTEGERS = ("top_k",)
@@ -71,9 +73,9 @@ def _ids(path: Path, given: Mapping[str, Any]) -> tuple[int, ...] | None:
     if value is None:
         return None
     ids = value if isinstance(value, list) else [value]
-    if not all(_is_integer(token_id) and token_id >= 0 for token_id in ids):
+    if not all(_is_integer(token_id) and 0 <= token_id <= MAX_TOKEN_ID for token_id in ids):
         raise GenerationConfigError(
-            f"{path}: eos_token_id is {value!r}; allowed is a token id (0 or more) or a list of them"
+            f"{path}: eos_token_id is {value!r}; allowed is a token id (0 to {MAX_TOKEN_ID}) or a list"
         )
     return tuple(dict.fromkeys(ids))
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import tokenizers
 
+MAX_TOKEN_ID = 2**31 - 1  # ids are int32 on the device
+
 
 class TokenizerError(ValueError):
     """A model directory has no usable tokenizer, or a text cannot be encoded."""

@@ -54,6 +54,7 @@ def test_not_sampling_means_temperature_zero(tmp_path):
         ("do_sample", 0),
         ("eos_token_id", "</s>"),
         ("eos_token_id", -1),
+        ("eos_token_id", 2**31),
         ("eos_token_id", [1, None]),
         ("eos_token_id", True),
         ("eos_token_id", {"a": 1}),

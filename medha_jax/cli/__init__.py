@@ -1,0 +1,74 @@
+"""The `medha-jax` command. JAX is imported only by the commands that compute, so `--help` is quick."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+import medha_jax
+from medha_jax.cli.convert import convert
+from medha_jax.cli.generate import generate
+from medha_jax.cli.interrupt import INTERRUPTED, leave_on_interrupt
+
+REFUSED, BAD_INPUT = 1, 2
+# ClickException, whose home differs between typer releases: click in older ones, a copy of it in newer ones.
+_UsageError: type[Exception] = typer.BadParameter.__mro__[2]
+
+# Rich tracebacks would print local variables, prompts and weights among them.
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
+app.command()(generate)
+app.command()(convert)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"medha-jax {medha_jax.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """A long-context LLM serving runtime in JAX."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run a command line; returns the exit code: 0, 1 (failed), 2 (bad input) or 130 (Ctrl-C)."""
+    try:
+        code = app(args=list(arguments) or ["--help"], prog_name="medha-jax", standalone_mode=False)
+    except (KeyboardInterrupt, typer.Abort):
+        return INTERRUPTED
+    except _UsageError as error:
+        return _report(str(getattr(error, "format_message", error.__str__)()), BAD_INPUT)
+    except OSError as error:
+        return _report(str(error), REFUSED)
+    except (ValueError, RuntimeError, MemoryError) as error:
+        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+            advice = "give a smaller --max-context or --max-tokens, or a shorter prompt"
+            return _report(f"out of memory: {error}; {advice}", REFUSED)
+        # Errors that this package defines are for its users; any other is a defect, shown with its traceback.
+        if not type(error).__module__.startswith("medha_jax."):
+            raise
+        return _report(str(error), BAD_INPUT if isinstance(error, ValueError) else REFUSED)
+    return code if isinstance(code, int) else 0
+
+
+def _report(message: str, code: int) -> int:
+    """Print `error: …` as a single line on stderr."""
+    print("error:", " ".join(line.strip() for line in message.splitlines()), file=sys.stderr)
+    return code
+
+
+def main() -> None:
+    """Entry point of the `medha-jax` script."""
+    leave_on_interrupt()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that is not UTF-8 shows ? for what it lacks
+    sys.exit(run(sys.argv[1:]))

@@ -1,0 +1,5 @@
+"""`python -m medha_jax.cli` is `medha-jax`."""
+
+from medha_jax.cli import main
+
+main()

@@ -1,0 +1,218 @@
+"""`medha-jax generate`: one prompt in, its continuation out."""
+
+from __future__ import annotations
+
+import sys
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from medha_jax.cli.interrupt import noted_interrupts
+from medha_jax.cli.progress import PrefillProgress
+from medha_jax.cli.prompt import model_directory, one_source, parse_chunks, read_prompt, sampling_params
+from medha_jax.cli.report import as_json, print_summary, reader_may_leave
+from medha_jax.text import MAX_TOKEN_ID, GenerationDefaults, Tokenizer
+
+if TYPE_CHECKING:
+    from medha_jax.engine import Completion, GenerationRequest
+    from medha_jax.runtime import MeshExecutor
+
+
+class Dtype(StrEnum):
+    """Precision of weights, activations and KV; `auto` is float32 on a CPU and bfloat16 elsewhere."""
+
+    AUTO = "auto"
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+
+
+_PROMPT, _SAMPLING, _END = "Prompt (exactly one)", "Sampling", "Where to end"
+
+
+def generate(
+    model: Annotated[
+        str,
+        typer.Option(metavar="tiny|DIR", help="The bundled tiny model, or a Hugging Face model directory."),
+    ] = "tiny",
+    prompt: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="The prompt itself.", rich_help_panel=_PROMPT),
+    ] = None,
+    prompt_file: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="A UTF-8 text file; - is standard input.", rich_help_panel=_PROMPT),
+    ] = None,
+    prompt_ids: Annotated[
+        str | None,
+        typer.Option(metavar="1,2,3", help="Token ids; - is standard input.", rich_help_panel=_PROMPT),
+    ] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(help="0 always takes the likeliest token.", rich_help_panel=_SAMPLING),
+    ] = None,
+    top_k: Annotated[
+        int | None,
+        typer.Option(help="Sample from the K likeliest tokens; 0 or -1: all.", rich_help_panel=_SAMPLING),
+    ] = None,
+    top_p: Annotated[
+        float | None,
+        typer.Option(
+            help="Sample from the likeliest tokens that hold this probability; in (0, 1].",
+            rich_help_panel=_SAMPLING,
+        ),
+    ] = None,
+    min_p: Annotated[
+        float | None,
+        typer.Option(
+            help="Drop tokens below this share of the likeliest one's probability; in [0, 1].",
+            rich_help_panel=_SAMPLING,
+        ),
+    ] = None,
+    repetition_penalty: Annotated[
+        float | None,
+        typer.Option(help="Above 1 avoids tokens seen before; in (0, 2].", rich_help_panel=_SAMPLING),
+    ] = None,
+    presence_penalty: Annotated[
+        float | None,
+        typer.Option(help="Subtracted once from generated tokens; in [-2, 2].", rich_help_panel=_SAMPLING),
+    ] = None,
+    frequency_penalty: Annotated[
+        float | None,
+        typer.Option(help="Subtracted per earlier occurrence; in [-2, 2].", rich_help_panel=_SAMPLING),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Repeats a sampled generation.", rich_help_panel=_SAMPLING),
+    ] = None,
+    logprobs: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="With --json: log-probabilities of the tokens and the N likeliest; 0 to 20.",
+            rich_help_panel=_SAMPLING,
+        ),
+    ] = None,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(help="Default: until the context is full.", rich_help_panel=_END),
+    ] = None,
+    min_tokens: Annotated[
+        int | None,
+        typer.Option(help="Do not stop before this many.", rich_help_panel=_END),
+    ] = None,
+    stop: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TEXT", help="End at this text (cut off); repeatable.", rich_help_panel=_END),
+    ] = None,
+    stop_token_id: Annotated[
+        list[int] | None,
+        typer.Option(
+            min=0, max=MAX_TOKEN_ID, metavar="ID", help="End at this token; repeatable.", rich_help_panel=_END
+        ),
+    ] = None,
+    include_stop: Annotated[
+        bool,
+        typer.Option("--include-stop", help="Show what ended the text.", rich_help_panel=_END),
+    ] = False,
+    ignore_eos: Annotated[
+        bool,
+        typer.Option("--ignore-eos", help="Go on after the model's own end.", rich_help_panel=_END),
+    ] = False,
+    chunk: Annotated[
+        str,
+        typer.Option(metavar="auto|N|N,N,…", help="Prefill chunk sizes in tokens; the last one repeats."),
+    ] = "auto",
+    dtype: Annotated[Dtype, typer.Option(help="auto: float32 on a CPU, else bfloat16.")] = Dtype.AUTO,
+    max_context: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Prompt and output together, in tokens. Default: the model's."),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end instead.")] = False,
+) -> None:
+    """Continue a prompt; the text streams to standard output, everything else goes to standard error.
+
+    Unset sampling flags take the values of the model's generation_config.json.
+    """
+    one_source(prompt, prompt_file, prompt_ids)
+    chunks = parse_chunks(chunk)
+    directory = model_directory(model)
+    defaults = GenerationDefaults.from_directory(directory)
+    given = dict(
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        presence_penalty=presence_penalty,
+        frequency_penalty=frequency_penalty,
+        seed=seed,
+        max_tokens=max_tokens,
+        min_tokens=min_tokens,
+        stop_token_ids=tuple(stop_token_id or ()),
+        stop=tuple(stop or ()),
+        include_stop=include_stop,
+        ignore_eos=ignore_eos,
+        logprobs=logprobs,
+    )
+    sampling = sampling_params(directory, defaults, given)
+    tokenizer = Tokenizer.from_directory(directory)
+    ids = read_prompt(prompt, prompt_file, prompt_ids, tokenizer)
+
+    from medha_jax.engine import GenerationRequest
+
+    request = GenerationRequest(ids, sampling, defaults.eos_ids, chunks)
+    with reader_may_leave():
+        executor = _open(request, directory, str(dtype), max_context)
+        completion = _stream(executor, tokenizer, request, show_text=not json)
+        if json:
+            print(as_json(completion), flush=True)
+        print_summary(completion, text_shown=not json)
+
+
+def _open(request: GenerationRequest, directory: Path, dtype: str, max_context: int | None) -> MeshExecutor:
+    """A runtime just large enough for the request; what its start does goes to stderr."""
+    from medha_jax.config import RuntimeConfig
+    from medha_jax.engine import check_request, open_executor, sized_for
+    from medha_jax.models import Architecture
+
+    arch = Architecture.from_directory(directory)
+    context = arch.context
+    if max_context is not None and max_context > context:
+        raise typer.BadParameter(
+            f"{max_context:,} is more than the model's context; allowed are 1 to {context:,} tokens",
+            param_hint="'--max-context'",
+        )
+    check_request(request, arch.vocab, max_context or context)
+    config = RuntimeConfig(model=directory, dtype=dtype, max_context=max_context)
+    sized = sized_for(config, [request], context)
+    return open_executor(sized, lambda line: print(line, file=sys.stderr, flush=True))
+
+
+def _stream(
+    executor: MeshExecutor,
+    tokenizer: Tokenizer,
+    request: GenerationRequest,
+    show_text: bool,
+) -> Completion:
+    """Generate; progress goes to stderr and, with `show_text`, each piece of text to stdout as it comes."""
+    from medha_jax.engine import Delta, Finished, Prefilled
+    from medha_jax.engine import generate as events
+
+    clock = time.perf_counter
+    with noted_interrupts() as check, PrefillProgress(len(request.prompt_ids), clock) as progress:
+        for event in events(executor, tokenizer, request, clock):
+            check()
+            match event:
+                case Prefilled(done=done):
+                    progress.update(done)
+                case Delta(text=text):
+                    progress.close()
+                    if show_text and text:
+                        sys.stdout.write(text)
+                        sys.stdout.flush()
+                case Finished(completion=completion):
+                    return completion
+    raise RuntimeError("the engine ended without a Finished event")

@@ -1,0 +1,62 @@
+"""Ctrl-C without exceptions at arbitrary places.
+
+A KeyboardInterrupt that Python raises while JAX is being imported, or inside JAX's garbage collection
+callback, may be dropped or turned into another error. So a signal either ends the process or is only noted.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+INTERRUPTED = 130
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    if sys.stderr.isatty():
+        os.write(sys.stderr.fileno(), b"\x1b[?25h")  # a progress bar hides the cursor
+    os._exit(INTERRUPTED)
+
+
+def leave_on_interrupt() -> None:
+    """From now on Ctrl-C ends the process at once with 130: for work that leaves nothing behind."""
+    # A shell starts background jobs with SIGINT ignored, and that must stay so.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _leave)
+
+
+@contextmanager
+def noted_interrupts() -> Iterator[Callable[[], None]]:
+    """Within the block Ctrl-C is noted, and a second one ends the process at once.
+
+    Yields:
+        A function to call at places where the work can be given up.
+
+    Raises:
+        KeyboardInterrupt: from that function, after a Ctrl-C.
+    """
+    noted = False
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal noted
+        if noted:
+            _leave(number, frame)
+        noted = True
+
+    def check() -> None:
+        if noted:
+            raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.SIG_IGN:
+        yield check
+        return
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield check
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,146 @@
+"""What the user typed: the prompt, chunk sizes, the model directory, sampling values."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import typer
+
+from medha_jax.config import BUNDLED_MODEL
+from medha_jax.plan import InvalidRequestError, SamplingParams
+from medha_jax.text import GenerationDefaults, Tokenizer
+
+MAX_DIGITS = 10  # of an id or a size: enough for 2³² and for any context
+
+
+def model_directory(model: str) -> Path:
+    """The directory of `--model`: `tiny` is the model inside the package, anything else a path.
+
+    Raises:
+        typer.BadParameter: there is no such directory.
+    """
+    directory = BUNDLED_MODEL if model == "tiny" else Path(model)
+    if directory.is_dir():
+        return directory
+    what = "is not a directory" if directory.exists() else "does not exist"
+    raise typer.BadParameter(
+        f"{directory} {what}; give tiny, or the directory of a Hugging Face model "
+        "(config.json, tokenizer.json, *.safetensors)",
+        param_hint="'--model'",
+    )
+
+
+def one_source(text: str | None, file: str | None, ids: str | None) -> None:
+    """Check that the prompt was given exactly once.
+
+    Raises:
+        InvalidRequestError: it was given in no way or in several.
+    """
+    options = {"--prompt": text, "--prompt-file": file, "--prompt-ids": ids}
+    given = [name for name, value in options.items() if value is not None]
+    if len(given) != 1:
+        stated = " and ".join(given) if given else "no prompt"
+        raise InvalidRequestError(f"{stated} given; give exactly one of {', '.join(options)}")
+
+
+def read_prompt(text: str | None, file: str | None, ids: str | None, tokenizer: Tokenizer) -> tuple[int, ...]:
+    """Token ids of the prompt, given in one of three ways; `-` as file or ids reads standard input.
+
+    Files and standard input are taken exactly as they are, line ends included.
+
+    Raises:
+        InvalidRequestError: the source cannot be read, is empty, not UTF-8 or not a list of ids.
+        TokenizerError: the text cannot be encoded.
+    """
+    if ids is not None:
+        return parse_ids(_decode(_read("-"), "standard input") if ids == "-" else ids)
+    if text is None and file is not None:
+        text = _decode(_read(file), "standard input" if file == "-" else file)
+    if not text:
+        raise InvalidRequestError("the prompt is empty; it must have at least one character")
+    prompt_ids = tuple(tokenizer.encode(text))
+    if not prompt_ids:
+        raise InvalidRequestError(f"the tokenizer makes no token of this prompt ({len(text)} characters)")
+    return prompt_ids
+
+
+def parse_ids(text: str) -> tuple[int, ...]:
+    """Read token ids separated by commas, spaces or line ends.
+
+    Raises:
+        InvalidRequestError: there are none, or a part is not a decimal number of 0 or more.
+    """
+    parts = text.replace(",", " ").split()
+    if not parts:
+        raise InvalidRequestError("the prompt is empty; it must have at least one token id")
+    for part in parts:
+        if not (part.isascii() and part.isdigit() and len(part) <= MAX_DIGITS):
+            raise InvalidRequestError(
+                f"{part[:20]!r} is not a token id; give numbers of 0 or more, separated by commas or spaces"
+            )
+    return tuple(int(part) for part in parts)
+
+
+def parse_chunks(text: str) -> tuple[int, ...] | None:
+    """Read `auto` (None) or chunk sizes in tokens, separated by commas; the last one repeats.
+
+    Raises:
+        typer.BadParameter: a size is not a number of 1 or more.
+    """
+    if text == "auto":
+        return None
+    sizes = []
+    for part in text.split(","):
+        size = part.strip()
+        if not (size.isascii() and size.isdigit() and len(size) <= MAX_DIGITS and int(size) > 0):
+            raise typer.BadParameter(
+                f"{part!r} is not a number of tokens; give auto, or sizes of 1 or more as in 512 or 512,64 "
+                "(the last one repeats)",
+                param_hint="'--chunk'",
+            )
+        sizes.append(int(size))
+    return tuple(sizes)
+
+
+def sampling_params(
+    directory: Path,
+    defaults: GenerationDefaults,
+    given: Mapping[str, object],
+) -> SamplingParams:
+    """Sampling fields from the flags, else from `generation_config.json`, else SamplingParams' own.
+
+    Args:
+        directory: of the model, named in errors.
+        defaults: what its files say.
+        given: values by field name; None is unset.
+
+    Raises:
+        InvalidRequestError: a value is out of its range.
+    """
+    try:
+        base = SamplingParams(**defaults.sampling)  # type: ignore[arg-type]
+    except InvalidRequestError as error:
+        raise InvalidRequestError(f"{directory / 'generation_config.json'}: {error}") from None
+    changes = {name: value for name, value in given.items() if value is not None}
+    return dataclasses.replace(base, **changes)  # type: ignore[arg-type]
+
+
+def _read(source: str) -> bytes:
+    if source == "-":
+        return sys.stdin.buffer.read()
+    try:
+        return Path(source).read_bytes()
+    except OSError as error:
+        raise InvalidRequestError(f"cannot read {source}: {error.strerror}; give a UTF-8 text file") from None
+
+
+def _decode(data: bytes, source: str) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidRequestError(
+            f"{source} is not UTF-8 text: byte {error.start:,} is 0x{data[error.start]:02x}"
+        ) from None

@@ -1,0 +1,78 @@
+"""What a generation prints: its text, one JSON object, a summary line."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from medha_jax.engine import Completion, TokenLogprobs
+
+
+@contextmanager
+def reader_may_leave() -> Iterator[None]:
+    """Stop quietly when the reader of a pipe has gone (`medha-jax … | head`)."""
+    try:
+        yield
+    except BrokenPipeError:
+        # Python flushes both streams once more at exit, which would fail the same way.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(nowhere, stream.fileno())
+
+
+def as_json(completion: Completion) -> str:
+    """One line of JSON: times in seconds, null for logprobs that were not asked for and for one of -inf."""
+    logprobs = [_logprobs(entry) for entry in completion.logprobs] or None
+    return json.dumps(
+        {
+            "token_ids": completion.token_ids,
+            "text": completion.text,
+            "finish_reason": completion.finish_reason,
+            "matched": completion.matched,
+            "prompt_tokens": completion.prompt_tokens,
+            "logprobs": logprobs,
+            "ttft_s": completion.ttft_s,
+            "tpot_s": completion.tpot_s,
+            "chunks": completion.chunks,
+        },
+        allow_nan=False,
+    )
+
+
+def summary(completion: Completion) -> str:
+    """One line: `1,024 prompt tokens, TTFT 0.53 s (1,932 tokens/s); 64 tokens, 15.6 tokens/s; length`."""
+    count = len(completion.token_ids)
+    prefill = f"{completion.prompt_tokens:,} prompt token{'s' * (completion.prompt_tokens != 1)}"
+    if completion.ttft_s > 0:
+        rate = completion.prompt_tokens / completion.ttft_s
+        prefill += f", TTFT {completion.ttft_s:.3g} s ({rate:,.0f} tokens/s)"
+    decode = f"{count:,} token{'s' * (count != 1)}"
+    if completion.tpot_s:
+        decode += f", {1 / completion.tpot_s:,.1f} tokens/s"
+    return f"{prefill}; {decode}; {completion.finish_reason}"
+
+
+def print_summary(completion: Completion, text_shown: bool) -> None:
+    """Print the summary to stderr, on a line of its own where the text ended on the same terminal."""
+    shared = text_shown and sys.stdout.isatty() and sys.stderr.isatty()
+    if shared and completion.text and not completion.text.endswith("\n"):
+        print(file=sys.stderr)
+    print(summary(completion), file=sys.stderr, flush=True)
+
+
+def _logprobs(entry: TokenLogprobs) -> dict[str, Any]:
+    return {
+        "token_id": entry.token_id,
+        "logprob": _finite(entry.logprob),
+        "top": [[token_id, _finite(logprob)] for token_id, logprob in entry.top],
+    }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,52 @@
+import os
+import subprocess
+
+import pytest
+
+from tests.cli.command import COMMAND, CONFIG, ROOT
+from tests.text.tiny_tokenizers import byte_level
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory):
+    """One compilation cache for all commands, so that each shape is compiled once."""
+    cache = tmp_path_factory.mktemp("compiled")
+    return os.environ | {"MEDHA_JAX_CACHE": str(cache), "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory):
+    """A random Llama of two layers that samples at temperature 0 by its generation_config.json."""
+    import jax
+
+    from medha_jax.checkpoints import random_parameters, write_huggingface
+    from medha_jax.models import Architecture
+
+    directory = tmp_path_factory.mktemp("models") / "random"
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    weights = random_parameters(Architecture.from_config(CONFIG), "float32", device, seed=0)
+    write_huggingface(directory, CONFIG, weights)
+    byte_level().save(str(directory / "tokenizer.json"))
+    (directory / "generation_config.json").write_text('{"do_sample": false, "eos_token_id": 1}')
+    return directory
+
+
+@pytest.fixture
+def medha(environment):
+    def run(*arguments, input=None, timeout=120):
+        return subprocess.run(
+            [*COMMAND, *map(str, arguments)],
+            input=input,
+            capture_output=True,
+            text=True,
+            env=environment,
+            timeout=timeout,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture
+def generate(medha, model):
+    return lambda *arguments, **given: medha("generate", "--model", model, *arguments, **given)

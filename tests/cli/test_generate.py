@@ -1,0 +1,96 @@
+import json
+import signal
+import subprocess
+import time
+
+import pytest
+
+from medha_jax.text import Tokenizer
+from tests.cli.command import COMMAND, CONFIG
+from tests.text.tiny_tokenizers import byte_level
+
+
+def test_text_goes_to_stdout_and_the_rest_to_stderr(generate):
+    done = generate("--prompt", "the quick", "--max-tokens", 12, "--ignore-eos")
+    assert done.returncode == 0, done.stderr
+    reported = json.loads(generate("--prompt", "the quick", "--max-tokens", 12, "--ignore-eos", "--json").stdout)
+    assert done.stdout == reported["text"]
+    assert len(reported["token_ids"]) == 12
+    assert reported["finish_reason"] == "length"
+    summary = done.stderr.splitlines()[-1]
+    assert summary.startswith(f"{reported['prompt_tokens']} prompt tokens, TTFT ")
+    assert summary.endswith(" tokens/s; length")
+
+
+def test_json_is_the_same_however_the_prompt_is_given_and_cut(generate, tmp_path):
+    text = "the lazy dog"
+    ids = ",".join(map(str, Tokenizer(byte_level()).encode(text)))
+    (tmp_path / "prompt.txt").write_text(text)
+    common = ("--max-tokens", 8, "--json", "--ignore-eos", "--logprobs", 2)
+    first = json.loads(generate("--prompt", text, *common).stdout)
+    assert first["chunks"] == [first["prompt_tokens"]]
+    assert [len(entry["top"]) for entry in first["logprobs"]] == [2] * 8
+    others = [
+        generate("--prompt-file", tmp_path / "prompt.txt", "--chunk", "3,1", *common),
+        generate("--prompt-file", "-", "--chunk", "2", *common, input=text),
+        generate("--prompt-ids", ids, *common),
+        generate("--prompt-ids", "-", *common, input=ids.replace(",", "\n")),
+    ]
+    for done in others:
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["token_ids"] == first["token_ids"]
+    chunks = json.loads(others[0].stdout)["chunks"]
+    assert chunks == [3] + [1] * (first["prompt_tokens"] - 3)
+
+
+def test_a_seed_repeats_a_sampled_text(generate):
+    flags = ("--prompt", "fox", "--max-tokens", 16, "--temperature", 1, "--ignore-eos", "--seed")
+    one, again, other = (generate(*flags, seed).stdout for seed in (1, 1, 2))
+    assert one == again != other
+
+
+def test_a_reader_that_leaves_is_no_error(environment, model):
+    command = [*COMMAND, "generate", "--model", str(model), "--prompt", "a"]
+    with subprocess.Popen(
+        [*command, "--ignore-eos", "--temperature", "1"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        process.stdout.read(1)
+        process.stdout.close()
+        errors = process.stderr.read().decode()
+        assert process.wait(60) == 0, errors
+    assert "Traceback" not in errors and "BrokenPipe" not in errors
+
+
+@pytest.mark.parametrize("delay", [0.5, 1.5, None])
+def test_ctrl_c_ends_with_130(environment, tmp_path, model, delay):
+    """While JAX is imported, while it compiles, and (None) while text streams."""
+    directory = tmp_path / "endless"
+    directory.mkdir()
+    for file in model.iterdir():
+        (directory / file.name).write_bytes(file.read_bytes())
+    (directory / "config.json").write_text(json.dumps(CONFIG | {"max_position_embeddings": 1_000_000}))
+    command = [*COMMAND, "generate", "--model", str(directory), "--prompt", "a"]
+    with subprocess.Popen(
+        [*command, "--ignore-eos", "--temperature", "1"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        if delay is None:
+            process.stdout.read(1)
+        else:
+            time.sleep(delay)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors.decode()
+    assert b"Traceback" not in errors
+
+
+def test_the_bundled_model_writes(medha):
+    flags = ("--model", "tiny", "--max-tokens", 16)
+    done = medha("generate", *flags, "--prompt", "def fibonacci(n):\n    ", "--temperature", 0)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()

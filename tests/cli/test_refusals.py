@@ -1,0 +1,61 @@
+"""Bad input: exit code 2 and one line that says what is allowed."""
+
+import json
+import subprocess
+
+import pytest
+
+from tests.cli.command import COMMAND, CONFIG, CONTEXT, refused
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ([], "no prompt given; give exactly one of --prompt, --prompt-file, --prompt-ids"),
+        (["--prompt", "a", "--prompt-ids", "1"], "--prompt and --prompt-ids given; give exactly one"),
+        (["--prompt", ""], "the prompt is empty"),
+        (["--prompt-ids", ""], "the prompt is empty"),
+        (["--prompt-ids", "1,two"], "'two' is not a token id"),
+        (["--prompt-file", "/nowhere/prompt.txt"], "cannot read /nowhere/prompt.txt: No such file or directory"),
+        (["--prompt", b"\xff"], "not valid Unicode"),
+        (["--prompt", "a", "--temperature", "nan"], "temperature is nan; allowed is [0, 100]"),
+        (["--prompt", "a", "--top-p", "0"], "top_p is 0.0; allowed is (0, 1]"),
+        (["--prompt", "a", "--top-k", "many"], "'--top-k'"),
+        (["--prompt", "a", "--max-tokens", "0"], "max_tokens is 0; allowed is [1, inf)"),
+        (["--prompt", "a", "--min-tokens", "5", "--max-tokens", "4"], "min_tokens is 5; allowed is [0, 4]"),
+        (["--prompt", "a", "--logprobs", "21"], "logprobs is 21; allowed is [0, 20]"),
+        (["--prompt", "a", "--stop", ""], "a stop string has 0 characters"),
+        (["--prompt", "a", "--stop-token-id", "-1"], "'--stop-token-id'"),
+        (["--prompt", "a", "--stop-token-id", "99999999999"], "'--stop-token-id'"),
+        (["--prompt", "a", "--chunk", "64,0"], "'0' is not a number of tokens; give auto"),
+        (["--prompt", "a", "--dtype", "int8"], "'--dtype'"),
+        (["--prompt", "a", "--max-context", "0"], "'--max-context'"),
+        (["--prompt", "a", "--max-context", "999"], f"allowed are 1 to {CONTEXT} tokens"),
+        (["--prompt", "a", "--no-such-option"], "No such option"),
+        (["--prompt-ids", "1,320"], "token id 320 is outside the vocabulary; allowed are 0 to 319"),
+        (["--prompt", "a" * 4 * CONTEXT], "allowed are 255"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(environment, model, arguments, message):
+    command = [*COMMAND, "generate", "--model", str(model), *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    assert message in refused(done)
+
+
+def test_model_directory_problems_are_named(medha, model, tmp_path):
+    def message():
+        return refused(medha("generate", "--model", tmp_path / "m", "--prompt", "a"))
+
+    assert "does not exist; give tiny, or the directory of a Hugging Face model" in message()
+    (tmp_path / "m").mkdir()
+    assert "no tokenizer.json" in message()
+    (tmp_path / "m/tokenizer.json").write_text("{}")
+    assert "is not a tokenizer" in message()
+    (tmp_path / "m/tokenizer.json").write_bytes((model / "tokenizer.json").read_bytes())
+    assert "no config.json" in message()
+    (tmp_path / "m/config.json").write_text('{"architectures": ["Mamba2ForCausalLM"]}')
+    assert "architecture not supported: Mamba2ForCausalLM; supported are" in message()
+    (tmp_path / "m/config.json").write_text(json.dumps(CONFIG))
+    assert "safetensors" in message()
+    (tmp_path / "m/generation_config.json").write_text('{"top_p": 2}')
+    assert "generation_config.json: top_p is 2; allowed is (0, 1]" in message()
