@@ -1,0 +1,1 @@
+"""Programs for developing the project; not part of the installed package."""
