@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks.measure import copy_rate, machine, matmul_rate
 from medha_jax.checkpoints import random_parameters
-from medha_jax.config import Buckets, RuntimeConfig
+from medha_jax.config import Buckets, MeshConfig, RuntimeConfig
 from medha_jax.kv.allocator import pages_for
 from medha_jax.mesh import Layout, build_mesh, parameter_sharding
 from medha_jax.models import Architecture, parameter_specs
@@ -45,13 +45,13 @@ def open_runtime(arch: Architecture, slots: int) -> MeshExecutor:
     shardings = {name: parameter_sharding(mesh, spec.axes) for name, spec in specs.items()}
     parameters = random_parameters(arch, "float32", shardings, seed=0)
     buckets = Buckets(decode=(1, slots), prefill=(CHUNK,), chunks=1)
-    config = RuntimeConfig(slots=slots, pool_tokens=33 * 1024, max_context=33 * 1024, buckets=buckets)
+    config = RuntimeConfig(slots=slots, pool_tokens=33 * 1024, max_context=33 * 1024, mesh=MeshConfig(buckets=buckets))
     return MeshExecutor(config, arch, parameters, mesh, print)
 
 
 def prefill(executor: MeshExecutor, slot: int, tokens: int, first_page: int = 0) -> float:
     """Seconds to compute a prompt in chunks of CHUNK."""
-    page = executor.config.page_size
+    page = executor.config.mesh.page_size
     ids = np.random.default_rng(slot).integers(0, executor.arch.vocab, tokens).tolist()
     executor.admit(slot, GREEDY, tokens, ())
     started = time.perf_counter()
@@ -66,7 +66,7 @@ def prefill(executor: MeshExecutor, slot: int, tokens: int, first_page: int = 0)
 
 def decode(executor: MeshExecutor, slots: int, context: int, steps: int) -> float:
     """Median seconds of a tick that decodes one token in each of `slots` slots, pages in place from before."""
-    page = executor.config.page_size
+    page = executor.config.mesh.page_size
     share = pages_for(context + steps + 2, page)
     seconds = []
     for step in range(steps + 1):
@@ -106,7 +106,7 @@ def main() -> None:
             f"{rate / 1e9:.0f} GFLOP/s, {rate / dense:.2f} of dense fp32 ({dense / 1e9:.0f})"
         )
     context, steps = 512, 64
-    share = pages_for(context + steps + 2, executor.config.page_size)
+    share = pages_for(context + steps + 2, executor.config.mesh.page_size)
     for slot in range(32):
         prefill(executor, slot, context, first_page=slot * share)
     rate = copy_rate()

@@ -17,9 +17,13 @@ def default_compilation_cache() -> Path:
     return Path(stated) if stated else base / "medha-jax" / "compiled"
 
 
+class ConfigError(ValueError):
+    """A setting is out of its range; the message says what is allowed."""
+
+
 def _increasing(name: str, sizes: tuple[int, ...], smallest: int) -> None:
     if not sizes or sizes[0] < smallest or list(sizes) != sorted(set(sizes)):
-        raise ValueError(f"{name} is {sizes}; it must increase from at least {smallest}")
+        raise ConfigError(f"{name} is {sizes}; it must increase from at least {smallest}")
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,48 @@ class Buckets:
         _increasing("decode buckets", self.decode, 1)
         _increasing("prefill buckets", self.prefill, 1)
         if self.chunks < 1:
-            raise ValueError(f"chunks a tick is {self.chunks}; it must be at least 1")
+            raise ConfigError(f"chunks a tick is {self.chunks}; it must be at least 1")
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """A layout of devices and the sizes that go with it.
+
+    Args:
+        tp: devices that split every layer (tensor axis).
+        spp: pipeline stages that hold consecutive layers.
+        kvp: groups with a KV pool of their own.
+        page_size: tokens in a KV page.
+        tokens_per_group: tokens of one request that a group holds before the next group takes over; None for
+            everything, which one group always does.
+        buckets: shapes of the rows that each group has of its own.
+        shared_buckets: shapes of the rows of requests that are spread over groups.
+        memory_fraction: of a device's memory that weights, pool and programs may take.
+        hardware: name of the device kind that the layout is meant for.
+    """
+
+    tp: int = 1
+    spp: int = 1
+    kvp: int = 1
+    page_size: int = 64
+    tokens_per_group: int | None = None
+    buckets: Buckets = field(default_factory=Buckets)
+    shared_buckets: Buckets = field(default_factory=lambda: Buckets(decode=(4,), prefill=(256,), chunks=2))
+    memory_fraction: float = 0.9
+    hardware: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.page_size <= 1024 or self.page_size & (self.page_size - 1):
+            raise ConfigError(f"page size is {self.page_size}; allowed are powers of two from 1 to 1024")
+        for name in ("tp", "spp", "kvp"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.tokens_per_group is not None and (self.tokens_per_group < 1 or self.tokens_per_group % self.page_size):
+            raise ConfigError(
+                f"tokens per group is {self.tokens_per_group}; it must be a multiple of the page size {self.page_size}"
+            )
+        if not 0 < self.memory_fraction <= 1:
+            raise ConfigError(f"memory fraction is {self.memory_fraction}; allowed is (0, 1]")
 
 
 @dataclass(frozen=True)
@@ -50,9 +95,9 @@ class RuntimeConfig:
         dtype: of weights, activations and KV; `auto` is float32 on a CPU (XLA converts bf16 weights on every
             step there: 26 against 6 ms a token were measured) and bfloat16 elsewhere.
         max_context: most tokens of prompt and output together, None for the model's own limit.
-        page_size: tokens in a KV page.
+        mesh: layout of the devices.
         slots: most requests that run at once.
-        pool_tokens: tokens that the KV pool holds, None for `max_context`.
+        pool_tokens: tokens that the KV pool of each group holds, None for one request of `max_context`.
         keep_logits: return the logits of sampled rows to the host (for tests; costs a copy).
         seed: of requests that state none.
     """
@@ -60,22 +105,19 @@ class RuntimeConfig:
     model: Path = BUNDLED_MODEL
     dtype: str = "auto"
     max_context: int | None = None
-    page_size: int = 64
+    mesh: MeshConfig = field(default_factory=MeshConfig)
     slots: int = 32
     pool_tokens: int | None = None
-    buckets: Buckets = field(default_factory=Buckets)
     keep_logits: bool = False
     seed: int = 0
     compilation_cache: Path | None = field(default_factory=default_compilation_cache)
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
-            raise ValueError(f"dtype is {self.dtype!r}; allowed are {', '.join(DTYPES)}")
-        if not 1 <= self.page_size <= 1024 or self.page_size & (self.page_size - 1):
-            raise ValueError(f"page size is {self.page_size}; allowed are powers of two from 1 to 1024")
+            raise ConfigError(f"dtype is {self.dtype!r}; allowed are {', '.join(DTYPES)}")
         for name in ("slots", "max_context", "pool_tokens"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}; it must be at least 1")
-        if self.buckets.decode[-1] > self.slots:
-            raise ValueError(f"decode bucket {self.buckets.decode[-1]} is larger than {self.slots} slots")
+                raise ConfigError(f"{name} is {value}; it must be at least 1")
+        if self.mesh.buckets.decode[-1] > self.slots:
+            raise ConfigError(f"decode bucket {self.mesh.buckets.decode[-1]} is larger than {self.slots} slots")

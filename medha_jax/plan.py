@@ -96,8 +96,10 @@ class Chunk:
         length: tokens.
         tokens: their ids, or None for a decode: the device feeds the token that it sampled last.
         last: whether the token sampled after this chunk is the request's next one.
-        first_page: index in the request of the first page in `pages`.
-        pages: pool pages that the request holds from this chunk on.
+        first_page: index of the first page in `pages` among the request's pages on the owner group.
+        pages: pages of the owner group that the request holds from this chunk on.
+        groups: the KV groups that hold the request so far, in order of allocation; the last one owns this chunk,
+            which does not cross a border between groups.
     """
 
     slot: int
@@ -107,11 +109,17 @@ class Chunk:
     last: bool
     first_page: int = 0
     pages: tuple[int, ...] = ()
+    groups: tuple[int, ...] = (0,)
 
     @property
     def end(self) -> int:
         """Context length after this chunk, in tokens."""
         return self.start + self.length
+
+    @property
+    def shared(self) -> bool:
+        """Whether the chunk's rows are present on every group, because its KV is spread over several."""
+        return len(self.groups) > 1
 
 
 @dataclass(frozen=True)

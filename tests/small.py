@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
+import jax
+import numpy as np
+
 from medha_jax.checkpoints import random_parameters
-from medha_jax.config import Buckets, RuntimeConfig
-from medha_jax.mesh import Layout, build_mesh, parameter_sharding
-from medha_jax.models import Architecture, parameter_specs
+from medha_jax.config import Buckets, MeshConfig, RuntimeConfig
+from medha_jax.mesh import Layout, build_mesh
+from medha_jax.models import Architecture
 from medha_jax.runtime import MeshExecutor
+from medha_jax.runtime.placement import place_parameters
 
 CONFIG: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
@@ -23,15 +28,17 @@ CONFIG: dict[str, Any] = {
 }
 
 
-def small_executor(**settings: Any) -> MeshExecutor:
-    """A runtime on one device with random fp32 weights; `settings` are those of RuntimeConfig."""
-    arch = Architecture.from_config(CONFIG)
-    mesh = build_mesh(Layout())
-    specs = parameter_specs(arch, "float32")
-    shardings = {name: parameter_sharding(mesh, spec.axes) for name, spec in specs.items()}
-    parameters = random_parameters(arch, "float32", shardings, seed=0)
-    # wider than the initialiser's 0.02, so that greedy choices are decisive
-    parameters = {name: value * 8 if value.ndim > 2 else value for name, value in parameters.items()}
+MESH_SETTINGS = {field.name for field in dataclasses.fields(MeshConfig)}
+
+
+def small_executor(changes: dict[str, Any] | None = None, **settings: Any) -> MeshExecutor:
+    """A runtime with random fp32 weights.
+
+    Args:
+        changes: to the model's CONFIG.
+        settings: of RuntimeConfig and MeshConfig.
+    """
+    arch = Architecture.from_config({**CONFIG, **(changes or {})})
     defaults: dict[str, Any] = dict(
         slots=8,
         page_size=16,
@@ -40,4 +47,13 @@ def small_executor(**settings: Any) -> MeshExecutor:
         keep_logits=True,
         compilation_cache=None,
     )
-    return MeshExecutor(RuntimeConfig(**{**defaults, **settings}), arch, parameters, mesh, lambda line: None)
+    chosen = {**defaults, **settings}
+    mesh_config = MeshConfig(**{name: chosen.pop(name) for name in MESH_SETTINGS & set(chosen)})
+    layout = Layout(mesh_config.tp, mesh_config.spp, mesh_config.kvp)
+    mesh = build_mesh(layout)
+    one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    parameters = random_parameters(arch, "float32", one, seed=0)
+    # wider than the initialiser's 0.02, so that greedy choices are decisive
+    wide = {name: np.asarray(value) * (8 if value.ndim > 2 else 1) for name, value in parameters.items()}
+    placed = place_parameters(wide, arch, layout, mesh)
+    return MeshExecutor(RuntimeConfig(mesh=mesh_config, **chosen), arch, placed, mesh, lambda line: None)

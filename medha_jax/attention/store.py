@@ -40,20 +40,21 @@ def store(
 def _write_decodes(pool: Array, layer: Array, table: Array, stacked: Array, work: AttentionWork) -> Array:
     page = pool.shape[4]
 
-    def one(row: Array, pool: Array) -> Array:
+    def one(number: Array, pool: Array) -> Array:
+        row = work.write_row[number]
         position = work.decode_lengths[row] - 1
         held = table[work.decode_slots[row], position // page]
         token = lax.dynamic_slice_in_dim(stacked, row, 1, axis=2)[None, :, None]
         return lax.dynamic_update_slice(pool, token, (layer, 0, held, 0, position % page, 0))
 
-    return lax.fori_loop(0, work.decodes, one, pool)
+    return lax.fori_loop(0, work.writes, one, pool)
 
 
 def _write_tiles(pool: Array, layer: Array, table: Array, padded: Array, tiles: Tiles) -> Array:
     _, two, _, kv_heads, page, head_dim = pool.shape
 
     def one_tile(index: Array, pool: Array) -> Array:
-        start, end = tiles.start[index], tiles.start[index] + tiles.count[index]
+        start, end = tiles.start[index], tiles.start[index] + tiles.stored[index]
 
         def one_page(number: Array, pool: Array) -> Array:
             at = (layer, 0, table[tiles.slot[index], number], 0, 0, 0)
@@ -64,6 +65,8 @@ def _write_tiles(pool: Array, layer: Array, table: Array, padded: Array, tiles: 
             mine = ((start <= position) & (position < end))[:, None]
             return lax.dynamic_update_slice(pool, jnp.where(mine, new[None, :, None], old), at)
 
-        return lax.fori_loop(start // page, (end - 1) // page + 1, one_page, pool)
+        first = start // page
+        past = jnp.where(end > start, (end - 1) // page + 1, first)
+        return lax.fori_loop(first, past, one_page, pool)
 
     return lax.fori_loop(0, tiles.used, one_tile, pool)

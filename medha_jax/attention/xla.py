@@ -28,7 +28,7 @@ def attend(
     table: Int[Array, "slots pages_per_slot"],
     work: AttentionWork,
 ) -> tuple[Float[Array, "rows heads head_dim"], Float[Array, "rows heads"]]:
-    """Attend from every row to the tokens of its request at its own position and before.
+    """Attend from every row to the tokens of its request that this pool holds, at its own position and before.
 
     Args:
         queries: decode rows first, then the rows of the tiles.
@@ -39,8 +39,8 @@ def attend(
         work: what each row is.
 
     Returns:
-        Output in the queries' dtype and the fp32 natural log-sum-exp of the scaled scores. Padding rows are 0
-        with a log-sum-exp of -inf.
+        Output in the queries' dtype and the fp32 natural log-sum-exp of the scaled scores. Rows that see nothing
+        here are 0 with a log-sum-exp of -inf.
     """
     decode_rows = work.decode_slots.shape[0]
     out, lse = _attend_decodes(queries[:decode_rows], pool, layer, table, work)
@@ -74,10 +74,12 @@ def _attend_tiles(
         split = own.reshape(rows, kv_heads, group, head_dim).transpose(1, 0, 2, 3)
         split = split.reshape(kv_heads, rows * group, head_dim)
         position = start + jnp.arange(rows * group) // group
+        limit = tiles.limit[index]
 
         def step(number: Array, state: tuple[Array, ...], masked: bool) -> tuple[Array, ...]:
             held = lax.dynamic_slice(table, (slot, number * pages), (1, pages))[0]
-            seen = number * block + jnp.arange(block) <= position[:, None] if masked else None
+            here = number * block + jnp.arange(block)
+            seen = (here <= position[:, None]) & (here < limit) if masked else None
             after = [
                 _block(split[h], pool, layer, held, h, seen, scale, state[3 * h : 3 * h + 3]) for h in range(kv_heads)
             ]
@@ -88,14 +90,15 @@ def _attend_tiles(
             jnp.zeros((rows * group, 1), jnp.float32),
             jnp.zeros((rows * group, head_dim), jnp.float32),
         )
-        whole = start // block  # blocks that every row of the tile sees completely
-        last = (start + tiles.count[index] - 1) // block + 1
+        whole = jnp.minimum(start + 1, limit) // block  # blocks that every row of the tile sees completely
+        last = -(-jnp.minimum(start + tiles.count[index], limit) // block)
         state = lax.fori_loop(0, whole, lambda n, s: step(n, s, False), empty * kv_heads)
         state = lax.fori_loop(whole, last, lambda n, s: step(n, s, True), state)
 
         tops, sums, parts = (jnp.stack(state[i::3]) for i in range(3))
-        new = _by_row(parts / sums, rows, group).reshape(rows, heads, head_dim).astype(out.dtype)
-        new_lse = _by_row((tops * scale + jnp.log2(sums)) / LOG2_E, rows, group).reshape(rows, heads)
+        parts, sums = _normalised(tops * scale, sums, parts)
+        new = _by_row(parts, rows, group).reshape(rows, heads, head_dim).astype(out.dtype)
+        new_lse = _by_row(sums, rows, group).reshape(rows, heads)
         mine = (jnp.arange(rows) < tiles.count[index])[:, None]
         old = lax.dynamic_slice_in_dim(out, row, rows), lax.dynamic_slice_in_dim(lse, row, rows)
         return (
@@ -104,6 +107,13 @@ def _attend_tiles(
         )
 
     return lax.fori_loop(0, tiles.used, one, (out, lse))
+
+
+def _normalised(top: Array, total: Array, part: Array) -> tuple[Array, Array]:
+    """Output and natural log-sum-exp from an online softmax in base two, with nothing seen as 0 and -inf."""
+    some = total > 0
+    safe = jnp.where(some, total, 1)
+    return jnp.where(some, part / safe, 0), jnp.where(some, (top + jnp.log2(safe)) / LOG2_E, -jnp.inf)
 
 
 def _by_row(x: Array, rows: int, group: int) -> Array:
@@ -180,7 +190,5 @@ def _attend_decodes(
     shape = (rows, kv_heads, group)
     empty = (jnp.full(shape, NOTHING), jnp.zeros(shape), jnp.zeros((*shape, head_dim)))
     top, total, part = lax.fori_loop(0, -(-ends[-1] // width), step, empty)
-    some = total > 0
-    out = jnp.where(some[..., None], part / jnp.where(some, total, 1)[..., None], 0)
-    lse = jnp.where(some, (top * scale + jnp.log2(jnp.where(some, total, 1))) / LOG2_E, -jnp.inf)
+    out, lse = _normalised(top[..., None] * scale, total[..., None], part)
     return out.reshape(queries.shape).astype(queries.dtype), lse.reshape(rows, heads)

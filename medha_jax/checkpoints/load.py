@@ -11,12 +11,14 @@ import jax
 from medha_jax.checkpoints import huggingface, orbax
 from medha_jax.checkpoints.description import DESCRIPTION, describe, is_described
 from medha_jax.checkpoints.errors import CheckpointError, float_dtype
-from medha_jax.checkpoints.placement import Shardings, place, resolve
+from medha_jax.checkpoints.placement import Shapes, Shardings, enlarged, place, resolve, zero_filled
 from medha_jax.checkpoints.safetensors_files import INDEX, SINGLE
 from medha_jax.models import Architecture
 
 
-def load_parameters(directory: Path, arch: Architecture, dtype: Any, shardings: Shardings) -> dict[str, jax.Array]:
+def load_parameters(
+    directory: Path, arch: Architecture, dtype: Any, shardings: Shardings, shapes: Shapes | None = None
+) -> dict[str, jax.Array]:
     """Read every parameter of the model; for each device only its slice is read.
 
     The whole directory is checked before the first value. From a converted directory whole chunks of at most
@@ -27,21 +29,28 @@ def load_parameters(directory: Path, arch: Architecture, dtype: Any, shardings: 
         arch: the model that `config.json` describes.
         dtype: of the arrays: bfloat16, float16 or float32; stored values are cast.
         shardings: one for every dotted path of `parameter_specs`, or a single one for all.
+        shapes: of the arrays by dotted path, where they shall be larger than stored: the rest is zeros.
 
     Returns:
-        The arrays by dotted path, shapes as in `parameter_specs`.
+        The arrays by dotted path, in `shapes`, else as in `parameter_specs`.
 
     Raises:
         CheckpointError: names the file, tensor or parameter at fault, what was found and what was expected.
     """
     wanted = float_dtype(dtype)
     if is_converted(directory):
-        return orbax.load(directory, arch, wanted, shardings)
+        return orbax.load(directory, arch, wanted, shardings, shapes)
     with huggingface.opened(directory, arch) as reader:
-        resolved = resolve(shardings, reader.specs)
+        specs = enlarged(reader.specs, shapes)
+        resolved = resolve(shardings, specs)
         return {
-            name: place(spec.shape, wanted, resolved[name], partial(reader.read, name, dtype=wanted))
-            for name, spec in reader.specs.items()
+            name: place(
+                spec.shape,
+                wanted,
+                resolved[name],
+                zero_filled(partial(reader.read, name, dtype=wanted), reader.specs[name].shape, wanted),
+            )
+            for name, spec in specs.items()
         }
 
 

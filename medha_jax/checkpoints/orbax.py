@@ -21,8 +21,8 @@ from medha_jax.checkpoints.description import ADVICE, ITEM, check_files, write_d
 from medha_jax.checkpoints.directory import new_directory
 from medha_jax.checkpoints.errors import DTYPES, CheckpointError, float_dtype, mismatch
 from medha_jax.checkpoints.export import check_parameters
-from medha_jax.checkpoints.placement import Shardings, check_finite, resolve
-from medha_jax.models import Architecture, parameter_specs
+from medha_jax.checkpoints.placement import Shapes, Shardings, check_finite, enlarged, resolve
+from medha_jax.models import Architecture, ParameterSpec, parameter_specs
 
 COPIED = ("config.json", "tokenizer.json", "generation_config.json")
 # A device reads whole chunks: small ones keep it near its own slice, large ones keep the overhead low.
@@ -128,14 +128,17 @@ def save(destination: Path, source: Path, params: Mapping[str, jax.Array | np.nd
     write(destination, source, leaves, max(sizes, key=lambda dtype: sizes[dtype]), lambda _: None)
 
 
-def load(directory: Path, arch: Architecture, dtype: Any, shardings: Shardings) -> dict[str, jax.Array]:
+def load(
+    directory: Path, arch: Architecture, dtype: Any, shardings: Shardings, shapes: Shapes | None = None
+) -> dict[str, jax.Array]:
     """Restore every parameter into its sharding; each device reads the chunks that hold its slice.
 
     Raises:
         CheckpointError: a file or parameter is missing, surplus, truncated or of the wrong shape, found
             before any value is read; or the values cannot be decoded.
     """
-    wanted, specs = float_dtype(dtype), parameter_specs(arch, dtype)
+    wanted, stored = float_dtype(dtype), parameter_specs(arch, dtype)
+    specs = enlarged(stored, shapes)
     resolved = resolve(shardings, specs)
     check_files(directory)
     targets = {name: jax.ShapeDtypeStruct(spec.shape, wanted, sharding=resolved[name]) for name, spec in specs.items()}
@@ -143,9 +146,10 @@ def load(directory: Path, arch: Architecture, dtype: Any, shardings: Shardings) 
     limit = max(8, 2 + 4 * max(int(np.prod(spec.shape, dtype=np.int64)) for spec in specs.values()) // GIGABYTE)
     item = (directory / ITEM).absolute()
     with ocp.StandardCheckpointer(restore_concurrent_gb=limit) as reader:
-        narrowed = _check_metadata(directory, reader, item, targets)
+        narrowed = _check_metadata(directory, reader, item, targets, stored)
         try:
-            params = reader.restore(item, targets)
+            # not strict: what is larger than stored is filled up with zeros
+            params = reader.restore(item, args=ocp.args.StandardRestore(targets, strict=False))
         except (MemoryError, jax.errors.JaxRuntimeError):
             raise
         except Exception as error:
@@ -158,7 +162,13 @@ def load(directory: Path, arch: Architecture, dtype: Any, shardings: Shardings) 
     return params
 
 
-def _check_metadata(directory: Path, reader: Any, item: Path, targets: Mapping[str, jax.ShapeDtypeStruct]) -> list[str]:
+def _check_metadata(
+    directory: Path,
+    reader: Any,
+    item: Path,
+    targets: Mapping[str, jax.ShapeDtypeStruct],
+    specs: Mapping[str, ParameterSpec],
+) -> list[str]:
     """Compare names, shapes and dtypes; returns the parameters that restoring casts down to float16."""
     try:
         stored = reader.metadata(item).item_metadata.tree
@@ -167,7 +177,7 @@ def _check_metadata(directory: Path, reader: Any, item: Path, targets: Mapping[s
         raise CheckpointError(f"{directory / ITEM} holds no readable Orbax metadata. {ADVICE}") from error
     problems, narrowed = [], []
     for name, target in targets.items():
-        expected = list(target.shape)
+        expected = list(specs[name].shape)
         if name not in found:
             problems.append(f"parameter {name} is missing; expected shape {expected}")
             continue

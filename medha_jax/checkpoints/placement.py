@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -16,6 +17,29 @@ from medha_jax.checkpoints.layout import Index, bounded
 from medha_jax.models import ParameterSpec
 
 Shardings = Mapping[str, Sharding] | Sharding
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def enlarged(specs: Mapping[str, ParameterSpec], shapes: Shapes | None) -> dict[str, ParameterSpec]:
+    """The same parameters in the shapes that were asked for."""
+    return {name: replace(spec, shape=(shapes or {}).get(name, spec.shape)) for name, spec in specs.items()}
+
+
+def zero_filled(
+    read: Callable[[Index], np.ndarray], shape: tuple[int, ...], dtype: np.dtype[Any]
+) -> Callable[[Index], np.ndarray]:
+    """`read` for indices that may reach beyond the stored `shape`; values there are 0."""
+
+    def filled(index: Index) -> np.ndarray:
+        inside = tuple(slice(part.start, min(part.stop, size)) for part, size in zip(index, shape, strict=True))
+        if inside == index:
+            return read(index)
+        values = np.zeros([part.stop - part.start for part in index], dtype)
+        if all(part.start < part.stop for part in inside):
+            values[tuple(slice(0, part.stop - part.start) for part in inside)] = read(inside)
+        return values
+
+    return filled
 
 
 def resolve(shardings: Shardings, specs: Mapping[str, ParameterSpec]) -> dict[str, Sharding]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
+from medha_jax.config import Buckets
 from medha_jax.engine.admission import check_request
 from medha_jax.engine.chunking import chunk_lengths
 from medha_jax.engine.events import Delta, Finished, GenerationRequest, Prefilled, TokenLogprobs
 from medha_jax.engine.output import RequestOutput
-from medha_jax.kv.allocator import PageAllocator, pages_for
+from medha_jax.kv.allocator import OutOfPagesError
+from medha_jax.kv.groups import GroupedPages, Holding
 from medha_jax.plan import Chunk, InvalidRequestError, StepPlan
 from medha_jax.runtime import MeshExecutor, TokenResult
 from medha_jax.text import Tokenizer
@@ -23,22 +27,66 @@ class ModelOutputError(RuntimeError):
 
 @dataclass
 class _Running:
-    """One admitted request: where it is, what it holds. Owned by the engine."""
+    """One admitted request: where it is, what it holds. Owned by the engine.
+
+    `scheduled` tokens entered the first stage, `computed` ones left the last.
+    """
 
     number: int
     request: GenerationRequest
     output: RequestOutput
     slot: int
-    pages: tuple[int, ...]
+    holding: Holding
     chunks: tuple[int, ...]
     started: float
+    scheduled: int = 0
     computed: int = 0
     chunk: int = 0
     first_token: float | None = None
 
     @property
     def prefilling(self) -> bool:
-        return self.computed < len(self.request.prompt_ids)
+        return self.scheduled < len(self.request.prompt_ids)
+
+    @property
+    def length(self) -> int:
+        """Tokens of the next chunk."""
+        return self.chunks[self.chunk] if self.prefilling else 1
+
+    @property
+    def begins_to_be_shared(self) -> bool:
+        """Whether the next chunk is the first that lies on a second group."""
+        start = self.scheduled
+        return start > 0 and len(self.holding.owners(start)) == 2 and len(self.holding.owners(start - 1)) == 1
+
+    @property
+    def ready(self) -> bool:
+        """Whether the next chunk may enter the pipeline.
+
+        A decode waits for its token. So does the first shared chunk where penalties count tokens, because the other
+        groups have to be told what was counted.
+        """
+        sampling = self.request.sampling
+        counted = (sampling.repetition_penalty, sampling.presence_penalty, sampling.frequency_penalty) != (1, 0, 0)
+        waits = not self.prefilling or (counted and self.begins_to_be_shared)
+        return not waits or self.scheduled == self.computed
+
+
+class _Room:
+    """What is left of a tick's largest shape while a plan is made."""
+
+    def __init__(self, buckets: Buckets) -> None:
+        self._singles, self._tokens, self._chunks = buckets.decode[-1], buckets.prefill[-1], buckets.chunks
+
+    def take(self, length: int) -> bool:
+        """Make room for a chunk; false, and nothing taken, if there is none."""
+        if length == 1:
+            self._singles -= 1
+            return self._singles >= 0
+        if length > self._tokens or not self._chunks:
+            return False
+        self._tokens, self._chunks = self._tokens - length, self._chunks - 1
+        return True
 
 
 class OfflineEngine:
@@ -62,10 +110,12 @@ class OfflineEngine:
         self._tokenizer = tokenizer
         self._clock = clock
         self._on_result = on_result
-        self._allocator = PageAllocator(executor.pages)
+        mesh, sizes = executor.config.mesh, executor.sizes
+        self._pages = GroupedPages(mesh.kvp, sizes.pages, mesh.page_size, executor.per_group)
         self._free_slots = list(range(executor.config.slots - 1, -1, -1))
         self._waiting: list[tuple[int, GenerationRequest, float]] = []
         self._running: list[_Running] = []
+        self._flight: deque[list[_Running]] = deque()
         self._count = 0
 
     @property
@@ -75,8 +125,8 @@ class OfflineEngine:
 
     @property
     def free_pages(self) -> int:
-        """Pages that no request holds."""
-        return self._allocator.free
+        """Pages of all groups that no request holds."""
+        return sum(self._pages.free)
 
     def add(self, request: GenerationRequest) -> int:
         """Queue a request and return its number.
@@ -85,10 +135,11 @@ class OfflineEngine:
             InvalidRequestError: the prompt is empty, beyond the vocabulary, or cannot fit; nothing was queued.
         """
         check_request(request, self._executor.arch.vocab, self._executor.context)
-        needed, total = self._pages_needed(request), self._executor.pages
-        if needed > total:
-            raise InvalidRequestError(f"prompt and output need {needed} KV pages; the pool has {total}")
-        largest = self._executor.config.buckets.prefill[-1]
+        try:
+            self._pages.check(self._tokens(request))
+        except OutOfPagesError as error:
+            raise InvalidRequestError(f"prompt and output: {error}") from None
+        largest = self._executor.config.mesh.buckets.prefill[-1]
         if request.chunks is not None and max(chunk_lengths(len(request.prompt_ids), request.chunks)) > largest:
             raise InvalidRequestError(f"chunk sizes are {request.chunks}; allowed are 1 to {largest} tokens")
         self._waiting.append((self._count, request, self._clock()))
@@ -103,69 +154,86 @@ class OfflineEngine:
         """
         self._admit()
         plan, carried = self._plan()
-        results = self._executor.collect(self._executor.submit(plan))
+        handle = self._executor.submit(plan)
+        self._flight.append(carried)
+        if len(self._flight) < self._executor.layout.spp:
+            return []
+        leaving = self._flight.popleft()
         events: list[tuple[int, Event]] = []
-        for running, chunk, result in zip(carried, plan.chunks, results, strict=True):
+        for running, chunk, result in zip(leaving, handle.leaving.chunks, self._executor.collect(handle), strict=True):
             events.extend((running.number, event) for event in self._deliver(running, chunk, result))
         return events
 
-    def _pages_needed(self, request: GenerationRequest) -> int:
+    def _tokens(self, request: GenerationRequest) -> int:
         context = self._executor.context
-        tokens = min(len(request.prompt_ids) + (request.sampling.max_tokens or context), context)
-        return pages_for(tokens, self._executor.config.page_size)
+        return min(len(request.prompt_ids) + (request.sampling.max_tokens or context), context)
 
     def _admit(self) -> None:
         while self._waiting and self._free_slots:
             number, request, started = self._waiting[0]
-            needed = self._pages_needed(request)
-            if needed > self._allocator.free:
+            try:
+                holding = self._pages.reserve(self._tokens(request))
+            except OutOfPagesError:
                 return
             del self._waiting[0]
-            prompt = len(request.prompt_ids)
-            slot, pages = self._free_slots.pop(), self._allocator.allocate(needed)
-            ends = (*request.eos_ids, *request.sampling.stop_token_ids)
-            self._executor.admit(slot, request.sampling, prompt, ends)
+            prompt, slot = len(request.prompt_ids), self._free_slots.pop()
             output = RequestOutput(request, self._tokenizer, limit=self._executor.context - prompt)
-            chunks = chunk_lengths(prompt, request.chunks or (self._executor.config.buckets.prefill[-1],))
-            self._running.append(_Running(number, request, output, slot, pages, chunks, started))
+            sizes = request.chunks or (self._executor.config.mesh.buckets.prefill[-1],)
+            chunks = chunk_lengths(prompt, sizes, partial(self._most, holding))
+            running = _Running(number, request, output, slot, holding, chunks, started)
+            self._tell(running)
+            self._running.append(running)
+
+    def _most(self, holding: Holding, start: int) -> int:
+        """Tokens that a chunk may have: to the border of its group, and what its kind of rows has room for."""
+        mesh = self._executor.config.mesh
+        buckets = mesh.shared_buckets if len(holding.owners(start)) > 1 else mesh.buckets
+        return min(holding.border(start), buckets.prefill[-1])
+
+    def _tell(self, running: _Running) -> None:
+        """Write the request's settings, and what it has counted so far, into its slot on every group."""
+        request, generated = running.request, running.output.token_ids
+        prompt = request.prompt_ids
+        ends = (*request.eos_ids, *request.sampling.stop_token_ids)
+        # the newest token is counted when it is fed
+        self._executor.admit(
+            running.slot, request.sampling, len(prompt), ends, prompt[: running.computed], generated[:-1]
+        )
 
     def _plan(self) -> tuple[StepPlan, list[_Running]]:
-        buckets = self._executor.config.buckets
-        singles, room, places = buckets.decode[-1], buckets.prefill[-1], buckets.chunks
+        mesh = self._executor.config.mesh
+        rooms = {group: _Room(mesh.buckets) for group in range(mesh.kvp)}
+        shared = _Room(mesh.shared_buckets)
         chunks, carried = [], []
         # decodes first, so that a prompt never delays a token that is due
         for running in sorted(self._running, key=lambda r: r.prefilling):
-            length = running.chunks[running.chunk] if running.prefilling else 1
-            if length == 1 and singles:
-                singles -= 1
-            elif 1 < length <= room and places:
-                room, places = room - length, places - 1
-            else:
-                continue
-            chunks.append(self._chunk(running, length))
-            carried.append(running)
+            owners = running.holding.owners(running.scheduled)
+            room = rooms[owners[0]] if len(owners) == 1 else shared
+            if running.ready and room.take(running.length):
+                chunks.append(self._chunk(running))
+                carried.append(running)
         return StepPlan(tuple(chunks)), carried
 
-    def _chunk(self, running: _Running, length: int) -> Chunk:
-        start, page = running.computed, self._executor.config.page_size
-        end, prompt = start + length, running.request.prompt_ids
-        first, past = pages_for(start, page), pages_for(end, page)
-        return Chunk(
-            slot=running.slot,
-            start=start,
-            length=length,
-            tokens=prompt[start:end] if running.prefilling else None,
-            last=end >= len(prompt),
-            first_page=first,
-            pages=running.pages[first:past],
-        )
+    def _chunk(self, running: _Running) -> Chunk:
+        start, prompt = running.scheduled, running.request.prompt_ids
+        end = start + running.length
+        tokens = prompt[start:end] if running.prefilling else None
+        if running.begins_to_be_shared:
+            if running.scheduled == running.computed:
+                self._tell(running)
+            if tokens is None:
+                tokens = running.output.token_ids[-1:]  # the other groups have not sampled it
+        first_page, pages = running.holding.new_pages(start, end)
+        running.chunk += running.prefilling
+        running.scheduled = end
+        owners = running.holding.owners(start)
+        return Chunk(running.slot, start, end - start, tokens, end >= len(prompt), first_page, pages, owners)
 
     def _deliver(self, running: _Running, chunk: Chunk, result: TokenResult) -> Iterator[Event]:
         now, prompt = self._clock(), len(running.request.prompt_ids)
         if self._on_result is not None:
             self._on_result(running.number, result)
-        if running.prefilling:
-            running.chunk += 1
+        if chunk.start < prompt:
             yield Prefilled(chunk.end, prompt)
         running.computed = chunk.end
         if not chunk.last:
@@ -191,7 +259,7 @@ class OfflineEngine:
 
     def _finish(self, running: _Running) -> None:
         self._running.remove(running)
-        self._allocator.release(running.pages)
+        self._pages.release(running.holding)
         self._free_slots.append(running.slot)
 
 

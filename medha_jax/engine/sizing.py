@@ -26,11 +26,12 @@ def sized_for(config: RuntimeConfig, requests: Sequence[GenerationRequest], cont
     lengths: set[int] = set()
     for request in requests:
         prompt = len(request.prompt_ids)
-        tokens += min(prompt + (request.sampling.max_tokens or context), context) + config.page_size
+        tokens += min(prompt + (request.sampling.max_tokens or context), context) + config.mesh.page_size
         lengths.update(chunk_lengths(prompt, request.chunks or (AUTO_CHUNK,)))
     longest = max(PREFILL_SIZES)
     sizes = {next((size for size in PREFILL_SIZES if size >= length), longest) for length in lengths if length > 1}
     buckets = Buckets(
         decode=tuple(sorted({1, len(requests)})), prefill=tuple(sorted(sizes)) or PREFILL_SIZES[:1], chunks=1
     )
-    return dataclasses.replace(config, slots=len(requests), pool_tokens=tokens, buckets=buckets)
+    mesh = dataclasses.replace(config.mesh, buckets=buckets)
+    return dataclasses.replace(config, slots=len(requests), pool_tokens=tokens, mesh=mesh)

@@ -1,20 +1,43 @@
 """The device mesh: the only part that knows the names of its axes."""
 
-from medha_jax.mesh.layout import Layout, build_mesh
+from medha_jax.mesh.collectives import (
+    embed_tokens,
+    from_last_stage,
+    gather_groups,
+    gather_vocabulary,
+    stage_index,
+    stage_share,
+    sum_over_tensor,
+    to_next_stage,
+)
+from medha_jax.mesh.layout import Layout, LayoutError, build_mesh
 from medha_jax.mesh.rules import (
     parameter_sharding,
     parameter_spec,
+    per_group,
+    plan_spec,
     pool_spec,
+    register_spec,
     replicated,
-    sum_over_tensor,
 )
 
 __all__ = [
     "Layout",
+    "LayoutError",
     "build_mesh",
+    "embed_tokens",
+    "from_last_stage",
+    "gather_groups",
+    "gather_vocabulary",
     "parameter_sharding",
     "parameter_spec",
+    "per_group",
+    "plan_spec",
     "pool_spec",
+    "register_spec",
     "replicated",
+    "stage_index",
+    "stage_share",
     "sum_over_tensor",
+    "to_next_stage",
 ]

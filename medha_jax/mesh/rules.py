@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from jax import Array, lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from medha_jax.mesh.layout import GROUP, STAGE, TENSOR
 
-# head_dim, embed and the vocabulary stay whole: every device reads all of them
+# head_dim and embed stay whole: every device reads all of them
 LOGICAL_TO_MESH: dict[str, str | None] = {
     "layers": STAGE,
     "heads": TENSOR,
     "kv_heads": TENSOR,
     "ffn": TENSOR,
+    "vocab": TENSOR,
     "head_dim": None,
     "embed": None,
-    "vocab": None,
 }
 
 
@@ -30,15 +29,25 @@ def parameter_sharding(mesh: Mesh, axes: tuple[str, ...]) -> NamedSharding:
 
 
 def pool_spec() -> PartitionSpec:
-    """Partition of the KV pool `[layers, 2, pages, kv_heads, page, head_dim]`."""
+    """Partition of the KV pool `[layers, 2, pages, kv_heads, page, head_dim]`; every group has its own pages."""
     return PartitionSpec(STAGE, None, GROUP, TENSOR, None, None)
+
+
+def register_spec() -> PartitionSpec:
+    """Partition of the stage register `[spp, kvp, rows, embed]`."""
+    return PartitionSpec(STAGE, GROUP, None, None)
+
+
+def per_group() -> PartitionSpec:
+    """Partition of what each group has its own of, `[kvp, ...]`."""
+    return PartitionSpec(GROUP)
+
+
+def plan_spec() -> PartitionSpec:
+    """Partition of the plans in flight `[spp, kvp, fields]`: every stage sees all stages' plans of its group."""
+    return PartitionSpec(None, GROUP, None)
 
 
 def replicated() -> PartitionSpec:
     """Partition of what every device holds whole."""
     return PartitionSpec()
-
-
-def sum_over_tensor(x: Array) -> Array:
-    """Add up partial results of the tensor axis; free on an axis of one device."""
-    return lax.psum(x, TENSOR)

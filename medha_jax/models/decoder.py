@@ -6,7 +6,7 @@ Modules are written for the slice of the weights that a device holds: sizes are 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -183,9 +183,8 @@ def layer_graph(arch: Architecture, dtype: Any) -> Callable[[dict[str, Array]], 
 
 
 def final_logits(
-    arch: Architecture, parameters: Mapping[str, Array], x: Float[Array, "rows embed"]
+    x: Float[Array, "rows embed"], scale: Float[Array, " embed"], head: Float[Array, "vocab embed"], epsilon: float
 ) -> Float[Array, "rows vocab"]:
-    """Logits of the rows after the last block, fp32."""
-    x = rms_norm(x, parameters["norm.scale"], arch.norm_epsilon)
-    head = parameters["embedding" if arch.tied_embeddings else "head"]
+    """Logits of rows after the last block over the given part of the vocabulary, fp32."""
+    x = rms_norm(x, scale, epsilon)
     return jax.lax.dot_general(x, head, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)

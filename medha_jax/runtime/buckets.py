@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,26 +15,30 @@ from medha_jax.config import Buckets
 LARGE_TILE, SMALL_TILE = 512, 64
 
 
-@dataclass(frozen=True, order=True)
-class Bucket:
-    """One compiled shape: `decode` rows of one token, then `prefill` rows of at most `chunks` prompt chunks."""
+class UnknownShapeError(RuntimeError):
+    """A plan needs a shape that no program was compiled for."""
 
-    decode: int
-    prefill: int
-    chunks: int
+
+@dataclass(frozen=True, order=True)
+class Segment:
+    """Part of a tick: `decode` rows of one token and `prefill` rows of at most `chunks` prompt chunks."""
+
+    decode: int = 0
+    prefill: int = 0
+    chunks: int = 0
 
     def __str__(self) -> str:
         return f"{self.decode}+{self.prefill}"
 
     @property
     def rows(self) -> int:
-        """Rows of the tick, e.g. 8 decodes and 256 prompt tokens are 264."""
+        """Rows of the segment, e.g. 8 decodes and 256 prompt tokens are 264."""
         return self.decode + self.prefill
 
     @property
     def samples(self) -> int:
         """Rows that a token is sampled for: every decode and the last row of every chunk."""
-        return self.decode + (self.chunks if self.prefill else 0)
+        return self.decode + self.chunks
 
     @property
     def tiles(self) -> dict[int, int]:
@@ -51,9 +56,67 @@ class Bucket:
             SMALL_TILE: -(-self.prefill // SMALL_TILE) + self.chunks,
         }
 
-    def page_updates(self, page: int) -> int:
-        """Page-table entries that one tick may set."""
+    def updates(self, page: int) -> int:
+        """Page-table entries that its chunks may set in one tick."""
         return self.decode + (-(-self.prefill // page) + self.chunks if self.prefill else 0)
+
+
+@dataclass(frozen=True, order=True)
+class Bucket:
+    """One compiled shape: rows that all groups share, and rows that each group has of its own.
+
+    Rows lie as `[shared decodes | own decodes | shared prompt chunks | own prompt chunks]`.
+    """
+
+    own: Segment
+    shared: Segment = Segment()
+
+    def __str__(self) -> str:
+        return f"{self.own}/{self.shared}" if self.shared.rows else str(self.own)
+
+    @property
+    def segments(self) -> tuple[Segment, Segment]:
+        """Shared rows first."""
+        return self.shared, self.own
+
+    @property
+    def decodes(self) -> int:
+        """Rows of one token; they come before all others."""
+        return self.shared.decode + self.own.decode
+
+    @property
+    def rows(self) -> int:
+        """All rows of the tick."""
+        return self.shared.rows + self.own.rows
+
+    @property
+    def samples(self) -> int:
+        """Rows that a token is sampled for; the shared ones come first."""
+        return self.shared.samples + self.own.samples
+
+    @property
+    def tiles(self) -> dict[int, int]:
+        """Tile sizes of both segments, largest first."""
+        sizes: dict[int, int] = {}
+        for segment in self.segments:
+            for size, count in segment.tiles.items():
+                sizes[size] = sizes.get(size, 0) + count
+        return dict(sorted(sizes.items(), reverse=True))
+
+    def starts(self, segment: int) -> tuple[int, int]:
+        """First decode row and first prefill row of a segment (0 shared, 1 own)."""
+        if segment == 0:
+            return 0, self.decodes
+        return self.shared.decode, self.decodes + self.shared.prefill
+
+    def slices(self, largest: Bucket) -> list[tuple[slice, slice]]:
+        """Where each run of this bucket's rows, in order, lies among the rows of a larger one: (here, there)."""
+        pairs = []
+        for segment in (0, 1):
+            sizes = self.segments[segment].decode, self.segments[segment].prefill
+            for here, there, size in zip(self.starts(segment), largest.starts(segment), sizes, strict=True):
+                pairs.append((slice(here, here + size), slice(there, there + size)))
+        return sorted((pair for pair in pairs if pair[0].start < pair[0].stop), key=lambda pair: pair[0].start)
 
 
 @dataclass(frozen=True)
@@ -67,12 +130,14 @@ class PlanLayout:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of each field, in order."""
         b = self.bucket
-        updates = b.page_updates(self.page)
+        updates = sum(segment.updates(self.page) for segment in b.segments)
         shapes: dict[str, tuple[int, ...]] = {
-            "decodes": (),
             "row_token": (b.rows,),
             "row_slot": (b.rows,),
             "row_position": (b.rows,),
+            "decode_length": (b.decodes,),
+            "writes": (),
+            "write_row": (b.decodes,),
             "sample_row": (b.samples,),
             "sample_slot": (b.samples,),
             "sample_keep": (b.samples,),
@@ -82,7 +147,7 @@ class PlanLayout:
         }
         for size, count in b.tiles.items():
             shapes[f"tile{size}_used"] = ()
-            for name in ("slot", "row", "start", "count"):
+            for name in ("slot", "row", "start", "count", "limit", "stored"):
                 shapes[f"tile{size}_{name}"] = (count,)
         return shapes
 
@@ -101,26 +166,54 @@ class PlanLayout:
         return views
 
 
-class UnknownShapeError(RuntimeError):
-    """A plan needs a shape that no program was compiled for."""
+@dataclass(frozen=True)
+class Need:
+    """What one segment of a plan holds: single tokens, prompt tokens and the chunks they come in."""
+
+    decodes: int = 0
+    tokens: int = 0
+    chunks: int = 0
+
+    def __or__(self, other: Need) -> Need:
+        """What holds either."""
+        return Need(max(self.decodes, other.decodes), max(self.tokens, other.tokens), max(self.chunks, other.chunks))
 
 
-def all_buckets(buckets: Buckets) -> tuple[Bucket, ...]:
-    """Every shape that is compiled ahead."""
-    return tuple(Bucket(d, p, buckets.chunks) for d in buckets.decode for p in (0, *buckets.prefill))
+def all_buckets(own: Buckets, shared: Buckets | None) -> tuple[Bucket, ...]:
+    """Every shape that is compiled ahead; `shared` is None where there is one group only."""
+    privates, commons = list(_segments(own)), [Segment()]
+    if shared is not None:
+        commons += _segments(shared)
+    return tuple(Bucket(private, common) for common in commons for private in privates)
 
 
-def smallest_bucket(buckets: Buckets, decodes: int, tokens: int, chunks: int) -> Bucket:
-    """The smallest shape that holds a plan.
+def _segments(buckets: Buckets) -> Iterable[Segment]:
+    for decode in buckets.decode:
+        for prefill in (0, *buckets.prefill):
+            yield Segment(decode, prefill, buckets.chunks if prefill else 0)
+
+
+def smallest_bucket(own: Buckets, shared: Buckets | None, need: Need, shared_need: Need) -> Bucket:
+    """The smallest shape that holds these rows.
 
     Raises:
         UnknownShapeError: nothing compiled is large enough.
     """
-    decode = next((size for size in buckets.decode if size >= decodes), None)
-    prefill = next((size for size in (0, *buckets.prefill) if size >= tokens), None)
-    if decode is None or prefill is None or chunks > buckets.chunks:
+    common = Segment()
+    if shared_need != Need():
+        if shared is None:
+            raise UnknownShapeError("a plan has rows that groups share, but there is only one group")
+        common = _smallest(shared, shared_need, "shared ")
+    return Bucket(_smallest(own, need, ""), common)
+
+
+def _smallest(buckets: Buckets, need: Need, kind: str) -> Segment:
+    decode = next((size for size in buckets.decode if size >= need.decodes), None)
+    prefill = next((size for size in (0, *buckets.prefill) if size >= need.tokens), None)
+    if decode is None or prefill is None or need.chunks > buckets.chunks:
         raise UnknownShapeError(
-            f"a plan of {decodes} decodes and {tokens} prompt tokens in {chunks} chunks is beyond the compiled "
-            f"shapes: {buckets.decode[-1]} decodes, {buckets.prefill[-1]} tokens, {buckets.chunks} chunks"
+            f"a plan of {need.decodes} {kind}decodes and {need.tokens} {kind}prompt tokens in {need.chunks} chunks is "
+            f"beyond the compiled shapes: {buckets.decode[-1]} decodes, {buckets.prefill[-1]} tokens, "
+            f"{buckets.chunks} chunks"
         )
-    return Bucket(decode, prefill, buckets.chunks)
+    return Segment(decode, prefill, buckets.chunks if prefill else 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,15 +18,16 @@ from jax.sharding import Mesh, NamedSharding
 from medha_jax.attention import BLOCK_TOKENS
 from medha_jax.config import RuntimeConfig
 from medha_jax.kv.allocator import pages_for
-from medha_jax.mesh import parameter_spec, pool_spec, replicated
+from medha_jax.mesh import Layout, parameter_spec, per_group, plan_spec, pool_spec, register_spec
 from medha_jax.models import Architecture, parameter_specs
 from medha_jax.plan import SamplingParams, StepPlan
 from medha_jax.runtime.buckets import Bucket, PlanLayout, all_buckets
 from medha_jax.runtime.executables import ExecutableTable, use_compilation_cache
-from medha_jax.runtime.packing import pack, split_plan
+from medha_jax.runtime.packing import EMPTY, Geometry, bucket_for, pack, places
+from medha_jax.runtime.placement import check_layout
 from medha_jax.runtime.sampler import Sampled
 from medha_jax.runtime.state import DeviceState, SlotState, admit, empty_slots, slot_settings
-from medha_jax.runtime.tick import build_tick
+from medha_jax.runtime.tick import Program, build_tick
 
 Report = Callable[[str], Any]
 
@@ -43,11 +45,34 @@ class TokenResult:
 
 @dataclass(frozen=True)
 class TickHandle:
-    """A tick that was dispatched: its plan and the device arrays that its results will be in."""
+    """A tick that was dispatched: the plan that leaves the last stage in it, and where its results will be."""
 
-    plan: StepPlan
+    leaving: StepPlan
     bucket: Bucket
     sampled: Sampled
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a configuration comes to on a mesh; tokens and pages are those of one group."""
+
+    context: int
+    per_group: int
+    pages: int
+    table_width: int
+
+    @classmethod
+    def of(cls, config: RuntimeConfig, arch: Architecture) -> Sizes:
+        """Derive them from the settings and the model's own limit."""
+        mesh = config.mesh
+        context = min(config.max_context or arch.context, arch.context)
+        per_group = mesh.tokens_per_group or -(-context // mesh.page_size) * mesh.page_size
+        if mesh.kvp > 1:
+            context = min(context, mesh.kvp * per_group)
+        held = min(context, per_group) if mesh.kvp > 1 else context
+        block = max(1, BLOCK_TOKENS // mesh.page_size)
+        width = -(-pages_for(held, mesh.page_size) // block) * block
+        return cls(context, per_group, pages_for(config.pool_tokens or held, mesh.page_size), width)
 
 
 class MeshExecutor:
@@ -56,9 +81,12 @@ class MeshExecutor:
     Args:
         config: sizes and settings.
         arch: the model.
-        parameters: from `checkpoints`, placed as `parameter_shardings` says.
+        parameters: placed on the mesh (`placement.place_parameters`).
         mesh: the devices.
         report: told what start-up does, a line at a time.
+
+    Raises:
+        LayoutError: the model cannot be divided over the mesh.
     """
 
     def __init__(
@@ -66,19 +94,47 @@ class MeshExecutor:
     ) -> None:
         self.config = config
         self.arch = arch
-        self.context = min(config.max_context or arch.context, arch.context)
-        self.pages = pages_for(config.pool_tokens or self.context, config.page_size)
+        self.layout = Layout(config.mesh.tp, config.mesh.spp, config.mesh.kvp)
+        check_layout(arch, self.layout)
+        self.sizes = Sizes.of(config, arch)
+        shared = config.mesh.shared_buckets if self.layout.kvp > 1 else None
+        self._geometry = Geometry(
+            self.layout.kvp,
+            config.mesh.page_size,
+            self.sizes.per_group if shared else 2**30,
+            config.slots,
+            config.mesh.buckets,
+            shared,
+        )
         self._parameters = dict(parameters)
         self._mesh = mesh
         self._dtype = self._parameters["embedding"].dtype
-        self._replicated = NamedSharding(mesh, replicated())
+        # with few cores, a second program on several CPU devices deadlocks in its collectives
+        self._one_at_a_time = mesh.devices.flat[0].platform == "cpu" and self.layout.devices > 1
+        self._flight = deque([EMPTY] * self.layout.spp, self.layout.spp)
         use_compilation_cache(config.compilation_cache)
         self._table = self._compile(report)
-        self._admit = jax.jit(admit, donate_argnums=0, out_shardings=self._replicated)
-        make_state = jax.jit(self._empty_state, out_shardings=self._state_sharding())
-        self._state = make_state()
+        slots = jax.tree.map(self._placed, self._state_specs().slots)
+        self._admit = jax.jit(admit, donate_argnums=0, out_shardings=slots)
+        make_state = jax.jit(self._empty_state, out_shardings=jax.tree.map(self._placed, self._state_specs()))
+        self._state = jax.block_until_ready(make_state())
         # compiled here, not at the first request
         self.admit(0, SamplingParams(), 0, ())
+
+    @property
+    def context(self) -> int:
+        """Most tokens of one request, prompt and output."""
+        return self.sizes.context
+
+    @property
+    def pages(self) -> int:
+        """Pages in each group's pool."""
+        return self.sizes.pages
+
+    @property
+    def per_group(self) -> int:
+        """Tokens of one request that a group holds; without bound where there is one group only."""
+        return self._geometry.per_group
 
     @property
     def buckets(self) -> tuple[Bucket, ...]:
@@ -86,92 +142,138 @@ class MeshExecutor:
         return self._table.buckets
 
     @property
+    def pool_shape(self) -> tuple[int, ...]:
+        """Shape of the KV pool `[layers, 2, pages, kv_heads, page, head_dim]` on all devices."""
+        return tuple(self._state.pool.shape)
+
+    @property
     def pool_bytes(self) -> int:
         """Bytes of the KV pool on all devices."""
         return int(self._state.pool.nbytes)
 
     @property
-    def pool_shape(self) -> tuple[int, ...]:
-        """Shape of the KV pool `[layers, 2, pages, kv_heads, page, head_dim]` on all devices."""
-        return tuple(self._state.pool.shape)
+    def in_flight(self) -> bool:
+        """Whether a plan is in the pipeline and has not left it."""
+        return any(plan.chunks for plan in list(self._flight)[: self.layout.spp - 1])
 
     def program(self, bucket: Bucket) -> jax.stages.Compiled:
         """The compiled tick of a shape, for those who want to read it."""
         return self._table.compiled(bucket)
 
-    def admit(self, slot: int, sampling: SamplingParams, prompt: int, end_tokens: Sequence[int]) -> None:
-        """Give `slot` to a new request with `prompt` tokens; `end_tokens` are held back before its min_tokens."""
+    def admit(
+        self,
+        slot: int,
+        sampling: SamplingParams,
+        prompt: int,
+        end_tokens: Sequence[int],
+        prompted: Sequence[int] = (),
+        generated: Sequence[int] = (),
+    ) -> None:
+        """Give `slot` to a request on every group.
+
+        Args:
+            slot: nobody's, or the same request's when it begins to be shared.
+            sampling: its settings.
+            prompt: tokens in its prompt.
+            end_tokens: held back before its min_tokens.
+            prompted: prompt tokens that were computed before.
+            generated: tokens that it generated before.
+        """
+        vocab = self.arch.vocab
+        counts = np.bincount(np.asarray(generated, np.int64), minlength=vocab).astype(np.int32)
+        seen = np.minimum(np.bincount(np.asarray(prompted, np.int64), minlength=vocab), 1).astype(np.int8)
         settings = slot_settings(sampling, self.config.seed, prompt, end_tokens)
-        slots = self._admit(self._state.slots, np.int32(slot), *settings)
-        self._state = DeviceState(self._state.pool, self._state.table, self._state.last_token, slots)
+        slots = self._admit(self._state.slots, np.int32(slot), *settings, counts, seen)
+        if self._one_at_a_time:
+            jax.block_until_ready(slots)
+        state = self._state
+        self._state = DeviceState(state.pool, state.table, state.register, state.last_token, slots)
 
     def submit(self, plan: StepPlan) -> TickHandle:
-        """Dispatch one tick.
+        """Dispatch one tick, in which `plan` enters the first stage and an earlier one leaves the last.
 
         Raises:
-            UnknownShapeError: the plan is larger than every compiled shape.
+            UnknownShapeError: the plans in flight are larger than every compiled shape; nothing was dispatched.
         """
-        config = self.config
-        bucket, flat = pack(plan, config.buckets, config.page_size, config.slots)
-        self._state, sampled = self._table.compiled(bucket)(self._parameters, self._state, flat)
-        return TickHandle(plan, bucket, sampled)
+        flight = [plan, *list(self._flight)[: self.layout.spp - 1]]
+        bucket = bucket_for(flight, self._geometry)
+        packed = pack(flight, bucket, self._geometry)
+        self._state, sampled = self._table.compiled(bucket)(self._parameters, self._state, packed)
+        self._flight.appendleft(plan)
+        if self._one_at_a_time:
+            jax.block_until_ready(sampled)
+        return TickHandle(flight[-1], bucket, sampled)
 
     def collect(self, handle: TickHandle) -> list[TokenResult]:
-        """Wait for a tick; one result a chunk, in plan order. Only those of `last` chunks are a request's tokens."""
-        got = jax.device_get(handle.sampled)
-        single, chunks = split_plan(handle.plan)
-        place = {id(chunk): row for row, chunk in enumerate(single)}
-        place.update({id(chunk): handle.bucket.decode + row for row, chunk in enumerate(chunks)})
+        """Wait for a tick; one result a chunk of its leaving plan, in order.
 
-        def result(row: int) -> TokenResult:
-            top = zip(got.top_token[row].tolist(), got.top_logprob[row].tolist(), strict=True)
+        Only those of `last` chunks are a request's tokens.
+        """
+        if not handle.leaving.chunks:
+            return []
+        got = jax.device_get(handle.sampled)
+        place = places(handle.leaving, handle.bucket)
+
+        def result(at: tuple[int, int]) -> TokenResult:
+            top = zip(got.top_token[at].tolist(), got.top_logprob[at].tolist(), strict=True)
             return TokenResult(
-                int(got.token[row]), bool(got.finite[row]), float(got.logprob[row]), tuple(top), got.logits[row]
+                int(got.token[at]), bool(got.finite[at]), float(got.logprob[at]), tuple(top), got.logits[at]
             )
 
-        return [result(place[id(chunk)]) for chunk in handle.plan.chunks]
+        return [result(place[number]) for number in range(len(handle.leaving.chunks))]
 
     def _compile(self, report: Report) -> ExecutableTable:
-        buckets = all_buckets(self.config.buckets)
+        buckets = all_buckets(self._geometry.own, self._geometry.shared)
         report(f"compiling {len(buckets)} shapes (decodes+prompt tokens): {', '.join(map(str, buckets))}")
-        lower = {bucket: partial(self._lower, bucket) for bucket in buckets}
+        largest = max(buckets, key=lambda bucket: bucket.rows)
+        lower = {bucket: partial(self._lower, bucket, largest) for bucket in buckets}
         threads = min(len(buckets), os.cpu_count() or 1)
         return ExecutableTable.compile(lower, threads, lambda b, s: report(f"compiled {b} in {s:.1f} s"))
 
-    def _lower(self, bucket: Bucket) -> jax.stages.Lowered:
-        layout = PlanLayout(bucket, self.config.page_size)
-        tick = build_tick(self.arch, self._dtype, layout, self.config.keep_logits)
+    def _lower(self, bucket: Bucket, largest: Bucket) -> jax.stages.Lowered:
+        layout = PlanLayout(bucket, self.config.mesh.page_size)
+        program = Program(self.arch, self.layout, layout, largest, self.config.keep_logits)
         axes = {name: spec.axes for name, spec in parameter_specs(self.arch, self._dtype).items()}
         state = self._state_specs()
         mapped = jax.shard_map(
-            tick,
+            build_tick(program, self._dtype),
             mesh=self._mesh,
-            in_specs=({name: parameter_spec(axes[name]) for name in self._parameters}, state, replicated()),
-            out_specs=(state, replicated()),
+            in_specs=({name: parameter_spec(axes[name]) for name in self._parameters}, state, plan_spec()),
+            out_specs=(state, per_group()),
             check_vma=False,
         )
         shapes = jax.eval_shape(self._empty_state)
         placed = jax.tree.map(
-            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, self._state_sharding()
+            lambda x, spec: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self._placed(spec)), shapes, state
         )
-        flat = jax.ShapeDtypeStruct((layout.size,), jnp.int32, sharding=self._replicated)
-        return jax.jit(mapped, donate_argnums=1).lower(self._parameters, placed, flat)
+        shape = (self.layout.spp, self.layout.kvp, layout.size)
+        plans = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=self._placed(plan_spec()))
+        return jax.jit(mapped, donate_argnums=1).lower(self._parameters, placed, plans)
 
     def _empty_state(self) -> DeviceState:
-        arch, config = self.arch, self.config
-        block = max(1, BLOCK_TOKENS // config.page_size)
-        table_width = -(-pages_for(self.context, config.page_size) // block) * block
-        pool = (arch.layers, 2, self.pages, arch.kv_heads, config.page_size, arch.head_dim)
+        arch, layout, config = self.arch, self.layout, self.config
+        buckets = all_buckets(self._geometry.own, self._geometry.shared)
+        rows = max(bucket.rows for bucket in buckets) if layout.spp > 1 else 1
+        pool = (
+            layout.padded_layers(arch.layers),
+            2,
+            layout.kvp * self.sizes.pages,
+            layout.expanded_kv_heads(arch.kv_heads),
+            config.mesh.page_size,
+            arch.head_dim,
+        )
         return DeviceState(
             pool=jnp.zeros(pool, self._dtype),
-            table=jnp.zeros((config.slots, table_width), jnp.int32),
-            last_token=jnp.zeros(config.slots, jnp.int32),
-            slots=empty_slots(config.slots, arch.vocab),
+            table=jnp.zeros((layout.kvp, config.slots, self.sizes.table_width), jnp.int32),
+            register=jnp.zeros((layout.spp, layout.kvp, rows, arch.embed), self._dtype),
+            last_token=jnp.zeros((layout.kvp, config.slots), jnp.int32),
+            slots=empty_slots(layout.kvp, config.slots, arch.vocab),
         )
 
     def _state_specs(self) -> DeviceState:
-        whole = replicated()
-        return DeviceState(pool_spec(), whole, whole, SlotState(whole, whole, whole, whole))  # type: ignore[arg-type]
+        own = per_group()
+        slots = SlotState(own, own, own, own)  # type: ignore[arg-type]
+        return DeviceState(pool_spec(), own, register_spec(), own, slots)  # type: ignore[arg-type]
 
-    def _state_sharding(self) -> Any:
-        return jax.tree.map(partial(NamedSharding, self._mesh), self._state_specs())
+    def _placed(self, spec: Any) -> NamedSharding:
+        return NamedSharding(self._mesh, spec)

@@ -1,85 +1,170 @@
-"""Turn a plan into the one int32 array that a tick takes. NumPy only."""
+"""Turn the plans in flight into the one int32 array that a tick takes. NumPy only."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from medha_jax.config import Buckets
 from medha_jax.plan import Chunk, StepPlan
-from medha_jax.runtime.buckets import SMALL_TILE, Bucket, PlanLayout, smallest_bucket
+from medha_jax.runtime.buckets import SMALL_TILE, Bucket, Need, PlanLayout, smallest_bucket
+
+EMPTY = StepPlan(())
 
 
-def split_plan(plan: StepPlan) -> tuple[list[Chunk], list[Chunk]]:
-    """Chunks of one token, which run as decode rows, and longer ones; both in plan order."""
-    single = [chunk for chunk in plan.chunks if chunk.length == 1]
-    return single, [chunk for chunk in plan.chunks if chunk.length > 1]
+@dataclass(frozen=True)
+class Geometry:
+    """Sizes that turn requests into rows: `page` and `per_group` in tokens; `shared` is None for one group."""
+
+    groups: int
+    page: int
+    per_group: int
+    slots: int
+    own: Buckets
+    shared: Buckets | None
 
 
-def pack(plan: StepPlan, buckets: Buckets, page: int, slots: int) -> tuple[Bucket, np.ndarray]:
-    """Lay out a plan for the smallest bucket that holds it.
+def chunks_of(plan: StepPlan, group: int | None) -> tuple[list[Chunk], list[Chunk]]:
+    """Chunks of one token, which run as decode rows, and longer ones; of a group's own, or shared if None."""
+    mine = [c for c in plan.chunks if (c.shared if group is None else not c.shared and c.groups[0] == group)]
+    return [c for c in mine if c.length == 1], [c for c in mine if c.length > 1]
 
-    Args:
-        plan: chunks of different slots.
-        page: tokens in a page.
-        slots: number of slots; it stands for "none" in padding, because writes out of range are dropped.
 
-    Returns:
-        The bucket and the flat int32 array of `PlanLayout(bucket, page)`.
+def needs(plan: StepPlan, groups: int) -> tuple[Need, Need]:
+    """What the own segment (the largest group's) and the shared segment of a plan must hold."""
+
+    def count(group: int | None) -> Need:
+        single, longer = chunks_of(plan, group)
+        return Need(len(single), sum(c.length for c in longer), len(longer))
+
+    own = Need()
+    for group in range(groups):
+        own |= count(group)
+    return own, count(None)
+
+
+def bucket_for(plans: Sequence[StepPlan], geometry: Geometry) -> Bucket:
+    """The smallest shape that holds every plan in flight.
 
     Raises:
-        UnknownShapeError: no bucket is large enough.
+        UnknownShapeError: none does.
     """
-    single, chunks = split_plan(plan)
-    bucket = smallest_bucket(buckets, len(single), sum(c.length for c in chunks), len(chunks))
-    layout = PlanLayout(bucket, page)
-    flat = np.zeros(layout.size, np.int32)
-    view = {name: np.asarray(part) for name, part in layout.views(flat).items()}
-    for name in ("row_slot", "sample_slot", "update_slot"):
-        view[name][...] = slots
-    view["decodes"][...] = len(single)
-
-    for row, chunk in enumerate(single):
-        _put_rows(view, chunk, row)
-        _put_sample(view, chunk, row, row)
-    row = bucket.decode
-    for number, chunk in enumerate(chunks):
-        _put_rows(view, chunk, row)
-        _put_sample(view, chunk, bucket.decode + number, row + chunk.length - 1)
-        _put_tiles(view, chunk, row, tuple(bucket.tiles))
-        row += chunk.length
-    updates = [(c.slot, c.first_page + i, p) for c in plan.chunks for i, p in enumerate(c.pages)]
-    if updates:
-        for name, values in zip(("slot", "index", "page"), zip(*updates, strict=True), strict=True):
-            view[f"update_{name}"][: len(updates)] = values
-    return bucket, flat
+    own, shared = Need(), Need()
+    for plan in plans:
+        mine, common = needs(plan, geometry.groups)
+        own, shared = own | mine, shared | common
+    return smallest_bucket(geometry.own, geometry.shared, own, shared)
 
 
-def _put_rows(view: dict[str, np.ndarray], chunk: Chunk, row: int) -> None:
-    rows = slice(row, row + chunk.length)
-    view["row_token"][rows] = -1 if chunk.tokens is None else chunk.tokens
-    view["row_slot"][rows] = chunk.slot
-    view["row_position"][rows] = np.arange(chunk.start, chunk.end)
+def pack(plans: Sequence[StepPlan], bucket: Bucket, geometry: Geometry) -> np.ndarray:
+    """Lay out the plan of every stage for one shape: int32 `[stages, groups, PlanLayout.size]`.
+
+    Padding has slot number `geometry.slots`: writes there are out of range and dropped.
+    """
+    layout = PlanLayout(bucket, geometry.page)
+    packed = np.zeros((len(plans), geometry.groups, layout.size), np.int32)
+    for stage, plan in enumerate(plans):
+        for group in range(geometry.groups):
+            view = {name: np.asarray(part) for name, part in layout.views(packed[stage, group]).items()}
+            for name in ("row_slot", "sample_slot", "update_slot"):
+                view[name][...] = geometry.slots
+            if plan.chunks:
+                _Writer(view, bucket, geometry, group).write(plan)
+    return packed
 
 
-def _put_sample(view: dict[str, np.ndarray], chunk: Chunk, sample: int, row: int) -> None:
-    view["sample_row"][sample] = row
-    view["sample_slot"][sample] = chunk.slot
-    view["sample_keep"][sample] = chunk.last
+def places(plan: StepPlan, bucket: Bucket) -> dict[int, tuple[int, int]]:
+    """Where the results of a plan's chunks stand, by position in the plan: (group, sample)."""
+    found: dict[int, tuple[int, int]] = {}
+    number = {id(chunk): n for n, chunk in enumerate(plan.chunks)}
+    groups: list[int | None] = [None, *sorted({c.groups[0] for c in plan.chunks if not c.shared})]
+    for group in groups:
+        segment = bucket.shared if group is None else bucket.own
+        base = 0 if group is None else bucket.shared.samples
+        single, longer = chunks_of(plan, group)
+        for at, chunk in enumerate(single):
+            found[number[id(chunk)]] = (group or 0, base + at)
+        for at, chunk in enumerate(longer):
+            found[number[id(chunk)]] = (group or 0, base + segment.decode + at)
+    return found
 
 
-def _put_tiles(view: dict[str, np.ndarray], chunk: Chunk, row: int, sizes: tuple[int, ...]) -> None:
-    done = 0
-    while done < chunk.length:
-        left = chunk.length - done
-        size = sizes[0] if left > sizes[0] // 2 or len(sizes) == 1 else SMALL_TILE
-        at = int(view[f"tile{size}_used"])
-        count = min(size, left)
-        for name, value in (
-            ("slot", chunk.slot),
-            ("row", row + done),
-            ("start", chunk.start + done),
-            ("count", count),
-        ):
-            view[f"tile{size}_{name}"][at] = value
-        view[f"tile{size}_used"][...] = at + 1
-        done += count
+@dataclass(frozen=True)
+class _Writer:
+    """Writes one plan as one group sees it into the views of the flat array."""
+
+    view: dict[str, np.ndarray]
+    bucket: Bucket
+    geometry: Geometry
+    group: int
+
+    def write(self, plan: StepPlan) -> None:
+        sample = 0
+        for number, segment in enumerate(self.bucket.segments):
+            single, longer = chunks_of(plan, None if number == 0 else self.group)
+            row, prefill_row = self.bucket.starts(number)
+            for at, chunk in enumerate(single):
+                self._rows(chunk, row + at)
+                self._decode(chunk, row + at)
+                self._sample(chunk, sample + at, row + at)
+            for at, chunk in enumerate(longer):
+                self._rows(chunk, prefill_row)
+                self._tiles(chunk, prefill_row)
+                self._sample(chunk, sample + segment.decode + at, prefill_row + chunk.length - 1)
+                prefill_row += chunk.length
+            sample += segment.samples
+        self._updates(plan)
+
+    def _rows(self, chunk: Chunk, row: int) -> None:
+        rows = slice(row, row + chunk.length)
+        self.view["row_token"][rows] = -1 if chunk.tokens is None else chunk.tokens
+        self.view["row_slot"][rows] = chunk.slot
+        self.view["row_position"][rows] = np.arange(chunk.start, chunk.end)
+
+    def _local(self, chunk: Chunk) -> tuple[int, int]:
+        """Local position of the chunk's first token in this group, and tokens that the group then holds."""
+        if self.group not in chunk.groups:
+            return chunk.start, 0
+        base = chunk.groups.index(self.group) * self.geometry.per_group
+        return chunk.start - base, min(chunk.end - base, self.geometry.per_group)
+
+    def _decode(self, chunk: Chunk, row: int) -> None:
+        start, limit = self._local(chunk)
+        self.view["decode_length"][row] = min(start + 1, limit)
+        if chunk.groups[-1] == self.group:
+            self.view["write_row"][int(self.view["writes"])] = row
+            self.view["writes"][...] += 1
+
+    def _sample(self, chunk: Chunk, sample: int, row: int) -> None:
+        self.view["sample_row"][sample] = row
+        self.view["sample_slot"][sample] = chunk.slot
+        self.view["sample_keep"][sample] = chunk.last
+
+    def _tiles(self, chunk: Chunk, row: int) -> None:
+        segment = self.bucket.shared if chunk.shared else self.bucket.own
+        sizes = tuple(segment.tiles)
+        start, limit = self._local(chunk)
+        owner = chunk.groups[-1] == self.group
+        done = 0
+        while done < chunk.length:
+            left = chunk.length - done
+            size = sizes[0] if left > sizes[0] // 2 or len(sizes) == 1 else SMALL_TILE
+            at, count = int(self.view[f"tile{size}_used"]), min(size, left)
+            entry = dict(slot=chunk.slot, row=row + done, start=start + done, count=count, limit=limit)
+            for name, value in (*entry.items(), ("stored", count if owner else 0)):
+                self.view[f"tile{size}_{name}"][at] = value
+            self.view[f"tile{size}_used"][...] = at + 1
+            done += count
+
+    def _updates(self, plan: StepPlan) -> None:
+        entries = [
+            (chunk.slot, chunk.first_page + at, page)
+            for chunk in plan.chunks
+            if chunk.groups[-1] == self.group
+            for at, page in enumerate(chunk.pages)
+        ]
+        for at, entry in enumerate(entries):
+            for name, value in zip(("slot", "index", "page"), entry, strict=True):
+                self.view[f"update_{name}"][at] = value

@@ -9,9 +9,16 @@ import jax.numpy as jnp
 
 from medha_jax.checkpoints import load_parameters
 from medha_jax.config import RuntimeConfig
-from medha_jax.mesh import Layout, build_mesh, parameter_sharding
-from medha_jax.models import Architecture, parameter_specs
+from medha_jax.mesh import Layout, build_mesh
+from medha_jax.models import Architecture
 from medha_jax.runtime.executor import MeshExecutor, Report
+from medha_jax.runtime.placement import (
+    check_layout,
+    place_parameters,
+    placed_specs,
+    stored_shapes,
+    stored_shardings,
+)
 
 
 def resolve_dtype(dtype: str) -> jnp.dtype:
@@ -31,16 +38,19 @@ def open_executor(config: RuntimeConfig, report: Report) -> MeshExecutor:
     Raises:
         UnsupportedModelError: the architecture or a setting of it is not supported.
         CheckpointError: the weights do not fit the architecture, or cannot be read.
-        ValueError: the devices are too few.
+        LayoutError: the layout does not fit the devices or the model.
     """
     arch = Architecture.from_directory(config.model)
+    layout = Layout(config.mesh.tp, config.mesh.spp, config.mesh.kvp)
+    check_layout(arch, layout)
+    mesh = build_mesh(layout)
     dtype = resolve_dtype(config.dtype)
-    mesh = build_mesh(Layout())
-    specs = parameter_specs(arch, dtype)
     started = time.perf_counter()
-    shardings = {name: parameter_sharding(mesh, spec.axes) for name, spec in specs.items()}
-    parameters = load_parameters(config.model, arch, dtype, shardings)
-    size = sum(spec.nbytes for spec in specs.values())
+    shardings = stored_shardings(arch, layout, mesh, dtype)
+    stored = load_parameters(config.model, arch, dtype, shardings, stored_shapes(arch, layout, dtype))
+    parameters = place_parameters(stored, arch, layout, mesh)
+    del stored
+    size = sum(spec.nbytes for spec in placed_specs(arch, layout, dtype).values())
     report(
         f"loaded {arch.family}: {arch.layers} layers, {size / 2**20:.1f} MiB of {dtype} weights "
         f"in {time.perf_counter() - started:.1f} s"

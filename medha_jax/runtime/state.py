@@ -22,6 +22,7 @@ INTEGERS = ("top_k", "seed_high", "seed_low", "prompt", "min_tokens", "logprobs"
 class SlotState:
     """Sampling state of every slot: settings written at admission, counts kept by the ticks.
 
+    Outside a tick each array has a leading axis of groups.
     `floats` and `integers` hold the columns FLOATS and INTEGERS, then the token ids that end the request.
     `generated` counts each generated token, `prompted` is 1 where the prompt contains the token.
     """
@@ -45,21 +46,26 @@ class SlotState:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class DeviceState:
-    """Everything a tick changes; donated to it and replaced by what it returns."""
+    """Everything a tick changes; donated to it and replaced by what it returns.
+
+    Every group has its own pages, its own table of them, and its own view of the slots. `register` holds the hidden
+    states that each stage received from the one before; a single stage uses none of it.
+    """
 
     pool: Float[Array, "layers 2 pages kv_heads page head_dim"]
-    table: Int[Array, "slots pages_per_slot"]
-    last_token: Int[Array, " slots"]
+    table: Int[Array, "groups slots pages_per_slot"]
+    register: Float[Array, "stages groups rows embed"]
+    last_token: Int[Array, "groups slots"]
     slots: SlotState
 
 
-def empty_slots(slots: int, vocab: int) -> SlotState:
-    """State of `slots` slots that nobody uses."""
+def empty_slots(groups: int, slots: int, vocab: int) -> SlotState:
+    """State of slots that nobody uses, for every group."""
     return SlotState(
-        floats=jnp.zeros((slots, len(FLOATS)), jnp.float32),
-        integers=jnp.zeros((slots, len(INTEGERS) + MAX_END_TOKENS), jnp.int32),
-        generated=jnp.zeros((slots, vocab), jnp.int32),
-        prompted=jnp.zeros((slots, vocab), jnp.int8),
+        floats=jnp.zeros((groups, slots, len(FLOATS)), jnp.float32),
+        integers=jnp.zeros((groups, slots, len(INTEGERS) + MAX_END_TOKENS), jnp.int32),
+        generated=jnp.zeros((groups, slots, vocab), jnp.int32),
+        prompted=jnp.zeros((groups, slots, vocab), jnp.int8),
     )
 
 
@@ -98,13 +104,15 @@ def slot_settings(
     return floats, integers
 
 
-def admit(state: SlotState, slot: Array, floats: Array, integers: Array) -> SlotState:
-    """Give a slot to a request: its settings, and counts of zero."""
+def admit(
+    state: SlotState, slot: Array, floats: Array, integers: Array, generated: Array, prompted: Array
+) -> SlotState:
+    """Give a slot on every group to a request: its settings, and what it has counted so far."""
     return SlotState(
-        floats=state.floats.at[slot].set(floats),
-        integers=state.integers.at[slot].set(integers),
-        generated=state.generated.at[slot].set(0),
-        prompted=state.prompted.at[slot].set(0),
+        floats=state.floats.at[:, slot].set(floats),
+        integers=state.integers.at[:, slot].set(integers),
+        generated=state.generated.at[:, slot].set(generated),
+        prompted=state.prompted.at[:, slot].set(prompted),
     )
 
 

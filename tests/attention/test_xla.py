@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from medha_jax.attention import AttentionWork, Tiles, attend, store
+from medha_jax.attention import AttentionWork, Tiles, attend, merge, pack, store
 
 SLOTS, LAYERS, LAYER = 6, 2, 1
 DECODES, TILES = 5, 4
@@ -73,10 +73,16 @@ def random_work(case: Case, rng: np.random.Generator):
             where[row : row + count, 0] = slot
             where[row : row + count, 1] = np.arange(start, start + count)
             row, start, used = row + count, start + count, used + 1
+    tiles["limit"], tiles["stored"] = tiles["start"] + tiles["count"], tiles["count"]
+    # tiles of one slot follow each other, and what a later one stores is there too
+    for at in range(used):
+        same = (tiles["slot"][:used] == tiles["slot"][at]).nonzero()[0]
+        tiles["limit"][at] = (tiles["start"] + tiles["count"])[same].max()
     work = AttentionWork(
         decode_slots=jnp.asarray(np.where(lengths > 0, slots[:DECODES], 0).astype(np.int32)),
         decode_lengths=jnp.asarray(lengths),
-        decodes=jnp.int32(decodes),
+        write_row=jnp.asarray(rng.permutation(decodes).tolist() + [0] * (DECODES - decodes), jnp.int32),
+        writes=jnp.int32(decodes),
         tiles=(Tiles(**{k: jnp.asarray(v) for k, v in tiles.items()}, used=jnp.int32(used), size=case.tile),),
     )
     return work, where
@@ -144,3 +150,52 @@ def test_a_request_without_numbers_does_not_reach_its_neighbours() -> None:
     after, out, _ = program(case)(queries, keys, keys, pool, table, work)
     assert np.isfinite(after).all()
     assert np.isfinite(out).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_parts_on_several_groups_merge_to_the_whole(dtype: str) -> None:
+    """Rows see what each group holds of one request: all, a part, nothing; merged they see all of it."""
+    case = Case(heads=4, kv_heads=2, head_dim=16, page=64, tile=16, dtype=dtype)
+    rng = np.random.default_rng(2)
+    total, per_group, groups = 700, 256, 4
+    start = total - case.tile
+    shape = (LAYERS, 2, SLOTS * case.pages_per_slot, case.kv_heads, case.page, case.head_dim)
+    pool = np.asarray(jnp.asarray(rng.normal(size=shape), dtype))
+    table = rng.permutation(shape[2]).reshape(SLOTS, -1).astype(np.int32)
+    queries = jnp.asarray(rng.normal(size=(case.rows, case.heads, case.head_dim)) * 2, dtype)
+
+    def part(first: int, past: int):
+        """Tile 0 and decode row 0 at the end of the request, where the pages from `first` to `past` are held."""
+        held = max(0, past - first)
+        here = np.zeros_like(table)
+        here[0, : -(-held // case.page)] = table[0, first // case.page : -(-past // case.page)]
+        one = {name: jnp.zeros(TILES, jnp.int32) for name in ("slot", "stored")}
+        tiles = Tiles(
+            **one,
+            row=jnp.full(TILES, DECODES, jnp.int32),
+            start=jnp.full(TILES, max(0, start - first), jnp.int32),
+            count=jnp.full(TILES, case.tile, jnp.int32),
+            limit=jnp.full(TILES, held, jnp.int32),
+            used=jnp.int32(1),
+            size=case.tile,
+        )
+        lengths = jnp.zeros(DECODES, jnp.int32).at[0].set(held)
+        work = AttentionWork(
+            jnp.zeros(DECODES, jnp.int32), lengths, jnp.zeros(DECODES, jnp.int32), jnp.int32(0), (tiles,)
+        )
+        return jax.jit(attend)(queries, pool, jnp.int32(LAYER), jnp.asarray(here), work)
+
+    whole, _ = part(0, total)
+    parts = []
+    for group in range(groups):
+        out, lse = part(group * per_group, min(total, (group + 1) * per_group))
+        parts.append(pack(out, lse))
+        if group == groups - 1:
+            assert np.isneginf(np.asarray(lse)).all(), "the last group holds nothing"
+    assert parts[0].nbytes == case.rows * case.heads * (case.head_dim * jnp.dtype(dtype).itemsize + 4)
+    merged = merge(jnp.stack(parts))
+    tolerance = 2e-6 if dtype == "float32" else 2e-2
+    rows = [0, *range(DECODES, DECODES + case.tile)]
+    got, expected = (np.asarray(x, np.float32)[rows] for x in (merged, whole))
+    np.testing.assert_allclose(got, expected, atol=tolerance, rtol=tolerance)
+    assert not np.asarray(merged, np.float32)[DECODES + case.tile :].any(), "nobody sees anything: 0, not NaN"

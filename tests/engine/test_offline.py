@@ -134,7 +134,7 @@ def test_what_cannot_run_is_refused_before_anything_is_taken(
 def test_what_never_fits_the_pool_is_refused(byte_tokenizer: Tokenizer) -> None:
     small = small_executor(pool_tokens=64, buckets=ONE_SHAPE)
     engine = OfflineEngine(small, byte_tokenizer, clock())
-    with pytest.raises(InvalidRequestError, match="need 7 KV pages; the pool has 4"):
+    with pytest.raises(InvalidRequestError, match="105 tokens need 7 KV pages; the pool has 4"):
         engine.add(GenerationRequest((1,) * 100, SamplingParams(max_tokens=5)))
 
 

@@ -16,7 +16,7 @@ def test_an_axis_without_devices_is_refused(axis: str) -> None:
 
 
 def test_too_few_devices_are_refused_with_the_numbers() -> None:
-    with pytest.raises(ValueError, match="tp=64 x spp=64 x kvp=1 needs 4096 devices; there are"):
+    with pytest.raises(ValueError, match="tp=64,spp=64,kvp=1 needs 4096 devices; there are"):
         build_mesh(Layout(tp=64, spp=64))
 
 

@@ -13,7 +13,7 @@ def test_every_parameter_of_a_model_has_a_rule() -> None:
     specs = {name: parameter_spec(spec.axes) for name, spec in parameter_specs(arch, "float32").items()}
     assert specs["layers.attention.query.kernel"] == PartitionSpec("spp", None, "tp", None)
     assert specs["layers.mlp.down.kernel"] == PartitionSpec("spp", "tp", None)
-    assert specs["embedding"] == PartitionSpec(None, None)
+    assert specs["embedding"] == PartitionSpec("tp", None)
 
 
 def test_an_axis_without_a_rule_is_an_error() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medha_jax.config import Buckets, RuntimeConfig
+from medha_jax.config import Buckets, MeshConfig, RuntimeConfig
 from medha_jax.engine import Delta, GenerationRequest, OfflineEngine, open_executor
 from medha_jax.plan import SamplingParams
 from medha_jax.runtime import TokenResult
@@ -45,7 +45,7 @@ def test_same_tokens_and_logits_as_transformers(
         max_context=5120,
         pool_tokens=7680 * len(SCHEDULES),
         slots=len(cases),
-        buckets=Buckets(decode=(len(cases),), prefill=(1024,), chunks=16),
+        mesh=MeshConfig(buckets=Buckets(decode=(len(cases),), prefill=(1024,), chunks=16)),
         keep_logits=True,
         compilation_cache=None,
     )

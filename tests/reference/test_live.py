@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medha_jax.config import Buckets, RuntimeConfig
+from medha_jax.config import Buckets, MeshConfig, RuntimeConfig
 from medha_jax.engine import GenerationRequest, OfflineEngine, open_executor
 from medha_jax.plan import SamplingParams
 from medha_jax.runtime import TokenResult
@@ -40,7 +40,7 @@ def test_every_step_agrees_with_transformers(tmp_path: Path, family: str, rope: 
             max_context=4096,
             slots=3,
             pool_tokens=8192,
-            buckets=Buckets(decode=(3,), prefill=(256,), chunks=3),
+            mesh=MeshConfig(buckets=Buckets(decode=(3,), prefill=(256,), chunks=3)),
             keep_logits=True,
             compilation_cache=None,
         ),

@@ -7,11 +7,20 @@ from hypothesis import strategies as st
 
 from medha_jax.config import Buckets
 from medha_jax.plan import Chunk, StepPlan
-from medha_jax.runtime.buckets import Bucket, PlanLayout, UnknownShapeError, all_buckets, smallest_bucket
-from medha_jax.runtime.packing import pack
+from medha_jax.runtime.buckets import (
+    Bucket,
+    Need,
+    PlanLayout,
+    Segment,
+    UnknownShapeError,
+    all_buckets,
+    smallest_bucket,
+)
+from medha_jax.runtime.packing import EMPTY, Geometry, bucket_for, pack, places
 
 BUCKETS = Buckets(decode=(1, 4), prefill=(16, 64, 256, 1024), chunks=4)
-PAGE, SLOTS = 16, 9
+SHARED = Buckets(decode=(2,), prefill=(8, 32), chunks=2)
+PAGE, SLOTS, PER_GROUP = 16, 9, 32
 
 
 @st.composite
@@ -38,10 +47,20 @@ def plans(draw: st.DrawFn) -> StepPlan:
     return StepPlan(tuple(draw(st.permutations(chunks))))
 
 
+def geometry(groups: int = 1) -> Geometry:
+    shared = None if groups == 1 else SHARED
+    return Geometry(groups, PAGE, 2**30 if groups == 1 else PER_GROUP, SLOTS, BUCKETS, shared)
+
+
+def unpack(packed: np.ndarray, bucket: Bucket, stage: int, group: int) -> dict[str, np.ndarray]:
+    views = PlanLayout(bucket, PAGE).views(packed[stage, group])
+    return {name: np.asarray(part) for name, part in views.items()}
+
+
 @given(plans())
 def test_every_token_stands_once_in_rows_tiles_and_samples(plan: StepPlan) -> None:
-    bucket, flat = pack(plan, BUCKETS, PAGE, SLOTS)
-    view = {name: np.asarray(part) for name, part in PlanLayout(bucket, PAGE).views(flat).items()}
+    bucket = bucket_for([plan], geometry())
+    view = unpack(pack([plan], bucket, geometry()), bucket, 0, 0)
     rows = {(int(s), int(p)): r for r, (s, p) in enumerate(zip(view["row_slot"], view["row_position"], strict=True))}
     wanted = {(c.slot, p): c for c in plan.chunks for p in range(c.start, c.end)}
     assert {key for key in rows if key[0] < SLOTS} == set(wanted)
@@ -49,14 +68,22 @@ def test_every_token_stands_once_in_rows_tiles_and_samples(plan: StepPlan) -> No
         token = -1 if chunk.tokens is None else chunk.tokens[position - chunk.start]
         assert view["row_token"][rows[slot, position]] == token
 
-    covered = [(int(view["row_slot"][r]), int(view["row_position"][r])) for r in range(view["decodes"])]
+    covered = []
+    for row in view["write_row"][: int(view["writes"])]:
+        slot, position = int(view["row_slot"][row]), int(view["row_position"][row])
+        assert view["decode_length"][row] == position + 1
+        covered.append((slot, position))
+    assert (view["decode_length"] > 0).sum() == len(covered)
+    ends = {chunk.slot: chunk.end for chunk in plan.chunks}
     for size, most in bucket.tiles.items():
         used = int(view[f"tile{size}_used"])
         assert used <= most
         for at in range(used):
-            slot, row, start, count = (int(view[f"tile{size}_{n}"][at]) for n in ("slot", "row", "start", "count"))
-            assert 1 <= count <= size
-            assert row >= bucket.decode
+            names = ("slot", "row", "start", "count", "limit", "stored")
+            slot, row, start, count, limit, stored = (int(view[f"tile{size}_{name}"][at]) for name in names)
+            assert 1 <= count == stored <= size
+            assert limit == ends[slot]
+            assert row >= bucket.decodes
             for offset in range(count):
                 assert rows[slot, start + offset] == row + offset
                 covered.append((slot, start + offset))
@@ -69,15 +96,79 @@ def test_every_token_stands_once_in_rows_tiles_and_samples(plan: StepPlan) -> No
     assert kept == {(c.slot, rows[c.slot, c.end - 1]) for c in plan.chunks if c.last}
     updates = [entry for entry in entries("update_slot", "update_index", "update_page") if entry[0] < SLOTS]
     assert sorted(updates) == sorted((c.slot, c.first_page + i, p) for c in plan.chunks for i, p in enumerate(c.pages))
+    found = places(plan, bucket)
+    for number, chunk in enumerate(plan.chunks):
+        group, sample = found[number]
+        assert (group, view["sample_slot"][sample]) == (0, chunk.slot)
+
+
+def test_groups_share_rows_and_only_the_owner_stores() -> None:
+    shared = Chunk(0, 40, 5, (1,) * 5, True, 0, (9,), groups=(2, 0))
+    decode = Chunk(1, 90, 1, None, True, 1, (4,), groups=(1, 2, 0))
+    private = Chunk(2, 0, 3, (7,) * 3, True, 0, (5,), groups=(1,))
+    plan, where = StepPlan((private, shared, decode)), geometry(3)
+    bucket = bucket_for([plan], where)
+    assert bucket == Bucket(Segment(1, 16, 4), Segment(2, 8, 2))
+    packed = pack([plan], bucket, where)
+    seen = {}
+    for group in range(3):
+        view = unpack(packed, bucket, 0, group)
+        assert view["row_slot"][0] == 1, "the shared decode is there on every group"
+        assert view["row_slot"][bucket.decodes] == 0
+        own = view["row_slot"][bucket.decodes + bucket.shared.prefill :]
+        assert (own[0] == 2) == (group == 1)
+        seen[group] = (int(view["decode_length"][0]), int(view["writes"]))
+        at = {name: int(view[f"tile8_{name}"][0]) for name in ("start", "limit", "stored")}
+        # positions 32 to 64 lie on group 0, the first 32 on group 2, nothing on group 1
+        assert (
+            at
+            == {
+                0: {"start": 8, "limit": 13, "stored": 5},
+                1: {"start": 40, "limit": 0, "stored": 0},
+                2: {"start": 40, "limit": 32, "stored": 0},
+            }[group]
+        )
+    assert seen == {0: (27, 1), 1: (32, 0), 2: (32, 0)}
+    assert places(plan, bucket) == {0: (1, 5), 1: (0, 2), 2: (0, 0)}
+
+
+def test_stages_run_at_the_largest_shape_in_flight() -> None:
+    small, large = (StepPlan((Chunk(0, 0, n, (1,) * n, True),)) for n in (5, 100))
+    bucket = bucket_for([small, EMPTY, large], geometry())
+    assert bucket.own.prefill == 256
+    packed = pack([small, EMPTY, large], bucket, geometry())
+    assert [int((unpack(packed, bucket, s, 0)["row_slot"] < SLOTS).sum()) for s in range(3)] == [5, 0, 100]
+
+
+@given(st.sampled_from(all_buckets(BUCKETS, SHARED)), st.sampled_from(all_buckets(BUCKETS, SHARED)))
+def test_rows_keep_their_place_in_the_register_from_bucket_to_bucket(one: Bucket, other: Bucket) -> None:
+    largest = max(all_buckets(BUCKETS, SHARED), key=lambda bucket: bucket.rows)
+    assert [row for here, _ in one.slices(largest) for row in range(here.start, here.stop)] == list(range(one.rows))
+    for number in (0, 1):
+        for kind in (0, 1):
+            place = {}
+            for bucket in (one, other):
+                first = bucket.starts(number)[kind]
+                place[bucket] = next((t.start for h, t in bucket.slices(largest) if h.start == first), None)
+            known = {p for b, p in place.items() if (b.segments[number].decode, b.segments[number].prefill)[kind]}
+            assert len(known) <= 1
 
 
 def test_the_smallest_bucket_is_taken() -> None:
-    assert smallest_bucket(BUCKETS, 0, 0, 0) == Bucket(1, 0, 4)
-    assert smallest_bucket(BUCKETS, 2, 17, 1) == Bucket(4, 64, 4)
-    assert {smallest_bucket(BUCKETS, d, t, 1) for d in range(5) for t in range(1025)} == set(all_buckets(BUCKETS))
+    def own(decodes: int, tokens: int, chunks: int) -> Bucket:
+        return smallest_bucket(BUCKETS, None, Need(decodes, tokens, chunks), Need())
+
+    assert own(0, 0, 0) == Bucket(Segment(1, 0, 0))
+    assert own(2, 17, 1) == Bucket(Segment(4, 64, 4))
+    assert {own(d, t, 1 if t else 0) for d in range(5) for t in range(1025)} == set(all_buckets(BUCKETS, None))
 
 
 @pytest.mark.parametrize(("decodes", "tokens", "chunks"), [(5, 0, 0), (0, 1025, 1), (0, 10, 5)])
 def test_a_plan_beyond_every_shape_is_an_error(decodes: int, tokens: int, chunks: int) -> None:
+    need = Need(decodes, tokens, chunks)
     with pytest.raises(UnknownShapeError, match="beyond the compiled shapes: 4 decodes, 1024 tokens, 4 chunks"):
-        smallest_bucket(BUCKETS, decodes, tokens, chunks)
+        smallest_bucket(BUCKETS, None, need, Need())
+    with pytest.raises(UnknownShapeError, match="shared"):
+        smallest_bucket(BUCKETS, SHARED, Need(), need)
+    with pytest.raises(UnknownShapeError, match="only one group"):
+        smallest_bucket(BUCKETS, None, Need(), need)

@@ -21,10 +21,12 @@ jitted = functools.cache(lambda f: jax.jit(f))
 
 def state_of(*params: SamplingParams, prompt: int = 0, ends: tuple[int, ...] = ()) -> SlotState:
     """Slots 0, 1, … with these settings."""
-    state = empty_slots(SLOTS, VOCAB)
+    state = empty_slots(1, SLOTS, VOCAB)
+    nothing = np.zeros(VOCAB, np.int32), np.zeros(VOCAB, np.int8)
     for slot, sampling in enumerate(params):
-        state = jitted(admit)(state, slot, *slot_settings(sampling, seed=7, prompt=prompt, end_tokens=ends))
-    return state
+        settings = slot_settings(sampling, seed=7, prompt=prompt, end_tokens=ends)
+        state = jitted(admit)(state, slot, *settings, *nothing)
+    return jax.tree.map(lambda x: x[0], state)
 
 
 def draw(logits: np.ndarray, state: SlotState, slots: list[int], positions: list[int]) -> Sampled:
@@ -128,6 +130,16 @@ def test_penalties_follow_their_definitions() -> None:
     # log-probabilities are those of the model, before penalties
     expected = logits[0, 0] - np.log(np.exp(logits[0].astype(np.float64)).sum())
     np.testing.assert_allclose(draw(logits, state, [0], [5]).logprob[0], expected, rtol=1e-5)
+
+
+def test_a_request_that_begins_to_be_shared_keeps_its_counts_on_every_group() -> None:
+    counts, seen = np.arange(VOCAB, dtype=np.int32), np.ones(VOCAB, np.int8)
+    settings_ = slot_settings(SamplingParams(), seed=0, prompt=3, end_tokens=())
+    state = jitted(admit)(empty_slots(3, SLOTS, VOCAB), 2, *settings_, counts, seen)
+    for group in range(3):
+        np.testing.assert_array_equal(state.generated[group, 2], counts)
+        np.testing.assert_array_equal(state.prompted[group, 2], seen)
+        assert not state.generated[group, 1].any()
 
 
 def test_tokens_computed_again_count_as_generated() -> None:

@@ -1,0 +1,67 @@
+"""What devices of one mesh say to each other, inside `shard_map`; each axis of one device costs nothing."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+from medha_jax.mesh.layout import GROUP, STAGE, TENSOR, Layout
+
+
+def sum_over_tensor(x: Array) -> Array:
+    """Add up partial results of the tensor axis."""
+    return lax.psum(x, TENSOR)
+
+
+def stage_index() -> Array:
+    """This device's pipeline stage."""
+    return lax.axis_index(STAGE)
+
+
+def to_next_stage(x: Array, layout: Layout) -> Array:
+    """What the previous stage holds; stage 0 receives the last stage's.
+
+    The full ring: a permutation that leaves devices out is slower to compile and easier to deadlock.
+    """
+    if layout.spp == 1:
+        return x
+    return lax.ppermute(x, STAGE, [(stage, (stage + 1) % layout.spp) for stage in range(layout.spp)])
+
+
+def from_last_stage(x: Array, layout: Layout) -> Array:
+    """The last stage's `x`, on every stage."""
+    if layout.spp == 1:
+        return x
+    return lax.psum(jnp.where(stage_index() == layout.spp - 1, x, 0), STAGE)
+
+
+def gather_groups(x: Array, layout: Layout) -> Array:
+    """Every group's `x` `[kvp, ...]`, in the order of the groups."""
+    return x[None] if layout.kvp == 1 else lax.all_gather(x, GROUP)
+
+
+def embed_tokens(table: Array, tokens: Array, layout: Layout) -> Array:
+    """Rows of an embedding whose vocabulary is divided over the tensor axis."""
+    if layout.tp == 1:
+        return table[tokens]
+    local = tokens - lax.axis_index(TENSOR) * table.shape[0]
+    mine = (local >= 0) & (local < table.shape[0])
+    rows = table[jnp.clip(local, 0, table.shape[0] - 1)]
+    return sum_over_tensor(jnp.where(mine[:, None], rows, 0))
+
+
+def stage_share(head: Array, layout: Layout) -> Array:
+    """This stage's part of the vocabulary rows that its tensor position holds."""
+    if layout.spp == 1:
+        return head
+    part = head.shape[0] // layout.spp
+    return lax.dynamic_slice_in_dim(head, stage_index() * part, part)
+
+
+def gather_vocabulary(logits: Array, layout: Layout) -> Array:
+    """Whole rows of logits from the parts of every tensor position and stage."""
+    if layout.spp > 1:
+        logits = lax.all_gather(logits, STAGE, axis=1, tiled=True)
+    if layout.tp > 1:
+        logits = lax.all_gather(logits, TENSOR, axis=1, tiled=True)
+    return logits

@@ -1,0 +1,91 @@
+"""A model's parameters on a mesh: what is divided, what is filled up, what is repeated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.sharding import Mesh
+
+from medha_jax.mesh import Layout, LayoutError, parameter_sharding
+from medha_jax.models import Architecture, ParameterSpec, parameter_specs
+
+KV_HEADS = "kv_heads"
+
+
+def check_layout(arch: Architecture, layout: Layout) -> None:
+    """Check that a model can be divided over a layout.
+
+    Raises:
+        LayoutError: with every number that does not fit.
+    """
+    if misfits := layout.misfits(arch.heads, arch.kv_heads, arch.ffn, arch.layers):
+        raise LayoutError(f"the model does not fit {layout}: {'; '.join(misfits)}")
+
+
+def placed_specs(arch: Architecture, layout: Layout, dtype: jnp.dtype) -> dict[str, ParameterSpec]:
+    """Every parameter with the sizes it has on the mesh: layers and vocabulary filled up, KV heads repeated."""
+    return {name: _placed(spec, arch, layout) for name, spec in parameter_specs(arch, dtype).items()}
+
+
+def stored_shapes(arch: Architecture, layout: Layout, dtype: jnp.dtype) -> dict[str, tuple[int, ...]]:
+    """Shapes to read parameters in: filled up like `placed_specs`, with the checkpoint's own KV heads."""
+    own = parameter_specs(arch, dtype)
+    return {
+        name: tuple(
+            size if axis == KV_HEADS else placed
+            for size, axis, placed in zip(own[name].shape, spec.axes, spec.shape, strict=True)
+        )
+        for name, spec in placed_specs(arch, layout, dtype).items()
+    }
+
+
+def stored_shardings(
+    arch: Architecture, layout: Layout, mesh: Mesh, dtype: jnp.dtype
+) -> dict[str, jax.sharding.Sharding]:
+    """Placement of parameters as they are read; KV heads that must be repeated are read whole by every device."""
+    repeat = layout.expanded_kv_heads(arch.kv_heads) != arch.kv_heads
+    return {
+        name: parameter_sharding(mesh, tuple("embed" if repeat and a == KV_HEADS else a for a in spec.axes))
+        for name, spec in parameter_specs(arch, dtype).items()
+    }
+
+
+def place_parameters(
+    parameters: Mapping[str, Array], arch: Architecture, layout: Layout, mesh: Mesh
+) -> dict[str, Array]:
+    """Fill up and repeat parameters to their sizes on the mesh, each placed as its axes say.
+
+    Args:
+        parameters: by dotted path, in the model's own shapes or those of `stored_shapes`.
+    """
+    specs = placed_specs(arch, layout, parameters["embedding"].dtype)
+    placed = {}
+    for name, value in parameters.items():
+        spec = specs[name]
+        fit = partial(_fit, shape=spec.shape, axes=spec.axes)
+        placed[name] = jax.jit(fit, out_shardings=parameter_sharding(mesh, spec.axes))(value)
+    return jax.block_until_ready(placed)
+
+
+def _placed(spec: ParameterSpec, arch: Architecture, layout: Layout) -> ParameterSpec:
+    sizes = {
+        "layers": layout.padded_layers(arch.layers),
+        "vocab": layout.padded_vocab(arch.vocab),
+        KV_HEADS: layout.expanded_kv_heads(arch.kv_heads),
+    }
+    shape = tuple(sizes.get(axis, size) for size, axis in zip(spec.shape, spec.axes, strict=True))
+    return ParameterSpec(shape, spec.dtype, spec.axes)
+
+
+def _fit(value: Array, shape: tuple[int, ...], axes: tuple[str, ...]) -> Array:
+    for number, (axis, size) in enumerate(zip(axes, shape, strict=True)):
+        if axis == KV_HEADS:
+            value = jnp.repeat(value, size // value.shape[number], axis=number)
+        elif value.shape[number] != size:
+            # layers of zeros pass their input through; vocabulary rows of zeros are cut off after the head
+            value = jnp.pad(value, [(0, size - n if at == number else 0) for at, n in enumerate(value.shape)])
+    return value
