@@ -10,24 +10,19 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 
-from medha_jax.attention import BLOCK_TOKENS
 from medha_jax.config import RuntimeConfig
-from medha_jax.kv.allocator import pages_for
-from medha_jax.mesh import Layout, parameter_spec, per_group, plan_spec, pool_spec, register_spec
-from medha_jax.models import Architecture, parameter_specs
+from medha_jax.models import Architecture
 from medha_jax.plan import SamplingParams, StepPlan
-from medha_jax.runtime.buckets import Bucket, PlanLayout, all_buckets
+from medha_jax.runtime.buckets import Bucket
 from medha_jax.runtime.executables import ExecutableTable, use_compilation_cache
-from medha_jax.runtime.packing import EMPTY, Geometry, bucket_for, pack, places
-from medha_jax.runtime.placement import check_layout
+from medha_jax.runtime.packing import EMPTY, bucket_for, pack, places
+from medha_jax.runtime.programs import Programs
 from medha_jax.runtime.sampler import Sampled
-from medha_jax.runtime.state import DeviceState, SlotState, admit, empty_slots, slot_settings
-from medha_jax.runtime.tick import Program, build_tick
+from medha_jax.runtime.state import DeviceState, admit, slot_settings
 
 Report = Callable[[str], Any]
 
@@ -52,29 +47,6 @@ class TickHandle:
     sampled: Sampled
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """What a configuration comes to on a mesh; tokens and pages are those of one group."""
-
-    context: int
-    per_group: int
-    pages: int
-    table_width: int
-
-    @classmethod
-    def of(cls, config: RuntimeConfig, arch: Architecture) -> Sizes:
-        """Derive them from the settings and the model's own limit."""
-        mesh = config.mesh
-        context = min(config.max_context or arch.context, arch.context)
-        per_group = mesh.tokens_per_group or -(-context // mesh.page_size) * mesh.page_size
-        if mesh.kvp > 1:
-            context = min(context, mesh.kvp * per_group)
-        held = min(context, per_group) if mesh.kvp > 1 else context
-        block = max(1, BLOCK_TOKENS // mesh.page_size)
-        width = -(-pages_for(held, mesh.page_size) // block) * block
-        return cls(context, per_group, pages_for(config.pool_tokens or held, mesh.page_size), width)
-
-
 class MeshExecutor:
     """Runs plans on a mesh of devices; the only owner of the device state.
 
@@ -94,29 +66,17 @@ class MeshExecutor:
     ) -> None:
         self.config = config
         self.arch = arch
-        self.layout = Layout(config.mesh.tp, config.mesh.spp, config.mesh.kvp)
-        check_layout(arch, self.layout)
-        self.sizes = Sizes.of(config, arch)
-        shared = config.mesh.shared_buckets if self.layout.kvp > 1 else None
-        self._geometry = Geometry(
-            self.layout.kvp,
-            config.mesh.page_size,
-            self.sizes.per_group if shared else 2**30,
-            config.slots,
-            config.mesh.buckets,
-            shared,
-        )
+        self._programs = Programs(config, arch, parameters["embedding"].dtype, mesh)
+        self.layout, self.sizes = self._programs.layout, self._programs.sizes
         self._parameters = dict(parameters)
-        self._mesh = mesh
-        self._dtype = self._parameters["embedding"].dtype
         # with few cores, a second program on several CPU devices deadlocks in its collectives
         self._one_at_a_time = mesh.devices.flat[0].platform == "cpu" and self.layout.devices > 1
         self._flight = deque([EMPTY] * self.layout.spp, self.layout.spp)
         use_compilation_cache(config.compilation_cache)
         self._table = self._compile(report)
-        slots = jax.tree.map(self._placed, self._state_specs().slots)
-        self._admit = jax.jit(admit, donate_argnums=0, out_shardings=slots)
-        make_state = jax.jit(self._empty_state, out_shardings=jax.tree.map(self._placed, self._state_specs()))
+        shardings = jax.tree.map(lambda shape: shape.sharding, self._programs.state_shapes)
+        self._admit = jax.jit(admit, donate_argnums=0, out_shardings=shardings.slots)
+        make_state = jax.jit(self._programs.empty_state, out_shardings=shardings)
         self._state = jax.block_until_ready(make_state())
         # compiled here, not at the first request
         self.admit(0, SamplingParams(), 0, ())
@@ -134,7 +94,7 @@ class MeshExecutor:
     @property
     def per_group(self) -> int:
         """Tokens of one request that a group holds; without bound where there is one group only."""
-        return self._geometry.per_group
+        return self.sizes.per_group
 
     @property
     def buckets(self) -> tuple[Bucket, ...]:
@@ -196,8 +156,8 @@ class MeshExecutor:
             UnknownShapeError: the plans in flight are larger than every compiled shape; nothing was dispatched.
         """
         flight = [plan, *list(self._flight)[: self.layout.spp - 1]]
-        bucket = bucket_for(flight, self._geometry)
-        packed = pack(flight, bucket, self._geometry)
+        bucket = bucket_for(flight, self._programs.geometry)
+        packed = pack(flight, bucket, self._programs.geometry)
         self._state, sampled = self._table.compiled(bucket)(self._parameters, self._state, packed)
         self._flight.appendleft(plan)
         if self._one_at_a_time:
@@ -223,57 +183,8 @@ class MeshExecutor:
         return [result(place[number]) for number in range(len(handle.leaving.chunks))]
 
     def _compile(self, report: Report) -> ExecutableTable:
-        buckets = all_buckets(self._geometry.own, self._geometry.shared)
+        buckets = self._programs.buckets
         report(f"compiling {len(buckets)} shapes (decodes+prompt tokens): {', '.join(map(str, buckets))}")
-        largest = max(buckets, key=lambda bucket: bucket.rows)
-        lower = {bucket: partial(self._lower, bucket, largest) for bucket in buckets}
+        lower = {bucket: partial(self._programs.lower, bucket) for bucket in buckets}
         threads = min(len(buckets), os.cpu_count() or 1)
         return ExecutableTable.compile(lower, threads, lambda b, s: report(f"compiled {b} in {s:.1f} s"))
-
-    def _lower(self, bucket: Bucket, largest: Bucket) -> jax.stages.Lowered:
-        layout = PlanLayout(bucket, self.config.mesh.page_size)
-        program = Program(self.arch, self.layout, layout, largest, self.config.keep_logits)
-        axes = {name: spec.axes for name, spec in parameter_specs(self.arch, self._dtype).items()}
-        state = self._state_specs()
-        mapped = jax.shard_map(
-            build_tick(program, self._dtype),
-            mesh=self._mesh,
-            in_specs=({name: parameter_spec(axes[name]) for name in self._parameters}, state, plan_spec()),
-            out_specs=(state, per_group()),
-            check_vma=False,
-        )
-        shapes = jax.eval_shape(self._empty_state)
-        placed = jax.tree.map(
-            lambda x, spec: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self._placed(spec)), shapes, state
-        )
-        shape = (self.layout.spp, self.layout.kvp, layout.size)
-        plans = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=self._placed(plan_spec()))
-        return jax.jit(mapped, donate_argnums=1).lower(self._parameters, placed, plans)
-
-    def _empty_state(self) -> DeviceState:
-        arch, layout, config = self.arch, self.layout, self.config
-        buckets = all_buckets(self._geometry.own, self._geometry.shared)
-        rows = max(bucket.rows for bucket in buckets) if layout.spp > 1 else 1
-        pool = (
-            layout.padded_layers(arch.layers),
-            2,
-            layout.kvp * self.sizes.pages,
-            layout.expanded_kv_heads(arch.kv_heads),
-            config.mesh.page_size,
-            arch.head_dim,
-        )
-        return DeviceState(
-            pool=jnp.zeros(pool, self._dtype),
-            table=jnp.zeros((layout.kvp, config.slots, self.sizes.table_width), jnp.int32),
-            register=jnp.zeros((layout.spp, layout.kvp, rows, arch.embed), self._dtype),
-            last_token=jnp.zeros((layout.kvp, config.slots), jnp.int32),
-            slots=empty_slots(layout.kvp, config.slots, arch.vocab),
-        )
-
-    def _state_specs(self) -> DeviceState:
-        own = per_group()
-        slots = SlotState(own, own, own, own)  # type: ignore[arg-type]
-        return DeviceState(pool_spec(), own, register_spec(), own, slots)  # type: ignore[arg-type]
-
-    def _placed(self, spec: Any) -> NamedSharding:
-        return NamedSharding(self._mesh, spec)

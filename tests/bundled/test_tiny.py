@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 from tokenizers import Tokenizer
-from tools.tiny_model import LLAMA_LAYER, LOGIT_ROWS, dense_attention, token_losses
 
 import medha_jax
 from medha_jax.models import Architecture, parameter_specs
+from tools.tiny_model import LLAMA_LAYER, LOGIT_ROWS, dense_attention, token_losses
 
 DIRECTORY = Path(medha_jax.__file__).parent / "bundled" / "tiny"
 CODE = '''"""Small helpers for reading files."""

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tools.tiny_corpus import (
     END_OF_TEXT_ID,
     HELD_OUT_SHARE,

@@ -1,0 +1,166 @@
+"""The programs of a configuration on a mesh: their shapes, how to lower them, what they keep on a device.
+
+Nothing here holds weights or runs anything, so a layout can be looked at where it does not fit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+
+from medha_jax.attention import BLOCK_TOKENS
+from medha_jax.config import RuntimeConfig
+from medha_jax.kv.allocator import pages_for
+from medha_jax.mesh import Layout, parameter_spec, per_group, plan_spec, pool_spec, register_spec
+from medha_jax.models import Architecture
+from medha_jax.runtime.buckets import Bucket, PlanLayout, all_buckets
+from medha_jax.runtime.packing import Geometry
+from medha_jax.runtime.placement import check_layout, placed_specs
+from medha_jax.runtime.state import DeviceState, SlotState, empty_slots
+from medha_jax.runtime.tick import Program, build_tick
+
+UNBOUNDED = 2**30
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a configuration comes to on a mesh; tokens and pages are those of one group."""
+
+    context: int
+    per_group: int
+    pages: int
+    table_width: int
+
+    @classmethod
+    def of(cls, config: RuntimeConfig, arch: Architecture) -> Sizes:
+        """Derive them from the settings and the model's own limit."""
+        mesh = config.mesh
+        context = min(config.max_context or arch.context, arch.context)
+        per_group = UNBOUNDED
+        if mesh.kvp > 1:
+            whole_pages = -(-context // mesh.page_size) * mesh.page_size
+            per_group = mesh.tokens_per_group or whole_pages
+            context = min(context, mesh.kvp * per_group)
+        held = min(context, per_group)
+        block = max(1, BLOCK_TOKENS // mesh.page_size)
+        width = -(-pages_for(held, mesh.page_size) // block) * block
+        return cls(context, per_group, pages_for(config.pool_tokens or held, mesh.page_size), width)
+
+
+@dataclass(frozen=True)
+class Programs:
+    """Every tick of one configuration.
+
+    Raises:
+        LayoutError: the model cannot be divided over the layout.
+    """
+
+    config: RuntimeConfig
+    arch: Architecture
+    dtype: jnp.dtype
+    mesh: Mesh
+
+    def __post_init__(self) -> None:
+        check_layout(self.arch, self.layout)
+
+    @cached_property
+    def layout(self) -> Layout:
+        """Sizes of the mesh axes."""
+        return Layout(self.config.mesh.tp, self.config.mesh.spp, self.config.mesh.kvp)
+
+    @cached_property
+    def sizes(self) -> Sizes:
+        """Context, pages and table of the configuration."""
+        return Sizes.of(self.config, self.arch)
+
+    @cached_property
+    def geometry(self) -> Geometry:
+        """What packing needs to know."""
+        mesh = self.config.mesh
+        shared = mesh.shared_buckets if mesh.kvp > 1 else None
+        return Geometry(mesh.kvp, mesh.page_size, self.sizes.per_group, self.config.slots, mesh.buckets, shared)
+
+    @cached_property
+    def buckets(self) -> tuple[Bucket, ...]:
+        """Every shape that is compiled ahead."""
+        return all_buckets(self.geometry.own, self.geometry.shared)
+
+    @cached_property
+    def largest(self) -> Bucket:
+        """The shape that the stage register is laid out for; it holds every other one."""
+        return max(self.buckets, key=lambda bucket: bucket.rows)
+
+    @cached_property
+    def parameter_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Every parameter by dotted path, with its placement."""
+        return {
+            name: jax.ShapeDtypeStruct(spec.shape, spec.dtype, sharding=self.placed(parameter_spec(spec.axes)))
+            for name, spec in placed_specs(self.arch, self.layout, self.dtype).items()
+        }
+
+    @cached_property
+    def state_specs(self) -> DeviceState:
+        """Partition of every array of the device state."""
+        own = per_group()
+        slots = SlotState(own, own, own, own)  # type: ignore[arg-type]
+        return DeviceState(pool_spec(), own, register_spec(), own, slots)  # type: ignore[arg-type]
+
+    @cached_property
+    def state_shapes(self) -> DeviceState:
+        """Shape and placement of every array of the device state."""
+        return jax.tree.map(
+            lambda x, spec: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.placed(spec)),
+            jax.eval_shape(self.empty_state),
+            self.state_specs,
+        )
+
+    def placed(self, spec: Any) -> NamedSharding:
+        """A partition on this mesh."""
+        return NamedSharding(self.mesh, spec)
+
+    def plan_shape(self, bucket: Bucket) -> jax.ShapeDtypeStruct:
+        """Shape and placement of the plans in flight, packed for a bucket."""
+        fields = PlanLayout(bucket, self.config.mesh.page_size).size
+        shape = (self.layout.spp, self.layout.kvp, fields)
+        return jax.ShapeDtypeStruct(shape, jnp.int32, sharding=self.placed(plan_spec()))
+
+    def empty_state(self) -> DeviceState:
+        """The device state before the first request."""
+        arch, layout, config = self.arch, self.layout, self.config
+        pool = (
+            layout.padded_layers(arch.layers),
+            2,
+            layout.kvp * self.sizes.pages,
+            layout.expanded_kv_heads(arch.kv_heads),
+            config.mesh.page_size,
+            arch.head_dim,
+        )
+        # an array without elements would lose its sharding
+        rows = self.largest.rows if layout.spp > 1 else 1
+        return DeviceState(
+            pool=jnp.zeros(pool, self.dtype),
+            table=jnp.zeros((layout.kvp, config.slots, self.sizes.table_width), jnp.int32),
+            register=jnp.zeros((layout.spp, layout.kvp, rows, arch.embed), self.dtype),
+            last_token=jnp.zeros((layout.kvp, config.slots), jnp.int32),
+            slots=empty_slots(layout.kvp, config.slots, arch.vocab),
+        )
+
+    def lower(self, bucket: Bucket) -> jax.stages.Lowered:
+        """Trace and lower the tick of one shape; the state is donated."""
+        plan = PlanLayout(bucket, self.config.mesh.page_size)
+        program = Program(self.arch, self.layout, plan, self.largest, self.config.keep_logits)
+        parameters = {name: shape.sharding.spec for name, shape in self.parameter_shapes.items()}
+        mapped = jax.shard_map(
+            build_tick(program, self.dtype),
+            mesh=self.mesh,
+            in_specs=(parameters, self.state_specs, plan_spec()),
+            out_specs=(self.state_specs, per_group()),
+            check_vma=False,
+        )
+        tick = jax.jit(mapped, donate_argnums=1)
+        return tick.lower(self.parameter_shapes, self.state_shapes, self.plan_shape(bucket))
