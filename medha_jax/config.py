@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 DTYPES = ("auto", "float32", "bfloat16")
 BUNDLED_MODEL = Path(__file__).parent / "bundled" / "tiny"
@@ -21,6 +25,23 @@ class ConfigError(ValueError):
     """A setting is out of its range; the message says what is allowed."""
 
 
+MESH_CONFIGS = Path(__file__).parent.parent / "mesh_configs"
+CPU_COLLECTIVE_FLAGS = (
+    "--xla_cpu_collective_call_warn_stuck_timeout_seconds=300",
+    "--xla_cpu_collective_call_terminate_timeout_seconds=600",
+)
+
+
+def patient_cpu_collectives() -> None:
+    """Give devices that share few cores time to meet in a collective; to be called before JAX starts a backend.
+
+    Flags that `XLA_FLAGS` already states are left as they are.
+    """
+    stated = os.environ.get("XLA_FLAGS", "")
+    missing = [flag for flag in CPU_COLLECTIVE_FLAGS if flag.split("=")[0] not in stated]
+    os.environ["XLA_FLAGS"] = " ".join([stated, *missing]).strip()
+
+
 def _increasing(name: str, sizes: tuple[int, ...], smallest: int) -> None:
     if not sizes or sizes[0] < smallest or list(sizes) != sorted(set(sizes)):
         raise ConfigError(f"{name} is {sizes}; it must increase from at least {smallest}")
@@ -30,13 +51,20 @@ def _increasing(name: str, sizes: tuple[int, ...], smallest: int) -> None:
 class Buckets:
     """The padded shapes that a tick is compiled for: every pair of a decode and a prefill size.
 
-    `decode` counts rows of one token; `prefill` counts tokens of prompt chunks (0 is always there beside them);
+    `decode` counts rows of one token; `prefill` counts tokens of prompt chunks, with 0 beside them unless
+    `mixed_only`, which compiles fewer shapes and makes ticks without a prompt slower;
     `chunks` is the most prefill chunks that one tick may carry.
     """
 
     decode: tuple[int, ...] = (1, 8, 32)
     prefill: tuple[int, ...] = (16, 64, 256, 1024)
     chunks: int = 8
+    mixed_only: bool = False
+
+    @property
+    def prefill_sizes(self) -> tuple[int, ...]:
+        """All prompt sizes, smallest first."""
+        return self.prefill if self.mixed_only else (0, *self.prefill)
 
     def __post_init__(self) -> None:
         _increasing("decode buckets", self.decode, 1)
@@ -57,7 +85,7 @@ class MeshConfig:
         tokens_per_group: tokens of one request that a group holds before the next group takes over; None for
             everything, which one group always does.
         buckets: shapes of the rows that each group has of its own.
-        shared_buckets: shapes of the rows of requests that are spread over groups.
+        shared_buckets: shapes of the rows of requests that are spread over groups; None if there are none.
         memory_fraction: of a device's memory that weights, pool and programs may take.
         hardware: name of the device kind that the layout is meant for.
     """
@@ -68,7 +96,7 @@ class MeshConfig:
     page_size: int = 64
     tokens_per_group: int | None = None
     buckets: Buckets = field(default_factory=Buckets)
-    shared_buckets: Buckets = field(default_factory=lambda: Buckets(decode=(4,), prefill=(256,), chunks=2))
+    shared_buckets: Buckets | None = field(default_factory=lambda: Buckets(decode=(4,), prefill=(256,), chunks=2))
     memory_fraction: float = 0.9
     hardware: str = "cpu"
 
@@ -84,6 +112,66 @@ class MeshConfig:
             )
         if not 0 < self.memory_fraction <= 1:
             raise ConfigError(f"memory fraction is {self.memory_fraction}; allowed is (0, 1]")
+
+
+def load_mesh(text: str) -> MeshConfig:
+    """Read a layout: a YAML file, the name of one in `mesh_configs/`, or settings as in `tp=2,spp=2,kvp=2`.
+
+    Raises:
+        ConfigError: there is no such file or name, or a setting is unknown or out of range.
+    """
+    if "=" in text:
+        pairs = [part.partition("=") for part in text.split(",")]
+        return mesh_from({name.strip(): _number(name, value) for name, _, value in pairs})
+    named = MESH_CONFIGS / f"{text}.yaml"
+    path = Path(text) if text.endswith((".yaml", ".yml")) else named
+    try:
+        stated = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        names = ", ".join(sorted(file.stem for file in MESH_CONFIGS.glob("*.yaml")))
+        raise ConfigError(
+            f"cannot read layout {text!r} ({error.strerror}); give a YAML file, tp=N,spp=N,kvp=N, or one of: {names}"
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"layout {text!r} is not valid YAML: {error}") from None
+    if not isinstance(stated, dict):
+        raise ConfigError(f"layout {text!r} must be a mapping of settings")
+    return mesh_from(stated)
+
+
+def mesh_from(stated: Mapping[str, Any]) -> MeshConfig:
+    """A layout from settings by name; `buckets` and `shared_buckets` are mappings of decode, prefill and chunks.
+
+    Raises:
+        ConfigError: a setting is unknown, of the wrong type or out of range.
+    """
+    values = dict(stated)
+    _known("layout", values, MeshConfig)
+    for name in ("buckets", "shared_buckets"):
+        if isinstance(values.get(name), Mapping):
+            sizes: dict[str, Any] = dict(values[name])
+            _known(name, sizes, Buckets)
+            sizes = {key: tuple(size) if isinstance(size, list) else size for key, size in sizes.items()}
+            values[name] = Buckets(**sizes)
+    try:
+        return MeshConfig(**values)
+    except TypeError as error:
+        raise ConfigError(f"layout: {error}") from None
+
+
+def _known(what: str, values: Mapping[str, Any], kind: type) -> None:
+    allowed = [field.name for field in fields(kind)]
+    unknown = [str(name) for name in values if name not in allowed]
+    if unknown:
+        raise ConfigError(f"{what} has unknown settings {', '.join(unknown)}; allowed are {', '.join(allowed)}")
+
+
+def _number(name: str, value: str) -> int:
+    if not (value.strip().isascii() and value.strip().isdigit()):
+        raise ConfigError(
+            f"layout setting {name.strip()}={value} is not a whole number; give for example tp=2,spp=2,kvp=2"
+        )
+    return int(value)
 
 
 @dataclass(frozen=True)

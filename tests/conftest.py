@@ -7,9 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from medha_jax.mesh import request_cpu_devices
 from medha_jax.runtime import MeshExecutor
 from medha_jax.text import Tokenizer
 from tests.small import small_executor
+
+DEVICES = 8
+request_cpu_devices(DEVICES)
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from medha_jax.config import Buckets, ConfigError, MeshConfig, RuntimeConfig, default_compilation_cache
+from medha_jax.config import (
+    MESH_CONFIGS,
+    Buckets,
+    ConfigError,
+    MeshConfig,
+    RuntimeConfig,
+    default_compilation_cache,
+    load_mesh,
+)
 
 
 @pytest.mark.parametrize(
@@ -57,3 +65,50 @@ def test_where_compiled_programs_are_kept(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.delenv("MEDHA_JAX_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", "/caches")
     assert default_compilation_cache() == Path("/caches/medha-jax/compiled")
+
+
+def test_layouts_are_read_by_name_file_and_axes(tmp_path: Path) -> None:
+    assert load_mesh("tp=2, kvp=4") == MeshConfig(tp=2, kvp=4)
+    assert load_mesh("dgx-h100-128").tp * load_mesh("dgx-h100-128").spp * load_mesh("dgx-h100-128").kvp == 128
+    file = tmp_path / "mine.yaml"
+    file.write_text("tp: 2\nbuckets: {decode: [4], prefill: [64, 128]}\nshared_buckets: null\n")
+    read = load_mesh(str(file))
+    assert read == MeshConfig(tp=2, buckets=Buckets(decode=(4,), prefill=(64, 128)), shared_buckets=None)
+
+
+@pytest.mark.parametrize("name", sorted(file.stem for file in MESH_CONFIGS.glob("*.yaml")))
+def test_every_shipped_layout_is_valid(name: str) -> None:
+    assert load_mesh(name).hardware
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("nowhere", "cannot read layout 'nowhere' (No such file or directory); give a YAML file, tp=N,spp=N,kvp=N, or"),
+        ("nowhere.yaml", "cannot read layout 'nowhere.yaml'"),
+        ("tp=two", "tp=two is not a whole number"),
+        ("tp=2,pp=2", "layout has unknown settings pp; allowed are tp, spp, kvp, page_size"),
+        ("tp=0", "tp is 0; it must be at least 1"),
+    ],
+)
+def test_layouts_that_cannot_be_read(text: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_mesh(text)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("tp: [", "is not valid YAML"),
+        ("- 1", "must be a mapping"),
+        ("tp: 1\ndevices: 4", "unknown settings devices"),
+        ("buckets: {decode: [4], sizes: [1]}", "buckets has unknown settings sizes"),
+        ("tp: two", "layout"),
+    ],
+)
+def test_layout_files_that_cannot_be_read(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "bad.yaml").write_text(content)
+    with pytest.raises(ConfigError) as caught:
+        load_mesh(str(tmp_path / "bad.yaml"))
+    assert message in str(caught.value)

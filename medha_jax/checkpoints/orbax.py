@@ -149,7 +149,7 @@ def load(
         narrowed = _check_metadata(directory, reader, item, targets, stored)
         try:
             # not strict: what is larger than stored is filled up with zeros
-            params = reader.restore(item, args=ocp.args.StandardRestore(targets, strict=False))
+            params = reader.restore(item, targets, strict=False)
         except (MemoryError, jax.errors.JaxRuntimeError):
             raise
         except Exception as error:

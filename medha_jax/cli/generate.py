@@ -5,15 +5,16 @@ from __future__ import annotations
 import sys
 import time
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from medha_jax.cli.interrupt import noted_interrupts
+from medha_jax.cli.mesh import MeshOption, PageSizeOption, TokensPerGroupOption, mesh_config
 from medha_jax.cli.progress import PrefillProgress
 from medha_jax.cli.prompt import model_directory, one_source, parse_chunks, read_prompt, sampling_params
 from medha_jax.cli.report import as_json, print_summary, reader_may_leave
+from medha_jax.config import RuntimeConfig
 from medha_jax.text import MAX_TOKEN_ID, GenerationDefaults, Tokenizer
 
 if TYPE_CHECKING:
@@ -126,6 +127,9 @@ def generate(
         typer.Option(metavar="auto|N|N,N,…", help="Prefill chunk sizes in tokens; the last one repeats."),
     ] = "auto",
     dtype: Annotated[Dtype, typer.Option(help="auto: float32 on a CPU, else bfloat16.")] = Dtype.AUTO,
+    mesh: MeshOption = "tp=1",
+    page_size: PageSizeOption = None,
+    tokens_per_group: TokensPerGroupOption = None,
     max_context: Annotated[
         int | None,
         typer.Option(min=1, metavar="N", help="Prompt and output together, in tokens. Default: the model's."),
@@ -165,28 +169,28 @@ def generate(
 
     request = GenerationRequest(ids, sampling, defaults.eos_ids, chunks)
     with reader_may_leave():
-        executor = _open(request, directory, str(dtype), max_context)
+        layout = mesh_config(mesh, page_size=page_size, tokens_per_group=tokens_per_group)
+        config = RuntimeConfig(model=directory, dtype=str(dtype), max_context=max_context, mesh=layout)
+        executor = _open(request, config)
         completion = _stream(executor, tokenizer, request, show_text=not json)
         if json:
             print(as_json(completion), flush=True)
         print_summary(completion, text_shown=not json)
 
 
-def _open(request: GenerationRequest, directory: Path, dtype: str, max_context: int | None) -> MeshExecutor:
+def _open(request: GenerationRequest, config: RuntimeConfig) -> MeshExecutor:
     """A runtime just large enough for the request; what its start does goes to stderr."""
-    from medha_jax.config import RuntimeConfig
     from medha_jax.engine import check_request, open_executor, sized_for
     from medha_jax.models import Architecture
 
-    arch = Architecture.from_directory(directory)
-    context = arch.context
+    arch = Architecture.from_directory(config.model)
+    context, max_context = arch.context, config.max_context
     if max_context is not None and max_context > context:
         raise typer.BadParameter(
             f"{max_context:,} is more than the model's context; allowed are 1 to {context:,} tokens",
             param_hint="'--max-context'",
         )
     check_request(request, arch.vocab, max_context or context)
-    config = RuntimeConfig(model=directory, dtype=dtype, max_context=max_context)
     sized = sized_for(config, [request], context)
     return open_executor(sized, lambda line: print(line, file=sys.stderr, flush=True))
 

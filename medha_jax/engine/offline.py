@@ -111,6 +111,7 @@ class OfflineEngine:
         self._clock = clock
         self._on_result = on_result
         mesh, sizes = executor.config.mesh, executor.sizes
+        self._shared = mesh.shared_buckets or mesh.buckets  # without shared shapes no request is spread
         self._pages = GroupedPages(mesh.kvp, sizes.pages, mesh.page_size, executor.per_group)
         self._free_slots = list(range(executor.config.slots - 1, -1, -1))
         self._waiting: list[tuple[int, GenerationRequest, float]] = []
@@ -187,7 +188,7 @@ class OfflineEngine:
     def _most(self, holding: Holding, start: int) -> int:
         """Tokens that a chunk may have: to the border of its group, and what its kind of rows has room for."""
         mesh = self._executor.config.mesh
-        buckets = mesh.shared_buckets if len(holding.owners(start)) > 1 else mesh.buckets
+        buckets = self._shared if len(holding.owners(start)) > 1 else mesh.buckets
         return min(holding.border(start), buckets.prefill[-1])
 
     def _tell(self, running: _Running) -> None:
@@ -203,7 +204,7 @@ class OfflineEngine:
     def _plan(self) -> tuple[StepPlan, list[_Running]]:
         mesh = self._executor.config.mesh
         rooms = {group: _Room(mesh.buckets) for group in range(mesh.kvp)}
-        shared = _Room(mesh.shared_buckets)
+        shared = _Room(self._shared)
         chunks, carried = [], []
         # decodes first, so that a prompt never delays a token that is due
         for running in sorted(self._running, key=lambda r: r.prefilling):

@@ -22,16 +22,20 @@ def sized_for(config: RuntimeConfig, requests: Sequence[GenerationRequest], cont
         context: the model's context limit, in tokens.
     """
     context = min(config.max_context or context, context)
-    tokens = 0
+    tokens = longest_request = 0
     lengths: set[int] = set()
     for request in requests:
         prompt = len(request.prompt_ids)
-        tokens += min(prompt + (request.sampling.max_tokens or context), context) + config.mesh.page_size
+        length = min(prompt + (request.sampling.max_tokens or context), context)
+        tokens, longest_request = tokens + length + config.mesh.page_size, max(longest_request, length)
         lengths.update(chunk_lengths(prompt, request.chunks or (AUTO_CHUNK,)))
     longest = max(PREFILL_SIZES)
-    sizes = {next((size for size in PREFILL_SIZES if size >= length), longest) for length in lengths if length > 1}
+    sizes = {next((size for size in PREFILL_SIZES if size >= n), longest) for n in lengths if n > 1}
     buckets = Buckets(
         decode=tuple(sorted({1, len(requests)})), prefill=tuple(sorted(sizes)) or PREFILL_SIZES[:1], chunks=1
     )
-    mesh = dataclasses.replace(config.mesh, buckets=buckets)
-    return dataclasses.replace(config, slots=len(requests), pool_tokens=tokens, mesh=mesh)
+    per_group = config.mesh.tokens_per_group
+    spread = config.mesh.kvp > 1 and per_group is not None and longest_request > per_group
+    mesh = dataclasses.replace(config.mesh, buckets=buckets, shared_buckets=buckets if spread else None)
+    pool = min(tokens, per_group * len(requests)) if spread and per_group else tokens
+    return dataclasses.replace(config, slots=len(requests), pool_tokens=pool, mesh=mesh)

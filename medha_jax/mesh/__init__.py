@@ -10,7 +10,7 @@ from medha_jax.mesh.collectives import (
     sum_over_tensor,
     to_next_stage,
 )
-from medha_jax.mesh.layout import Layout, LayoutError, build_mesh
+from medha_jax.mesh.layout import Layout, LayoutError, build_mesh, nearest_layouts, request_cpu_devices
 from medha_jax.mesh.rules import (
     parameter_sharding,
     parameter_spec,
@@ -29,6 +29,7 @@ __all__ = [
     "from_last_stage",
     "gather_groups",
     "gather_vocabulary",
+    "nearest_layouts",
     "parameter_sharding",
     "parameter_spec",
     "per_group",
@@ -36,6 +37,7 @@ __all__ = [
     "pool_spec",
     "register_spec",
     "replicated",
+    "request_cpu_devices",
     "stage_index",
     "stage_share",
     "sum_over_tensor",

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import astuple, dataclass
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
+
+from medha_jax.config import patient_cpu_collectives
 
 TENSOR, STAGE, GROUP = "tp", "spp", "kvp"
 AXES = (STAGE, GROUP, TENSOR)
@@ -63,6 +67,25 @@ class Layout:
         if self.spp > layers:
             found.append(f"{STAGE}={self.spp} is more than {layers} layers")
         return found
+
+
+def nearest_layouts(layout: Layout, fits: Callable[[Layout], bool], devices: int, most: int = 3) -> list[Layout]:
+    """Layouts of at most `devices` devices that fit, those with most devices and least change first."""
+
+    def distance(other: Layout) -> tuple[float, float]:
+        change = sum(abs(math.log2(a / b)) for a, b in zip(astuple(layout), astuple(other), strict=True))
+        return change + 2 * abs(math.log2(min(layout.devices, devices) / other.devices)), change
+
+    sizes = [1 << power for power in range(devices.bit_length())]
+    candidates = [Layout(t, s, k) for t in sizes for s in sizes for k in sizes if t * s * k <= devices]
+    return sorted((other for other in candidates if other != layout and fits(other)), key=distance)[:most]
+
+
+def request_cpu_devices(count: int) -> None:
+    """Ask for virtual CPU devices; without effect on other platforms, and once a backend has started."""
+    patient_cpu_collectives()
+    with suppress(RuntimeError):
+        jax.config.update("jax_num_cpu_devices", count)
 
 
 def build_mesh(layout: Layout, devices: Sequence[jax.Device] | None = None) -> Mesh:

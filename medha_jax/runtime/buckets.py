@@ -189,7 +189,7 @@ def all_buckets(own: Buckets, shared: Buckets | None) -> tuple[Bucket, ...]:
 
 def _segments(buckets: Buckets) -> Iterable[Segment]:
     for decode in buckets.decode:
-        for prefill in (0, *buckets.prefill):
+        for prefill in buckets.prefill_sizes:
             yield Segment(decode, prefill, buckets.chunks if prefill else 0)
 
 
@@ -209,7 +209,7 @@ def smallest_bucket(own: Buckets, shared: Buckets | None, need: Need, shared_nee
 
 def _smallest(buckets: Buckets, need: Need, kind: str) -> Segment:
     decode = next((size for size in buckets.decode if size >= need.decodes), None)
-    prefill = next((size for size in (0, *buckets.prefill) if size >= need.tokens), None)
+    prefill = next((size for size in buckets.prefill_sizes if size >= need.tokens), None)
     if decode is None or prefill is None or need.chunks > buckets.chunks:
         raise UnknownShapeError(
             f"a plan of {need.decodes} {kind}decodes and {need.tokens} {kind}prompt tokens in {need.chunks} chunks is "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -14,13 +15,16 @@ from jax import stages
 
 from medha_jax.runtime.buckets import Bucket, UnknownShapeError
 
+CACHE_HIT = "/jax/compilation_cache/cache_hits"
+
 
 @dataclass(frozen=True)
 class Compiled:
-    """One program and the seconds its compilation took."""
+    """One program, the seconds it took to make, and whether the persistent cache had it."""
 
     program: stages.Compiled
     seconds: float
+    cached: bool
 
 
 class ExecutableTable:
@@ -48,28 +52,42 @@ class ExecutableTable:
 
     @classmethod
     def compile(
-        cls, lower: Mapping[Bucket, Callable[[], stages.Lowered]], threads: int, on_done: Callable[[Bucket, float], Any]
+        cls,
+        lower: Mapping[Bucket, Callable[[], stages.Lowered]],
+        threads: int,
+        on_done: Callable[[Bucket, Compiled], Any],
     ) -> ExecutableTable:
         """Trace, lower and compile every shape.
 
         Args:
             lower: per shape, the function that traces and lowers it.
             threads: compilations at once.
-            on_done: told each shape and its seconds as it is ready.
+            on_done: told each shape as it is ready.
         """
 
+        found: set[int] = set()  # threads whose present compilation the cache answered
+
+        def listen(event: str, **_: object) -> None:
+            if event == CACHE_HIT:
+                found.add(threading.get_ident())
+
         def build(bucket: Bucket) -> Compiled:
+            found.discard(threading.get_ident())
             started = time.perf_counter()
             program = lower[bucket]().compile()
-            return Compiled(program, time.perf_counter() - started)
+            return Compiled(program, time.perf_counter() - started, threading.get_ident() in found)
 
         programs: dict[Bucket, Compiled] = {}
-        with ThreadPoolExecutor(threads) as pool:
-            futures = {pool.submit(build, bucket): bucket for bucket in lower}
-            for future in as_completed(futures):
-                bucket = futures[future]
-                programs[bucket] = future.result()
-                on_done(bucket, programs[bucket].seconds)
+        jax.monitoring.register_event_listener(listen)
+        try:
+            with ThreadPoolExecutor(threads) as pool:
+                futures = {pool.submit(build, bucket): bucket for bucket in lower}
+                for future in as_completed(futures):
+                    bucket = futures[future]
+                    programs[bucket] = future.result()
+                    on_done(bucket, programs[bucket])
+        finally:
+            jax.monitoring.unregister_event_listener(listen)
         return cls(programs)
 
 

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from typing import Any
 
 import jax
@@ -18,7 +19,7 @@ from medha_jax.config import RuntimeConfig
 from medha_jax.models import Architecture
 from medha_jax.plan import SamplingParams, StepPlan
 from medha_jax.runtime.buckets import Bucket
-from medha_jax.runtime.executables import ExecutableTable, use_compilation_cache
+from medha_jax.runtime.executables import Compiled, ExecutableTable, use_compilation_cache
 from medha_jax.runtime.packing import EMPTY, bucket_for, pack, places
 from medha_jax.runtime.programs import Programs
 from medha_jax.runtime.sampler import Sampled
@@ -187,4 +188,10 @@ class MeshExecutor:
         report(f"compiling {len(buckets)} shapes (decodes+prompt tokens): {', '.join(map(str, buckets))}")
         lower = {bucket: partial(self._programs.lower, bucket) for bucket in buckets}
         threads = min(len(buckets), os.cpu_count() or 1)
-        return ExecutableTable.compile(lower, threads, lambda b, s: report(f"compiled {b} in {s:.1f} s"))
+        done = count(1)
+
+        def tell(bucket: Bucket, made: Compiled) -> None:
+            where = " (from the cache)" if made.cached else ""
+            report(f"compiled {next(done)}/{len(buckets)}: {bucket} in {made.seconds:.1f} s{where}")
+
+        return ExecutableTable.compile(lower, threads, tell)

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 
 from medha_jax.checkpoints import load_parameters
 from medha_jax.config import RuntimeConfig
-from medha_jax.mesh import Layout, build_mesh
+from medha_jax.mesh import Layout, build_mesh, request_cpu_devices
 from medha_jax.models import Architecture
 from medha_jax.runtime.executor import MeshExecutor, Report
+from medha_jax.runtime.memory import check_memory, plan_memory, usable_bytes
 from medha_jax.runtime.placement import (
     check_layout,
     place_parameters,
@@ -19,6 +20,7 @@ from medha_jax.runtime.placement import (
     stored_shapes,
     stored_shardings,
 )
+from medha_jax.runtime.programs import Programs
 
 
 def resolve_dtype(dtype: str) -> jnp.dtype:
@@ -43,8 +45,15 @@ def open_executor(config: RuntimeConfig, report: Report) -> MeshExecutor:
     arch = Architecture.from_directory(config.model)
     layout = Layout(config.mesh.tp, config.mesh.spp, config.mesh.kvp)
     check_layout(arch, layout)
+    request_cpu_devices(layout.devices)
     mesh = build_mesh(layout)
     dtype = resolve_dtype(config.dtype)
+    programs = Programs(config, arch, dtype, mesh)
+    local = jax.local_devices()
+    plan = plan_memory(programs, usable_bytes(local[0], len(local), config.mesh.memory_fraction))
+    check_memory(plan, programs, jax.device_count())
+    for line in (f"mesh {layout} on {layout.devices} x {local[0].device_kind}", *plan.lines()):
+        report(line)
     started = time.perf_counter()
     shardings = stored_shardings(arch, layout, mesh, dtype)
     stored = load_parameters(config.model, arch, dtype, shardings, stored_shapes(arch, layout, dtype))

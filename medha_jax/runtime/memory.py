@@ -1,0 +1,120 @@
+"""What a configuration keeps on each device, and whether it fits."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import jax
+
+from medha_jax.mesh import Layout, LayoutError, nearest_layouts
+from medha_jax.runtime.placement import misfits
+from medha_jax.runtime.programs import Programs
+
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Bytes on one device. `limit` is what may be used, None where it is not known.
+
+    `pool_per_page` is the bytes of one KV page of all the device's layers and heads.
+    """
+
+    weights: int
+    pool: int
+    register: int
+    slots: int
+    pool_per_page: int
+    pages: int
+    page_size: int
+    groups: int
+    limit: int | None
+
+    @property
+    def total(self) -> int:
+        """Bytes kept between ticks; programs need some more while they run."""
+        return self.weights + self.pool + self.register + self.slots
+
+    @property
+    def longest_context(self) -> int | None:
+        """Tokens of one request that would fit in all groups together if the pool took all that is left."""
+        if self.limit is None:
+            return None
+        left = max(0, self.limit - self.total + self.pool)
+        return left // self.pool_per_page * self.page_size * self.groups
+
+    def lines(self) -> list[str]:
+        """The plan for people, a line each."""
+        parts = {"weights": self.weights, "KV pool": self.pool, "register": self.register, "slots": self.slots}
+        sizes = ", ".join(f"{name} {size / MIB:,.1f} MiB" for name, size in parts.items())
+        limit = "unknown" if self.limit is None else f"{self.limit / MIB:,.0f} MiB"
+        longest = "unknown" if self.longest_context is None else f"{self.longest_context:,} tokens"
+        return [
+            f"memory a device: {sizes}; {self.total / MIB:,.1f} MiB of {limit}",
+            f"pool: {self.pages:,} pages of {self.page_size} tokens in each of {self.groups} groups; "
+            f"longest context that would fit: {longest}",
+        ]
+
+
+def plan_memory(programs: Programs, limit: int | None) -> MemoryPlan:
+    """Count the bytes of everything that stays on a device.
+
+    Args:
+        programs: the configuration on its mesh.
+        limit: bytes of a device that may be used, None if not known.
+    """
+    state = programs.state_shapes
+    pool = _local(state.pool)
+    slots = sum(_local(leaf) for leaf in jax.tree.leaves((state.table, state.last_token, state.slots)))
+    return MemoryPlan(
+        weights=sum(_local(shape) for shape in programs.parameter_shapes.values()),
+        pool=pool,
+        register=_local(state.register),
+        slots=slots,
+        pool_per_page=pool // programs.sizes.pages,
+        pages=programs.sizes.pages,
+        page_size=programs.config.mesh.page_size,
+        groups=programs.layout.kvp,
+        limit=limit,
+    )
+
+
+def _local(shape: Any) -> int:
+    return prod(shape.sharding.shard_shape(shape.shape)) * shape.dtype.itemsize
+
+
+def usable_bytes(device: jax.Device, sharing: int, fraction: float) -> int | None:
+    """Bytes of a device that may be used: a share of what the accelerator, or the host for `sharing` CPUs, has."""
+    if device.platform == "cpu":
+        return int(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * fraction) // sharing
+    stats = device.memory_stats() or {}
+    return int(stats["bytes_limit"] * fraction) if "bytes_limit" in stats else None
+
+
+def check_memory(plan: MemoryPlan, programs: Programs, devices: int) -> None:
+    """Check that a plan fits.
+
+    Raises:
+        LayoutError: with what is needed, what there is, and layouts of the same devices that divide more.
+    """
+    if plan.limit is None or plan.total <= plan.limit:
+        return
+    layout, arch = programs.layout, programs.arch
+    ratio = plan.total / plan.limit
+
+    def fits(other: Layout) -> bool:
+        # weights shrink with tp and spp, the pool with kvp as well
+        return not misfits(arch, other) and other.devices / layout.devices >= ratio
+
+    raise LayoutError(
+        f"{layout} needs {plan.total / MIB:,.0f} MiB a device (weights {plan.weights / MIB:,.0f}, KV pool "
+        f"{plan.pool / MIB:,.0f}); usable are {plan.limit / MIB:,.0f} MiB. Give fewer pool tokens, a shorter context, "
+        f"or more devices{_suggest(nearest_layouts(layout, fits, devices))}"
+    )
+
+
+def _suggest(layouts: list[Layout]) -> str:
+    return f": {' or '.join(map(str, layouts))}" if layouts else ""

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+import pytest
+
+from medha_jax.config import Buckets, MeshConfig, RuntimeConfig
+from medha_jax.mesh import Layout, LayoutError, build_mesh
+from medha_jax.models import Architecture, parameter_specs
+from medha_jax.runtime.memory import check_memory, plan_memory
+from medha_jax.runtime.programs import Programs
+from tests.small import CONFIG
+
+
+def programs(layout: Layout, **settings: Any) -> Programs:
+    mesh = MeshConfig(
+        tp=layout.tp,
+        spp=layout.spp,
+        kvp=layout.kvp,
+        page_size=16,
+        tokens_per_group=512,
+        buckets=Buckets((2,), (16,), 1),
+    )
+    config = RuntimeConfig(slots=4, mesh=mesh, **settings)
+    return Programs(config, Architecture.from_config(CONFIG), jnp.dtype("float32"), build_mesh(layout))
+
+
+def test_bytes_of_one_device_by_hand() -> None:
+    plan = plan_memory(programs(Layout(), pool_tokens=1024), limit=None)
+    specs = parameter_specs(Architecture.from_config(CONFIG), "float32")
+    assert plan.weights == sum(spec.nbytes for spec in specs.values())
+    # 2 layers, keys and values, 64 pages of 16 tokens, 2 KV heads of 16 fp32 elements
+    assert plan.pool == 2 * 2 * 64 * 16 * 2 * 16 * 4
+    assert plan.pool_per_page == plan.pool // 64
+    assert plan.longest_context is None
+    assert "unknown" in " ".join(plan.lines())
+
+
+def test_axes_divide_what_they_should() -> None:
+    one, eight = (plan_memory(programs(layout, pool_tokens=1024), None) for layout in (Layout(), Layout(2, 2, 2)))
+    # two stages, two tensor positions; every group has a pool of its own
+    assert eight.pool == one.pool // 4
+    assert one.weights / 4 < eight.weights < one.weights / 2
+    rows = 2 + 16 + 4 + 256  # own and shared shapes
+    assert eight.register == rows * 64 * 4
+
+
+def test_the_longest_context_is_what_the_rest_of_the_memory_holds() -> None:
+    at = programs(Layout(kvp=2), pool_tokens=1024)
+    plan = plan_memory(at, limit=10 * 2**20)
+    longest = plan.longest_context
+    assert longest is not None
+    pages = longest // plan.groups // plan.page_size
+    kept = plan.total - plan.pool
+    assert kept + pages * plan.pool_per_page <= plan.limit < kept + (pages + 1) * plan.pool_per_page
+
+
+def test_what_does_not_fit_is_refused_with_the_numbers() -> None:
+    at = programs(Layout(), pool_tokens=4096)
+    plan = plan_memory(at, limit=None)
+    check_memory(plan, at, devices=1)
+    tight = dataclasses.replace(plan, limit=plan.total * 2 // 3)
+    with pytest.raises(
+        LayoutError, match=r"needs .* MiB a device .* usable are .* or more devices: .*tp=2,spp=1,kvp=1"
+    ):
+        check_memory(tight, at, devices=2)
+    check_memory(dataclasses.replace(plan, limit=plan.total), at, devices=1)

@@ -1,0 +1,73 @@
+"""Parameters read from files into layouts that do not divide the model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from medha_jax.checkpoints import convert, load_parameters, random_parameters, write_huggingface
+from medha_jax.mesh import Layout, LayoutError, build_mesh
+from medha_jax.models import Architecture
+from medha_jax.runtime.placement import (
+    check_layout,
+    place_parameters,
+    placed_specs,
+    stored_shapes,
+    stored_shardings,
+)
+from tests.small import CONFIG
+
+MODEL = {**CONFIG, "num_hidden_layers": 3, "vocab_size": 251}
+ARCH = Architecture.from_config(MODEL)
+FP32 = jnp.dtype("float32")
+
+
+@pytest.fixture(scope="module")
+def directories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The same random weights as safetensors and converted."""
+    folder = tmp_path_factory.mktemp("weights")
+    one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    write_huggingface(folder / "hf", MODEL, random_parameters(ARCH, FP32, one, seed=4))
+    convert(folder / "hf", folder / "orbax")
+    return {"hf": folder / "hf", "orbax": folder / "orbax"}
+
+
+@pytest.mark.parametrize("kind", ["hf", "orbax"])
+@pytest.mark.parametrize("layout", [Layout(4, 2, 1), Layout(1, 2, 2), Layout(2, 1, 4)], ids=str)
+def test_files_fill_up_and_repeat(directories: dict[str, Path], kind: str, layout: Layout) -> None:
+    mesh = build_mesh(layout)
+    one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    whole = load_parameters(directories[kind], ARCH, FP32, one)
+    shardings, shapes = stored_shardings(ARCH, layout, mesh, FP32), stored_shapes(ARCH, layout, FP32)
+    stored = load_parameters(directories[kind], ARCH, FP32, shardings, shapes)
+    placed = place_parameters(stored, ARCH, layout, mesh)
+    specs = placed_specs(ARCH, layout, FP32)
+    assert placed.keys() == whole.keys() == specs.keys()
+    for name, value in placed.items():
+        own, got = np.asarray(whole[name]), np.asarray(value)
+        assert got.shape == specs[name].shape
+        if "kv_heads" in specs[name].axes:
+            axis = specs[name].axes.index("kv_heads")
+            own = np.repeat(own, got.shape[axis] // own.shape[axis], axis)
+        inside = tuple(slice(0, size) for size in own.shape)
+        np.testing.assert_array_equal(got[inside], own, name)
+        assert got.sum(dtype=np.float64) == pytest.approx(own.sum(dtype=np.float64), abs=1e-3), "the rest is zeros"
+    assert placed["layers.mlp.up.kernel"].addressable_shards[0].data.shape[0] == -(-3 // layout.spp)
+
+
+def test_what_does_not_divide_is_refused_with_what_does() -> None:
+    with pytest.raises(LayoutError) as caught:
+        check_layout(ARCH, Layout(tp=8, spp=4))
+    message = str(caught.value)
+    assert "heads 4 is not divisible by tp=8" in message
+    assert "spp=4 is more than 3 layers" in message
+    assert "What fits: " in message
+    suggested = message.split("What fits: ")[1].split(" or ")
+    assert len(suggested) == 3
+    for text in suggested:
+        axes = dict(part.split("=") for part in text.split(","))
+        check_layout(ARCH, Layout(**{name: int(size) for name, size in axes.items()}))
