@@ -181,7 +181,7 @@ def test_chunks_of_a_lone_prompt_leave_one_a_tick(spp: int, byte_tokenizer: Toke
         assert serve(executor, byte_tokenizer, [Arrival(0, lone)]).ticks == chunks + spp - 1
 
 
-def test_nothing_compiles_in_a_long_random_schedule(byte_tokenizer: Tokenizer) -> None:
+def test_nothing_compiles_in_a_long_random_schedule(executor: MeshExecutor, byte_tokenizer: Tokenizer) -> None:
     """An hour at a tick a second on one device, and a few minutes of it on eight that share two cores."""
     eight = small_executor(
         MODEL,
@@ -189,8 +189,8 @@ def test_nothing_compiles_in_a_long_random_schedule(byte_tokenizer: Tokenizer) -
         spp=2,
         kvp=2,
         tokens_per_group=512,
-        buckets=Buckets(decode=(2, 8), prefill=(64,), chunks=4),
-        shared_buckets=Buckets(decode=(2,), prefill=(32,), chunks=1),
+        buckets=Buckets(decode=(8,), prefill=(64,), chunks=4),
+        shared_buckets=Buckets(decode=(2,), prefill=(32,), chunks=1, mixed_only=True),
     )
     compiled: list[str] = []
 
@@ -201,8 +201,8 @@ def test_nothing_compiles_in_a_long_random_schedule(byte_tokenizer: Tokenizer) -
     rng = np.random.default_rng(3)
     jax.monitoring.register_event_duration_secs_listener(count)
     try:
-        for executor, ticks in ((one_device(), 3600), (eight, 300)):
-            engine = OfflineEngine(executor, byte_tokenizer, itertools.count().__next__)
+        for runtime, ticks in ((executor, 3600), (eight, 300)):
+            engine = OfflineEngine(runtime, byte_tokenizer, itertools.count().__next__)
             for _ in range(ticks):
                 if rng.random() < 0.1:
                     engine.add(
