@@ -44,7 +44,7 @@ test: setup lint ## setup, lint, then every test
 	$(BIN)/python -m pytest -q
 
 demo: setup ## generate text on the CPU with the bundled tiny model
-	$(BIN)/medha-jax generate --model tiny --prompt "$$(printf 'def fibonacci(n):\n    ')" --max-tokens 64
+	$(BIN)/medha-jax generate --model tiny --prompt 'import unittest' --max-tokens 80
 
 bench: setup ## measure attention and the model on this machine
 	$(BIN)/python -m benchmarks.attention

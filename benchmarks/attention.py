@@ -32,10 +32,13 @@ def prefill_rate(queries: int, context: int, dtype: Any) -> float:
         row=jnp.asarray(starts + 1),
         start=jnp.asarray(starts + context - queries),
         count=jnp.full(len(starts), size, jnp.int32),
+        limit=jnp.full(len(starts), context, jnp.int32),
+        stored=jnp.zeros(len(starts), jnp.int32),
         used=jnp.int32(len(starts)),
         size=size,
     )
-    work = AttentionWork(jnp.zeros(1, jnp.int32), jnp.zeros(1, jnp.int32), jnp.int32(0), (tiles,))
+    nothing = jnp.zeros(1, jnp.int32)
+    work = AttentionWork(nothing, nothing, nothing, jnp.int32(0), (tiles,))
     run = jax.jit(attend)
     seconds = best_seconds(lambda: run(rows, pool, jnp.int32(0), table, work))
     visible = context - (queries - 1) / 2

@@ -45,8 +45,9 @@ GENERATION: dict[str, Any] = {
     "bos_token_id": 0,
     "eos_token_id": 0,
     "do_sample": True,
-    "temperature": 0.7,
-    "top_p": 0.95,
+    "temperature": 0.6,
+    "top_p": 0.9,
+    "repetition_penalty": 1.15,
 }
 # path below `layers.` to the name in a Llama checkpoint, and how many leading axes are the matrix's input
 LLAMA_LAYER = {
