@@ -12,7 +12,9 @@ import typer
 import medha_jax
 from medha_jax.cli.convert import convert
 from medha_jax.cli.generate import generate
+from medha_jax.cli.inspect import inspect
 from medha_jax.cli.interrupt import INTERRUPTED, leave_on_interrupt
+from medha_jax.cli.worker import worker
 
 REFUSED, BAD_INPUT = 1, 2
 # ClickException, whose home differs between typer releases: click in older ones, a copy of it in newer ones.
@@ -22,6 +24,8 @@ _UsageError: type[Exception] = typer.BadParameter.__mro__[2]
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
 app.command()(generate)
 app.command()(convert)
+app.command()(worker)
+app.command()(inspect)
 
 
 def _print_version(wanted: bool) -> None:

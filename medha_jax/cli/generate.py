@@ -9,8 +9,24 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from medha_jax.cli.cluster import (
+    HEARTBEAT,
+    CoordinatorOption,
+    HeartbeatOption,
+    InsecureOption,
+    PlansOption,
+    ProcessesOption,
+    ProcessIdOption,
+    TlsCaOption,
+    TlsCertOption,
+    TlsKeyOption,
+    cluster_config,
+    ended_at_once,
+    quiet_stdout,
+)
 from medha_jax.cli.interrupt import noted_interrupts
 from medha_jax.cli.mesh import MeshOption, PageSizeOption, TokensPerGroupOption, mesh_config
+from medha_jax.cli.opening import lead_runtime, open_runtime
 from medha_jax.cli.progress import PrefillProgress
 from medha_jax.cli.prompt import model_directory, one_source, parse_chunks, read_prompt, sampling_params
 from medha_jax.cli.report import as_json, print_summary, reader_may_leave
@@ -19,7 +35,7 @@ from medha_jax.text import MAX_TOKEN_ID, GenerationDefaults, Tokenizer
 
 if TYPE_CHECKING:
     from medha_jax.engine import Completion, GenerationRequest
-    from medha_jax.runtime import MeshExecutor
+    from medha_jax.runtime import Executor
 
 
 class Dtype(StrEnum):
@@ -134,6 +150,15 @@ def generate(
         int | None,
         typer.Option(min=1, metavar="N", help="Prompt and output together, in tokens. Default: the model's."),
     ] = None,
+    coordinator: CoordinatorOption = None,
+    processes: ProcessesOption = None,
+    process_id: ProcessIdOption = None,
+    plans: PlansOption = None,
+    heartbeat_seconds: HeartbeatOption = HEARTBEAT,
+    tls_cert: TlsCertOption = None,
+    tls_key: TlsKeyOption = None,
+    tls_ca: TlsCaOption = None,
+    insecure: InsecureOption = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end instead.")] = False,
 ) -> None:
     """Continue a prompt; the text streams to standard output, everything else goes to standard error.
@@ -142,6 +167,9 @@ def generate(
     """
     one_source(prompt, prompt_file, prompt_ids)
     chunks = parse_chunks(chunk)
+    cluster = cluster_config(
+        coordinator, processes, process_id, plans, heartbeat_seconds, tls_cert, tls_key, tls_ca, insecure
+    )
     directory = model_directory(model)
     defaults = GenerationDefaults.from_directory(directory)
     given = dict(
@@ -171,32 +199,19 @@ def generate(
     with reader_may_leave():
         layout = mesh_config(mesh, page_size=page_size, tokens_per_group=tokens_per_group)
         config = RuntimeConfig(model=directory, dtype=str(dtype), max_context=max_context, mesh=layout)
-        executor = _open(request, config)
-        completion = _stream(executor, tokenizer, request, show_text=not json)
+        if cluster is None:
+            completion = _stream(open_runtime(request, config), tokenizer, request, show_text=not json)
+        else:
+            quiet_stdout()
+            with ended_at_once(), lead_runtime(request, config, cluster) as leading:
+                completion = _stream(leading, tokenizer, request, show_text=not json)
         if json:
             print(as_json(completion), flush=True)
         print_summary(completion, text_shown=not json)
 
 
-def _open(request: GenerationRequest, config: RuntimeConfig) -> MeshExecutor:
-    """A runtime just large enough for the request; what its start does goes to stderr."""
-    from medha_jax.engine import check_request, open_executor, sized_for
-    from medha_jax.models import Architecture
-
-    arch = Architecture.from_directory(config.model)
-    context, max_context = arch.context, config.max_context
-    if max_context is not None and max_context > context:
-        raise typer.BadParameter(
-            f"{max_context:,} is more than the model's context; allowed are 1 to {context:,} tokens",
-            param_hint="'--max-context'",
-        )
-    check_request(request, arch.vocab, max_context or context)
-    sized = sized_for(config, [request], context)
-    return open_executor(sized, lambda line: print(line, file=sys.stderr, flush=True))
-
-
 def _stream(
-    executor: MeshExecutor,
+    executor: Executor,
     tokenizer: Tokenizer,
     request: GenerationRequest,
     show_text: bool,

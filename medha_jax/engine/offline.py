@@ -15,7 +15,7 @@ from medha_jax.engine.output import RequestOutput
 from medha_jax.kv.allocator import OutOfPagesError
 from medha_jax.kv.groups import GroupedPages, Holding
 from medha_jax.plan import Chunk, InvalidRequestError, StepPlan
-from medha_jax.runtime import MeshExecutor, TokenResult
+from medha_jax.runtime import Executor, TokenResult
 from medha_jax.text import Tokenizer
 
 Event = Prefilled | Delta | Finished
@@ -101,7 +101,7 @@ class OfflineEngine:
 
     def __init__(
         self,
-        executor: MeshExecutor,
+        executor: Executor,
         tokenizer: Tokenizer,
         clock: Callable[[], float],
         on_result: Callable[[int, TokenResult], None] | None = None,
@@ -265,7 +265,7 @@ class OfflineEngine:
 
 
 def generate(
-    executor: MeshExecutor, tokenizer: Tokenizer, request: GenerationRequest, clock: Callable[[], float]
+    executor: Executor, tokenizer: Tokenizer, request: GenerationRequest, clock: Callable[[], float]
 ) -> Iterator[Event]:
     """Run one request alone and stream its events; the last one is `Finished`.
 

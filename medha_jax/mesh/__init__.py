@@ -10,6 +10,7 @@ from medha_jax.mesh.collectives import (
     sum_over_tensor,
     to_next_stage,
 )
+from medha_jax.mesh.groups import axes_of, axes_of_pairs
 from medha_jax.mesh.layout import Layout, LayoutError, build_mesh, nearest_layouts, request_cpu_devices
 from medha_jax.mesh.rules import (
     parameter_sharding,
@@ -24,6 +25,8 @@ from medha_jax.mesh.rules import (
 __all__ = [
     "Layout",
     "LayoutError",
+    "axes_of",
+    "axes_of_pairs",
     "build_mesh",
     "embed_tokens",
     "from_last_stage",

@@ -9,8 +9,11 @@ from medha_jax.mesh.layout import GROUP, STAGE, TENSOR, Layout
 
 
 def sum_over_tensor(x: Array) -> Array:
-    """Add up partial results of the tensor axis."""
-    return lax.psum(x, TENSOR)
+    """Add up partial results of the tensor axis.
+
+    XLA keeps a sum over one device beside other axes, as a copy, unless it is left out here.
+    """
+    return x if lax.axis_size(TENSOR) == 1 else lax.psum(x, TENSOR)
 
 
 def stage_index() -> Array:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, fields
+from functools import cached_property, partial
 from itertools import count
 from typing import Any
 
@@ -16,6 +16,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from medha_jax.config import RuntimeConfig
+from medha_jax.mesh import per_group
 from medha_jax.models import Architecture
 from medha_jax.plan import SamplingParams, StepPlan
 from medha_jax.runtime.buckets import Bucket
@@ -112,6 +113,17 @@ class MeshExecutor:
         """Bytes of the KV pool on all devices."""
         return int(self._state.pool.nbytes)
 
+    @cached_property
+    def group_processes(self) -> tuple[int, ...]:
+        """For each group the process that answers for it: the lowest-numbered one that holds a copy of its results."""
+        lowest = [jax.process_count()] * self.layout.kvp
+        devices = self._programs.placed(per_group()).devices_indices_map((self.layout.kvp,))
+        for device, (held,) in devices.items():
+            process: int = device.process_index  # type: ignore[attr-defined]
+            for group in range(self.layout.kvp)[held]:
+                lowest[group] = min(lowest[group], process)
+        return tuple(lowest)
+
     @property
     def in_flight(self) -> bool:
         """Whether a plan is in the pipeline and has not left it."""
@@ -150,38 +162,65 @@ class MeshExecutor:
         state = self._state
         self._state = DeviceState(state.pool, state.table, state.register, state.last_token, slots)
 
+    def bucket(self, plan: StepPlan) -> Bucket:
+        """The shape that a tick would have in which `plan` enters.
+
+        Raises:
+            UnknownShapeError: the plans in flight are larger than every compiled shape.
+        """
+        return bucket_for(self._entering(plan), self._programs.geometry)
+
     def submit(self, plan: StepPlan) -> TickHandle:
         """Dispatch one tick, in which `plan` enters the first stage and an earlier one leaves the last.
 
         Raises:
             UnknownShapeError: the plans in flight are larger than every compiled shape; nothing was dispatched.
         """
-        flight = [plan, *list(self._flight)[: self.layout.spp - 1]]
-        bucket = bucket_for(flight, self._programs.geometry)
+        flight, bucket = self._entering(plan), self.bucket(plan)
         packed = pack(flight, bucket, self._programs.geometry)
-        self._state, sampled = self._table.compiled(bucket)(self._parameters, self._state, packed)
+        plans: np.ndarray | Array = packed
+        if jax.process_count() > 1:  # a program over several processes takes no host array that is divided
+            sharding = self._programs.plan_shape(bucket).sharding
+            plans = jax.make_array_from_callback(packed.shape, sharding, lambda index: packed[index])
+        self._state, sampled = self._table.compiled(bucket)(self._parameters, self._state, plans)
         self._flight.appendleft(plan)
         if self._one_at_a_time:
             jax.block_until_ready(sampled)
         return TickHandle(flight[-1], bucket, sampled)
 
+    def answering(self, handle: TickHandle) -> dict[int, int]:
+        """The process that answers for each chunk of a tick's leaving plan, by position."""
+        place = places(handle.leaving, handle.bucket)
+        return {number: self.group_processes[group] for number, (group, _) in place.items()}
+
     def collect(self, handle: TickHandle) -> list[TokenResult]:
         """Wait for a tick; one result a chunk of its leaving plan, in order.
 
-        Only those of `last` chunks are a request's tokens.
+        Only those of `last` chunks are a request's tokens. Every group must lie on this process.
         """
+        results = self.results(handle)
+        return [results[number] for number in range(len(handle.leaving.chunks))]
+
+    def results(self, handle: TickHandle) -> dict[int, TokenResult]:
+        """Wait for a tick; the results that lie on this process's devices, by position in its leaving plan."""
         if not handle.leaving.chunks:
-            return []
-        got = jax.device_get(handle.sampled)
-        place = places(handle.leaving, handle.bucket)
+            return {}
+        got = jax.device_get(jax.tree.map(_local_groups, handle.sampled))
 
-        def result(at: tuple[int, int]) -> TokenResult:
-            top = zip(got.top_token[at].tolist(), got.top_logprob[at].tolist(), strict=True)
-            return TokenResult(
-                int(got.token[at]), bool(got.finite[at]), float(got.logprob[at]), tuple(top), got.logits[at]
+        def result(group: int, sample: int) -> TokenResult:
+            parts = (getattr(got, field.name) for field in fields(Sampled))
+            # logits that are not kept have no elements, and so no groups
+            token, finite, logprob, top_token, top_logprob, logits = (
+                p[group if group in p else 0][0, sample] for p in parts
             )
+            top = zip(top_token.tolist(), top_logprob.tolist(), strict=True)
+            return TokenResult(int(token), bool(finite), float(logprob), tuple(top), logits)
 
-        return [result(place[number]) for number in range(len(handle.leaving.chunks))]
+        place = places(handle.leaving, handle.bucket)
+        return {number: result(*at) for number, at in place.items() if at[0] in got.token}
+
+    def _entering(self, plan: StepPlan) -> list[StepPlan]:
+        return [plan, *list(self._flight)[: self.layout.spp - 1]]
 
     def _compile(self, report: Report) -> ExecutableTable:
         buckets = self._programs.buckets
@@ -195,3 +234,8 @@ class MeshExecutor:
             report(f"compiled {next(done)}/{len(buckets)}: {bucket} in {made.seconds:.1f} s{where}")
 
         return ExecutableTable.compile(lower, threads, tell)
+
+
+def _local_groups(array: Array) -> dict[int, Array]:
+    """The parts of a result that lie on this process's devices, by group."""
+    return {shard.index[0].start or 0: shard.data for shard in array.addressable_shards}

@@ -1,0 +1,52 @@
+"""A runtime for one request of the command line."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import typer
+
+from medha_jax.config import RuntimeConfig
+
+if TYPE_CHECKING:
+    from medha_jax.engine import GenerationRequest
+    from medha_jax.runtime import MeshExecutor
+    from medha_jax.runtime.cluster import ClusterConfig, ClusterExecutor
+
+
+def open_runtime(request: GenerationRequest, config: RuntimeConfig) -> MeshExecutor:
+    """A runtime just large enough for the request; what its start does goes to stderr."""
+    from medha_jax.engine import open_executor, sized_for
+
+    sized = sized_for(config, [request], _check(request, config))
+    return open_executor(sized, tell)
+
+
+def lead_runtime(request: GenerationRequest, config: RuntimeConfig, cluster: ClusterConfig) -> ClusterExecutor:
+    """A runtime over all processes, in the sizes that every one of them was started with."""
+    from medha_jax.runtime.cluster import lead
+
+    _check(request, config)
+    return lead(config, cluster, tell)
+
+
+def tell(line: str) -> None:
+    """Print what a start does to stderr."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def _check(request: GenerationRequest, config: RuntimeConfig) -> int:
+    """Check a request before anything is loaded; returns the model's context in tokens."""
+    from medha_jax.engine import check_request
+    from medha_jax.models import Architecture
+
+    arch = Architecture.from_directory(config.model)
+    context, max_context = arch.context, config.max_context
+    if max_context is not None and max_context > context:
+        raise typer.BadParameter(
+            f"{max_context:,} is more than the model's context; allowed are 1 to {context:,} tokens",
+            param_hint="'--max-context'",
+        )
+    check_request(request, arch.vocab, max_context or context)
+    return context

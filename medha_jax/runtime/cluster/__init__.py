@@ -1,0 +1,18 @@
+"""A mesh over several processes: process 0 plans, the others run the same ticks in the same order."""
+
+from medha_jax.runtime.cluster.errors import ClusterError, ClusterSettingError
+from medha_jax.runtime.cluster.executor import ClusterExecutor
+from medha_jax.runtime.cluster.membership import ClusterConfig
+from medha_jax.runtime.cluster.start import follow, lead
+from medha_jax.runtime.cluster.transport import Tls, tls_files
+
+__all__ = [
+    "ClusterConfig",
+    "ClusterError",
+    "ClusterExecutor",
+    "ClusterSettingError",
+    "Tls",
+    "follow",
+    "lead",
+    "tls_files",
+]

@@ -1,0 +1,49 @@
+"""Whether two processes were started for the same thing."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+import medha_jax
+from medha_jax.config import RuntimeConfig
+from medha_jax.protos import plans_pb2 as pb
+
+SAMPLE = 2**16  # bytes; reading all of a large model's weights would take minutes
+
+
+def digest(config: RuntimeConfig) -> str:
+    """Hexadecimal SHA-256 of what must agree: every setting but paths, and the model.
+
+    Of the model: its `config.json`, and of each safetensors file name, size, first and last 64 KiB. Converted
+    directories count by `config.json` only, because their files are named at random.
+    """
+    common = replace(config, model=Path("model"), compilation_cache=None)
+    found = hashlib.sha256(repr(common).encode())
+    found.update((config.model / "config.json").read_bytes())
+    for file in sorted(config.model.glob("*.safetensors")):
+        size = file.stat().st_size
+        found.update(f"{file.name} {size}".encode())
+        with file.open("rb") as stream:
+            found.update(stream.read(SAMPLE))
+            stream.seek(max(0, size - SAMPLE))
+            found.update(stream.read(SAMPLE))
+    return found.hexdigest()
+
+
+def hello(process: int, config: RuntimeConfig) -> pb.Hello:
+    """How a process introduces itself."""
+    return pb.Hello(process=process, version=medha_jax.__version__, digest=digest(config))
+
+
+def difference(own: pb.Hello, other: pb.Hello) -> str | None:
+    """Why two processes cannot work together, None if they can."""
+    if other.version != own.version:
+        return f"it runs medha-jax {other.version}, process {own.process} runs {own.version}; install the same"
+    if other.digest != own.digest:
+        return (
+            f"its model or configuration differs from that of process {own.process}; start every process with the "
+            "same model, --mesh, --dtype, --max-context and other settings"
+        )
+    return None

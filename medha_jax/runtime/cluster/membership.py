@@ -1,0 +1,141 @@
+"""Who belongs to a cluster: `jax.distributed` started by explicit addresses or by what launched the processes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from medha_jax.mesh import Layout, request_cpu_devices
+from medha_jax.runtime.cluster.errors import ClusterError, ClusterSettingError
+from medha_jax.runtime.cluster.relay import Relay
+from medha_jax.runtime.cluster.transport import Tls, check_protected, is_loopback, split_address
+
+
+@dataclass(frozen=True)
+class ClusterConfig:
+    """How the processes of one mesh find each other.
+
+    Args:
+        coordinator: HOST:PORT of `jax.distributed` in process 0, or None to detect it (Slurm, Kubernetes, MPI, ...).
+            It has no protection of its own: with a loopback host it listens there only, else on every interface.
+        processes: how many there are; None only with detection.
+        process: number of this one; None only with detection.
+        plans: HOST:PORT where process 0 serves plans; None for the port after the coordinator's.
+        heartbeat: seconds within which a silent process is given up.
+        patience: seconds that processes wait for one another while they start.
+        tls: of the plans.
+        insecure: serve plans beyond this machine without TLS.
+
+    Raises:
+        ClusterSettingError: a setting is missing or out of range.
+    """
+
+    coordinator: str | None = None
+    processes: int | None = None
+    process: int | None = None
+    plans: str | None = None
+    heartbeat: float = 10.0
+    patience: float = 300.0
+    tls: Tls | None = None
+    insecure: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("heartbeat", "patience"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise ClusterSettingError(f"{name} is {value} s; it must be more than 0")
+        if self.coordinator is not None:
+            split_address(self.coordinator, "--coordinator")
+            if self.processes is None or self.process is None:
+                raise ClusterSettingError("with --coordinator, --processes and --process-id must be given, too")
+        elif self.plans is None:
+            raise ClusterSettingError("give --plans HOST:PORT of process 0 where --coordinator is detected")
+        if self.processes is not None and self.processes < 2:
+            raise ClusterSettingError(f"--processes is {self.processes}; it must be at least 2")
+        if self.processes and self.process is not None and not 0 <= self.process < self.processes:
+            raise ClusterSettingError(f"--process-id is {self.process}; allowed are 0 to {self.processes - 1}")
+        check_protected(self.plans_address, self.tls, self.insecure)
+
+    @property
+    def plans_address(self) -> str:
+        """Where process 0 serves plans, e.g. host:8477 for coordinator host:8476."""
+        if self.plans is not None:
+            split_address(self.plans, "--plans")
+            return self.plans
+        host, port = split_address(self.coordinator or "", "--coordinator")
+        return f"[{host}]:{port + 1}" if ":" in host else f"{host}:{port + 1}"
+
+
+@dataclass(frozen=True)
+class Membership:
+    """This process's place in the cluster."""
+
+    process: int
+    processes: int
+
+
+def join(cluster: ClusterConfig, layout: Layout) -> Membership:
+    """Become a member: returns when every process has. Must come before anything else uses JAX.
+
+    Args:
+        cluster: how to find the others.
+        layout: of the mesh; on CPUs each process makes its equal share of the devices. Where the coordinator is
+            detected, JAX's own setting `JAX_NUM_CPU_DEVICES` counts.
+
+    Raises:
+        ClusterError: the others cannot be reached, or they do not have the devices that the mesh needs.
+        ClusterSettingError: the devices cannot be shared equally.
+    """
+    timeouts = dict(
+        initialization_timeout=math.ceil(cluster.patience),
+        # a lost process is noticed by the stream of plans; this is for what it cannot see
+        heartbeat_timeout_seconds=max(100, math.ceil(10 * cluster.heartbeat)),
+        shutdown_timeout_seconds=max(5, math.ceil(cluster.heartbeat)),
+    )
+    try:
+        if cluster.coordinator is None:
+            detected: dict[str, Any] = dict(num_processes=cluster.processes, process_id=cluster.process, **timeouts)
+            jax.distributed.initialize(**detected)
+        else:
+            _share_cpu_devices(layout, cluster.processes or 0)
+            _initialize(cluster, cluster.coordinator, timeouts)
+        devices = jax.devices()  # from here on nothing can change their number
+    except (RuntimeError, ValueError) as error:
+        raise ClusterError(
+            f"cannot form the cluster: {str(error).splitlines()[0]}; give --coordinator HOST:PORT, --processes N and "
+            "--process-id I, and start every process"
+        ) from None
+    member = Membership(jax.process_index(), jax.process_count())
+    if len(devices) < layout.devices or len({d.process_index for d in devices[: layout.devices]}) < member.processes:
+        raise ClusterError(
+            f"{layout} needs {layout.devices} devices with a part of them on each of {member.processes} processes; "
+            f"there are {len(devices)} devices. Give a --mesh of that many, or other --processes"
+        )
+    return member
+
+
+def _share_cpu_devices(layout: Layout, processes: int) -> None:
+    if layout.devices % processes:
+        raise ClusterSettingError(
+            f"{layout} has {layout.devices} devices, which {processes} processes cannot share equally; give "
+            "--processes that divide them"
+        )
+    request_cpu_devices(layout.devices // processes)
+
+
+def _initialize(cluster: ClusterConfig, coordinator: str, timeouts: dict[str, int]) -> None:
+    host, port = split_address(coordinator, "--coordinator")
+    address, bind = coordinator, coordinator if is_loopback(host) else None
+    if cluster.process:
+        address = Relay(host, port).address
+    jax.distributed.initialize(
+        address,
+        cluster.processes,
+        cluster.process,
+        cluster_detection_method="deactivate",
+        coordinator_bind_address=bind,
+        **timeouts,
+    )

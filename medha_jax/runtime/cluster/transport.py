@@ -1,0 +1,174 @@
+"""The gRPC side of `medha.v1.Plans`: addresses, TLS, channel options, the two ends of the stream."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from medha_jax.protos import plans_pb2 as pb
+from medha_jax.runtime.cluster.errors import ClusterError, ClusterSettingError
+
+SERVICE, METHOD = "medha.v1.Plans", "Follow"
+ACCEPTED = ("follower", "accepted")  # initial metadata of a stream
+SPARE_STREAMS = 4  # for those that are refused
+Follow = Callable[[Iterator[pb.FollowerMessage], grpc.ServicerContext], Iterator[pb.Command]]
+Stream = Any  # both an iterator of commands and a grpc.Call
+
+
+@dataclass(frozen=True)
+class Tls:
+    """PEM files of mutual TLS: this side's certificate and key, and the authority that signed the other side's."""
+
+    cert: Path
+    key: Path
+    ca: Path
+
+    def read(self) -> tuple[bytes, bytes, bytes]:
+        """Certificate, key and authority.
+
+        Raises:
+            ClusterSettingError: a file cannot be read.
+        """
+        try:
+            return self.cert.read_bytes(), self.key.read_bytes(), self.ca.read_bytes()
+        except OSError as error:
+            raise ClusterSettingError(f"cannot read {error.filename}: {error.strerror}; give a PEM file") from None
+
+
+def tls_files(cert: Path | None, key: Path | None, ca: Path | None) -> Tls | None:
+    """The three files, or None if none is given.
+
+    Raises:
+        ClusterSettingError: some are missing.
+    """
+    if cert and key and ca:
+        return Tls(cert, key, ca)
+    if cert or key or ca:
+        given = dict(zip(("--tls-cert", "--tls-key", "--tls-ca"), (cert, key, ca), strict=True))
+        missing = ", ".join(name for name, value in given.items() if not value)
+        raise ClusterSettingError(f"TLS needs certificate, key and authority on both sides; missing: {missing}")
+    return None
+
+
+def split_address(address: str, what: str) -> tuple[str, int]:
+    """Host and port of `HOST:PORT`; a host that is an IPv6 address stands in brackets.
+
+    Raises:
+        ClusterSettingError: it is not of that form.
+    """
+    host, colon, port = address.rpartition(":")
+    if not (colon and host and port.isascii() and port.isdigit() and 0 < int(port) < 2**16):
+        raise ClusterSettingError(f"{what} is {address!r}; give HOST:PORT with a port from 1 to 65535")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def check_protected(address: str, tls: Tls | None, insecure: bool) -> None:
+    """Check that plans do not travel in the open unless that is wanted.
+
+    Raises:
+        ClusterSettingError: the address is not loopback, and there is neither TLS nor `insecure`.
+    """
+    host, _ = split_address(address, "the address of the plans")
+    if not (tls or insecure or is_loopback(host)):
+        raise ClusterSettingError(
+            f"plans would travel unprotected through {address}; give --tls-cert, --tls-key and --tls-ca, "
+            "a loopback address, or --insecure in a network that you trust"
+        )
+
+
+def options(limit: int, heartbeat: float) -> list[tuple[str, int]]:
+    """Channel options of both sides.
+
+    Args:
+        limit: bytes of a message.
+        heartbeat: seconds within which a silent partner is given up: half to ask, half to wait for the answer.
+    """
+    half = max(1, round(heartbeat * 500))
+    return [
+        ("grpc.max_send_message_length", limit),
+        ("grpc.max_receive_message_length", limit),
+        ("grpc.keepalive_time_ms", half),
+        ("grpc.keepalive_timeout_ms", half),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.http2.min_ping_interval_without_data_ms", min(half, 1000)),
+        ("grpc.http2.max_ping_strikes", 0),
+        ("grpc.so_reuseport", 0),
+        ("grpc.enable_http_proxy", 0),
+        ("grpc.enable_retries", 0),
+    ]
+
+
+def serve(
+    follow: Follow, address: str, streams: int, settings: list[tuple[str, int]], tls: Tls | None
+) -> tuple[grpc.Server, int]:
+    """Serve `medha.v1.Plans`.
+
+    Args:
+        follow: handles one stream.
+        address: HOST:PORT to listen on.
+        streams: that may be open at once.
+        settings: channel options.
+        tls: without it, nothing is encrypted and everyone who reaches the address may speak.
+
+    Returns:
+        The running server and its port.
+
+    Raises:
+        ClusterError: the address cannot be listened on.
+    """
+    handler = grpc.stream_stream_rpc_method_handler(
+        follow,
+        request_deserializer=pb.FollowerMessage.FromString,
+        response_serializer=pb.Command.SerializeToString,
+    )
+    streams += SPARE_STREAMS
+    server = grpc.server(
+        ThreadPoolExecutor(streams, "plans"),
+        (grpc.method_handlers_generic_handler(SERVICE, {METHOD: handler}),),
+        options=settings,
+        maximum_concurrent_rpcs=streams,
+    )
+    try:
+        if tls is None:
+            port = server.add_insecure_port(address)
+        else:
+            cert, key, ca = tls.read()
+            # who has no certificate of this authority is refused before it can say anything
+            port = server.add_secure_port(address, grpc.ssl_server_credentials([(key, cert)], ca, True))
+    except RuntimeError as error:
+        raise ClusterError(f"cannot listen on {address} for followers ({error}); give another --plans") from None
+    server.start()
+    return server, port
+
+
+def connect(address: str, settings: list[tuple[str, int]], tls: Tls | None) -> grpc.Channel:
+    """A channel to process 0; nothing is sent yet."""
+    if tls is None:
+        return grpc.insecure_channel(address, settings)
+    cert, key, ca = tls.read()
+    return grpc.secure_channel(address, grpc.ssl_channel_credentials(ca, key, cert), settings)
+
+
+def open_stream(channel: grpc.Channel, messages: Iterator[pb.FollowerMessage]) -> Stream:
+    """Call `Follow`."""
+    call = channel.stream_stream(
+        f"/{SERVICE}/{METHOD}",
+        request_serializer=pb.FollowerMessage.SerializeToString,
+        response_deserializer=pb.Command.FromString,
+    )
+    return call(messages)

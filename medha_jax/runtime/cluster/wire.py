@@ -1,0 +1,193 @@
+"""Plans and results as protobuf messages, and how large these can get."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from medha_jax.config import RuntimeConfig
+from medha_jax.plan import (
+    MAX_LOGPROBS,
+    MAX_STOP_STRING_LENGTH,
+    MAX_STOP_STRINGS,
+    Chunk,
+    SamplingParams,
+    StepPlan,
+)
+from medha_jax.protos import plans_pb2 as pb
+from medha_jax.runtime.executor import TokenResult
+from medha_jax.runtime.state import MAX_END_TOKENS
+
+LARGEST = 2**63 - 1
+INT32 = 2**31
+VARINT = 5  # bytes of a non-negative 32-bit number, at most
+FLOATS = ("temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty")
+SAME = (*FLOATS, "include_stop", "ignore_eos")  # as they are
+OPTIONAL = ("seed", "max_tokens", "logprobs")
+
+
+@dataclass(frozen=True)
+class Admission:
+    """The arguments of `MeshExecutor.admit`."""
+
+    slot: int
+    sampling: SamplingParams
+    prompt: int
+    end_tokens: tuple[int, ...] = ()
+    prompted: tuple[int, ...] = ()
+    generated: tuple[int, ...] = ()
+
+
+def encode_sampling(sampling: SamplingParams) -> pb.Sampling:
+    """A request's settings as a message; counts beyond what a message holds mean "all" and are cut to its largest."""
+    message = pb.Sampling(
+        top_k=min(sampling.top_k, LARGEST),
+        min_tokens=min(sampling.min_tokens, LARGEST),
+        stop_token_ids=sampling.stop_token_ids,
+        stop=sampling.stop,
+    )
+    for name in (*SAME, *OPTIONAL):
+        value = getattr(sampling, name)
+        if value is not None:
+            setattr(message, name, min(value, LARGEST))
+    return message
+
+
+def decode_sampling(message: pb.Sampling) -> SamplingParams:
+    """The settings in a message.
+
+    Raises:
+        InvalidRequestError: a value is out of its range.
+    """
+    optional = {name: getattr(message, name) for name in OPTIONAL if message.HasField(name)}
+    plain = {name: getattr(message, name) for name in SAME}
+    return SamplingParams(
+        top_k=message.top_k,
+        min_tokens=message.min_tokens,
+        stop_token_ids=tuple(message.stop_token_ids),
+        stop=tuple(message.stop),
+        **plain,
+        **optional,
+    )
+
+
+def encode_admission(admission: Admission) -> pb.Admit:
+    """An admission as a message, whose size is bounded by the vocabulary: of tokens only counts travel."""
+    generated, count = np.unique(np.asarray(admission.generated, np.int64), return_counts=True)
+    ends = [token for token in admission.end_tokens if 0 <= token < INT32][:MAX_END_TOKENS]
+    return pb.Admit(
+        slot=admission.slot,
+        sampling=encode_sampling(admission.sampling),
+        prompt_tokens=admission.prompt,
+        end_tokens=ends,
+        prompted=np.unique(np.asarray(admission.prompted, np.int64)).tolist(),
+        generated=generated.tolist(),
+        generated_count=count.tolist(),
+    )
+
+
+def decode_admission(message: pb.Admit) -> Admission:
+    """The admission in a message; tokens come in increasing order, which changes no count."""
+    generated = np.repeat(np.asarray(message.generated, np.int64), np.asarray(message.generated_count, np.int64))
+    return Admission(
+        message.slot,
+        decode_sampling(message.sampling),
+        message.prompt_tokens,
+        tuple(message.end_tokens),
+        tuple(message.prompted),
+        tuple(generated.tolist()),
+    )
+
+
+def encode_plan(plan: StepPlan) -> pb.Tick:
+    """A plan as a message."""
+    return pb.Tick(chunks=[_encode_chunk(chunk) for chunk in plan.chunks])
+
+
+def _encode_chunk(chunk: Chunk) -> pb.Chunk:
+    return pb.Chunk(
+        slot=chunk.slot,
+        start=chunk.start,
+        length=chunk.length,
+        tokens=None if chunk.tokens is None else pb.TokenIds(ids=chunk.tokens),
+        last=chunk.last,
+        first_page=chunk.first_page,
+        pages=chunk.pages,
+        groups=chunk.groups,
+    )
+
+
+def decode_plan(message: pb.Tick) -> StepPlan:
+    """The plan in a message."""
+    return StepPlan(
+        tuple(
+            Chunk(
+                chunk.slot,
+                chunk.start,
+                chunk.length,
+                tuple(chunk.tokens.ids) if chunk.HasField("tokens") else None,
+                chunk.last,
+                chunk.first_page,
+                tuple(chunk.pages),
+                tuple(chunk.groups),
+            )
+            for chunk in message.chunks
+        )
+    )
+
+
+def encode_results(sequence: int, results: Mapping[int, TokenResult]) -> pb.Results:
+    """Results of one tick by position in its leaving plan, as a message."""
+    message = pb.Results(sequence=sequence)
+    logits = []
+    for number, result in results.items():
+        message.chunk.append(number)
+        message.token.append(result.token)
+        message.finite.append(result.finite)
+        message.logprob.append(result.logprob)
+        message.top_token.extend(token for token, _ in result.top)
+        message.top_logprob.extend(logprob for _, logprob in result.top)
+        logits.append(np.asarray(result.logits, "<f4").tobytes())
+    message.logits = b"".join(logits)
+    return message
+
+
+def decode_results(message: pb.Results) -> dict[int, TokenResult]:
+    """The results in a message.
+
+    Raises:
+        ValueError: its fields are not equally long.
+    """
+    count = len(message.chunk)
+    if not count:
+        return {}
+    top_token = np.array(message.top_token, np.int64).reshape(count, -1).tolist()
+    top_logprob = np.array(message.top_logprob, np.float64).reshape(count, -1).tolist()
+    logits = np.frombuffer(message.logits, "<f4").reshape(count, -1)
+    each = zip(
+        message.chunk, message.token, message.finite, message.logprob, top_token, top_logprob, logits, strict=True
+    )
+    return {
+        number: TokenResult(token, finite, logprob, tuple(zip(tokens, logprobs, strict=True)), row)
+        for number, token, finite, logprob, tokens, logprobs, row in each
+    }
+
+
+def message_limit(config: RuntimeConfig, vocab: int) -> int:
+    """Bytes that no message of a configuration exceeds.
+
+    Args:
+        config: its shapes bound a plan, its slots and groups the rest.
+        vocab: tokens in the vocabulary, which bound an admission.
+    """
+    mesh = config.mesh
+    segments = [mesh.buckets] * mesh.kvp + ([mesh.shared_buckets] if mesh.shared_buckets else [])
+    chunks = sum(buckets.decode[-1] + buckets.chunks for buckets in segments)
+    tokens = sum(buckets.decode[-1] + buckets.prefill[-1] for buckets in segments)
+    admission = 3 * VARINT * vocab + MAX_STOP_STRINGS * (4 * MAX_STOP_STRING_LENGTH + 8)
+    # a chunk names its groups and at most one page a token, and one more at either end
+    plan = chunks * (96 + VARINT * (mesh.kvp + 2)) + 2 * tokens * VARINT
+    results = chunks * (4 * VARINT + MAX_LOGPROBS * (VARINT + 4) + (4 * vocab if config.keep_logits else 0))
+    return max(admission, plan, results) + 2**16

@@ -1,0 +1,191 @@
+"""What a layout would keep on a device, send and compute, without weights, requests or the devices themselves.
+
+The programs are compiled for virtual CPU devices, so what is read from them is that compiler's: collectives stand where
+the tick puts them, while its fp32 in place of bf16, its temporary memory and its cost estimates are its own.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from math import prod
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from medha_jax.config import RuntimeConfig
+from medha_jax.mesh import Layout, LayoutError, build_mesh, request_cpu_devices
+from medha_jax.models import Architecture
+from medha_jax.runtime.buckets import Bucket
+from medha_jax.runtime.executables import Compiled, ExecutableTable
+from medha_jax.runtime.hlo import CONVERSIONS, COPIES, Program
+from medha_jax.runtime.layout_report import BucketReport, LayoutReport
+from medha_jax.runtime.memory import MemoryPlan, check_memory, plan_memory
+from medha_jax.runtime.placement import check_layout
+from medha_jax.runtime.programs import Programs
+from medha_jax.runtime.traffic import UNKNOWN, bytes_by_axis, traffic
+
+Choose = Callable[[Sequence[Bucket]], Sequence[Bucket]]
+
+
+def corners(buckets: Sequence[Bucket]) -> tuple[Bucket, ...]:
+    """The smallest and largest shapes without shared rows, and the smallest and largest with them."""
+    kinds = [[b for b in buckets if bool(b.shared.rows) == shared] for shared in (False, True)]
+    return tuple(dict.fromkeys(pick(kind, key=lambda b: b.rows) for kind in kinds if kind for pick in (min, max)))
+
+
+def every(buckets: Sequence[Bucket]) -> tuple[Bucket, ...]:
+    """All shapes."""
+    return tuple(buckets)
+
+
+def inspect_layout(
+    config: RuntimeConfig,
+    arch: Architecture,
+    dtype: jnp.dtype,
+    on_progress: Callable[[str], Any] = lambda line: None,
+    usable_bytes: int | None = None,
+    choose: Choose = every,
+) -> LayoutReport:
+    """Compile the ticks of a layout for virtual CPU devices and read what they do.
+
+    To be called before anything else has started JAX's CPU backend with fewer devices.
+
+    Args:
+        config: layout, shapes, slots and pool; its model and compilation cache are not read.
+        arch: the model.
+        dtype: of weights, activations and KV.
+        on_progress: told a line at a time what is being done.
+        usable_bytes: memory of one device that may be used, None if not known.
+        choose: which of the configured shapes to compile.
+
+    Raises:
+        LayoutError: the model cannot be divided over the layout, it does not fit the memory, or there are too few
+            virtual devices.
+    """
+    inspection = _Inspection(config, arch, dtype, usable_bytes)
+    inspection.check()
+    return inspection.report(on_progress, choose)
+
+
+@dataclass(frozen=True)
+class _Inspection:
+    config: RuntimeConfig
+    arch: Architecture
+    dtype: jnp.dtype
+    usable_bytes: int | None
+
+    @cached_property
+    def programs(self) -> Programs:
+        layout = Layout(self.config.mesh.tp, self.config.mesh.spp, self.config.mesh.kvp)
+        check_layout(self.arch, layout)
+        asked = getattr(jax.config, "jax_num_cpu_devices", 0)
+        request_cpu_devices(max(layout.devices, asked))
+        return Programs(self.config, self.arch, self.dtype, build_mesh(layout, jax.devices("cpu")))
+
+    @cached_property
+    def memory(self) -> MemoryPlan:
+        return plan_memory(self.programs, self.usable_bytes)
+
+    def check(self) -> None:
+        try:
+            check_memory(self.memory, self.programs, self.programs.layout.devices)
+        except LayoutError as error:
+            longest = f"the longest context that would fit is {self.memory.longest_context:,} tokens"
+            raise LayoutError(f"{error}; {longest}") from None
+
+    def report(self, on_progress: Callable[[str], Any], choose: Choose) -> LayoutReport:
+        programs, memory, arch = self.programs, self.memory, self.arch
+        stages, share = programs.layout.spp, programs.layout.tp
+        layers = programs.layout.padded_layers(arch.layers) // stages
+        parameters = programs.parameter_shapes.values()
+        per_token = memory.pool_per_page // memory.page_size
+        table = _local_bytes(programs.state_shapes.table)
+        return LayoutReport(
+            axes=dict(programs.mesh.shape),
+            devices=programs.layout.devices,
+            family=arch.family,
+            dtype=str(self.dtype),
+            layers=arch.layers,
+            parameters=sum(prod(shape.shape) for shape in parameters),
+            device_parameters=sum(_local_elements(shape) for shape in parameters),
+            weight_bytes=memory.weights,
+            kv_bytes_per_token=per_token,
+            model_kv_bytes_per_token=per_token * stages * share,
+            pool_bytes=memory.pool,
+            pool_tokens=memory.pages * memory.page_size,
+            register_bytes=memory.register,
+            table_bytes=table,
+            sampler_bytes=memory.slots - table,
+            total_bytes=memory.total,
+            usable_bytes=memory.limit,
+            context=programs.sizes.context,
+            model_context=arch.context,
+            longest_context=memory.longest_context,
+            attention_flops=4 * layers * (arch.heads // share) * arch.head_dim,
+            compiler=f"XLA for {programs.mesh.devices.flat[0].platform}, jax {jax.__version__}",
+            buckets=self._compile(on_progress, choose(programs.buckets)),
+        )
+
+    def _compile(self, on_progress: Callable[[str], Any], chosen: Sequence[Bucket]) -> tuple[BucketReport, ...]:
+        stated: dict[Bucket, str] = {}
+        made: dict[Bucket, Compiled] = {}
+
+        def lower(bucket: Bucket) -> jax.stages.Lowered:
+            lowered = self.programs.lower(bucket)
+            stated[bucket] = lowered.as_text("hlo")
+            return lowered
+
+        def done(bucket: Bucket, compiled: Compiled) -> None:
+            made[bucket] = compiled
+            on_progress(f"compiled {len(made)}/{len(chosen)}: {bucket} in {compiled.seconds:.1f} s")
+
+        on_progress(f"compiling {len(chosen)} of {len(self.programs.buckets)} shapes for {self.programs.layout}")
+        threads = max(1, min(len(chosen), os.cpu_count() or 1))
+        ExecutableTable.compile({bucket: partial(lower, bucket) for bucket in chosen}, threads, done)
+        return tuple(self._bucket(bucket, stated[bucket], made[bucket]) for bucket in chosen)
+
+    def _bucket(self, bucket: Bucket, stated: str, compiled: Compiled) -> BucketReport:
+        program = Program.parse(compiled.program.as_text() or "")
+        found = traffic(program, Program.parse(stated), self.programs.mesh)
+        cost = _cost(compiled.program)
+        pool = _local_elements(self.programs.state_shapes.pool)
+        memory = compiled.program.memory_analysis()
+        return BucketReport(
+            bucket=str(bucket),
+            rows=bucket.rows,
+            shared_rows=bucket.shared.rows,
+            collectives=found,
+            bytes_by_axis=bytes_by_axis(found),
+            uncounted=sum(collective.count is None or collective.axis == UNKNOWN for collective in found),
+            program_flops=cost.get("flops"),
+            program_bytes=cost.get("bytes accessed"),
+            matmul_flops=self._matmul_flops(bucket),
+            temporary_bytes=getattr(memory, "temp_size_in_bytes", None),
+            compile_seconds=compiled.seconds,
+            pool_copies=len(program.making(COPIES, pool)),
+            pool_conversions=len(program.making(CONVERSIONS, pool)),
+        )
+
+    def _matmul_flops(self, bucket: Bucket) -> int:
+        """Two for each weight and row: every layer's matrices for all rows, the head for the sampled ones."""
+        shapes, layout = self.programs.parameter_shapes, self.programs.layout
+        layers = sum(_local_elements(shape) for name, shape in shapes.items() if name.endswith(".kernel"))
+        head = layout.padded_vocab(self.arch.vocab) // (layout.tp * layout.spp) * self.arch.embed
+        return 2 * (bucket.rows * layers + bucket.samples * head)
+
+
+def _cost(program: jax.stages.Compiled) -> Mapping[str, float]:
+    cost = program.cost_analysis() or {}
+    return cost[0] if isinstance(cost, list) else cost
+
+
+def _local_elements(shape: Any) -> int:
+    return prod(shape.sharding.shard_shape(shape.shape))
+
+
+def _local_bytes(shape: Any) -> int:
+    return _local_elements(shape) * shape.dtype.itemsize

@@ -1,0 +1,51 @@
+"""What an engine needs of a runtime, whether one process runs it or many."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from medha_jax.config import RuntimeConfig
+from medha_jax.mesh import Layout
+from medha_jax.models import Architecture
+from medha_jax.plan import SamplingParams, StepPlan
+from medha_jax.runtime.executor import TokenResult
+from medha_jax.runtime.programs import Sizes
+
+
+class Executor(Protocol):
+    """Runs plans: `MeshExecutor` on the devices of this process, `ClusterExecutor` on those of all."""
+
+    config: RuntimeConfig
+    arch: Architecture
+    layout: Layout
+    sizes: Sizes
+
+    @property
+    def context(self) -> int:
+        """Most tokens of one request, prompt and output."""
+
+    @property
+    def pages(self) -> int:
+        """Pages in each group's pool."""
+
+    @property
+    def per_group(self) -> int:
+        """Tokens of one request that a group holds; without bound where there is one group only."""
+
+    def admit(
+        self,
+        slot: int,
+        sampling: SamplingParams,
+        prompt: int,
+        end_tokens: Sequence[int],
+        prompted: Sequence[int] = (),
+        generated: Sequence[int] = (),
+    ) -> None:
+        """Give `slot` to a request on every group."""
+
+    def submit(self, plan: StepPlan) -> Any:
+        """Dispatch one tick; returns its handle, which names the plan that is `leaving`."""
+
+    def collect(self, handle: Any) -> list[TokenResult]:
+        """Wait for a tick; one result a chunk of its leaving plan, in order."""

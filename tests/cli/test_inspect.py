@@ -1,0 +1,82 @@
+"""`medha-jax inspect`: 128 devices that are not there, tables, refusals."""
+
+import json
+
+import pytest
+
+from tests.cli.command import CONFIG, refused
+
+LLAMA_70B = {
+    "architectures": ["LlamaForCausalLM"],
+    "vocab_size": 128256,
+    "hidden_size": 8192,
+    "num_hidden_layers": 80,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 8,
+    "intermediate_size": 28672,
+    "max_position_embeddings": 131072,
+}
+LAYOUT = """
+{tp: 8, spp: 4, kvp: 4, page_size: 128, tokens_per_group: 32768, hardware: h100,
+ buckets: {decode: [8], prefill: [64], chunks: 2, mixed_only: true},
+ shared_buckets: {decode: [4], prefill: [64], chunks: 2, mixed_only: true}}
+"""
+
+
+@pytest.fixture
+def inspect(medha):
+    return lambda *arguments: medha("inspect", *arguments, timeout=240)
+
+
+def test_a_large_model_on_128_devices(inspect, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA_70B))
+    (tmp_path / "layout.yaml").write_text(LAYOUT)
+    done = inspect("--model", tmp_path / "config.json", "--mesh", tmp_path / "layout.yaml", "--json")
+    assert done.returncode == 0, done.stderr
+    assert "compiled 2/2" in done.stderr
+    report = json.loads(done.stdout)
+    assert (report["devices"], report["dtype"]) == (128, "bfloat16")
+    # one of 8 KV heads, 20 of 80 layers
+    assert report["kv_bytes_per_token"] == 2 * 20 * 128 * 2
+    assert report["model_kv_bytes_per_token"] == 327_680
+    assert 70e9 < report["parameters"] < 71e9
+    assert 4e9 < report["weight_bytes"] < 5e9
+    assert report["longest_context"] > 10_000_000
+
+    private, shared = report["buckets"]
+    assert set(private["bytes_by_axis"]) == {"tp", "spp"}
+    # bf16 output and fp32 log-sum-exp of 8 of 64 heads, from each of 4 groups, 20 layers
+    assert shared["bytes_by_axis"]["kvp"] == 20 * 4 * 68 * 8 * (128 * 2 + 4)
+    ring = [one for one in shared["collectives"] if one["kind"] == "collective-permute"]
+    assert [(one["axis"], one["count"], one["nbytes"]) for one in ring] == [("spp", 1, shared["rows"] * 8192 * 2)]
+    sums = [one for one in shared["collectives"] if (one["axis"], one["kind"]) == ("tp", "all-reduce")]
+    assert [(one["count"], one["nbytes"]) for one in sums] == [(2 * 20 + 1, shared["rows"] * 8192 * 2)]
+    assert private["uncounted"] == shared["uncounted"] == 0
+
+
+def test_tables(inspect, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    (tmp_path / "one.yaml").write_text("{tp: 2, buckets: {decode: [2], prefill: [16], chunks: 1, mixed_only: true}}")
+    # longer than the model's own limit: only shapes are looked at
+    done = inspect("--model", tmp_path, "--mesh", tmp_path / "one.yaml", "--max-context", "4096", "--memory-gib", "1")
+    assert done.returncode == 0, done.stderr
+    assert "llama, 2 layers, float32, on 2 devices" in done.stdout
+    assert "4,096 tokens" in done.stdout and "f32[18,32]" in done.stdout
+    assert "no copy of the pool" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--mesh", "tp=3"], "the model does not fit tp=3,spp=1,kvp=1: heads 4 is not divisible by tp=3"),
+        (["--mesh", "tp=2", "--memory-gib", "0.0001"], "MiB a device"),
+        (["--mesh", "tp=2", "--slots", "2"], "decode bucket 32 is larger than 2 slots"),
+    ],
+)
+def test_refusals(inspect, tmp_path, arguments, message):
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    assert message in refused(inspect("--model", tmp_path, *arguments))
+
+
+def test_a_model_that_is_not_there(inspect, tmp_path):
+    assert "no config.json" in refused(inspect("--model", tmp_path))

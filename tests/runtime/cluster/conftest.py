@@ -1,0 +1,121 @@
+"""A model on disk, and processes that are gone when a test is."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import tokenizers
+from tokenizers import models, pre_tokenizers
+
+from medha_jax.checkpoints import random_parameters, write_huggingface
+from medha_jax.models import Architecture
+
+ROOT = Path(__file__).parents[3]
+CONFIG: dict[str, Any] = {
+    "architectures": ["LlamaForCausalLM"],
+    "vocab_size": 256,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "intermediate_size": 64,
+    "max_position_embeddings": 256,
+}
+
+
+def free_ports() -> int:
+    """A port that is free, and so is the next one."""
+    while True:
+        with socket.create_server(("127.0.0.1", 0)) as first:
+            port = first.getsockname()[1]
+            try:
+                socket.create_server(("127.0.0.1", port + 1)).close()
+            except (OSError, OverflowError):
+                continue
+        return port
+
+
+def write_model(directory: Path, tokenizer: Path, seed: int) -> Path:
+    """A model of random weights, wider than the initialiser's so that greedy choices are decisive."""
+    arch = Architecture.from_config(CONFIG)
+    one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    random = random_parameters(arch, "float32", one, seed=seed)
+    wide = {name: np.asarray(value) * (8 if value.ndim > 2 else 1) for name, value in random.items()}
+    write_huggingface(directory, CONFIG, wide)
+    shutil.copy(tokenizer, directory / "tokenizer.json")
+    return directory
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model directory with a tokenizer of 256 entries."""
+    directory = tmp_path_factory.mktemp("cluster")
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    fast = tokenizers.Tokenizer(models.BPE({letter: number for number, letter in enumerate(letters)}, []))
+    fast.save(str(directory / "tokenizer.json"))
+    return write_model(directory / "model", directory / "tokenizer.json", 0)
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Running processes, process 0 first."""
+
+    members: list[subprocess.Popen[str]]
+
+    def wait(self, seconds: float) -> list[tuple[int, str, str]]:
+        """Exit code, stdout and stderr of each process; all must end within `seconds`."""
+        deadline, done = time.monotonic() + seconds, []
+        for member in self.members:
+            out, err = member.communicate(timeout=max(0.1, deadline - time.monotonic()))
+            done.append((member.returncode, out, err))
+        return done
+
+    def wait_serving(self) -> None:
+        """Wait until process 0 has run a few ticks."""
+        out = self.members[0].stdout
+        assert out is not None
+        # CPU collectives print lines of their own
+        assert any(line == "serving\n" for line in out), "process 0 ended"
+
+
+@pytest.fixture
+def start(model: Path) -> Iterator[Callable[..., Cluster]]:
+    """Start a cluster: `start(processes, **settings)`; see member.py for the settings."""
+    started: list[subprocess.Popen[str]] = []
+
+    def run(processes: int, **settings: Any) -> Cluster:
+        stated = dict(processes=processes, coordinator=f"127.0.0.1:{free_ports()}", heartbeat=10, patience=60)
+        text = json.dumps({**stated, **settings})
+        command = [sys.executable, "-m", "tests.runtime.cluster.member", str(model), text]
+        # short compilations: half of the time of a test is spent in them
+        flags = {
+            **os.environ,
+            "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+        }
+        members = [
+            subprocess.Popen(
+                [*command, str(number)], cwd=ROOT, env=flags, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            )
+            for number in range(processes)
+        ]
+        started.extend(members)
+        return Cluster(members)
+
+    yield run
+    for member in started:
+        member.kill()
+        member.communicate()

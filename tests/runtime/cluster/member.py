@@ -1,0 +1,101 @@
+"""One process of a cluster, for tests: `python -m tests.runtime.cluster.member MODEL SETTINGS PROCESS`.
+
+Process 0 serves the requests of `mix` and prints their tokens as one JSON object.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medha_jax.config import Buckets, MeshConfig, RuntimeConfig
+from medha_jax.plan import SamplingParams
+
+PER_GROUP = 64
+
+
+def mix() -> list[tuple[int, Any]]:
+    """Requests by the tick they come in: one that spreads over two groups of 64 tokens, short ones beside it."""
+    from medha_jax.engine import GenerationRequest
+
+    rng = np.random.default_rng(0)
+
+    def request(prompt: int, tokens: int, chunks: Any = None, **sampling: Any) -> GenerationRequest:
+        ids = tuple(rng.integers(0, 256, prompt).tolist())
+        stated = {"temperature": 0, "max_tokens": tokens, "ignore_eos": True, **sampling}
+        return GenerationRequest(ids, SamplingParams(**stated), chunks=chunks)
+
+    return [
+        (0, request(10, 25, logprobs=2)),
+        (0, request(100, 12)),
+        (1, request(40, 30, (1, 7, 20), frequency_penalty=0.5)),
+        (3, request(3, 20, (1,), temperature=0.9, seed=2**40 + 7)),
+        (6, request(50, 8, repetition_penalty=1.2)),
+        (8, request(20, 5, (20,))),
+    ]
+
+
+def serve(executor: Any, tokenizer: Any, endless: bool = False) -> dict[str, list[int]]:
+    """Tokens of each request of `mix`; with `endless`, the first tick's come again and again."""
+    from medha_jax.engine import Finished, OfflineEngine
+
+    engine = OfflineEngine(executor, tokenizer, itertools.count().__next__)
+    waiting, tokens, tick = mix(), {}, 0
+    while waiting or engine.busy:
+        while waiting and waiting[0][0] <= tick:
+            engine.add(waiting.pop(0)[1])
+        for number, event in engine.step():
+            if isinstance(event, Finished):
+                tokens[str(number)] = list(event.completion.token_ids)
+        tick += 1
+        if endless and tick == 5:
+            print("serving", flush=True)
+        if endless and not waiting:
+            waiting = [(tick, mix()[0][1])]
+    return tokens
+
+
+def config(model: Path, tp: int = 1, spp: int = 1, kvp: int = 1, **settings: Any) -> RuntimeConfig:
+    """A runtime of one decode and one prefill size."""
+    mesh = MeshConfig(
+        tp=tp,
+        spp=spp,
+        kvp=kvp,
+        page_size=16,
+        tokens_per_group=PER_GROUP if kvp > 1 else None,
+        buckets=Buckets(decode=(8,), prefill=(32,), chunks=4),
+        shared_buckets=Buckets(decode=(1,), prefill=(32,), chunks=1),
+    )
+    defaults = dict(slots=8, pool_tokens=512, compilation_cache=None)
+    return RuntimeConfig(model=model, mesh=mesh, **{**defaults, **settings})
+
+
+def main() -> None:
+    model, settings, process = Path(sys.argv[1]), json.loads(sys.argv[2]), int(sys.argv[3])
+    own = settings.pop(f"of_{process}", {})  # what this process has different
+    endless = settings.pop("endless", False)
+    paths = {name: Path(path) for name, path in settings.pop("tls", {}).get(str(process), {}).items()}
+
+    from medha_jax.runtime.cluster import ClusterConfig, Tls, follow, lead
+    from medha_jax.text import Tokenizer
+
+    names = ("coordinator", "processes", "heartbeat", "patience")
+    stated = {name: settings.pop(name) for name in names if name in settings}
+    cluster = ClusterConfig(process=process, tls=Tls(**paths) if paths else None, **stated)
+    built = config(model, **{**settings, **own})
+    if process:
+        follow(built, cluster, lambda line: None)
+        return
+    with lead(built, cluster, lambda line: None) as executor:
+        tokens = serve(executor, Tokenizer.from_directory(model), endless)
+        counts = dict(groups=executor.pool_shape[2] // executor.pages)
+    print(json.dumps(dict(tokens=tokens, **counts)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

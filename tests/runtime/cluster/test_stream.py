@@ -1,0 +1,172 @@
+"""The stream of plans without JAX's part: who is let in, and what protects it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import threading
+from pathlib import Path
+
+import grpc
+import pytest
+
+from medha_jax.protos import plans_pb2 as pb
+from medha_jax.runtime.cluster import ClusterConfig, ClusterError, ClusterSettingError, Tls, tls_files
+from medha_jax.runtime.cluster.follower import Follower
+from medha_jax.runtime.cluster.leader import Leader
+from medha_jax.runtime.cluster.transport import open_stream
+from tests.runtime.cluster.conftest import free_ports
+
+HELLO = dict(version="1", digest="d")
+LIMIT = 2**20
+HEARTBEAT = 1.0
+pytestmark = pytest.mark.timeout(60)
+
+
+def make_tls(directory: Path, authority: Path, name: str) -> Tls:
+    """A certificate for 127.0.0.1 of an authority, which is made if it is not there."""
+
+    def openssl(*arguments: object) -> None:
+        subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True, timeout=30)
+
+    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+    ca, ca_key = authority / "ca.pem", authority / "ca.key"
+    if not ca.exists():
+        openssl("req", "-x509", *key, "-subj", "/CN=authority", "-days", 2, "-keyout", ca_key, "-out", ca)
+    cert, own, request, names = (directory / f"{name}.{kind}" for kind in ("pem", "key", "csr", "ext"))
+    names.write_text("subjectAltName=IP:127.0.0.1\n")
+    openssl("req", *key, "-subj", f"/CN={name}", "-keyout", own, "-out", request)
+    signed = ("-CA", ca, "-CAkey", ca_key, "-CAcreateserial", "-days", 2, "-extfile", names)
+    openssl("x509", "-req", "-in", request, *signed, "-out", cert)
+    return Tls(cert, own, ca)
+
+
+def end(text: str) -> None:
+    """Instead of ending this process."""
+
+
+def lead(ended: list[str] | None = None, tls: Tls | None = None, processes: int = 2) -> Leader:
+    note = end if ended is None else ended.append
+    return Leader(pb.Hello(process=0, **HELLO), processes, f"127.0.0.1:{free_ports()}", LIMIT, HEARTBEAT, tls, end=note)
+
+
+def join(leader: Leader, tls: Tls | None = None, seconds: float = 5, process: int = 1, **hello: str) -> Follower:
+    said = pb.Hello(process=process, **{**HELLO, **hello})
+    follower = Follower(said, f"127.0.0.1:{leader.port}", LIMIT, HEARTBEAT, tls, end=end)
+    follower.join(seconds)
+    return follower
+
+
+class Recorder:
+    """Stands for the mesh executor of a follower."""
+
+    def __init__(self) -> None:
+        self.admitted: list[int] = []
+
+    def admit(self, slot: int, *rest: object) -> None:
+        self.admitted.append(slot)
+
+
+def run_through(tls: Tls | None) -> None:
+    """Join, three commands, a clean end."""
+    leader, recorder = lead(tls=tls), Recorder()
+    follower, reasons = join(leader, tls), []
+    thread = threading.Thread(target=lambda: reasons.append(follower.run(lambda: recorder)))  # type: ignore[arg-type]
+    thread.start()
+    leader.wait_joined(5)
+    leader.wait_ready(5)
+    for slot in (4, 2, 3):
+        leader.broadcast(pb.Command(admit=pb.Admit(slot=slot, sampling=sampling())))
+    leader.stop("done", failed=False)
+    thread.join(10)
+    assert (reasons, recorder.admitted) == (["done"], [4, 2, 3])
+
+
+def sampling() -> pb.Sampling:
+    return pb.Sampling(top_p=1, repetition_penalty=1)
+
+
+def test_commands_run_in_order_until_the_clean_end() -> None:
+    run_through(None)
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="makes certificates with the openssl command")
+def test_mutual_tls(tmp_path: Path) -> None:
+    own, strangers = tmp_path / "own", tmp_path / "strangers"
+    own.mkdir()
+    strangers.mkdir()
+    leaders, followers = make_tls(own, own, "leader"), make_tls(own, own, "follower")
+    stranger = make_tls(strangers, strangers, "stranger")
+    run_through(leaders)
+    ended: list[str] = []
+    leader = lead(ended, leaders)
+    with pytest.raises(ClusterError, match="does not answer within 1 s"):
+        join(leader, None, 1)  # in the open
+    with pytest.raises(ClusterError, match="does not answer within 1 s"):
+        join(leader, Tls(stranger.cert, stranger.key, leaders.ca), 1)
+    join(leader, followers)
+    leader.wait_joined(1)
+    leader.stop("done", failed=False)
+    assert ended == []
+
+
+def test_a_client_without_a_certificate_is_refused(tmp_path: Path) -> None:
+    if shutil.which("openssl") is None:
+        pytest.skip("makes certificates with the openssl command")
+    tls = make_tls(tmp_path, tmp_path, "leader")
+    leader = lead(tls=tls)
+    channel = grpc.secure_channel(f"127.0.0.1:{leader.port}", grpc.ssl_channel_credentials(tls.ca.read_bytes()))
+    stream = open_stream(channel, iter([pb.FollowerMessage(hello=pb.Hello(process=1, **HELLO))]))
+    with pytest.raises(grpc.RpcError) as caught:
+        next(stream)
+    assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+    with pytest.raises(ClusterError, match="process 1 did not connect"):
+        leader.wait_joined(0.1)
+    channel.close()
+    leader.stop("done", failed=False)
+
+
+@pytest.mark.parametrize(
+    ("hello", "message"),
+    [
+        (dict(digest="other"), "its model or configuration differs"),
+        (dict(version="2"), "it runs medha-jax 2, process 0 runs 1"),
+        (dict(process=7), "its process id is 7; allowed are 1 to 1"),
+    ],
+)
+def test_who_does_not_fit_is_refused(hello: dict[str, object], message: str) -> None:
+    leader = lead()
+    with pytest.raises(ClusterError, match=message):
+        join(leader, **hello)  # type: ignore[arg-type]
+    leader.stop("done", failed=False)
+
+
+def test_a_second_process_of_one_id_is_refused() -> None:
+    leader = lead(processes=3)
+    join(leader)
+    with pytest.raises(ClusterError, match="there is a process 1 already"):
+        join(leader)
+    join(leader, process=2)
+    leader.wait_joined(1)
+    leader.stop("done", failed=False)
+
+
+def test_settings_that_cannot_work_are_refused(tmp_path: Path) -> None:
+    both = dict(processes=2, process=0)
+    for settings, message in [
+        (dict(coordinator="host", **both), "--coordinator is 'host'; give HOST:PORT"),
+        (dict(coordinator="127.0.0.1:80"), "--processes and --process-id must be given, too"),
+        (dict(coordinator="127.0.0.1:80", processes=2, process=2), "--process-id is 2; allowed are 0 to 1"),
+        (dict(coordinator="127.0.0.1:80", processes=1, process=0), "--processes is 1; it must be at least 2"),
+        (dict(), "give --plans HOST:PORT of process 0"),
+        (dict(coordinator="10.0.0.1:80", **both), "unprotected through 10.0.0.1:81; give --tls-cert"),
+        (dict(coordinator="127.0.0.1:80", heartbeat=0, **both), "heartbeat is 0 s"),
+    ]:
+        with pytest.raises(ClusterSettingError, match=message):
+            ClusterConfig(**settings)  # type: ignore[arg-type]
+    ClusterConfig(coordinator="10.0.0.1:80", insecure=True, **both)  # type: ignore[arg-type]
+    assert ClusterConfig(coordinator="[::1]:80", **both).plans_address == "[::1]:81"  # type: ignore[arg-type]
+    with pytest.raises(ClusterSettingError, match="missing: --tls-key, --tls-ca"):
+        tls_files(tmp_path, None, None)
+    with pytest.raises(ClusterSettingError, match="cannot read .*nowhere: No such file"):
+        Tls(tmp_path / "nowhere", tmp_path, tmp_path).read()
