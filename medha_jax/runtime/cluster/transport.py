@@ -139,7 +139,7 @@ def serve(
     streams += SPARE_STREAMS
     server = grpc.server(
         ThreadPoolExecutor(streams, "plans"),
-        (grpc.method_handlers_generic_handler(SERVICE, {METHOD: handler}),),
+        [grpc.method_handlers_generic_handler(SERVICE, {METHOD: handler})],
         options=settings,
         maximum_concurrent_rpcs=streams,
     )
