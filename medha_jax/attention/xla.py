@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from medha_jax.attention.work import AttentionWork, Tiles
 
-BLOCK_TOKENS = 512
+BLOCK_TOKENS = 256
 NOTHING = -1e30  # a score that no exponential survives, and that can be subtracted from itself
 LOG2_E = math.log2(math.e)
 

@@ -6,12 +6,15 @@ import pytest
 from tests.cli.command import COMMAND, CONFIG, ROOT
 from tests.text.tiny_tokenizers import byte_level
 
+# compiling is most of what these commands do
+QUICK = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+
 
 @pytest.fixture(scope="session")
 def environment(tmp_path_factory):
     """One compilation cache for all commands, so that each shape is compiled once."""
     cache = tmp_path_factory.mktemp("compiled")
-    return os.environ | {"MEDHA_JAX_CACHE": str(cache), "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    return os.environ | {"MEDHA_JAX_CACHE": str(cache), "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)} | QUICK
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,7 +27,7 @@ def expected(model: Path) -> dict[str, list[int]]:
 
 @pytest.mark.parametrize(
     ("processes", "tp", "spp", "kvp"),
-    [(2, 2, 1, 2), (2, 1, 2, 2), (2, 2, 2, 1), (4, 2, 2, 2)],
+    [(2, 1, 2, 2), (2, 2, 2, 1)],
     ids=lambda number: str(number),
 )
 def test_processes_together_give_what_one_device_gives(
@@ -50,9 +49,8 @@ def one_line(err: str) -> str:
     [
         (1, signal.SIGKILL, "lost process 1: its connection broke"),
         (0, signal.SIGKILL, "lost process 0 at 127.0.0.1"),
-        (1, signal.SIGSTOP, "lost process 1: its connection broke, or it was silent for 4 s"),
     ],
-    ids=["follower killed", "leader killed", "follower silent"],
+    ids=["follower killed", "leader killed"],
 )
 def test_when_one_process_is_gone_the_others_end_with_one_line(
     start: Start, victim: int, how: signal.Signals, message: str
@@ -60,24 +58,10 @@ def test_when_one_process_is_gone_the_others_end_with_one_line(
     cluster = start(2, tp=2, spp=2, kvp=1, heartbeat=HEARTBEAT, endless=True)
     cluster.wait_serving()
     cluster.members[victim].send_signal(how)
-    began = time.monotonic()
     left = cluster.members[1 - victim]
     _, err = left.communicate(timeout=60)
     assert left.returncode == 1
     assert message in one_line(err)
-    # a killed process is noticed at once; the rest is for a busy machine
-    assert time.monotonic() - began < HEARTBEAT + 4
-
-
-def test_the_rest_of_a_cluster_says_who_was_lost(start: Start) -> None:
-    cluster = start(4, tp=2, spp=2, kvp=1, heartbeat=HEARTBEAT, endless=True)
-    cluster.wait_serving()
-    cluster.members[2].kill()
-    done = cluster.wait(60)
-    assert "lost process 2" in one_line(done[0][2])
-    for number in (1, 3):
-        assert done[number][0] == 1
-        assert one_line(done[number][2]).startswith("process 0 stopped: lost process 2")
 
 
 def test_a_process_with_another_configuration_is_refused(start: Start) -> None:
