@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,9 @@ from medha_jax.mesh import request_cpu_devices
 from medha_jax.runtime import MeshExecutor
 from medha_jax.text import Tokenizer
 from tests.small import small_executor
+
+# a shell that starts the tests in the background makes them, and the commands they start, ignore Ctrl-C
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 DEVICES = 8
 request_cpu_devices(DEVICES)
