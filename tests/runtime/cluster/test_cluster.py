@@ -64,14 +64,6 @@ def test_when_one_process_is_gone_the_others_end_with_one_line(
     assert message in one_line(err)
 
 
-def test_a_process_with_another_configuration_is_refused(start: Start) -> None:
-    done = start(2, tp=2, spp=2, kvp=1, of_1={"slots": 9}).wait(100)
-    refused = "its model or configuration differs from that of process 0; start every process with the same model"
-    assert [code for code, _, _ in done] == [1, 1]
-    assert f"process 1 was refused: {refused}" in one_line(done[0][2])
-    assert f"process 0 refused process 1: {refused}" in done[1][2]
-
-
 def test_what_a_process_is_tells_models_and_settings_apart(model: Path, tmp_path: Path) -> None:
     from medha_jax.runtime.cluster.identity import difference, hello
 
