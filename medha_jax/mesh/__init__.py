@@ -19,7 +19,6 @@ from medha_jax.mesh.rules import (
     plan_spec,
     pool_spec,
     register_spec,
-    replicated,
 )
 
 __all__ = [
@@ -39,7 +38,6 @@ __all__ = [
     "plan_spec",
     "pool_spec",
     "register_spec",
-    "replicated",
     "request_cpu_devices",
     "stage_index",
     "stage_share",

@@ -46,8 +46,3 @@ def per_group() -> PartitionSpec:
 def plan_spec() -> PartitionSpec:
     """Partition of the plans in flight `[spp, kvp, fields]`: every stage sees all stages' plans of its group."""
     return PartitionSpec(None, GROUP, None)
-
-
-def replicated() -> PartitionSpec:
-    """Partition of what every device holds whole."""
-    return PartitionSpec()
