@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -209,3 +210,66 @@ class RuntimeConfig:
                 raise ConfigError(f"{name} is {value}; it must be at least 1")
         if self.mesh.buckets.decode[-1] > self.slots:
             raise ConfigError(f"decode bucket {self.mesh.buckets.decode[-1]} is larger than {self.slots} slots")
+
+
+POLICIES = ("fcfs", "srtf", "edf", "lrs", "lars")
+
+
+@dataclass(frozen=True)
+class SchedulerConfig:
+    """What a scheduler is built from. Times are in seconds.
+
+    Args:
+        policy: order of the prompts, one of POLICIES (`medha_jax.scheduler.policies`).
+        chunk_preemption: whether prompts take turns chunk by chunk. Without it one prompt runs to its end before the
+            next begins, and decodes of others ride along in its ticks.
+        deadline_margin: fraction of the time to its deadline within which LARS aims to finish a prompt.
+        rho_max: most of a tick that a long prompt with slack leaves to others, as a fraction.
+        ttft_multiple: a request without a deadline gets this multiple of its predicted prefill alone.
+        ttft_floor_s: and at least this.
+        tpot_target_s: time per output token of requests that state none.
+        tpot_floor_s: stated targets below are raised to it, so that no client holds up the prompts of all others.
+        idle_tick_s: longest tick without decodes; a new arrival waits that long at most to be looked at.
+        long_tokens: prompts from this length on are long: one a tick and group, and they yield when they have slack.
+        ageing_ticks: every so many ticks the admitted prompt that has waited longest goes first.
+        preemption: whether a more urgent request may take the pages and the slot of a less urgent one.
+        max_preemptions: times that one request can lose its pages.
+        bypass_s: time that requests may be admitted past a more urgent one that does not fit; and time after which
+            a preempted request goes before all others.
+        max_waiting: requests that may wait; more are refused.
+        prefix_cache: whether pages of finished requests are found again by their tokens.
+    """
+
+    policy: str = "lars"
+    chunk_preemption: bool = True
+    deadline_margin: float = 0.7
+    rho_max: float = 0.4
+    ttft_multiple: float = 1.5
+    ttft_floor_s: float = 0.5
+    tpot_target_s: float = 0.05
+    tpot_floor_s: float = 0.01
+    idle_tick_s: float = 0.2
+    long_tokens: int = 65536
+    ageing_ticks: int = 20
+    preemption: bool = True
+    max_preemptions: int = 3
+    bypass_s: float = 10.0
+    max_waiting: int = 4096
+    prefix_cache: bool = True
+
+    def __post_init__(self) -> None:
+        if self.policy not in POLICIES:
+            raise ConfigError(f"policy is {self.policy!r}; allowed are {', '.join(POLICIES)}")
+        for name in ("ttft_multiple", "ttft_floor_s", "tpot_target_s", "tpot_floor_s", "idle_tick_s"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be above 0")
+        for name in ("long_tokens", "ageing_ticks", "max_waiting"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("max_preemptions", "bypass_s"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 0")
+        if not 0 < self.deadline_margin <= 1:
+            raise ConfigError(f"deadline_margin is {self.deadline_margin}; allowed is (0, 1]")
+        if not 0 <= self.rho_max < 1:
+            raise ConfigError(f"rho_max is {self.rho_max}; allowed is [0, 1)")
