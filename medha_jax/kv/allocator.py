@@ -1,8 +1,10 @@
-"""Pages of the KV pool: who holds which. Pure Python, no device."""
+"""Pages of the KV pool: how many holders each has. Python and NumPy, no device."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+
+import numpy as np
 
 
 class OutOfPagesError(RuntimeError):
@@ -15,7 +17,7 @@ def pages_for(tokens: int, page_size: int) -> int:
 
 
 class PageAllocator:
-    """Hands out page numbers of one pool; the only owner of the free list.
+    """Hands out page numbers of one pool; the only owner of the free list and of the reference counts.
 
     Args:
         pages: pages in the pool.
@@ -26,34 +28,53 @@ class PageAllocator:
             raise ValueError(f"a pool needs at least one page, not {pages}")
         self.pages = pages
         self._free = list(range(pages - 1, -1, -1))
-        self._held = bytearray(pages)
+        self._holders = np.zeros(pages, np.int32)
 
     @property
     def free(self) -> int:
         """Pages that nobody holds."""
         return len(self._free)
 
+    def holders(self, pages: Sequence[int]) -> np.ndarray:
+        """How often each page is held, int32 `[pages]`."""
+        return self._holders[np.asarray(pages, np.int64)]
+
     def allocate(self, count: int) -> tuple[int, ...]:
-        """Take `count` pages.
+        """Take `count` pages, each with one holder.
 
         Raises:
             OutOfPagesError: fewer are free; nothing was taken.
         """
         if count > len(self._free):
             raise OutOfPagesError(f"{count} pages asked for, {len(self._free)} of {self.pages} are free")
-        taken = tuple(self._free.pop() for _ in range(count))
-        for page in taken:
-            self._held[page] = 1
+        first = len(self._free) - count
+        taken = tuple(reversed(self._free[first:]))
+        del self._free[first:]
+        self._holders[np.asarray(taken, np.int64)] = 1
         return taken
 
+    def share(self, pages: Sequence[int]) -> None:
+        """Give each page one more holder.
+
+        Raises:
+            ValueError: a page is not held; nothing was changed.
+        """
+        self._holders[self._held(pages, "shared")] += 1
+
     def release(self, pages: Sequence[int]) -> None:
-        """Give pages back.
+        """Take one holder from each page; a page without holders is free.
 
         Raises:
             ValueError: a page is not held (released twice, or never allocated); nothing was released.
         """
-        if len(set(pages)) != len(pages) or not all(0 <= p < self.pages and self._held[p] for p in pages):
-            raise ValueError("a page was released that nobody holds")
-        for page in pages:
-            self._held[page] = 0
-            self._free.append(page)
+        held = self._held(pages, "released")
+        self._holders[held] -= 1
+        self._free.extend(held[self._holders[held] == 0].tolist())
+
+    def _held(self, pages: Sequence[int], verb: str) -> np.ndarray:
+        """The pages as indices, if they differ and all are held."""
+        held = np.asarray(pages, np.int64)
+        known = ((held >= 0) & (held < self.pages)).all()
+        if not known or (self._holders[held] < 1).any() or len(set(pages)) != len(pages):
+            raise ValueError(f"a page was {verb} that nobody holds")
+        return held

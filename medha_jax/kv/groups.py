@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 
 from medha_jax.kv.allocator import OutOfPagesError, PageAllocator, pages_for
+from medha_jax.kv.prefix import PrefixIndex, page_digests, root_digest
 
 
 @dataclass(frozen=True)
 class Holding:
     """Pages of one request: its j-th group holds the positions `[j M, (j + 1) M)`, M = `per_group` tokens.
 
-    The order is that of allocation, not of group numbers.
+    The order is that of allocation, not of group numbers. The first `cached` tokens, whole pages of the first group,
+    were computed by earlier requests. `number` tells holdings of one `GroupedPages` apart.
     """
 
     groups: tuple[int, ...]
     pages: tuple[tuple[int, ...], ...]
     per_group: int
     page_size: int
+    cached: int = 0
+    number: int = -1
+
+    @property
+    def adopted(self) -> tuple[int, ...]:
+        """The pages of the first group that are filled already."""
+        return self.pages[0][: self.cached // self.page_size]
 
     def owners(self, position: int) -> tuple[int, ...]:
         """The groups that hold the request up to `position`; the last one owns that position."""
@@ -38,22 +49,31 @@ class Holding:
 class GroupedPages:
     """The page pools of all groups; everything a request may grow to is reserved at once, so growth cannot deadlock.
 
+    With the prefix cache, pages that a request has filled are found by later ones that begin with the same tokens under
+    the same salt, as long as their place is not needed.
+
     Args:
         groups: how many.
         pages: in each group's pool.
         page_size: tokens in a page.
-        per_group: tokens of one request that a group holds.
+        per_group: tokens of one request that a group holds; whole pages.
+        prefix_cache: whether requests share pages.
     """
 
-    def __init__(self, groups: int, pages: int, page_size: int, per_group: int) -> None:
+    def __init__(self, groups: int, pages: int, page_size: int, per_group: int, *, prefix_cache: bool = False) -> None:
         self._pools = [PageAllocator(pages) for _ in range(groups)]
+        self._indexes = [PrefixIndex(pool) for pool in self._pools] if prefix_cache else []
         self._page_size = page_size
         self._per_group = per_group
+        self._numbers = count()
+        # of each holding: the root of its chain, and the digests of its first pages that are known
+        self._chains: dict[int, list[bytes]] = {}
 
     @property
     def free(self) -> tuple[int, ...]:
-        """Free pages of each group."""
-        return tuple(pool.free for pool in self._pools)
+        """Pages of each group that no request holds; what the prefix cache still knows in them gives way."""
+        idle = (index.idle for index in self._indexes) if self._indexes else (0 for _ in self._pools)
+        return tuple(pool.free + kept for pool, kept in zip(self._pools, idle, strict=True))
 
     def check(self, tokens: int) -> None:
         """Check that a request of `tokens` tokens could run on empty pools.
@@ -70,23 +90,105 @@ class GroupedPages:
         if max(needed) > self._pools[0].pages:
             raise OutOfPagesError(f"{tokens} tokens need {max(needed)} KV pages; the pool has {self._pools[0].pages}")
 
-    def reserve(self, tokens: int) -> Holding:
-        """Take the pages of a request, on the groups with most free pages first.
+    def reserve(
+        self, tokens: int, order: Sequence[int] | None = None, prompt: Sequence[int] = (), salt: str = ""
+    ) -> Holding:
+        """Take the pages of a request.
+
+        Args:
+            tokens: of prompt and output.
+            order: groups in order of preference; each part of the request goes to the first one left that has its
+                pages free. None prefers those with most free pages.
+            prompt: its tokens, for the prefix cache. At least the last one is left to compute.
+            salt: of the tenant, whose requests share pages with each other only.
 
         Raises:
             OutOfPagesError: not enough are free now; nothing was taken.
         """
-        needed = self._parts(tokens)
-        order = sorted(range(len(self._pools)), key=lambda group: -self._pools[group].free)[: len(needed)]
-        if len(order) < len(needed) or any(self._pools[g].free < n for g, n in zip(order, needed, strict=True)):
-            raise OutOfPagesError(f"{sum(needed)} pages on {len(needed)} groups asked for; free are {self.free}")
-        pages = tuple(self._pools[group].allocate(count) for group, count in zip(order, needed, strict=True))
-        return Holding(tuple(order), pages, self._per_group, self._page_size)
+        needed, free = self._parts(tokens), self.free
+        left = list(sorted(range(len(free)), key=lambda group: -free[group]) if order is None else order)
+        chain = [root_digest(salt)] if self._indexes else []
+        found: list[tuple[int, bytes]] = []
+        groups: list[int] = []
+        for part, pages in enumerate(needed):
+            for group in left:
+                known = self._find(group, prompt, chain[0]) if chain and not part else []
+                # idle pages count as free, but not beside themselves
+                shared = len(known) - (self._indexes[group].count_idle(page for page, _ in known) if known else 0)
+                if free[group] >= pages - shared:
+                    break
+            else:
+                raise OutOfPagesError(f"{sum(needed)} pages on {len(needed)} groups asked for; free are {free}")
+            found = found if part else known
+            groups.append(group)
+            left.remove(group)
+        adopted = tuple(page for page, _ in found)
+        if adopted:
+            self._indexes[groups[0]].hold(adopted)
+        fresh = [pages - (0 if part else len(adopted)) for part, pages in enumerate(needed)]
+        taken = [self._allocate(group, pages) for group, pages in zip(groups, fresh, strict=True)]
+        number = next(self._numbers)
+        self._chains[number] = chain + [digest for _, digest in found]
+        return Holding(
+            groups=tuple(groups),
+            pages=(adopted + taken[0], *taken[1:]),
+            per_group=self._per_group,
+            page_size=self._page_size,
+            cached=len(adopted) * self._page_size,
+            number=number,
+        )
+
+    def cached_prefix(self, prompt: Sequence[int], salt: str = "") -> tuple[int, ...]:
+        """For each group, the tokens of a prompt that `reserve` would find if it began there."""
+        if not self._indexes:
+            return (0,) * len(self._pools)
+        root = root_digest(salt)
+        groups = range(len(self._pools))
+        return tuple(len(self._find(group, prompt, root)) * self._page_size for group in groups)
+
+    def publish(self, holding: Holding, tokens: Sequence[int], computed: int) -> None:
+        """Let others find the pages of a request's first group that are full of computed tokens.
+
+        Args:
+            holding: not yet released.
+            tokens: of prompt and output; only slices of those not published before are read.
+            computed: tokens whose KV is written.
+        """
+        if not self._indexes:
+            return
+        chain = self._chains[holding.number]
+        done = len(chain) - 1
+        full = min(computed, self._per_group) // self._page_size
+        if full <= done:
+            return
+        digests = list(page_digests(tokens, done, full, self._page_size, chain[-1]))
+        self._indexes[holding.groups[0]].publish(holding.pages[0][done:full], digests)
+        chain.extend(digests)
 
     def release(self, holding: Holding) -> None:
-        """Give all pages of a request back."""
-        for group, pages in zip(holding.groups, holding.pages, strict=True):
-            self._pools[group].release(pages)
+        """Give all pages of a request back.
+
+        Raises:
+            ValueError: it was released before.
+        """
+        chain = self._chains.pop(holding.number, None)
+        if chain is None:
+            raise ValueError("a page was released that nobody holds")
+        for part, (group, pages) in enumerate(zip(holding.groups, holding.pages, strict=True)):
+            if self._indexes:
+                self._indexes[group].release(pages, [] if part else chain[1:])
+            else:
+                self._pools[group].release(pages)
+
+    def _find(self, group: int, prompt: Sequence[int], root: bytes) -> list[tuple[int, bytes]]:
+        pages = max(0, min(len(prompt) - 1, self._per_group)) // self._page_size
+        return self._indexes[group].find(page_digests(prompt, 0, pages, self._page_size, root))
+
+    def _allocate(self, group: int, pages: int) -> tuple[int, ...]:
+        pool = self._pools[group]
+        if pages > pool.free:
+            self._indexes[group].evict(pages - pool.free)
+        return pool.allocate(pages)
 
     def _parts(self, tokens: int) -> list[int]:
         starts = range(0, tokens, self._per_group)
