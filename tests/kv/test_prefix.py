@@ -203,6 +203,11 @@ def test_idle_pages_are_not_counted_twice() -> None:
     """A prompt that needs all pages of the pool may reuse some: they cannot give way to themselves."""
     pools, prompt = pool(pages=4), list(range(9))
     run(pools, prompt)
+    other = pools.reserve(8)
+    with pytest.raises(OutOfPagesError):
+        pools.reserve(16, prompt=prompt)
+    assert pools.free == (2,)
+    pools.release(other)
     assert pools.reserve(16, prompt=prompt).cached == 8
     with pytest.raises(OutOfPagesError):
         pools.reserve(1)
