@@ -97,8 +97,7 @@ class GroupedPages:
 
         Args:
             tokens: of prompt and output.
-            order: groups in order of preference; each part of the request goes to the first one left that has its
-                pages free. None prefers those with most free pages.
+            order: groups, of which the first ones take the request's parts; None for those with most free pages.
             prompt: its tokens, for the prefix cache. At least the last one is left to compute.
             salt: of the tenant, whose requests share pages with each other only.
 
@@ -106,31 +105,28 @@ class GroupedPages:
             OutOfPagesError: not enough are free now; nothing was taken.
         """
         needed, free = self._parts(tokens), self.free
-        left = list(sorted(range(len(free)), key=lambda group: -free[group]) if order is None else order)
+        if order is None:
+            order = sorted(range(len(free)), key=lambda group: -free[group])
+        groups = tuple(order[: len(needed)])
         chain = [root_digest(salt)] if self._indexes else []
         found: list[tuple[int, bytes]] = []
-        groups: list[int] = []
-        for part, pages in enumerate(needed):
-            for group in left:
-                known = self._find(group, prompt, chain[0]) if chain and not part else []
-                # idle pages count as free, but not beside themselves
-                shared = len(known) - (self._indexes[group].count_idle(page for page, _ in known) if known else 0)
-                if free[group] >= pages - shared:
-                    break
-            else:
-                raise OutOfPagesError(f"{sum(needed)} pages on {len(needed)} groups asked for; free are {free}")
-            found = found if part else known
-            groups.append(group)
-            left.remove(group)
+        shared = 0
+        if chain and groups and needed[0] <= free[groups[0]] + self._indexes[groups[0]].in_use:
+            found = self._find(groups[0], prompt, chain[0])
+            # idle pages count as free, but cannot make room for themselves
+            shared = len(found) - self._indexes[groups[0]].count_idle(page for page, _ in found)
+        lacking = [free[group] < pages for group, pages in zip(groups, (needed[0] - shared, *needed[1:]), strict=False)]
+        if len(groups) < len(needed) or any(lacking):
+            raise OutOfPagesError(f"{sum(needed)} pages on {len(needed)} groups asked for; free are {free}")
         adopted = tuple(page for page, _ in found)
         if adopted:
             self._indexes[groups[0]].hold(adopted)
-        fresh = [pages - (0 if part else len(adopted)) for part, pages in enumerate(needed)]
+        fresh = (needed[0] - len(adopted), *needed[1:])
         taken = [self._allocate(group, pages) for group, pages in zip(groups, fresh, strict=True)]
         number = next(self._numbers)
         self._chains[number] = chain + [digest for _, digest in found]
         return Holding(
-            groups=tuple(groups),
+            groups=groups,
             pages=(adopted + taken[0], *taken[1:]),
             per_group=self._per_group,
             page_size=self._page_size,

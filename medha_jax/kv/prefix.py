@@ -76,6 +76,11 @@ class PrefixIndex:
         """Known pages that no request holds; they are given up when others need the place."""
         return len(self._idle)
 
+    @property
+    def in_use(self) -> int:
+        """Known pages that requests hold."""
+        return len(self._page) - len(self._idle)
+
     def find(self, digests: Iterable[bytes]) -> list[tuple[int, bytes]]:
         """The known pages of a chain, from its first page to the first one that is not known."""
         found = []

@@ -238,13 +238,15 @@ def test_without_the_cache_nothing_is_shared() -> None:
     assert pools.reserve(9, prompt=prompt).cached == 0
 
 
-def test_a_preferred_group_without_room_gives_way_to_the_next() -> None:
+def test_the_groups_that_were_chosen_are_taken_in_their_order() -> None:
     pools = GroupedPages(3, 4, PAGE, PER_GROUP)
     pools.reserve(8, [1])
-    assert pools.reserve(12, [1, 2]).groups == (2,)
-    assert pools.reserve(24, [1, 0]).groups == (0, 1)
+    assert pools.reserve(24, [2, 1]).groups == (2, 1)
     with pytest.raises(OutOfPagesError):
-        pools.reserve(1, [0])
+        pools.reserve(4, [1, 0])
+    with pytest.raises(OutOfPagesError):
+        pools.reserve(17, [0])
+    assert pools.free == (4, 0, 0)
 
 
 @pytest.mark.parametrize("kind", [tuple, list, np.array])
