@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from medha_jax.engine.chunking import chunk_lengths
+from medha_jax.scheduler.chunking import chunk_lengths
 from medha_jax.engine.events import GenerationRequest
 from medha_jax.plan import InvalidRequestError
 

@@ -9,7 +9,7 @@ from functools import partial
 
 from medha_jax.config import Buckets
 from medha_jax.engine.admission import check_request
-from medha_jax.engine.chunking import chunk_lengths
+from medha_jax.scheduler.chunking import chunk_lengths
 from medha_jax.engine.events import Delta, Finished, GenerationRequest, Prefilled, TokenLogprobs
 from medha_jax.engine.output import RequestOutput
 from medha_jax.kv.allocator import OutOfPagesError

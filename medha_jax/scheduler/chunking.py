@@ -1,0 +1,149 @@
+"""Adaptive chunking: how large the next chunk is, and what a whole prompt takes in such chunks."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from medha_jax.config import Buckets
+from medha_jax.plan import InvalidRequestError
+from medha_jax.scheduler.shapes import Shapes
+from medha_jax.scheduler.work import TimeModel
+
+
+def chunk_lengths(
+    prompt: int, sizes: Sequence[int], most: Callable[[int], int] = lambda start: 2**31
+) -> tuple[int, ...]:
+    """Cut `prompt` tokens into chunks of `sizes`, the last size repeated: 10 tokens in (4, 2) are 4, 2, 2, 2.
+
+    Args:
+        prompt: tokens.
+        sizes: tokens of each chunk.
+        most: tokens that a chunk which starts at a position may have at most (the border of a KV group, say).
+
+    Raises:
+        InvalidRequestError: there is no size, or one below 1.
+    """
+    if not sizes or min(sizes) < 1:
+        raise InvalidRequestError(f"chunk sizes are {tuple(sizes)}; allowed are whole numbers from 1")
+    lengths: list[int] = []
+    done = 0
+    while done < prompt:
+        size = sizes[min(len(lengths), len(sizes) - 1)]
+        lengths.append(min(prompt - done, size, most(done)))
+        done += lengths[-1]
+    return tuple(lengths)
+
+
+def candidates(buckets: Buckets, used: int, most: int) -> list[int]:
+    """Lengths worth trying for the next chunk, smallest first; padding costs as much as tokens do.
+
+    They fill a bucket in which `used` prompt tokens are taken already, or end where the chunk must end (`most`
+    tokens on: the end of the prompt or of a group's part). A chunk that ends elsewhere has at least the tokens of the
+    smallest bucket, because each reads its whole context once. One token alone is a decode row and uses no bucket.
+    """
+    if most == 1:
+        return [1]
+    room = buckets.prefill[-1] - used
+    least = max(2, buckets.prefill[0])
+    found = [size - used for size in buckets.prefill if least <= size - used < most]
+    return [*found, most] if most <= room else found
+
+
+def largest_within(lengths: Sequence[int], seconds: Callable[[int], float], limit: float) -> int:
+    """The largest length whose tick stays within `limit` seconds; 0 if none does.
+
+    Args:
+        lengths: increasing.
+        seconds: of the tick with a chunk of that length; it grows with the length.
+        limit: seconds.
+    """
+    fitting = bisect_right(lengths, limit, key=seconds)
+    return lengths[fitting - 1] if fitting else 0
+
+
+class PrefillTable:
+    """Seconds that a lone prompt takes in adaptive chunks, by position: a prefix sum of its ticks.
+
+    Medha's Algorithm 3: the remaining work of a request is `C[total] - C[done]`. There C counts chunks through the
+    whole model and is divided by the pipeline's stages; here it counts ticks, each of which is one stage's time.
+
+    Args:
+        model: predicts a tick.
+        shapes: of ticks.
+        target: seconds that a tick aims at.
+    """
+
+    def __init__(self, model: TimeModel, shapes: Shapes, target: float) -> None:
+        self._model, self._shapes, self._target = model, shapes, target
+        starts, seconds = self._chunks()
+        self._positions = np.append(starts, float(shapes.context))
+        self._elapsed = np.concatenate([[0.0], np.cumsum(seconds)])
+        self._probe = np.unique(np.linspace(0, len(starts) - 1, 5).astype(int))
+        self._probed = seconds[self._probe]
+
+    def elapsed(self, tokens: np.ndarray) -> np.ndarray:
+        """Seconds until `tokens` prompt tokens `[requests]` are computed, alone on the machine."""
+        return np.interp(tokens, self._positions, self._elapsed)
+
+    def between(self, done: int, total: int) -> float:
+        """Seconds for the positions `[done, total)`."""
+        first, last = np.interp((done, total), self._positions, self._elapsed)
+        return float(last - first)
+
+    def stale(self, tolerance: float = 0.1) -> bool:
+        """Whether the model now says something else about this table's chunks, by more than a fraction of it."""
+        at = self._positions[:-1][self._probe]
+        now = self._seconds(at, self._positions[1:][self._probe] - at)
+        return bool(np.any(np.abs(now - self._probed) > tolerance * np.maximum(self._probed, 1e-9)))
+
+    def _chunks(self) -> tuple[np.ndarray, np.ndarray]:
+        """Start and seconds of every chunk."""
+        shapes, starts, seconds = self._shapes, [], []
+        borders = sorted({0, min(shapes.per_group, shapes.context), shapes.context})
+        for first, last in pairwise(borders):
+            for part, taken in self._part(first, last):
+                starts.append(part)
+                seconds.append(taken)
+        return np.concatenate(starts), np.concatenate(seconds)
+
+    def _part(self, first: int, last: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Chunks of the positions `[first, last)`: each size is used until a tick of it becomes too long."""
+        sizes = self._shapes.buckets(first).prefill
+        for size in reversed(sizes):
+            at = np.arange(first, last, size, dtype=np.float64)
+            taken = self._seconds(at, np.minimum(size, last - at))
+            count = len(at)
+            if size != sizes[0]:
+                # the context grows and so does the time of a chunk: what is too long once stays so
+                count = int(np.searchsorted(np.maximum.accumulate(taken), self._target, side="right"))
+            if count:
+                yield at[:count], taken[:count]
+                first = min(last, first + count * size)
+            if first == last:
+                return
+
+    def _seconds(self, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """Seconds of lone chunks, each in its smallest bucket."""
+        shapes = self._shapes
+        own, shared = shapes.own, shapes.shared
+        spread = starts >= shapes.per_group
+        sizes = np.array(own.prefill), np.array(shared.prefill)
+        rows = np.where(
+            spread,
+            own.decode[0] + own.prefill_sizes[0] + shared.decode[0] + _padded(sizes[1], lengths),
+            own.decode[0] + _padded(sizes[0], lengths),
+        )
+        attention = np.where(
+            spread, lengths * shapes.per_group, lengths * starts + lengths * (lengths + 1) / 2
+        )
+        context = np.minimum(starts + lengths, shapes.per_group)
+        return self._model.many(rows, attention, context, np.ones_like(starts))
+
+
+def _padded(sizes: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """The smallest size that holds each length, the largest where none does."""
+    return sizes[np.minimum(np.searchsorted(sizes, lengths), len(sizes) - 1)]

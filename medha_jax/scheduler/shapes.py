@@ -1,0 +1,48 @@
+"""The shapes of ticks as the scheduler sees them, and the work of one chunk in them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from medha_jax.config import Buckets
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """What a deployment can run in one tick.
+
+    Args:
+        own: padded sizes of the rows that each KV group has of its own.
+        shared: sizes of the rows of requests that are spread over groups; equal to `own` where none is.
+        groups: KV groups.
+        per_group: tokens of one request that a group holds.
+        stages: pipeline stages; a token needs as many ticks.
+        slots: requests that run at once.
+        context: most tokens of one request, prompt and output.
+    """
+
+    own: Buckets
+    shared: Buckets
+    groups: int
+    per_group: int
+    stages: int
+    slots: int
+    context: int
+
+    def buckets(self, start: int) -> Buckets:
+        """Sizes of the rows of a chunk that starts at position `start`."""
+        return self.own if start < self.per_group else self.shared
+
+    def most(self, start: int) -> int:
+        """Tokens that a chunk from `start` may have: to the border of its group, and what an empty tick holds."""
+        return min(self.per_group - start % self.per_group, self.buckets(start).prefill[-1])
+
+    def attention(self, start: int, length: int) -> float:
+        """Sum over a chunk's rows of the context that they see on the group that holds most of it, in tokens²."""
+        if start < self.per_group:
+            return length * start + length * (length + 1) / 2
+        return float(length * self.per_group)
+
+    def read(self, end: int) -> int:
+        """KV tokens that a chunk up to position `end` reads on the group that holds most of them."""
+        return min(end, self.per_group)

@@ -1,0 +1,203 @@
+"""Seconds of a tick as a linear function of its work: with fixed coefficients, or learnt from measured ticks."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import deque
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from medha_jax.scheduler.work import TickWork
+
+FEATURES = ("fixed", "tokens", "attention", "context", "rows")
+REFIT_TICKS = 128
+LEAST_TICKS = 32
+KEPT_OF_A_KIND = 32
+ERRORS_KEPT = 256
+
+
+class TimeModelError(ValueError):
+    """A saved time model cannot be used here."""
+
+
+@dataclass(frozen=True)
+class LinearTimeModel:
+    """Fixed coefficients, in seconds per tick, row of the bucket, tokens², KV token read and real row.
+
+    All zero, it predicts that every tick is free: chunks are then as large as the shapes allow.
+    """
+
+    fixed: float = 0.0
+    tokens: float = 0.0
+    attention: float = 0.0
+    context: float = 0.0
+    rows: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in FEATURES:
+            if not 0 <= getattr(self, name) < math.inf:
+                raise TimeModelError(f"coefficient {name} is {getattr(self, name)}; it must be finite and at least 0")
+
+    def seconds(self, work: TickWork) -> float:
+        """Seconds of one tick."""
+        return (
+            self.fixed
+            + self.tokens * work.tokens
+            + self.attention * work.attention
+            + self.context * work.context
+            + self.rows * work.rows
+        )
+
+    def many(self, tokens: np.ndarray, attention: np.ndarray, context: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Seconds of many ticks; float64 arrays of one shape `[ticks]`."""
+        return (
+            self.fixed + self.tokens * tokens + self.attention * attention + self.context * context + self.rows * rows
+        )
+
+    def observe(self, work: TickWork, seconds: float) -> None:
+        """Fixed: nothing is learnt."""
+
+
+class FittedTimeModel:
+    """Learns the coefficients from measured ticks: robust non-negative least squares of relative errors.
+
+    It keeps the latest ticks of every kind (bucket rows and size of attention), so that a long time of decodes alone
+    does not make it forget what a prompt costs, and fits them again every REFIT_TICKS ticks. Ticks that took much
+    longer than their like (Tukey's biweight on the relative residuals) count for nothing.
+
+    Args:
+        key: what the measurements hold for: model, mesh, dtype and device, say.
+        start: predicts until LEAST_TICKS ticks were seen.
+    """
+
+    def __init__(self, key: dict[str, str], start: LinearTimeModel | None = None) -> None:
+        self._key = dict(key)
+        self._linear = start or LinearTimeModel()
+        self._kept: dict[tuple[int, int], deque[tuple[float, ...]]] = {}
+        self._errors: deque[float] = deque(maxlen=ERRORS_KEPT)
+        self._ticks = 0
+
+    @property
+    def coefficients(self) -> LinearTimeModel:
+        """What it predicts with now."""
+        return self._linear
+
+    @property
+    def ticks(self) -> int:
+        """Ticks that it has learnt from."""
+        return self._ticks
+
+    @property
+    def median_error(self) -> float | None:
+        """Median of `|predicted - measured| / measured` over the latest ticks, each predicted before it was learnt.
+
+        None before the first fit.
+        """
+        return float(np.median(self._errors)) if self._errors else None
+
+    def seconds(self, work: TickWork) -> float:
+        """Seconds of one tick."""
+        return self._linear.seconds(work)
+
+    def many(self, tokens: np.ndarray, attention: np.ndarray, context: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Seconds of many ticks; float64 arrays of one shape `[ticks]`."""
+        return self._linear.many(tokens, attention, context, rows)
+
+    def observe(self, work: TickWork, seconds: float) -> None:
+        """Learn from a measured tick; one without a time above zero says nothing."""
+        if not 0 < seconds < math.inf:
+            return
+        if self._ticks >= LEAST_TICKS:
+            self._errors.append(abs(self.seconds(work) - seconds) / seconds)
+        self._keep((1.0, work.tokens, work.attention, work.context, work.rows, seconds))
+        self._ticks += 1
+        if self._ticks == LEAST_TICKS or (self._ticks > LEAST_TICKS and self._ticks % REFIT_TICKS == 0):
+            self._linear = self._fit()
+
+    def save(self, path: Path) -> None:
+        """Write key, coefficients and measurements as JSON."""
+        stated = {
+            "key": self._key,
+            "coefficients": asdict(self._linear),
+            "ticks": self._ticks,
+            "median_error": self.median_error,
+            "measured": [list(row) for kind in self._kept.values() for row in kind],
+        }
+        path.write_text(json.dumps(stated), encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path, key: dict[str, str]) -> FittedTimeModel:
+        """Read what `save` wrote.
+
+        Raises:
+            TimeModelError: the file cannot be read or was measured for something else.
+        """
+        try:
+            stated = json.loads(path.read_text(encoding="utf-8"))
+            if stated["key"] != key:
+                raise TimeModelError(f"{path} was measured for {stated['key']}, not for {key}")
+            model = cls(key, LinearTimeModel(**stated["coefficients"]))
+            for row in stated["measured"]:
+                if len(row) != len(FEATURES) + 1 or not all(map(math.isfinite, row)) or row[-1] <= 0:
+                    raise TimeModelError(f"{path} holds a measurement that is not one: {row}")
+                model._keep(tuple(map(float, row)))
+            model._ticks = int(stated["ticks"])
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+            raise TimeModelError(f"cannot read the time model {path}: {error!r}") from None
+        return model
+
+    def _keep(self, row: tuple[float, ...]) -> None:
+        kind = int(row[1]), int(math.log2(row[2] + 1)) // 2
+        self._kept.setdefault(kind, deque(maxlen=KEPT_OF_A_KIND)).append(row)
+
+    def _fit(self) -> LinearTimeModel:
+        rows = np.array([row for kind in self._kept.values() for row in kind])
+        seconds = rows[:, -1:]
+        # relative errors: a tick of 5 ms matters as much as one of 200 ms
+        coefficients = robust_fit(rows[:, :-1] / seconds, np.ones(len(rows)))
+        return LinearTimeModel(*coefficients.tolist())
+
+
+def robust_fit(a: np.ndarray, b: np.ndarray, rounds: int = 10) -> np.ndarray:
+    """Non-negative `x [features]` for `a [ticks, features] @ x = b [ticks]` in which outliers do not count.
+
+    Least squares, weighted again and again with Tukey's biweight of the residuals over their median deviation.
+    """
+    weights = np.ones(len(b))
+    x = nonnegative_least_squares(a, b)
+    for _ in range(rounds):
+        residual = a @ x - b
+        deviation = max(1.4826 * float(np.median(np.abs(residual - np.median(residual)))), 1e-3)
+        weights = np.clip(1 - (residual / (4.685 * deviation)) ** 2, 0, None)
+        x = nonnegative_least_squares(a * weights[:, None], b * weights)
+    return x
+
+
+def nonnegative_least_squares(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The non-negative `x [features]` with the least `|a @ x - b|`, `a [ticks, features]`, for few features.
+
+    The solution is the plain least-squares solution on its own non-zero features, so all subsets are tried.
+    """
+    scale = np.linalg.norm(a, axis=0)
+    used = np.flatnonzero(scale)
+    a = a[:, used] / scale[used]
+    gram, target = a.T @ a, a.T @ b
+    best, least = np.zeros(len(used)), 0.0
+    for subset in range(1, 2 ** len(used)):
+        chosen = [n for n in range(len(used)) if subset >> n & 1]
+        try:
+            part = np.linalg.solve(gram[np.ix_(chosen, chosen)], target[chosen])
+        except np.linalg.LinAlgError:
+            continue  # a smaller subset does as well
+        if part.min() < 0:
+            continue
+        objective = float(part @ gram[np.ix_(chosen, chosen)] @ part - 2 * part @ target[chosen])
+        if objective < least:
+            best, least = np.zeros(len(used)), objective
+            best[chosen] = part
+    x = np.zeros(len(scale))
+    x[used] = best / scale[used]
+    return x

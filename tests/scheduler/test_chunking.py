@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import dataclasses
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medha_jax.config import Buckets
+from medha_jax.plan import InvalidRequestError
+from medha_jax.scheduler.chunking import PrefillTable, candidates, chunk_lengths, largest_within
+from medha_jax.scheduler.shapes import Shapes
+from medha_jax.scheduler.time_model import FittedTimeModel, LinearTimeModel
+from medha_jax.scheduler.work import TickWork
+
+
+@pytest.mark.parametrize(
+    ("prompt", "sizes", "lengths"),
+    [(10, (4, 2), (4, 2, 2, 2)), (10, (64,), (10,)), (3, (1,), (1, 1, 1)), (5, (2, 1, 9), (2, 1, 2))],
+)
+def test_the_last_size_repeats(prompt: int, sizes: tuple[int, ...], lengths: tuple[int, ...]) -> None:
+    assert chunk_lengths(prompt, sizes) == lengths
+
+
+@given(st.integers(1, 5000), st.lists(st.integers(1, 600), min_size=1, max_size=9))
+def test_chunks_add_up_to_the_prompt(prompt: int, sizes: list[int]) -> None:
+    lengths = chunk_lengths(prompt, sizes)
+    assert sum(lengths) == prompt
+    assert min(lengths) >= 1
+
+
+@pytest.mark.parametrize("sizes", [(), (0,), (4, -1)])
+def test_sizes_that_make_no_progress_are_refused(sizes: tuple[int, ...]) -> None:
+    with pytest.raises(InvalidRequestError, match="whole numbers from 1"):
+        chunk_lengths(10, sizes)
+
+
+BUCKETS = Buckets(decode=(4,), prefill=(16, 64, 256), chunks=4)
+SHAPES = Shapes(own=BUCKETS, shared=BUCKETS, groups=1, per_group=2**31, stages=1, slots=8, context=20_000)
+
+
+@pytest.mark.parametrize(
+    ("used", "most", "expected"),
+    [
+        (0, 1000, [16, 64, 256]),
+        (0, 100, [16, 64, 100]),
+        (0, 7, [7]),
+        (0, 1, [1]),  # a decode row, whatever else the tick holds
+        (256, 1, [1]),
+        # 40 tokens leave 24 of the bucket of 64 and 216 of that of 256
+        (40, 1000, [24, 216]),
+        (40, 30, [24, 30]),
+        # 4 more tokens would fill the bucket of 64, but are not worth reading a context for
+        (60, 1000, [196]),
+        (60, 4, [4]),
+        (250, 1000, []),
+        (256, 1000, []),
+    ],
+)
+def test_candidates_fill_a_bucket_or_end_the_prompt(used: int, most: int, expected: list[int]) -> None:
+    assert candidates(BUCKETS, used, most) == expected
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(0.5, 0), (1.6, 16), (6.3, 16), (6.4, 64), (1e9, 256)])
+def test_the_largest_candidate_within_the_limit(limit: float, expected: int) -> None:
+    assert largest_within([16, 64, 256], lambda n: n / 10, limit) == expected
+
+
+def alone(model: LinearTimeModel, shapes: Shapes, target: float, prompt: int) -> tuple[list[int], float]:
+    """Chunks of a lone prompt and their seconds, one after the other."""
+    done, sizes, elapsed = 0, [], 0.0
+
+    def seconds(length: int) -> float:
+        rows = next(size for size in shapes.buckets(done).prefill if size >= length)
+        rows += shapes.own.decode[0]
+        if done >= shapes.per_group:
+            rows += shapes.shared.decode[0]
+        return model.seconds(TickWork(rows, shapes.attention(done, length), shapes.read(done + length), 1))
+
+    while done < prompt:
+        most = min(prompt - done, shapes.per_group - done % shapes.per_group)
+        tries = candidates(shapes.buckets(done), 0, most)
+        sizes.append(largest_within(tries, seconds, target) or tries[0])
+        elapsed += seconds(sizes[-1])
+        done += sizes[-1]
+    return sizes, elapsed
+
+
+MODEL = LinearTimeModel(fixed=1e-3, tokens=1e-5, attention=1e-8, context=1e-8, rows=1e-6)
+
+
+def test_chunks_shrink_as_the_context_grows() -> None:
+    sizes, _ = alone(MODEL, SHAPES, 0.01, 20_000)
+    assert sizes[0] == 256
+    assert sizes[-2] == 16  # 64 rows would see 64 x 20,000 tokens: 12.8 ms
+    assert sorted(sizes[:-1], reverse=True) == sizes[:-1]
+
+
+@pytest.mark.parametrize("per_group", [2**31, 4096])
+@pytest.mark.parametrize("target", [0.004, 0.01, 1.0])
+def test_the_table_is_the_sum_of_the_chunks_of_a_lone_prompt(per_group: int, target: float) -> None:
+    shared = Buckets(decode=(2,), prefill=(16, 64), chunks=2)
+    shapes = dataclasses.replace(SHAPES, shared=shared, groups=1 if per_group > 10**6 else 5, per_group=per_group)
+    table = PrefillTable(MODEL, shapes, target)
+    for prompt in (20_000, 16_384, 5_000, 256):
+        _, elapsed = alone(MODEL, shapes, target, prompt)
+        assert table.between(0, prompt) == pytest.approx(elapsed, rel=0.02)
+    np.testing.assert_allclose(
+        table.elapsed(np.array([0.0, 256.0, 20_000.0])),
+        [0, table.between(0, 256), table.between(0, 20_000)],
+    )
+    assert table.between(0, 5_000) + table.between(5_000, 20_000) == pytest.approx(table.between(0, 20_000))
+
+
+def test_a_table_of_ten_million_tokens_is_built_in_one_pass() -> None:
+    shapes = dataclasses.replace(SHAPES, context=10_000_000)
+    started = time.perf_counter()
+    table = PrefillTable(MODEL, shapes, 0.01)
+    assert time.perf_counter() - started < 2
+    # the quadratic term rules: 1e-8 * n^2 / 2 is 500,000 s
+    assert table.between(0, 10_000_000) > 1e-8 * 1e14 / 2
+
+
+def test_a_table_knows_when_its_model_has_changed() -> None:
+    model = FittedTimeModel({}, MODEL)
+    table = PrefillTable(model, SHAPES, 0.01)
+    assert not table.stale()
+    for _ in range(40):
+        work = TickWork(20, 1e4, 1e3, 1)
+        model.observe(work, 2 * MODEL.seconds(work))
+    assert table.stale()

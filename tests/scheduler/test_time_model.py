@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from medha_jax.scheduler.time_model import (
+    FittedTimeModel,
+    LinearTimeModel,
+    TimeModelError,
+    nonnegative_least_squares,
+    robust_fit,
+)
+from medha_jax.scheduler.work import TickWork
+
+TRUE = LinearTimeModel(fixed=5e-3, tokens=2e-5, attention=3e-10, context=4e-9, rows=5e-6)
+KEY = {"model": "small", "mesh": "tp=1,spp=1,kvp=1", "dtype": "float32", "device": "cpu"}
+
+
+def ticks(rng: np.random.Generator, count: int) -> list[TickWork]:
+    """Ticks of decodes, of prompts, and of both."""
+    works = []
+    for _ in range(count):
+        decodes, prompt = int(rng.integers(0, 64)), int(rng.choice([0, 64, 512, 2048]))
+        context = int(10 ** rng.uniform(2, 6))
+        works.append(
+            TickWork(
+                tokens=64 + prompt,
+                attention=float(prompt * context),
+                context=float(decodes * rng.integers(10, 8000) + (context if prompt else 0)),
+                rows=decodes + bool(prompt),
+            )
+        )
+    return works
+
+
+def test_seconds_by_hand() -> None:
+    work = TickWork(tokens=1000, attention=1e6, context=1e6, rows=100)
+    assert TRUE.seconds(work) == pytest.approx(5e-3 + 2e-2 + 3e-4 + 4e-3 + 5e-4)
+    many = TRUE.many(*(np.array([x, 0.0]) for x in (1000, 1e6, 1e6, 100)))
+    np.testing.assert_allclose(many, [TRUE.seconds(work), 5e-3])
+    assert LinearTimeModel().seconds(work) == 0
+
+
+@given(st.integers(0, 2**32), st.integers(1, 5))
+@settings(max_examples=30, deadline=None)
+def test_nonnegative_least_squares_is_optimal(seed: int, features: int) -> None:
+    """The conditions of Karush, Kuhn and Tucker: no gradient along what is used, none downhill along what is not."""
+    rng = np.random.default_rng(seed)
+    a, b = rng.normal(size=(30, features)), rng.normal(size=30)
+    x = nonnegative_least_squares(a, b)
+    gradient = a.T @ (a @ x - b)
+    assert x.min() >= 0
+    np.testing.assert_allclose(gradient[x > 0], 0, atol=1e-8)
+    assert (gradient > -1e-8).all()
+
+
+def test_a_feature_that_is_never_seen_costs_nothing() -> None:
+    a = np.array([[1.0, 0.0], [2.0, 0.0]])
+    np.testing.assert_allclose(nonnegative_least_squares(a, np.array([2.0, 4.0])), [2, 0])
+
+
+def test_outliers_do_not_count() -> None:
+    rng = np.random.default_rng(0)
+    a = rng.uniform(1, 2, size=(300, 2))
+    b = a @ [1.0, 3.0] * rng.normal(1, 0.01, 300)
+    b[::6] *= 5
+    np.testing.assert_allclose(robust_fit(a, b), [1, 3], rtol=0.03)
+    assert abs(nonnegative_least_squares(a, b)[1] - 3) > 0.3, "they count in the plain fit"
+
+
+def test_it_learns_what_ticks_take_and_knows_how_well() -> None:
+    rng = np.random.default_rng(1)
+    model = FittedTimeModel(KEY)
+    assert model.median_error is None
+    for number, work in enumerate(ticks(rng, 1000)):
+        slow = 20 if number % 15 == 0 else 1  # somebody else used the machine
+        model.observe(work, TRUE.seconds(work) * rng.normal(1, 0.03) * slow)
+    later = ticks(rng, 200)
+    errors = [abs(model.seconds(work) / TRUE.seconds(work) - 1) for work in later]
+    assert np.median(errors) < 0.01
+    assert max(errors) < 0.1
+    # noise of 3 % has a median of 0.67 * 3 %
+    assert model.median_error == pytest.approx(0.02, abs=0.01)
+
+
+def test_a_long_time_of_decodes_does_not_make_it_forget_prompts() -> None:
+    rng = np.random.default_rng(2)
+    model = FittedTimeModel(KEY)
+    for work in ticks(rng, 400):
+        model.observe(work, TRUE.seconds(work))
+    for _ in range(5000):
+        work = TickWork(64, 0.0, float(rng.integers(1000, 90_000)), 30)
+        model.observe(work, TRUE.seconds(work))
+    prompt = TickWork(64 + 2048, 2048 * 5e5, 5e5, 1)
+    assert model.seconds(prompt) == pytest.approx(TRUE.seconds(prompt), rel=0.02)
+
+
+def test_it_follows_a_machine_that_becomes_slower() -> None:
+    rng = np.random.default_rng(3)
+    model = FittedTimeModel(KEY)
+    for work in ticks(rng, 500):
+        model.observe(work, TRUE.seconds(work))
+    for work in ticks(rng, 3000):
+        model.observe(work, 2 * TRUE.seconds(work))
+    work = TickWork(576, 512 * 1e5, 1e5, 1)
+    assert model.seconds(work) == pytest.approx(2 * TRUE.seconds(work), rel=0.05)
+
+
+def test_times_that_are_none_are_ignored() -> None:
+    model = FittedTimeModel(KEY, TRUE)
+    for seconds in (0.0, -1.0, float("nan"), float("inf")):
+        model.observe(TickWork(1), seconds)
+    assert (model.ticks, model.coefficients) == (0, TRUE)
+
+
+def test_saved_and_loaded(tmp_path: Path) -> None:
+    rng = np.random.default_rng(4)
+    model = FittedTimeModel(KEY)
+    for work in ticks(rng, 300):
+        model.observe(work, TRUE.seconds(work) * rng.normal(1, 0.02))
+    path = tmp_path / "times.json"
+    model.save(path)
+    again = FittedTimeModel.load(path, KEY)
+    assert (again.coefficients, again.ticks) == (model.coefficients, 300)
+    for work in ticks(rng, 84):  # up to the next fit, which needs the old measurements too
+        model.observe(work, TRUE.seconds(work))
+        again.observe(work, TRUE.seconds(work))
+    assert again.coefficients == model.coefficients
+    with pytest.raises(TimeModelError, match="was measured for .*float32.*, not for .*bfloat16"):
+        FittedTimeModel.load(path, {**KEY, "dtype": "bfloat16"})
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{}", "[]", '{"key": {}, "coefficients": {"fixed": -1}, "measured": [], "ticks": 0}',
+     '{"key": {}, "coefficients": {"fixd": 1}, "measured": [], "ticks": 0}',
+     '{"key": {}, "coefficients": {}, "measured": [[1, 2]], "ticks": 0}'],
+)  # fmt: skip
+def test_files_that_hold_no_model_are_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "times.json"
+    path.write_text(text)
+    with pytest.raises(TimeModelError):
+        FittedTimeModel.load(path, {})
+    with pytest.raises(TimeModelError, match="cannot read"):
+        FittedTimeModel.load(tmp_path / "nothing.json", {})
