@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import count
 from typing import Any
@@ -24,7 +25,7 @@ from medha_jax.runtime.executables import Compiled, ExecutableTable, use_compila
 from medha_jax.runtime.packing import EMPTY, bucket_for, pack, places
 from medha_jax.runtime.programs import Programs
 from medha_jax.runtime.sampler import Sampled
-from medha_jax.runtime.state import DeviceState, admit, slot_settings
+from medha_jax.runtime.state import admit, adopt, slot_settings
 
 Report = Callable[[str], Any]
 
@@ -78,10 +79,12 @@ class MeshExecutor:
         self._table = self._compile(report)
         shardings = jax.tree.map(lambda shape: shape.sharding, self._programs.state_shapes)
         self._admit = jax.jit(admit, donate_argnums=0, out_shardings=shardings.slots)
+        self._adopt = jax.jit(adopt, donate_argnums=0, out_shardings=shardings.table)
         make_state = jax.jit(self._programs.empty_state, out_shardings=shardings)
         self._state = jax.block_until_ready(make_state())
         # compiled here, not at the first request
         self.admit(0, SamplingParams(), 0, ())
+        self.adopt(0, 0, ())
 
     @property
     def context(self) -> int:
@@ -97,6 +100,11 @@ class MeshExecutor:
     def per_group(self) -> int:
         """Tokens of one request that a group holds; without bound where there is one group only."""
         return self.sizes.per_group
+
+    @property
+    def prefix_cacheable(self) -> bool:
+        """Whether the KV of a prefix is the same whatever follows it."""
+        return not self.arch.rope.follows_length
 
     @property
     def buckets(self) -> tuple[Bucket, ...]:
@@ -159,8 +167,31 @@ class MeshExecutor:
         slots = self._admit(self._state.slots, np.int32(slot), *settings, counts, seen)
         if self._one_at_a_time:
             jax.block_until_ready(slots)
-        state = self._state
-        self._state = DeviceState(state.pool, state.table, state.register, state.last_token, slots)
+        self._state = dataclasses.replace(self._state, slots=slots)
+
+    def adopt(self, slot: int, group: int, pages: Sequence[int]) -> None:
+        """Make pages that are filled already the first ones of an admitted request on a group.
+
+        Args:
+            slot: of a request that was admitted and has run no chunk.
+            group: that holds the pages.
+            pages: filled with the KV of the prompt's first tokens, in order; the first chunk starts after them.
+
+        Raises:
+            ValueError: there is no such slot or group, or there are more pages than a request can have.
+        """
+        groups, slots, width = self._state.table.shape
+        if not (0 <= slot < slots and 0 <= group < groups and len(pages) <= width):
+            raise ValueError(
+                f"{len(pages)} pages for slot {slot} of group {group}; there are {slots} slots of {width} pages on "
+                f"{groups} groups"
+            )
+        row = np.zeros(width, np.int32)
+        row[: len(pages)] = pages
+        table = self._adopt(self._state.table, np.int32(slot), np.int32(group), row)
+        if self._one_at_a_time:
+            jax.block_until_ready(table)
+        self._state = dataclasses.replace(self._state, table=table)
 
     def bucket(self, plan: StepPlan) -> Bucket:
         """The shape that a tick would have in which `plan` enters.
@@ -208,7 +239,7 @@ class MeshExecutor:
         got = jax.device_get(jax.tree.map(_local_groups, handle.sampled))
 
         def result(group: int, sample: int) -> TokenResult:
-            parts = (getattr(got, field.name) for field in fields(Sampled))
+            parts = (getattr(got, field.name) for field in dataclasses.fields(Sampled))
             # logits that are not kept have no elements, and so no groups
             token, finite, logprob, top_token, top_logprob, logits = (
                 p[group if group in p else 0][0, sample] for p in parts

@@ -33,6 +33,10 @@ class Executor(Protocol):
     def per_group(self) -> int:
         """Tokens of one request that a group holds; without bound where there is one group only."""
 
+    @property
+    def prefix_cacheable(self) -> bool:
+        """Whether the KV of a prefix is the same whatever follows it; not where RoPE follows the prompt's length."""
+
     def admit(
         self,
         slot: int,
@@ -43,6 +47,12 @@ class Executor(Protocol):
         generated: Sequence[int] = (),
     ) -> None:
         """Give `slot` to a request on every group."""
+
+    def adopt(self, slot: int, group: int, pages: Sequence[int]) -> None:
+        """Make pages that are filled already the first ones of an admitted request on a group.
+
+        To be called before the request's first chunk, which then starts after them.
+        """
 
     def submit(self, plan: StepPlan) -> Any:
         """Dispatch one tick; returns its handle, which names the plan that is `leaving`."""

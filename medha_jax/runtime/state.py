@@ -116,6 +116,15 @@ def admit(
     )
 
 
+def adopt(table: Array, slot: Array, group: Array, pages: Array) -> Array:
+    """Write `pages` `[pages_per_slot]`, filled up with anything, as a slot's pages on one group.
+
+    Every group writes its own part of the table, so no group needs another's.
+    """
+    here = jnp.arange(table.shape[0])[:, None] == group
+    return table.at[:, slot].set(jnp.where(here, pages, table[:, slot]))
+
+
 def note_inputs(state: SlotState, slots: Array, tokens: Array, positions: Array, given: Array) -> SlotState:
     """Count the tokens that the host sent: the prompt's, and generated ones of a request computed again."""
     nobody = state.generated.shape[0]

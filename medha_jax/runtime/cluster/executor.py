@@ -76,6 +76,11 @@ class ClusterExecutor:
         return self._executor.per_group
 
     @property
+    def prefix_cacheable(self) -> bool:
+        """Whether the KV of a prefix is the same whatever follows it."""
+        return self._executor.prefix_cacheable
+
+    @property
     def buckets(self) -> tuple[Bucket, ...]:
         """The shapes that were compiled."""
         return self._executor.buckets
@@ -108,6 +113,11 @@ class ClusterExecutor:
         admission = Admission(slot, sampling, prompt, tuple(end_tokens), tuple(prompted), tuple(generated))
         self._leader.broadcast(pb.Command(admit=encode_admission(admission)))
         self._run(lambda: self._executor.admit(slot, sampling, prompt, end_tokens, prompted, generated))
+
+    def adopt(self, slot: int, group: int, pages: Sequence[int]) -> None:
+        """Give filled pages to an admitted request; see `MeshExecutor.adopt`."""
+        self._leader.broadcast(pb.Command(adopt=pb.Adopt(slot=slot, group=group, pages=pages)))
+        self._run(lambda: self._executor.adopt(slot, group, pages))
 
     def submit(self, plan: StepPlan) -> ClusterHandle:
         """Dispatch one tick on every process.

@@ -130,6 +130,8 @@ class Follower:
                         admission.prompted,
                         admission.generated,
                     )
+                case "adopt":
+                    executor.adopt(command.adopt.slot, command.adopt.group, tuple(command.adopt.pages))
                 case "tick":
                     self._tick(executor, command)
                 case "stop":

@@ -18,6 +18,7 @@ from medha_jax.runtime.cluster.membership import ClusterConfig, Membership, join
 from medha_jax.runtime.cluster.watchdog import leave
 from medha_jax.runtime.cluster.wire import message_limit
 from medha_jax.runtime.executor import Report
+from medha_jax.runtime.programs import Sizes
 from medha_jax.runtime.start import open_executor
 
 
@@ -83,7 +84,8 @@ def follow(config: RuntimeConfig, cluster: ClusterConfig, report: Report, end: C
 
 
 def _limit(config: RuntimeConfig) -> int:
-    return message_limit(config, Architecture.from_directory(config.model).vocab)
+    arch = Architecture.from_directory(config.model)
+    return message_limit(config, arch.vocab, Sizes.of(config, arch).table_width)
 
 
 def _join(config: RuntimeConfig, cluster: ClusterConfig, report: Report) -> Membership:

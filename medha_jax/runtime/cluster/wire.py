@@ -175,12 +175,13 @@ def decode_results(message: pb.Results) -> dict[int, TokenResult]:
     }
 
 
-def message_limit(config: RuntimeConfig, vocab: int) -> int:
+def message_limit(config: RuntimeConfig, vocab: int, width: int) -> int:
     """Bytes that no message of a configuration exceeds.
 
     Args:
         config: its shapes bound a plan, its slots and groups the rest.
         vocab: tokens in the vocabulary, which bound an admission.
+        width: pages of a request on one group, which bound an adoption.
     """
     mesh = config.mesh
     segments = [mesh.buckets] * mesh.kvp + ([mesh.shared_buckets] if mesh.shared_buckets else [])
@@ -190,4 +191,4 @@ def message_limit(config: RuntimeConfig, vocab: int) -> int:
     # a chunk names its groups and at most one page a token, and one more at either end
     plan = chunks * (96 + VARINT * (mesh.kvp + 2)) + 2 * tokens * VARINT
     results = chunks * (4 * VARINT + MAX_LOGPROBS * (VARINT + 4) + (4 * vocab if config.keep_logits else 0))
-    return max(admission, plan, results) + 2**16
+    return max(admission, VARINT * width, plan, results) + 2**16

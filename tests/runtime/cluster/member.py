@@ -1,6 +1,6 @@
 """One process of a cluster, for tests: `python -m tests.runtime.cluster.member MODEL SETTINGS PROCESS`.
 
-Process 0 serves the requests of `mix` and prints their tokens as one JSON object.
+Process 0 serves the requests of `mix` and prints their tokens, and those of `adopted`, as one JSON object.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from medha_jax.config import Buckets, MeshConfig, RuntimeConfig
-from medha_jax.plan import SamplingParams
+from medha_jax.plan import Chunk, SamplingParams, StepPlan
 
 PER_GROUP = 64
 
@@ -60,6 +60,23 @@ def serve(executor: Any, tokenizer: Any, endless: bool = False) -> dict[str, lis
     return tokens
 
 
+def adopted(executor: Any) -> list[int]:
+    """The token after a prompt computed alone, and after the same one through the first page of the former."""
+    prompt, group = tuple(range(20, 40)), executor.layout.kvp - 1
+
+    def token(chunk: Chunk) -> int:
+        handle = executor.submit(StepPlan((chunk,)))
+        for _ in range(executor.layout.spp - 1):
+            handle = executor.submit(StepPlan(()))
+        return executor.collect(handle)[0].token
+
+    executor.admit(0, SamplingParams(temperature=0), 20, ())
+    alone = token(Chunk(0, 0, 20, prompt, True, 0, (3, 1), (group,)))
+    executor.admit(1, SamplingParams(temperature=0), 20, ())
+    executor.adopt(1, group, (3,))
+    return [alone, token(Chunk(1, 16, 4, prompt[16:], True, 1, (5,), (group,)))]
+
+
 def config(model: Path, tp: int = 1, spp: int = 1, kvp: int = 1, **settings: Any) -> RuntimeConfig:
     """A runtime of one decode and one prefill size."""
     mesh = MeshConfig(
@@ -93,8 +110,9 @@ def main() -> None:
         return
     with lead(built, cluster, lambda line: None) as executor:
         tokens = serve(executor, Tokenizer.from_directory(model), endless)
+        found = adopted(executor)
         counts = dict(groups=executor.pool_shape[2] // executor.pages)
-    print(json.dumps(dict(tokens=tokens, **counts)), flush=True)
+    print(json.dumps(dict(tokens=tokens, adopted=found, **counts)), flush=True)
 
 
 if __name__ == "__main__":

@@ -62,13 +62,17 @@ class Recorder:
 
     def __init__(self) -> None:
         self.admitted: list[int] = []
+        self.adopted: list[tuple[int, int, tuple[int, ...]]] = []
 
     def admit(self, slot: int, *rest: object) -> None:
         self.admitted.append(slot)
 
+    def adopt(self, slot: int, group: int, pages: tuple[int, ...]) -> None:
+        self.adopted.append((slot, group, pages))
+
 
 def run_through(tls: Tls | None) -> None:
-    """Join, three commands, a clean end."""
+    """Join, a few commands, a clean end."""
     leader, recorder = lead(tls=tls), Recorder()
     follower, reasons = join(leader, tls), []
     thread = threading.Thread(target=lambda: reasons.append(follower.run(lambda: recorder)))  # type: ignore[arg-type]
@@ -77,8 +81,10 @@ def run_through(tls: Tls | None) -> None:
     leader.wait_ready(5)
     for slot in (4, 2, 3):
         leader.broadcast(pb.Command(admit=pb.Admit(slot=slot, sampling=sampling())))
+        leader.broadcast(pb.Command(adopt=pb.Adopt(slot=slot, group=1, pages=[slot, 9])))
     leader.stop("done", failed=False)
     thread.join(10)
+    assert recorder.adopted == [(slot, 1, (slot, 9)) for slot in (4, 2, 3)]
     assert (reasons, recorder.admitted) == (["done"], [4, 2, 3])
 
 

@@ -25,7 +25,7 @@ from medha_jax.runtime.cluster.wire import (
 from medha_jax.runtime.executor import TokenResult
 from medha_jax.runtime.state import slot_settings
 
-VOCAB = 300
+VOCAB, WIDTH = 300, 200_000
 WIDE = RuntimeConfig(
     mesh=MeshConfig(kvp=8, page_size=1, buckets=Buckets((32,), (1024,), 8), shared_buckets=Buckets((4,), (256,), 2)),
     keep_logits=True,
@@ -132,7 +132,7 @@ def test_results_of_unequal_length_are_refused() -> None:
 @settings(max_examples=5, deadline=None)
 @given(samplings)
 def test_the_largest_messages_are_within_the_limit(sampling: SamplingParams) -> None:
-    limit = message_limit(WIDE, VOCAB)
+    limit = message_limit(WIDE, VOCAB, WIDTH)
     every = tuple(range(VOCAB))
     largest = Admission(2**31 - 1, sampling, 2**62, every, every, every)
     assert encode_admission(largest).ByteSize() < limit
@@ -144,5 +144,7 @@ def test_the_largest_messages_are_within_the_limit(sampling: SamplingParams) -> 
     own = [chunk(1)] * 32 + [chunk(128)] * 8
     plan = StepPlan((*(own * 8), *[chunk(1)] * 4, *[chunk(128)] * 2))
     assert encode_plan(plan).ByteSize() < limit
+    adopt = pb.Adopt(slot=last, group=last, pages=[last] * WIDTH)
+    assert pb.Command(sequence=far, adopt=adopt).ByteSize() < limit
     assert encode_results(far, {n: result(n, VOCAB) for n in range(len(plan.chunks))}).ByteSize() < limit
     assert limit < 2**22
