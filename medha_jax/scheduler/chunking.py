@@ -137,9 +137,7 @@ class PrefillTable:
             own.decode[0] + own.prefill_sizes[0] + shared.decode[0] + _padded(sizes[1], lengths),
             own.decode[0] + _padded(sizes[0], lengths),
         )
-        attention = np.where(
-            spread, lengths * shapes.per_group, lengths * starts + lengths * (lengths + 1) / 2
-        )
+        attention = np.where(spread, lengths * shapes.per_group, lengths * starts + lengths * (lengths + 1) / 2)
         context = np.minimum(starts + lengths, shapes.per_group)
         return self._model.many(rows, attention, context, np.ones_like(starts))
 

@@ -72,6 +72,6 @@ def lars(requests: Columns, now: float, margin: float = 1.0) -> np.ndarray:
 
 def policy_from(config: SchedulerConfig) -> Policy:
     """The policy that a configuration names."""
-    return {"fcfs": fcfs, "srtf": srtf, "edf": edf, "lrs": lrs, "lars": partial(lars, margin=config.deadline_margin)}[
-        config.policy
-    ]
+    orders: dict[str, Policy] = {"fcfs": fcfs, "srtf": srtf, "edf": edf, "lrs": lrs}
+    orders["lars"] = partial(lars, margin=config.deadline_margin)
+    return orders[config.policy]

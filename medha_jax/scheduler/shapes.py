@@ -16,6 +16,7 @@ class Shapes:
         shared: sizes of the rows of requests that are spread over groups; equal to `own` where none is.
         groups: KV groups.
         per_group: tokens of one request that a group holds.
+        page_size: tokens in a KV page.
         stages: pipeline stages; a token needs as many ticks.
         slots: requests that run at once.
         context: most tokens of one request, prompt and output.
@@ -25,6 +26,7 @@ class Shapes:
     shared: Buckets
     groups: int
     per_group: int
+    page_size: int
     stages: int
     slots: int
     context: int
@@ -33,9 +35,9 @@ class Shapes:
         """Sizes of the rows of a chunk that starts at position `start`."""
         return self.own if start < self.per_group else self.shared
 
-    def most(self, start: int) -> int:
-        """Tokens that a chunk from `start` may have: to the border of its group, and what an empty tick holds."""
-        return min(self.per_group - start % self.per_group, self.buckets(start).prefill[-1])
+    def border(self, start: int) -> int:
+        """Tokens from `start` to the end of the part that one group holds."""
+        return self.per_group - start % self.per_group
 
     def attention(self, start: int, length: int) -> float:
         """Sum over a chunk's rows of the context that they see on the group that holds most of it, in tokens²."""

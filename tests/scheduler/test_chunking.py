@@ -38,7 +38,7 @@ def test_sizes_that_make_no_progress_are_refused(sizes: tuple[int, ...]) -> None
 
 
 BUCKETS = Buckets(decode=(4,), prefill=(16, 64, 256), chunks=4)
-SHAPES = Shapes(own=BUCKETS, shared=BUCKETS, groups=1, per_group=2**31, stages=1, slots=8, context=20_000)
+SHAPES = Shapes(own=BUCKETS, shared=BUCKETS, groups=1, per_group=2**31, page_size=16, stages=1, slots=8, context=20_000)
 
 
 @pytest.mark.parametrize(

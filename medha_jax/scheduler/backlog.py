@@ -1,0 +1,130 @@
+"""The prompts that have work left, as columns, so that ordering thousands of them takes microseconds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from medha_jax.scheduler.policies import Columns, Policy
+from medha_jax.scheduler.request import RequestState
+
+ARRIVAL, DUE, REMAINING, TOTAL, SERVED, FIELDS = range(6)
+WAITING = np.inf  # `served` of requests that are not admitted
+FIRST_ROWS = 128
+
+
+class Backlog:
+    """Waiting requests and admitted ones whose prompt is not scheduled to its end.
+
+    Rows are kept in the order of (arrival, number), which is how ties of every policy go.
+    """
+
+    def __init__(self) -> None:
+        self._table = np.zeros((FIELDS, 256))
+        self._states: list[RequestState] = []
+
+    def __len__(self) -> int:
+        return len(self._states)
+
+    def __iter__(self) -> Iterator[RequestState]:
+        return iter(self._states)
+
+    def add(self, state: RequestState, remaining: float) -> None:
+        """Take in a request that waits, with its predicted seconds of remaining work."""
+        count = len(self._states)
+        if count == self._table.shape[1]:
+            self._table = np.concatenate([self._table, np.zeros_like(self._table)], axis=1)
+        row = count
+        arrival = state.request.arrival_s
+        if count and arrival <= self._table[ARRIVAL, count - 1]:
+            row = int(np.searchsorted(self._table[ARRIVAL, :count], arrival))
+            while row < count and self._table[ARRIVAL, row] == arrival and self._states[row].number < state.number:
+                row += 1
+        self._table[:, row + 1 : count + 1] = self._table[:, row:count].copy()
+        self._table[:, row] = arrival, state.due, remaining, state.total, WAITING
+        self._states.insert(row, state)
+
+    def remove(self, state: RequestState) -> None:
+        """Forget a request."""
+        row, count = self._row(state), len(self._states)
+        self._table[:, row : count - 1] = self._table[:, row + 1 : count].copy()
+        del self._states[row]
+
+    def serve(self, state: RequestState, remaining: float, tick: int) -> None:
+        """A request got a chunk in tick number `tick`."""
+        row = self._row(state)
+        self._table[REMAINING, row] = remaining
+        self._table[SERVED, row] = tick
+
+    def set_work(self, remaining: np.ndarray, total: np.ndarray) -> None:
+        """Replace the predicted seconds of all requests, in the order of iteration."""
+        count = len(self._states)
+        self._table[REMAINING, :count] = remaining
+        self._table[TOTAL, :count] = total
+
+    def longest_unserved(self) -> list[RequestState]:
+        """The admitted requests, the one first whose last chunk is longest ago."""
+        served = self._table[SERVED, : len(self._states)]
+        rows = np.flatnonzero(served != WAITING)
+        return [self._states[row] for row in rows[np.argsort(served[rows], kind="stable")]]
+
+    def order(self, policy: Policy, now: float) -> Order:
+        """The requests by policy, least priority first."""
+        count = len(self._states)
+        table = self._table[:, :count]
+        columns = Columns(table[ARRIVAL], table[DUE], table[REMAINING], table[TOTAL])
+        return Order(self._states, policy(columns, now), table[SERVED] != WAITING)
+
+    def _row(self, state: RequestState) -> int:
+        row = int(np.searchsorted(self._table[ARRIVAL, : len(self._states)], state.request.arrival_s))
+        while self._states[row] is not state:
+            row += 1
+        return row
+
+
+class Order:
+    """One round through the backlog, each request at most once; later ones are only sorted when they are asked for.
+
+    Args:
+        states: the requests; they may be added and removed while the round goes on.
+        priorities: of each, `[requests]`.
+        admitted: whether each is admitted already, `[requests]`.
+    """
+
+    def __init__(self, states: list[RequestState], priorities: np.ndarray, admitted: np.ndarray) -> None:
+        self._states = list(states)
+        self._priorities, self._admitted = priorities, admitted
+        self._only_admitted = False
+
+    def only_admitted(self) -> None:
+        """Leave out the waiting requests from here on."""
+        self._only_admitted = True
+
+    def __iter__(self) -> Iterator[tuple[RequestState, float]]:
+        """Requests and their priorities."""
+        for rows in self._blocks():
+            at = 0
+            while at < len(rows):
+                if self._only_admitted:
+                    left = rows[at:]
+                    for row in left[self._admitted[left]].tolist():
+                        yield self._states[row], float(self._priorities[row])
+                    break
+                row = int(rows[at])
+                yield self._states[row], float(self._priorities[row])
+                at += 1
+
+    def _blocks(self) -> Iterator[np.ndarray]:
+        """Rows in order: the first ones, then all others."""
+        priorities = self._priorities
+        if len(priorities) <= 2 * FIRST_ROWS:
+            yield np.argsort(priorities, kind="stable")
+            return
+        border = np.partition(priorities, FIRST_ROWS)[FIRST_ROWS]
+        first = np.flatnonzero(priorities <= border)
+        yield first[np.argsort(priorities[first], kind="stable")]
+        rest = np.flatnonzero(priorities > border)
+        if self._only_admitted:
+            rest = rest[self._admitted[rest]]
+        yield rest[np.argsort(priorities[rest], kind="stable")]

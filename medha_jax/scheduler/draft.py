@@ -1,0 +1,159 @@
+"""A plan in the making: the chunks that were chosen so far, and what still fits beside them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from medha_jax.plan import Chunk, StepPlan
+from medha_jax.scheduler.packing import TickRoom
+from medha_jax.scheduler.request import RequestState
+from medha_jax.scheduler.residents import Residents
+from medha_jax.scheduler.shapes import Shapes
+from medha_jax.scheduler.work import TickWork, TimeModel
+
+
+NO_PAGES: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One tick's plan and what goes with it.
+
+    Args:
+        plan: chunks to submit; empty where nothing can run.
+        states: the request of each chunk.
+        admitted: requests that got their slot with this plan; the executor has to be told of them first.
+        joining: requests whose second group joins with this plan; the executor has to be told what they have counted.
+        expired: requests that were dropped, because their deadline has passed.
+        work: what the plan has to compute.
+        seconds: that this is predicted to take.
+    """
+
+    plan: StepPlan
+    states: tuple[RequestState, ...]
+    admitted: tuple[RequestState, ...]
+    joining: tuple[RequestState, ...]
+    expired: tuple[RequestState, ...]
+    work: TickWork
+    seconds: float
+
+
+class Draft:
+    """Turns choices into chunks and moves the requests' cursors.
+
+    Args:
+        shapes: of ticks.
+        model: predicts their seconds.
+        residents: told of every chunk.
+        long_tokens: prompts from this length on are long.
+    """
+
+    def __init__(self, shapes: Shapes, model: TimeModel, residents: Residents, long_tokens: int) -> None:
+        self._shapes, self._model, self._residents = shapes, model, residents
+        self._long_tokens = long_tokens
+        self._room = TickRoom(shapes, model)
+        self._chunks: list[Chunk] = []
+        self._states: list[RequestState] = []
+        self._joining: list[RequestState] = []
+        self.admitted: list[RequestState] = []
+        self.tightest = math.inf
+        self.prompts = 0
+        self.blocked = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether no prompt chunk of several tokens fits any more."""
+        return self._room.full
+
+    def long(self, state: RequestState) -> bool:
+        """Whether a request's prompt is a long one."""
+        return len(state.request.prompt) >= self._long_tokens
+
+    def decodes(self, due: Iterable[RequestState]) -> list[RequestState]:
+        """Plan the next token of each request, in order; those without a row are returned.
+
+        Requests that have ended, or lost their pages, since they became due are left out.
+        """
+        left, page_size = [], self._shapes.page_size
+        for state in due:
+            holding, start = state.holding, state.scheduled
+            if holding is None or state.leaving or state.flying or start < state.fill:
+                continue
+            owners = state.owners
+            if not self._room.decode(owners, start):
+                left.append(state)
+                continue
+            tokens: tuple[int, ...] | None = None
+            first_page, pages = 0, NO_PAGES
+            if start % page_size == 0:
+                first_page, pages = holding.new_pages(start, start + 1)
+                if self._begins_to_be_shared(start):
+                    self._joining.append(state)
+                    tokens = (state.generated[-1],)  # the other groups have not sampled it
+            state.flying = 1
+            self._residents.scheduled(state, start + 1)
+            self._chunks.append(Chunk(state.slot, start, 1, tokens, True, first_page, pages, owners))
+            self._states.append(state)
+            self.tightest = min(self.tightest, state.tpot)
+        return left
+
+    def length(self, state: RequestState, start: int, owners: Sequence[int], limit: float) -> int:
+        """Tokens that a prompt's next chunk has in this tick; 0 if it has none.
+
+        The tick's first prompt chunk may exceed the limit if it is the smallest possible, or a stated one.
+
+        Args:
+            state: the request.
+            start: position of the chunk's first token.
+            owners: groups that hold the request up to there.
+            limit: seconds of the tick.
+        """
+        request = state.request
+        if request.counts_tokens and state.flying and self._begins_to_be_shared(start):
+            return 0  # the other groups can only be told what was counted when it was
+        if self.long(state) and self._room.crowded(owners):
+            return 0
+        forced = not self.prompts
+        most = min(state.fill - start, self._shapes.border(start))
+        if request.chunks is None:
+            return self._room.largest(owners, start, most, limit, forced)
+        stated = request.chunks[min(state.chunk, len(request.chunks) - 1)]
+        length = min(stated, most, self._shapes.buckets(start).prefill[-1])
+        return self._room.stated(owners, start, length, limit, forced)
+
+    def prompt(self, state: RequestState, length: int) -> None:
+        """Plan a chunk of an admitted request's prompt."""
+        holding = state.holding
+        assert holding is not None
+        start, end, owners = state.scheduled, state.scheduled + length, state.owners
+        self._room.prefill(owners, start, length, self.long(state))
+        if self._begins_to_be_shared(start) and not state.flying:
+            self._joining.append(state)
+        first_page, pages = holding.new_pages(start, end)
+        tokens, last = state.ids(start, end), end == state.fill
+        self._chunks.append(Chunk(state.slot, start, length, tokens, last, first_page, pages, owners))
+        self._states.append(state)
+        self.prompts += 1
+        state.flying += 1
+        state.chunk += 1
+        state.chunks.append(length)
+        self._residents.scheduled(state, end)
+
+    def planned(self, expired: Sequence[RequestState]) -> Planned:
+        """What was chosen, and the requests that were dropped before."""
+        work = self._room.work if self._chunks else TickWork()
+        return Planned(
+            plan=StepPlan(tuple(self._chunks)),
+            states=tuple(self._states),
+            admitted=tuple(self.admitted),
+            joining=tuple(self._joining),
+            expired=tuple(expired),
+            work=work,
+            seconds=self._model.seconds(work) if self._chunks else 0.0,
+        )
+
+    def _begins_to_be_shared(self, start: int) -> bool:
+        """Whether a chunk from `start` is the first that lies on a second group."""
+        return start == self._shapes.per_group

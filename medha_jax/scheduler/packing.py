@@ -1,0 +1,158 @@
+"""What fits a tick: rows of every KV group and of all groups together, and predicted seconds."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from medha_jax.config import Buckets
+from medha_jax.scheduler.chunking import candidates, largest_within
+from medha_jax.scheduler.shapes import Shapes
+from medha_jax.scheduler.work import TickWork, TimeModel
+
+
+@dataclass(slots=True)
+class _Rows:
+    """What one kind of rows of a tick carries so far, in the units of `TickWork`."""
+
+    buckets: Buckets
+    decodes: int = 0
+    tokens: int = 0
+    chunks: int = 0
+    attention: float = 0.0
+    context: float = 0.0
+    long: bool = False
+
+    @property
+    def used(self) -> bool:
+        return bool(self.decodes or self.chunks)
+
+
+class TickRoom:
+    """What is left of a tick while its plan is made.
+
+    Requests on one group have rows of their own there; those spread over groups have shared rows, which every group
+    computes. Groups work side by side, so a tick's work is that of the fullest group and of the shared rows.
+
+    Args:
+        shapes: of ticks.
+        model: predicts their seconds.
+    """
+
+    def __init__(self, shapes: Shapes, model: TimeModel) -> None:
+        self._shapes, self._model = shapes, model
+        self._own = [_Rows(shapes.own) for _ in range(shapes.groups)]
+        self._shared = _Rows(shapes.shared)
+
+    @property
+    def work(self) -> TickWork:
+        """Everything that was taken."""
+        return self._work(self._own, self._shared)
+
+    @property
+    def full(self) -> bool:
+        """Whether no prompt chunk of several tokens fits any more, wherever it belongs."""
+        kinds = [*self._own, self._shared] if self._shapes.groups > 1 else self._own
+        return all(rows.chunks == rows.buckets.chunks or rows.tokens >= rows.buckets.prefill[-1] for rows in kinds)
+
+    def decode(self, owners: Sequence[int], position: int) -> bool:
+        """Make room for one token at `position`; false, and nothing taken, if there is none."""
+        rows = self._rows(owners)
+        if rows.decodes == rows.buckets.decode[-1]:
+            return False
+        rows.decodes += 1
+        rows.context += min(position + 1, self._shapes.per_group)
+        return True
+
+    def crowded(self, owners: Sequence[int]) -> bool:
+        """Whether a group that would compute the chunk has a long prompt's chunk in this tick."""
+        if len(owners) > 1:
+            return self._shared.long or any(rows.long for rows in self._own)
+        return self._shared.long or self._own[owners[0]].long
+
+    def largest(self, owners: Sequence[int], start: int, most: int, limit: float, forced: bool) -> int:
+        """The longest chunk of a prompt, in tokens, with which the tick stays within its limit; 0 if there is none.
+
+        Args:
+            owners: the groups that hold the request up to the chunk.
+            start: position of the first token.
+            most: tokens to the end of the prompt or of the group's part.
+            limit: seconds of the tick.
+            forced: take the smallest chunk where none stays within the limit.
+        """
+        rows = self._rows(owners)
+        lengths = candidates(rows.buckets, rows.tokens, most)
+        if not lengths or not self._has_place(rows, lengths[0]):
+            return 0
+
+        def seconds(length: int) -> float:
+            return self._model.seconds(self._work_with(rows, start, length))
+
+        return largest_within(lengths, seconds, limit) or (lengths[0] if forced else 0)
+
+    def stated(self, owners: Sequence[int], start: int, length: int, limit: float, forced: bool) -> int:
+        """`length` if a chunk of just that many tokens fits, else 0; the arguments are those of `largest`."""
+        rows = self._rows(owners)
+        if not self._has_place(rows, length):
+            return 0
+        within = forced or self._model.seconds(self._work_with(rows, start, length)) <= limit
+        return length if within else 0
+
+    def prefill(self, owners: Sequence[int], start: int, length: int, long: bool) -> None:
+        """Take a prompt chunk; `long` if it is of a long prompt."""
+        rows = self._rows(owners)
+        _take(rows, self._shapes, start, length)
+        rows.long = rows.long or long
+
+    def _rows(self, owners: Sequence[int]) -> _Rows:
+        return self._own[owners[0]] if len(owners) == 1 else self._shared
+
+    def _has_place(self, rows: _Rows, length: int) -> bool:
+        if length == 1:
+            return rows.decodes < rows.buckets.decode[-1]
+        return rows.chunks < rows.buckets.chunks and rows.tokens + length <= rows.buckets.prefill[-1]
+
+    def _work_with(self, rows: _Rows, start: int, length: int) -> TickWork:
+        more = _Rows(rows.buckets, rows.decodes, rows.tokens, rows.chunks, rows.attention, rows.context)
+        _take(more, self._shapes, start, length)
+        if rows is self._shared:
+            return self._work(self._own, more)
+        return self._work([more if own is rows else own for own in self._own], self._shared)
+
+    def _work(self, own: Sequence[_Rows], shared: _Rows) -> TickWork:
+        if len(own) == 1:
+            (only,) = own
+            decodes, tokens, attention = only.decodes, only.tokens, only.attention
+            context, real = only.context, only.decodes + only.chunks
+        else:
+            decodes, tokens = max(rows.decodes for rows in own), max(rows.tokens for rows in own)
+            attention, context = max(rows.attention for rows in own), max(rows.context for rows in own)
+            real = max(rows.decodes + rows.chunks for rows in own)
+        padded = _bucket(self._shapes.own, decodes, tokens)
+        if not shared.used:
+            return TickWork(padded, attention, context, real)
+        return TickWork(
+            padded + _bucket(shared.buckets, shared.decodes, shared.tokens),
+            attention + shared.attention,
+            context + shared.context,
+            real + shared.decodes + shared.chunks,
+        )
+
+
+def _take(rows: _Rows, shapes: Shapes, start: int, length: int) -> None:
+    """Add a prompt chunk; one token runs as a decode row."""
+    rows.context += shapes.read(start + length)
+    if length == 1:
+        rows.decodes += 1
+        return
+    rows.tokens += length
+    rows.chunks += 1
+    rows.attention += shapes.attention(start, length)
+
+
+def _bucket(buckets: Buckets, decodes: int, tokens: int) -> int:
+    """Rows of the smallest bucket that holds so many decodes and prompt tokens."""
+    if not tokens and not buckets.mixed_only:
+        return buckets.decode[bisect_left(buckets.decode, decodes)]
+    return buckets.decode[bisect_left(buckets.decode, decodes)] + buckets.prefill[bisect_left(buckets.prefill, tokens)]

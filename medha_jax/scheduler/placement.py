@@ -1,0 +1,76 @@
+"""Which KV groups take a request: those with the least attention work still to do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from medha_jax.kv.allocator import pages_for
+
+
+def parts_of(tokens: int, per_group: int, page_size: int) -> tuple[int, ...]:
+    """Pages of each part of a request: all but the last part are `per_group` tokens."""
+    starts = range(0, tokens, per_group)
+    return tuple(pages_for(min(per_group, tokens - start), page_size) for start in starts)
+
+
+def attention_seen(part: int, tokens: int, per_group: int) -> int:
+    """Sum over the first `tokens` positions of the tokens that each sees in part `part`, in tokens².
+
+    A position p sees `min(max(p + 1 - part M, 0), M)` of the tokens `[part M, (part + 1) M)`, M = `per_group`.
+    """
+    inside = min(max(tokens - part * per_group, 0), per_group)
+    beyond = max(tokens - (part + 1) * per_group, 0)
+    return inside * (inside + 1) // 2 + beyond * per_group
+
+
+class Placement:
+    """Counts each group's pending prompt attention and chooses groups by it.
+
+    The counts are whole numbers, so that what is added for a request is taken off again to the last token.
+
+    Args:
+        groups: KV groups.
+        per_group: tokens of one request that a group holds.
+    """
+
+    def __init__(self, groups: int, per_group: int) -> None:
+        self._pending = [0] * groups
+        self._per_group = per_group
+
+    @property
+    def pending(self) -> tuple[int, ...]:
+        """Attention work of each group that admitted prompts have left, in tokens²."""
+        return tuple(self._pending)
+
+    def choose(
+        self, parts: Sequence[int], free: Sequence[int], added: Sequence[int] | None = None
+    ) -> tuple[int, ...] | None:
+        """Groups for the parts of a request, in order; None if its pages are not free.
+
+        Args:
+            parts: pages of each part; none needs more than the first.
+            free: pages of each group that nobody holds.
+            added: work that the request would bring to each group as its first one, where that differs (cached
+                prefixes); None where it does not.
+        """
+        chosen: list[int] = []
+        for pages in parts:
+            fitting = [group for group in range(len(free)) if free[group] >= pages and group not in chosen]
+            if not fitting:
+                return None
+            extra = added if added is not None and not chosen else [0] * len(free)
+            chosen.append(min(fitting, key=lambda group: (self._pending[group] + extra[group], -free[group])))
+        return tuple(chosen)
+
+    def add(self, groups: Sequence[int], done: int, total: int) -> None:
+        """A request on these groups has the prompt positions `[done, total)` to compute."""
+        for part, group in enumerate(groups):
+            self._pending[group] += self._work(part, done, total)
+
+    def remove(self, groups: Sequence[int], done: int, total: int) -> None:
+        """The positions `[done, total)` of a request are computed, or will not be."""
+        for part, group in enumerate(groups):
+            self._pending[group] -= self._work(part, done, total)
+
+    def _work(self, part: int, done: int, total: int) -> int:
+        return attention_seen(part, total, self._per_group) - attention_seen(part, done, self._per_group)

@@ -1,0 +1,367 @@
+"""The scheduler: which chunks run in the next tick. It owns every request from `add` to its end."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import deque
+from collections.abc import Iterator
+
+import numpy as np
+
+from medha_jax.config import SchedulerConfig
+from medha_jax.kv.groups import GroupedPages
+from medha_jax.plan import Chunk
+from medha_jax.scheduler.backlog import Backlog, Order
+from medha_jax.scheduler.chunking import PrefillTable
+from medha_jax.scheduler.draft import Draft, Planned
+from medha_jax.scheduler.policies import LEAST_WORK_S, policy_from
+from medha_jax.scheduler.request import Request, RequestState
+from medha_jax.scheduler.residents import Residents
+from medha_jax.scheduler.shapes import Shapes
+from medha_jax.scheduler.work import TimeModel
+
+MOST_SKIPPED = 16  # prompts that do not fit a tick, until the search for smaller ones ends
+MOST_BLOCKED = 8  # requests that do not fit the pages, until the search for smaller ones ends
+TABLE_TICKS = 1024  # between looks at whether the time model has changed
+
+
+class QueueFullError(RuntimeError):
+    """As many requests wait as may; the caller should come again later."""
+
+
+class Scheduler:
+    """Plans ticks: all decodes that are due, then prompt chunks in the order of the policy.
+
+    An admitted prompt gets a chunk at least every `ageing_ticks * (slots + 1) + stages` plans, whatever the policy
+    says: every `ageing_ticks`-th plan begins with the smallest chunk of the one that has waited longest, and at most
+    `slots` prompts are admitted. A decode that is due is planned within `2 * slots` plans. Without chunk preemption
+    prompts wait for those before them instead. Which of the waiting requests is admitted is for the policy to say.
+
+    Not thread-safe; every method that needs the time is told it, in seconds of one clock that does not go back.
+
+    Args:
+        config: policy and limits.
+        shapes: of ticks.
+        pages: of all KV groups; nobody else takes any.
+        model: predicts the seconds of a tick.
+    """
+
+    def __init__(self, config: SchedulerConfig, shapes: Shapes, pages: GroupedPages, model: TimeModel) -> None:
+        self._config, self._shapes, self._pages, self._model = config, shapes, pages, model
+        self._policy = policy_from(config)
+        self._table = self._build_table()
+        self._residents = Residents(config, shapes, pages)
+        self._backlog = Backlog()
+        self._states: dict[int, RequestState] = {}
+        self._due: list[RequestState] = []
+        self._expiries: list[tuple[float, int]] = []
+        self._preempted: list[RequestState] = []
+        self._tightest: deque[float] = deque([math.inf] * shapes.stages, shapes.stages)
+        self._count = self._tick = 0
+
+    @property
+    def busy(self) -> bool:
+        """Whether any request is not at its end or still holds something."""
+        return bool(self._states)
+
+    @property
+    def waiting(self) -> int:
+        """Requests that are not admitted."""
+        return len(self._states) - len(self._residents)
+
+    @property
+    def running(self) -> int:
+        """Requests that hold pages."""
+        return len(self._residents)
+
+    @property
+    def free_pages(self) -> tuple[int, ...]:
+        """Pages of each group that no request holds."""
+        return self._residents.free_pages
+
+    @property
+    def pending(self) -> tuple[int, ...]:
+        """Attention work of each group that admitted prompts have left, in tokens²."""
+        return self._residents.pending
+
+    def prefill_seconds(self, tokens: int) -> float:
+        """Predicted seconds of a prompt of so many tokens that has the machine to itself."""
+        return self._table.between(0, tokens)
+
+    def state(self, number: int) -> RequestState:
+        """The record of a request that is not at its end.
+
+        Raises:
+            KeyError: there is none.
+        """
+        return self._states[number]
+
+    def add(self, request: Request) -> int:
+        """Queue a request and return its number.
+
+        Its first token is due after its TTFT target, else at its deadline, else
+        `max(ttft_multiple * prefill_seconds(prompt), ttft_floor_s)` after its arrival.
+
+        Raises:
+            OutOfPagesError: prompt and output never fit the pages; nothing was queued.
+            QueueFullError: too many requests wait; nothing was queued.
+        """
+        self._pages.check(len(request.prompt) + request.max_tokens)
+        if self.waiting >= self._config.max_waiting:
+            raise QueueFullError(f"{self.waiting} requests wait; allowed are {self._config.max_waiting}")
+        config, total = self._config, self.prefill_seconds(len(request.prompt))
+        if request.slo.ttft_s is not None:
+            due = request.arrival_s + request.slo.ttft_s
+        elif request.deadline_s is not None:
+            due = request.deadline_s
+        else:
+            due = request.arrival_s + max(config.ttft_multiple * total, config.ttft_floor_s)
+        tpot = request.slo.tpot_s or config.tpot_target_s
+        state = RequestState(
+            self._count, request, due, max(tpot, config.tpot_floor_s), len(request.prompt), total, total
+        )
+        self._count += 1
+        self._states[state.number] = state
+        self._queue(state)
+        if request.on_deadline == "drop":
+            for expiry in {due, request.deadline_s or due}:
+                heapq.heappush(self._expiries, (expiry, state.number))
+        return state.number
+
+    def cancel(self, number: int) -> None:
+        """End a request, whether its output is complete or unwanted.
+
+        What it holds comes back at once, or when its chunks in flight have left. A number that is at its end already
+        is ignored.
+        """
+        state = self._states.get(number)
+        if state is None or state.ended:
+            return
+        state.ended = True
+        if state.queued:
+            self._unqueue(state)
+        if state.holding is None:
+            del self._states[number]
+        elif state.flying:
+            state.leaving = True
+        else:
+            self._forget(state)
+
+    def plan(self, now: float) -> Planned:
+        """The next tick's plan; its chunks count as in flight until `computed` is told of each."""
+        self._tick += 1
+        if self._tick % TABLE_TICKS == 0 and self._table.stale():
+            self._renew_table()
+        expired = self._expire(now)
+        draft = Draft(self._shapes, self._model, self._residents, self._config.long_tokens)
+        if self._tick % self._config.ageing_ticks == 0 and self._config.chunk_preemption:
+            self._plan_aged(draft)
+        self._due = draft.decodes(self._due)
+        self._tightest.append(draft.tightest)
+        if len(self._backlog):
+            self._plan_prompts(draft, now)
+        return draft.planned(expired)
+
+    def computed(self, state: RequestState, chunk: Chunk, token: int, now: float) -> bool:
+        """A planned chunk has left the last stage.
+
+        Args:
+            state: the chunk's request.
+            chunk: as planned; those of a request leave in order.
+            token: sampled after it; means nothing unless the chunk is `last`.
+            now: seconds.
+
+        Returns:
+            Whether the request still wants the result: false if it has ended in the meantime.
+        """
+        state.flying -= 1
+        if state.ended:
+            if not state.flying:
+                self._forget(state)
+            return False
+        state.computed = chunk.end
+        if chunk.last:
+            state.generated.append(token)
+            if chunk.end == state.fill:
+                self._residents.publish(state)
+            if not state.leaving:
+                self._due.append(state)
+        if state.leaving and not state.flying:
+            self._requeue(state, now)
+        return True
+
+    def _plan_aged(self, draft: Draft) -> None:
+        """The smallest chunk of the admitted prompt that has waited longest, if it has waited long."""
+        for state in self._backlog.longest_unserved():
+            if state.served > self._tick - self._config.ageing_ticks:
+                return
+            length = draft.length(state, state.scheduled, state.owners, 0.0)
+            if length:
+                self._serve(draft, state, length)
+                return
+
+    def _plan_prompts(self, draft: Draft, now: float) -> None:
+        """Prompt chunks in the order of the policy, until the tick is full."""
+        tightest = min(self._tightest)
+        target = tightest / self._shapes.stages if tightest < math.inf else self._config.idle_tick_s
+        order = self._backlog.order(self._policy, now)
+        skipped = 0
+        for state, priority in self._round(order, now):
+            if draft.full or skipped == MOST_SKIPPED:
+                return
+            if not state.queued or state.served == self._tick:
+                continue
+            limit = self._limit(draft, state, target, now)
+            length = 0
+            if state.holding is not None or self._admit(draft, order, state, priority, limit, now):
+                length = draft.length(state, state.scheduled, state.owners, limit)
+            if length:
+                self._serve(draft, state, length)
+            else:
+                skipped += 1
+            if state.queued and not self._config.chunk_preemption:
+                return  # the next prompt begins when this one is done
+
+    def _round(self, order: Order, now: float) -> Iterator[tuple[RequestState, float]]:
+        """Who is looked at, in which order: first those that have been out of their pages for too long."""
+        if not self._config.chunk_preemption:
+            yield from ((state, math.inf) for state in self._backlog.longest_unserved())
+        overdue = [state for state in self._preempted if now - state.preempted_at >= self._config.bypass_s]
+        yield from ((state, math.inf) for state in overdue)
+        if not self._residents.free_slots and not self._preemptive:
+            order.only_admitted()
+        yield from (entry for entry in order if entry[0] not in overdue)
+
+    def _limit(self, draft: Draft, state: RequestState, target: float, now: float) -> float:
+        """Seconds of the tick that a prompt may fill it up to: a long one with slack leaves a part to others.
+
+        `target * (1 - min(max(rho, 0), rho_max))`, rho being its relative slack (Medha's Algorithm 2, in which short
+        prompts yield too, against its own example).
+        """
+        if not draft.long(state) or len(self._backlog) == 1 or not self._config.chunk_preemption:
+            return target
+        rho = (state.due - now - state.remaining) / max(state.total, LEAST_WORK_S)
+        return target * (1 - min(max(rho, 0.0), self._config.rho_max))
+
+    def _admit(
+        self, draft: Draft, order: Order, state: RequestState, priority: float, limit: float, now: float
+    ) -> bool:
+        """Give a waiting request its pages if they are free and its first chunk fits the tick."""
+        groups = self._residents.place(state)
+        if groups is None:
+            groups = self._make_room(draft, order, state, priority, now)
+        if groups is None:
+            return False
+        start = min(state.found[groups[0]], self._shapes.per_group - 1) if state.found else 0
+        if not draft.length(state, start, groups[:1], limit):
+            return False
+        self._residents.admit(state, groups)
+        state.remaining = self._table.between(state.scheduled, state.fill)
+        state.served = self._tick - 1
+        self._backlog.serve(state, state.remaining, state.served)
+        state.blocked_since = math.inf
+        if state in self._preempted:
+            self._preempted.remove(state)
+        draft.admitted.append(state)
+        return True
+
+    def _make_room(
+        self, draft: Draft, order: Order, state: RequestState, priority: float, now: float
+    ) -> tuple[int, ...] | None:
+        """What to do for a request that does not fit: preempt, or hold back others when it has been passed for long.
+
+        Returns:
+            The groups that it fits now, or None.
+        """
+        draft.blocked += 1
+        state.blocked_since = min(state.blocked_since, now)
+        if draft.blocked == 1 and self._preemptive:
+            victims = self._residents.victims(state, priority, self._policy, now)
+            if victims is not None:
+                for victim in victims:
+                    self._preempt(victim, now)
+                groups = self._residents.place(state)
+                if groups is None:
+                    order.only_admitted()  # the pages come when chunks in flight have left
+                return groups
+        if draft.blocked == MOST_BLOCKED or now - state.blocked_since >= self._config.bypass_s:
+            order.only_admitted()
+        return None
+
+    def _serve(self, draft: Draft, state: RequestState, length: int) -> None:
+        """Plan a chunk of an admitted prompt."""
+        draft.prompt(state, length)
+        state.served = self._tick
+        if state.prefilling:
+            state.remaining = self._table.between(state.scheduled, state.fill)
+            self._backlog.serve(state, state.remaining, self._tick)
+        else:
+            state.remaining = 0.0
+            self._unqueue(state)
+
+    @property
+    def _preemptive(self) -> bool:
+        return self._config.preemption and self._config.chunk_preemption
+
+    def _preempt(self, state: RequestState, now: float) -> None:
+        """Take a request's pages and slot; its tokens are kept and are computed again later."""
+        state.preemptions += 1
+        if state.queued:
+            self._unqueue(state)
+        state.leaving = True
+        if not state.flying:
+            self._requeue(state, now)
+
+    def _requeue(self, state: RequestState, now: float) -> None:
+        """A preempted request has nothing in flight any more: it waits again."""
+        self._residents.release(state)
+        state.fill = len(state.request.prompt) + len(state.generated)
+        state.scheduled = state.computed = state.chunk = 0
+        state.found, state.preempted_at = None, now
+        state.total = state.remaining = self._table.between(0, state.fill)
+        self._preempted.append(state)
+        self._queue(state)
+
+    def _queue(self, state: RequestState) -> None:
+        self._backlog.add(state, state.remaining)
+        state.queued = True
+
+    def _unqueue(self, state: RequestState) -> None:
+        self._backlog.remove(state)
+        state.queued = False
+        if state in self._preempted:
+            self._preempted.remove(state)
+
+    def _forget(self, state: RequestState) -> None:
+        """An ended request has nothing in flight any more."""
+        self._residents.release(state)
+        del self._states[state.number]
+
+    def _expire(self, now: float) -> list[RequestState]:
+        """Drop the requests that wish so and whose first token was due, or whose caller has gone."""
+        expired = []
+        while self._expiries and self._expiries[0][0] < now:
+            _, number = heapq.heappop(self._expiries)
+            state = self._states.get(number)
+            if state is None or state.ended:
+                continue
+            deadline = state.request.deadline_s
+            if not state.generated or (deadline is not None and deadline < now):
+                self.cancel(number)
+                expired.append(state)
+        return expired
+
+    def _build_table(self) -> PrefillTable:
+        return PrefillTable(self._model, self._shapes, self._config.tpot_target_s / self._shapes.stages)
+
+    def _renew_table(self) -> None:
+        """Predict every request's work again."""
+        self._table = self._build_table()
+        states = list(self._backlog)
+        done = np.array([state.scheduled for state in states], float)
+        ends = self._table.elapsed(np.array([state.fill for state in states], float))
+        remaining = ends - self._table.elapsed(done)
+        self._backlog.set_work(remaining, ends)
+        for state, left, total in zip(states, remaining.tolist(), ends.tolist(), strict=True):
+            state.remaining, state.total = left, total

@@ -1,0 +1,147 @@
+"""Serves requests with a scheduler and the device without a model, and checks after every tick that all is accounted for."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from medha_jax.config import Buckets, SchedulerConfig
+from medha_jax.kv.groups import GroupedPages
+from medha_jax.plan import Chunk
+from medha_jax.scheduler.draft import Planned
+from medha_jax.scheduler.placement import attention_seen
+from medha_jax.scheduler.request import Request, RequestState
+from medha_jax.scheduler.scheduler import Scheduler
+from medha_jax.scheduler.shapes import Shapes
+from medha_jax.scheduler.time_model import LinearTimeModel
+from medha_jax.scheduler.work import TimeModel, largest_of
+from tests.scheduler.device import Device
+
+OWN = Buckets(decode=(2, 4), prefill=(8, 32), chunks=3)
+SHARED = Buckets(decode=(2,), prefill=(8, 16), chunks=2)
+MODEL = LinearTimeModel(fixed=1e-3, tokens=1e-4, attention=1e-6, context=1e-6, rows=1e-5)
+
+
+def shapes_of(
+    groups: int = 1, stages: int = 1, slots: int = 4, per_group: int | None = None, context: int = 400
+) -> Shapes:
+    """Small shapes with pages of four tokens."""
+    return Shapes(OWN, SHARED, groups, per_group or 2**20, 4, stages, slots, context)
+
+
+@dataclass
+class Server:
+    """A virtual clock, a scheduler and a device; a tick takes what the time model says."""
+
+    config: SchedulerConfig
+    shapes: Shapes
+    pages: int = 100
+    model: TimeModel = MODEL
+    now: float = 0.0
+    outputs: dict[int, list[int]] = field(default_factory=dict)
+    first_token: dict[int, float] = field(default_factory=dict)
+    finished: dict[int, float] = field(default_factory=dict)
+    expired: list[int] = field(default_factory=list)
+    plans: list[Planned] = field(default_factory=list)
+    requests: dict[int, Request] = field(default_factory=dict)
+    reached: dict[int, int] = field(default_factory=dict)
+    preemptions: Counter[int] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self.allocator = GroupedPages(
+            self.shapes.groups,
+            self.pages,
+            self.shapes.page_size,
+            self.shapes.per_group,
+            prefix_cache=self.config.prefix_cache,
+        )
+        self.scheduler = Scheduler(self.config, self.shapes, self.allocator, self.model)
+        self.device = Device(self.shapes)
+        self._flight: deque[tuple[RequestState, ...]] = deque([()] * (self.shapes.stages - 1))
+        self._works = deque([largest_of(())] * self.shapes.stages, self.shapes.stages)
+
+    def add(self, request: Request) -> int:
+        number = self.scheduler.add(request)
+        self.requests[number] = request
+        self.outputs[number] = []
+        return number
+
+    def ask(self, prompt: int, tokens: int = 4, first: int = 0, **stated: object) -> int:
+        """Add a request of `prompt` tokens that count up from `first`, arriving now."""
+        return self.add(Request(range(first, first + prompt), tokens, self.now, **stated))  # type: ignore[arg-type]
+
+    def step(self) -> Planned:
+        planned = self.scheduler.plan(self.now)
+        self.plans.append(planned)
+        self.expired += [state.number for state in planned.expired]
+        for state in planned.admitted:
+            assert state.holding is not None
+            self.device.admit(state.slot, state.holding.cached)
+            if state.holding.cached:
+                self.device.adopt(state.slot, state.holding.groups[0], state.holding.adopted)
+        self.check()
+        if not planned.plan.chunks and not self.device.busy:
+            self.now += 1e-3
+            return planned
+        self._works.append(planned.work)
+        self.now += self.model.seconds(largest_of(self._works))
+        leaving, tokens = self.device.submit(planned.plan)
+        self._flight.append(planned.states)
+        for state, chunk, token in zip(self._flight.popleft(), leaving.chunks, tokens, strict=True):
+            self._deliver(state, chunk, token)
+        self.check()
+        return planned
+
+    def run(self, most: int = 20_000) -> None:
+        """Step until nothing is left."""
+        for _ in range(most):
+            if not self.scheduler.busy:
+                return
+            self.step()
+        raise AssertionError(f"{self.scheduler.waiting} wait, {self.scheduler.running} run, after {most} ticks")
+
+    def _deliver(self, state: RequestState, chunk: Chunk, token: int) -> None:
+        number = state.number
+        assert state.flying >= 1
+        before = state.preemptions, state.computed
+        if not self.scheduler.computed(state, chunk, token, self.now):
+            return
+        assert chunk.end > before[1], "the computed cursor only grows while pages are held"
+        self.reached[number] = max(self.reached.get(number, 0), chunk.end)
+        if chunk.last:
+            self.first_token.setdefault(number, self.now)
+            self.outputs[number].append(token)
+            if len(self.outputs[number]) == self.requests[number].max_tokens:
+                self.finished[number] = self.now
+                self.scheduler.cancel(number)
+
+    def check(self) -> None:
+        """Pages, slots, cursors and counters are what they must be."""
+        scheduler, shapes = self.scheduler, self.shapes
+        holders: Sequence[RequestState] = scheduler._residents.holders
+        slots = [state.slot for state in holders]
+        assert len(set(slots)) == len(slots) <= shapes.slots
+        pending = [0] * shapes.groups
+        held: list[Counter[int]] = [Counter() for _ in range(shapes.groups)]
+        for state in holders:
+            holding = state.holding
+            assert holding is not None
+            assert 0 <= state.computed <= state.scheduled <= holding_tokens(state)
+            for part, (group, pages) in enumerate(zip(holding.groups, holding.pages, strict=True)):
+                held[group].update(pages)
+                if state.scheduled < state.fill:
+                    seen = [attention_seen(part, n, shapes.per_group) for n in (state.scheduled, state.fill)]
+                    pending[group] += seen[1] - seen[0]
+        assert scheduler.pending == tuple(pending), "the counters of attention work do not drift"
+        assert scheduler.free_pages == tuple(self.pages - len(pages) for pages in held)
+        if not self.config.prefix_cache:
+            assert all(count == 1 for pages in held for count in pages.values()), "a page has one owner"
+        assert scheduler.waiting + scheduler.running == len(scheduler._states)
+        if not scheduler.busy:
+            assert scheduler.free_pages == (self.pages,) * shapes.groups
+
+
+def holding_tokens(state: RequestState) -> int:
+    """Tokens that a request may ever have."""
+    return len(state.request.prompt) + state.request.max_tokens

@@ -1,0 +1,169 @@
+"""Random traffic on random deployments: whatever comes, everything is accounted for and everybody is served."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from medha_jax.config import POLICIES, SchedulerConfig
+from medha_jax.kv.allocator import OutOfPagesError
+from medha_jax.scheduler.request import Request, Slo
+from medha_jax.scheduler.scheduler import QueueFullError
+from tests.scheduler.device import continuation
+from tests.scheduler.serving import OWN, Server, shapes_of
+
+configs = st.builds(
+    SchedulerConfig,
+    policy=st.sampled_from(POLICIES),
+    chunk_preemption=st.sampled_from([True, True, True, False]),
+    deadline_margin=st.sampled_from([0.5, 1.0]),
+    tpot_target_s=st.sampled_from([0.002, 0.01, 1.0]),
+    tpot_floor_s=st.just(0.001),
+    idle_tick_s=st.sampled_from([0.002, 0.05]),
+    ttft_floor_s=st.sampled_from([0.01, 0.5]),
+    long_tokens=st.sampled_from([30, 1000]),
+    ageing_ticks=st.sampled_from([1, 5, 20]),
+    preemption=st.booleans(),
+    max_preemptions=st.integers(0, 3),
+    bypass_s=st.sampled_from([0.0, 0.05, 1.0]),
+    max_waiting=st.sampled_from([3, 100]),
+    prefix_cache=st.booleans(),
+)
+
+
+@st.composite
+def servers(draw: st.DrawFn) -> dict[str, Any]:
+    groups = draw(st.sampled_from([1, 1, 2, 3]))
+    return dict(
+        config=draw(configs),
+        shapes=shapes_of(
+            groups=groups,
+            stages=draw(st.sampled_from([1, 1, 2, 4])),
+            slots=draw(st.integers(4, 7)),
+            per_group=None if groups == 1 else draw(st.sampled_from([16, 40])),
+        ),
+        pages=draw(st.integers(33, 80)),
+    )
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> dict[str, Any]:
+    return dict(
+        prompt=range(draw(st.sampled_from([0, 0, 500])), 10**6)[: draw(st.integers(1, 120))],
+        max_tokens=draw(st.integers(1, 12)),
+        slo=Slo(draw(st.sampled_from([None, 0.02, 1.0])), draw(st.sampled_from([None, 0.003, 0.05]))),
+        on_deadline=draw(st.sampled_from(["continue", "continue", "drop"])),
+        deadline_s=draw(st.sampled_from([None, 0.05, 0.5])),
+        cache_salt=draw(st.sampled_from(["", "other"])),
+        chunks=draw(st.none() | st.lists(st.integers(1, 32), min_size=1, max_size=3).map(tuple)),
+        counts_tokens=draw(st.booleans()),
+    )
+
+
+# what happens between two ticks: nothing, a request comes, or the n-th one is cancelled
+events = st.lists(st.none() | requests() | requests() | st.integers(0, 20), min_size=10, max_size=60)
+
+
+def serve(setting: dict[str, Any], happening: list[Any]) -> tuple[Server, set[int], list[int]]:
+    """Run the events, one a tick, and then to the end; returns also who was cancelled and who was refused."""
+    server = Server(**setting)
+    cancelled: set[int] = set()
+    refused = []
+    for at, event in enumerate(happening):
+        if isinstance(event, dict):
+            deadline = event["deadline_s"]
+            stated = {**event, "deadline_s": None if deadline is None else server.now + deadline}
+            try:
+                server.add(Request(arrival_s=server.now, **stated))
+            except (OutOfPagesError, QueueFullError):
+                refused.append(at)
+        elif event is not None and event in server.requests and event not in server.finished:
+            server.scheduler.cancel(event)
+            cancelled.add(event)
+        server.step()
+    server.run()
+    return server, cancelled, refused
+
+
+@settings(max_examples=150, deadline=None)
+@given(servers(), events)
+def test_everybody_is_served_and_nothing_is_lost(setting: dict[str, Any], happening: list[Any]) -> None:
+    server, cancelled, _ = serve(setting, happening)
+    for number, request in server.requests.items():
+        ends = [number in server.finished, number in server.expired, number in cancelled - set(server.expired)]
+        assert sum(ends) == 1, "a request finishes, is dropped at its deadline, or was cancelled: one of them"
+        expected = continuation(request.prompt, request.max_tokens)
+        got = server.outputs[number]
+        assert got == expected[: len(got)], "interrupted or not, it is the same text"
+        if number in server.finished:
+            assert got == expected
+        if number in server.expired:
+            assert request.on_deadline == "drop"
+    assert server.allocator.free == (setting["pages"],) * setting["shapes"].groups
+
+
+@settings(max_examples=25, deadline=None)
+@given(servers(), events)
+def test_the_same_traffic_gives_the_same_plans(setting: dict[str, Any], happening: list[Any]) -> None:
+    first, second = (serve(setting, happening)[0] for _ in range(2))
+    assert [planned.plan for planned in first.plans] == [planned.plan for planned in second.plans]
+    assert [planned.work for planned in first.plans] == [planned.work for planned in second.plans]
+
+
+@settings(max_examples=60, deadline=None)
+@given(servers(), events)
+def test_waits_stay_within_their_bounds(setting: dict[str, Any], happening: list[Any]) -> None:
+    """From plan to plan: an admitted prompt, a decode that is due, and the seconds of a tick."""
+    config = dataclasses.replace(setting["config"], chunk_preemption=True)
+    server, shapes = Server(**{**setting, "config": config}), setting["shapes"]
+    prompt_bound = config.ageing_ticks * (shapes.slots + 1) + shapes.stages
+    waited: dict[tuple[str, int], int] = {}
+
+    def step() -> None:
+        planned = server.step()
+        served = {state.number for state in planned.states}
+        left = {}
+        for state in server.scheduler._residents.holders:
+            if state.leaving or state.number in served:
+                continue
+            kind = "prompt" if state.prefilling else "decode"
+            if kind == "prompt" or not state.flying:
+                left[kind, state.number] = waited.get((kind, state.number), 0) + 1
+        waited.clear()
+        waited.update(left)
+        for (kind, number), plans in waited.items():
+            assert plans <= (prompt_bound if kind == "prompt" else 2 * shapes.slots), (kind, number)
+
+    for event in happening:
+        if isinstance(event, dict):
+            try:
+                server.add(Request(arrival_s=server.now, **{**event, "deadline_s": None, "on_deadline": "continue"}))
+            except (OutOfPagesError, QueueFullError):
+                continue
+        step()
+    while server.scheduler.busy:
+        step()
+
+
+@settings(max_examples=100, deadline=None)
+@given(servers(), events)
+def test_only_the_first_prompt_chunk_may_exceed_the_target(setting: dict[str, Any], happening: list[Any]) -> None:
+    config = dataclasses.replace(setting["config"], preemption=False)
+    server, _, _ = serve({**setting, "config": config}, happening)
+    stages = server.shapes.stages
+    tightest: list[float] = []
+    for planned in server.plans:
+        pairs = list(zip(planned.states, planned.plan.chunks, strict=True))
+        prompts = [(state, chunk) for state, chunk in pairs if chunk.start < len(state.request.prompt)]
+        tightest.append(min((state.tpot for state, chunk in pairs if (state, chunk) not in prompts), default=math.inf))
+        limit = min(min(tightest[-stages:]) / stages, math.inf)
+        if limit == math.inf:
+            limit = config.idle_tick_s
+        if planned.seconds > limit and prompts:
+            ((state, chunk),) = prompts
+            smallest = chunk.end == len(state.request.prompt) or chunk.end % server.shapes.per_group == 0
+            assert smallest or state.request.chunks or chunk.length == OWN.prefill[0]
