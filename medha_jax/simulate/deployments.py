@@ -1,0 +1,106 @@
+"""Machines whose measured times were published, as time models for the simulator.
+
+The source is the Medha paper's authors: Llama-3 8B on 16 A100 in two pipeline stages of eight, chunks of
+2,048 tokens. A request alone took `0.0387 + 1.70e-5 n + 1.393e-10 n²` seconds for a prompt of n tokens (within 11 % of
+their nine figures from 2K to 1M tokens), and 7.5 ms (up to 6K) to 187 ms (1M) for a token of output.
+
+From that to coefficients of one tick, which is one of the two stages:
+
+- N chunks leave after N + 1 ticks. So the fit's slope is the time of a tick of 2,048 tokens, 34.8 ms, and its constant
+  is taken for the tick that fills the pipeline.
+- A token of output at a short context takes two ticks that read little but the weights: `fixed` is 3.75 ms.
+- `tokens` is what is left of the 34.8 ms. A row of a decode is assumed to cost as much as one of a prompt.
+- `context`, reading KV, follows from the time of a token at 1M; or it is assumed, as the deployments below say. It is
+  part of the fit's square too, once for each 2,048 tokens; `attention` is the rest of the square.
+- `rows`, sampling, was not measured and is 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from medha_jax.config import Buckets, MeshConfig, RuntimeConfig
+from medha_jax.scheduler.time_model import LinearTimeModel
+from medha_jax.scheduler.work import TimeModel
+
+CHUNK = 2048  # tokens, of the measured prefills
+FIT = (0.0387, 1.70e-5, 1.393e-10)  # seconds, a token, a token²
+TPOT_SHORT_S = 0.0075
+TPOT_1M_S = 0.187
+
+
+def published_prefill(prompt: int) -> float:
+    """Seconds of a prompt alone, by the authors' measurements."""
+    constant, linear, square = FIT
+    return constant + linear * prompt + square * prompt**2
+
+
+def fitted(context: float) -> LinearTimeModel:
+    """Coefficients that give the published prefill, where reading a token of KV takes `context` seconds a stage."""
+    fixed = TPOT_SHORT_S / 2
+    tokens = FIT[1] - fixed / CHUNK
+    # N chunks read 2048 (1 + … + N) = n²/4096 tokens of KV
+    return LinearTimeModel(fixed, tokens, 2 * (FIT[2] - context / (2 * CHUNK)), context)
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """A machine that is simulated: its shapes, its KV pool and its time model.
+
+    `config` has no model to load: only mesh, slots and pool are used. `context` is the most tokens of one request.
+    """
+
+    name: str
+    about: str
+    model: TimeModel
+    config: RuntimeConfig
+    context: int
+
+    def isolated_prefill(self, prompt: int) -> float:
+        """Seconds to the first token of a prompt alone, in chunks of the largest size.
+
+        N chunks take N + spp - 1 ticks; all stages run in the largest shape in flight and wait for the slowest.
+        """
+        mesh, stages = self.config.mesh, self.config.mesh.spp
+        chunk, sizes = mesh.buckets.prefill[-1], np.array(mesh.buckets.prefill_sizes)
+        starts = np.arange(0, prompt, chunk, dtype=np.float64)
+        lengths = np.minimum(chunk, prompt - starts)
+        several = lengths > 1  # a chunk of one token is a decode row
+        rows = mesh.buckets.decode[0] + sizes[np.searchsorted(sizes, np.where(several, lengths, 0))]
+        attention = np.where(several, lengths * starts + lengths * (lengths + 1) / 2, 0)
+
+        def in_stages(feature: np.ndarray) -> np.ndarray:
+            """A feature of each chunk, by tick and stage `[chunks + stages - 1, stages]`."""
+            table = np.zeros((len(starts) + stages - 1, stages))
+            for stage in range(stages):
+                table[stage : stage + len(starts), stage] = feature
+            return table
+
+        largest = np.repeat(in_stages(rows).max(axis=1, keepdims=True), stages, axis=1)
+        context, one = in_stages(starts + lengths), in_stages(np.ones_like(starts))
+        seconds = self.model.many(largest, in_stages(attention), context, one)
+        return float(seconds.max(axis=1).sum())
+
+
+def _a100_16(name: str, about: str, context: float) -> Deployment:
+    buckets = Buckets(decode=(1, 8, 32, 128), prefill=(16, 32, 64, 128, 256, 512, 1024, 2048), chunks=8)
+    mesh = MeshConfig(tp=8, spp=2, page_size=64, buckets=buckets, hardware="a100")
+    # 16 x 80 GB, of which 0.9 is used; 16 GB are weights and a token of KV is 128 KiB
+    pool = int((16 * 80e9 * 0.9 - 16e9) / 2**17)
+    config = RuntimeConfig(mesh=mesh, slots=128, pool_tokens=pool, max_context=2**21)
+    return Deployment(name, about, fitted(context), config, 2**21)
+
+
+_MEASURED = _a100_16(
+    "a100-16",
+    "Llama-3 8B on 16 A100; prefill and the time of a token at long contexts as published",
+    (TPOT_1M_S - TPOT_SHORT_S) / 2 / 2**20,
+)
+_BANDWIDTH = _a100_16(
+    "a100-16-split-kv",
+    "the same with KV read at 70 % of the memory's 2.0 TB/s, which is assumed",
+    2**17 / 16 / (0.7 * 2.0e12),
+)
+DEPLOYMENTS = {deployment.name: deployment for deployment in (_MEASURED, _BANDWIDTH)}

@@ -1,0 +1,138 @@
+"""Requests to simulate: lengths from quantile tables, arrivals of a Poisson process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+import numpy as np
+import yaml
+
+TABLES = "quantiles.yaml"
+
+
+class WorkloadError(ValueError):
+    """A workload that there is not, or of impossible size."""
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """One request: `at` seconds after the start, `prompt` and `output` in tokens."""
+
+    at: float
+    prompt: int
+    output: int
+    long: bool = False
+
+
+@dataclass(frozen=True)
+class Quantiles:
+    """A distribution of lengths: `values` (tokens) at the cumulative `probabilities`, both increasing."""
+
+    probabilities: tuple[float, ...]
+    values: tuple[float, ...]
+
+    def at(self, probability: np.ndarray | float) -> np.ndarray:
+        """Tokens at a cumulative probability, interpolated."""
+        return np.asarray(np.interp(probability, self.probabilities, self.values))
+
+    def sample(self, rng: np.random.Generator, count: int) -> np.ndarray:
+        """Draw whole numbers of tokens `[count]` by the inverse of the distribution function."""
+        return np.rint(self.at(rng.random(count))).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Prompt and output tokens of one kind of request; they are drawn independently."""
+
+    prompt: Quantiles
+    output: Quantiles
+
+    def sample(self, rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Draw the tokens of `count` requests."""
+        return self.prompt.sample(rng, count), self.output.sample(rng, count)
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Short requests and, unless `long` is None, a share of long ones."""
+
+    short: Lengths
+    long: Lengths | None
+    long_share: float
+
+    def poisson(self, rate: float, seconds: float, seed: int) -> list[Arrival]:
+        """Requests of a Poisson process.
+
+        Args:
+            rate: requests a second.
+            seconds: in which they arrive.
+            seed: the same one gives the same requests.
+
+        Raises:
+            WorkloadError: rate or duration is not above zero.
+        """
+        if not (rate > 0 and seconds > 0):
+            raise WorkloadError(f"{rate} requests/s for {seconds} s; both must be above 0")
+        rng = np.random.default_rng(seed)
+        count = int(rng.poisson(rate * seconds))
+        times = np.sort(rng.random(count)) * seconds
+        long = rng.random(count) < self.long_share
+        prompt, output = self.short.sample(rng, count)
+        if self.long is not None:
+            prompt[long], output[long] = self.long.sample(rng, int(long.sum()))
+        rows = zip(times.tolist(), prompt.tolist(), output.tolist(), long.tolist(), strict=True)
+        return [Arrival(*row) for row in rows]
+
+
+def load_mix(name: str) -> Mix:
+    """A mix that comes with the package, by the percentage of its long requests: `0`, `1` or `5`.
+
+    Raises:
+        WorkloadError: there is no such mix.
+    """
+    text = resources.files("medha_jax.simulate").joinpath(TABLES).read_text(encoding="utf-8")
+    return mix_from(yaml.safe_load(text), name)
+
+
+def mix_from(tables: Mapping[str, Any], name: str) -> Mix:
+    """The mix of a name from what `tools/make_quantiles.py` wrote.
+
+    Raises:
+        WorkloadError: there is no such mix.
+    """
+    probabilities, mixes = tuple(tables["probabilities"]), tables["mixes"]
+    if name not in mixes:
+        raise WorkloadError(f"there is no mix {name!r}; there are {', '.join(mixes)}")
+
+    def lengths(kind: str) -> Lengths:
+        of = mixes[name][kind]
+        return Lengths(*(Quantiles(probabilities, tuple(of[column])) for column in ("prompt", "output")))
+
+    long = lengths("long") if "long" in mixes[name] else None
+    return Mix(lengths("short"), long, mixes[name]["long_share"])
+
+
+def convoy(
+    seconds: float, seed: int, long_prompt: int = 1_000_000, prompts: tuple[int, int] = (100, 2000), output: int = 64
+) -> list[Arrival]:
+    """One long request at the start, then a short one every second.
+
+    Args:
+        seconds: in which short requests arrive.
+        seed: of their lengths.
+        long_prompt: tokens of the long prompt.
+        prompts: least and most tokens of a short prompt, uniform between them.
+        output: tokens that each request generates.
+    """
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(prompts[0], prompts[1] + 1, int(seconds)).tolist()
+    short = [Arrival(float(second), prompt, output) for second, prompt in enumerate(lengths, 1)]
+    return [Arrival(0.0, long_prompt, output, long=True), *short]
+
+
+def prompt_tokens(arrivals: Sequence[Arrival]) -> int:
+    """Tokens of all prompts."""
+    return sum(arrival.prompt for arrival in arrivals)

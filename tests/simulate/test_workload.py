@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+from operator import attrgetter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from medha_jax.simulate.workload import Quantiles, WorkloadError, convoy, load_mix, mix_from
+from tools.make_quantiles import main, tables
+
+PERCENTILES = (0.1, 0.5, 0.9, 0.99)
+# of the published traces' prompts
+SHORT = {0.25: 576, 0.5: 1713, 0.75: 3728, 0.9: 5680, 0.99: 7434, 1.0: 8032}
+LONG = {0.0: 100_628, 0.1: 161_871, 0.5: 400_446, 0.75: 628_526, 0.9: 839_720, 1.0: 996_935}
+
+
+def test_the_tables_are_those_of_the_traces() -> None:
+    mix = load_mix("5")
+    assert mix.long is not None
+    assert load_mix("0").long is None
+    for probability, tokens in SHORT.items():
+        assert mix.short.prompt.at(probability) == pytest.approx(tokens, rel=0.01)
+    for probability, tokens in LONG.items():
+        assert mix.long.prompt.at(probability) == pytest.approx(tokens, rel=0.001)
+    assert float(mix.short.output.at(0.5)) == 415
+    assert [load_mix(name).long_share for name in ("0", "1", "5")] == [0, 0.00995, 0.04878]
+    with pytest.raises(WorkloadError, match="no mix '7'; there are 0, 1, 5"):
+        load_mix("7")
+
+
+@pytest.mark.parametrize("name", ["0", "1", "5"])
+@pytest.mark.parametrize("kind", ["short.prompt", "short.output", "long.prompt", "long.output"])
+def test_what_is_drawn_has_the_tables_quantiles(name: str, kind: str) -> None:
+    mix = load_mix(name)
+    if kind.startswith("long") and mix.long is None:
+        pytest.skip("this mix has no long requests")
+    quantiles: Quantiles = attrgetter(kind)(mix)
+    drawn = quantiles.sample(np.random.default_rng(0), 40_000)
+    for probability in PERCENTILES:
+        low, high = quantiles.at(probability - 0.01), quantiles.at(min(1.0, probability + 0.01))
+        assert low <= np.quantile(drawn, probability) <= high
+    assert drawn.min() >= min(quantiles.values)
+    assert drawn.max() <= max(quantiles.values)
+
+
+def test_arrivals_are_poisson() -> None:
+    mix = load_mix("5")
+    arrivals = mix.poisson(rate=2.0, seconds=10_000, seed=1)
+    assert len(arrivals) == pytest.approx(20_000, abs=5 * 20_000**0.5)
+    times = np.array([arrival.at for arrival in arrivals])
+    assert (np.diff(times) >= 0).all()
+    assert 0 <= times[0] <= times[-1] < 10_000
+    gaps = np.diff(times)
+    assert gaps.mean() == pytest.approx(0.5, rel=0.03)
+    assert gaps.std() == pytest.approx(0.5, rel=0.03)  # exponential
+    long = [arrival for arrival in arrivals if arrival.long]
+    assert len(long) / len(arrivals) == pytest.approx(mix.long_share, rel=0.1)
+    assert min(arrival.prompt for arrival in long) > 100_000 > max(a.prompt for a in arrivals if not a.long)
+
+
+def test_a_seed_fixes_everything() -> None:
+    mix = load_mix("1")
+    assert mix.poisson(1, 100, 3) == mix.poisson(1, 100, 3) != mix.poisson(1, 100, 4)
+    with pytest.raises(WorkloadError, match="must be above 0"):
+        mix.poisson(0, 10, 1)
+
+
+def test_a_convoy_is_one_long_request_and_short_ones_every_second() -> None:
+    arrivals = convoy(50, seed=2)
+    assert (arrivals[0].at, arrivals[0].prompt, arrivals[0].long) == (0, 1_000_000, True)
+    assert [arrival.at for arrival in arrivals[1:]] == list(range(1, 51))
+    assert all(100 <= arrival.prompt <= 2000 and not arrival.long for arrival in arrivals[1:])
+
+
+def test_tables_are_made_from_traces() -> None:
+    short = np.array([[10, 1], [20, 2], [30, 3]])
+    trace = np.concatenate([short, [[100_000, 9]]])
+    made = tables({"none": short, "some": trace})
+    assert len(made["probabilities"]) >= 101
+    assert list(made["mixes"]["none"]) == ["long_share", "short"]
+    mix = mix_from(made, "some")
+    assert mix.long_share == 0.25
+    assert [float(mix.short.prompt.at(p)) for p in (0, 0.5, 1)] == [10, 20, 30]
+    assert mix.long is not None
+    assert set(mix.long.output.values) == {9.0}
+
+
+def test_the_tool_reads_csv_files(tmp_path: Path) -> None:
+    trace, out = tmp_path / "trace.csv", tmp_path / "out.yaml"
+    trace.write_text("num_prefill_tokens,num_decode_tokens,more\n10,1,x\n20,2,y\n")
+    assert main([str(out), f"5={trace}"]) == 0
+    mix = mix_from(yaml.safe_load(out.read_text()), "5")
+    assert (mix.long, mix.short.prompt.values[0], mix.short.prompt.values[-1]) == (None, 10, 20)
+    assert main([str(out)]) == 2
