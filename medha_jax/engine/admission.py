@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from medha_jax.scheduler.chunking import chunk_lengths
 from medha_jax.engine.events import GenerationRequest
 from medha_jax.plan import InvalidRequestError
+from medha_jax.scheduler.chunking import chunk_lengths
 
 
 def check_request(request: GenerationRequest, vocab: int, context: int) -> None:
@@ -20,11 +20,11 @@ def check_request(request: GenerationRequest, vocab: int, context: int) -> None:
             sizes make no progress; the message says what is allowed.
     """
     prompt = request.prompt_ids
-    if not prompt:
+    if not len(prompt):
         raise InvalidRequestError("the prompt is empty; at least one token is needed")
     for name, ids in (("token id", prompt), ("stop token id", request.sampling.stop_token_ids)):
-        bad = next((token for token in ids if not 0 <= token < vocab), None)
-        if bad is not None:
+        if len(ids) and not (min(ids) >= 0 and max(ids) < vocab):
+            bad = next(token for token in ids if not 0 <= token < vocab)
             raise InvalidRequestError(f"{name} {bad} is outside the vocabulary; allowed are 0 to {vocab - 1}")
     if len(prompt) >= context:
         raise InvalidRequestError(

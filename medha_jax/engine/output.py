@@ -82,8 +82,10 @@ class RequestOutput:
         self._pieces.append(text)
         return Delta((token_id,), text, () if logprobs is None else (logprobs,))
 
-    def completion(self, *, ttft_s: float, tpot_s: float | None, chunks: tuple[int, ...]) -> Completion:
-        """Put the finished generation together with its timings (seconds) and prefill chunk sizes (tokens).
+    def completion(
+        self, *, ttft_s: float, tpot_s: float | None, chunks: tuple[int, ...], preemptions: int = 0
+    ) -> Completion:
+        """Put the finished generation together with timings (seconds), prefill chunk sizes (tokens) and preemptions.
 
         Raises:
             RuntimeError: the generation is not over.
@@ -100,6 +102,7 @@ class RequestOutput:
             ttft_s=ttft_s,
             tpot_s=tpot_s,
             chunks=chunks,
+            preemptions=preemptions,
         )
 
     def _read(self, text: str, searched: bool) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 from medha_jax.scheduler.policies import Columns, Policy
 from medha_jax.scheduler.request import RequestState
 
-ARRIVAL, DUE, REMAINING, TOTAL, SERVED, FIELDS = range(6)
+ARRIVAL, NUMBER, DUE, REMAINING, TOTAL, SERVED, FIELDS = range(7)
 WAITING = np.inf  # `served` of requests that are not admitted
 FIRST_ROWS = 128
 
@@ -35,14 +35,9 @@ class Backlog:
         count = len(self._states)
         if count == self._table.shape[1]:
             self._table = np.concatenate([self._table, np.zeros_like(self._table)], axis=1)
-        row = count
-        arrival = state.request.arrival_s
-        if count and arrival <= self._table[ARRIVAL, count - 1]:
-            row = int(np.searchsorted(self._table[ARRIVAL, :count], arrival))
-            while row < count and self._table[ARRIVAL, row] == arrival and self._states[row].number < state.number:
-                row += 1
+        row = self._row(state)
         self._table[:, row + 1 : count + 1] = self._table[:, row:count].copy()
-        self._table[:, row] = arrival, state.due, remaining, state.total, WAITING
+        self._table[:, row] = state.request.arrival_s, state.number, state.due, remaining, state.total, WAITING
         self._states.insert(row, state)
 
     def remove(self, state: RequestState) -> None:
@@ -77,10 +72,10 @@ class Backlog:
         return Order(self._states, policy(columns, now), table[SERVED] != WAITING)
 
     def _row(self, state: RequestState) -> int:
-        row = int(np.searchsorted(self._table[ARRIVAL, : len(self._states)], state.request.arrival_s))
-        while self._states[row] is not state:
-            row += 1
-        return row
+        """Where a request stands, or would."""
+        arrival, count = state.request.arrival_s, len(self._states)
+        first, last = np.searchsorted(self._table[ARRIVAL, :count], (arrival, np.nextafter(arrival, np.inf)))
+        return int(first + np.searchsorted(self._table[NUMBER, first:last], state.number))
 
 
 class Order:

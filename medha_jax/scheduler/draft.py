@@ -13,7 +13,6 @@ from medha_jax.scheduler.residents import Residents
 from medha_jax.scheduler.shapes import Shapes
 from medha_jax.scheduler.work import TickWork, TimeModel
 
-
 NO_PAGES: tuple[int, ...] = ()
 
 

@@ -27,6 +27,9 @@ class Slo:
                 raise InvalidRequestError(f"{name} is {value}; allowed are seconds above 0")
 
 
+NO_SLO = Slo()
+
+
 @dataclass(frozen=True, eq=False)
 class Request:
     """What the scheduler needs to know of a request.
@@ -46,7 +49,7 @@ class Request:
     prompt: Sequence[int]
     max_tokens: int
     arrival_s: float
-    slo: Slo = Slo()
+    slo: Slo = NO_SLO
     deadline_s: float | None = None
     on_deadline: OnDeadline = "continue"
     cache_salt: str = ""

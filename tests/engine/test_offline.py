@@ -9,8 +9,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from medha_jax.config import Buckets
-from medha_jax.engine import Completion, Delta, Finished, GenerationRequest, OfflineEngine, Prefilled, generate
-from medha_jax.engine.offline import ModelOutputError
+from medha_jax.engine import (
+    Completion,
+    Delta,
+    Failed,
+    Finished,
+    GenerationRequest,
+    ModelOutputError,
+    OfflineEngine,
+    Prefilled,
+    generate,
+)
 from medha_jax.plan import InvalidRequestError, SamplingParams
 from medha_jax.runtime import MeshExecutor
 from medha_jax.text import Tokenizer
@@ -80,11 +89,20 @@ def test_together_each_request_gets_what_it_gets_alone(
 
 def test_timings_and_chunks_of_a_completion(executor: MeshExecutor, byte_tokenizer: Tokenizer) -> None:
     sampling = SamplingParams(temperature=0, max_tokens=5, ignore_eos=True, logprobs=2)
-    got = alone(executor, byte_tokenizer, GenerationRequest(tuple(range(100)), sampling, chunks=(40, 30)))
+    seconds = 0
+    request = GenerationRequest(tuple(range(100)), sampling, chunks=(40, 30))
+    engine = OfflineEngine(executor, byte_tokenizer, lambda: seconds)
+    engine.add(request)
+    last = None
+    while engine.busy:
+        seconds += 10  # a step takes ten seconds
+        for _, last in engine.step():
+            pass
+    assert isinstance(last, Finished)
+    got = last.completion
     assert got.chunks == (40, 30, 30)
-    # the clock ticks once at arrival and once for each of three chunks, then once a token
-    assert got.ttft_s == 3
-    assert got.tpot_s == 1
+    assert got.ttft_s == 30
+    assert got.tpot_s == 10
     assert (got.finish_reason, got.prompt_tokens, len(got.token_ids)) == ("length", 100, 5)
     assert [entry.token_id for entry in got.logprobs] == list(got.token_ids)
     assert all(entry.top[0][0] == entry.token_id and len(entry.top) == 2 for entry in got.logprobs)
@@ -143,6 +161,9 @@ def test_logits_that_are_not_numbers_end_the_request_with_an_error(byte_tokenize
     broken._parameters["norm.scale"] = jax.numpy.full_like(broken._parameters["norm.scale"], np.nan)
     engine = OfflineEngine(broken, byte_tokenizer, clock())
     engine.add(GenerationRequest((1, 2, 3), SamplingParams()))
-    with pytest.raises(ModelOutputError, match="request 0: the model's logits are not finite at 3 tokens"):
-        engine.step()
+    *_, (number, event) = engine.step()
+    assert (number, event) == (0, Failed("not_finite", "request 0: the model's logits are not finite at 3 tokens"))
+    assert not engine.busy
     assert engine.free_pages == broken.pages
+    with pytest.raises(ModelOutputError, match="the model's logits are not finite at 3 tokens"):
+        alone(broken, byte_tokenizer, GenerationRequest((1, 2, 3), SamplingParams()))
