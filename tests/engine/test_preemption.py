@@ -1,0 +1,147 @@
+"""A request that loses its pages gives the tokens that it gives alone, on the real runtime."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from medha_jax.config import Buckets, SchedulerConfig
+from medha_jax.engine import Completion, Finished, GenerationRequest, OfflineEngine, Prefilled, generate
+from medha_jax.engine.offline import OFFLINE
+from medha_jax.plan import SamplingParams
+from medha_jax.runtime import MeshExecutor
+from medha_jax.scheduler.request import Slo
+from medha_jax.text import Tokenizer
+from tests.small import small_executor
+
+PREEMPTIVE = dataclasses.replace(OFFLINE, policy="edf", preemption=True, bypass_s=1000.0)
+SAMPLED: list[dict[str, Any]] = [
+    {"temperature": 0},
+    {"temperature": 0.9, "seed": 7, "frequency_penalty": 0.5},
+    {"temperature": 0, "repetition_penalty": 1.3, "presence_penalty": 0.2},
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation() -> Iterator[None]:
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def runtime(model: dict[str, Any] | None = None, kvp: int = 1, **settings: Any) -> MeshExecutor:
+    """Pages for 256 tokens; with two groups half of them in each."""
+    return small_executor(
+        model,
+        kvp=kvp,
+        tokens_per_group=None if kvp == 1 else 128,
+        pool_tokens=256 // kvp,
+        buckets=Buckets(decode=(4,), prefill=(64,), chunks=4, mixed_only=True),
+        shared_buckets=Buckets(decode=(4,), prefill=(32,), chunks=2, mixed_only=True),
+        **settings,
+    )
+
+
+def request(number: int, prompt: int, tokens: int, due: float, **sampling: Any) -> GenerationRequest:
+    ids = tuple(np.random.default_rng(number).integers(0, 256, prompt).tolist())
+    return GenerationRequest(ids, SamplingParams(max_tokens=tokens, ignore_eos=True, **sampling), slo=Slo(ttft_s=due))
+
+
+def alone(executor: MeshExecutor, tokenizer: Tokenizer, wanted: GenerationRequest) -> Completion:
+    *_, last = generate(executor, tokenizer, wanted, lambda: 0.0)
+    assert isinstance(last, Finished)
+    return last.completion
+
+
+def serve(
+    executor: MeshExecutor,
+    tokenizer: Tokenizer,
+    arrivals: list[tuple[int, GenerationRequest]],
+    config: SchedulerConfig = PREEMPTIVE,
+) -> list[Completion]:
+    """Complete requests that come at given ticks."""
+    tick = 0
+    engine = OfflineEngine(executor, tokenizer, lambda: float(tick), config=config)
+    waiting, done = list(arrivals), {}
+    computed = dict.fromkeys(range(len(arrivals)), 0)
+    while waiting or engine.busy:
+        while waiting and waiting[0][0] <= tick:
+            engine.add(waiting.pop(0)[1])
+        for number, event in engine.step():
+            if isinstance(event, Prefilled):
+                assert event.done > computed[number], "progress never goes back"
+                computed[number] = event.done
+            if isinstance(event, Finished):
+                done[number] = event.completion
+        tick += 1
+        assert tick < 2000
+    assert engine.free_pages == executor.pages * executor.layout.kvp
+    return [done[number] for number in range(len(arrivals))]
+
+
+@pytest.mark.parametrize("spp", [1, 2])
+@pytest.mark.parametrize("kvp", [1, 2])
+def test_preempted_requests_give_the_same_tokens(kvp: int, spp: int, byte_tokenizer: Tokenizer) -> None:
+    executor = runtime(kvp=kvp, spp=spp)
+    # each takes most of the pages (with two groups it is spread over both) and is in the middle of its output or its
+    # prompt when a more urgent one comes
+    prompt = 150 if kvp == 1 else 118
+    arrivals = [
+        (0, request(1, prompt, 40, 5000.0, **SAMPLED[0])),
+        (14, request(2, prompt + 30, 30, 3000.0, **SAMPLED[1])),
+        (17, request(3, prompt + 10, 30, 1000.0, **SAMPLED[2])),
+    ]
+    got = serve(executor, byte_tokenizer, arrivals)
+    assert sum(completion.preemptions for completion in got) >= 2
+    assert got[0].preemptions
+    for completion, (_, wanted) in zip(got, arrivals, strict=True):
+        single = alone(executor, byte_tokenizer, wanted)
+        assert completion.token_ids == single.token_ids
+        assert completion.text == single.text
+        assert sum(completion.chunks) >= len(wanted.prompt_ids)
+
+
+def test_a_preempted_request_finds_its_own_pages_again(byte_tokenizer: Tokenizer) -> None:
+    executor = runtime()
+    config = dataclasses.replace(PREEMPTIVE, prefix_cache=True)
+    # the urgent one takes 3 of 16 pages, the preempted one needs 14 and finds those that were not given away
+    arrivals = [(0, request(1, 150, 60, 5000.0, **SAMPLED[2])), (12, request(2, 20, 28, 10.0))]
+    got = serve(executor, byte_tokenizer, arrivals, config)
+    assert got[0].preemptions == 1
+    assert sum(got[0].chunks) < 2 * 150, "not all of it was computed again"
+    for completion, (_, wanted) in zip(got, arrivals, strict=True):
+        assert completion.token_ids == alone(executor, byte_tokenizer, wanted).token_ids
+
+
+def test_rope_that_follows_the_length_is_exact_after_preemption(byte_tokenizer: Tokenizer) -> None:
+    scaling = {"rope_type": "dynamic", "factor": 4.0}
+    executor = runtime({"rope_scaling": scaling, "max_position_embeddings": 64})
+    arrivals = [(0, request(1, 100, 60, 5000.0, **SAMPLED[0])), (30, request(2, 120, 8, 10.0, **SAMPLED[0]))]
+    got = serve(executor, byte_tokenizer, arrivals, dataclasses.replace(PREEMPTIVE, prefix_cache=True))
+    assert got[0].preemptions == 1
+    for completion, (_, wanted) in zip(got, arrivals, strict=True):
+        assert completion.token_ids == alone(executor, byte_tokenizer, wanted).token_ids
+
+
+def test_a_cancelled_request_in_the_pipeline_gives_its_pages_back_when_it_has_left(byte_tokenizer: Tokenizer) -> None:
+    executor = runtime(spp=2)
+    engine = OfflineEngine(executor, byte_tokenizer, lambda: 0.0)
+    first = engine.add(request(1, 200, 20, 10.0, temperature=0))
+    second = request(2, 200, 20, 10.0, temperature=0)
+    engine.step()
+    engine.cancel(first)
+    assert engine.free_pages < executor.pages
+    number = engine.add(second)
+    done = {}
+    while engine.busy:
+        for of, event in engine.step():
+            assert of == number
+            if isinstance(event, Finished):
+                done[of] = event.completion
+    assert done[number].token_ids == alone(executor, byte_tokenizer, second).token_ids
+    assert engine.free_pages == executor.pages
