@@ -93,11 +93,11 @@ def test_timings_and_chunks_of_a_completion(executor: MeshExecutor, byte_tokeniz
     request = GenerationRequest(tuple(range(100)), sampling, chunks=(40, 30))
     engine = OfflineEngine(executor, byte_tokenizer, lambda: seconds)
     engine.add(request)
-    last = None
+    events = []
     while engine.busy:
         seconds += 10  # a step takes ten seconds
-        for _, last in engine.step():
-            pass
+        events += engine.step()
+    _, last = events[-1]
     assert isinstance(last, Finished)
     got = last.completion
     assert got.chunks == (40, 30, 30)

@@ -1,4 +1,4 @@
-"""Serves requests with a scheduler and the device without a model, and checks after every tick that all is accounted for."""
+"""Serves requests with a scheduler on the device without a model; after every tick all must be accounted for."""
 
 from __future__ import annotations
 
