@@ -14,6 +14,7 @@ from medha_jax.cli.convert import convert
 from medha_jax.cli.generate import generate
 from medha_jax.cli.inspect import inspect
 from medha_jax.cli.interrupt import INTERRUPTED, leave_on_interrupt
+from medha_jax.cli.simulate import simulate
 from medha_jax.cli.worker import worker
 
 REFUSED, BAD_INPUT = 1, 2
@@ -26,6 +27,7 @@ app.command()(generate)
 app.command()(convert)
 app.command()(worker)
 app.command()(inspect)
+app.add_typer(simulate, name="simulate")
 
 
 def _print_version(wanted: bool) -> None:

@@ -128,3 +128,57 @@ class PrefillProgress:
         task = bar.add_task("prefill", total=self._total, rate="", left="")
         bar.start()
         return bar, task
+
+
+class SimulationProgress:
+    """Shows how far a simulation is: a bar on a terminal, a line every few seconds elsewhere. Owns the bar.
+
+    Args:
+        name: what is simulated.
+        total: requests that will come.
+        clock: seconds, monotonic.
+        terminal: whether stderr is one; None asks it.
+    """
+
+    def __init__(self, name: str, total: int, clock: Callable[[], float], *, terminal: bool | None = None) -> None:
+        self._name, self._total, self._clock = name, total, clock
+        self._terminal = sys.stderr.isatty() if terminal is None else terminal
+        self._next = clock() + (BAR_AFTER if self._terminal else LINES_AFTER)
+        self._bar: tuple[Progress, TaskID] | None = None
+
+    def __enter__(self) -> SimulationProgress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar[0].stop()
+            self._bar = None
+
+    def update(self, seconds: float, finished: int) -> None:
+        """Note that so many seconds are simulated and so many requests finished."""
+        now = self._clock()
+        if now < self._next:
+            return
+        if self._terminal:
+            self._next = now + 0.1
+            self._draw(seconds, finished)
+        else:
+            self._next = now + LINES_EVERY
+            share = f"{finished:,} of {self._total:,} requests done"
+            print(f"{self._name}: {duration(seconds)} simulated, {share}", file=sys.stderr, flush=True)
+
+    def _draw(self, seconds: float, finished: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+        if self._bar is None:
+            bar = Progress(
+                TextColumn(self._name), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[simulated]}"),
+                console=Console(stderr=True, force_terminal=True), transient=True, redirect_stdout=False,
+            )  # fmt: skip
+            self._bar = bar, bar.add_task(self._name, total=self._total, simulated="")
+            bar.start()
+        bar, task = self._bar
+        bar.update(task, completed=finished, simulated=f"{duration(seconds)} simulated")

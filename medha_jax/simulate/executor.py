@@ -12,7 +12,7 @@ from medha_jax.plan import Chunk, SamplingParams, StepPlan
 from medha_jax.scheduler.work import TickWork, TimeModel
 from medha_jax.simulate.clock import VirtualClock
 
-VOCAB = 2
+VOCAB = 2**31
 UNBOUNDED = 2**30
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
@@ -11,6 +11,7 @@ import numpy as np
 import yaml
 
 TABLES = "quantiles.yaml"
+BLOCK = 256  # requests drawn at once
 
 
 class WorkloadError(ValueError):
@@ -78,13 +79,48 @@ class Mix:
             raise WorkloadError(f"{rate} requests/s for {seconds} s; both must be above 0")
         rng = np.random.default_rng(seed)
         count = int(rng.poisson(rate * seconds))
-        times = np.sort(rng.random(count)) * seconds
+        return self._within(rng, seconds, self._requests(rng, count))
+
+    def offered(self, load: float, seconds: float, seed: int, work: Callable[[int], float]) -> list[Arrival]:
+        """Requests of a Poisson process, as many as make the offered work a stated one.
+
+        Few long requests carry most of the work, so a process of a stated rate offers quite different work in an hour.
+
+        Args:
+            load: seconds of work that arrive in a second, to within one request.
+            seconds: in which they arrive.
+            seed: the same one gives the same requests.
+            work: seconds that a prompt of so many tokens takes alone.
+
+        Raises:
+            WorkloadError: load or duration is not above zero.
+        """
+        if not (load > 0 and seconds > 0):
+            raise WorkloadError(f"a load of {load} for {seconds} s; both must be above 0")
+        rng = np.random.default_rng(seed)
+        requests: list[tuple[int, int, bool]] = []
+        left = load * seconds
+        while True:
+            for request in self._requests(rng, BLOCK):
+                seconds_of_it = work(request[0])
+                if left < seconds_of_it / 2:
+                    return self._within(rng, seconds, requests)
+                left -= seconds_of_it
+                requests.append(request)
+
+    def _requests(self, rng: np.random.Generator, count: int) -> list[tuple[int, int, bool]]:
+        """Prompt and output tokens of requests, and whether each is a long one."""
         long = rng.random(count) < self.long_share
         prompt, output = self.short.sample(rng, count)
         if self.long is not None:
             prompt[long], output[long] = self.long.sample(rng, int(long.sum()))
-        rows = zip(times.tolist(), prompt.tolist(), output.tolist(), long.tolist(), strict=True)
-        return [Arrival(*row) for row in rows]
+        return list(zip(prompt.tolist(), output.tolist(), long.tolist(), strict=True))
+
+    @staticmethod
+    def _within(rng: np.random.Generator, seconds: float, requests: list[tuple[int, int, bool]]) -> list[Arrival]:
+        """A Poisson process of a known count: its arrivals are uniform."""
+        times = np.sort(rng.random(len(requests))) * seconds
+        return [Arrival(at, *request) for at, request in zip(times.tolist(), requests, strict=True)]
 
 
 def load_mix(name: str) -> Mix:

@@ -22,7 +22,7 @@ def test_a_prompt_alone_takes_what_was_published(deployment: Deployment, kilo: i
 
 @pytest.mark.parametrize(("kilo", "seconds"), [(1, 0.0075), (256, 0.054), (512, 0.094), (1024, 0.187)])
 def test_a_token_of_output_takes_what_was_published(kilo: int, seconds: float) -> None:
-    model = DEPLOYMENTS["a100-16"].model
+    model = DEPLOYMENTS["a100-16-slow-kv"].model
     assert isinstance(model, LinearTimeModel)
     assert 2 * (model.fixed + model.tokens + model.context * 1024 * kilo) == pytest.approx(seconds, rel=0.05)
 

@@ -1,0 +1,125 @@
+"""The tables that `medha-jax simulate` prints for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from medha_jax.simulate.deployments import Deployment
+    from medha_jax.simulate.report import ConvoySummary, Summary
+
+WIDTH = 140  # of output that is no terminal
+
+
+def print_convoy(rows: Sequence[ConvoySummary], deployment: Deployment, target: float) -> None:
+    """Print what each policy made of a convoy; the first row is what the ratios are to.
+
+    Args:
+        rows: one a policy.
+        deployment: that was simulated.
+        target: seconds per output token that the scheduler aimed at.
+    """
+    table = Table(title="Simulated convoy: a long prompt, then a short one every second", title_justify="left")
+    table.add_column("policy")
+    for name in (
+        "TTFT P50",
+        "ratio",
+        "TTFT P99",
+        "TPOT P50 / most",
+        "TTFT, long",
+        "long done",
+        "alone + short",
+        "ratio",
+    ):
+        table.add_column(name, justify="right")
+    for row in rows:
+        done = "-" if row.long_finished is None else f"{row.long_finished:.1f} s"
+        share = "-" if row.long_finished is None else f"{row.long_finished / row.long_bound:.2f}"
+        table.add_row(
+            row.policy,
+            f"{row.short_ttft[0]:.3f} s",
+            f"{rows[0].short_ttft[0] / row.short_ttft[0]:.1f}",
+            f"{row.short_ttft[1]:.2f} s",
+            f"{1000 * row.short_tpot[0]:.1f} / {1000 * row.short_tpot[1]:.1f} ms",
+            f"{row.long_ttft:.1f} s",
+            done,
+            f"{row.long_bound:.1f} s",
+            share,
+        )
+    console = _console()
+    console.print(table)
+    console.print(
+        f"Simulated on {deployment.name}: {deployment.about}. TTFT: arrival to first token. TPOT: (last - first) / "
+        f"(tokens - 1); the target is {1000 * target:g} ms. They are those of the short requests, "
+        "where nothing else is said. Alone + short: the seconds that every request takes alone, added up.",
+        soft_wrap=True,
+    )
+
+
+def print_policies(rows: Sequence[Summary], deployment: Deployment, workload: str) -> None:
+    """Print what each policy made of a load.
+
+    Args:
+        rows: one a load and policy.
+        deployment: that was simulated.
+        workload: in words.
+    """
+    table = Table(title=f"Simulated: {workload}", title_justify="left")
+    table.add_column("load", justify="right")
+    table.add_column("policy")
+    for name in (
+        "short on time",
+        "long on time",
+        "TTFT / alone P50",
+        "P90",
+        "P99",
+        "of long P50",
+        "P90",
+        "P99",
+        "done/s",
+        "tokens/s",
+        "longest wait",
+        "left behind",
+        "TPOT P50 / P99",
+    ):
+        table.add_column(name, justify="right")
+    for row in rows:
+        normal, long, tpot = row.normalised, row.normalised_long, row.tpot
+        table.add_row(
+            f"{row.load:.2f}",
+            row.policy,
+            _share(row.on_time_short),
+            _share(row.on_time_long),
+            *(("-",) * 3 if normal is None else [f"{value:.1f}" for value in normal]),
+            *(("-",) * 3 if long is None else [f"{value:.1f}" for value in long]),
+            f"{row.throughput:.3f}",
+            f"{row.tokens_per_second:,.0f}",
+            f"{row.longest_wait:,.0f} s",
+            "{} of {}".format(*row.left_behind),
+            "-" if tpot is None else " / ".join(f"{1000 * value:.0f}" for value in tpot) + " ms",
+            end_section=row.policy == rows[-1].policy,
+        )
+    console = _console()
+    console.print(table)
+    console.print(
+        f"Simulated on {deployment.name}: {deployment.about}. Alone: prefill alone, in chunks that leave decodes their "
+        "TPOT. Load: seconds of such prefill that arrive in a second. On time: first token within max(1.5 x alone, "
+        "0.5 s). Done/s: requests that finished while requests came. Left behind: long requests of the first third "
+        "without a first token at the end. TPOT: (last - first) / (tokens - 1).",
+        soft_wrap=True,
+    )
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _console() -> Console:
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = WIDTH
+    return console

@@ -1,0 +1,40 @@
+"""The output of a simulated request: tokens without text."""
+
+from __future__ import annotations
+
+from medha_jax.engine import Completion, Delta, GenerationRequest, TokenLogprobs
+
+
+class CountedOutput:
+    """Counts tokens up to the request's limit; reports the first one. Owns the count.
+
+    Args:
+        request: its `max_tokens` is the limit.
+        limit: tokens that the context has left.
+    """
+
+    def __init__(self, request: GenerationRequest, limit: int) -> None:
+        self._prompt = len(request.prompt_ids)
+        self._limit = min(request.sampling.max_tokens or limit, limit)
+        self._count = 0
+
+    @property
+    def token_ids(self) -> range:
+        """As many ids as there are tokens; what they are means nothing."""
+        return range(self._count)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the limit is reached."""
+        return self._count >= self._limit
+
+    def push(self, token_id: int, logprobs: TokenLogprobs | None = None) -> Delta | None:
+        """Count a token."""
+        self._count += 1
+        return Delta((token_id,), "") if self._count == 1 else None
+
+    def completion(
+        self, *, ttft_s: float, tpot_s: float | None, chunks: tuple[int, ...], preemptions: int
+    ) -> Completion:
+        """The finished generation with its timings."""
+        return Completion((), "", "length", None, self._prompt, (), ttft_s, tpot_s, chunks, preemptions)

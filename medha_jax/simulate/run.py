@@ -1,0 +1,167 @@
+"""Traffic through the serving engine and scheduler, on a virtual clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+from medha_jax.config import SchedulerConfig
+from medha_jax.engine import Delta, Engine, Finished, GenerationRequest, scheduler_for
+from medha_jax.plan import SamplingParams
+from medha_jax.scheduler.request import Slo
+from medha_jax.simulate.clock import VirtualClock
+from medha_jax.simulate.deployments import Deployment
+from medha_jax.simulate.executor import SimulatedExecutor, SimulationError, Totals
+from medha_jax.simulate.output import CountedOutput
+from medha_jax.simulate.workload import Arrival
+
+STUCK_STEPS, STUCK_PAUSE_S = 1000, 0.001  # of an engine that has requests and runs nothing
+Progress = Callable[[float, int], None]
+
+DEADLINE_MULTIPLE, DEADLINE_FLOOR_S = 1.5, 0.5
+
+
+@dataclass(frozen=True)
+class Served:
+    """What one request got. Times are in seconds since the start; None where the simulation ended before.
+
+    Args:
+        arrival: what was asked for, and when.
+        isolated: seconds of its prefill alone, as `alone` says.
+        first: when its first token came.
+        finished: when its last one did.
+        end: when the simulation ended.
+    """
+
+    arrival: Arrival
+    isolated: float
+    first: float | None
+    finished: float | None
+    end: float
+
+    @property
+    def ttft(self) -> float:
+        """Seconds from the arrival to the first token; to the end of the simulation where there is none."""
+        return (self.end if self.first is None else self.first) - self.arrival.at
+
+    @property
+    def normalised(self) -> float:
+        """TTFT as a multiple of the isolated prefill."""
+        return self.ttft / self.isolated
+
+    @property
+    def tpot(self) -> float | None:
+        """Seconds per output token after the first."""
+        if self.first is None or self.finished is None or self.arrival.output < 2:
+            return None
+        return (self.finished - self.first) / (self.arrival.output - 1)
+
+    @property
+    def e2e(self) -> float | None:
+        """Seconds from the arrival to the last token."""
+        return None if self.finished is None else self.finished - self.arrival.at
+
+    @property
+    def on_time(self) -> bool | None:
+        """Whether the first token came by the default deadline; None where the simulation ended before both."""
+        late = self.ttft > default_deadline(self.isolated)
+        return None if self.first is None and not late else not late
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a simulation gave: requests in order of arrival, when it ended (seconds), and what was computed."""
+
+    served: tuple[Served, ...]
+    end: float
+    totals: Totals
+
+
+def alone(deployment: Deployment, settings: SchedulerConfig) -> Callable[[int], float]:
+    """Seconds that a prompt of so many tokens takes alone, in chunks that leave room for decodes beside it.
+
+    The scheduler's own prediction: ticks of at most the TPOT target over the stages. It leaves out the filling of the
+    pipeline, so it is never taken for less than the prompt in the largest chunks, which short prompts come in anyway.
+    """
+    runtime = cast(Any, SimulatedExecutor(deployment.config, deployment.context, deployment.model, VirtualClock()))
+    predicted = scheduler_for(runtime, settings, deployment.model).prefill_seconds
+
+    def seconds(prompt: int) -> float:
+        return max(predicted(prompt), deployment.isolated_prefill(prompt))
+
+    return seconds
+
+
+def default_deadline(isolated: float) -> float:
+    """Seconds to the first token that a request without stated targets is promised."""
+    return max(DEADLINE_MULTIPLE * isolated, DEADLINE_FLOOR_S)
+
+
+def simulate(
+    deployment: Deployment,
+    settings: SchedulerConfig,
+    arrivals: Sequence[Arrival],
+    until: float | None = None,
+    on_progress: Progress = lambda seconds, finished: None,
+) -> Outcome:
+    """Serve requests as they arrive, until all are done.
+
+    Args:
+        deployment: machine and time model. The scheduler predicts with the same model.
+        settings: of the scheduler. Simulated prompts have no content, so there is no prefix cache.
+        arrivals: in order.
+        until: seconds at which to stop, whatever is unfinished; None to serve everything.
+        on_progress: told the simulated seconds and the finished requests, after every step.
+
+    Raises:
+        SimulationError: the engine stands still, or asks for what no runtime could do.
+    """
+    clock = VirtualClock()
+    executor = SimulatedExecutor(deployment.config, deployment.context, deployment.model, clock)
+    runtime = cast(Any, executor)
+    settings = replace(settings, prefix_cache=False)
+    model = deployment.model
+    engine = Engine(runtime, scheduler_for(runtime, settings, model), model, clock, CountedOutput)
+    seconds_alone = alone(deployment, settings)
+    isolated = [seconds_alone(arrival.prompt) for arrival in arrivals]
+    first: list[float | None] = [None] * len(arrivals)
+    finished: list[float | None] = [None] * len(arrivals)
+    of_number: dict[int, int] = {}
+    came = done = stuck = 0
+    while until is None or clock() < until:
+        while came < len(arrivals) and arrivals[came].at <= clock():
+            arrival = arrivals[came]
+            of_number[engine.add(request_for(arrival, isolated[came]), arrival.at)] = came
+            came += 1
+        if not engine.busy:
+            if came == len(arrivals):
+                break
+            clock.advance_to(arrivals[came].at)
+            continue
+        before = executor.totals.ticks
+        for number, event in engine.step():
+            place = of_number[number]
+            if isinstance(event, Delta) and first[place] is None:
+                first[place] = clock()
+            elif isinstance(event, Finished):
+                finished[place] = clock()
+                done += 1
+        stuck = stuck + 1 if executor.totals.ticks == before else 0
+        if stuck:
+            clock.advance_to(clock() + STUCK_PAUSE_S)
+        if stuck > STUCK_STEPS:
+            raise SimulationError(f"nothing runs at {clock():.1f} s, and {came - done} requests wait")
+        on_progress(clock(), done)
+    end = clock()
+    rows = zip(arrivals[:came], isolated[:came], first[:came], finished[:came], strict=True)
+    return Outcome(tuple(Served(*row, end) for row in rows), end, executor.totals)
+
+
+def request_for(arrival: Arrival, isolated: float) -> GenerationRequest:
+    """The request of an arrival, with the default deadline stated."""
+    return GenerationRequest(
+        range(arrival.prompt),
+        SamplingParams(temperature=0, max_tokens=arrival.output, ignore_eos=True),
+        slo=Slo(ttft_s=default_deadline(isolated)),
+    )
