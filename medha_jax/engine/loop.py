@@ -21,7 +21,7 @@ from medha_jax.scheduler.draft import Planned
 from medha_jax.scheduler.request import Request, RequestState
 from medha_jax.scheduler.scheduler import Scheduler
 from medha_jax.scheduler.shapes import Shapes
-from medha_jax.scheduler.work import TickWork, TimeModel, largest_of
+from medha_jax.scheduler.work import TickWork, TimeModel
 
 Event = Prefilled | Delta | Finished | Failed
 
@@ -187,11 +187,10 @@ class Engine:
         started = self._clock()
         handle = self._executor.submit(planned.plan)
         self._flight.append(planned)
-        work = largest_of(flying.work for flying in self._flight)
         leaving = self._flight.popleft()
         results = self._executor.collect(handle)
         now = self._clock()
-        self._learn(work, now - started, waited=bool(leaving.states))
+        self._learn(planned.work, now - started, waited=bool(leaving.states))
         for state, chunk, result in zip(leaving.states, leaving.plan.chunks, results, strict=True):
             self._deliver(events, state, chunk, result, now)
         return events

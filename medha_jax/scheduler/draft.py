@@ -7,10 +7,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from medha_jax.plan import Chunk, StepPlan
-from medha_jax.scheduler.packing import TickRoom
+from medha_jax.scheduler.packing import Load, TickRoom, slowest
 from medha_jax.scheduler.request import RequestState
 from medha_jax.scheduler.residents import Residents
 from medha_jax.scheduler.shapes import Shapes
+from medha_jax.scheduler.targets import TickTarget
 from medha_jax.scheduler.work import TickWork, TimeModel
 
 NO_PAGES: tuple[int, ...] = ()
@@ -26,8 +27,8 @@ class Planned:
         admitted: requests that got their slot with this plan; the executor has to be told of them first.
         joining: requests whose second group joins with this plan; the executor has to be told what they have counted.
         expired: requests that were dropped, because their deadline has passed.
-        work: what the plan has to compute.
-        seconds: that this is predicted to take.
+        work: of the tick in which the plan enters: of its slowest stage.
+        seconds: that this tick is predicted to take.
     """
 
     plan: StepPlan
@@ -42,22 +43,29 @@ class Planned:
 class Draft:
     """Turns choices into chunks and moves the requests' cursors.
 
+    `admitted` lists the requests that got their pages for it; `prompts` counts its prompt chunks, and `blocked` the
+    requests that did not fit the pages; `tightest` is the least TPOT target of its decodes in seconds, and `coming`
+    that of its decodes and of the prompts that end in it.
+
     Args:
         shapes: of ticks.
         model: predicts their seconds.
         residents: told of every chunk.
         long_tokens: prompts from this length on are long.
+        flight: the plans that are in the other stages.
     """
 
-    def __init__(self, shapes: Shapes, model: TimeModel, residents: Residents, long_tokens: int) -> None:
+    def __init__(
+        self, shapes: Shapes, model: TimeModel, residents: Residents, long_tokens: int, flight: Sequence[Load] = ()
+    ) -> None:
         self._shapes, self._model, self._residents = shapes, model, residents
         self._long_tokens = long_tokens
-        self._room = TickRoom(shapes, model)
+        self._room = TickRoom(shapes, model, flight)
         self._chunks: list[Chunk] = []
         self._states: list[RequestState] = []
         self._joining: list[RequestState] = []
         self.admitted: list[RequestState] = []
-        self.tightest = math.inf
+        self.tightest = self.coming = math.inf
         self.prompts = 0
         self.blocked = 0
 
@@ -65,6 +73,16 @@ class Draft:
     def full(self) -> bool:
         """Whether no prompt chunk of several tokens fits any more."""
         return self._room.full
+
+    @property
+    def load(self) -> Load:
+        """What the plan makes a tick do."""
+        return self._room.load
+
+    @property
+    def seconds(self) -> float:
+        """Predicted seconds of a tick with this plan alone."""
+        return slowest([self._room.load], self._model)[1]
 
     def long(self, state: RequestState) -> bool:
         """Whether a request's prompt is a long one."""
@@ -96,31 +114,31 @@ class Draft:
             self._chunks.append(Chunk(state.slot, start, 1, tokens, True, first_page, pages, owners))
             self._states.append(state)
             self.tightest = min(self.tightest, state.tpot)
+        self.coming = min(self.coming, self.tightest)
         return left
 
-    def length(self, state: RequestState, start: int, owners: Sequence[int], limit: float) -> int:
+    def length(self, state: RequestState, start: int, owners: Sequence[int], target: TickTarget) -> int:
         """Tokens that a prompt's next chunk has in this tick; 0 if it has none.
-
-        The tick's first prompt chunk may exceed the limit if it is the smallest possible, or a stated one.
 
         Args:
             state: the request.
             start: position of the chunk's first token.
             owners: groups that hold the request up to there.
-            limit: seconds of the tick.
+            target: of the tick; the smallest chunk may take more if it is the first of a prompt in this tick.
         """
         request = state.request
         if request.counts_tokens and state.flying and self._begins_to_be_shared(start):
             return 0  # the other groups can only be told what was counted when it was
         if self.long(state) and self._room.crowded(owners):
             return 0
-        forced = not self.prompts
+        limit = target.seconds
+        at_most = limit if self.prompts else max(limit, target.at_most)
         most = min(state.fill - start, self._shapes.border(start))
         if request.chunks is None:
-            return self._room.largest(owners, start, most, limit, forced)
+            return self._room.largest(owners, start, most, limit, at_most)
         stated = request.chunks[min(state.chunk, len(request.chunks) - 1)]
         length = min(stated, most, self._shapes.buckets(start).prefill[-1])
-        return self._room.stated(owners, start, length, limit, forced)
+        return self._room.stated(owners, start, length, at_most)
 
     def prompt(self, state: RequestState, length: int) -> None:
         """Plan a chunk of an admitted request's prompt."""
@@ -139,10 +157,12 @@ class Draft:
         state.chunk += 1
         state.chunks.append(length)
         self._residents.scheduled(state, end)
+        if last:
+            self.coming = min(self.coming, state.tpot)
 
     def planned(self, expired: Sequence[RequestState]) -> Planned:
         """What was chosen, and the requests that were dropped before."""
-        work = self._room.work if self._chunks else TickWork()
+        work, seconds = self._room.tick
         return Planned(
             plan=StepPlan(tuple(self._chunks)),
             states=tuple(self._states),
@@ -150,7 +170,7 @@ class Draft:
             joining=tuple(self._joining),
             expired=tuple(expired),
             work=work,
-            seconds=self._model.seconds(work) if self._chunks else 0.0,
+            seconds=seconds,
         )
 
     def _begins_to_be_shared(self, start: int) -> bool:

@@ -29,26 +29,62 @@ class _Rows:
         return bool(self.decodes or self.chunks)
 
 
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What one plan makes a tick do.
+
+    Args:
+        sizes: padded own decode rows, own prompt rows, shared decode rows and shared prompt rows.
+        attention, context, rows: as in `TickWork`.
+    """
+
+    sizes: tuple[int, int, int, int] = (0, 0, 0, 0)
+    attention: float = 0.0
+    context: float = 0.0
+    rows: int = 0
+
+
+def slowest(loads: Sequence[Load], model: TimeModel) -> tuple[TickWork, float]:
+    """The work and the seconds of a tick whose stages run these plans.
+
+    All stages run in the smallest bucket that holds every plan, and wait for the slowest of them.
+    """
+    if len(loads) == 1:
+        tokens = sum(loads[0].sizes)
+    else:
+        tokens = sum(map(max, *(load.sizes for load in loads)))
+    works = [TickWork(tokens, load.attention, load.context, load.rows) for load in loads]
+    seconds = [model.seconds(work) for work in works]
+    longest = max(seconds)
+    return works[seconds.index(longest)], longest
+
+
 class TickRoom:
     """What is left of a tick while its plan is made.
 
     Requests on one group have rows of their own there; those spread over groups have shared rows, which every group
-    computes. Groups work side by side, so a tick's work is that of the fullest group and of the shared rows.
+    computes. Groups work side by side, so a plan's load is that of the fullest group and of the shared rows.
 
     Args:
         shapes: of ticks.
         model: predicts their seconds.
+        flight: the plans that are in the other stages while this one is in the first.
     """
 
-    def __init__(self, shapes: Shapes, model: TimeModel) -> None:
-        self._shapes, self._model = shapes, model
+    def __init__(self, shapes: Shapes, model: TimeModel, flight: Sequence[Load] = ()) -> None:
+        self._shapes, self._model, self._flight = shapes, model, flight
         self._own = [_Rows(shapes.own) for _ in range(shapes.groups)]
         self._shared = _Rows(shapes.shared)
 
     @property
-    def work(self) -> TickWork:
+    def load(self) -> Load:
         """Everything that was taken."""
-        return self._work(self._own, self._shared)
+        return self._load(self._own, self._shared)
+
+    @property
+    def tick(self) -> tuple[TickWork, float]:
+        """Work and predicted seconds of the tick with what was taken."""
+        return slowest([self.load, *self._flight], self._model)
 
     @property
     def full(self) -> bool:
@@ -71,7 +107,7 @@ class TickRoom:
             return self._shared.long or any(rows.long for rows in self._own)
         return self._shared.long or self._own[owners[0]].long
 
-    def largest(self, owners: Sequence[int], start: int, most: int, limit: float, forced: bool) -> int:
+    def largest(self, owners: Sequence[int], start: int, most: int, limit: float, at_most: float) -> int:
         """The longest chunk of a prompt, in tokens, with which the tick stays within its limit; 0 if there is none.
 
         Args:
@@ -79,7 +115,7 @@ class TickRoom:
             start: position of the first token.
             most: tokens to the end of the prompt or of the group's part.
             limit: seconds of the tick.
-            forced: take the smallest chunk where none stays within the limit.
+            at_most: seconds that it may take with the smallest chunk, where none stays within the limit.
         """
         rows = self._rows(owners)
         lengths = candidates(rows.buckets, rows.tokens, most)
@@ -87,17 +123,15 @@ class TickRoom:
             return 0
 
         def seconds(length: int) -> float:
-            return self._model.seconds(self._work_with(rows, start, length))
+            return self._seconds_with(rows, start, length)
 
-        return largest_within(lengths, seconds, limit) or (lengths[0] if forced else 0)
+        return largest_within(lengths, seconds, limit) or (lengths[0] if seconds(lengths[0]) <= at_most else 0)
 
-    def stated(self, owners: Sequence[int], start: int, length: int, limit: float, forced: bool) -> int:
+    def stated(self, owners: Sequence[int], start: int, length: int, at_most: float) -> int:
         """`length` if a chunk of just that many tokens fits, else 0; the arguments are those of `largest`."""
         rows = self._rows(owners)
-        if not self._has_place(rows, length):
-            return 0
-        within = forced or self._model.seconds(self._work_with(rows, start, length)) <= limit
-        return length if within else 0
+        fits = self._has_place(rows, length) and self._seconds_with(rows, start, length) <= at_most
+        return length if fits else 0
 
     def prefill(self, owners: Sequence[int], start: int, length: int, long: bool) -> None:
         """Take a prompt chunk; `long` if it is of a long prompt."""
@@ -113,14 +147,17 @@ class TickRoom:
             return rows.decodes < rows.buckets.decode[-1]
         return rows.chunks < rows.buckets.chunks and rows.tokens + length <= rows.buckets.prefill[-1]
 
-    def _work_with(self, rows: _Rows, start: int, length: int) -> TickWork:
+    def _seconds_with(self, rows: _Rows, start: int, length: int) -> float:
+        """Seconds of the tick with one more prompt chunk."""
         more = _Rows(rows.buckets, rows.decodes, rows.tokens, rows.chunks, rows.attention, rows.context)
         _take(more, self._shapes, start, length)
         if rows is self._shared:
-            return self._work(self._own, more)
-        return self._work([more if own is rows else own for own in self._own], self._shared)
+            load = self._load(self._own, more)
+        else:
+            load = self._load([more if own is rows else own for own in self._own], self._shared)
+        return slowest([load, *self._flight], self._model)[1]
 
-    def _work(self, own: Sequence[_Rows], shared: _Rows) -> TickWork:
+    def _load(self, own: Sequence[_Rows], shared: _Rows) -> Load:
         if len(own) == 1:
             (only,) = own
             decodes, tokens, attention = only.decodes, only.tokens, only.attention
@@ -129,11 +166,11 @@ class TickRoom:
             decodes, tokens = max(rows.decodes for rows in own), max(rows.tokens for rows in own)
             attention, context = max(rows.attention for rows in own), max(rows.context for rows in own)
             real = max(rows.decodes + rows.chunks for rows in own)
-        padded = _bucket(self._shapes.own, decodes, tokens)
+        sizes = _bucket(self._shapes.own, decodes, tokens)
         if not shared.used:
-            return TickWork(padded, attention, context, real)
-        return TickWork(
-            padded + _bucket(shared.buckets, shared.decodes, shared.tokens),
+            return Load((*sizes, 0, 0), attention, context, real)
+        return Load(
+            (*sizes, *_bucket(shared.buckets, shared.decodes, shared.tokens)),
             attention + shared.attention,
             context + shared.context,
             real + shared.decodes + shared.chunks,
@@ -151,8 +188,9 @@ def _take(rows: _Rows, shapes: Shapes, start: int, length: int) -> None:
     rows.attention += shapes.attention(start, length)
 
 
-def _bucket(buckets: Buckets, decodes: int, tokens: int) -> int:
-    """Rows of the smallest bucket that holds so many decodes and prompt tokens."""
+def _bucket(buckets: Buckets, decodes: int, tokens: int) -> tuple[int, int]:
+    """Decode and prompt rows of the smallest bucket that holds so many."""
+    decode = buckets.decode[bisect_left(buckets.decode, decodes)]
     if not tokens and not buckets.mixed_only:
-        return buckets.decode[bisect_left(buckets.decode, decodes)]
-    return buckets.decode[bisect_left(buckets.decode, decodes)] + buckets.prefill[bisect_left(buckets.prefill, tokens)]
+        return decode, 0
+    return decode, buckets.prefill[bisect_left(buckets.prefill, tokens)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections import deque
 from collections.abc import Iterator
@@ -14,11 +13,14 @@ from medha_jax.kv.groups import GroupedPages
 from medha_jax.plan import Chunk
 from medha_jax.scheduler.backlog import Backlog, Order
 from medha_jax.scheduler.chunking import PrefillTable
+from medha_jax.scheduler.deadlines import Expiries, due_at
 from medha_jax.scheduler.draft import Draft, Planned
+from medha_jax.scheduler.packing import Load
 from medha_jax.scheduler.policies import LEAST_WORK_S, policy_from
 from medha_jax.scheduler.request import Request, RequestState
 from medha_jax.scheduler.residents import Residents
 from medha_jax.scheduler.shapes import Shapes
+from medha_jax.scheduler.targets import TickTarget, TickTargets
 from medha_jax.scheduler.work import TimeModel
 
 MOST_SKIPPED = 16  # prompts that do not fit a tick, until the search for smaller ones ends
@@ -55,9 +57,10 @@ class Scheduler:
         self._backlog = Backlog()
         self._states: dict[int, RequestState] = {}
         self._due: list[RequestState] = []
-        self._expiries: list[tuple[float, int]] = []
+        self._expiries = Expiries()
+        self._targets = TickTargets(config, shapes.stages)
         self._preempted: list[RequestState] = []
-        self._tightest: deque[float] = deque([math.inf] * shapes.stages, shapes.stages)
+        self._flight: deque[Load] = deque([Load()] * (shapes.stages - 1), shapes.stages - 1)
         self._count = self._tick = 0
 
     @property
@@ -100,9 +103,6 @@ class Scheduler:
     def add(self, request: Request) -> int:
         """Queue a request and return its number.
 
-        Its first token is due after its TTFT target, else at its deadline, else
-        `max(ttft_multiple * prefill_seconds(prompt), ttft_floor_s)` after its arrival.
-
         Raises:
             OutOfPagesError: prompt and output never fit the pages; nothing was queued.
             QueueFullError: too many requests wait; nothing was queued.
@@ -111,12 +111,7 @@ class Scheduler:
         if self.waiting >= self._config.max_waiting:
             raise QueueFullError(f"{self.waiting} requests wait; allowed are {self._config.max_waiting}")
         config, total = self._config, self.prefill_seconds(len(request.prompt))
-        if request.slo.ttft_s is not None:
-            due = request.arrival_s + request.slo.ttft_s
-        elif request.deadline_s is not None:
-            due = request.deadline_s
-        else:
-            due = request.arrival_s + max(config.ttft_multiple * total, config.ttft_floor_s)
+        due = due_at(request, config, total)
         tpot = request.slo.tpot_s or config.tpot_target_s
         state = RequestState(
             self._count, request, due, max(tpot, config.tpot_floor_s), len(request.prompt), total, total
@@ -124,9 +119,7 @@ class Scheduler:
         self._count += 1
         self._states[state.number] = state
         self._queue(state)
-        if request.on_deadline == "drop":
-            for expiry in {due, request.deadline_s or due}:
-                heapq.heappush(self._expiries, (expiry, state.number))
+        self._expiries.add(state.number, request, due)
         return state.number
 
     def cancel(self, number: int) -> None:
@@ -154,14 +147,16 @@ class Scheduler:
         if self._tick % TABLE_TICKS == 0 and self._table.stale():
             self._renew_table()
         expired = self._expire(now)
-        draft = Draft(self._shapes, self._model, self._residents, self._config.long_tokens)
+        draft = Draft(self._shapes, self._model, self._residents, self._config.long_tokens, self._flight)
         if self._tick % self._config.ageing_ticks == 0 and self._config.chunk_preemption:
             self._plan_aged(draft)
         self._due = draft.decodes(self._due)
-        self._tightest.append(draft.tightest)
         if len(self._backlog):
-            self._plan_prompts(draft, now)
-        return draft.planned(expired)
+            self._plan_prompts(draft, self._targets.target(draft.tightest, draft.seconds), now)
+        planned = draft.planned(expired)
+        self._targets.planned(draft.tightest, draft.coming, planned.seconds)
+        self._flight.appendleft(draft.load)
+        return planned
 
     def computed(self, state: RequestState, chunk: Chunk, token: int, now: float) -> bool:
         """A planned chunk has left the last stage.
@@ -196,15 +191,13 @@ class Scheduler:
         for state in self._backlog.longest_unserved():
             if state.served > self._tick - self._config.ageing_ticks:
                 return
-            length = draft.length(state, state.scheduled, state.owners, 0.0)
+            length = draft.length(state, state.scheduled, state.owners, TickTarget(0.0, math.inf))
             if length:
                 self._serve(draft, state, length)
                 return
 
-    def _plan_prompts(self, draft: Draft, now: float) -> None:
+    def _plan_prompts(self, draft: Draft, target: TickTarget, now: float) -> None:
         """Prompt chunks in the order of the policy, until the tick is full."""
-        tightest = min(self._tightest)
-        target = tightest / self._shapes.stages if tightest < math.inf else self._config.idle_tick_s
         order = self._backlog.order(self._policy, now)
         skipped = 0
         for state, priority in self._round(order, now):
@@ -212,10 +205,10 @@ class Scheduler:
                 return
             if not state.queued or state.served == self._tick:
                 continue
-            limit = self._limit(draft, state, target, now)
+            mine = self._share(draft, state, target, now)
             length = 0
-            if state.holding is not None or self._admit(draft, order, state, priority, limit, now):
-                length = draft.length(state, state.scheduled, state.owners, limit)
+            if state.holding is not None or self._admit(draft, order, state, priority, mine, now):
+                length = draft.length(state, state.scheduled, state.owners, mine)
             if length:
                 self._serve(draft, state, length)
             else:
@@ -233,8 +226,8 @@ class Scheduler:
             order.only_admitted()
         yield from (entry for entry in order if entry[0] not in overdue)
 
-    def _limit(self, draft: Draft, state: RequestState, target: float, now: float) -> float:
-        """Seconds of the tick that a prompt may fill it up to: a long one with slack leaves a part to others.
+    def _share(self, draft: Draft, state: RequestState, target: TickTarget, now: float) -> TickTarget:
+        """The part of the tick that a prompt may fill: a long one with slack leaves some of it to others.
 
         `target * (1 - min(max(rho, 0), rho_max))`, rho being its relative slack (Medha's Algorithm 2, in which short
         prompts yield too, against its own example).
@@ -242,10 +235,10 @@ class Scheduler:
         if not draft.long(state) or len(self._backlog) == 1 or not self._config.chunk_preemption:
             return target
         rho = (state.due - now - state.remaining) / max(state.total, LEAST_WORK_S)
-        return target * (1 - min(max(rho, 0.0), self._config.rho_max))
+        return TickTarget(target.seconds * (1 - min(max(rho, 0.0), self._config.rho_max)), target.at_most)
 
     def _admit(
-        self, draft: Draft, order: Order, state: RequestState, priority: float, limit: float, now: float
+        self, draft: Draft, order: Order, state: RequestState, priority: float, target: TickTarget, now: float
     ) -> bool:
         """Give a waiting request its pages if they are free and its first chunk fits the tick."""
         groups = self._residents.place(state)
@@ -254,7 +247,7 @@ class Scheduler:
         if groups is None:
             return False
         start = min(state.found[groups[0]], self._shapes.per_group - 1) if state.found else 0
-        if not draft.length(state, start, groups[:1], limit):
+        if not draft.length(state, start, groups[:1], target):
             return False
         self._residents.admit(state, groups)
         state.remaining = self._table.between(state.scheduled, state.fill)
@@ -341,8 +334,7 @@ class Scheduler:
     def _expire(self, now: float) -> list[RequestState]:
         """Drop the requests that wish so and whose first token was due, or whose caller has gone."""
         expired = []
-        while self._expiries and self._expiries[0][0] < now:
-            _, number = heapq.heappop(self._expiries)
+        for number in self._expiries.passed(now):
             state = self._states.get(number)
             if state is None or state.ended:
                 continue

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -24,19 +23,6 @@ class TickWork:
     attention: float = 0.0
     context: float = 0.0
     rows: int = 0
-
-
-def largest_of(works: Iterable[TickWork]) -> TickWork:
-    """The work of a tick whose stages run these plans: all run in the largest bucket and wait for the slowest."""
-    largest = TickWork()
-    for work in works:
-        largest = TickWork(
-            max(largest.tokens, work.tokens),
-            max(largest.attention, work.attention),
-            max(largest.context, work.context),
-            max(largest.rows, work.rows),
-        )
-    return largest
 
 
 class TimeModel(Protocol):

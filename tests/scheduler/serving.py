@@ -15,7 +15,7 @@ from medha_jax.scheduler.request import Request, RequestState
 from medha_jax.scheduler.scheduler import Scheduler
 from medha_jax.scheduler.shapes import Shapes
 from medha_jax.scheduler.time_model import LinearTimeModel
-from medha_jax.scheduler.work import TimeModel, largest_of
+from medha_jax.scheduler.work import TimeModel
 from tests.scheduler.device import Device
 
 OWN = Buckets(decode=(2, 4), prefill=(8, 32), chunks=3)
@@ -59,7 +59,6 @@ class Server:
         self.scheduler = Scheduler(self.config, self.shapes, self.allocator, self.model)
         self.device = Device(self.shapes)
         self._flight: deque[tuple[RequestState, ...]] = deque([()] * (self.shapes.stages - 1))
-        self._works = deque([largest_of(())] * self.shapes.stages, self.shapes.stages)
 
     def add(self, request: Request) -> int:
         number = self.scheduler.add(request)
@@ -84,8 +83,7 @@ class Server:
         if not planned.plan.chunks and not self.device.busy:
             self.now += 1e-3
             return planned
-        self._works.append(planned.work)
-        self.now += self.model.seconds(largest_of(self._works))
+        self.now += planned.seconds
         leaving, tokens = self.device.submit(planned.plan)
         self._flight.append(planned.states)
         for state, chunk, token in zip(self._flight.popleft(), leaving.chunks, tokens, strict=True):

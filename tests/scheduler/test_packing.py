@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 from medha_jax.config import Buckets
-from medha_jax.scheduler.packing import TickRoom
+from medha_jax.scheduler.packing import Load, TickRoom, slowest
 from medha_jax.scheduler.shapes import Shapes
 from medha_jax.scheduler.time_model import LinearTimeModel
-from medha_jax.scheduler.work import TickWork, largest_of
+from medha_jax.scheduler.work import TickWork
 
 OWN = Buckets(decode=(2, 4), prefill=(16, 64), chunks=3)
 SHARED = Buckets(decode=(1,), prefill=(32,), chunks=1)
@@ -20,59 +20,59 @@ def test_work_by_hand_on_one_group() -> None:
     assert tick.decode((0,), 9) and tick.decode((0,), 19) and tick.decode((0,), 29)
     tick.prefill((0,), 40, 10, long=False)
     # three decodes in four rows, ten tokens in sixteen; queries at 40..49 see 41..50
-    assert tick.work == TickWork(tokens=4 + 16, attention=sum(range(41, 51)), context=10 + 20 + 30 + 50, rows=4)
+    assert tick.tick[0] == TickWork(tokens=4 + 16, attention=sum(range(41, 51)), context=10 + 20 + 30 + 50, rows=4)
 
 
 def test_work_is_that_of_the_fullest_group_and_of_the_shared_rows() -> None:
     tick = room(groups=2)
     tick.prefill((0,), 0, 10, long=False)
     tick.prefill((1,), 0, 40, long=False)
-    assert tick.work == TickWork(tokens=2 + 64, attention=820, context=40, rows=1)
+    assert tick.tick[0] == TickWork(tokens=2 + 64, attention=820, context=40, rows=1)
     # 20 rows at 150 see at most 100 tokens in a group
     tick.prefill((1, 0), 150, 20, long=True)
     assert tick.decode((1, 0), 199)
-    assert tick.work == TickWork(tokens=66 + 1 + 32, attention=820 + 2000, context=40 + 100 + 100, rows=3)
+    assert tick.tick[0] == TickWork(tokens=66 + 1 + 32, attention=820 + 2000, context=40 + 100 + 100, rows=3)
 
 
 def test_mixed_only_shapes_have_prompt_rows_in_every_tick() -> None:
     tick = room(own=Buckets(decode=(2,), prefill=(16,), mixed_only=True))
     assert tick.decode((0,), 0)
-    assert tick.work.tokens == 18
+    assert tick.tick[0].tokens == 18
 
 
 def test_a_chunk_fills_the_bucket_that_is_paid_for() -> None:
     tick = room()
     tick.prefill((0,), 0, 40, long=False)
     # 24 tokens are left of the bucket of 64, which costs the same with them
-    assert tick.largest((0,), 0, most=200, limit=2 + 64, forced=False) == 24
-    assert tick.largest((0,), 0, most=5, limit=2 + 64, forced=False) == 5
-    assert tick.largest((0,), 0, most=200, limit=65, forced=False) == 0
+    assert tick.largest((0,), 0, most=200, limit=2 + 64, at_most=0) == 24
+    assert tick.largest((0,), 0, most=5, limit=2 + 64, at_most=0) == 5
+    assert tick.largest((0,), 0, most=200, limit=65, at_most=0) == 0
 
 
 def test_the_largest_chunk_within_the_limit() -> None:
     tick = room()
-    assert tick.largest((0,), 0, most=200, limit=66, forced=False) == 64
-    assert tick.largest((0,), 0, most=200, limit=65, forced=False) == 16
-    assert tick.largest((0,), 0, most=200, limit=1, forced=False) == 0
-    assert tick.largest((0,), 0, most=200, limit=1, forced=True) == 16, "never zero progress"
+    assert tick.largest((0,), 0, most=200, limit=66, at_most=0) == 64
+    assert tick.largest((0,), 0, most=200, limit=65, at_most=0) == 16
+    assert tick.largest((0,), 0, most=200, limit=1, at_most=0) == 0
+    assert tick.largest((0,), 0, most=200, limit=1, at_most=1e9) == 16, "never zero progress"
 
 
 def test_another_group_s_padding_is_free() -> None:
     tick = room(groups=2)
     tick.prefill((0,), 0, 64, long=False)
-    assert tick.largest((1,), 0, most=200, limit=66, forced=False) == 64
+    assert tick.largest((1,), 0, most=200, limit=66, at_most=0) == 64
 
 
 def test_rows_and_chunks_run_out() -> None:
     tick = room()
     assert [tick.decode((0,), 0) for _ in range(5)] == [True] * 4 + [False]
-    assert tick.largest((0,), 0, most=1, limit=1e9, forced=True) == 0, "a single token is a decode row"
+    assert tick.largest((0,), 0, most=1, limit=1e9, at_most=1e9) == 0, "a single token is a decode row"
     for _ in range(3):
         assert not tick.full
         tick.prefill((0,), 0, 2, long=False)
     assert tick.full
-    assert tick.largest((0,), 0, most=20, limit=1e9, forced=True) == 0
-    assert tick.stated((0,), 0, 20, limit=1e9, forced=True) == 0
+    assert tick.largest((0,), 0, most=20, limit=1e9, at_most=1e9) == 0
+    assert tick.stated((0,), 0, 20, at_most=1e9) == 0
 
 
 def test_one_long_prompt_a_group() -> None:
@@ -86,5 +86,17 @@ def test_one_long_prompt_a_group() -> None:
     assert shared.crowded((0,)) and shared.crowded((1,))
 
 
-def test_stages_wait_for_the_slowest() -> None:
-    assert largest_of([TickWork(10, 5.0, 1.0, 1), TickWork(2, 7.0, 0.0, 3)]) == TickWork(10, 7.0, 1.0, 3)
+def test_stages_run_in_one_bucket_and_wait_for_the_slowest() -> None:
+    model = LinearTimeModel(tokens=1.0, attention=0.1)
+    loads = [Load((4, 16, 0, 0), 500.0, 7.0, 3), Load((1, 64, 1, 0), 100.0, 9.0, 1)]
+    assert slowest(loads, model) == (TickWork(4 + 64 + 1, 500.0, 7.0, 3), 69 + 50)
+
+
+def test_what_is_in_flight_widens_the_tick() -> None:
+    """A plan of 64 rows in the next stage: 16 rows here cost as much as 64, and attention has less time left."""
+    model = LinearTimeModel(tokens=1.0, attention=0.1)
+    shapes = Shapes(OWN, SHARED, 1, 1000, 4, 2, 8, 400)
+    alone, beside = TickRoom(shapes, model), TickRoom(shapes, model, [Load((2, 64, 0, 0))])
+    assert alone.largest((0,), 100, most=300, limit=192, at_most=0) == 16  # 18 rows, 16 that see 100 to 116
+    assert beside.largest((0,), 100, most=300, limit=192, at_most=0) == 0  # 66 rows
+    assert beside.largest((0,), 100, most=300, limit=240, at_most=0) == 16

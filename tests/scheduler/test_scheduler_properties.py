@@ -155,15 +155,14 @@ def test_only_the_first_prompt_chunk_may_exceed_the_target(setting: dict[str, An
     config = dataclasses.replace(setting["config"], preemption=False)
     server, _, _ = serve({**setting, "config": config}, happening)
     stages = server.shapes.stages
-    tightest: list[float] = []
+    coming: list[float] = []  # tightest target of each plan's decodes and of the prompts that end in it
     for planned in server.plans:
         pairs = list(zip(planned.states, planned.plan.chunks, strict=True))
-        prompts = [(state, chunk) for state, chunk in pairs if chunk.start < len(state.request.prompt)]
-        tightest.append(min((state.tpot for state, chunk in pairs if (state, chunk) not in prompts), default=math.inf))
-        limit = min(min(tightest[-stages:]) / stages, math.inf)
-        if limit == math.inf:
-            limit = config.idle_tick_s
-        if planned.seconds > limit and prompts:
-            ((state, chunk),) = prompts
-            smallest = chunk.end == len(state.request.prompt) or chunk.end % server.shapes.per_group == 0
-            assert smallest or state.request.chunks or chunk.length == OWN.prefill[0]
+        prompts = [chunk for state, chunk in pairs if chunk.start < len(state.request.prompt)]
+        decodes = [state.tpot for state, chunk in pairs if chunk.start >= len(state.request.prompt)]
+        limit = min([*decodes, *(coming[-stages + 1 :] if stages > 1 else [])], default=math.inf) / stages
+        coming.append(min((state.tpot for state, chunk in pairs if chunk.last), default=math.inf))
+        if planned.seconds > (config.idle_tick_s if limit == math.inf else limit) and prompts:
+            ((state, chunk),) = [pair for pair in pairs if pair[1] in prompts]
+            natural = chunk.end == len(state.request.prompt) or chunk.end % server.shapes.per_group == 0
+            assert natural or state.request.chunks or chunk.length == OWN.prefill[0]

@@ -1,0 +1,41 @@
+"""When a request's first token is due, and who has waited in vain."""
+
+from __future__ import annotations
+
+import heapq
+
+from medha_jax.config import SchedulerConfig
+from medha_jax.scheduler.request import Request
+
+
+def due_at(request: Request, config: SchedulerConfig, alone: float) -> float:
+    """When the first token is due, in seconds.
+
+    After the request's TTFT target, else at its deadline, else `max(ttft_multiple * alone, ttft_floor_s)` after its
+    arrival, `alone` being the predicted seconds of its prompt on a machine of its own (Medha: 1.5 times, 0.5 s).
+    """
+    if request.slo.ttft_s is not None:
+        return request.arrival_s + request.slo.ttft_s
+    if request.deadline_s is not None:
+        return request.deadline_s
+    return request.arrival_s + max(config.ttft_multiple * alone, config.ttft_floor_s)
+
+
+class Expiries:
+    """The moments at which requests that are dropped at their deadline have to be looked at."""
+
+    def __init__(self) -> None:
+        self._moments: list[tuple[float, int]] = []
+
+    def add(self, number: int, request: Request, due: float) -> None:
+        """Note a request, unless it is served whatever the time."""
+        if request.on_deadline == "drop":
+            for moment in {due, due if request.deadline_s is None else request.deadline_s}:
+                heapq.heappush(self._moments, (moment, number))
+
+    def passed(self, now: float) -> list[int]:
+        """Numbers of the requests of which a moment has passed since the last call."""
+        numbers = []
+        while self._moments and self._moments[0][0] < now:
+            numbers.append(heapq.heappop(self._moments)[1])
+        return numbers

@@ -1,0 +1,71 @@
+"""How long a tick may take."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass
+
+from medha_jax.config import SchedulerConfig
+
+
+@dataclass(frozen=True)
+class TickTarget:
+    """Seconds that a tick aims at; and those that it may take with the smallest chunk of its first prompt."""
+
+    seconds: float
+    at_most: float
+
+
+class TickTargets:
+    """Owns what was promised to the decodes in flight, and what ticks have saved of it.
+
+    A token takes as many ticks as there are stages, and all stages wait for the slowest plan. So a tick aims at the
+    tightest TPOT target of the decodes in any stage, divided by the stages. A prompt whose last chunk is in flight
+    counts as a decode: what is planned meanwhile shares ticks with its next token.
+
+    Where no prompt chunk fits beside the decodes, the smallest one is taken all the same as soon as the ticks before
+    have saved the time for it, so the time per token keeps its mean. It is taken at once where there are no decodes,
+    and where they take too long by themselves.
+
+    Args:
+        config: the limit without decodes; ticks save for `ageing_ticks` of them at most.
+        stages: of the pipeline.
+    """
+
+    def __init__(self, config: SchedulerConfig, stages: int) -> None:
+        self._idle, self._most_saved = config.idle_tick_s, config.ageing_ticks
+        self._stages = stages
+        self._promised: deque[float] = deque(maxlen=stages - 1)
+        self._saved = 0.0
+
+    def target(self, tpot: float, seconds: float) -> TickTarget:
+        """The target of a tick.
+
+        Args:
+            tpot: tightest TPOT target of the decodes of its plan, in seconds; infinite without any.
+            seconds: that the decodes take.
+        """
+        promised = self._tightest(tpot)
+        if promised == math.inf:
+            return TickTarget(self._idle, math.inf)
+        return TickTarget(promised, math.inf if seconds > promised else promised + self._saved)
+
+    def planned(self, tpot: float, coming: float, seconds: float) -> None:
+        """A tick was planned.
+
+        Args:
+            tpot: as for `target`.
+            coming: the same, with the prompts that end in this plan.
+            seconds: that the tick takes.
+        """
+        promised = self._tightest(tpot)
+        if promised < math.inf:
+            self._saved = min(max(self._saved + promised - seconds, 0.0), self._most_saved * promised)
+        else:
+            self._saved = 0.0
+        self._promised.append(coming)
+
+    def _tightest(self, tpot: float) -> float:
+        """Seconds of a tick that keep every promise; infinite without any."""
+        return min([tpot, *self._promised]) / self._stages

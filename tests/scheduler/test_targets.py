@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from medha_jax.config import SchedulerConfig
+from medha_jax.scheduler.targets import TickTarget, TickTargets
+from medha_jax.scheduler.time_model import LinearTimeModel
+from tests.scheduler.serving import Server, shapes_of
+
+CONFIG = SchedulerConfig(idle_tick_s=0.2, ageing_ticks=10)
+
+
+def test_without_decodes_the_idle_limit_holds_and_the_smallest_chunk_always_runs() -> None:
+    assert TickTargets(CONFIG, 2).target(math.inf, 0.0) == TickTarget(0.2, math.inf)
+
+
+def test_a_pipeline_divides_the_target_and_remembers_who_is_in_it() -> None:
+    targets = TickTargets(CONFIG, 2)
+    assert targets.target(0.05, 0.01).seconds == 0.025
+    targets.planned(0.05, 0.05, 0.02)
+    assert targets.target(math.inf, 0.0).seconds == 0.025, "its decode is in the second stage"
+    targets.planned(math.inf, math.inf, 0.02)
+    assert targets.target(math.inf, 0.0).seconds == 0.2
+    targets.planned(math.inf, 0.03, 0.02)
+    assert targets.target(0.05, 0.0).seconds == 0.015, "a prompt that ends counts as a decode"
+
+
+def test_what_ticks_save_may_be_spent_on_a_smallest_chunk() -> None:
+    targets = TickTargets(CONFIG, 1)
+    for _ in range(3):
+        targets.planned(0.05, 0.05, 0.02)
+    assert targets.target(0.05, 0.02).at_most == pytest.approx(0.05 + 3 * 0.03)
+    targets.planned(0.05, 0.05, 0.12)
+    assert targets.target(0.05, 0.02).at_most == pytest.approx(0.05 + 0.02)
+    for _ in range(1000):
+        targets.planned(0.05, 0.05, 0.02)
+    assert targets.target(0.05, 0.02).at_most == pytest.approx(0.05 + 10 * 0.05), "not for ever"
+    targets.planned(math.inf, math.inf, 0.1)
+    assert targets.target(0.05, 0.02).at_most == pytest.approx(0.05), "nobody was promised anything meanwhile"
+
+
+def test_decodes_that_take_too_long_by_themselves_do_not_stop_prompts() -> None:
+    assert TickTargets(CONFIG, 1).target(0.05, 0.06) == TickTarget(0.05, math.inf)
+
+
+def test_the_mean_time_per_token_is_kept_beside_a_prompt_whose_chunks_are_all_too_long() -> None:
+    """Reading its context takes 8 to 12 ms, and 4 ms are promised; a tick without it takes 1 ms."""
+    model = LinearTimeModel(fixed=1e-3, context=4e-5)
+    config = SchedulerConfig(policy="fcfs", preemption=False, tpot_target_s=4e-3, tpot_floor_s=1e-3, ageing_ticks=1000)
+    server = Server(config, shapes_of(), model=model)
+    server.ask(300, 1)
+    while server.scheduler.state(0).scheduled < 200:
+        server.step()
+    short = server.ask(2, 90)
+    server.run()
+    tokens = [planned for planned in server.plans if short in {state.number for state in planned.states}]
+    tpot = (server.finished[short] - server.first_token[short]) / 89
+    assert 3e-3 < tpot <= 4.2e-3
+    assert max(planned.seconds for planned in tokens) > 8e-3, "single ticks are longer"
