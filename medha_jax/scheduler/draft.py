@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from medha_jax.plan import Chunk, StepPlan
-from medha_jax.scheduler.packing import Load, TickRoom, slowest
+from medha_jax.scheduler.packing import Load, TickRoom
 from medha_jax.scheduler.request import RequestState
 from medha_jax.scheduler.residents import Residents
 from medha_jax.scheduler.shapes import Shapes
@@ -51,15 +51,11 @@ class Draft:
         shapes: of ticks.
         model: predicts their seconds.
         residents: told of every chunk.
-        long_tokens: prompts from this length on are long.
         flight: the plans that are in the other stages.
     """
 
-    def __init__(
-        self, shapes: Shapes, model: TimeModel, residents: Residents, long_tokens: int, flight: Sequence[Load] = ()
-    ) -> None:
-        self._shapes, self._model, self._residents = shapes, model, residents
-        self._long_tokens = long_tokens
+    def __init__(self, shapes: Shapes, model: TimeModel, residents: Residents, flight: Sequence[Load] = ()) -> None:
+        self._shapes, self._residents = shapes, residents
         self._room = TickRoom(shapes, model, flight)
         self._chunks: list[Chunk] = []
         self._states: list[RequestState] = []
@@ -70,11 +66,6 @@ class Draft:
         self.blocked = 0
 
     @property
-    def full(self) -> bool:
-        """Whether no prompt chunk of several tokens fits any more."""
-        return self._room.full
-
-    @property
     def load(self) -> Load:
         """What the plan makes a tick do."""
         return self._room.load
@@ -82,11 +73,11 @@ class Draft:
     @property
     def seconds(self) -> float:
         """Predicted seconds of a tick with this plan alone."""
-        return slowest([self._room.load], self._model)[1]
+        return self._room.seconds
 
-    def long(self, state: RequestState) -> bool:
-        """Whether a request's prompt is a long one."""
-        return len(state.request.prompt) >= self._long_tokens
+    def packed(self, target: TickTarget) -> bool:
+        """Whether no prompt chunk fits any more: rows or time are used up."""
+        return self._room.full or (self.prompts > 0 and self._room.tick[1] >= target.seconds)
 
     def decodes(self, due: Iterable[RequestState]) -> list[RequestState]:
         """Plan the next token of each request, in order; those without a row are returned.
@@ -129,7 +120,7 @@ class Draft:
         request = state.request
         if request.counts_tokens and state.flying and self._begins_to_be_shared(start):
             return 0  # the other groups can only be told what was counted when it was
-        if self.long(state) and self._room.crowded(owners):
+        if state.long and self._room.crowded(owners):
             return 0
         limit = target.seconds
         at_most = limit if self.prompts else max(limit, target.at_most)
@@ -145,7 +136,7 @@ class Draft:
         holding = state.holding
         assert holding is not None
         start, end, owners = state.scheduled, state.scheduled + length, state.owners
-        self._room.prefill(owners, start, length, self.long(state))
+        self._room.prefill(owners, start, length, state.long)
         if self._begins_to_be_shared(start) and not state.flying:
             self._joining.append(state)
         first_page, pages = holding.new_pages(start, end)

@@ -44,21 +44,6 @@ class Load:
     rows: int = 0
 
 
-def slowest(loads: Sequence[Load], model: TimeModel) -> tuple[TickWork, float]:
-    """The work and the seconds of a tick whose stages run these plans.
-
-    All stages run in the smallest bucket that holds every plan, and wait for the slowest of them.
-    """
-    if len(loads) == 1:
-        tokens = sum(loads[0].sizes)
-    else:
-        tokens = sum(map(max, *(load.sizes for load in loads)))
-    works = [TickWork(tokens, load.attention, load.context, load.rows) for load in loads]
-    seconds = [model.seconds(work) for work in works]
-    longest = max(seconds)
-    return works[seconds.index(longest)], longest
-
-
 class TickRoom:
     """What is left of a tick while its plan is made.
 
@@ -72,7 +57,9 @@ class TickRoom:
     """
 
     def __init__(self, shapes: Shapes, model: TimeModel, flight: Sequence[Load] = ()) -> None:
-        self._shapes, self._model, self._flight = shapes, model, flight
+        self._shapes, self._model = shapes, model
+        self._flight = [load for load in flight if load.rows]
+        self._sizes = tuple(max(load.sizes[n] for load in self._flight) for n in range(4)) if self._flight else ()
         self._own = [_Rows(shapes.own) for _ in range(shapes.groups)]
         self._shared = _Rows(shapes.shared)
 
@@ -83,8 +70,14 @@ class TickRoom:
 
     @property
     def tick(self) -> tuple[TickWork, float]:
-        """Work and predicted seconds of the tick with what was taken."""
-        return slowest([self.load, *self._flight], self._model)
+        """Work of the slowest stage with what was taken, and its predicted seconds, which are the tick's."""
+        return self._slowest(self.load)
+
+    @property
+    def seconds(self) -> float:
+        """Predicted seconds of a tick in which no other stage has anything to do."""
+        load = self.load
+        return self._model.seconds(TickWork(sum(load.sizes), load.attention, load.context, load.rows))
 
     @property
     def full(self) -> bool:
@@ -155,7 +148,20 @@ class TickRoom:
             load = self._load(self._own, more)
         else:
             load = self._load([more if own is rows else own for own in self._own], self._shared)
-        return slowest([load, *self._flight], self._model)[1]
+        return self._slowest(load)[1]
+
+    def _slowest(self, load: Load) -> tuple[TickWork, float]:
+        """All stages run in the smallest bucket that holds every plan, and wait for the slowest of them."""
+        sizes = map(max, load.sizes, self._sizes) if self._flight else load.sizes
+        tokens = sum(sizes)
+        work = TickWork(tokens, load.attention, load.context, load.rows)
+        longest = self._model.seconds(work)
+        for other in self._flight:
+            theirs = TickWork(tokens, other.attention, other.context, other.rows)
+            seconds = self._model.seconds(theirs)
+            if seconds > longest:
+                work, longest = theirs, seconds
+        return work, longest
 
     def _load(self, own: Sequence[_Rows], shared: _Rows) -> Load:
         if len(own) == 1:

@@ -71,6 +71,7 @@ class RequestState:
         request: what was asked for.
         due: when its first token is due, in seconds.
         tpot: seconds per output token that its decodes allow.
+        long: whether its prompt is a long one.
         fill: tokens to feed before the next one is sampled.
         total: predicted seconds of all its prompt work.
         remaining: of these, what is not scheduled.
@@ -80,6 +81,7 @@ class RequestState:
     request: Request
     due: float
     tpot: float
+    long: bool
     fill: int
     total: float
     remaining: float

@@ -23,8 +23,9 @@ from medha_jax.scheduler.shapes import Shapes
 from medha_jax.scheduler.targets import TickTarget, TickTargets
 from medha_jax.scheduler.work import TimeModel
 
-MOST_SKIPPED = 16  # prompts that do not fit a tick, until the search for smaller ones ends
+MOST_SKIPPED = 32  # prompts that do not fit a tick, until the search for smaller ones ends
 MOST_BLOCKED = 8  # requests that do not fit the pages, until the search for smaller ones ends
+BLOCKED = -1
 TABLE_TICKS = 1024  # between looks at whether the time model has changed
 
 
@@ -113,8 +114,16 @@ class Scheduler:
         config, total = self._config, self.prefill_seconds(len(request.prompt))
         due = due_at(request, config, total)
         tpot = request.slo.tpot_s or config.tpot_target_s
+        prompt = len(request.prompt)
         state = RequestState(
-            self._count, request, due, max(tpot, config.tpot_floor_s), len(request.prompt), total, total
+            number=self._count,
+            request=request,
+            due=due,
+            tpot=max(tpot, config.tpot_floor_s),
+            long=prompt >= config.long_tokens,
+            fill=prompt,
+            total=total,
+            remaining=total,
         )
         self._count += 1
         self._states[state.number] = state
@@ -147,7 +156,7 @@ class Scheduler:
         if self._tick % TABLE_TICKS == 0 and self._table.stale():
             self._renew_table()
         expired = self._expire(now)
-        draft = Draft(self._shapes, self._model, self._residents, self._config.long_tokens, self._flight)
+        draft = Draft(self._shapes, self._model, self._residents, self._flight)
         if self._tick % self._config.ageing_ticks == 0 and self._config.chunk_preemption:
             self._plan_aged(draft)
         self._due = draft.decodes(self._due)
@@ -198,20 +207,27 @@ class Scheduler:
 
     def _plan_prompts(self, draft: Draft, target: TickTarget, now: float) -> None:
         """Prompt chunks in the order of the policy, until the tick is full."""
+        if draft.packed(target):
+            return
         order = self._backlog.order(self._policy, now)
         skipped = 0
         for state, priority in self._round(order, now):
-            if draft.full or skipped == MOST_SKIPPED:
+            if skipped == MOST_SKIPPED:
                 return
             if not state.queued or state.served == self._tick:
                 continue
-            mine = self._share(draft, state, target, now)
-            length = 0
-            if state.holding is not None or self._admit(draft, order, state, priority, mine, now):
-                length = draft.length(state, state.scheduled, state.owners, mine)
-            if length:
-                self._serve(draft, state, length)
+            share = self._share(state, target, now)
+            if state.holding is not None:
+                length = draft.length(state, state.scheduled, state.owners, share)
+            elif groups := self._place(draft, order, state, priority, now):
+                length = self._admit(draft, state, groups, share)
             else:
+                length = BLOCKED
+            if length > 0:
+                self._serve(draft, state, length)
+                if draft.packed(target):
+                    return
+            elif length != BLOCKED:
                 skipped += 1
             if state.queued and not self._config.chunk_preemption:
                 return  # the next prompt begins when this one is done
@@ -226,47 +242,28 @@ class Scheduler:
             order.only_admitted()
         yield from (entry for entry in order if entry[0] not in overdue)
 
-    def _share(self, draft: Draft, state: RequestState, target: TickTarget, now: float) -> TickTarget:
+    def _share(self, state: RequestState, target: TickTarget, now: float) -> TickTarget:
         """The part of the tick that a prompt may fill: a long one with slack leaves some of it to others.
 
         `target * (1 - min(max(rho, 0), rho_max))`, rho being its relative slack (Medha's Algorithm 2, in which short
         prompts yield too, against its own example).
         """
-        if not draft.long(state) or len(self._backlog) == 1 or not self._config.chunk_preemption:
+        if not state.long or len(self._backlog) == 1 or not self._config.chunk_preemption:
             return target
         rho = (state.due - now - state.remaining) / max(state.total, LEAST_WORK_S)
         return TickTarget(target.seconds * (1 - min(max(rho, 0.0), self._config.rho_max)), target.at_most)
 
-    def _admit(
-        self, draft: Draft, order: Order, state: RequestState, priority: float, target: TickTarget, now: float
-    ) -> bool:
-        """Give a waiting request its pages if they are free and its first chunk fits the tick."""
-        groups = self._residents.place(state)
-        if groups is None:
-            groups = self._make_room(draft, order, state, priority, now)
-        if groups is None:
-            return False
-        start = min(state.found[groups[0]], self._shapes.per_group - 1) if state.found else 0
-        if not draft.length(state, start, groups[:1], target):
-            return False
-        self._residents.admit(state, groups)
-        state.remaining = self._table.between(state.scheduled, state.fill)
-        state.served = self._tick - 1
-        self._backlog.serve(state, state.remaining, state.served)
-        state.blocked_since = math.inf
-        if state in self._preempted:
-            self._preempted.remove(state)
-        draft.admitted.append(state)
-        return True
-
-    def _make_room(
+    def _place(
         self, draft: Draft, order: Order, state: RequestState, priority: float, now: float
     ) -> tuple[int, ...] | None:
-        """What to do for a request that does not fit: preempt, or hold back others when it has been passed for long.
+        """Groups that have the pages of a waiting request, made free by preemption if need be; None if there are none.
 
-        Returns:
-            The groups that it fits now, or None.
+        Where others have been admitted past it for too long, or its pages come when chunks in flight have left, nobody
+        behind it is admitted in this round.
         """
+        groups = self._residents.place(state)
+        if groups is not None:
+            return groups
         draft.blocked += 1
         state.blocked_since = min(state.blocked_since, now)
         if draft.blocked == 1 and self._preemptive:
@@ -276,11 +273,26 @@ class Scheduler:
                     self._preempt(victim, now)
                 groups = self._residents.place(state)
                 if groups is None:
-                    order.only_admitted()  # the pages come when chunks in flight have left
+                    order.only_admitted()
                 return groups
         if draft.blocked == MOST_BLOCKED or now - state.blocked_since >= self._config.bypass_s:
             order.only_admitted()
         return None
+
+    def _admit(self, draft: Draft, state: RequestState, groups: tuple[int, ...], target: TickTarget) -> int:
+        """Give a waiting request its pages, if its first chunk fits the tick; returns the chunk's tokens, or 0."""
+        start = min(state.found[groups[0]], self._shapes.per_group - 1) if state.found else 0
+        if not draft.length(state, start, groups[:1], target):
+            return 0
+        self._residents.admit(state, groups)
+        state.remaining = self._table.between(state.scheduled, state.fill)
+        state.served = self._tick - 1
+        self._backlog.serve(state, state.remaining, state.served)
+        state.blocked_since = math.inf
+        if state in self._preempted:
+            self._preempted.remove(state)
+        draft.admitted.append(state)
+        return draft.length(state, state.scheduled, state.owners, target)
 
     def _serve(self, draft: Draft, state: RequestState, length: int) -> None:
         """Plan a chunk of an admitted prompt."""

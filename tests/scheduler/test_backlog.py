@@ -10,7 +10,7 @@ from medha_jax.scheduler.request import Request, RequestState
 
 
 def state(number: int, arrival: float, work: float) -> RequestState:
-    return RequestState(number, Request((0,), 1, arrival), arrival + 1, 0.05, 1, work, work)
+    return RequestState(number, Request((0,), 1, arrival), arrival + 1, 0.05, False, 1, work, work)
 
 
 rows = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5), st.booleans()), max_size=40)

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from medha_jax.config import Buckets
-from medha_jax.scheduler.packing import Load, TickRoom, slowest
+from medha_jax.scheduler.packing import Load, TickRoom
 from medha_jax.scheduler.shapes import Shapes
 from medha_jax.scheduler.time_model import LinearTimeModel
 from medha_jax.scheduler.work import TickWork
@@ -88,15 +88,20 @@ def test_one_long_prompt_a_group() -> None:
 
 def test_stages_run_in_one_bucket_and_wait_for_the_slowest() -> None:
     model = LinearTimeModel(tokens=1.0, attention=0.1)
-    loads = [Load((4, 16, 0, 0), 500.0, 7.0, 3), Load((1, 64, 1, 0), 100.0, 9.0, 1)]
-    assert slowest(loads, model) == (TickWork(4 + 64 + 1, 500.0, 7.0, 3), 69 + 50)
+    shapes = Shapes(OWN, SHARED, 1, 1000, 4, 3, 8, 400)
+    tick = TickRoom(shapes, model, [Load((1, 64, 1, 0), 100.0, 9.0, 1), Load()])
+    assert tick.decode((0,), 5) and tick.decode((0,), 5) and tick.decode((0,), 5)
+    assert tick.tick == (TickWork(4 + 64 + 1, 100.0, 9.0, 1), 69 + 10)
+    assert tick.seconds == 4, "alone"
+    tick.prefill((0,), 99, 10, long=False)  # these see 100 to 109 tokens
+    assert tick.tick == (TickWork(4 + 64 + 1, 1045.0, 18.0 + 109.0, 4), 69 + 104.5)
 
 
 def test_what_is_in_flight_widens_the_tick() -> None:
     """A plan of 64 rows in the next stage: 16 rows here cost as much as 64, and attention has less time left."""
     model = LinearTimeModel(tokens=1.0, attention=0.1)
     shapes = Shapes(OWN, SHARED, 1, 1000, 4, 2, 8, 400)
-    alone, beside = TickRoom(shapes, model), TickRoom(shapes, model, [Load((2, 64, 0, 0))])
+    alone, beside = TickRoom(shapes, model), TickRoom(shapes, model, [Load((2, 64, 0, 0), rows=1)])
     assert alone.largest((0,), 100, most=300, limit=192, at_most=0) == 16  # 18 rows, 16 that see 100 to 116
     assert beside.largest((0,), 100, most=300, limit=192, at_most=0) == 0  # 66 rows
     assert beside.largest((0,), 100, most=300, limit=240, at_most=0) == 16

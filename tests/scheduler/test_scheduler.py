@@ -289,6 +289,20 @@ def test_nobody_passes_a_request_that_does_not_fit_for_longer_than_allowed() -> 
     assert all(server.requests[number].arrival_s <= 0.06 for number in early)
 
 
+def test_requests_that_do_not_fit_do_not_stop_those_that_run() -> None:
+    """However many more urgent ones wait for pages, the prompt that holds them gets a chunk every tick."""
+    server = Server(config(policy="edf"), shapes_of(), pages=60)
+    holder = server.ask(200, 1, slo=Slo(ttft_s=100.0))
+    server.step()
+    for _ in range(50):
+        server.ask(100, 1, slo=Slo(ttft_s=0.01))
+    while holder not in server.first_token:
+        planned = server.step()
+        assert [state.number for state in planned.states] == [holder]
+    server.run()
+    assert len(server.finished) == 51
+
+
 def test_a_model_that_has_changed_gives_new_predictions() -> None:
     from medha_jax.scheduler.time_model import FittedTimeModel
 
