@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -106,6 +108,19 @@ def test_it_stops_when_it_is_told_and_jumps_over_idle_time() -> None:
     assert [one.finished is not None for one in outcome.served] == [True, True]
     assert 1.5e6 <= outcome.end < 2.1e6
     assert outcome.totals.seconds < 1
+
+
+def test_no_device_is_touched() -> None:
+    code = (
+        "from medha_jax.config import SchedulerConfig\n"
+        "from medha_jax.simulate.deployments import DEPLOYMENTS\n"
+        "from medha_jax.simulate.run import simulate\n"
+        "from medha_jax.simulate.workload import Arrival\n"
+        "simulate(DEPLOYMENTS['a100-16'], SchedulerConfig(), [Arrival(0.0, 100, 2)])\n"
+        "from jax._src import xla_bridge\n"
+        "assert not xla_bridge.backends_are_initialized()\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
 def served(at: float, first: float | None, end: float, prompt: int = 2048, output: int = 3) -> Served:
