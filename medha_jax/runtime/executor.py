@@ -77,11 +77,10 @@ class MeshExecutor:
         use_compilation_cache(config.compilation_cache)
         self._table = self._compile(report)
         shardings = jax.tree.map(lambda shape: shape.sharding, self._programs.state_shapes)
-        self._admit = jax.jit(admit, donate_argnums=0, out_shardings=shardings.slots)
         make_state = jax.jit(self._programs.empty_state, out_shardings=shardings)
         self._state = jax.block_until_ready(make_state())
-        # compiled here, not at the first request
-        self.admit(0, SamplingParams(), 0, ())
+        nobody = (self._state.slots, *self._admission(0, SamplingParams(), 0, (), (), ()))
+        self._admit = jax.jit(admit, donate_argnums=0, out_shardings=shardings.slots).lower(*nobody).compile()
 
     @property
     def context(self) -> int:
@@ -152,15 +151,28 @@ class MeshExecutor:
             prompted: prompt tokens that were computed before.
             generated: tokens that it generated before.
         """
-        vocab = self.arch.vocab
-        counts = np.bincount(np.asarray(generated, np.int64), minlength=vocab).astype(np.int32)
-        seen = np.minimum(np.bincount(np.asarray(prompted, np.int64), minlength=vocab), 1).astype(np.int8)
-        settings = slot_settings(sampling, self.config.seed, prompt, end_tokens)
-        slots = self._admit(self._state.slots, np.int32(slot), *settings, counts, seen)
+        admission = self._admission(slot, sampling, prompt, end_tokens, prompted, generated)
+        slots = self._admit(self._state.slots, *admission)
         if self._one_at_a_time:
             jax.block_until_ready(slots)
         state = self._state
         self._state = DeviceState(state.pool, state.table, state.register, state.last_token, slots)
+
+    def _admission(
+        self,
+        slot: int,
+        sampling: SamplingParams,
+        prompt: int,
+        end_tokens: Sequence[int],
+        prompted: Sequence[int],
+        generated: Sequence[int],
+    ) -> tuple[np.ndarray, ...]:
+        """What `state.admit` takes beside the state."""
+        vocab = self.arch.vocab
+        counts = np.bincount(np.asarray(generated, np.int64), minlength=vocab).astype(np.int32)
+        seen = np.minimum(np.bincount(np.asarray(prompted, np.int64), minlength=vocab), 1).astype(np.int8)
+        floats, integers = slot_settings(sampling, self.config.seed, prompt, end_tokens)
+        return np.array(slot, np.int32), floats, integers, counts, seen
 
     def bucket(self, plan: StepPlan) -> Bucket:
         """The shape that a tick would have in which `plan` enters.
