@@ -47,7 +47,7 @@ def test_same_tokens_and_logits_as_transformers(
         max_context=5120,
         pool_tokens=7680 * len(SCHEDULES),
         slots=len(cases),
-        mesh=MeshConfig(buckets=Buckets(decode=(len(cases),), prefill=(1024,), chunks=16)),
+        mesh=MeshConfig(buckets=Buckets(decode=(len(SCHEDULES),), prefill=(1024,), chunks=16)),
         keep_logits=True,
         compilation_cache=None,
     )
