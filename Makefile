@@ -41,7 +41,7 @@ lint: .venv/.installed ## style, types, import arrows, BUILD against the source
 	$(BIN)/python tools/check_build.py
 
 test: setup lint ## setup, lint, then every test
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal
 
 demo: setup ## generate text on the CPU with the bundled tiny model
 	$(BIN)/medha-jax generate --model tiny --prompt 'import unittest' --max-tokens 80

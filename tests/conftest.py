@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from pathlib import Path
 
@@ -15,6 +16,12 @@ from tests.small import small_executor
 
 # a shell that starts the tests in the background makes them, and the commands they start, ignore Ctrl-C
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# workers that run beside each other take a core each: XLA's threads are slow where they wait for one another's
+WORKER = os.environ.get("PYTEST_XDIST_WORKER")
+if WORKER is not None:
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[int(WORKER.removeprefix("gw")) % len(cores)]})
 
 DEVICES = 8
 request_cpu_devices(DEVICES)

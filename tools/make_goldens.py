@@ -85,7 +85,7 @@ def config(family: str, rope: str) -> dict[str, Any]:
     }
 
 
-def random_model(family: str, seed: int, gain: float = 1.2) -> dict[str, Any]:
+def random_model(family: str, seed: int, gain: float = 0.7) -> dict[str, Any]:
     """A state dict of bf16-representable fp32 tensors, wide enough that greedy choices are decisive.
 
     A matrix has standard deviation `gain` over the root of its inputs. The larger it is, the more a model amplifies

@@ -78,13 +78,12 @@ class MeshExecutor:
         use_compilation_cache(config.compilation_cache)
         self._table = self._compile(report)
         shardings = jax.tree.map(lambda shape: shape.sharding, self._programs.state_shapes)
-        self._admit = jax.jit(admit, donate_argnums=0, out_shardings=shardings.slots)
-        self._adopt = jax.jit(adopt, donate_argnums=0, out_shardings=shardings.table)
         make_state = jax.jit(self._programs.empty_state, out_shardings=shardings)
         self._state = jax.block_until_ready(make_state())
-        # compiled here, not at the first request
-        self.admit(0, SamplingParams(), 0, ())
-        self.adopt(0, 0, ())
+        nobody = (self._state.slots, *self._admission(0, SamplingParams(), 0, (), (), ()))
+        self._admit = jax.jit(admit, donate_argnums=0, out_shardings=shardings.slots).lower(*nobody).compile()
+        nothing = (self._state.table, *self._adoption(0, 0, ()))
+        self._adopt = jax.jit(adopt, donate_argnums=0, out_shardings=shardings.table).lower(*nothing).compile()
 
     @property
     def context(self) -> int:
@@ -160,11 +159,8 @@ class MeshExecutor:
             prompted: prompt tokens that were computed before.
             generated: tokens that it generated before.
         """
-        vocab = self.arch.vocab
-        counts = np.bincount(np.asarray(generated, np.int64), minlength=vocab).astype(np.int32)
-        seen = np.minimum(np.bincount(np.asarray(prompted, np.int64), minlength=vocab), 1).astype(np.int8)
-        settings = slot_settings(sampling, self.config.seed, prompt, end_tokens)
-        slots = self._admit(self._state.slots, np.int32(slot), *settings, counts, seen)
+        admission = self._admission(slot, sampling, prompt, end_tokens, prompted, generated)
+        slots = self._admit(self._state.slots, *admission)
         if self._one_at_a_time:
             jax.block_until_ready(slots)
         self._state = dataclasses.replace(self._state, slots=slots)
@@ -186,12 +182,32 @@ class MeshExecutor:
                 f"{len(pages)} pages for slot {slot} of group {group}; there are {slots} slots of {width} pages on "
                 f"{groups} groups"
             )
-        row = np.zeros(width, np.int32)
-        row[: len(pages)] = pages
-        table = self._adopt(self._state.table, np.int32(slot), np.int32(group), row)
+        table = self._adopt(self._state.table, *self._adoption(slot, group, pages))
         if self._one_at_a_time:
             jax.block_until_ready(table)
         self._state = dataclasses.replace(self._state, table=table)
+
+    def _admission(
+        self,
+        slot: int,
+        sampling: SamplingParams,
+        prompt: int,
+        end_tokens: Sequence[int],
+        prompted: Sequence[int],
+        generated: Sequence[int],
+    ) -> tuple[np.ndarray, ...]:
+        """What `state.admit` takes beside the state."""
+        vocab = self.arch.vocab
+        counts = np.bincount(np.asarray(generated, np.int64), minlength=vocab).astype(np.int32)
+        seen = np.minimum(np.bincount(np.asarray(prompted, np.int64), minlength=vocab), 1).astype(np.int8)
+        floats, integers = slot_settings(sampling, self.config.seed, prompt, end_tokens)
+        return np.array(slot, np.int32), floats, integers, counts, seen
+
+    def _adoption(self, slot: int, group: int, pages: Sequence[int]) -> tuple[np.ndarray, ...]:
+        """What `state.adopt` takes beside the table."""
+        row = np.zeros(self._state.table.shape[-1], np.int32)
+        row[: len(pages)] = pages
+        return np.array(slot, np.int32), np.array(group, np.int32), row
 
     def bucket(self, plan: StepPlan) -> Bucket:
         """The shape that a tick would have in which `plan` enters.

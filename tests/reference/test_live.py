@@ -28,7 +28,7 @@ def test_every_step_agrees_with_transformers(tmp_path: Path, family: str, rope: 
     from safetensors.torch import save_file
 
     seed = 20241
-    stated, state = config(family, rope), random_model(family, seed, gain=0.7)
+    stated, state = config(family, rope), random_model(family, seed)
     save_file({k: v.contiguous() for k, v in state.items()}, tmp_path / "model.safetensors", {"format": "pt"})
     (tmp_path / "config.json").write_text(json.dumps(stated))
     rng = np.random.default_rng(seed)

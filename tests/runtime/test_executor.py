@@ -40,6 +40,7 @@ def test_nothing_is_compiled_after_the_start(executor: MeshExecutor) -> None:
         executor.collect(executor.submit(StepPlan(tuple(chunks))))
 
     rng = np.random.default_rng(0)
+    jax.clear_caches()  # what runs is held by the executor, not by the caches of jit
     jax.monitoring.register_event_duration_secs_listener(count)
     try:
         for _ in range(40):

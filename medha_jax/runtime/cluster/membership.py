@@ -15,6 +15,14 @@ from medha_jax.runtime.cluster.transport import Tls, check_protected, is_loopbac
 
 
 @dataclass(frozen=True)
+class Membership:
+    """This process's place in the cluster."""
+
+    process: int
+    processes: int
+
+
+@dataclass(frozen=True)
 class ClusterConfig:
     """How the processes of one mesh find each other.
 
@@ -60,6 +68,13 @@ class ClusterConfig:
         check_protected(self.plans_address, self.tls, self.insecure)
 
     @property
+    def stated(self) -> Membership | None:
+        """This process's place where it is given; None where JAX detects it."""
+        if self.coordinator is None or self.process is None or self.processes is None:
+            return None
+        return Membership(self.process, self.processes)
+
+    @property
     def plans_address(self) -> str:
         """Where process 0 serves plans, e.g. host:8477 for coordinator host:8476."""
         if self.plans is not None:
@@ -67,14 +82,6 @@ class ClusterConfig:
             return self.plans
         host, port = split_address(self.coordinator or "", "--coordinator")
         return f"[{host}]:{port + 1}" if ":" in host else f"{host}:{port + 1}"
-
-
-@dataclass(frozen=True)
-class Membership:
-    """This process's place in the cluster."""
-
-    process: int
-    processes: int
 
 
 def join(cluster: ClusterConfig, layout: Layout) -> Membership:

@@ -1,4 +1,8 @@
-"""From a configuration to one process's part of a cluster."""
+"""From a configuration to one process's part of a cluster.
+
+Where the processes know their numbers, the stream of plans comes first and JAX's own client after it: that client
+aborts a process, with a stack trace, where a partner is missing or gone; the stream says who it is.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,7 @@ from medha_jax.runtime.cluster.leader import Leader
 from medha_jax.runtime.cluster.membership import ClusterConfig, Membership, join
 from medha_jax.runtime.cluster.watchdog import leave
 from medha_jax.runtime.cluster.wire import message_limit
-from medha_jax.runtime.executor import Report
+from medha_jax.runtime.executor import MeshExecutor, Report
 from medha_jax.runtime.programs import Sizes
 from medha_jax.runtime.start import open_executor
 
@@ -38,7 +42,7 @@ def lead(
         LayoutError, CheckpointError, UnsupportedModelError: as `open_executor`.
     """
     limit = _limit(config)
-    member = _join(config, cluster, report)
+    member = cluster.stated or _join(config, cluster, report)
     if member.process != 0:
         raise ClusterError(f"this is process {member.process}; plans are made by process 0, start a worker here")
     own = hello(0, config)
@@ -47,6 +51,8 @@ def lead(
     )
     try:
         leader.wait_joined(cluster.patience)
+        if cluster.stated:
+            _join(config, cluster, report)
         executor = open_executor(config, report)
         leader.wait_ready(cluster.patience)
     except Exception as error:
@@ -64,7 +70,7 @@ def follow(config: RuntimeConfig, cluster: ClusterConfig, report: Report, end: C
         config: what to build; every process must be given the same.
         cluster: how to find the others.
         report: told what is done, a line at a time.
-        end: ends this process with a text if process 0 is lost or fails.
+        end: ends this process with a text if process 0 refuses it, is lost or fails.
 
     Returns:
         Why process 0 stopped.
@@ -74,13 +80,23 @@ def follow(config: RuntimeConfig, cluster: ClusterConfig, report: Report, end: C
         LayoutError, CheckpointError, UnsupportedModelError: as `open_executor`.
     """
     limit = _limit(config)
-    member = _join(config, cluster, report)
+    member = cluster.stated or _join(config, cluster, report)
     if member.process == 0:
         raise ClusterError("this is process 0, which makes the plans; a worker has another --process-id")
     own = hello(member.process, config)
     follower = Follower(own, cluster.plans_address, limit, cluster.heartbeat, cluster.tls, cluster.insecure, end)
-    follower.join(cluster.patience)
-    return follower.run(lambda: open_executor(config, report))
+    try:
+        follower.join(cluster.patience)
+    except ClusterError as error:
+        end(str(error))  # at once: JAX's own client aborts a process whose partner is gone before it has ended
+        raise
+
+    def load() -> MeshExecutor:
+        if cluster.stated:
+            _join(config, cluster, report)
+        return open_executor(config, report)
+
+    return follower.run(load)
 
 
 def _limit(config: RuntimeConfig) -> int:

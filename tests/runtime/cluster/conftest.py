@@ -72,50 +72,60 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclass(frozen=True)
 class Cluster:
-    """Running processes, process 0 first."""
+    """Running processes, process 0 first; what they print goes to files, because nobody empties a pipe meanwhile."""
 
-    members: list[subprocess.Popen[str]]
+    members: list[subprocess.Popen[bytes]]
+    folder: Path
 
-    def wait(self, seconds: float) -> list[tuple[int, str, str]]:
-        """Exit code, stdout and stderr of each process; all must end within `seconds`."""
-        deadline, done = time.monotonic() + seconds, []
-        for member in self.members:
-            out, err = member.communicate(timeout=max(0.1, deadline - time.monotonic()))
-            done.append((member.returncode, out, err))
-        return done
+    def output(self, number: int) -> str:
+        """What a process has printed to stdout."""
+        return (self.folder / f"{number}.out").read_text()
 
-    def wait_serving(self) -> None:
+    def errors(self, number: int) -> str:
+        """What a process has printed to stderr."""
+        return (self.folder / f"{number}.err").read_text()
+
+    def wait(self, seconds: float, *numbers: int) -> list[int]:
+        """Exit codes of these processes, or of all; each must end within `seconds` from now."""
+        deadline = time.monotonic() + seconds
+        chosen = [self.members[number] for number in numbers or range(len(self.members))]
+        return [member.wait(max(0.1, deadline - time.monotonic())) for member in chosen]
+
+    def wait_serving(self, seconds: float = 150) -> None:
         """Wait until process 0 has run a few ticks."""
-        out = self.members[0].stdout
-        assert out is not None
-        # CPU collectives print lines of their own
-        assert any(line == "serving\n" for line in out), "process 0 ended"
+        deadline = time.monotonic() + seconds
+        while "serving\n" not in self.output(0):
+            said = [self.errors(number) for number in range(len(self.members))]
+            assert self.members[0].poll() is None, f"process 0 ended: {said}"
+            assert time.monotonic() < deadline, f"process 0 does not serve: {said}"
+            time.sleep(0.1)
+
+
+@pytest.fixture(scope="session")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A compilation cache: most of the time of a test is spent in compiling, and some have the same layout."""
+    return tmp_path_factory.mktemp("programs")
 
 
 @pytest.fixture
-def start(model: Path) -> Iterator[Callable[..., Cluster]]:
+def start(model: Path, programs: Path, tmp_path: Path) -> Iterator[Callable[..., Cluster]]:
     """Start a cluster: `start(processes, **settings)`; see member.py for the settings."""
-    started: list[subprocess.Popen[str]] = []
+    started: list[subprocess.Popen[bytes]] = []
 
     def run(processes: int, **settings: Any) -> Cluster:
         stated = dict(processes=processes, coordinator=f"127.0.0.1:{free_ports()}", heartbeat=10, patience=60)
-        text = json.dumps({**stated, **settings})
+        text = json.dumps({**stated, "compilation_cache": str(programs), **settings})
         command = [sys.executable, "-m", "tests.runtime.cluster.member", str(model), text]
-        # short compilations: half of the time of a test is spent in them
         flags = {
             **os.environ,
             "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
         }
-        members = [
-            subprocess.Popen(
-                [*command, str(number)], cwd=ROOT, env=flags, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-            )
-            for number in range(processes)
-        ]
-        started.extend(members)
-        return Cluster(members)
+        for number in range(processes):
+            with open(tmp_path / f"{number}.out", "wb") as out, open(tmp_path / f"{number}.err", "wb") as err:
+                started.append(subprocess.Popen([*command, str(number)], cwd=ROOT, env=flags, stdout=out, stderr=err))
+        return Cluster(started[-processes:], tmp_path)
 
     yield run
     for member in started:
         member.kill()
-        member.communicate()
+        member.wait()

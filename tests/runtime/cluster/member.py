@@ -78,23 +78,26 @@ def adopted(executor: Any) -> list[int]:
 
 
 def config(model: Path, tp: int = 1, spp: int = 1, kvp: int = 1, **settings: Any) -> RuntimeConfig:
-    """A runtime of one decode and one prefill size."""
+    """A runtime of two shapes, so that little is compiled."""
     mesh = MeshConfig(
         tp=tp,
         spp=spp,
         kvp=kvp,
         page_size=16,
         tokens_per_group=PER_GROUP if kvp > 1 else None,
-        buckets=Buckets(decode=(8,), prefill=(32,), chunks=4),
-        shared_buckets=Buckets(decode=(1,), prefill=(32,), chunks=1),
+        buckets=Buckets(decode=(8,), prefill=(32,), chunks=4, mixed_only=True),
+        shared_buckets=Buckets(decode=(1,), prefill=(32,), chunks=1, mixed_only=True),
     )
-    defaults = dict(slots=8, pool_tokens=512, compilation_cache=None)
-    return RuntimeConfig(model=model, mesh=mesh, **{**defaults, **settings})
+    cache = settings.pop("compilation_cache", None)
+    sizes = {"slots": 8, "pool_tokens": 512, **settings}
+    return RuntimeConfig(model=model, mesh=mesh, compilation_cache=Path(cache) if cache else None, **sizes)
 
 
 def main() -> None:
     model, settings, process = Path(sys.argv[1]), json.loads(sys.argv[2]), int(sys.argv[3])
-    own = settings.pop(f"of_{process}", {})  # what this process has different
+    own = settings.pop("only", {}).get(str(process), {})  # what a process has different
+    if own.pop("absent", False):
+        return
     endless = settings.pop("endless", False)
     paths = {name: Path(path) for name, path in settings.pop("tls", {}).get(str(process), {}).items()}
 

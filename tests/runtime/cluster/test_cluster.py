@@ -27,15 +27,16 @@ def expected(model: Path) -> dict[str, list[int]]:
 
 @pytest.mark.parametrize(
     ("processes", "tp", "spp", "kvp"),
-    [(2, 1, 2, 2), (2, 2, 2, 1)],
+    [(2, 1, 2, 2), (2, 2, 1, 2), (2, 2, 2, 1), (4, 2, 2, 2)],
     ids=lambda number: str(number),
 )
 def test_processes_together_give_what_one_device_gives(
     start: Start, expected: dict[str, list[int]], processes: int, tp: int, spp: int, kvp: int
 ) -> None:
-    done = start(processes, tp=tp, spp=spp, kvp=kvp, heartbeat=20).wait(200)
-    assert [(code, err) for code, _, err in done] == [(0, "")] * processes
-    said = json.loads(done[0][1].splitlines()[-1])
+    cluster = start(processes, tp=tp, spp=spp, kvp=kvp, heartbeat=20)
+    assert cluster.wait(200) == [0] * processes
+    assert [cluster.errors(number) for number in range(processes)] == [""] * processes
+    said = json.loads(cluster.output(0).splitlines()[-1])
     alone, adopted = said.pop("adopted")
     assert alone == adopted
     assert said == dict(tokens=expected, groups=kvp)
@@ -52,19 +53,47 @@ def one_line(err: str) -> str:
     [
         (1, signal.SIGKILL, "lost process 1: its connection broke"),
         (0, signal.SIGKILL, "lost process 0 at 127.0.0.1"),
+        (1, signal.SIGSTOP, "lost process 1: its connection broke, or it was silent for 4 s"),
+        (0, signal.SIGSTOP, "lost process 0 at 127.0.0.1"),
     ],
-    ids=["follower killed", "leader killed"],
+    ids=["follower killed", "leader killed", "follower frozen", "leader frozen"],
 )
-def test_when_one_process_is_gone_the_others_end_with_one_line(
+def test_when_one_process_is_gone_the_other_ends_with_one_line(
     start: Start, victim: int, how: signal.Signals, message: str
 ) -> None:
     cluster = start(2, tp=2, spp=2, kvp=1, heartbeat=HEARTBEAT, endless=True)
     cluster.wait_serving()
     cluster.members[victim].send_signal(how)
-    left = cluster.members[1 - victim]
-    _, err = left.communicate(timeout=60)
-    assert left.returncode == 1
-    assert message in one_line(err)
+    left = 1 - victim
+    assert cluster.wait(60, left) == [1]
+    assert message in one_line(cluster.errors(left))
+
+
+def test_when_one_of_four_is_gone_every_other_one_ends(start: Start) -> None:
+    cluster = start(4, tp=2, spp=2, kvp=2, heartbeat=HEARTBEAT, endless=True)
+    cluster.wait_serving()
+    cluster.members[2].kill()
+    assert cluster.wait(60, 0, 1, 3) == [1, 1, 1]
+    for number in (0, 1, 3):
+        assert "lost process 2" in one_line(cluster.errors(number))
+
+
+def test_a_process_with_other_settings_is_refused_and_both_end(start: Start) -> None:
+    cluster = start(2, tp=2, spp=2, kvp=1, only={1: {"seed": 1}})
+    assert cluster.wait(120) == [1, 1], [cluster.errors(number) for number in range(2)]
+    assert "process 1 was refused: " in one_line(cluster.errors(0))
+    assert "refused process 1: " in one_line(cluster.errors(1))
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [(0, "process 1 did not connect to the plans within 3 s"), (1, "process 0 at 127.0.0.1")],
+    ids=["alone as leader", "alone as follower"],
+)
+def test_a_process_whose_partner_never_comes_says_who(start: Start, number: int, message: str) -> None:
+    cluster = start(2, tp=2, patience=3, only={1 - number: {"absent": True}})
+    assert cluster.wait(60, number) == [1]
+    assert message in cluster.errors(number)
 
 
 def test_what_a_process_is_tells_models_and_settings_apart(model: Path, tmp_path: Path) -> None:
