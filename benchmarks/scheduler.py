@@ -1,8 +1,8 @@
 """How long a plan takes: `python -m benchmarks.scheduler [--policy lars] [--waiting 1000] [--running 128]`.
 
 Requests of 50 tokens to 10 million wait while others decode; every plan is "run" at once and time is the time model's,
-so that cursors move, prompts end and new requests come as they would in service. Printed are the milliseconds of CPU time
-of `plan`, and those of telling the scheduler what was computed: on a core of its own, that is the time it takes.
+so that cursors move, prompts end and new requests come as they would in service. Printed are the milliseconds of CPU
+time of `plan`, and those of telling the scheduler what was computed; on a core of its own, that is the time it takes.
 """
 
 from __future__ import annotations

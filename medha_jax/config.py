@@ -242,7 +242,7 @@ class SchedulerConfig:
 
     policy: str = "lars"
     chunk_preemption: bool = True
-    deadline_margin: float = 0.7
+    deadline_margin: float = 0.3
     rho_max: float = 0.4
     ttft_multiple: float = 1.5
     ttft_floor_s: float = 0.5

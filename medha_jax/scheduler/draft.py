@@ -77,7 +77,7 @@ class Draft:
 
     def packed(self, target: TickTarget) -> bool:
         """Whether no prompt chunk fits any more: rows or time are used up."""
-        return self._room.full or (self.prompts > 0 and self._room.tick[1] >= target.seconds)
+        return self._room.full or (self.prompts > 0 and self._room.seconds >= target.seconds)
 
     def decodes(self, due: Iterable[RequestState]) -> list[RequestState]:
         """Plan the next token of each request, in order; those without a row are returned.

@@ -76,8 +76,7 @@ class TickRoom:
     @property
     def seconds(self) -> float:
         """Predicted seconds of a tick in which no other stage has anything to do."""
-        load = self.load
-        return self._model.seconds(TickWork(sum(load.sizes), load.attention, load.context, load.rows))
+        return self._alone(self.load)
 
     @property
     def full(self) -> bool:
@@ -114,17 +113,19 @@ class TickRoom:
         lengths = candidates(rows.buckets, rows.tokens, most)
         if not lengths or not self._has_place(rows, lengths[0]):
             return 0
+        before = self._seconds_before()
 
         def seconds(length: int) -> float:
-            return self._seconds_with(rows, start, length)
+            return self._seconds_with(rows, start, length, before)
 
         return largest_within(lengths, seconds, limit) or (lengths[0] if seconds(lengths[0]) <= at_most else 0)
 
     def stated(self, owners: Sequence[int], start: int, length: int, at_most: float) -> int:
         """`length` if a chunk of just that many tokens fits, else 0; the arguments are those of `largest`."""
         rows = self._rows(owners)
-        fits = self._has_place(rows, length) and self._seconds_with(rows, start, length) <= at_most
-        return length if fits else 0
+        if not self._has_place(rows, length):
+            return 0
+        return length if self._seconds_with(rows, start, length, self._seconds_before()) <= at_most else 0
 
     def prefill(self, owners: Sequence[int], start: int, length: int, long: bool) -> None:
         """Take a prompt chunk; `long` if it is of a long prompt."""
@@ -140,15 +141,26 @@ class TickRoom:
             return rows.decodes < rows.buckets.decode[-1]
         return rows.chunks < rows.buckets.chunks and rows.tokens + length <= rows.buckets.prefill[-1]
 
-    def _seconds_with(self, rows: _Rows, start: int, length: int) -> float:
-        """Seconds of the tick with one more prompt chunk."""
+    def _seconds_before(self) -> float:
+        """Seconds that the other stages take, whatever is added here."""
+        return self._slowest(self.load)[1] if self._flight else 0.0
+
+    def _seconds_with(self, rows: _Rows, start: int, length: int, before: float) -> float:
+        """Seconds that count for one more prompt chunk: those of the tick.
+
+        Where the chunk does not make this tick longer than it is `before`, those of the next ticks: of its plan alone.
+        """
         more = _Rows(rows.buckets, rows.decodes, rows.tokens, rows.chunks, rows.attention, rows.context)
         _take(more, self._shapes, start, length)
         if rows is self._shared:
             load = self._load(self._own, more)
         else:
             load = self._load([more if own is rows else own for own in self._own], self._shared)
-        return self._slowest(load)[1]
+        seconds = self._slowest(load)[1]
+        return self._alone(load) if seconds <= before else seconds
+
+    def _alone(self, load: Load) -> float:
+        return self._model.seconds(TickWork(sum(load.sizes), load.attention, load.context, load.rows))
 
     def _slowest(self, load: Load) -> tuple[TickWork, float]:
         """All stages run in the smallest bucket that holds every plan, and wait for the slowest of them."""

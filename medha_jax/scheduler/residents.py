@@ -103,7 +103,9 @@ class Residents:
         del self._holders[state.number]
         state.holding, state.owners, state.slot, state.leaving = None, (), -1, False
 
-    def victims(self, state: RequestState, priority: float, policy: Policy, now: float) -> list[RequestState] | None:
+    def victims(
+        self, state: RequestState, priority: float, policy: Policy, now: float, spared: Sequence[RequestState]
+    ) -> list[RequestState] | None:
         """Admitted requests to preempt so that a waiting one fits, least urgent first; None if that does not help.
 
         A victim must be less urgent than the waiting request even when its work is to be done again, must not have
@@ -115,6 +117,7 @@ class Residents:
             priority: its own, by `policy`.
             policy: the order.
             now: seconds.
+            spared: who is not to be preempted.
         """
         holders = self.holders
         free, slots = list(self._pages.free), self.free_slots
@@ -125,7 +128,8 @@ class Residents:
         parts = self._parts(state)
         if self._fits(parts, free, slots):
             return []
-        able = [h for h in holders if not h.leaving and h.preemptions < self._config.max_preemptions]
+        most = self._config.max_preemptions
+        able = [h for h in holders if not h.leaving and h.preemptions < most and h not in spared]
         if not able:
             return None
         again = np.array([(h.request.arrival_s, h.due, h.total, h.total) for h in able]).T

@@ -267,7 +267,7 @@ class Scheduler:
         draft.blocked += 1
         state.blocked_since = min(state.blocked_since, now)
         if draft.blocked == 1 and self._preemptive:
-            victims = self._residents.victims(state, priority, self._policy, now)
+            victims = self._residents.victims(state, priority, self._policy, now, draft.admitted)
             if victims is not None:
                 for victim in victims:
                     self._preempt(victim, now)

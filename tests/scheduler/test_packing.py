@@ -105,3 +105,13 @@ def test_what_is_in_flight_widens_the_tick() -> None:
     assert alone.largest((0,), 100, most=300, limit=192, at_most=0) == 16  # 18 rows, 16 that see 100 to 116
     assert beside.largest((0,), 100, most=300, limit=192, at_most=0) == 0  # 66 rows
     assert beside.largest((0,), 100, most=300, limit=240, at_most=0) == 16
+
+
+def test_what_does_not_lengthen_the_tick_is_free() -> None:
+    """The other stage takes 500 s: up to their own target, rows here cost nothing in this tick."""
+    shapes = Shapes(OWN, SHARED, 1, 1000, 4, 2, 8, 400)
+    model = LinearTimeModel(tokens=1.0, attention=0.1)
+    tick = TickRoom(shapes, model, [Load((2, 64, 0, 0), attention=5000.0, rows=1)])
+    assert tick.largest((0,), 0, most=300, limit=20, at_most=0) == 0, "18 rows and 13.6 s are too much by themselves"
+    assert tick.largest((0,), 0, most=300, limit=40, at_most=0) == 16
+    assert tick.largest((0,), 0, most=300, limit=400, at_most=0) == 64

@@ -11,8 +11,13 @@ from hypothesis import strategies as st
 
 from medha_jax.config import POLICIES, SchedulerConfig
 from medha_jax.kv.allocator import OutOfPagesError
+from medha_jax.scheduler.draft import Planned
+from medha_jax.scheduler.packing import TickRoom
 from medha_jax.scheduler.request import Request, Slo
 from medha_jax.scheduler.scheduler import QueueFullError
+from medha_jax.scheduler.shapes import Shapes
+from medha_jax.scheduler.time_model import LinearTimeModel
+from medha_jax.scheduler.work import TickWork
 from tests.scheduler.device import continuation
 from tests.scheduler.serving import OWN, Server, shapes_of
 
@@ -162,7 +167,17 @@ def test_only_the_first_prompt_chunk_may_exceed_the_target(setting: dict[str, An
         decodes = [state.tpot for state, chunk in pairs if chunk.start >= len(state.request.prompt)]
         limit = min([*decodes, *(coming[-stages + 1 :] if stages > 1 else [])], default=math.inf) / stages
         coming.append(min((state.tpot for state, chunk in pairs if chunk.last), default=math.inf))
-        if planned.seconds > (config.idle_tick_s if limit == math.inf else limit) and prompts:
+        own = server.model.seconds(own_work(planned, server.shapes))
+        if own > (config.idle_tick_s if limit == math.inf else limit) and prompts:
             ((state, chunk),) = [pair for pair in pairs if pair[1] in prompts]
             natural = chunk.end == len(state.request.prompt) or chunk.end % server.shapes.per_group == 0
             assert natural or state.request.chunks or chunk.length == OWN.prefill[0]
+
+
+def own_work(planned: Planned, shapes: Shapes) -> TickWork:
+    """The work of a plan by itself, counted from its chunks."""
+    room = TickRoom(shapes, LinearTimeModel())
+    for chunk in planned.plan.chunks:
+        room.prefill(chunk.groups, chunk.start, chunk.length, long=False)
+    load = room.load
+    return TickWork(sum(load.sizes), load.attention, load.context, load.rows)
