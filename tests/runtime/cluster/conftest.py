@@ -109,10 +109,15 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def start(model: Path, programs: Path, tmp_path: Path) -> Iterator[Callable[..., Cluster]]:
-    """Start a cluster: `start(processes, **settings)`; see member.py for the settings."""
+    """Start a cluster: `start(processes, **settings)`; see member.py for the settings.
+
+    `environment(number)` gives variables that process `number` has beside those of this one.
+    """
     started: list[subprocess.Popen[bytes]] = []
 
-    def run(processes: int, **settings: Any) -> Cluster:
+    def run(
+        processes: int, environment: Callable[[int], dict[str, str]] = lambda number: {}, **settings: Any
+    ) -> Cluster:
         stated = dict(processes=processes, coordinator=f"127.0.0.1:{free_ports()}", heartbeat=10, patience=60)
         text = json.dumps({**stated, "compilation_cache": str(programs), **settings})
         command = [sys.executable, "-m", "tests.runtime.cluster.member", str(model), text]
@@ -122,7 +127,8 @@ def start(model: Path, programs: Path, tmp_path: Path) -> Iterator[Callable[...,
         }
         for number in range(processes):
             with open(tmp_path / f"{number}.out", "wb") as out, open(tmp_path / f"{number}.err", "wb") as err:
-                started.append(subprocess.Popen([*command, str(number)], cwd=ROOT, env=flags, stdout=out, stderr=err))
+                own = {**flags, **environment(number)}
+                started.append(subprocess.Popen([*command, str(number)], cwd=ROOT, env=own, stdout=out, stderr=err))
         return Cluster(started[-processes:], tmp_path)
 
     yield run

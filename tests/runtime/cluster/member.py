@@ -104,9 +104,13 @@ def main() -> None:
     from medha_jax.runtime.cluster import ClusterConfig, Tls, follow, lead
     from medha_jax.text import Tokenizer
 
-    names = ("coordinator", "processes", "heartbeat", "patience")
+    names = ("coordinator", "processes", "plans", "heartbeat", "patience")
     stated = {name: settings.pop(name) for name in names if name in settings}
-    cluster = ClusterConfig(process=process, tls=Tls(**paths) if paths else None, **stated)
+    if stated["coordinator"] is None:  # then JAX detects the rest, too
+        del stated["processes"]
+    else:
+        stated["process"] = process
+    cluster = ClusterConfig(tls=Tls(**paths) if paths else None, **stated)
     built = config(model, **{**settings, **own})
     if process:
         follow(built, cluster, lambda line: None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from medha_jax.runtime import open_executor
 from medha_jax.text import Tokenizer
-from tests.runtime.cluster.conftest import Cluster, write_model
+from tests.runtime.cluster.conftest import Cluster, free_ports, write_model
 from tests.runtime.cluster.member import config, serve
 
 Start = Callable[..., Cluster]
@@ -40,6 +41,25 @@ def test_processes_together_give_what_one_device_gives(
     alone, adopted = said.pop("adopted")
     assert alone == adopted
     assert said == dict(tokens=expected, groups=kvp)
+
+
+def test_slurm_says_who_is_who(start: Start, expected: dict[str, list[int]]) -> None:
+    port = free_ports()
+    job = str(random.randrange(2**12))  # the port of JAX's coordinator follows from it
+
+    def slurm(number: int) -> dict[str, str]:
+        return {
+            "SLURM_JOB_ID": job,
+            "SLURM_STEP_NODELIST": "127.0.0.1",
+            "SLURM_NTASKS": "2",
+            "SLURM_PROCID": str(number),
+            "SLURM_LOCALID": str(number),
+            "JAX_NUM_CPU_DEVICES": "2",
+        }
+
+    cluster = start(2, slurm, tp=2, spp=2, coordinator=None, plans=f"127.0.0.1:{port}")
+    assert cluster.wait(200) == [0, 0], [cluster.errors(number) for number in range(2)]
+    assert json.loads(cluster.output(0).splitlines()[-1])["tokens"] == expected
 
 
 def one_line(err: str) -> str:
