@@ -3,7 +3,7 @@
 from medha_jax.models.architecture import Architecture, UnsupportedModelError
 from medha_jax.models.decoder import Decoder, Layer, final_logits, layer_graph, parameter_specs
 from medha_jax.models.parameters import ParameterSpec
-from medha_jax.models.rope import RopeScaling, rotary_angles
+from medha_jax.models.rope import RopeScaling, rotary_angles, rotary_constants
 
 __all__ = [
     "Architecture",
@@ -16,4 +16,5 @@ __all__ = [
     "layer_graph",
     "parameter_specs",
     "rotary_angles",
+    "rotary_constants",
 ]

@@ -145,8 +145,20 @@ def _yarn(rope: RopeScaling, inverse: np.ndarray, head_dim: int) -> np.ndarray:
     return (inverse / rope.factor * ramp + inverse * (1 - ramp)).astype(np.float32)
 
 
+def rotary_constants(rope: RopeScaling, head_dim: int) -> dict[str, np.ndarray]:
+    """What `rotary_angles` takes of a rule as numbers, so that a program compiled for one rule serves others, too."""
+    return {
+        "rope.inverse": inverse_frequencies(rope, head_dim),
+        "rope.scale": np.array(rope.attention_factor, np.float32),
+    }
+
+
 def rotary_angles(
-    rope: RopeScaling, head_dim: int, positions: Int[Array, " rows"], lengths: Int[Array, " rows"]
+    rope: RopeScaling,
+    head_dim: int,
+    positions: Int[Array, " rows"],
+    lengths: Int[Array, " rows"],
+    constants: Mapping[str, Array | np.ndarray] | None = None,
 ) -> tuple[Float[Array, "rows half"], Float[Array, "rows half"]]:
     """Cosine and sine of every row's rotation, fp32.
 
@@ -154,7 +166,10 @@ def rotary_angles(
         positions: place of each row in its sequence, in tokens.
         lengths: sequence length that a rule which follows the length sees: the whole prompt for its rows,
             `position + 1` for generated ones. That makes the result independent of how a prompt is cut.
+        constants: `rotary_constants`, where they are arguments of a program.
     """
+    if constants is None:
+        constants = rotary_constants(rope, head_dim)
     if rope.follows_length:
         exponents = jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim
         grown = jnp.maximum(lengths, rope.original_context).astype(jnp.float32)
@@ -162,9 +177,9 @@ def rotary_angles(
         theta = rope.theta * stretch ** (head_dim / (head_dim - 2))
         inverse = 1.0 / theta[:, None] ** exponents[None, :]
     else:
-        inverse = jnp.asarray(inverse_frequencies(rope, head_dim))[None, :]
-    angles = positions.astype(jnp.float32)[:, None] * inverse
-    return jnp.cos(angles) * rope.attention_factor, jnp.sin(angles) * rope.attention_factor
+        inverse = jnp.asarray(constants["rope.inverse"])[None, :]
+    angles, scale = positions.astype(jnp.float32)[:, None] * inverse, constants["rope.scale"]
+    return jnp.cos(angles) * scale, jnp.sin(angles) * scale
 
 
 def rotate(

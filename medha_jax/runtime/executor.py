@@ -71,7 +71,7 @@ class MeshExecutor:
         self.arch = arch
         self._programs = Programs(config, arch, parameters["embedding"].dtype, mesh)
         self.layout, self.sizes = self._programs.layout, self._programs.sizes
-        self._parameters = dict(parameters)
+        self._parameters = self._programs.arguments(parameters)
         # with few cores, a second program on several CPU devices deadlocks in its collectives
         self._one_at_a_time = mesh.devices.flat[0].platform == "cpu" and self.layout.devices > 1
         self._flight = deque([EMPTY] * self.layout.spp, self.layout.spp)

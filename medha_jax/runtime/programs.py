@@ -5,19 +5,22 @@ Nothing here holds weights or runs anything, so a layout can be looked at where 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import Array
 from jax.sharding import Mesh, NamedSharding
 
 from medha_jax.attention import BLOCK_TOKENS
 from medha_jax.config import RuntimeConfig
 from medha_jax.kv.allocator import pages_for
 from medha_jax.mesh import Layout, parameter_spec, per_group, plan_spec, pool_spec, register_spec
-from medha_jax.models import Architecture
+from medha_jax.models import Architecture, rotary_constants
 from medha_jax.runtime.buckets import Bucket, PlanLayout, all_buckets
 from medha_jax.runtime.packing import Geometry
 from medha_jax.runtime.placement import check_layout, placed_specs
@@ -104,6 +107,27 @@ class Programs:
         }
 
     @cached_property
+    def constants(self) -> dict[str, np.ndarray]:
+        """Numbers of the architecture that a tick takes beside the parameters, the same on every device."""
+        return rotary_constants(self.arch.rope, self.arch.head_dim)
+
+    @cached_property
+    def argument_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Parameters and constants."""
+        whole = self.placed(parameter_spec(()))
+        constants = {n: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole) for n, x in self.constants.items()}
+        return {**self.parameter_shapes, **constants}
+
+    def arguments(self, parameters: Mapping[str, Array]) -> dict[str, Array]:
+        """Placed parameters, with the constants placed beside them."""
+        whole = self.placed(parameter_spec(()))
+
+        def place(value: np.ndarray) -> Array:
+            return jax.make_array_from_callback(value.shape, whole, value.__getitem__)
+
+        return {**parameters, **{name: place(value) for name, value in self.constants.items()}}
+
+    @cached_property
     def state_specs(self) -> DeviceState:
         """Partition of every array of the device state."""
         own = per_group()
@@ -154,7 +178,7 @@ class Programs:
         """Trace and lower the tick of one shape; the state is donated."""
         plan = PlanLayout(bucket, self.config.mesh.page_size)
         program = Program(self.arch, self.layout, plan, self.largest, self.config.keep_logits)
-        parameters = {name: shape.sharding.spec for name, shape in self.parameter_shapes.items()}
+        parameters = {name: shape.sharding.spec for name, shape in self.argument_shapes.items()}
         mapped = jax.shard_map(
             build_tick(program, self.dtype),
             mesh=self.mesh,
@@ -163,4 +187,4 @@ class Programs:
             check_vma=False,
         )
         tick = jax.jit(mapped, donate_argnums=1)
-        return tick.lower(self.parameter_shapes, self.state_shapes, self.plan_shape(bucket))
+        return tick.lower(self.argument_shapes, self.state_shapes, self.plan_shape(bucket))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from pathlib import Path
@@ -36,9 +37,16 @@ def model_directory(tmp_path: Path, family: str, rope: str) -> Path:
 CASES = [(family, rope) for family in FAMILIES for rope in ROPES]
 
 
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A compilation cache for all cases and workers: most rules of one family have the same programs."""
+    base = tmp_path_factory.getbasetemp()
+    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "golden-programs"
+
+
 @pytest.mark.parametrize(("family", "rope"), CASES)
 def test_same_tokens_and_logits_as_transformers(
-    tmp_path: Path, family: str, rope: str, byte_tokenizer: Tokenizer
+    tmp_path: Path, family: str, rope: str, byte_tokenizer: Tokenizer, programs: Path
 ) -> None:
     golden = np.load(GOLDEN / family / f"{rope}.npz")
     cases = [(length, name) for length in PROMPT_LENGTHS for name in SCHEDULES]
@@ -47,9 +55,9 @@ def test_same_tokens_and_logits_as_transformers(
         max_context=5120,
         pool_tokens=7680 * len(SCHEDULES),
         slots=len(cases),
-        mesh=MeshConfig(buckets=Buckets(decode=(len(SCHEDULES),), prefill=(1024,), chunks=16)),
+        mesh=MeshConfig(buckets=Buckets(decode=(len(SCHEDULES),), prefill=(8, 1024), chunks=16)),
         keep_logits=True,
-        compilation_cache=None,
+        compilation_cache=programs,
     )
     logits: dict[int, list[np.ndarray]] = {}
 
