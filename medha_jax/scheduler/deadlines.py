@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 
 from medha_jax.config import SchedulerConfig
 from medha_jax.scheduler.request import Request
@@ -32,6 +33,11 @@ class Expiries:
         if request.on_deadline == "drop":
             for moment in {due, due if request.deadline_s is None else request.deadline_s}:
                 heapq.heappush(self._moments, (moment, number))
+
+    @property
+    def next(self) -> float:
+        """The next of these moments, in seconds; infinite if there is none."""
+        return self._moments[0][0] if self._moments else math.inf
 
     def passed(self, now: float) -> list[int]:
         """Numbers of the requests of which a moment has passed since the last call."""

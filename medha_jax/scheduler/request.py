@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from medha_jax.kv.groups import Holding
@@ -44,6 +44,8 @@ class Request:
         cache_salt: only requests of one salt share cached pages.
         chunks: stated prefill chunk sizes in tokens, the last one repeated; None for adaptive ones.
         counts_tokens: whether penalties count its tokens, so that a group that joins late must be told the counts.
+        reserved: None where the prompt is complete. Otherwise `prompt` is a list that grows, its pages are those of so
+            many tokens, and `max_tokens` is what the caller wishes.
     """
 
     prompt: Sequence[int]
@@ -55,6 +57,7 @@ class Request:
     cache_salt: str = ""
     chunks: tuple[int, ...] | None = None
     counts_tokens: bool = False
+    reserved: int | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -106,12 +109,43 @@ class RequestState:
     @property
     def tokens(self) -> int:
         """Tokens whose pages it needs: prompt and output."""
-        return len(self.request.prompt) + self.request.max_tokens
+        return self.request.reserved or len(self.request.prompt) + self.request.max_tokens
+
+    @property
+    def known(self) -> int:
+        """Tokens of it that are known: of the prompt, and generated."""
+        return len(self.request.prompt) + len(self.generated)
+
+    @property
+    def complete(self) -> bool:
+        """Whether its whole prompt is there."""
+        return self.request.reserved is None
+
+    @property
+    def fillable(self) -> int:
+        """Known tokens that may be fed now; the last one of an incomplete prompt is kept, to sample after it."""
+        return self.known if self.complete else max(0, self.known - 1)
+
+    @property
+    def wants_more(self) -> bool:
+        """Whether it may have a token beyond the one that is sampled after those that are scheduled."""
+        return self.scheduled + 1 < len(self.request.prompt) + self.request.max_tokens
 
     @property
     def prefilling(self) -> bool:
         """Whether tokens that are known already are still to be fed."""
         return self.scheduled < self.fill
+
+    def grow(self, ids: Sequence[int], complete: bool) -> None:
+        """Take in more of an incomplete prompt."""
+        request = self.request
+        assert request.reserved is not None and isinstance(request.prompt, list)
+        request.prompt.extend(ids)
+        if complete:
+            most = min(request.max_tokens, request.reserved - len(request.prompt))
+            self.request = replace(request, max_tokens=most, reserved=None)
+        self.fill = self.fillable
+        self.found = None
 
     def ids(self, start: int, end: int) -> tuple[int, ...]:
         """The token ids at positions `[start, end)`: of the prompt, then of what was generated."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -15,22 +15,20 @@ from medha_jax.scheduler.backlog import Backlog, Order
 from medha_jax.scheduler.chunking import PrefillTable
 from medha_jax.scheduler.deadlines import Expiries, due_at
 from medha_jax.scheduler.draft import Draft, Planned
+from medha_jax.scheduler.limits import check_queue
 from medha_jax.scheduler.packing import Load
 from medha_jax.scheduler.policies import LEAST_WORK_S, policy_from
 from medha_jax.scheduler.request import Request, RequestState
 from medha_jax.scheduler.residents import Residents
 from medha_jax.scheduler.shapes import Shapes
 from medha_jax.scheduler.targets import TickTarget, TickTargets
+from medha_jax.scheduler.turns import Turns
 from medha_jax.scheduler.work import TimeModel
 
 MOST_SKIPPED = 32  # prompts that do not fit a tick, until the search for smaller ones ends
 MOST_BLOCKED = 8  # requests that do not fit the pages, until the search for smaller ones ends
 BLOCKED = -1
 TABLE_TICKS = 1024  # between looks at whether the time model has changed
-
-
-class QueueFullError(RuntimeError):
-    """As many requests wait as may; the caller should come again later."""
 
 
 class Scheduler:
@@ -48,21 +46,40 @@ class Scheduler:
         shapes: of ticks.
         pages: of all KV groups; nobody else takes any.
         model: predicts the seconds of a tick.
+        ahead: ticks that may be planned while the results of those before are not there.
     """
 
-    def __init__(self, config: SchedulerConfig, shapes: Shapes, pages: GroupedPages, model: TimeModel) -> None:
+    def __init__(
+        self, config: SchedulerConfig, shapes: Shapes, pages: GroupedPages, model: TimeModel, ahead: int = 0
+    ) -> None:
         self._config, self._shapes, self._pages, self._model = config, shapes, pages, model
+        self._ahead = ahead
         self._policy = policy_from(config)
         self._table = self._build_table()
         self._residents = Residents(config, shapes, pages)
         self._backlog = Backlog()
         self._states: dict[int, RequestState] = {}
-        self._due: list[RequestState] = []
+        self._turns = Turns(shapes.stages)
         self._expiries = Expiries()
         self._targets = TickTargets(config, shapes.stages)
         self._preempted: list[RequestState] = []
         self._flight: deque[Load] = deque([Load()] * (shapes.stages - 1), shapes.stages - 1)
-        self._count = self._tick = 0
+        self._count = self._tick = self._waiting_tokens = 0
+
+    @property
+    def config(self) -> SchedulerConfig:
+        """Policy and limits."""
+        return self._config
+
+    @property
+    def ahead(self) -> int:
+        """Ticks that may be planned while the results of those before are not there."""
+        return self._ahead
+
+    @property
+    def next_number(self) -> int:
+        """The number of the next request."""
+        return self._count
 
     @property
     def busy(self) -> bool:
@@ -75,6 +92,11 @@ class Scheduler:
         return len(self._states) - len(self._residents)
 
     @property
+    def waiting_tokens(self) -> int:
+        """Prompt tokens that requests which are not admitted have, and tokens that they generated before."""
+        return self._waiting_tokens
+
+    @property
     def running(self) -> int:
         """Requests that hold pages."""
         return len(self._residents)
@@ -83,6 +105,23 @@ class Scheduler:
     def free_pages(self) -> tuple[int, ...]:
         """Pages of each group that no request holds."""
         return self._residents.free_pages
+
+    @property
+    def cached_pages(self) -> tuple[int, ...]:
+        """Of these, the pages that the prefix cache knows."""
+        return self._residents.cached_pages
+
+    @property
+    def next_expiry(self) -> float:
+        """When a request has to be looked at, because it may be dropped then, in seconds; infinite if never."""
+        return self._expiries.next
+
+    @property
+    def starved(self) -> bool:
+        """Whether every request waits for more of its prompt, if there are any, and has nothing in flight."""
+        return not len(self._backlog) and all(
+            not state.complete and not state.flying for state in self._states.values()
+        )
 
     @property
     def pending(self) -> tuple[int, ...]:
@@ -108,28 +147,74 @@ class Scheduler:
             OutOfPagesError: prompt and output never fit the pages; nothing was queued.
             QueueFullError: too many requests wait; nothing was queued.
         """
-        self._pages.check(len(request.prompt) + request.max_tokens)
-        if self.waiting >= self._config.max_waiting:
-            raise QueueFullError(f"{self.waiting} requests wait; allowed are {self._config.max_waiting}")
-        config, total = self._config, self.prefill_seconds(len(request.prompt))
-        due = due_at(request, config, total)
-        tpot = request.slo.tpot_s or config.tpot_target_s
-        prompt = len(request.prompt)
+        self.check_pages(request)
+        check_queue(self._config, self.waiting, self.waiting_tokens, len(request.prompt))
+        number = self._count
+        self.enqueue(number, request)
+        return number
+
+    def check_pages(self, request: Request) -> None:
+        """Check that a request would fit empty pools. Any thread may ask.
+
+        Raises:
+            OutOfPagesError: it never fits.
+        """
+        self._pages.check(request.reserved or len(request.prompt) + request.max_tokens)
+
+    def enqueue(self, number: int, request: Request) -> None:
+        """Queue a request that was checked, under a number larger than those before."""
+        self._count = number + 1
+        tpot = request.slo.tpot_s or self._config.tpot_target_s
         state = RequestState(
-            number=self._count,
+            number=number,
             request=request,
-            due=due,
-            tpot=max(tpot, config.tpot_floor_s),
-            long=prompt >= config.long_tokens,
-            fill=prompt,
-            total=total,
-            remaining=total,
+            due=math.inf,
+            tpot=max(tpot, self._config.tpot_floor_s),
+            long=False,
+            fill=0,
+            total=0.0,
+            remaining=0.0,
         )
-        self._count += 1
-        self._states[state.number] = state
-        self._queue(state)
-        self._expiries.add(state.number, request, due)
-        return state.number
+        state.fill = state.fillable
+        self._states[number] = state
+        self._waiting_tokens += state.known
+        self._assess(state)
+        if state.prefilling:
+            self._queue(state)
+        self._expiries.add(number, request, state.due)
+
+    def extend(self, number: int, ids: Sequence[int], complete: bool) -> None:
+        """More of an incomplete prompt has come, perhaps the last of it. One that is at its end is ignored."""
+        state = self._states.get(number)
+        if state is None or state.ended:
+            return
+        before = state.fill
+        state.grow(ids, complete)
+        if state.holding is None:
+            self._waiting_tokens += len(ids)
+        else:
+            self._residents.grown(state, before)
+        if state.queued:
+            self._backlog.remove(state)
+            state.queued = False
+        if state.prefilling and not state.leaving:
+            self._assess(state)
+            self._queue(state)
+            if state.holding is not None:
+                self._backlog.serve(state, state.remaining, state.served)
+
+    def outlook(self, number: int, now: float) -> tuple[int, float]:
+        """What a waiting request can expect.
+
+        Returns:
+            How many waiting requests its policy serves before it, and the predicted seconds of their prompt work, of
+            that of admitted ones that go before, and of its own; without the time that decodes take.
+        """
+        state = self._states[number]
+        if not state.queued:
+            return self.waiting - 1, 0.0
+        position, seconds = self._backlog.before(state, self._policy, now)
+        return position, seconds + state.remaining
 
     def cancel(self, number: int) -> None:
         """End a request, whether its output is complete or unwanted.
@@ -144,6 +229,7 @@ class Scheduler:
         if state.queued:
             self._unqueue(state)
         if state.holding is None:
+            self._waiting_tokens -= state.known
             del self._states[number]
         elif state.flying:
             state.leaving = True
@@ -156,13 +242,15 @@ class Scheduler:
         if self._tick % TABLE_TICKS == 0 and self._table.stale():
             self._renew_table()
         expired = self._expire(now)
-        draft = Draft(self._shapes, self._model, self._residents, self._flight)
+        draft = Draft(self._shapes, self._model, self._residents, self._flight, self._ahead)
+        due = self._turns.begin()
         if self._tick % self._config.ageing_ticks == 0 and self._config.chunk_preemption:
-            self._plan_aged(draft)
-        self._due = draft.decodes(self._due)
+            self._plan_aged(draft, now)
+        left = draft.decodes(due)
         if len(self._backlog):
             self._plan_prompts(draft, self._targets.target(draft.tightest, draft.seconds), now)
         planned = draft.planned(expired)
+        self._turns.end(left, draft.sampling)
         self._targets.planned(draft.tightest, draft.coming, planned.seconds)
         self._flight.appendleft(draft.load)
         return planned
@@ -189,20 +277,18 @@ class Scheduler:
             state.generated.append(token)
             if chunk.end == state.fill:
                 self._residents.publish(state)
-            if not state.leaving:
-                self._due.append(state)
         if state.leaving and not state.flying:
             self._requeue(state, now)
         return True
 
-    def _plan_aged(self, draft: Draft) -> None:
+    def _plan_aged(self, draft: Draft, now: float) -> None:
         """The smallest chunk of the admitted prompt that has waited longest, if it has waited long."""
         for state in self._backlog.longest_unserved():
             if state.served > self._tick - self._config.ageing_ticks:
                 return
             length = draft.length(state, state.scheduled, state.owners, TickTarget(0.0, math.inf))
             if length:
-                self._serve(draft, state, length)
+                self._serve(draft, state, length, now)
                 return
 
     def _plan_prompts(self, draft: Draft, target: TickTarget, now: float) -> None:
@@ -224,7 +310,7 @@ class Scheduler:
             else:
                 length = BLOCKED
             if length > 0:
-                self._serve(draft, state, length)
+                self._serve(draft, state, length, now)
                 if draft.packed(target):
                     return
             elif length != BLOCKED:
@@ -250,7 +336,7 @@ class Scheduler:
         """
         if not state.long or len(self._backlog) == 1 or not self._config.chunk_preemption:
             return target
-        rho = (state.due - now - state.remaining) / max(state.total, LEAST_WORK_S)
+        rho = _slack(state, now)
         return TickTarget(target.seconds * (1 - min(max(rho, 0.0), self._config.rho_max)), target.at_most)
 
     def _place(
@@ -270,6 +356,7 @@ class Scheduler:
             victims = self._residents.victims(state, priority, self._policy, now)
             if victims is not None:
                 for victim in victims:
+                    draft.preempted.append(victim)
                     self._preempt(victim, now)
                 groups = self._residents.place(state)
                 if groups is None:
@@ -285,6 +372,7 @@ class Scheduler:
         if not draft.length(state, start, groups[:1], target):
             return 0
         self._residents.admit(state, groups)
+        self._waiting_tokens -= state.known
         state.remaining = self._table.between(state.scheduled, state.fill)
         state.served = self._tick - 1
         self._backlog.serve(state, state.remaining, state.served)
@@ -294,9 +382,9 @@ class Scheduler:
         draft.admitted.append(state)
         return draft.length(state, state.scheduled, state.owners, target)
 
-    def _serve(self, draft: Draft, state: RequestState, length: int) -> None:
+    def _serve(self, draft: Draft, state: RequestState, length: int, now: float) -> None:
         """Plan a chunk of an admitted prompt."""
-        draft.prompt(state, length)
+        draft.prompt(state, length, _slack(state, now))
         state.served = self._tick
         if state.prefilling:
             state.remaining = self._table.between(state.scheduled, state.fill)
@@ -321,12 +409,20 @@ class Scheduler:
     def _requeue(self, state: RequestState, now: float) -> None:
         """A preempted request has nothing in flight any more: it waits again."""
         self._residents.release(state)
-        state.fill = len(state.request.prompt) + len(state.generated)
+        state.fill = state.fillable
+        self._waiting_tokens += state.known
         state.scheduled = state.computed = state.chunk = 0
         state.found, state.preempted_at = None, now
         state.total = state.remaining = self._table.between(0, state.fill)
         self._preempted.append(state)
         self._queue(state)
+
+    def _assess(self, state: RequestState) -> None:
+        """Predict a request's work by the tokens that are known of it, and when it is due."""
+        state.total = self._table.between(0, state.fill)
+        state.remaining = self._table.between(state.scheduled, state.fill)
+        state.due = due_at(state.request, self._config, state.total)
+        state.long = len(state.request.prompt) >= self._config.long_tokens
 
     def _queue(self, state: RequestState) -> None:
         self._backlog.add(state, state.remaining)
@@ -369,3 +465,8 @@ class Scheduler:
         self._backlog.set_work(remaining, ends)
         for state, left, total in zip(states, remaining.tolist(), ends.tolist(), strict=True):
             state.remaining, state.total = left, total
+
+
+def _slack(state: RequestState, now: float) -> float:
+    """Relative slack of a prompt: the time that it can lose, over its whole predicted work."""
+    return (state.due - now - state.remaining) / max(state.total, LEAST_WORK_S)

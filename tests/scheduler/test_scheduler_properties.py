@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from medha_jax.config import POLICIES, SchedulerConfig
 from medha_jax.kv.allocator import OutOfPagesError
 from medha_jax.scheduler.request import Request, Slo
-from medha_jax.scheduler.scheduler import QueueFullError
+from medha_jax.scheduler.limits import QueueFullError
 from tests.scheduler.device import continuation
 from tests.scheduler.serving import OWN, Server, shapes_of
 

@@ -49,7 +49,7 @@ def test_the_mean_time_per_token_is_kept_beside_a_prompt_whose_chunks_are_all_to
     """Reading its context takes 6 to 10 ms, and 4 ms are promised; a tick without it takes 1 ms."""
     model = LinearTimeModel(fixed=1e-3, context=4e-5)
     config = SchedulerConfig(policy="srtf", preemption=False, tpot_target_s=4e-3, tpot_floor_s=1e-3, ageing_ticks=1000)
-    server = Server(config, shapes_of(), model=model)
+    server = Server(config, shapes_of(), pages=200, model=model)
     server.ask(390, 1)
     while server.scheduler.state(0).scheduled < 100:
         server.step()
