@@ -19,14 +19,15 @@ from medha_jax.engine import (
     Engine,
     EngineService,
     Event,
+    FittedTimeModel,
     GenerationRequest,
+    RequestOutput,
     TickReport,
     open_executor,
     scheduler_for,
 )
-from medha_jax.engine.output import RequestOutput
 from medha_jax.plan import SamplingParams
-from medha_jax.scheduler.time_model import LEAST_TICKS, FittedTimeModel, TimeModelError
+from medha_jax.scheduler.time_model import LEAST_TICKS, TimeModelError
 from medha_jax.server.inference import Backend
 from medha_jax.server.requests import ServedModel
 from medha_jax.server.server import Listener

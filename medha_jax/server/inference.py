@@ -144,13 +144,12 @@ class Inference:
             if self._backend is None:
                 return pb.LoadInfo(accepting=False)
             load = self._backend.service.load()
-            pools = zip(load.total_pages, load.free_pages, strict=True)
             return pb.LoadInfo(
                 running=load.running,
                 waiting=load.waiting,
                 waiting_tokens=load.waiting_tokens,
                 slots=load.slots,
-                pools=[pb.PagePool(total_pages=total, free_pages=free) for total, free in pools],
+                pools=[pb.PagePool(total_pages=load.total_pages, free_pages=free) for free in load.free_pages],
                 accepting=not self._closed and load.healthy,
             )
 

@@ -6,18 +6,19 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 from grpc import StatusCode
 
-from medha_jax.engine import GenerationRequest, OnDeadline, Slo, check_request
+from medha_jax.engine import GenerationRequest, Slo, check_request
 from medha_jax.plan import InvalidRequestError, SamplingParams
 from medha_jax.protos import inference_pb2 as pb
 from medha_jax.server.refusal import Refusal, invalid, never_fits
 from medha_jax.server.settings import Limits
 from medha_jax.text import Tokenizer, TokenizerError
 
+OnDeadline = Literal["continue", "drop"]
 LONGEST_ID = 128  # characters, of a request id and of a cache salt
 ON_DEADLINE: dict[int, OnDeadline] = {
     pb.ON_DEADLINE_UNSPECIFIED: "continue",
