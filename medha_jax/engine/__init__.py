@@ -23,7 +23,7 @@ from medha_jax.engine.service import EngineService, NotServingError
 from medha_jax.engine.sizing import sized_for
 from medha_jax.runtime import open_executor
 from medha_jax.scheduler.limits import QueueFullError
-from medha_jax.scheduler.request import Slo
+from medha_jax.scheduler.request import OnDeadline, Slo
 from medha_jax.scheduler.time_model import FittedTimeModel
 
 __all__ = [
@@ -43,6 +43,7 @@ __all__ = [
     "ModelOutputError",
     "NotServingError",
     "OfflineEngine",
+    "OnDeadline",
     "Output",
     "Prefilled",
     "QueueFullError",

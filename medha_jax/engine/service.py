@@ -11,7 +11,7 @@ from itertools import count
 
 from medha_jax.engine.events import Event, Failed, Finished, GenerationRequest
 from medha_jax.engine.loop import Engine, OnTick
-from medha_jax.engine.report import Load
+from medha_jax.engine.report import Load, TickReport
 from medha_jax.plan import InvalidRequestError
 from medha_jax.scheduler.request import Request
 
@@ -160,7 +160,7 @@ class EngineService:
         try:
             while self._wait():
                 events = self._take()
-                events += self._engine.step(self._on_tick, self._on_error)
+                events += self._engine.step(self._watch if self._on_tick else None, self._on_error)
                 self._tell(events)
             self._tell(self._take() + self._engine.end_all("stopped", "the engine was stopped"))
         except Exception as error:  # a listener's, say: nobody would hear of anything any more
@@ -201,6 +201,16 @@ class EngineService:
             self._listener(events)
         with self._changed:
             self._changed.notify_all()
+
+    def _watch(self, report: TickReport) -> None:
+        """Tell of a tick. Who cannot bear it is not told again: nobody's answer depends on it."""
+        if self._on_tick is None:
+            return
+        try:
+            self._on_tick(report)
+        except Exception as error:
+            self._on_tick = None
+            self._on_error(error)
 
     def _ask(self, command: Callable[[], Events]) -> None:
         self._inbox.append(command)
