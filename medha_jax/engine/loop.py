@@ -4,42 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 from medha_jax.config import SchedulerConfig
 from medha_jax.engine.admission import check_ids, for_scheduler
 from medha_jax.engine.events import Accepted, Event, Failed, FailReason, Finished, GenerationRequest
+from medha_jax.engine.flight import NOTHING, Flight
 from medha_jax.engine.generation import Generation, OutputFactory
 from medha_jax.engine.report import Load, TickReport, report_tick
 from medha_jax.kv.allocator import OutOfPagesError
 from medha_jax.kv.groups import GroupedPages
-from medha_jax.plan import Chunk, InvalidRequestError, StepPlan
+from medha_jax.plan import Chunk, InvalidRequestError
 from medha_jax.runtime import Executor, TokenResult
 from medha_jax.scheduler.draft import Planned
 from medha_jax.scheduler.limits import check_queue
 from medha_jax.scheduler.request import Request, RequestState
 from medha_jax.scheduler.scheduler import Scheduler
 from medha_jax.scheduler.shapes import Shapes
-from medha_jax.scheduler.work import TickWork, TimeModel
+from medha_jax.scheduler.work import TimeModel
 
-NOTHING = Planned(StepPlan(()), (), (), (), (), TickWork(), 0.0)
 PAUSE_S = 0.002  # while requests are there, nothing runs, and only time can change that
 OnTick = Callable[[TickReport], None]
 OnError = Callable[[Exception], None]
-
-
-@dataclass(frozen=True, slots=True)
-class _Tick:
-    """A dispatched tick: the plan of each stage, the one that leaves, and the requests whose first chunk is in it."""
-
-    handle: Any
-    stages: tuple[Planned, ...]
-    leaving: Planned
-    submitted: float
-    first: frozenset[int]
 
 
 def scheduler_for(executor: Executor, config: SchedulerConfig, model: TimeModel, ahead: int | None = None) -> Scheduler:
@@ -88,13 +74,11 @@ class Engine:
         outputs: OutputFactory,
         on_result: Callable[[int, TokenResult], None] | None = None,
     ) -> None:
-        self._executor, self._scheduler, self._model = executor, scheduler, model
+        self._executor, self._scheduler = executor, scheduler
         self._clock, self._outputs, self._on_result = clock, outputs, on_result
         self._generations: dict[int, Generation] = {}
-        self._entered: deque[Planned] = deque([NOTHING] * (executor.config.mesh.spp - 1))
-        self._ticks: deque[_Tick] = deque()
+        self._flight = Flight(executor, model, clock)
         self._cancelled: list[int] = []
-        self._collected, self._waited = -math.inf, True
         self._healthy = self._moved = True
 
     @property
@@ -242,9 +226,9 @@ class Engine:
         events: list[tuple[int, Event]] = []
         try:
             submitted = self._submit(events, on_error)
-            collect = len(self._ticks) > self._scheduler.ahead if submitted else bool(self._ticks)
+            collect = len(self._flight) > (self._scheduler.ahead if submitted else 0)
             if collect:
-                self._collect(self._ticks.popleft(), events, on_tick, on_error)
+                self._collect(events, on_tick, on_error)
             self._moved = submitted or collect or bool(events)
         except Exception as error:
             if on_error is None:
@@ -259,10 +243,9 @@ class Engine:
         numbers = list(self._generations)
         for number in numbers:
             self._end(number)
-        for planned in (*(tick.leaving for tick in self._ticks), *self._entered):
+        for planned in self._flight.plans:
             self._abandon(planned)
-        self._ticks.clear()
-        self._entered = deque([NOTHING] * len(self._entered))
+        self._flight.clear()
         return [(number, Failed(reason, message)) for number in numbers]
 
     def _submit(self, events: list[tuple[int, Event]], on_error: OnError | None) -> bool:
@@ -275,17 +258,12 @@ class Engine:
         first = self._note_first(planned, now)
         try:
             self._announce(planned)
-            if not planned.states and not any(flying.states for flying in self._entered):
+            if not planned.states and not self._flight.entered:
                 return False
-            submitted = self._clock()
-            handle = self._executor.submit(planned.plan)
+            self._flight.submit(planned, first)
         except Exception as error:
-            planned = self._without(planned, (*planned.states, *planned.admitted), error, events, on_error)
-            submitted = self._clock()
-            handle = self._executor.submit(planned.plan)  # the other stages go on
-        stages = (planned, *reversed(self._entered))
-        self._entered.append(planned)
-        self._ticks.append(_Tick(handle, stages, self._entered.popleft(), submitted, first))
+            self._without(planned, (*planned.states, *planned.admitted), error, events, on_error)
+            self._flight.submit(NOTHING, frozenset())  # the other stages go on
         return True
 
     def _note_first(self, planned: Planned, now: float) -> frozenset[int]:
@@ -319,31 +297,21 @@ class Engine:
         known = state.ids(0, done)
         self._executor.admit(state.slot, request.sampling, prompt, ends, known[:prompt], known[prompt:])
 
-    def _collect(
-        self, tick: _Tick, events: list[tuple[int, Event]], on_tick: OnTick | None, on_error: OnError | None
-    ) -> None:
-        """Wait for a tick and deliver its results."""
+    def _collect(self, events: list[tuple[int, Event]], on_tick: OnTick | None, on_error: OnError | None) -> None:
+        """Wait for the oldest tick and deliver its results."""
+        tick = self._flight.take()
         leaving = tick.leaving
         try:
-            results = self._executor.collect(tick.handle)
+            results, times = self._flight.read(tick)
         except Exception as error:
             self._without(leaving, leaving.states, error, events, on_error)
             return
-        now = self._clock()
-        started = max(tick.submitted, self._collected)
-        entering = tick.stages[0]
-        # unless it was waited for, an earlier one may have been running still when this one was submitted
-        timed = self._waited and bool(leaving.states)
-        if timed and entering is not NOTHING:
-            self._model.observe(entering.work, now - started)
-        self._collected, self._waited = now, bool(leaving.states)
         for state, chunk, result in zip(leaving.states, leaving.plan.chunks, results, strict=True):
-            if self._scheduler.computed(state, chunk, result.token, now):
-                self._deliver(events, state, chunk, result, now, on_error)
+            if self._scheduler.computed(state, chunk, result.token, times.ended):
+                self._deliver(events, state, chunk, result, times.ended, on_error)
         if on_tick is not None:
-            times = started, now, timed
-            on_tick(report_tick(tick.stages, tick.first, times, self._scheduler, self._executor.pages, self._cancelled))
-            self._cancelled.clear()
+            on_tick(report_tick(tick, times, self._scheduler, self._executor.pages, self._cancelled))
+        self._cancelled.clear()
 
     def _deliver(
         self,
@@ -381,7 +349,7 @@ class Engine:
         error: Exception,
         events: list[tuple[int, Event]],
         on_error: OnError | None,
-    ) -> Planned:
+    ) -> None:
         """End the requests of a plan that could not run, if the others can go on; raises the error if not."""
         if on_error is None:
             raise error
@@ -393,7 +361,6 @@ class Engine:
         if not self._executor.usable():
             raise error
         on_error(error)
-        return NOTHING
 
     def _abandon(self, planned: Planned) -> None:
         """The chunks of a plan, whose requests have ended, are in flight no longer."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from medha_jax.scheduler.draft import Planned
+from medha_jax.engine.flight import Tick, Times
 from medha_jax.scheduler.scheduler import Scheduler
 
 
@@ -100,24 +100,18 @@ class Load:
 
 
 def report_tick(
-    stages: Sequence[Planned],
-    first: frozenset[int],
-    times: tuple[float, float, bool],
-    scheduler: Scheduler,
-    total_pages: int,
-    cancelled: Sequence[int],
+    tick: Tick, times: Times, scheduler: Scheduler, total_pages: int, cancelled: Sequence[int]
 ) -> TickReport:
     """Put together what a tick did.
 
     Args:
-        stages: the plan of each stage, the one that entered first.
-        first: requests whose first chunk entered.
-        times: started, ended and timed.
+        tick: that was read.
+        times: when it ran.
         scheduler: as it is after the tick.
         total_pages: of each group.
         cancelled: since the tick before.
     """
-    entering = stages[0]
+    stages, entering = tick.stages, tick.stages[0]
     groups = len(scheduler.free_pages)
     chunks = [
         ChunkReport(
@@ -128,7 +122,7 @@ def report_tick(
             length=chunk.length,
             decode=math.isnan(slack),
             slack=slack,
-            first=not stage and state.number in first,
+            first=not stage and state.number in tick.first,
         )
         for stage, planned in enumerate(stages)
         for state, chunk, slack in zip(planned.states, planned.plan.chunks, planned.slacks, strict=True)
@@ -136,11 +130,10 @@ def report_tick(
     rows = sum(entering.sizes) * groups * len(stages)
     used = sum(chunk.length * (groups if len(chunk.groups) > 1 else 1) for chunk in chunks)
     free, cached = scheduler.free_pages, scheduler.cached_pages
-    started, ended, timed = times
     return TickReport(
-        started=started,
-        ended=ended,
-        timed=timed,
+        started=times.started,
+        ended=times.ended,
+        timed=times.timed,
         predicted=entering.seconds,
         chunks=tuple(chunks),
         bucket=entering.sizes,
