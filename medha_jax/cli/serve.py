@@ -36,7 +36,9 @@ from medha_jax.text import GenerationDefaults, Tokenizer
 
 if TYPE_CHECKING:
     from medha_jax.cli.serving import Watchers
+    from medha_jax.server.inference import Backend
     from medha_jax.server.metrics import Metrics
+    from medha_jax.server.server import Listener
     from medha_jax.server.trace import ScheduleTrace
 
 _LISTEN, _LIMITS, _SECURITY = "Where to listen", "Limits", "Security"
@@ -245,8 +247,14 @@ def _serve(
     trace = None if trace_file is None else ScheduleTrace(trace_file, clock)
     served = ServedModel(Path(name).name, tokenizer, vocab, context, sampling, defaults.eos_ids)
     loader = Loader(runtime, scheduling, cluster, served, _watchers(metrics, trace), clock)
+
+    def load(listener: Listener) -> Backend:
+        backend = loader.load(listener)
+        metrics.watch(backend.service.load)
+        return backend
+
     around = Surroundings(
-        load=loader.load,
+        load=load,
         announce=lambda line: print(line, flush=True),
         tell=tell,
         write_log=tell,

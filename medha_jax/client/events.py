@@ -12,7 +12,7 @@ _REASONS: dict[int, Literal["stop", "length"]] = {pb.FINISH_REASON_STOP: "stop",
 
 @dataclass(frozen=True)
 class Accepted:
-    """The request is taken; `position` requests wait, this one included; `predicted_ttft_s` may be unknown."""
+    """The request is taken; `position` waiting ones go before it; `predicted_ttft_s` is None where it is unknown."""
 
     request_id: str
     position: int

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -11,6 +12,7 @@ from medha_jax.engine import Completion
 from medha_jax.server.settings import LogFormat
 
 LONGEST_MESSAGE = 300  # characters
+PLAIN = re.compile(r"[A-Za-z0-9_.:/\[\]%-]+")  # needs no quotes
 
 
 @dataclass
@@ -66,7 +68,7 @@ class AccessLog:
             self._write(json.dumps({"time": time} | values))
         else:
             quoted = {
-                name: json.dumps(value) if isinstance(value, str) and not value.isalnum() else value
+                name: json.dumps(value) if isinstance(value, str) and not PLAIN.fullmatch(value) else value
                 for name, value in values.items()
             }
             self._write(" ".join([time, *(f"{name}={value}" for name, value in quoted.items())]))

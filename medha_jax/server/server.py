@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 from grpc import aio
@@ -31,6 +33,7 @@ OTHER_CALLS = 256  # beside streams: health, load, tokenize
 WORKERS = 2  # threads for long texts and prompts
 HEALTH_SECONDS = 0.25  # between looks at the engine
 LAST_WORDS_SECONDS = 1.0  # that ended streams have to be told so
+T = TypeVar("T")
 Listener = Callable[[list[tuple[int, Event]]], None]
 
 
@@ -98,7 +101,7 @@ async def serve(
     reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, REFLECTION), server)
     await _tell_health(readiness, False)
     await server.start()
-    loading = loop.run_in_executor(None, around.load, streams.listen)
+    loading = _in_thread(lambda: around.load(streams.listen))
     waiting = asyncio.create_task(stopping.wait())
     try:
         await asyncio.wait((loading, waiting), return_when=asyncio.FIRST_COMPLETED)
@@ -119,6 +122,33 @@ async def serve(
     finally:
         await server.stop(LAST_WORDS_SECONDS / 2)
         workers.shutdown(wait=False, cancel_futures=True)
+
+
+def _in_thread(work: Callable[[], T]) -> asyncio.Future[T]:
+    """Run work in a thread that is left alone when nobody waits for it any more: a load cannot be interrupted."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def tell(result: T | None, error: BaseException | None) -> None:
+        if future.cancelled():
+            return
+        if error is None:
+            future.set_result(result)  # type: ignore[arg-type]
+        else:
+            future.set_exception(error)
+
+    def run() -> None:
+        result: T | None = None
+        error: BaseException | None = None
+        try:
+            result = work()
+        except BaseException as raised:
+            error = raised
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(tell, result, error)
+
+    threading.Thread(target=run, name="load", daemon=True).start()
+    return future
 
 
 async def _drain(streams: Streams, seconds: float, hurry: asyncio.Event, tell: Callable[[str], None]) -> None:

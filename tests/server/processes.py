@@ -24,7 +24,7 @@ class ServerProcess:
     """A server that is started and stopped; `address` is where it listens once it is `ready`."""
 
     def __init__(self, *arguments, environment=None, ready=True):
-        self._errors = tempfile.NamedTemporaryFile("w+", suffix=".log")
+        self._errors = tempfile.NamedTemporaryFile("w+", suffix=".log")  # noqa: SIM115  # closed at the end
         self.process = subprocess.Popen(
             [sys.executable, *map(str, arguments)],
             env=os.environ | QUICK | {"PYTHONPATH": SEARCHED} | (environment or {}),
@@ -94,5 +94,3 @@ def refusal(events):
     except ServerError as error:
         return error
     raise AssertionError("the stream ended well")
-
-
