@@ -133,7 +133,7 @@ def serving(
         service.stop()
 
 
-def ask(seed: int, prompt: int, tokens: int = 4, **stated: Any) -> GenerationRequest:
+def ask(seed: int, prompt: int, tokens: int = 4, /, **stated: Any) -> GenerationRequest:
     """A greedy request for random tokens."""
     fields = {field.name for field in dataclasses.fields(GenerationRequest)}
     own = {name: stated.pop(name) for name in list(stated) if name in fields}
