@@ -15,10 +15,11 @@ from medha_jax.engine.events import (
     TokenLogprobs,
 )
 from medha_jax.engine.generation import Output
-from medha_jax.engine.loop import Engine, scheduler_for
+from medha_jax.engine.loop import Engine
 from medha_jax.engine.offline import ModelOutputError, OfflineEngine, generate
 from medha_jax.engine.output import RequestOutput
 from medha_jax.engine.report import ChunkReport, Load, TickReport
+from medha_jax.engine.scheduling import scheduler_for
 from medha_jax.engine.service import EngineService, NotServingError
 from medha_jax.engine.sizing import sized_for
 from medha_jax.runtime import open_executor

@@ -6,51 +6,23 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 
-from medha_jax.config import SchedulerConfig
 from medha_jax.engine.admission import check_ids, for_scheduler
 from medha_jax.engine.events import Accepted, Event, Failed, FailReason, Finished, GenerationRequest
 from medha_jax.engine.flight import NOTHING, Flight
 from medha_jax.engine.generation import Generation, OutputFactory
 from medha_jax.engine.report import Load, TickReport, report_tick
 from medha_jax.kv.allocator import OutOfPagesError
-from medha_jax.kv.groups import GroupedPages
 from medha_jax.plan import Chunk, InvalidRequestError
 from medha_jax.runtime import Executor, TokenResult
 from medha_jax.scheduler.draft import Planned
 from medha_jax.scheduler.limits import check_queue
 from medha_jax.scheduler.request import Request, RequestState
 from medha_jax.scheduler.scheduler import Scheduler
-from medha_jax.scheduler.shapes import Shapes
 from medha_jax.scheduler.work import TimeModel
 
 PAUSE_S = 0.002  # while requests are there, nothing runs, and only time can change that
 OnTick = Callable[[TickReport], None]
 OnError = Callable[[Exception], None]
-
-
-def scheduler_for(executor: Executor, config: SchedulerConfig, model: TimeModel, ahead: int | None = None) -> Scheduler:
-    """A scheduler over everything that an executor has.
-
-    Args:
-        executor: whose slots and pages it gives away.
-        config: policy and limits.
-        model: predicts the seconds of a tick.
-        ahead: ticks that are dispatched before the results of those before them are read; None for as many as pay.
-    """
-    mesh = executor.config.mesh
-    config = dataclasses.replace(config, prefix_cache=config.prefix_cache and executor.prefix_cacheable)
-    shapes = Shapes(
-        own=mesh.buckets,
-        shared=mesh.shared_buckets or mesh.buckets,  # without shared shapes no request is spread
-        groups=mesh.kvp,
-        per_group=executor.per_group,
-        page_size=mesh.page_size,
-        stages=mesh.spp,
-        slots=executor.config.slots,
-        context=executor.context,
-    )
-    pages = GroupedPages(mesh.kvp, executor.pages, mesh.page_size, executor.per_group, prefix_cache=config.prefix_cache)
-    return Scheduler(config, shapes, pages, model, executor.ahead if ahead is None else ahead)
 
 
 class Engine:
