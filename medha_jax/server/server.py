@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -206,15 +207,25 @@ def _listening(
         maximum_concurrent_rpcs=settings.limits.max_streams + OTHER_CALLS,
     )
     try:
+        _check_address(settings.host, settings.port)
         if credentials is None:
             port = server.add_insecure_port(settings.address)
         else:
             port = server.add_secure_port(settings.address, credentials)
-    except RuntimeError:
-        port = 0
-    if port == 0:
-        raise ListenError(f"cannot listen on {settings.address}: the port is taken or the host is not this machine's")
+    except (OSError, RuntimeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ListenError(f"cannot listen on {settings.address}: {reason}; give another --host or --port") from None
     return server, port
+
+
+def _check_address(host: str, port: int) -> None:
+    """Listen for a moment: gRPC would write lines of its own, and does not say what is wrong.
+
+    Raises:
+        OSError: the port is taken, or the host is not this machine's.
+    """
+    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    socket.create_server(address[:2], family=family).close()
 
 
 def _handlers(inference: Inference) -> dict[str, grpc.RpcMethodHandler]:

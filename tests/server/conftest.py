@@ -46,6 +46,7 @@ def serve_options(model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("serve")
     (folder / "mesh.yaml").write_text(json.dumps(MESH))
     options = ["--model", model, "--mesh", folder / "mesh.yaml", "--port", 0, "--slots", SLOTS, "--pool-tokens", 4096]
+    options += ["--metrics-port", 0]
     return [*SERVE, *options], {"MEDHA_JAX_CACHE": str(folder / "cache")}
 
 

@@ -1,0 +1,29 @@
+"""Malformed messages leave the server healthy and its memory flat.
+
+`python -m benchmarks.fuzz --messages 100000` is the long form.
+"""
+
+from benchmarks.fuzz import attack
+from tests.server.processes import idle, wait_until
+
+MESSAGES = 6000
+
+
+def test_malformed_messages_leave_no_trace(server, client):
+    attack(server.address, 1000, seed=1)  # pools and caches fill
+    before = server.resident_bytes
+    codes = attack(server.address, MESSAGES, seed=2)
+    wait_until(lambda: idle(client))
+    assert server.resident_bytes - before < 16 * 2**20
+    assert "Traceback" not in server.errors
+    assert set(codes) <= {
+        "OK",
+        "INVALID_ARGUMENT",
+        "OUT_OF_RANGE",
+        "UNIMPLEMENTED",
+        "ALREADY_EXISTS",
+        "DEADLINE_EXCEEDED",
+    }
+    assert codes["INVALID_ARGUMENT"] > MESSAGES / 4
+    *_, last = client.generate("still here", max_tokens=3, ignore_eos=True)
+    assert last.usage.output_tokens == 3
