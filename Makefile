@@ -46,9 +46,10 @@ test: setup lint ## setup, lint, then every test
 demo: setup ## serve the bundled tiny model, stream a completion from it, stop it
 	$(BIN)/python -m tools.demo
 
-bench: setup ## measure attention and the model on this machine
+bench: setup ## measure attention, the model and the server on this machine
 	$(BIN)/python -m benchmarks.attention
 	$(BIN)/python -m benchmarks.model
+	$(BIN)/python -m benchmarks.server
 
 model: setup ## train the bundled tiny model again
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[train]'

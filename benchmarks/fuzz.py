@@ -53,8 +53,11 @@ async def _call(channel: aio.Channel, method: str, sent: list[bytes]) -> str:
     try:
         async for _ in call:
             pass
+    except asyncio.CancelledError:
+        return "CANCELLED"  # so grpc.aio says it
     except aio.AioRpcError as error:
-        return error.code().name
+        # the client's own word for a stream that the server ended while parts were still to be sent
+        return "ENDED_EARLY" if error.details() == "Internal error from Core" else error.code().name
     return "OK"
 
 

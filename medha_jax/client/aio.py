@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
@@ -10,7 +11,7 @@ from google.protobuf.message import Message
 from grpc import aio
 
 from medha_jax.client.connection import SERVICE, Connection, Settings, part_messages, request_message
-from medha_jax.client.errors import error_from
+from medha_jax.client.errors import ServerError, error_from
 from medha_jax.client.events import Event, LoadInfo, ModelInfo, event_from, load_from, model_from
 from medha_jax.client.sync import LONG_PROMPT
 from medha_jax.protos import inference_pb2 as pb
@@ -101,6 +102,12 @@ class AsyncClient:
                 yield event_from(message)
         except aio.AioRpcError as error:
             raise error_from(error) from None
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # grpc.aio raises the same where the server ended the call with CANCELLED
+            raise ServerError("CANCELLED", await call.details() or "no message") from None
         finally:
             call.cancel()
 
