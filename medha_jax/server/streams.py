@@ -50,8 +50,12 @@ class Stream:
         if not isinstance(event, Delta):
             return event
         deltas = [event]
-        while self._waiting and len(deltas) < MOST_JOINED and isinstance(self._waiting[0], Delta):
-            deltas.append(self._waiting.popleft())
+        while self._waiting and len(deltas) < MOST_JOINED:
+            following = self._waiting[0]
+            if not isinstance(following, Delta):
+                break
+            deltas.append(following)
+            self._waiting.popleft()
         return deltas
 
 
