@@ -6,7 +6,7 @@ import heapq
 import math
 
 from medha_jax.config import SchedulerConfig
-from medha_jax.scheduler.request import Request
+from medha_jax.scheduler.request import Request, RequestState
 
 
 def due_at(request: Request, config: SchedulerConfig, alone: float) -> float:
@@ -45,3 +45,10 @@ class Expiries:
         while self._moments and self._moments[0][0] < now:
             numbers.append(heapq.heappop(self._moments)[1])
         return numbers
+
+
+def expired_at(state: RequestState, now: float) -> bool:
+    """Whether a request that is dropped at its deadline is too late: its first token, or the caller's whole answer."""
+    deadline = state.request.deadline_s
+    late = not state.generated and state.due < now  # of a prompt in parts that may have moved
+    return not state.ended and (late or (deadline is not None and deadline < now))

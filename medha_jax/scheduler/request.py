@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from medha_jax.config import SchedulerConfig
 from medha_jax.kv.groups import Holding
 from medha_jax.plan import InvalidRequestError
 
@@ -154,3 +155,19 @@ class RequestState:
             return tuple(self.request.prompt[start:end])
         generated = self.generated[max(0, start - prompt) : end - prompt]
         return (*self.request.prompt[start:prompt], *generated)
+
+
+def new_state(number: int, request: Request, config: SchedulerConfig) -> RequestState:
+    """The record of a request that has just come; its work is not predicted yet."""
+    state = RequestState(
+        number=number,
+        request=request,
+        due=math.inf,
+        tpot=max(request.slo.tpot_s or config.tpot_target_s, config.tpot_floor_s),
+        long=False,
+        fill=0,
+        total=0.0,
+        remaining=0.0,
+    )
+    state.fill = state.fillable
+    return state

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from medha_jax.config import Buckets, SchedulerConfig
-from medha_jax.engine import Delta, Engine, Failed
+from medha_jax.engine import Delta, Engine, Failed, Slo
 from medha_jax.runtime import MeshExecutor
 from medha_jax.text import Tokenizer
 from tests.engine.serving import ask, engine_of
@@ -95,6 +95,17 @@ def test_a_request_past_its_deadline_is_gone_within_two_ticks(
     assert [of for of, _ in events].count(number) == 1
     assert gauges(engine) == before
     finish(engine)
+
+
+def test_a_request_that_is_late_in_two_ways_ends_once(
+    runtimes: dict[int, MeshExecutor], byte_tokenizer: Tokenizer
+) -> None:
+    now = 0.0
+    engine = engine_of(runtimes[1], byte_tokenizer, SchedulerConfig(), lambda: now)
+    number = engine.add(ask(2, 200, 100, slo=Slo(ttft_s=5.0), deadline_s=10.0, on_deadline="drop"))
+    now = 11.0
+    assert engine.step() == [(number, Failed("deadline", "the deadline has passed"))]
+    assert not engine.busy
 
 
 def finish(engine: Engine) -> None:
