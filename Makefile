@@ -43,12 +43,13 @@ lint: .venv/.installed ## style, types, import arrows, BUILD against the source
 test: setup lint ## setup, lint, then every test
 	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal
 
-demo: setup ## generate text on the CPU with the bundled tiny model
-	$(BIN)/medha-jax generate --model tiny --prompt 'import unittest' --max-tokens 80
+demo: setup ## serve the bundled tiny model, stream a completion from it, stop it
+	$(BIN)/python -m tools.demo
 
-bench: setup ## measure attention and the model on this machine
+bench: setup ## measure attention, the model and the server on this machine
 	$(BIN)/python -m benchmarks.attention
 	$(BIN)/python -m benchmarks.model
+	$(BIN)/python -m benchmarks.server
 
 model: setup ## train the bundled tiny model again
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[train]'

@@ -237,6 +237,7 @@ class SchedulerConfig:
         bypass_s: time that requests may be admitted past a more urgent one that does not fit; and time after which
             a preempted request goes before all others.
         max_waiting: requests that may wait; more are refused.
+        max_waiting_tokens: prompt tokens of all waiting requests, None for no limit; a lone one may have more.
         prefix_cache: whether pages of finished requests are found again by their tokens.
     """
 
@@ -255,6 +256,7 @@ class SchedulerConfig:
     max_preemptions: int = 3
     bypass_s: float = 10.0
     max_waiting: int = 4096
+    max_waiting_tokens: int | None = None
     prefix_cache: bool = True
 
     def __post_init__(self) -> None:
@@ -266,6 +268,8 @@ class SchedulerConfig:
         for name in ("long_tokens", "ageing_ticks", "max_waiting"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.max_waiting_tokens is not None and self.max_waiting_tokens < 1:
+            raise ConfigError(f"max_waiting_tokens is {self.max_waiting_tokens}; it must be at least 1")
         for name in ("max_preemptions", "bypass_s"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 0")

@@ -14,6 +14,7 @@ from medha_jax.cli.convert import convert
 from medha_jax.cli.generate import generate
 from medha_jax.cli.inspect import inspect
 from medha_jax.cli.interrupt import INTERRUPTED, leave_on_interrupt
+from medha_jax.cli.serve import serve
 from medha_jax.cli.simulate import simulate
 from medha_jax.cli.worker import worker
 
@@ -24,6 +25,7 @@ _UsageError: type[Exception] = typer.BadParameter.__mro__[2]
 # Rich tracebacks would print local variables, prompts and weights among them.
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
 app.command()(generate)
+app.command()(serve)
 app.command()(convert)
 app.command()(worker)
 app.command()(inspect)

@@ -28,7 +28,25 @@ from medha_jax.cli.interrupt import noted_interrupts
 from medha_jax.cli.mesh import MeshOption, PageSizeOption, TokensPerGroupOption, mesh_config
 from medha_jax.cli.opening import lead_runtime, open_runtime
 from medha_jax.cli.progress import PrefillProgress
-from medha_jax.cli.prompt import model_directory, one_source, parse_chunks, read_prompt, sampling_params
+from medha_jax.cli.prompt import (
+    model_directory,
+    one_source,
+    parse_chunks,
+    read_ids,
+    read_prompt,
+    read_text,
+    sampling_params,
+)
+from medha_jax.cli.remote import (
+    RemoteCompletion,
+    ServerCaOption,
+    ServerOption,
+    TimeoutOption,
+    TokenFileOption,
+    check_options,
+    connection,
+)
+from medha_jax.cli.remote import stream as stream_remote
 from medha_jax.cli.report import as_json, print_summary, reader_may_leave
 from medha_jax.config import RuntimeConfig
 from medha_jax.text import MAX_TOKEN_ID, GenerationDefaults, Tokenizer
@@ -50,6 +68,7 @@ _PROMPT, _SAMPLING, _END = "Prompt (exactly one)", "Sampling", "Where to end"
 
 
 def generate(
+    context: typer.Context,
     model: Annotated[
         str,
         typer.Option(metavar="tiny|DIR", help="The bundled tiny model, or a Hugging Face model directory."),
@@ -159,6 +178,10 @@ def generate(
     tls_key: TlsKeyOption = None,
     tls_ca: TlsCaOption = None,
     insecure: InsecureOption = False,
+    server: ServerOption = None,
+    auth_token_file: TokenFileOption = None,
+    server_ca: ServerCaOption = None,
+    timeout: TimeoutOption = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end instead.")] = False,
 ) -> None:
     """Continue a prompt; the text streams to standard output, everything else goes to standard error.
@@ -166,12 +189,11 @@ def generate(
     Unset sampling flags take the values of the model's generation_config.json.
     """
     one_source(prompt, prompt_file, prompt_ids)
+    check_options(context, server)
     chunks = parse_chunks(chunk)
     cluster = cluster_config(
         coordinator, processes, process_id, plans, heartbeat_seconds, tls_cert, tls_key, tls_ca, insecure
     )
-    directory = model_directory(model)
-    defaults = GenerationDefaults.from_directory(directory)
     given = dict(
         temperature=temperature,
         top_k=top_k,
@@ -189,6 +211,14 @@ def generate(
         ignore_eos=ignore_eos,
         logprobs=logprobs,
     )
+    if server is not None:
+        source = read_ids(prompt_ids) if prompt_ids is not None else read_text(prompt, prompt_file)
+        connected = connection(server, auth_token_file, server_ca)
+        with reader_may_leave():
+            _report(stream_remote(connected, source, given, timeout, show_text=not json), json)
+        return
+    directory = model_directory(model)
+    defaults = GenerationDefaults.from_directory(directory)
     sampling = sampling_params(directory, defaults, given)
     tokenizer = Tokenizer.from_directory(directory)
     ids = read_prompt(prompt, prompt_file, prompt_ids, tokenizer)
@@ -205,9 +235,13 @@ def generate(
             quiet_stdout()
             with ended_at_once(), lead_runtime(request, config, cluster) as leading:
                 completion = _stream(leading, tokenizer, request, show_text=not json)
-        if json:
-            print(as_json(completion), flush=True)
-        print_summary(completion, text_shown=not json)
+        _report(completion, json)
+
+
+def _report(completion: Completion | RemoteCompletion, json: bool) -> None:
+    if json:
+        print(as_json(completion), flush=True)
+    print_summary(completion, text_shown=not json)
 
 
 def _stream(

@@ -36,9 +36,13 @@ def tell(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _check(request: GenerationRequest, config: RuntimeConfig) -> int:
-    """Check a request before anything is loaded; returns the model's context in tokens."""
-    from medha_jax.engine import check_request
+def model_sizes(config: RuntimeConfig) -> tuple[int, int]:
+    """Entries of the model's vocabulary, and the context as configured, in tokens; nothing is loaded.
+
+    Raises:
+        UnsupportedModelError: the architecture or a setting of it is not supported.
+        typer.BadParameter: more context is wanted than the model has.
+    """
     from medha_jax.models import Architecture
 
     arch = Architecture.from_directory(config.model)
@@ -48,5 +52,13 @@ def _check(request: GenerationRequest, config: RuntimeConfig) -> int:
             f"{max_context:,} is more than the model's context; allowed are 1 to {context:,} tokens",
             param_hint="'--max-context'",
         )
-    check_request(request, arch.vocab, max_context or context)
+    return arch.vocab, max_context or context
+
+
+def _check(request: GenerationRequest, config: RuntimeConfig) -> int:
+    """Check a request before anything is loaded; returns the context in tokens."""
+    from medha_jax.engine import check_request
+
+    vocab, context = model_sizes(config)
+    check_request(request, vocab, context)
     return context

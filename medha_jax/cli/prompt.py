@@ -56,15 +56,34 @@ def read_prompt(text: str | None, file: str | None, ids: str | None, tokenizer: 
         TokenizerError: the text cannot be encoded.
     """
     if ids is not None:
-        return parse_ids(_decode(_read("-"), "standard input") if ids == "-" else ids)
-    if text is None and file is not None:
-        text = _decode(_read(file), "standard input" if file == "-" else file)
-    if not text:
-        raise InvalidRequestError("the prompt is empty; it must have at least one character")
+        return read_ids(ids)
+    text = read_text(text, file)
     prompt_ids = tuple(tokenizer.encode(text))
     if not prompt_ids:
         raise InvalidRequestError(f"the tokenizer makes no token of this prompt ({len(text)} characters)")
     return prompt_ids
+
+
+def read_ids(ids: str) -> tuple[int, ...]:
+    """Token ids as given, or from standard input for `-`.
+
+    Raises:
+        InvalidRequestError: as `parse_ids`.
+    """
+    return parse_ids(_decode(_read("-"), "standard input") if ids == "-" else ids)
+
+
+def read_text(text: str | None, file: str | None) -> str:
+    """The text of the prompt: as given, or of a file.
+
+    Raises:
+        InvalidRequestError: the file cannot be read or is not UTF-8, or the text is empty.
+    """
+    if text is None and file is not None:
+        text = _decode(_read(file), "standard input" if file == "-" else file)
+    if not text:
+        raise InvalidRequestError("the prompt is empty; it must have at least one character")
+    return text
 
 
 def parse_ids(text: str) -> tuple[int, ...]:

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from medha_jax.cli.remote import RemoteCompletion
+    from medha_jax.client import TokenLogprob
     from medha_jax.engine import Completion, TokenLogprobs
 
 
@@ -26,7 +28,7 @@ def reader_may_leave() -> Iterator[None]:
             os.dup2(nowhere, stream.fileno())
 
 
-def as_json(completion: Completion) -> str:
+def as_json(completion: Completion | RemoteCompletion) -> str:
     """One line of JSON: times in seconds, null for logprobs that were not asked for and for one of -inf."""
     logprobs = [_logprobs(entry) for entry in completion.logprobs] or None
     return json.dumps(
@@ -45,7 +47,7 @@ def as_json(completion: Completion) -> str:
     )
 
 
-def summary(completion: Completion) -> str:
+def summary(completion: Completion | RemoteCompletion) -> str:
     """One line: `1,024 prompt tokens, TTFT 0.53 s (1,932 tokens/s); 64 tokens, 15.6 tokens/s; length`."""
     count = len(completion.token_ids)
     prefill = f"{completion.prompt_tokens:,} prompt token{'s' * (completion.prompt_tokens != 1)}"
@@ -58,7 +60,7 @@ def summary(completion: Completion) -> str:
     return f"{prefill}; {decode}; {completion.finish_reason}"
 
 
-def print_summary(completion: Completion, text_shown: bool) -> None:
+def print_summary(completion: Completion | RemoteCompletion, text_shown: bool) -> None:
     """Print the summary to stderr, on a line of its own where the text ended on the same terminal."""
     shared = text_shown and sys.stdout.isatty() and sys.stderr.isatty()
     if shared and completion.text and not completion.text.endswith("\n"):
@@ -66,7 +68,7 @@ def print_summary(completion: Completion, text_shown: bool) -> None:
     print(summary(completion), file=sys.stderr, flush=True)
 
 
-def _logprobs(entry: TokenLogprobs) -> dict[str, Any]:
+def _logprobs(entry: TokenLogprobs | TokenLogprob) -> dict[str, Any]:
     return {
         "token_id": entry.token_id,
         "logprob": _finite(entry.logprob),

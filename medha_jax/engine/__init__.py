@@ -1,24 +1,57 @@
 """The loop between requests and the runtime: plan, submit, collect, deliver."""
 
 from medha_jax.engine.admission import check_request
-from medha_jax.engine.events import Completion, Delta, Failed, Finished, GenerationRequest, Prefilled, TokenLogprobs
-from medha_jax.engine.loop import Engine, Event, Output, scheduler_for
+from medha_jax.engine.events import (
+    Accepted,
+    Completion,
+    Course,
+    Delta,
+    Event,
+    Failed,
+    Finished,
+    GenerationRequest,
+    Prefilled,
+    Timings,
+    TokenLogprobs,
+)
+from medha_jax.engine.generation import Output
+from medha_jax.engine.loop import Engine
 from medha_jax.engine.offline import ModelOutputError, OfflineEngine, generate
+from medha_jax.engine.output import RequestOutput
+from medha_jax.engine.report import ChunkReport, Load, TickReport
+from medha_jax.engine.scheduling import scheduler_for
+from medha_jax.engine.service import EngineService, NotServingError
 from medha_jax.engine.sizing import sized_for
 from medha_jax.runtime import open_executor
+from medha_jax.scheduler.limits import QueueFullError
+from medha_jax.scheduler.request import OnDeadline, Slo
+from medha_jax.scheduler.time_model import FittedTimeModel
 
 __all__ = [
+    "Accepted",
+    "ChunkReport",
     "Completion",
+    "Course",
     "Delta",
     "Engine",
+    "EngineService",
     "Event",
     "Failed",
     "Finished",
+    "FittedTimeModel",
     "GenerationRequest",
+    "Load",
     "ModelOutputError",
+    "NotServingError",
     "OfflineEngine",
+    "OnDeadline",
     "Output",
     "Prefilled",
+    "QueueFullError",
+    "RequestOutput",
+    "Slo",
+    "TickReport",
+    "Timings",
     "TokenLogprobs",
     "check_request",
     "generate",

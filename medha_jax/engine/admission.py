@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from medha_jax.engine.events import GenerationRequest
 from medha_jax.plan import InvalidRequestError
+from medha_jax.runtime import Executor
 from medha_jax.scheduler.chunking import chunk_lengths
+from medha_jax.scheduler.request import Request
 
 
 def check_request(request: GenerationRequest, vocab: int, context: int) -> None:
@@ -22,13 +26,64 @@ def check_request(request: GenerationRequest, vocab: int, context: int) -> None:
     prompt = request.prompt_ids
     if not len(prompt):
         raise InvalidRequestError("the prompt is empty; at least one token is needed")
-    for name, ids in (("token id", prompt), ("stop token id", request.sampling.stop_token_ids)):
-        if len(ids) and not (min(ids) >= 0 and max(ids) < vocab):
-            bad = next(token for token in ids if not 0 <= token < vocab)
-            raise InvalidRequestError(f"{name} {bad} is outside the vocabulary; allowed are 0 to {vocab - 1}")
+    check_ids("token id", prompt, vocab)
+    check_ids("stop token id", request.sampling.stop_token_ids, vocab)
     if len(prompt) >= context:
         raise InvalidRequestError(
             f"the prompt has {len(prompt)} tokens; allowed are {context - 1}, one less than the context"
         )
+    bound = request.prompt_bound
+    if bound is not None and not len(prompt) <= bound < context:
+        raise InvalidRequestError(
+            f"the prompt is stated to have at most {bound} tokens; allowed are {len(prompt)}, which its first part "
+            f"has, to {context - 1}, one less than the context"
+        )
     if request.chunks is not None:
         chunk_lengths(1, request.chunks)
+
+
+def check_ids(what: str, ids: Sequence[int], vocab: int) -> None:
+    """Check that token ids are those of a vocabulary.
+
+    Raises:
+        InvalidRequestError: one is not; the message calls it `what`.
+    """
+    if len(ids) and not (min(ids) >= 0 and max(ids) < vocab):
+        bad = next(token for token in ids if not 0 <= token < vocab)
+        raise InvalidRequestError(f"{what} {bad} is outside the vocabulary; allowed are 0 to {vocab - 1}")
+
+
+def for_scheduler(request: GenerationRequest, executor: Executor, arrival: float) -> Request:
+    """A request as a scheduler takes it, checked against an executor. Any thread may ask.
+
+    Args:
+        request: what was asked for.
+        executor: that would run it.
+        arrival: when it came, in seconds.
+
+    Raises:
+        InvalidRequestError: it cannot run.
+    """
+    context, sampling, bound = executor.context, request.sampling, request.prompt_bound
+    check_request(request, executor.arch.vocab, context)
+    most = len(request.prompt_ids) if bound is None else bound
+    largest = executor.config.mesh.buckets.prefill[-1]
+    if request.chunks is not None and max(chunk_lengths(most, request.chunks)) > largest:
+        raise InvalidRequestError(f"chunk sizes are {request.chunks}; allowed are 1 to {largest} tokens")
+    wished = sampling.max_tokens or context
+    prompt: Sequence[int] = request.prompt_ids
+    if bound is not None:
+        # where the KV of a prefix depends on the whole prompt, nothing can be computed before that is there
+        prompt = list(request.prompt_ids) if executor.prefix_cacheable else []
+    return Request(
+        prompt=prompt,
+        max_tokens=wished if bound is not None else min(wished, context - most),
+        arrival_s=arrival,
+        slo=request.slo,
+        deadline_s=request.deadline_s,
+        on_deadline=request.on_deadline,
+        cache_salt=request.cache_salt,
+        chunks=request.chunks,
+        counts_tokens=(sampling.repetition_penalty, sampling.presence_penalty, sampling.frequency_penalty) != (1, 0, 0),
+        reserved=None if bound is None else min(context, bound + wished),
+    )

@@ -10,7 +10,7 @@ from medha_jax.plan import SamplingParams
 from medha_jax.scheduler.request import NO_SLO, OnDeadline, Slo
 
 FinishReason = Literal["stop", "length"]
-FailReason = Literal["deadline", "not_finite"]
+FailReason = Literal["deadline", "not_finite", "internal", "stopped"]
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,9 @@ class GenerationRequest:
     tokens, in order, the last one repeated until the prompt ends; None leaves them to the scheduler.
     `slo`, `deadline_s` (absolute, on the engine's clock), `on_deadline` and `cache_salt` are those of
     `scheduler.request.Request`.
+
+    `prompt_bound` is None where `prompt_ids` are the whole prompt. Otherwise they are its first part, and all parts
+    together have at most so many tokens; for these, and for the output, pages are reserved.
     """
 
     prompt_ids: Sequence[int]
@@ -31,6 +34,7 @@ class GenerationRequest:
     deadline_s: float | None = None
     on_deadline: OnDeadline = "continue"
     cache_salt: str = ""
+    prompt_bound: int | None = None
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,18 @@ class TokenLogprobs:
     token_id: int
     logprob: float
     top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """The request is queued: the first event of every request.
+
+    `position` counts the waiting requests that its policy serves before it. `predicted_ttft_s` is the predicted time
+    of all prompt work before it and its own, in seconds, as if nothing else came.
+    """
+
+    position: int
+    predicted_ttft_s: float
 
 
 @dataclass(frozen=True)
@@ -64,14 +80,45 @@ class Delta:
 
 
 @dataclass(frozen=True)
+class Timings:
+    """How long the parts of a generation took, in seconds; `queue_s + prefill_s + decode_s` is `e2e_s`.
+
+    `queue_s` is from the request to its first chunk, `prefill_s` from there to its first token, `decode_s` from there
+    to its last one. `ttft_s` is from the request to its first token. `tpot_s` is the time per token after the first,
+    `(E2EL - TTFT) / (tokens - 1)`, None for a single token.
+    """
+
+    queue_s: float
+    prefill_s: float
+    ttft_s: float
+    decode_s: float
+    e2e_s: float
+    tpot_s: float | None
+
+
+@dataclass(frozen=True)
+class Course:
+    """What became of a request on its way.
+
+    `chunks` are the computed prefill chunk sizes in tokens, those computed again included; `preemptions` says how
+    often it lost its pages; `cached_tokens` of its prompt were found in the prefix cache when it was first admitted.
+    `deadline_met`: its first token came when it was due, and its last one before its deadline, if it stated one.
+    """
+
+    timings: Timings
+    chunks: tuple[int, ...]
+    preemptions: int = 0
+    cached_tokens: int = 0
+    deadline_met: bool = True
+
+
+@dataclass(frozen=True)
 class Completion:
     """A finished generation; `text` is the joined text of its deltas.
 
     `token_ids` holds every generated token, the one that ended the generation included. `matched` is the
     stop string, or the stop or end-of-sequence token id, that ended it; None where `finish_reason` is
-    "length". `ttft_s` is seconds from the request to its first token; `tpot_s` is seconds per token after
-    the first, `(E2EL - TTFT) / (tokens - 1)`, None for a single token. `chunks` are the computed prefill
-    chunk sizes in tokens, those computed again included; `preemptions` says how often it lost its pages.
+    "length".
     """
 
     token_ids: tuple[int, ...]
@@ -80,10 +127,42 @@ class Completion:
     matched: str | int | None
     prompt_tokens: int
     logprobs: tuple[TokenLogprobs, ...]
-    ttft_s: float
-    tpot_s: float | None
-    chunks: tuple[int, ...]
-    preemptions: int = 0
+    course: Course
+
+    @property
+    def timings(self) -> Timings:
+        """How long its parts took."""
+        return self.course.timings
+
+    @property
+    def ttft_s(self) -> float:
+        """Seconds from the request to its first token."""
+        return self.timings.ttft_s
+
+    @property
+    def tpot_s(self) -> float | None:
+        """Seconds per token after the first; None for a single token."""
+        return self.timings.tpot_s
+
+    @property
+    def chunks(self) -> tuple[int, ...]:
+        """Computed prefill chunk sizes in tokens."""
+        return self.course.chunks
+
+    @property
+    def preemptions(self) -> int:
+        """How often it lost its pages."""
+        return self.course.preemptions
+
+    @property
+    def cached_tokens(self) -> int:
+        """Tokens of its prompt that were found in the prefix cache."""
+        return self.course.cached_tokens
+
+    @property
+    def deadline_met(self) -> bool:
+        """Whether its first token came when it was due, and its last one before its deadline."""
+        return self.course.deadline_met
 
 
 @dataclass(frozen=True)
@@ -98,8 +177,11 @@ class Failed:
     """The generation has ended before it was over; no event follows.
 
     "deadline": its deadline has passed and it asked to be dropped then. "not_finite": the model's logits are not
-    numbers.
+    numbers. "internal": an error in the engine or the runtime. "stopped": the engine was stopped.
     """
 
     reason: FailReason
     message: str
+
+
+Event = Accepted | Prefilled | Delta | Finished | Failed

@@ -4,79 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
 
-from medha_jax.config import SchedulerConfig
-from medha_jax.engine.admission import check_request
-from medha_jax.engine.events import Completion, Delta, Failed, Finished, GenerationRequest, Prefilled, TokenLogprobs
+from medha_jax.engine.admission import check_ids, for_scheduler
+from medha_jax.engine.events import Accepted, Event, Failed, FailReason, Finished, GenerationRequest
+from medha_jax.engine.flight import NOTHING, Flight
+from medha_jax.engine.generation import Generation, OutputFactory
+from medha_jax.engine.report import Load, TickReport, report_tick
 from medha_jax.kv.allocator import OutOfPagesError
-from medha_jax.kv.groups import GroupedPages
-from medha_jax.plan import Chunk, InvalidRequestError, StepPlan
+from medha_jax.plan import Chunk, InvalidRequestError
 from medha_jax.runtime import Executor, TokenResult
-from medha_jax.scheduler.chunking import chunk_lengths
 from medha_jax.scheduler.draft import Planned
+from medha_jax.scheduler.limits import check_queue
 from medha_jax.scheduler.request import Request, RequestState
 from medha_jax.scheduler.scheduler import Scheduler
-from medha_jax.scheduler.shapes import Shapes
-from medha_jax.scheduler.work import TickWork, TimeModel
+from medha_jax.scheduler.work import TimeModel
 
-Event = Prefilled | Delta | Finished | Failed
-
-
-class Output(Protocol):
-    """What a request's tokens are turned into; `RequestOutput` makes text of them."""
-
-    @property
-    def token_ids(self) -> Sequence[int]:
-        """Every token so far."""
-
-    @property
-    def finished(self) -> bool:
-        """Whether the generation is over."""
-
-    def push(self, token_id: int, logprobs: TokenLogprobs | None = None) -> Delta | None:
-        """Take the next token; returns what to report of it, if anything."""
-
-    def completion(
-        self, *, ttft_s: float, tpot_s: float | None, chunks: tuple[int, ...], preemptions: int
-    ) -> Completion:
-        """The finished generation with its timings."""
-
-
-OutputFactory = Callable[[GenerationRequest, int], Output]
-"""Makes the output of a request from it and the tokens that fit the context after its prompt."""
-
-
-@dataclass(slots=True)
-class _Generation:
-    """What the engine keeps of a request: its output, and when things happened, in seconds."""
-
-    request: GenerationRequest
-    output: Output
-    arrival: float
-    first_token: float = math.nan
-    reported: int = 0
-
-
-def scheduler_for(executor: Executor, config: SchedulerConfig, model: TimeModel) -> Scheduler:
-    """A scheduler over everything that an executor has."""
-    mesh = executor.config.mesh
-    config = dataclasses.replace(config, prefix_cache=config.prefix_cache and executor.prefix_cacheable)
-    shapes = Shapes(
-        own=mesh.buckets,
-        shared=mesh.shared_buckets or mesh.buckets,  # without shared shapes no request is spread
-        groups=mesh.kvp,
-        per_group=executor.per_group,
-        page_size=mesh.page_size,
-        stages=mesh.spp,
-        slots=executor.config.slots,
-        context=executor.context,
-    )
-    pages = GroupedPages(mesh.kvp, executor.pages, mesh.page_size, executor.per_group, prefix_cache=config.prefix_cache)
-    return Scheduler(config, shapes, pages, model)
+PAUSE_S = 0.002  # while requests are there, nothing runs, and only time can change that
+OnTick = Callable[[TickReport], None]
+OnError = Callable[[Exception], None]
 
 
 class Engine:
@@ -100,18 +46,22 @@ class Engine:
         outputs: OutputFactory,
         on_result: Callable[[int, TokenResult], None] | None = None,
     ) -> None:
-        self._executor, self._scheduler, self._model = executor, scheduler, model
+        self._executor, self._scheduler = executor, scheduler
         self._clock, self._outputs, self._on_result = clock, outputs, on_result
-        self._generations: dict[int, _Generation] = {}
-        stages = executor.config.mesh.spp
-        nothing = Planned(StepPlan(()), (), (), (), (), TickWork(), 0.0)
-        self._flight: deque[Planned] = deque([nothing] * (stages - 1))
-        self._waited = True
+        self._generations: dict[int, Generation] = {}
+        self._flight = Flight(executor, model, clock)
+        self._cancelled: list[int] = []
+        self._healthy = self._moved = True
 
     @property
     def busy(self) -> bool:
         """Whether any request is not finished, or has chunks in flight that nobody wants any more."""
         return self._scheduler.busy
+
+    @property
+    def healthy(self) -> bool:
+        """Whether it can run requests: no error has made the runtime unusable."""
+        return self._healthy
 
     @property
     def free_pages(self) -> int:
@@ -122,6 +72,32 @@ class Engine:
     def scheduler(self) -> Scheduler:
         """Who plans."""
         return self._scheduler
+
+    @property
+    def load(self) -> Load:
+        """What it has to do now, and what it has for it."""
+        scheduler = self._scheduler
+        return Load(
+            running=scheduler.running,
+            waiting=scheduler.waiting,
+            waiting_tokens=scheduler.waiting_tokens,
+            slots=self._executor.config.slots,
+            total_pages=self._executor.pages,
+            free_pages=scheduler.free_pages,
+            cached_pages=scheduler.cached_pages,
+            healthy=self._healthy,
+        )
+
+    @property
+    def rest_s(self) -> float:
+        """Seconds for which another step would do nothing, if nobody asks for anything; infinite without requests."""
+        if not self.busy:
+            return math.inf
+        if self._moved:
+            return 0.0
+        if self._scheduler.starved:
+            return max(self._scheduler.next_expiry - self._clock(), PAUSE_S)
+        return PAUSE_S
 
     def add(self, request: GenerationRequest, arrival_s: float | None = None) -> int:
         """Queue a request and return its number.
@@ -134,121 +110,240 @@ class Engine:
             InvalidRequestError: the prompt is empty, beyond the vocabulary, or cannot fit; nothing was queued.
             QueueFullError: too many requests wait; nothing was queued.
         """
-        context, prompt = self._executor.context, len(request.prompt_ids)
-        check_request(request, self._executor.arch.vocab, context)
-        largest = self._executor.config.mesh.buckets.prefill[-1]
-        if request.chunks is not None and max(chunk_lengths(prompt, request.chunks)) > largest:
-            raise InvalidRequestError(f"chunk sizes are {request.chunks}; allowed are 1 to {largest} tokens")
-        sampling = request.sampling
-        arrival = self._clock() if arrival_s is None else arrival_s
-        wanted = Request(
-            prompt=request.prompt_ids,
-            max_tokens=min(sampling.max_tokens or context, context - prompt),
-            arrival_s=arrival,
-            slo=request.slo,
-            deadline_s=request.deadline_s,
-            on_deadline=request.on_deadline,
-            cache_salt=request.cache_salt,
-            chunks=request.chunks,
-            counts_tokens=(sampling.repetition_penalty, sampling.presence_penalty, sampling.frequency_penalty)
-            != (1, 0, 0),
-        )
+        wanted = self.prepare(request, self._clock() if arrival_s is None else arrival_s)
+        self.check_queue(self._scheduler.waiting, self._scheduler.waiting_tokens, request)
+        number = self._scheduler.next_number
+        self.begin(number, request, wanted)
+        return number
+
+    def prepare(self, request: GenerationRequest, arrival: float) -> Request:
+        """Check a request that came at `arrival` seconds, and translate it for `begin`. Any thread may ask.
+
+        Raises:
+            InvalidRequestError: it cannot run.
+        """
+        wanted = for_scheduler(request, self._executor, arrival)
         try:
-            number = self._scheduler.add(wanted)
+            self._scheduler.check_pages(wanted)
         except OutOfPagesError as error:
             raise InvalidRequestError(f"prompt and output: {error}") from None
-        self._generations[number] = _Generation(request, self._outputs(request, context - prompt), arrival)
-        return number
+        return wanted
+
+    def check_queue(self, waiting: int, tokens: int, request: GenerationRequest) -> None:
+        """Check that a request may wait behind `waiting` others with so many tokens. Any thread may ask.
+
+        Raises:
+            QueueFullError: it may not.
+        """
+        check_queue(self._scheduler.config, waiting, tokens, len(request.prompt_ids))
+
+    def check_ids(self, ids: Sequence[int]) -> None:
+        """Check token ids of a prompt. Any thread may ask.
+
+        Raises:
+            InvalidRequestError: one is outside the vocabulary.
+        """
+        check_ids("token id", ids, self._executor.arch.vocab)
+
+    def begin(self, number: int, request: GenerationRequest, wanted: Request) -> Accepted:
+        """Queue a request that was prepared, under a number larger than those before."""
+        generation = Generation(request, wanted.arrival_s)
+        if request.prompt_bound is None:
+            generation.output = self._outputs(request, self._executor.context - len(request.prompt_ids))
+        elif not self._executor.prefix_cacheable:
+            generation.held = list(request.prompt_ids)
+        self._scheduler.enqueue(number, wanted)
+        self._generations[number] = generation
+        return Accepted(*self._scheduler.outlook(number, self._clock()))
+
+    def extend(self, number: int, ids: Sequence[int], complete: bool) -> None:
+        """More of a prompt that came in parts, perhaps the last of it; a request that is at its end is ignored.
+
+        Args:
+            number: of a request that was begun with a `prompt_bound`.
+            ids: of the vocabulary, and within the bound; perhaps none.
+            complete: whether no more follow.
+        """
+        generation = self._generations.get(number)
+        if generation is None:
+            return
+        if not self._executor.prefix_cacheable:
+            generation.held.extend(ids)
+            ids = generation.held if complete else ()
+        self._scheduler.extend(number, ids, complete)
+        if complete:
+            state = self._scheduler.state(number)
+            prompt, most = state.request.prompt, state.request.max_tokens
+            generation.request = dataclasses.replace(generation.request, prompt_ids=prompt, prompt_bound=None)
+            generation.output = self._outputs(generation.request, most)
+            if state.holding is not None:
+                self._tell(state, state.scheduled)
 
     def cancel(self, number: int) -> None:
         """End a request that nobody wants any more; no event of it follows. One that is at its end is ignored."""
-        self._scheduler.cancel(number)
-        self._generations.pop(number, None)
+        if self._generations.pop(number, None) is not None:
+            self._scheduler.cancel(number)
+            self._cancelled.append(number)
 
-    def step(self) -> list[tuple[int, Event]]:
+    def step(self, on_tick: OnTick | None = None, on_error: OnError | None = None) -> list[tuple[int, Event]]:
         """Run one tick; returns what it brought, as (request number, event).
 
-        The last event of every request is `Finished` or `Failed`. With nothing to run, nothing is submitted.
+        The last event of every request is `Finished` or `Failed`. With nothing to run, nothing is submitted. Where
+        ticks are dispatched ahead, what it brings is that of an earlier one.
+
+        Args:
+            on_tick: told of the tick whose results were read.
+            on_error: told of errors, which end the requests of the tick; without it they are raised.
         """
-        planned = self._scheduler.plan(self._clock())
         events: list[tuple[int, Event]] = []
+        try:
+            submitted = self._submit(events, on_error)
+            collect = len(self._flight) > (self._scheduler.ahead if submitted else 0)
+            if collect:
+                self._collect(events, on_tick, on_error)
+            self._moved = submitted or collect or bool(events)
+        except Exception as error:
+            if on_error is None:
+                raise
+            on_error(error)
+            self._healthy = False
+            events += self.end_all("internal", _message(error))
+        return events
+
+    def end_all(self, reason: FailReason, message: str) -> list[tuple[int, Event]]:
+        """End every request, those in flight without their results; to be called when nothing will run any more."""
+        numbers = list(self._generations)
+        for number in numbers:
+            self._end(number)
+        for planned in self._flight.plans:
+            self._abandon(planned)
+        self._flight.clear()
+        return [(number, Failed(reason, message)) for number in numbers]
+
+    def _submit(self, events: list[tuple[int, Event]], on_error: OnError | None) -> bool:
+        """Plan the next tick and dispatch it, if there is anything to run."""
+        now = self._clock()
+        planned = self._scheduler.plan(now)
         for state in planned.expired:
             del self._generations[state.number]
             events.append((state.number, Failed("deadline", "the deadline has passed")))
+        first = self._note_first(planned, now)
+        try:
+            self._announce(planned)
+            if not planned.states and not self._flight.entered:
+                return False
+            self._flight.submit(planned, first)
+        except Exception as error:
+            self._without(planned, (*planned.states, *planned.admitted), error, events, on_error)
+            self._flight.submit(NOTHING, frozenset())  # the other stages go on
+        return True
+
+    def _note_first(self, planned: Planned, now: float) -> frozenset[int]:
+        """Requests whose first chunk is in a plan."""
+        first = []
+        for state in planned.states:
+            generation = self._generations[state.number]
+            if math.isnan(generation.first_chunk):
+                generation.first_chunk = now
+                generation.cached = state.holding.cached if state.holding is not None else 0
+                first.append(state.number)
+        return frozenset(first)
+
+    def _announce(self, planned: Planned) -> None:
+        """Tell the executor of the requests that a plan admits, and of those that another group joins."""
         for state in planned.admitted:
-            self._tell(state)
+            self._tell(state, state.computed)
             holding = state.holding
             if holding is not None and holding.cached:
                 self._executor.adopt(state.slot, holding.groups[0], holding.adopted)
         for state in planned.joining:
-            self._tell(state)
-        if not planned.states and not any(flying.states for flying in self._flight):
-            return events
-        started = self._clock()
-        handle = self._executor.submit(planned.plan)
-        self._flight.append(planned)
-        leaving = self._flight.popleft()
-        results = self._executor.collect(handle)
-        now = self._clock()
-        self._learn(planned.work, now - started, waited=bool(leaving.states))
-        for state, chunk, result in zip(leaving.states, leaving.plan.chunks, results, strict=True):
-            self._deliver(events, state, chunk, result, now)
-        return events
+            self._tell(state, state.computed)
 
-    def _tell(self, state: RequestState) -> None:
-        """Write a request's settings, and what is computed of it so far, into its slot on every group."""
+    def _tell(self, state: RequestState, done: int) -> None:
+        """Write a request's settings, and its first `done` tokens, into its slot on every group."""
         request = self._generations[state.number].request
-        prompt = len(request.prompt_ids)
+        # positions of an incomplete prompt are all the prompt's
+        prompt = state.request.reserved or len(state.request.prompt)
         ends = (*request.eos_ids, *request.sampling.stop_token_ids)
         # the newest token is counted when it is fed
-        known = state.ids(0, state.computed)
+        known = state.ids(0, done)
         self._executor.admit(state.slot, request.sampling, prompt, ends, known[:prompt], known[prompt:])
 
-    def _learn(self, work: TickWork, seconds: float, waited: bool) -> None:
-        """Tell the time model of a tick, unless an earlier one may have been running still when it was submitted."""
-        if waited and self._waited:
-            self._model.observe(work, seconds)
-        self._waited = waited
+    def _collect(self, events: list[tuple[int, Event]], on_tick: OnTick | None, on_error: OnError | None) -> None:
+        """Wait for the oldest tick and deliver its results."""
+        tick = self._flight.take()
+        leaving = tick.leaving
+        try:
+            results, times = self._flight.read(tick)
+        except Exception as error:
+            self._without(leaving, leaving.states, error, events, on_error)
+            return
+        for state, chunk, result in zip(leaving.states, leaving.plan.chunks, results, strict=True):
+            if self._scheduler.computed(state, chunk, result.token, times.ended):
+                self._deliver(events, state, chunk, result, times.ended, on_error)
+        if on_tick is not None:
+            on_tick(report_tick(tick, times, self._scheduler, self._executor.pages, self._cancelled))
+        self._cancelled.clear()
 
     def _deliver(
-        self, events: list[tuple[int, Event]], state: RequestState, chunk: Chunk, result: TokenResult, now: float
+        self,
+        events: list[tuple[int, Event]],
+        state: RequestState,
+        chunk: Chunk,
+        result: TokenResult,
+        now: float,
+        on_error: OnError | None,
     ) -> None:
         number = state.number
-        if not self._scheduler.computed(state, chunk, result.token, now):
-            return
-        generation = self._generations[number]
-        request, output = generation.request, generation.output
         if self._on_result is not None:
             self._on_result(number, result)
-        if chunk.start < len(request.prompt_ids):
-            done = min(chunk.end, len(request.prompt_ids))
-            if done > generation.reported:  # after a preemption it is computed again
-                generation.reported = done
-                events.append((number, Prefilled(done, len(request.prompt_ids))))
-        if not chunk.last:
-            return
-        if not result.finite:
-            self.cancel(number)
+        if chunk.last and not result.finite:
             message = f"request {number}: the model's logits are not finite at {chunk.end} tokens"
             events.append((number, Failed("not_finite", message)))
+            self._end(number)
             return
-        if math.isnan(generation.first_token):
-            generation.first_token = now
-        logprobs = None
-        if request.sampling.logprobs is not None:
-            logprobs = TokenLogprobs(result.token, result.logprob, result.top[: request.sampling.logprobs])
-        delta = output.push(result.token, logprobs)
-        if delta is not None:
-            events.append((number, delta))
-        if output.finished:
-            events.append((number, Finished(self._complete(generation, state, now))))
-            self.cancel(number)
+        try:
+            for event in self._generations[number].computed(state, chunk, result, now):
+                events.append((number, event))
+                if isinstance(event, Finished):
+                    self._end(number)
+        except Exception as error:
+            if on_error is None:
+                raise
+            on_error(error)
+            events.append((number, Failed("internal", _message(error))))
+            self._end(number)
 
-    def _complete(self, generation: _Generation, state: RequestState, now: float) -> Completion:
-        first, tokens = generation.first_token, len(generation.output.token_ids)
-        return generation.output.completion(
-            ttft_s=first - generation.arrival,
-            tpot_s=(now - first) / (tokens - 1) if tokens > 1 else None,
-            chunks=tuple(state.chunks),
-            preemptions=state.preemptions,
-        )
+    def _without(
+        self,
+        planned: Planned,
+        states: Sequence[RequestState],
+        error: Exception,
+        events: list[tuple[int, Event]],
+        on_error: OnError | None,
+    ) -> None:
+        """End the requests of a plan that could not run, if the others can go on; raises the error if not."""
+        if on_error is None:
+            raise error
+        for state in states:
+            if state.number in self._generations:
+                self._end(state.number)
+                events.append((state.number, Failed("internal", _message(error))))
+        self._abandon(planned)
+        if not self._executor.usable():
+            raise error
+        on_error(error)
+
+    def _abandon(self, planned: Planned) -> None:
+        """The chunks of a plan, whose requests have ended, are in flight no longer."""
+        for state, chunk in zip(planned.states, planned.plan.chunks, strict=True):
+            self._scheduler.computed(state, chunk, 0, 0.0)
+
+    def _end(self, number: int) -> None:
+        del self._generations[number]
+        self._scheduler.cancel(number)
+
+
+def _message(error: Exception) -> str:
+    """What a caller is told; the error's own text may name paths."""
+    return f"an internal error ended the request ({type(error).__name__})"

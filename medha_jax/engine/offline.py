@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from medha_jax.config import SchedulerConfig
-from medha_jax.engine.events import Failed, GenerationRequest
-from medha_jax.engine.loop import Engine, Event, scheduler_for
+from medha_jax.engine.events import Event, Failed, GenerationRequest
+from medha_jax.engine.loop import Engine
 from medha_jax.engine.output import RequestOutput
+from medha_jax.engine.scheduling import scheduler_for
 from medha_jax.runtime import Executor, TokenResult
 from medha_jax.scheduler.time_model import LinearTimeModel
 from medha_jax.text import Tokenizer
@@ -28,6 +29,7 @@ class OfflineEngine(Engine):
         clock: seconds, monotonic.
         on_result: sees every chunk's raw result (for tests that look at logits).
         config: of the scheduler.
+        ahead: ticks that are dispatched before the results of those before them are read; None for as many as pay.
     """
 
     def __init__(
@@ -37,12 +39,14 @@ class OfflineEngine(Engine):
         clock: Callable[[], float],
         on_result: Callable[[int, TokenResult], None] | None = None,
         config: SchedulerConfig = OFFLINE,
+        ahead: int | None = None,
     ) -> None:
         def output(request: GenerationRequest, limit: int) -> RequestOutput:
             return RequestOutput(request, tokenizer, limit=limit)
 
         model = LinearTimeModel()  # every tick is free
-        super().__init__(executor, scheduler_for(executor, config, model), model, clock, output, on_result)
+        scheduler = scheduler_for(executor, config, model, ahead)
+        super().__init__(executor, scheduler, model, clock, output, on_result)
 
 
 def generate(

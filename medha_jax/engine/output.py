@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from medha_jax.engine.events import Completion, Delta, FinishReason, GenerationRequest, TokenLogprobs
+from medha_jax.engine.events import Completion, Course, Delta, FinishReason, GenerationRequest, TokenLogprobs
 from medha_jax.text.detokenizer import Detokenizer
 from medha_jax.text.stops import StopStrings
 from medha_jax.text.tokenizer import Tokenizer
@@ -82,10 +82,8 @@ class RequestOutput:
         self._pieces.append(text)
         return Delta((token_id,), text, () if logprobs is None else (logprobs,))
 
-    def completion(
-        self, *, ttft_s: float, tpot_s: float | None, chunks: tuple[int, ...], preemptions: int = 0
-    ) -> Completion:
-        """Put the finished generation together with timings (seconds), prefill chunk sizes (tokens) and preemptions.
+    def completion(self, course: Course) -> Completion:
+        """Put the finished generation together with what became of it on its way.
 
         Raises:
             RuntimeError: the generation is not over.
@@ -99,10 +97,7 @@ class RequestOutput:
             matched=self._matched,
             prompt_tokens=len(self._request.prompt_ids),
             logprobs=tuple(self._logprobs),
-            ttft_s=ttft_s,
-            tpot_s=tpot_s,
-            chunks=chunks,
-            preemptions=preemptions,
+            course=course,
         )
 
     def _read(self, text: str, searched: bool) -> str:

@@ -72,8 +72,12 @@ class GroupedPages:
     @property
     def free(self) -> tuple[int, ...]:
         """Pages of each group that no request holds; what the prefix cache still knows in them gives way."""
-        idle = (index.idle for index in self._indexes) if self._indexes else (0 for _ in self._pools)
-        return tuple(pool.free + kept for pool, kept in zip(self._pools, idle, strict=True))
+        return tuple(pool.free + kept for pool, kept in zip(self._pools, self.idle, strict=True))
+
+    @property
+    def idle(self) -> tuple[int, ...]:
+        """Pages of each group that no request holds and the prefix cache knows."""
+        return tuple(index.idle for index in self._indexes) if self._indexes else (0,) * len(self._pools)
 
     def check(self, tokens: int) -> None:
         """Check that a request of `tokens` tokens could run on empty pools.

@@ -73,7 +73,8 @@ class MeshExecutor:
         self.layout, self.sizes = self._programs.layout, self._programs.sizes
         self._parameters = self._programs.arguments(parameters)
         # with few cores, a second program on several CPU devices deadlocks in its collectives
-        self._one_at_a_time = mesh.devices.flat[0].platform == "cpu" and self.layout.devices > 1
+        self._on_cpu = mesh.devices.flat[0].platform == "cpu"
+        self._one_at_a_time = self._on_cpu and self.layout.devices > 1
         self._flight = deque([EMPTY] * self.layout.spp, self.layout.spp)
         use_compilation_cache(config.compilation_cache)
         self._table = self._compile(report)
@@ -104,6 +105,20 @@ class MeshExecutor:
     def prefix_cacheable(self) -> bool:
         """Whether the KV of a prefix is the same whatever follows it."""
         return not self.arch.rope.follows_length
+
+    @property
+    def ahead(self) -> int:
+        """One tick where the host would be waiting for an accelerator; CPU devices compute on the host's own cores."""
+        return 0 if self._on_cpu else 1
+
+    def usable(self) -> bool:
+        """Whether the state is there: a program that fails takes its donated arguments with it. Waits for ticks."""
+        arrays = jax.tree.leaves(self._state)
+        try:
+            jax.block_until_ready(arrays)
+        except RuntimeError:
+            return False
+        return not any(array.is_deleted() for array in arrays)
 
     @property
     def buckets(self) -> tuple[Bucket, ...]:

@@ -37,6 +37,13 @@ class Executor(Protocol):
     def prefix_cacheable(self) -> bool:
         """Whether the KV of a prefix is the same whatever follows it; not where RoPE follows the prompt's length."""
 
+    @property
+    def ahead(self) -> int:
+        """Ticks that are dispatched before the results of those before them are read, where that pays."""
+
+    def usable(self) -> bool:
+        """After an error: whether the devices still hold what plans in flight and admitted requests need."""
+
     def admit(
         self,
         slot: int,

@@ -64,6 +64,14 @@ class Backlog:
         rows = np.flatnonzero(served != WAITING)
         return [self._states[row] for row in rows[np.argsort(served[rows], kind="stable")]]
 
+    def before(self, state: RequestState, policy: Policy, now: float) -> tuple[int, float]:
+        """Who is served before a waiting request: how many others wait, and seconds of work of all of them."""
+        count, row = len(self._states), self._row(state)
+        table = self._table[:, :count]
+        priorities = policy(Columns(table[ARRIVAL], table[DUE], table[REMAINING], table[TOTAL]), now)
+        first = (priorities < priorities[row]) | ((priorities == priorities[row]) & (np.arange(count) < row))
+        return int(np.sum(first & (table[SERVED] == WAITING))), float(np.sum(table[REMAINING], where=first))
+
     def order(self, policy: Policy, now: float) -> Order:
         """The requests by policy, least priority first."""
         count = len(self._states)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import heapq
+import math
 
 from medha_jax.config import SchedulerConfig
-from medha_jax.scheduler.request import Request
+from medha_jax.scheduler.request import Request, RequestState
 
 
 def due_at(request: Request, config: SchedulerConfig, alone: float) -> float:
@@ -33,9 +34,21 @@ class Expiries:
             for moment in {due, due if request.deadline_s is None else request.deadline_s}:
                 heapq.heappush(self._moments, (moment, number))
 
+    @property
+    def next(self) -> float:
+        """The next of these moments, in seconds; infinite if there is none."""
+        return self._moments[0][0] if self._moments else math.inf
+
     def passed(self, now: float) -> list[int]:
         """Numbers of the requests of which a moment has passed since the last call."""
         numbers = []
         while self._moments and self._moments[0][0] < now:
             numbers.append(heapq.heappop(self._moments)[1])
         return numbers
+
+
+def expired_at(state: RequestState, now: float) -> bool:
+    """Whether a request that is dropped at its deadline is too late: its first token, or the caller's whole answer."""
+    deadline = state.request.deadline_s
+    late = not state.generated and state.due < now  # of a prompt in parts that may have moved
+    return not state.ended and (late or (deadline is not None and deadline < now))

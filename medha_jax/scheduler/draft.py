@@ -29,6 +29,9 @@ class Planned:
         expired: requests that were dropped, because their deadline has passed.
         work: of the tick in which the plan enters: of its slowest stage.
         seconds: that this tick is predicted to take.
+        sizes: rows of that tick: own decodes and prompt tokens, shared ones, padding included.
+        slacks: relative slack of each chunk's request before it; not a number for decodes.
+        preempted: requests that lost their pages, or will as soon as their chunks in flight have left.
     """
 
     plan: StepPlan
@@ -38,12 +41,16 @@ class Planned:
     expired: tuple[RequestState, ...]
     work: TickWork
     seconds: float
+    sizes: tuple[int, ...] = (0, 0, 0, 0)
+    slacks: tuple[float, ...] = ()
+    preempted: tuple[RequestState, ...] = ()
 
 
 class Draft:
     """Turns choices into chunks and moves the requests' cursors.
 
-    `admitted` lists the requests that got their pages for it; `prompts` counts its prompt chunks, and `blocked` the
+    `admitted` lists the requests that got their pages for it, `preempted` those that lost theirs, and `sampling` those
+    that get a token by it; `prompts` counts its prompt chunks, and `blocked` the
     requests that did not fit the pages; `tightest` is the least TPOT target of its decodes in seconds, and `coming`
     that of its decodes and of the prompts that end in it.
 
@@ -52,15 +59,21 @@ class Draft:
         model: predicts their seconds.
         residents: told of every chunk.
         flight: the plans that are in the other stages.
+        ahead: chunks of a decoding request that may have left without being read.
     """
 
-    def __init__(self, shapes: Shapes, model: TimeModel, residents: Residents, flight: Sequence[Load] = ()) -> None:
-        self._shapes, self._residents = shapes, residents
+    def __init__(
+        self, shapes: Shapes, model: TimeModel, residents: Residents, flight: Sequence[Load] = (), ahead: int = 0
+    ) -> None:
+        self._shapes, self._residents, self._ahead = shapes, residents, ahead
         self._room = TickRoom(shapes, model, flight)
         self._chunks: list[Chunk] = []
         self._states: list[RequestState] = []
+        self._slacks: list[float] = []
         self._joining: list[RequestState] = []
         self.admitted: list[RequestState] = []
+        self.preempted: list[RequestState] = []
+        self.sampling: list[RequestState] = []
         self.tightest = self.coming = math.inf
         self.prompts = 0
         self.blocked = 0
@@ -80,17 +93,13 @@ class Draft:
         return self._room.full or (self.prompts > 0 and self._room.seconds >= target.seconds)
 
     def decodes(self, due: Iterable[RequestState]) -> list[RequestState]:
-        """Plan the next token of each request, in order; those without a row are returned.
-
-        Requests that have ended, or lost their pages, since they became due are left out.
-        """
+        """Plan the next token of each request, in order; those without a row are returned."""
         left, page_size = [], self._shapes.page_size
         for state in due:
-            holding, start = state.holding, state.scheduled
-            if holding is None or state.leaving or state.flying or start < state.fill:
-                continue
-            owners = state.owners
-            if not self._room.decode(owners, start):
+            holding, start, owners = state.holding, state.scheduled, state.owners
+            assert holding is not None
+            unread = 0 if self._begins_to_be_shared(start) else self._ahead  # there the host sends the last token
+            if state.flying > unread or not self._room.decode(owners, start):
                 left.append(state)
                 continue
             tokens: tuple[int, ...] | None = None
@@ -100,10 +109,9 @@ class Draft:
                 if self._begins_to_be_shared(start):
                     self._joining.append(state)
                     tokens = (state.generated[-1],)  # the other groups have not sampled it
-            state.flying = 1
+            state.flying += 1
             self._residents.scheduled(state, start + 1)
-            self._chunks.append(Chunk(state.slot, start, 1, tokens, True, first_page, pages, owners))
-            self._states.append(state)
+            self._take(state, Chunk(state.slot, start, 1, tokens, True, first_page, pages, owners), math.nan)
             self.tightest = min(self.tightest, state.tpot)
         self.coming = min(self.coming, self.tightest)
         return left
@@ -131,8 +139,8 @@ class Draft:
         length = min(stated, most, self._shapes.buckets(start).prefill[-1])
         return self._room.stated(owners, start, length, at_most)
 
-    def prompt(self, state: RequestState, length: int) -> None:
-        """Plan a chunk of an admitted request's prompt."""
+    def prompt(self, state: RequestState, length: int, slack: float) -> None:
+        """Plan a chunk of an admitted request's prompt; `slack` is its relative slack."""
         holding = state.holding
         assert holding is not None
         start, end, owners = state.scheduled, state.scheduled + length, state.owners
@@ -140,9 +148,8 @@ class Draft:
         if self._begins_to_be_shared(start) and not state.flying:
             self._joining.append(state)
         first_page, pages = holding.new_pages(start, end)
-        tokens, last = state.ids(start, end), end == state.fill
-        self._chunks.append(Chunk(state.slot, start, length, tokens, last, first_page, pages, owners))
-        self._states.append(state)
+        tokens, last = state.ids(start, end), end == state.fill and state.complete
+        self._take(state, Chunk(state.slot, start, length, tokens, last, first_page, pages, owners), slack)
         self.prompts += 1
         state.flying += 1
         state.chunk += 1
@@ -162,7 +169,17 @@ class Draft:
             expired=tuple(expired),
             work=work,
             seconds=seconds,
+            sizes=self._room.sizes,
+            slacks=tuple(self._slacks),
+            preempted=tuple(self.preempted),
         )
+
+    def _take(self, state: RequestState, chunk: Chunk, slack: float) -> None:
+        self._chunks.append(chunk)
+        self._states.append(state)
+        self._slacks.append(slack)
+        if chunk.last:
+            self.sampling.append(state)
 
     def _begins_to_be_shared(self, start: int) -> bool:
         """Whether a chunk from `start` is the first that lies on a second group."""

@@ -74,6 +74,11 @@ class TickRoom:
         return self._slowest(self.load)
 
     @property
+    def sizes(self) -> tuple[int, ...]:
+        """Rows of the bucket: own decodes and prompt tokens, and shared ones."""
+        return tuple(map(max, self.load.sizes, self._sizes)) if self._flight else self.load.sizes
+
+    @property
     def seconds(self) -> float:
         """Predicted seconds of a tick in which no other stage has anything to do."""
         return self._alone(self.load)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from medha_jax.config import SchedulerConfig
 from medha_jax.kv.groups import Holding
 from medha_jax.plan import InvalidRequestError
 
@@ -44,6 +45,8 @@ class Request:
         cache_salt: only requests of one salt share cached pages.
         chunks: stated prefill chunk sizes in tokens, the last one repeated; None for adaptive ones.
         counts_tokens: whether penalties count its tokens, so that a group that joins late must be told the counts.
+        reserved: None where the prompt is complete. Otherwise `prompt` is a list that grows, its pages are those of so
+            many tokens, and `max_tokens` is what the caller wishes.
     """
 
     prompt: Sequence[int]
@@ -55,6 +58,7 @@ class Request:
     cache_salt: str = ""
     chunks: tuple[int, ...] | None = None
     counts_tokens: bool = False
+    reserved: int | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -106,12 +110,43 @@ class RequestState:
     @property
     def tokens(self) -> int:
         """Tokens whose pages it needs: prompt and output."""
-        return len(self.request.prompt) + self.request.max_tokens
+        return self.request.reserved or len(self.request.prompt) + self.request.max_tokens
+
+    @property
+    def known(self) -> int:
+        """Tokens of it that are known: of the prompt, and generated."""
+        return len(self.request.prompt) + len(self.generated)
+
+    @property
+    def complete(self) -> bool:
+        """Whether its whole prompt is there."""
+        return self.request.reserved is None
+
+    @property
+    def fillable(self) -> int:
+        """Known tokens that may be fed now; the last one of an incomplete prompt is kept, to sample after it."""
+        return self.known if self.complete else max(0, self.known - 1)
+
+    @property
+    def wants_more(self) -> bool:
+        """Whether it may have a token beyond the one that is sampled after those that are scheduled."""
+        return self.scheduled + 1 < len(self.request.prompt) + self.request.max_tokens
 
     @property
     def prefilling(self) -> bool:
         """Whether tokens that are known already are still to be fed."""
         return self.scheduled < self.fill
+
+    def grow(self, ids: Sequence[int], complete: bool) -> None:
+        """Take in more of an incomplete prompt."""
+        request = self.request
+        assert request.reserved is not None and isinstance(request.prompt, list)
+        request.prompt.extend(ids)
+        if complete:
+            most = min(request.max_tokens, request.reserved - len(request.prompt))
+            self.request = replace(request, max_tokens=most, reserved=None)
+        self.fill = self.fillable
+        self.found = None
 
     def ids(self, start: int, end: int) -> tuple[int, ...]:
         """The token ids at positions `[start, end)`: of the prompt, then of what was generated."""
@@ -120,3 +155,19 @@ class RequestState:
             return tuple(self.request.prompt[start:end])
         generated = self.generated[max(0, start - prompt) : end - prompt]
         return (*self.request.prompt[start:prompt], *generated)
+
+
+def new_state(number: int, request: Request, config: SchedulerConfig) -> RequestState:
+    """The record of a request that has just come; its work is not predicted yet."""
+    state = RequestState(
+        number=number,
+        request=request,
+        due=math.inf,
+        tpot=max(request.slo.tpot_s or config.tpot_target_s, config.tpot_floor_s),
+        long=False,
+        fill=0,
+        total=0.0,
+        remaining=0.0,
+    )
+    state.fill = state.fillable
+    return state

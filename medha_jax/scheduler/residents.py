@@ -52,6 +52,11 @@ class Residents:
         """Pages of each group that nobody holds."""
         return self._pages.free
 
+    @property
+    def cached_pages(self) -> tuple[int, ...]:
+        """Of the free pages of each group, those that the prefix cache knows."""
+        return self._pages.idle
+
     def place(self, state: RequestState) -> tuple[int, ...] | None:
         """Groups that a waiting request would get, in order; None if no slot or not enough pages are free."""
         parts = self._parts(state)
@@ -84,6 +89,11 @@ class Residents:
         state.scheduled = end
         if end % self._shapes.per_group == 0:
             state.owners = holding.owners(end)
+
+    def grown(self, state: RequestState, before: int) -> None:
+        """The prompt of an admitted request has grown; `before` tokens of it could be fed until now."""
+        assert state.holding is not None
+        self._placement.add(state.holding.groups, before, state.fill)
 
     def publish(self, state: RequestState) -> None:
         """Let later requests find the pages that this one has filled."""

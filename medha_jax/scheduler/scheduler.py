@@ -4,33 +4,28 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator
-
-import numpy as np
+from collections.abc import Iterator, Sequence
 
 from medha_jax.config import SchedulerConfig
 from medha_jax.kv.groups import GroupedPages
 from medha_jax.plan import Chunk
-from medha_jax.scheduler.backlog import Backlog, Order
-from medha_jax.scheduler.chunking import PrefillTable
-from medha_jax.scheduler.deadlines import Expiries, due_at
+from medha_jax.scheduler.backlog import Order
+from medha_jax.scheduler.deadlines import Expiries, expired_at
 from medha_jax.scheduler.draft import Draft, Planned
+from medha_jax.scheduler.limits import check_queue
 from medha_jax.scheduler.packing import Load
-from medha_jax.scheduler.policies import LEAST_WORK_S, policy_from
-from medha_jax.scheduler.request import Request, RequestState
+from medha_jax.scheduler.prompts import Prompts, slack
+from medha_jax.scheduler.request import Request, RequestState, new_state
 from medha_jax.scheduler.residents import Residents
 from medha_jax.scheduler.shapes import Shapes
 from medha_jax.scheduler.targets import TickTarget, TickTargets
+from medha_jax.scheduler.turns import Turns
 from medha_jax.scheduler.work import TimeModel
 
 MOST_SKIPPED = 32  # prompts that do not fit a tick, until the search for smaller ones ends
 MOST_BLOCKED = 8  # requests that do not fit the pages, until the search for smaller ones ends
 BLOCKED = -1
 TABLE_TICKS = 1024  # between looks at whether the time model has changed
-
-
-class QueueFullError(RuntimeError):
-    """As many requests wait as may; the caller should come again later."""
 
 
 class Scheduler:
@@ -48,21 +43,37 @@ class Scheduler:
         shapes: of ticks.
         pages: of all KV groups; nobody else takes any.
         model: predicts the seconds of a tick.
+        ahead: ticks that may be planned while the results of those before are not there.
     """
 
-    def __init__(self, config: SchedulerConfig, shapes: Shapes, pages: GroupedPages, model: TimeModel) -> None:
+    def __init__(
+        self, config: SchedulerConfig, shapes: Shapes, pages: GroupedPages, model: TimeModel, ahead: int = 0
+    ) -> None:
         self._config, self._shapes, self._pages, self._model = config, shapes, pages, model
-        self._policy = policy_from(config)
-        self._table = self._build_table()
+        self._ahead = ahead
+        self._prompts = Prompts(config, shapes, model)
         self._residents = Residents(config, shapes, pages)
-        self._backlog = Backlog()
         self._states: dict[int, RequestState] = {}
-        self._due: list[RequestState] = []
+        self._turns = Turns(shapes.stages)
         self._expiries = Expiries()
         self._targets = TickTargets(config, shapes.stages)
-        self._preempted: list[RequestState] = []
         self._flight: deque[Load] = deque([Load()] * (shapes.stages - 1), shapes.stages - 1)
-        self._count = self._tick = 0
+        self._count = self._tick = self._waiting_tokens = 0
+
+    @property
+    def config(self) -> SchedulerConfig:
+        """Policy and limits."""
+        return self._config
+
+    @property
+    def ahead(self) -> int:
+        """Ticks that may be planned while the results of those before are not there."""
+        return self._ahead
+
+    @property
+    def next_number(self) -> int:
+        """The number of the next request."""
+        return self._count
 
     @property
     def busy(self) -> bool:
@@ -75,6 +86,11 @@ class Scheduler:
         return len(self._states) - len(self._residents)
 
     @property
+    def waiting_tokens(self) -> int:
+        """Prompt tokens that requests which are not admitted have, and tokens that they generated before."""
+        return self._waiting_tokens
+
+    @property
     def running(self) -> int:
         """Requests that hold pages."""
         return len(self._residents)
@@ -85,13 +101,30 @@ class Scheduler:
         return self._residents.free_pages
 
     @property
+    def cached_pages(self) -> tuple[int, ...]:
+        """Of these, the pages that the prefix cache knows."""
+        return self._residents.cached_pages
+
+    @property
+    def next_expiry(self) -> float:
+        """When a request has to be looked at, because it may be dropped then, in seconds; infinite if never."""
+        return self._expiries.next
+
+    @property
+    def starved(self) -> bool:
+        """Whether every request waits for more of its prompt, if there are any, and has nothing in flight."""
+        return not len(self._prompts) and all(
+            not state.complete and not state.flying for state in self._states.values()
+        )
+
+    @property
     def pending(self) -> tuple[int, ...]:
         """Attention work of each group that admitted prompts have left, in tokens²."""
         return self._residents.pending
 
     def prefill_seconds(self, tokens: int) -> float:
         """Predicted seconds of a prompt of so many tokens that has the machine to itself."""
-        return self._table.between(0, tokens)
+        return self._prompts.seconds(tokens)
 
     def state(self, number: int) -> RequestState:
         """The record of a request that is not at its end.
@@ -108,28 +141,59 @@ class Scheduler:
             OutOfPagesError: prompt and output never fit the pages; nothing was queued.
             QueueFullError: too many requests wait; nothing was queued.
         """
-        self._pages.check(len(request.prompt) + request.max_tokens)
-        if self.waiting >= self._config.max_waiting:
-            raise QueueFullError(f"{self.waiting} requests wait; allowed are {self._config.max_waiting}")
-        config, total = self._config, self.prefill_seconds(len(request.prompt))
-        due = due_at(request, config, total)
-        tpot = request.slo.tpot_s or config.tpot_target_s
-        prompt = len(request.prompt)
-        state = RequestState(
-            number=self._count,
-            request=request,
-            due=due,
-            tpot=max(tpot, config.tpot_floor_s),
-            long=prompt >= config.long_tokens,
-            fill=prompt,
-            total=total,
-            remaining=total,
-        )
-        self._count += 1
-        self._states[state.number] = state
-        self._queue(state)
-        self._expiries.add(state.number, request, due)
-        return state.number
+        self.check_pages(request)
+        check_queue(self._config, self.waiting, self.waiting_tokens, len(request.prompt))
+        number = self._count
+        self.enqueue(number, request)
+        return number
+
+    def check_pages(self, request: Request) -> None:
+        """Check that a request would fit empty pools. Any thread may ask.
+
+        Raises:
+            OutOfPagesError: it never fits.
+        """
+        self._pages.check(request.reserved or len(request.prompt) + request.max_tokens)
+
+    def enqueue(self, number: int, request: Request) -> None:
+        """Queue a request that was checked, under a number larger than those before."""
+        self._count = number + 1
+        state = new_state(number, request, self._config)
+        self._states[number] = state
+        self._waiting_tokens += state.known
+        self._prompts.assess(state)
+        if state.prefilling:
+            self._prompts.add(state)
+        self._expiries.add(number, request, state.due)
+
+    def extend(self, number: int, ids: Sequence[int], complete: bool) -> None:
+        """More of an incomplete prompt has come, perhaps the last of it. One that is at its end is ignored."""
+        state = self._states.get(number)
+        if state is None or state.ended:
+            return
+        before = state.fill
+        state.grow(ids, complete)
+        if state.holding is None:
+            self._waiting_tokens += len(ids)
+        else:
+            self._residents.grown(state, before)
+        due = state.due
+        self._prompts.grown(state)
+        if state.due != due:
+            self._expiries.add(number, state.request, state.due)
+
+    def outlook(self, number: int, now: float) -> tuple[int, float]:
+        """What a waiting request can expect.
+
+        Returns:
+            How many waiting requests its policy serves before it, and the predicted seconds of their prompt work, of
+            that of admitted ones that go before, and of its own; without the time that decodes take.
+        """
+        state = self._states[number]
+        if not state.queued:
+            return self.waiting - 1, 0.0
+        position, seconds = self._prompts.before(state, now)
+        return position, seconds + state.remaining
 
     def cancel(self, number: int) -> None:
         """End a request, whether its output is complete or unwanted.
@@ -142,8 +206,9 @@ class Scheduler:
             return
         state.ended = True
         if state.queued:
-            self._unqueue(state)
+            self._prompts.remove(state)
         if state.holding is None:
+            self._waiting_tokens -= state.known
             del self._states[number]
         elif state.flying:
             state.leaving = True
@@ -153,16 +218,18 @@ class Scheduler:
     def plan(self, now: float) -> Planned:
         """The next tick's plan; its chunks count as in flight until `computed` is told of each."""
         self._tick += 1
-        if self._tick % TABLE_TICKS == 0 and self._table.stale():
-            self._renew_table()
+        if self._tick % TABLE_TICKS == 0:
+            self._prompts.renew()
         expired = self._expire(now)
-        draft = Draft(self._shapes, self._model, self._residents, self._flight)
+        draft = Draft(self._shapes, self._model, self._residents, self._flight, self._ahead)
+        due = self._turns.begin()
         if self._tick % self._config.ageing_ticks == 0 and self._config.chunk_preemption:
-            self._plan_aged(draft)
-        self._due = draft.decodes(self._due)
-        if len(self._backlog):
+            self._plan_aged(draft, now)
+        left = draft.decodes(due)
+        if len(self._prompts):
             self._plan_prompts(draft, self._targets.target(draft.tightest, draft.seconds), now)
         planned = draft.planned(expired)
+        self._turns.end(left, draft.sampling)
         self._targets.planned(draft.tightest, draft.coming, planned.seconds)
         self._flight.appendleft(draft.load)
         return planned
@@ -189,27 +256,25 @@ class Scheduler:
             state.generated.append(token)
             if chunk.end == state.fill:
                 self._residents.publish(state)
-            if not state.leaving:
-                self._due.append(state)
         if state.leaving and not state.flying:
             self._requeue(state, now)
         return True
 
-    def _plan_aged(self, draft: Draft) -> None:
+    def _plan_aged(self, draft: Draft, now: float) -> None:
         """The smallest chunk of the admitted prompt that has waited longest, if it has waited long."""
-        for state in self._backlog.longest_unserved():
+        for state in self._prompts.longest_unserved():
             if state.served > self._tick - self._config.ageing_ticks:
                 return
             length = draft.length(state, state.scheduled, state.owners, TickTarget(0.0, math.inf))
             if length:
-                self._serve(draft, state, length)
+                self._serve(draft, state, length, now)
                 return
 
     def _plan_prompts(self, draft: Draft, target: TickTarget, now: float) -> None:
         """Prompt chunks in the order of the policy, until the tick is full."""
         if draft.packed(target):
             return
-        order = self._backlog.order(self._policy, now)
+        order = self._prompts.order(now)
         skipped = 0
         for state, priority in self._round(order, now):
             if skipped == MOST_SKIPPED:
@@ -224,7 +289,7 @@ class Scheduler:
             else:
                 length = BLOCKED
             if length > 0:
-                self._serve(draft, state, length)
+                self._serve(draft, state, length, now)
                 if draft.packed(target):
                     return
             elif length != BLOCKED:
@@ -235,23 +300,18 @@ class Scheduler:
     def _round(self, order: Order, now: float) -> Iterator[tuple[RequestState, float]]:
         """Who is looked at, in which order: first those that have been out of their pages for too long."""
         if not self._config.chunk_preemption:
-            yield from ((state, math.inf) for state in self._backlog.longest_unserved())
-        overdue = [state for state in self._preempted if now - state.preempted_at >= self._config.bypass_s]
+            yield from ((state, math.inf) for state in self._prompts.longest_unserved())
+        overdue = self._prompts.overdue(now)
         yield from ((state, math.inf) for state in overdue)
         if not self._residents.free_slots and not self._preemptive:
             order.only_admitted()
         yield from (entry for entry in order if entry[0] not in overdue)
 
     def _share(self, state: RequestState, target: TickTarget, now: float) -> TickTarget:
-        """The part of the tick that a prompt may fill: a long one with slack leaves some of it to others.
-
-        `target * (1 - min(max(rho, 0), rho_max))`, rho being its relative slack (Medha's Algorithm 2, in which short
-        prompts yield too, against its own example).
-        """
-        if not state.long or len(self._backlog) == 1 or not self._config.chunk_preemption:
+        """The part of the tick that a prompt may fill: a long one with slack leaves some of it to others."""
+        if not state.long or len(self._prompts) == 1 or not self._config.chunk_preemption:
             return target
-        rho = (state.due - now - state.remaining) / max(state.total, LEAST_WORK_S)
-        return TickTarget(target.seconds * (1 - min(max(rho, 0.0), self._config.rho_max)), target.at_most)
+        return target.share(slack(state, now), self._config.rho_max)
 
     def _place(
         self, draft: Draft, order: Order, state: RequestState, priority: float, now: float
@@ -267,9 +327,10 @@ class Scheduler:
         draft.blocked += 1
         state.blocked_since = min(state.blocked_since, now)
         if draft.blocked == 1 and self._preemptive:
-            victims = self._residents.victims(state, priority, self._policy, now, draft.admitted)
+            victims = self._residents.victims(state, priority, self._prompts.policy, now, draft.admitted)
             if victims is not None:
                 for victim in victims:
+                    draft.preempted.append(victim)
                     self._preempt(victim, now)
                 groups = self._residents.place(state)
                 if groups is None:
@@ -285,25 +346,15 @@ class Scheduler:
         if not draft.length(state, start, groups[:1], target):
             return 0
         self._residents.admit(state, groups)
-        state.remaining = self._table.between(state.scheduled, state.fill)
-        state.served = self._tick - 1
-        self._backlog.serve(state, state.remaining, state.served)
-        state.blocked_since = math.inf
-        if state in self._preempted:
-            self._preempted.remove(state)
+        self._waiting_tokens -= state.known
+        self._prompts.admitted(state, self._tick - 1)
         draft.admitted.append(state)
         return draft.length(state, state.scheduled, state.owners, target)
 
-    def _serve(self, draft: Draft, state: RequestState, length: int) -> None:
+    def _serve(self, draft: Draft, state: RequestState, length: int, now: float) -> None:
         """Plan a chunk of an admitted prompt."""
-        draft.prompt(state, length)
-        state.served = self._tick
-        if state.prefilling:
-            state.remaining = self._table.between(state.scheduled, state.fill)
-            self._backlog.serve(state, state.remaining, self._tick)
-        else:
-            state.remaining = 0.0
-            self._unqueue(state)
+        draft.prompt(state, length, slack(state, now))
+        self._prompts.served(state, self._tick)
 
     @property
     def _preemptive(self) -> bool:
@@ -313,7 +364,7 @@ class Scheduler:
         """Take a request's pages and slot; its tokens are kept and are computed again later."""
         state.preemptions += 1
         if state.queued:
-            self._unqueue(state)
+            self._prompts.remove(state)
         state.leaving = True
         if not state.flying:
             self._requeue(state, now)
@@ -321,22 +372,11 @@ class Scheduler:
     def _requeue(self, state: RequestState, now: float) -> None:
         """A preempted request has nothing in flight any more: it waits again."""
         self._residents.release(state)
-        state.fill = len(state.request.prompt) + len(state.generated)
+        state.fill = state.fillable
+        self._waiting_tokens += state.known
         state.scheduled = state.computed = state.chunk = 0
-        state.found, state.preempted_at = None, now
-        state.total = state.remaining = self._table.between(0, state.fill)
-        self._preempted.append(state)
-        self._queue(state)
-
-    def _queue(self, state: RequestState) -> None:
-        self._backlog.add(state, state.remaining)
-        state.queued = True
-
-    def _unqueue(self, state: RequestState) -> None:
-        self._backlog.remove(state)
-        state.queued = False
-        if state in self._preempted:
-            self._preempted.remove(state)
+        state.found = None
+        self._prompts.waits_again(state, now)
 
     def _forget(self, state: RequestState) -> None:
         """An ended request has nothing in flight any more."""
@@ -348,24 +388,7 @@ class Scheduler:
         expired = []
         for number in self._expiries.passed(now):
             state = self._states.get(number)
-            if state is None or state.ended:
-                continue
-            deadline = state.request.deadline_s
-            if not state.generated or (deadline is not None and deadline < now):
+            if state is not None and expired_at(state, now):
                 self.cancel(number)
                 expired.append(state)
         return expired
-
-    def _build_table(self) -> PrefillTable:
-        return PrefillTable(self._model, self._shapes, self._config.tpot_target_s / self._shapes.stages)
-
-    def _renew_table(self) -> None:
-        """Predict every request's work again."""
-        self._table = self._build_table()
-        states = list(self._backlog)
-        done = np.array([state.scheduled for state in states], float)
-        ends = self._table.elapsed(np.array([state.fill for state in states], float))
-        remaining = ends - self._table.elapsed(done)
-        self._backlog.set_work(remaining, ends)
-        for state, left, total in zip(states, remaining.tolist(), ends.tolist(), strict=True):
-            state.remaining, state.total = left, total

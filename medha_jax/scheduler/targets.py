@@ -16,6 +16,13 @@ class TickTarget:
     seconds: float
     at_most: float
 
+    def share(self, slack: float, most: float) -> TickTarget:
+        """What a long prompt with so much relative slack fills: `seconds * (1 - min(max(slack, 0), most))`.
+
+        Medha's Algorithm 2, in which short prompts yield too, against its own example.
+        """
+        return TickTarget(self.seconds * (1 - min(max(slack, 0.0), most)), self.at_most)
+
 
 class TickTargets:
     """Owns what was promised to the decodes in flight, and what ticks have saved of it.

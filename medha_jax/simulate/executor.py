@@ -165,6 +165,15 @@ class SimulatedExecutor:
         """Whether the KV of a prefix is the same whatever follows it."""
         return True
 
+    @property
+    def ahead(self) -> int:
+        """None: time does not pass between ticks."""
+        return 0
+
+    def usable(self) -> bool:
+        """Whether it goes on after an error; what it refuses it has not taken."""
+        return True
+
     def admit(
         self,
         slot: int,

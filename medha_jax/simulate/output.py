@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from medha_jax.engine import Completion, Delta, GenerationRequest, TokenLogprobs
+from medha_jax.engine import Completion, Course, Delta, GenerationRequest, TokenLogprobs
 
 
 class CountedOutput:
@@ -33,8 +33,6 @@ class CountedOutput:
         self._count += 1
         return Delta((token_id,), "") if self._count == 1 else None
 
-    def completion(
-        self, *, ttft_s: float, tpot_s: float | None, chunks: tuple[int, ...], preemptions: int
-    ) -> Completion:
-        """The finished generation with its timings."""
-        return Completion((), "", "length", None, self._prompt, (), ttft_s, tpot_s, chunks, preemptions)
+    def completion(self, course: Course) -> Completion:
+        """The finished generation."""
+        return Completion((), "", "length", None, self._prompt, (), course)

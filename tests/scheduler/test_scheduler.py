@@ -9,8 +9,8 @@ import pytest
 from medha_jax.config import Buckets, SchedulerConfig
 from medha_jax.kv.allocator import OutOfPagesError
 from medha_jax.plan import InvalidRequestError
+from medha_jax.scheduler.limits import QueueFullError
 from medha_jax.scheduler.request import Request, Slo
-from medha_jax.scheduler.scheduler import QueueFullError
 from medha_jax.scheduler.shapes import Shapes
 from medha_jax.scheduler.time_model import LinearTimeModel
 from tests.scheduler.device import continuation

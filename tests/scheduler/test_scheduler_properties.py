@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from medha_jax.config import POLICIES, SchedulerConfig
 from medha_jax.kv.allocator import OutOfPagesError
 from medha_jax.scheduler.draft import Planned
+from medha_jax.scheduler.limits import QueueFullError
 from medha_jax.scheduler.packing import TickRoom
 from medha_jax.scheduler.request import Request, Slo
-from medha_jax.scheduler.scheduler import QueueFullError
 from medha_jax.scheduler.shapes import Shapes
 from medha_jax.scheduler.time_model import LinearTimeModel
 from medha_jax.scheduler.work import TickWork

@@ -58,7 +58,7 @@ class ClusterExecutor:
         self.arch: Architecture = executor.arch
         self.layout: Layout = executor.layout
         self.sizes: Sizes = executor.sizes
-        self._closed = False
+        self._closed = self._failed = False
 
     @property
     def context(self) -> int:
@@ -79,6 +79,15 @@ class ClusterExecutor:
     def prefix_cacheable(self) -> bool:
         """Whether the KV of a prefix is the same whatever follows it."""
         return self._executor.prefix_cacheable
+
+    @property
+    def ahead(self) -> int:
+        """Ticks that are dispatched before the results of those before them are read."""
+        return self._executor.ahead
+
+    def usable(self) -> bool:
+        """Whether all processes are in the same state: not after an error on this one alone."""
+        return not self._failed and self._executor.usable()
 
     @property
     def buckets(self) -> tuple[Bucket, ...]:
@@ -171,6 +180,9 @@ class ClusterExecutor:
     def _run(self, work: Callable[[], T]) -> T:
         try:
             return work()
-        except RuntimeError:
+        except Exception as error:
+            self._failed = True
+            if not isinstance(error, RuntimeError):
+                raise
             self._leader.await_cause()  # a collective fails where a partner is gone
             raise

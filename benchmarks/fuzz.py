@@ -1,0 +1,86 @@
+"""Send malformed messages to a server, reproducible from a seed, and look at what it has become.
+
+medha-jax serve --mesh cpu-small --max-context 4096 --access-log off --port 9320
+python -m benchmarks.fuzz 127.0.0.1:9320 --messages 100000 --pid PID
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import random
+import time
+from collections import Counter
+from pathlib import Path
+
+from grpc import aio
+
+from benchmarks.fuzz_messages import malformed
+from medha_jax.client.connection import SERVICE
+
+AT_ONCE = 32
+CALL_SECONDS = 30.0
+
+
+def attack(address: str, messages: int, seed: int) -> Counter[str]:
+    """Make as many calls as there are messages; returns how often each status came."""
+    return asyncio.run(_attack(address, messages, seed))
+
+
+async def _attack(address: str, messages: int, seed: int) -> Counter[str]:
+    draw, codes = random.Random(seed), Counter[str]()
+    left = messages
+
+    async def caller(channel: aio.Channel) -> None:
+        nonlocal left
+        while left > 0:
+            left -= 1
+            method, sent = malformed(draw)
+            codes[await _call(channel, method, sent)] += 1
+
+    async with aio.insecure_channel(address) as channel:
+        await asyncio.gather(*(caller(channel) for _ in range(AT_ONCE)))
+    return codes
+
+
+async def _call(channel: aio.Channel, method: str, sent: list[bytes]) -> str:
+    """The status of one call."""
+    if method == "GenerateStream":
+        call = channel.stream_stream(SERVICE + method)(iter(sent), timeout=CALL_SECONDS)
+    else:
+        call = channel.unary_stream(SERVICE + method)(sent[0], timeout=CALL_SECONDS)
+    try:
+        async for _ in call:
+            pass
+    except asyncio.CancelledError:
+        return "CANCELLED"  # so grpc.aio says it
+    except aio.AioRpcError as error:
+        # the client's own word for a stream that the server ended while parts were still to be sent
+        return "ENDED_EARLY" if error.details() == "Internal error from Core" else error.code().name
+    return "OK"
+
+
+def resident_bytes(pid: int) -> int:
+    """Memory that a process holds."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def main() -> None:
+    """Attack in ten parts, with the server's memory after each."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("address")
+    parser.add_argument("--messages", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--pid", type=int, help="of the server, to see its memory")
+    given = parser.parse_args()
+    codes, began = Counter[str](), time.monotonic()
+    for part in range(10):
+        codes += attack(given.address, given.messages // 10, given.seed + part)
+        memory = "" if given.pid is None else f", server holds {resident_bytes(given.pid) / 2**20:.1f} MiB"
+        print(f"{sum(codes.values()):,} messages in {time.monotonic() - began:.0f} s{memory}", flush=True)
+    print(", ".join(f"{code} {count:,}" for code, count in codes.most_common()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""What serving costs: tokens a second over many streams, with a simulated mesh in place of a real one.
+
+    python -m benchmarks.server --streams 200
+
+A server process with ticks of no length of their own, and clients in another process that read all streams at once.
+Tokens a second = output tokens of all streams / (last event - first request). TPOT of a stream = (last delta - first
+delta) / (tokens - 1), as the client sees it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import time
+
+from medha_jax.client import AsyncClient, Delta
+
+STOP_SECONDS = 30
+
+
+async def read(client: AsyncClient, tokens: int) -> tuple[int, int, float]:
+    """One stream to its end: tokens, messages, seconds per token after the first."""
+    count = messages = 0
+    first = last = 0.0
+    async for event in client.generate([5, 6, 7], max_tokens=tokens, ignore_eos=True):
+        if isinstance(event, Delta):
+            last = time.perf_counter()
+            first = first or last
+            count += len(event.token_ids)
+            messages += 1
+    return count, messages, (last - first) / max(count - 1, 1)
+
+
+async def measure(address: str, streams: int, tokens: int) -> tuple[float, int, int, list[float]]:
+    """All streams at once: seconds, tokens, messages, and every stream's TPOT in seconds."""
+    async with AsyncClient(address) as client:
+        await asyncio.gather(*(read(client, 4) for _ in range(streams)))  # connections and caches are warm then
+        began = time.perf_counter()
+        done = await asyncio.gather(*(read(client, tokens) for _ in range(streams)))
+        seconds = time.perf_counter() - began
+    counts, messages, tpots = zip(*done, strict=True)
+    return seconds, sum(counts), sum(messages), list(tpots)
+
+
+def main() -> None:
+    """Start a server, measure, stop it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--streams", type=int, default=200)
+    parser.add_argument("--tokens", type=int, default=300, help="of each stream")
+    parser.add_argument("--tick-ms", type=float, default=1.0)
+    parser.add_argument("--runs", type=int, default=3)
+    given = parser.parse_args()
+    command = [sys.executable, "-m", "benchmarks.simulated_server", "--tick-ms", str(given.tick_ms)]
+    with subprocess.Popen([*command, "--slots", str(given.streams)], stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        address = server.stdout.readline().split()[-1]
+        for _ in range(given.runs):
+            before = cpu_seconds(server.pid)
+            seconds, tokens, messages, tpots = asyncio.run(measure(address, given.streams, given.tokens))
+            print(
+                f"{given.streams} streams, {tokens:,} tokens in {seconds:.2f} s: {tokens / seconds:,.0f} tokens/s in "
+                f"{messages / seconds:,.0f} messages/s; TPOT P50 {1000 * statistics.median(tpots):.1f} ms, "
+                f"most {1000 * max(tpots):.1f} ms; the server used {cpu_seconds(server.pid) - before:.2f} s of CPU",
+                flush=True,
+            )
+        server.send_signal(signal.SIGTERM)
+        server.wait(STOP_SECONDS)
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system time of a process."""
+    with open(f"/proc/{pid}/stat") as file:
+        fields = file.read().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+if __name__ == "__main__":
+    main()

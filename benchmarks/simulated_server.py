@@ -1,0 +1,122 @@
+"""A server whose mesh is simulated: every tick takes a stated time, and every token is the same.
+
+    python -m benchmarks.simulated_server --tick-ms 5
+
+It is the whole server but for the device, so that the cost of serving shows, and overload can be made at will.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+import time
+from typing import Any, cast
+
+from medha_jax.config import BUNDLED_MODEL, Buckets, MeshConfig, RuntimeConfig, SchedulerConfig
+from medha_jax.engine import Engine, EngineService, GenerationRequest, RequestOutput, scheduler_for
+from medha_jax.plan import SamplingParams
+from medha_jax.scheduler.time_model import LinearTimeModel
+from medha_jax.server.inference import Backend
+from medha_jax.server.requests import ServedModel
+from medha_jax.server.server import Listener, Surroundings, serve
+from medha_jax.server.settings import Limits, ServerSettings
+from medha_jax.simulate.executor import SimulatedExecutor, SimulatedModel, SimulatedToken
+from medha_jax.text import Tokenizer
+
+VOCAB = 2048
+PAGE = 64
+
+
+class RealClock:
+    """Seconds of this machine; moving on to a moment is waiting for it."""
+
+    def __call__(self) -> float:
+        """Seconds."""
+        return time.perf_counter()
+
+    def advance_to(self, seconds: float) -> None:
+        """Wait."""
+        left = seconds - time.perf_counter()
+        if left > 0:
+            time.sleep(left)
+
+
+def main() -> None:
+    """Serve until SIGTERM."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--tick-ms", type=float, default=5.0, help="of a tick, whatever is in it")
+    parser.add_argument("--token-us", type=float, default=0.0, help="more for every row of it")
+    parser.add_argument("--slots", type=int, default=256)
+    parser.add_argument("--context", type=int, default=8192)
+    parser.add_argument("--pool-tokens", type=int, default=2**20)
+    parser.add_argument("--max-queue", type=int, default=1024)
+    parser.add_argument("--max-queue-tokens", type=int)
+    parser.add_argument("--max-streams", type=int, default=4096)
+    parser.add_argument("--max-output", type=int)
+    parser.add_argument("--part-seconds", type=float, default=60.0)
+    parser.add_argument("--drain-seconds", type=float, default=30.0)
+    parser.add_argument("--access-log", default="off")
+    parser.add_argument("--load-seconds", type=float, default=0.0, help="until it is ready")
+    given = parser.parse_args()
+    limits = Limits(
+        max_output=given.max_output,
+        max_queue=given.max_queue,
+        max_queue_tokens=given.max_queue_tokens,
+        max_streams=given.max_streams,
+        part_seconds=given.part_seconds,
+    )
+    settings = ServerSettings(
+        port=given.port, drain_seconds=given.drain_seconds, access_log=given.access_log, limits=limits
+    )
+    clock = RealClock()
+
+    def load(listener: Listener) -> Backend:
+        time.sleep(given.load_seconds)
+        return backend(given, listener, clock)
+
+    def tell(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    around = Surroundings(
+        load=load,
+        announce=lambda line: print(line, flush=True),
+        tell=tell,
+        write_log=tell,
+        on_refused=lambda code: None,
+        clock=clock,
+    )
+    asyncio.run(serve(settings, given.context, None, (), around))
+    os._exit(0)
+
+
+def backend(given: argparse.Namespace, listener: Listener, clock: RealClock) -> Backend:
+    """The engine on a simulated mesh, with the bundled model's tokenizer."""
+    decode = tuple(size for size in (1, 8, 32, 128, 512, 2048) if size < given.slots)
+    buckets = Buckets(decode=(*decode, given.slots), prefill=(64, 256, 1024), chunks=16)
+    mesh = MeshConfig(page_size=PAGE, buckets=buckets)
+    config = RuntimeConfig(mesh=mesh, slots=given.slots, pool_tokens=given.pool_tokens, compilation_cache=None)
+    model = LinearTimeModel(fixed=given.tick_ms / 1000, tokens=given.token_us / 1e6)
+    executor = cast(Any, SimulatedExecutor(config, given.context, model, cast(Any, clock)))
+    executor.arch = SimulatedModel(VOCAB)
+    tokenizer = Tokenizer.from_directory(BUNDLED_MODEL)
+    # one token that has text
+    executor._token = SimulatedToken(token=next(n for n in range(VOCAB) if tokenizer.decode([n]).isalpha()))
+
+    def output(request: GenerationRequest, limit: int) -> RequestOutput:
+        return RequestOutput(request, tokenizer, limit=limit)
+
+    scheduling = SchedulerConfig(
+        max_waiting=given.max_queue, max_waiting_tokens=given.max_queue_tokens, prefix_cache=False
+    )
+    engine = Engine(executor, scheduler_for(executor, scheduling, model), model, clock, output)
+    service = EngineService(engine, listener, clock)
+    service.start()
+    served = ServedModel("simulated", tokenizer, VOCAB, given.context, SamplingParams(temperature=0))
+    return Backend(service, served)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""Clients of a medha-jax server: `Client`, and `AsyncClient` for asyncio. No JAX."""
+
+from medha_jax.client.aio import AsyncClient
+from medha_jax.client.connection import Connection
+from medha_jax.client.errors import ServerError
+from medha_jax.client.events import (
+    Accepted,
+    Delta,
+    Event,
+    Finished,
+    LoadInfo,
+    ModelInfo,
+    PagePool,
+    Timings,
+    TokenLogprob,
+    Usage,
+)
+from medha_jax.client.sync import Client
+
+__all__ = [
+    "Accepted",
+    "AsyncClient",
+    "Client",
+    "Connection",
+    "Delta",
+    "Event",
+    "Finished",
+    "LoadInfo",
+    "ModelInfo",
+    "PagePool",
+    "ServerError",
+    "Timings",
+    "TokenLogprob",
+    "Usage",
+]

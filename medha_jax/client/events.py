@@ -1,0 +1,173 @@
+"""What a server answers, as frozen data. Times are in seconds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from medha_jax.protos import inference_pb2 as pb
+
+_REASONS: dict[int, Literal["stop", "length"]] = {pb.FINISH_REASON_STOP: "stop", pb.FINISH_REASON_LENGTH: "length"}
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """The request is taken; `position` waiting ones go before it; `predicted_ttft_s` is None where it is unknown."""
+
+    request_id: str
+    position: int
+    predicted_ttft_s: float | None
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """Natural-log probability of a token; `top` has (id, logprob) of the likeliest, best first."""
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True)
+class Delta:
+    """New tokens, and the text that became certain with them, perhaps none."""
+
+    token_ids: tuple[int, ...]
+    text: str
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens of a request; `cached_tokens` of the prompt were computed for an earlier one."""
+
+    prompt_tokens: int
+    cached_tokens: int
+    output_tokens: int
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Measured in the server: arrival to first chunk, to first token, from there to the last token, and in all.
+
+    `chunk_tokens` are the sizes of the computed prefill chunks; `preemptions` says how often the request lost its
+    pages; `deadline_met` whether the first token came when it was due.
+    """
+
+    queue_s: float
+    prefill_s: float
+    ttft_s: float
+    decode_s: float
+    e2e_s: float
+    chunk_tokens: tuple[int, ...]
+    preemptions: int
+    deadline_met: bool | None
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The last event. `matched` is the stop text or token id that ended it, None where the reason is "length"."""
+
+    reason: Literal["stop", "length"]
+    matched: str | int | None
+    usage: Usage
+    timings: Timings
+
+
+Event = Accepted | Delta | Finished
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a server runs and takes."""
+
+    name: str
+    vocab: int
+    context_tokens: int
+    max_output_tokens: int
+    eos_token_ids: tuple[int, ...]
+    max_message_bytes: int
+    version: str
+
+
+@dataclass(frozen=True)
+class PagePool:
+    """KV pages of one group."""
+
+    total_pages: int
+    free_pages: int
+
+
+@dataclass(frozen=True)
+class LoadInfo:
+    """What a server does: requests that hold pages, requests that wait and their prompt tokens, and what is free."""
+
+    running: int
+    waiting: int
+    waiting_tokens: int
+    slots: int
+    pools: tuple[PagePool, ...]
+    accepting: bool
+
+
+def event_from(message: pb.GenerateEvent) -> Event:
+    """The event of a message.
+
+    Raises:
+        ValueError: it is of a kind that this client does not know.
+    """
+    match message.WhichOneof("event"):
+        case "delta":
+            delta = message.delta
+            return Delta(tuple(delta.token_ids), delta.text, tuple(_logprob(entry) for entry in delta.logprobs))
+        case "accepted":
+            accepted = message.accepted
+            known = accepted.HasField("predicted_ttft_ms")
+            ttft = accepted.predicted_ttft_ms / 1000 if known else None
+            return Accepted(accepted.request_id, accepted.position, ttft)
+        case "finished":
+            return _finished(message.finished)
+    raise ValueError("the server sent an event that this client does not know; a newer client may")
+
+
+def model_from(message: pb.ModelInfo) -> ModelInfo:
+    """The model of a message."""
+    return ModelInfo(
+        message.name,
+        message.vocab,
+        message.context_tokens,
+        message.max_output_tokens,
+        tuple(message.eos_token_ids),
+        message.max_message_bytes,
+        message.version,
+    )
+
+
+def load_from(message: pb.LoadInfo) -> LoadInfo:
+    """The load of a message."""
+    pools = tuple(PagePool(pool.total_pages, pool.free_pages) for pool in message.pools)
+    return LoadInfo(message.running, message.waiting, message.waiting_tokens, message.slots, pools, message.accepting)
+
+
+def _finished(message: pb.GenerationFinished) -> Finished:
+    kind = message.WhichOneof("matched")
+    usage, timings = message.usage, message.timings
+    return Finished(
+        reason=_REASONS[message.reason],
+        matched=None if kind is None else getattr(message, kind),
+        usage=Usage(usage.prompt_tokens, usage.cached_tokens, usage.output_tokens),
+        timings=Timings(
+            queue_s=timings.queue_ms / 1000,
+            prefill_s=timings.prefill_ms / 1000,
+            ttft_s=timings.ttft_ms / 1000,
+            decode_s=timings.decode_ms / 1000,
+            e2e_s=timings.e2e_ms / 1000,
+            chunk_tokens=tuple(timings.chunk_tokens),
+            preemptions=timings.preemptions,
+            deadline_met=timings.deadline_met if timings.HasField("deadline_met") else None,
+        ),
+    )
+
+
+def _logprob(entry: pb.TokenLogprob) -> TokenLogprob:
+    return TokenLogprob(entry.token_id, entry.logprob, tuple((top.token_id, top.logprob) for top in entry.top))

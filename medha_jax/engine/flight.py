@@ -1,0 +1,101 @@
+"""Ticks on their way: dispatched to the runtime, and not read yet."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from medha_jax.plan import StepPlan
+from medha_jax.runtime import Executor, TokenResult
+from medha_jax.scheduler.draft import Planned
+from medha_jax.scheduler.work import TickWork, TimeModel
+
+NOTHING = Planned(StepPlan(()), (), (), (), (), TickWork(), 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """A dispatched tick.
+
+    Args:
+        handle: the runtime's.
+        stages: the plan of each stage, the one that entered first.
+        leaving: the plan of the last stage, whose results it brings.
+        submitted: when it was dispatched, in seconds.
+        first: requests whose first chunk entered.
+    """
+
+    handle: Any
+    stages: tuple[Planned, ...]
+    leaving: Planned
+    submitted: float
+    first: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """When a tick ran, in seconds; `timed` is false where an earlier one may have been running at its start still."""
+
+    started: float
+    ended: float
+    timed: bool
+
+
+class Flight:
+    """Owns the ticks that were not read, and the plans that have not left the pipeline.
+
+    Args:
+        executor: runs them.
+        model: told what each tick took.
+        clock: seconds.
+    """
+
+    def __init__(self, executor: Executor, model: TimeModel, clock: Callable[[], float]) -> None:
+        self._executor, self._model, self._clock = executor, model, clock
+        self._stages = executor.config.mesh.spp
+        self._ended, self._waited = -math.inf, True
+        self.clear()
+
+    def __len__(self) -> int:
+        return len(self._ticks)
+
+    @property
+    def entered(self) -> bool:
+        """Whether a chunk is in the pipeline and has not left it."""
+        return any(planned.states for planned in self._entered)
+
+    @property
+    def plans(self) -> tuple[Planned, ...]:
+        """Every plan whose results were not read."""
+        return (*(tick.leaving for tick in self._ticks), *self._entered)
+
+    def clear(self) -> None:
+        """Forget all of them."""
+        self._entered: deque[Planned] = deque([NOTHING] * (self._stages - 1))
+        self._ticks: deque[Tick] = deque()
+
+    def submit(self, planned: Planned, first: frozenset[int]) -> None:
+        """Dispatch the tick in which a plan enters."""
+        submitted = self._clock()
+        handle = self._executor.submit(planned.plan)
+        stages = (planned, *reversed(self._entered))
+        self._entered.append(planned)
+        self._ticks.append(Tick(handle, stages, self._entered.popleft(), submitted, first))
+
+    def take(self) -> Tick:
+        """The oldest tick, which is not among the others any more."""
+        return self._ticks.popleft()
+
+    def read(self, tick: Tick) -> tuple[list[TokenResult], Times]:
+        """Wait for a tick; its results, one a chunk of the leaving plan, and when it ran."""
+        results = self._executor.collect(tick.handle)
+        now = self._clock()
+        started, waits = max(tick.submitted, self._ended), bool(tick.leaving.states)
+        timed = self._waited and waits
+        if timed and tick.stages[0] is not NOTHING:
+            self._model.observe(tick.stages[0].work, now - started)
+        self._ended, self._waited = now, waits
+        return results, Times(started, now, timed)

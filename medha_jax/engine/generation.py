@@ -1,0 +1,102 @@
+"""What the engine keeps of a request, and how it tells of its results."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from medha_jax.engine.events import (
+    Completion,
+    Course,
+    Delta,
+    Event,
+    Finished,
+    GenerationRequest,
+    Prefilled,
+    Timings,
+    TokenLogprobs,
+)
+from medha_jax.plan import Chunk
+from medha_jax.runtime import TokenResult
+from medha_jax.scheduler.request import RequestState
+
+
+class Output(Protocol):
+    """What a request's tokens are turned into; `RequestOutput` makes text of them."""
+
+    @property
+    def token_ids(self) -> Sequence[int]:
+        """Every token so far."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether the generation is over."""
+
+    def push(self, token_id: int, logprobs: TokenLogprobs | None = None) -> Delta | None:
+        """Take the next token; returns what to report of it, if anything."""
+
+    def completion(self, course: Course) -> Completion:
+        """The finished generation."""
+
+
+OutputFactory = Callable[[GenerationRequest, int], Output]
+"""Makes the output of a request from it and the tokens that it may have after its prompt."""
+
+
+@dataclass(slots=True)
+class Generation:
+    """A request, its output, and when things happened, in seconds. Owned by the engine.
+
+    `output` is None while the prompt is not complete; `held` are parts of the prompt that the scheduler was not told
+    of. `reported` prompt tokens were reported as computed.
+    """
+
+    request: GenerationRequest
+    arrival: float
+    output: Output | None = None
+    held: list[int] = field(default_factory=list)
+    first_chunk: float = math.nan
+    first_token: float = math.nan
+    cached: int = 0
+    reported: int = 0
+
+    def computed(self, state: RequestState, chunk: Chunk, result: TokenResult, now: float) -> Iterator[Event]:
+        """What a chunk that has left brings; the last event is `Finished` if the generation is over."""
+        prompt = len(state.request.prompt)
+        done = min(chunk.end, prompt)
+        if chunk.start < prompt and done > self.reported:  # after a preemption it is computed again
+            self.reported = done
+            yield Prefilled(done, prompt)
+        output = self.output
+        if not chunk.last or output is None:
+            return
+        if math.isnan(self.first_token):
+            self.first_token = now
+        logprobs, asked = None, self.request.sampling.logprobs
+        if asked is not None:
+            logprobs = TokenLogprobs(result.token, result.logprob, result.top[:asked])
+        delta = output.push(result.token, logprobs)
+        if delta is not None:
+            yield delta
+        if output.finished:
+            yield Finished(output.completion(self._course(state, len(output.token_ids), now)))
+
+    def _course(self, state: RequestState, tokens: int, now: float) -> Course:
+        deadline = self.request.deadline_s
+        timings = Timings(
+            queue_s=self.first_chunk - self.arrival,
+            prefill_s=self.first_token - self.first_chunk,
+            ttft_s=self.first_token - self.arrival,
+            decode_s=now - self.first_token,
+            e2e_s=now - self.arrival,
+            tpot_s=(now - self.first_token) / (tokens - 1) if tokens > 1 else None,
+        )
+        return Course(
+            timings=timings,
+            chunks=tuple(state.chunks),
+            preemptions=state.preemptions,
+            cached_tokens=self.cached,
+            deadline_met=self.first_token <= state.due and (deadline is None or now <= deadline),
+        )

@@ -1,0 +1,37 @@
+"""A scheduler for what an executor has."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from medha_jax.config import SchedulerConfig
+from medha_jax.kv.groups import GroupedPages
+from medha_jax.runtime import Executor
+from medha_jax.scheduler.scheduler import Scheduler
+from medha_jax.scheduler.shapes import Shapes
+from medha_jax.scheduler.work import TimeModel
+
+
+def scheduler_for(executor: Executor, config: SchedulerConfig, model: TimeModel, ahead: int | None = None) -> Scheduler:
+    """A scheduler over everything that an executor has.
+
+    Args:
+        executor: whose slots and pages it gives away.
+        config: policy and limits.
+        model: predicts the seconds of a tick.
+        ahead: ticks that are dispatched before the results of those before them are read; None for as many as pay.
+    """
+    mesh = executor.config.mesh
+    config = dataclasses.replace(config, prefix_cache=config.prefix_cache and executor.prefix_cacheable)
+    shapes = Shapes(
+        own=mesh.buckets,
+        shared=mesh.shared_buckets or mesh.buckets,  # without shared shapes no request is spread
+        groups=mesh.kvp,
+        per_group=executor.per_group,
+        page_size=mesh.page_size,
+        stages=mesh.spp,
+        slots=executor.config.slots,
+        context=executor.context,
+    )
+    pages = GroupedPages(mesh.kvp, executor.pages, mesh.page_size, executor.per_group, prefix_cache=config.prefix_cache)
+    return Scheduler(config, shapes, pages, model, executor.ahead if ahead is None else ahead)

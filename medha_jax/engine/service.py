@@ -1,0 +1,249 @@
+"""The thread around an engine: other threads ask, one thread runs, one listener hears."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import count
+
+from medha_jax.engine.events import Event, Failed, Finished, GenerationRequest
+from medha_jax.engine.loop import Engine, OnTick
+from medha_jax.engine.report import Load, TickReport
+from medha_jax.plan import InvalidRequestError
+from medha_jax.scheduler.request import Request
+
+Events = list[tuple[int, Event]]
+Listener = Callable[[Events], None]
+
+
+class NotServingError(RuntimeError):
+    """No new requests are taken: the engine is draining, stopped, or unusable after an error."""
+
+
+@dataclasses.dataclass(slots=True)
+class _Prompt:
+    """A prompt that comes in parts: tokens so far, and at most."""
+
+    tokens: int
+    bound: int
+
+
+class EngineService:
+    """Runs an engine in a thread of its own, which is the only one that touches it and JAX.
+
+    All methods may be called from any thread, and none but `drain` and `stop` waits for a tick. What was asked for
+    takes effect between two ticks, in the order in which it was asked.
+
+    Args:
+        engine: nobody else uses it from `start` on.
+        listener: called in the engine's thread, at most once a tick, with all that the tick brought, in order. It must
+            not wait.
+        clock: the engine's, in seconds.
+        on_tick: told of every tick, in the engine's thread, before the listener.
+        logger: told of errors, with their traces.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        listener: Listener,
+        clock: Callable[[], float],
+        *,
+        on_tick: OnTick | None = None,
+        logger: logging.Logger | None = None,
+    ) -> None:
+        self._engine, self._listener, self._clock, self._on_tick = engine, listener, clock, on_tick
+        self._logger = logger or logging.getLogger(__name__)
+        self._numbers = count(engine.scheduler.next_number)
+        self._thread = threading.Thread(target=self._main, name="engine", daemon=True)
+        # everything below is changed and read under this lock
+        self._changed = threading.Condition()
+        self._inbox: list[Callable[[], Events]] = []
+        self._coming = self._coming_tokens = 0
+        self._live: set[int] = set()
+        self._prompts: dict[int, _Prompt] = {}
+        self._load = engine.load
+        self._draining = self._stopping = False
+
+    @property
+    def healthy(self) -> bool:
+        """Whether requests can run. It is False for good after an error that made the runtime unusable."""
+        with self._changed:
+            return self._load.healthy
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def submit(self, request: GenerationRequest) -> int:
+        """Queue a request; returns its number, under which the listener hears of it.
+
+        Raises:
+            InvalidRequestError: it cannot run.
+            QueueFullError: too many requests wait.
+            NotServingError: no new requests are taken.
+        """
+        wanted = self._engine.prepare(request, self._clock())
+        with self._changed:
+            if self._draining or self._stopping or not self._load.healthy:
+                raise NotServingError("no new requests are taken")
+            load = self._load
+            self._engine.check_queue(load.waiting + self._coming, load.waiting_tokens + self._coming_tokens, request)
+            number = next(self._numbers)
+            self._live.add(number)
+            if request.prompt_bound is not None:
+                self._prompts[number] = _Prompt(len(request.prompt_ids), request.prompt_bound)
+            self._coming += 1
+            self._coming_tokens += len(request.prompt_ids)
+            self._ask(partial(self._begin, number, request, wanted))
+        return number
+
+    def extend(self, number: int, prompt_ids: Sequence[int], done: bool) -> None:
+        """More of a prompt has come; one that is complete, or of a request that is at its end, is left as it is.
+
+        Args:
+            number: of a request that was submitted with a `prompt_bound`.
+            prompt_ids: the next tokens, perhaps none.
+            done: whether no more follow.
+
+        Raises:
+            InvalidRequestError: ids outside the vocabulary, or more tokens than the bound; the request waits on.
+        """
+        self._engine.check_ids(prompt_ids)
+        with self._changed:
+            prompt = self._prompts.get(number)
+            if prompt is None:
+                return
+            if prompt.tokens + len(prompt_ids) > prompt.bound:
+                raise InvalidRequestError(
+                    f"the prompt has {prompt.tokens + len(prompt_ids)} tokens; allowed are {prompt.bound}, as stated"
+                )
+            prompt.tokens += len(prompt_ids)
+            if done:
+                del self._prompts[number]
+            self._ask(partial(self._extend, number, tuple(prompt_ids), done))
+
+    def cancel(self, number: int) -> None:
+        """End a request; no event of it follows once that has taken effect. One that is at its end is ignored."""
+        with self._changed:
+            if number in self._live:
+                self._ask(partial(self._cancel, number))
+
+    def load(self) -> Load:
+        """What the engine has to do, as of the last tick, with what was asked for since."""
+        with self._changed:
+            return dataclasses.replace(
+                self._load,
+                waiting=self._load.waiting + self._coming,
+                waiting_tokens=self._load.waiting_tokens + self._coming_tokens,
+                draining=self._draining,
+            )
+
+    def drain(self, seconds: float) -> bool:
+        """Take no new requests from now on; returns whether all others ended within so many seconds."""
+        with self._changed:
+            self._draining = True
+            return self._changed.wait_for(lambda: not self._live, seconds)
+
+    def stop(self) -> None:
+        """End every request as `Failed("stopped")` and the thread after its tick. Further calls do nothing."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def _main(self) -> None:
+        try:
+            while self._wait():
+                events = self._take()
+                events += self._engine.step(self._watch if self._on_tick else None, self._on_error)
+                self._tell(events)
+            self._tell(self._take() + self._engine.end_all("stopped", "the engine was stopped"))
+        except Exception as error:  # a listener's, say: nobody would hear of anything any more
+            self._on_error(error)
+            with self._changed:
+                self._load = dataclasses.replace(self._load, healthy=False)
+                self._live.clear()
+                self._changed.notify_all()
+
+    def _wait(self) -> bool:
+        """Sleep until there is something to do; returns whether to go on."""
+        rest = self._engine.rest_s
+        with self._changed:
+            if rest > 0:
+                timeout = None if rest > threading.TIMEOUT_MAX else rest
+                self._changed.wait_for(lambda: self._inbox or self._stopping, timeout)
+            return not self._stopping
+
+    def _take(self) -> Events:
+        """Do what was asked for; returns what it brings."""
+        with self._changed:
+            inbox, self._inbox = self._inbox, []
+            coming, tokens = self._coming, self._coming_tokens
+        events = [event for command in inbox for event in command()]
+        with self._changed:
+            self._coming, self._coming_tokens = self._coming - coming, self._coming_tokens - tokens
+            self._load = self._engine.load
+            # what came before a request was cancelled is not to be heard any more
+            return [event for event in events if event[0] in self._live]
+
+    def _tell(self, events: Events) -> None:
+        ended = [number for number, event in events if isinstance(event, (Finished, Failed))]
+        with self._changed:
+            self._load = self._engine.load
+            for number in ended:
+                self._forget(number)
+        if events:
+            self._listener(events)
+        with self._changed:
+            self._changed.notify_all()
+
+    def _watch(self, report: TickReport) -> None:
+        """Tell of a tick. Who cannot bear it is not told again: nobody's answer depends on it."""
+        if self._on_tick is None:
+            return
+        try:
+            self._on_tick(report)
+        except Exception as error:
+            self._on_tick = None
+            self._on_error(error)
+
+    def _ask(self, command: Callable[[], Events]) -> None:
+        self._inbox.append(command)
+        self._changed.notify_all()
+
+    def _begin(self, number: int, request: GenerationRequest, wanted: Request) -> Events:
+        return self._guarded(number, lambda: [(number, self._engine.begin(number, request, wanted))])
+
+    def _extend(self, number: int, ids: Sequence[int], done: bool) -> Events:
+        def extend() -> Events:
+            self._engine.extend(number, ids, done)
+            return []
+
+        return self._guarded(number, extend)
+
+    def _cancel(self, number: int) -> Events:
+        self._engine.cancel(number)
+        with self._changed:
+            self._forget(number)
+        return []
+
+    def _guarded(self, number: int, work: Callable[[], Events]) -> Events:
+        """An error in the work for one request ends that request alone."""
+        try:
+            return work()
+        except Exception as error:
+            self._on_error(error)
+            self._engine.cancel(number)
+            return [(number, Failed("internal", f"an internal error ended the request ({type(error).__name__})"))]
+
+    def _forget(self, number: int) -> None:
+        self._live.discard(number)
+        self._prompts.pop(number, None)
+
+    def _on_error(self, error: Exception) -> None:
+        self._logger.error("the engine: %s", error, exc_info=error)

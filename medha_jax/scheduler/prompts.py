@@ -1,0 +1,134 @@
+"""Prompts that have work left: their order, and what their work is predicted to take."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from medha_jax.config import SchedulerConfig
+from medha_jax.scheduler.backlog import Backlog, Order
+from medha_jax.scheduler.chunking import PrefillTable
+from medha_jax.scheduler.deadlines import due_at
+from medha_jax.scheduler.policies import LEAST_WORK_S, policy_from
+from medha_jax.scheduler.request import RequestState
+from medha_jax.scheduler.shapes import Shapes
+from medha_jax.scheduler.work import TimeModel
+
+
+class Prompts:
+    """Owns the backlog, the prediction of every prompt's work, and the list of those that lost their pages.
+
+    Args:
+        config: policy and targets.
+        shapes: of ticks.
+        model: predicts their seconds.
+    """
+
+    def __init__(self, config: SchedulerConfig, shapes: Shapes, model: TimeModel) -> None:
+        self._config, self._shapes, self._model = config, shapes, model
+        self.policy = policy_from(config)
+        self._table = self._build_table()
+        self._backlog = Backlog()
+        self._preempted: list[RequestState] = []
+
+    def __len__(self) -> int:
+        return len(self._backlog)
+
+    def seconds(self, tokens: int) -> float:
+        """Predicted seconds of a prompt of so many tokens that has the machine to itself."""
+        return self._table.between(0, tokens)
+
+    def assess(self, state: RequestState) -> None:
+        """Predict a request's work by the tokens that are known of it, and when it is due."""
+        state.total = self.seconds(state.fill)
+        state.remaining = self._table.between(state.scheduled, state.fill)
+        state.due = due_at(state.request, self._config, state.total)
+        state.long = len(state.request.prompt) >= self._config.long_tokens
+
+    def add(self, state: RequestState) -> None:
+        """A request has tokens to be fed."""
+        self._backlog.add(state, state.remaining)
+        state.queued = True
+
+    def remove(self, state: RequestState) -> None:
+        """It has none any more, or lost its pages, or has ended."""
+        self._backlog.remove(state)
+        state.queued = False
+        if state in self._preempted:
+            self._preempted.remove(state)
+
+    def grown(self, state: RequestState) -> None:
+        """More of its prompt has come."""
+        if state.queued:
+            self._backlog.remove(state)
+            state.queued = False
+        if state.prefilling and not state.leaving:
+            self.assess(state)
+            self.add(state)
+            if state.holding is not None:
+                self._backlog.serve(state, state.remaining, state.served)
+
+    def admitted(self, state: RequestState, tick: int) -> None:
+        """It has pages now, and its first chunk comes in the tick after `tick`."""
+        self._note(state, tick)
+        state.blocked_since = math.inf
+        if state in self._preempted:
+            self._preempted.remove(state)
+
+    def served(self, state: RequestState, tick: int) -> None:
+        """A chunk of it was planned."""
+        if state.prefilling:
+            self._note(state, tick)
+        else:
+            state.served, state.remaining = tick, 0.0
+            self.remove(state)
+
+    def waits_again(self, state: RequestState, now: float) -> None:
+        """It has lost its pages, and what it was told is to be computed again."""
+        state.preempted_at = now
+        state.total = state.remaining = self.seconds(state.fill)
+        self._preempted.append(state)
+        self.add(state)
+
+    def before(self, state: RequestState, now: float) -> tuple[int, float]:
+        """Who is served before a waiting request: how many others wait, and seconds of work of all of them."""
+        return self._backlog.before(state, self.policy, now)
+
+    def order(self, now: float) -> Order:
+        """All of them by policy."""
+        return self._backlog.order(self.policy, now)
+
+    def longest_unserved(self) -> list[RequestState]:
+        """The admitted ones, the one first whose last chunk is longest ago."""
+        return self._backlog.longest_unserved()
+
+    def overdue(self, now: float) -> list[RequestState]:
+        """Those that have been out of their pages for too long."""
+        return [state for state in self._preempted if now - state.preempted_at >= self._config.bypass_s]
+
+    def renew(self) -> None:
+        """Predict every prompt's work again, if the time model says something else by now."""
+        if not self._table.stale():
+            return
+        self._table = self._build_table()
+        states = list(self._backlog)
+        done = np.array([state.scheduled for state in states], float)
+        ends = self._table.elapsed(np.array([state.fill for state in states], float))
+        remaining = ends - self._table.elapsed(done)
+        self._backlog.set_work(remaining, ends)
+        for state, left, total in zip(states, remaining.tolist(), ends.tolist(), strict=True):
+            state.remaining, state.total = left, total
+
+    def _note(self, state: RequestState, tick: int) -> None:
+        state.served = tick
+        state.remaining = self._table.between(state.scheduled, state.fill)
+        self._backlog.serve(state, state.remaining, tick)
+
+    def _build_table(self) -> PrefillTable:
+        return PrefillTable(self._model, self._shapes, self._config.tpot_target_s / self._shapes.stages)
+
+
+def slack(state: RequestState, now: float) -> float:
+    """Relative slack of a prompt: the time that it can lose, over its whole predicted work."""
+    return (state.due - now - state.remaining) / max(state.total, LEAST_WORK_S)

@@ -1,0 +1,74 @@
+"""One line a call, without anything of the prompt or the output."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+
+from medha_jax.engine import Completion
+from medha_jax.server.settings import LogFormat
+
+LONGEST_MESSAGE = 300  # characters
+PLAIN = re.compile(r"[A-Za-z0-9_.:/\[\]%-]+")  # needs no quotes
+
+
+@dataclass
+class Record:
+    """What is known of a call; owned by the coroutine that serves it. Times are in milliseconds, None if unknown."""
+
+    method: str
+    peer: str
+    request_id: str = ""
+    code: str = "OK"
+    reason: str = ""
+    message: str = ""
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    queue_ms: float | None = None
+    ttft_ms: float | None = None
+    e2e_ms: float | None = None
+
+    def finished(self, completion: Completion) -> None:
+        """The generation came to its end."""
+        self.reason = completion.finish_reason
+        self.prompt_tokens, self.cached_tokens = completion.prompt_tokens, completion.cached_tokens
+        self.output_tokens = len(completion.token_ids)
+        self.queue_ms, self.ttft_ms = 1000 * completion.timings.queue_s, 1000 * completion.timings.ttft_s
+
+
+class AccessLog:
+    """Writes the records.
+
+    Args:
+        form: of the lines; "off" writes none.
+        write: takes a line.
+        now: seconds since 1970.
+    """
+
+    def __init__(self, form: LogFormat, write: Callable[[str], None], now: Callable[[], float]) -> None:
+        self._form, self._write, self._now = form, write, now
+
+    def end(self, record: Record) -> None:
+        """The call is over."""
+        if self._form == "off":
+            return
+        time = datetime.fromtimestamp(self._now(), UTC).isoformat(timespec="milliseconds")
+        values = {
+            name: round(value, 3) if isinstance(value, float) else value
+            for name, value in asdict(record).items()
+            if value not in ("", None)
+        }
+        if "message" in values:
+            values["message"] = record.message[:LONGEST_MESSAGE]
+        if self._form == "json":
+            self._write(json.dumps({"time": time} | values))
+        else:
+            quoted = {
+                name: json.dumps(value) if isinstance(value, str) and not PLAIN.fullmatch(value) else value
+                for name, value in values.items()
+            }
+            self._write(" ".join([time, *(f"{name}={value}" for name, value in quoted.items())]))

@@ -1,0 +1,85 @@
+"""What every call has: a status for whatever refuses it, a line in the log, a deadline, work aside of the loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Executor
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+from grpc import StatusCode, aio
+
+from medha_jax.server.access_log import AccessLog, Record
+from medha_jax.server.refusal import Refusal
+
+SMALL = 16384  # bytes that are worked on in the event loop: below 1 ms
+NO_DEADLINE = 10 * 365 * 86400.0  # seconds; gRPC states centuries where a call has none
+Context = Any  # aio.ServicerContext, whose methods have no types
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
+
+class Calls:
+    """Begins and ends calls. Belongs to the event loop.
+
+    Args:
+        log: told of every call's end.
+        clock: the engine's, in seconds.
+        workers: threads for what would hold the loop up.
+        on_refused: told the status of every call that does not end with OK.
+    """
+
+    def __init__(
+        self, log: AccessLog, clock: Callable[[], float], workers: Executor, on_refused: Callable[[str], None]
+    ) -> None:
+        self._log, self._clock, self._workers, self._on_refused = log, clock, workers, on_refused
+
+    @asynccontextmanager
+    async def answered(self, method: str, context: Context) -> AsyncIterator[Record]:
+        """Log a call at its end, and give it the status of what refused it."""
+        record = Record(method, context.peer())
+        began = self._clock()
+        try:
+            yield record
+        except Refusal as refusal:
+            await self._abort(record, context, refusal)
+        except asyncio.CancelledError:
+            remaining = time_remaining(context)
+            expired = remaining is not None and remaining <= 0
+            record.code = (StatusCode.DEADLINE_EXCEEDED if expired else StatusCode.CANCELLED).name
+            raise
+        except aio.UsageError:  # written to a client that has gone
+            record.code = StatusCode.CANCELLED.name
+        except Exception:
+            logger.exception("an error in %s %s", method, record.request_id)
+            await self._abort(
+                record, context, Refusal(StatusCode.INTERNAL, "an error in the server; its log says more")
+            )
+        finally:
+            if record.code != "OK":
+                self._on_refused(record.code)
+            record.e2e_ms = 1000 * (self._clock() - began)
+            self._log.end(record)
+
+    async def aside(self, size: int, work: Callable[[], T]) -> T:
+        """Do work on so many bytes without holding the loop up."""
+        if size <= SMALL:
+            return work()
+        return await asyncio.get_running_loop().run_in_executor(self._workers, work)
+
+    def deadline(self, context: Context) -> float | None:
+        """When the caller stops waiting, on the engine's clock."""
+        remaining = time_remaining(context)
+        return None if remaining is None else self._clock() + remaining
+
+    async def _abort(self, record: Record, context: Context, refusal: Refusal) -> None:
+        record.code, record.message = refusal.code.name, refusal.message
+        await context.abort(refusal.code, refusal.message, refusal.trailers())
+
+
+def time_remaining(context: Context) -> float | None:
+    """Seconds that the caller still waits; None where it did not say."""
+    remaining: float | None = context.time_remaining()
+    return None if remaining is None or remaining > NO_DEADLINE else remaining

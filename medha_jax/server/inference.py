@@ -1,0 +1,264 @@
+"""`medha.v1.Inference`: the calls, each a coroutine of the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from grpc import StatusCode
+
+import medha_jax
+from medha_jax.engine import (
+    Accepted,
+    EngineService,
+    Failed,
+    Finished,
+    GenerationRequest,
+    NotServingError,
+    QueueFullError,
+)
+from medha_jax.plan import InvalidRequestError
+from medha_jax.protos import inference_pb2 as pb
+from medha_jax.server import replies
+from medha_jax.server.access_log import Record
+from medha_jax.server.calls import Calls, Context
+from medha_jax.server.refusal import Refusal, invalid, too_busy, unavailable
+from medha_jax.server.requests import LONGEST_ID, Requests, ServedModel, parse, request_id
+from medha_jax.server.settings import Limits
+from medha_jax.server.streams import Stream, Streams
+
+ID_BYTES = 4
+
+
+@dataclass(frozen=True)
+class Backend:
+    """What answers requests once it is loaded.
+
+    Args:
+        service: the engine's thread; `Streams.listen` hears its events.
+        model: what it runs.
+    """
+
+    service: EngineService
+    model: ServedModel
+
+
+class Inference:
+    """The calls of the service; messages come as bytes, so that none can fail before it is in here.
+
+    Belongs to the event loop.
+
+    Args:
+        calls: begin and end them.
+        streams: those that are open.
+        limits: of what is taken.
+        message_bytes: of the largest message, to be told to clients.
+    """
+
+    def __init__(self, calls: Calls, streams: Streams, limits: Limits, message_bytes: int) -> None:
+        self._calls, self._streams, self._limits, self._message_bytes = calls, streams, limits, message_bytes
+        self._backend: Backend | None = None
+        self._requests: Requests | None = None
+        self._closed = "the server is starting"
+
+    def open(self, backend: Backend) -> None:
+        """Take requests from now on."""
+        self._backend, self._requests = backend, Requests(backend.model, self._limits)
+        self._closed = ""
+
+    def close(self, reason: str) -> None:
+        """Take no more requests; those that run go on."""
+        self._closed = reason
+
+    async def generate(self, data: bytes, context: Context) -> None:
+        """One prompt, one stream of events."""
+        async with self._calls.answered("Generate", context) as record:
+            service, requests = self._ready()
+            message = await self._calls.aside(len(data), lambda: parse(pb.GenerateRequest, data))
+            stream = self._opened(message.settings, record)
+            try:
+                deadline = self._calls.deadline(context)
+                request = await self._calls.aside(len(data), lambda: requests.whole(message, deadline))
+                record.prompt_tokens = len(request.prompt_ids)
+                await self._submit(service, stream, request)
+                await self._write(stream, context, record)
+            finally:
+                self._end(service, stream)
+
+    async def generate_stream(self, parts: AsyncIterator[bytes], context: Context) -> None:
+        """A prompt in parts, one stream of events."""
+        async with self._calls.answered("GenerateStream", context) as record:
+            service, requests = self._ready()
+            first = await self._part(parts)
+            if first is None or first.WhichOneof("part") != "start":
+                raise invalid("the first part has no settings; give start, then token_ids")
+            stream = self._opened(first.start.settings, record)
+            reading: asyncio.Task[None] | None = None
+            try:
+                ids = await self._ids(parts)
+                if ids is None:
+                    raise invalid("the prompt is empty; give token_ids after start")
+                record.prompt_tokens = len(ids)
+                deadline = self._calls.deadline(context)
+                size = ID_BYTES * len(ids)
+                request = await self._calls.aside(size, lambda: requests.started(first.start, deadline, ids))
+                number = await self._submit(service, stream, request)
+                reading = asyncio.create_task(self._extend(service, stream, number, parts, record))
+                await self._write(stream, context, record)
+            finally:
+                if reading is not None:
+                    reading.cancel()
+                self._end(service, stream)
+
+    async def tokenize(self, data: bytes, context: Context) -> pb.TokenizeResponse:
+        """Token ids of a text."""
+        async with self._calls.answered("Tokenize", context) as record:
+            _, requests = self._ready()
+            text = parse(pb.TokenizeRequest, data).text
+            ids = await self._calls.aside(len(data), lambda: requests.tokens(text))
+            record.prompt_tokens = len(ids)
+            return pb.TokenizeResponse(token_ids=ids)
+
+    async def get_model_info(self, data: bytes, context: Context) -> pb.ModelInfo:
+        """What the model takes."""
+        async with self._calls.answered("GetModelInfo", context):
+            parse(pb.GetModelInfoRequest, data)
+            _, requests = self._ready()
+            model = requests.model
+            return pb.ModelInfo(
+                name=model.name,
+                vocab=model.vocab,
+                context_tokens=model.context,
+                max_output_tokens=requests.max_output,
+                eos_token_ids=model.eos_ids,
+                max_message_bytes=self._message_bytes,
+                version=medha_jax.__version__,
+            )
+
+    async def get_load(self, data: bytes, context: Context) -> pb.LoadInfo:
+        """What runs, what waits and what is free; answered while the server starts and ends, too."""
+        async with self._calls.answered("GetLoad", context):
+            parse(pb.GetLoadRequest, data)
+            if self._backend is None:
+                return pb.LoadInfo(accepting=False)
+            load = self._backend.service.load()
+            return pb.LoadInfo(
+                running=load.running,
+                waiting=load.waiting,
+                waiting_tokens=load.waiting_tokens,
+                slots=load.slots,
+                pools=[pb.PagePool(total_pages=load.total_pages, free_pages=free) for free in load.free_pages],
+                accepting=not self._closed and load.healthy,
+            )
+
+    async def abort(self, data: bytes, context: Context) -> pb.AbortResponse:
+        """End a request by its id."""
+        async with self._calls.answered("Abort", context) as record:
+            wanted = parse(pb.AbortRequest, data).request_id
+            stream = self._streams.find(wanted) if len(wanted) <= LONGEST_ID else None
+            if stream is None:
+                return pb.AbortResponse(found=False)
+            record.request_id = stream.request_id
+            if stream.number is not None and self._backend is not None:
+                self._backend.service.cancel(stream.number)  # at once, however slowly its client reads
+            stream.put(Refusal(StatusCode.CANCELLED, "the request was aborted"))
+            return pb.AbortResponse(found=True)
+
+    def _ready(self) -> tuple[EngineService, Requests]:
+        if self._backend is None or self._requests is None or self._closed:
+            raise unavailable(f"{self._closed}; no requests are taken")
+        return self._backend.service, self._requests
+
+    def _opened(self, settings: pb.GenerateSettings, record: Record) -> Stream:
+        stream = self._streams.open(request_id(settings) or uuid.uuid4().hex)
+        record.request_id = stream.request_id
+        return stream
+
+    async def _submit(self, service: EngineService, stream: Stream, request: GenerationRequest) -> int:
+        """Hand a request to the engine; returns its number.
+
+        One whose client goes in the meantime is cancelled as soon as it has a number.
+        """
+
+        def forget(done: asyncio.Future[int]) -> None:
+            if done.exception() is None:
+                service.cancel(done.result())
+
+        self._streams.expect()
+        size, number = ID_BYTES * len(request.prompt_ids), None
+        submitting = asyncio.ensure_future(self._calls.aside(size, lambda: service.submit(request)))
+        try:
+            number = await asyncio.shield(submitting)
+            return number
+        except asyncio.CancelledError:
+            submitting.add_done_callback(forget)
+            raise
+        except InvalidRequestError as error:
+            raise invalid(str(error)) from None
+        except QueueFullError as error:
+            raise too_busy(str(error)) from None
+        except NotServingError as error:
+            raise unavailable(str(error)) from None
+        finally:
+            self._streams.bind(stream, number)
+
+    async def _write(self, stream: Stream, context: Context, record: Record) -> None:
+        """Write a stream's events until its end."""
+        while True:
+            match await stream.take():
+                case list() as deltas:
+                    record.output_tokens += sum(len(delta.token_ids) for delta in deltas)
+                    await context.write(replies.delta(deltas))
+                case Accepted() as event:
+                    await context.write(replies.accepted(stream.request_id, event))
+                case Finished(completion=completion):
+                    stream.over = True
+                    record.finished(completion)
+                    await context.write(replies.finished(completion))
+                    return
+                case Failed() as event:
+                    stream.over = True
+                    raise replies.failed(event)
+                case Refusal() as refusal:
+                    raise refusal
+
+    async def _extend(
+        self, service: EngineService, stream: Stream, number: int, parts: AsyncIterator[bytes], record: Record
+    ) -> None:
+        """Read the rest of a prompt; what is wrong with it ends the stream."""
+        try:
+            while (ids := await self._ids(parts)) is not None:
+                record.prompt_tokens += len(ids)
+                service.extend(number, ids, False)
+            service.extend(number, (), True)
+        except InvalidRequestError as error:
+            stream.put(invalid(str(error)))
+        except Refusal as refusal:
+            stream.put(refusal)
+
+    async def _ids(self, parts: AsyncIterator[bytes]) -> tuple[int, ...] | None:
+        """Token ids of the next part; None after the last one."""
+        part = await self._part(parts)
+        if part is None:
+            return None
+        if part.WhichOneof("part") != "token_ids" or not part.token_ids.ids:
+            raise invalid("a part has no token_ids; give at least one in every part after the first")
+        return tuple(part.token_ids.ids)
+
+    async def _part(self, parts: AsyncIterator[bytes]) -> pb.GeneratePart | None:
+        seconds = self._limits.part_seconds
+        try:
+            async with asyncio.timeout(seconds):
+                data = await anext(parts, None)
+        except TimeoutError:
+            message = f"no part of the prompt came within {seconds:g} s"
+            raise Refusal(StatusCode.DEADLINE_EXCEEDED, message) from None
+        return None if data is None else await self._calls.aside(len(data), lambda: parse(pb.GeneratePart, data))
+
+    def _end(self, service: EngineService, stream: Stream) -> None:
+        """Forget a stream; its request ends with it, if it has not yet."""
+        if stream.number is not None and not stream.over:
+            service.cancel(stream.number)
+        self._streams.close(stream)

@@ -1,0 +1,187 @@
+"""Prometheus metrics of a server, in a registry of their own."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from socketserver import BaseServer
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, start_http_server
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from medha_jax.engine import Accepted, Delta, Event, Failed, Finished, Load, Prefilled, TickReport
+
+# seconds; a long prompt's first token may take hours
+LONG = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14400)
+SHORT = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2.5, 5, 10)
+TOKENS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
+SLACK = (-10, -5, -2, -1, -0.5, -0.25, 0, 0.1, 0.25, 0.5, 0.75, 1, 2, 5, 10, 100)
+RATIO = (0.1, 0.25, 0.5, 0.75, 0.9, 1, 1.1, 1.25, 1.5, 2, 3, 5, 10)
+SHARE = (0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1)
+
+
+class Metrics:
+    """All metrics of one server. Owns their registry and, once it listens, the endpoint.
+
+    `on_tick` and `on_events` are for one thread, the engine's; in this order for what one tick brought.
+    """
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+
+        def counter(name: str, what: str, labels: Iterable[str] = ()) -> Counter:
+            return Counter(f"medha_{name}", what, labels, registry=registry)
+
+        def histogram(name: str, what: str, buckets: tuple[float, ...]) -> Histogram:
+            return Histogram(f"medha_{name}", what, buckets=buckets, registry=registry)
+
+        self._prompt = counter("prompt_tokens", "Prompt tokens that were computed or found in the prefix cache.")
+        self._cached = counter("cached_prompt_tokens", "Prompt tokens of finished requests found in the prefix cache.")
+        self._generated = counter("generation_tokens", "Generated tokens.")
+        self._preemptions = counter("num_preemptions", "Times that a request lost its pages.")
+        self._accepted = counter("requests_accepted", "Requests that were queued.")
+        self._success = counter("request_success", "Requests that ended with a completion.", ["finished_reason"])
+        self._failed = counter("request_failure", "Requests that ended otherwise after they were queued.", ["reason"])
+        self._refused = counter("requests_refused", "Requests that were not queued.", ["reason"])
+        self._deadline = counter("request_deadline", "Finished requests by whether their deadline was met.", ["met"])
+        self._ttft = histogram("time_to_first_token_seconds", "Request to first token.", LONG)
+        self._itl = histogram("inter_token_latency_seconds", "Between one output of a request and the next.", SHORT)
+        self._e2e = histogram("e2e_request_latency_seconds", "Request to last token.", LONG)
+        self._queue = histogram("request_queue_time_seconds", "Request to its first chunk.", LONG)
+        self._prefill = histogram("request_prefill_time_seconds", "First chunk to first token.", LONG)
+        self._iteration = histogram("iteration_tokens_total", "Tokens that entered the first stage in a tick.", TOKENS)
+        self._chunk = histogram("chunk_tokens", "Tokens of a prompt chunk.", TOKENS)
+        self._slack = histogram(
+            "first_schedule_relative_slack",
+            "Relative slack of a request when its first chunk was planned: (due - now - remaining work) / work.",
+            SLACK,
+        )
+        self._tick = histogram("tick_seconds", "Measured time of a tick.", SHORT)
+        self._predicted = histogram("tick_predicted_seconds", "Predicted time of a tick that was measured.", SHORT)
+        self._ratio = histogram("tick_measured_to_predicted", "Measured over predicted time of a tick.", RATIO)
+        self._padding = histogram("tick_padding_share", "Share of a tick's rows without a token.", SHARE)
+        self._now = math.nan
+        self._outputs: dict[int, float] = {}  # when a request's last output came, in seconds
+        self._done: dict[int, int] = {}  # prompt tokens of a request that were counted
+        self._endpoint: tuple[BaseServer, threading.Thread] | None = None
+
+    def listen(self, host: str, port: int) -> int:
+        """Serve the metrics over HTTP from a thread; returns the port, which 0 leaves to the system.
+
+        Raises:
+            OSError: the address is in use, or not this machine's.
+        """
+        server, thread = start_http_server(port, host, self.registry)
+        self._endpoint = server, thread
+        return int(server.server_port)
+
+    def watch(self, load: Callable[[], Load]) -> None:
+        """Read the gauges from an engine whenever somebody asks for the metrics."""
+        self.registry.register(_Gauges(load))
+
+    def on_tick(self, report: TickReport) -> None:
+        """Count what a tick did."""
+        self._now = report.ended
+        entered = [chunk for chunk in report.chunks if not chunk.stage]
+        self._iteration.observe(sum(chunk.length for chunk in entered))
+        for chunk in entered:
+            if not chunk.decode:
+                self._chunk.observe(chunk.length)
+            if chunk.first:
+                self._slack.observe(chunk.slack)
+        self._padding.observe(report.padding)
+        if report.timed:
+            measured = report.ended - report.started
+            self._tick.observe(measured)
+            self._predicted.observe(report.predicted)
+            if report.predicted > 0:
+                self._ratio.observe(measured / report.predicted)
+        self._preemptions.inc(len(report.preempted))
+        for number in report.cancelled:
+            self._failed.labels("cancelled").inc()
+            self._forget(number)
+
+    def on_events(self, events: Iterable[tuple[int, Event]]) -> None:
+        """Count what requests were told."""
+        for number, event in events:
+            match event:
+                case Delta():
+                    self._generated.inc(len(event.token_ids))
+                    if number in self._outputs:
+                        self._itl.observe(self._now - self._outputs[number])
+                    self._outputs[number] = self._now
+                case Prefilled():
+                    self._prompt.inc(event.done - self._done.get(number, 0))
+                    self._done[number] = event.done
+                case Accepted():
+                    self._accepted.inc()
+                case Finished():
+                    self._finish(event)
+                    self._forget(number)
+                case Failed():
+                    self._failed.labels(event.reason).inc()
+                    self._forget(number)
+
+    def refused(self, reason: str) -> None:
+        """Count a request that was not queued. Any thread may call this."""
+        self._refused.labels(reason).inc()
+
+    def close(self) -> None:
+        """Stop serving; further calls do nothing."""
+        if self._endpoint is not None:
+            server, thread = self._endpoint
+            self._endpoint = None
+            server.shutdown()
+            server.server_close()
+            thread.join()
+
+    def _finish(self, event: Finished) -> None:
+        completion = event.completion
+        timings = completion.timings
+        self._success.labels(completion.finish_reason).inc()
+        self._deadline.labels(str(completion.deadline_met).lower()).inc()
+        self._cached.inc(completion.cached_tokens)
+        self._ttft.observe(timings.ttft_s)
+        self._e2e.observe(timings.e2e_s)
+        self._queue.observe(timings.queue_s)
+        self._prefill.observe(timings.prefill_s)
+
+    def _forget(self, number: int) -> None:
+        self._outputs.pop(number, None)
+        self._done.pop(number, None)
+
+
+class _Gauges(Collector):
+    """Reads what an engine has to do when it is asked, so that gauges are true between ticks too."""
+
+    def __init__(self, load: Callable[[], Load]) -> None:
+        self._load = load
+
+    def describe(self) -> list[Metric]:
+        """Nothing: the registry is not to ask an engine that has not begun."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """The gauges as they are now."""
+        load = self._load()
+        pages = GaugeMetricFamily("medha_kv_pages", "KV pages by state.", labels=["group", "state"])
+        for group, (free, cached) in enumerate(zip(load.free_pages, load.cached_pages, strict=True)):
+            states = {"free": free - cached, "cached": cached, "held": load.total_pages - free}
+            for state, count in states.items():
+                pages.add_metric([str(group), state], count)
+        yield pages
+        all_pages = load.total_pages * len(load.free_pages)
+        values = {
+            "num_requests_running": ("Requests that hold pages.", load.running),
+            "num_requests_waiting": ("Requests that do not.", load.waiting),
+            "num_tokens_waiting": ("Prompt tokens of requests that wait.", load.waiting_tokens),
+            "num_slots": ("Requests that can run at once.", load.slots),
+            "kv_cache_usage_perc": ("Share of KV pages that requests hold.", 1 - sum(load.free_pages) / all_pages),
+            "ready": ("Whether new requests are taken.", float(load.healthy and not load.draining)),
+        }
+        for name, (what, value) in values.items():
+            yield GaugeMetricFamily(f"medha_{name}", what, value=value)

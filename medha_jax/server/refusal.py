@@ -1,0 +1,56 @@
+"""A call that is answered with a status other than OK."""
+
+from __future__ import annotations
+
+from google.protobuf.any_pb2 import Any
+from google.protobuf.duration_pb2 import Duration
+from google.rpc.error_details_pb2 import RetryInfo
+from google.rpc.status_pb2 import Status
+from grpc import StatusCode
+
+DETAILS = "grpc-status-details-bin"  # where gRPC carries a google.rpc.Status
+
+
+class Refusal(Exception):
+    """Why a call is refused or ended.
+
+    Args:
+        code: its status.
+        message: what is wrong and what is allowed; holds nothing of a prompt.
+        retry_s: seconds after which the client should come again, where that helps.
+    """
+
+    def __init__(self, code: StatusCode, message: str, retry_s: float | None = None) -> None:
+        super().__init__(message)
+        self.code, self.message, self.retry_s = code, message, retry_s
+
+    def trailers(self) -> tuple[tuple[str, bytes], ...]:
+        """Trailing metadata: `google.rpc.Status` with a `RetryInfo`, or nothing."""
+        if self.retry_s is None:
+            return ()
+        delay = Duration()
+        delay.FromNanoseconds(round(self.retry_s * 1e9))
+        details = Any()
+        details.Pack(RetryInfo(retry_delay=delay))
+        status = Status(code=self.code.value[0], message=self.message, details=[details])
+        return ((DETAILS, status.SerializeToString()),)
+
+
+def invalid(message: str) -> Refusal:
+    """A field is out of its range."""
+    return Refusal(StatusCode.INVALID_ARGUMENT, message)
+
+
+def never_fits(message: str) -> Refusal:
+    """Larger than this server will ever take."""
+    return Refusal(StatusCode.OUT_OF_RANGE, message)
+
+
+def too_busy(message: str, retry_s: float = 1.0) -> Refusal:
+    """As much is waiting as may."""
+    return Refusal(StatusCode.RESOURCE_EXHAUSTED, message, retry_s)
+
+
+def unavailable(message: str) -> Refusal:
+    """Not ready yet, or about to end."""
+    return Refusal(StatusCode.UNAVAILABLE, message)

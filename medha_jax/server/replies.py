@@ -1,0 +1,74 @@
+"""From the engine's events to messages."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from grpc import StatusCode
+
+from medha_jax.engine import Accepted, Completion, Delta, Failed, TokenLogprobs
+from medha_jax.protos import inference_pb2 as pb
+from medha_jax.server.refusal import Refusal
+
+REASONS = {"stop": pb.FINISH_REASON_STOP, "length": pb.FINISH_REASON_LENGTH}
+FAILURES = {"deadline": StatusCode.DEADLINE_EXCEEDED, "stopped": StatusCode.UNAVAILABLE}  # any other is INTERNAL
+
+
+def accepted(request_id: str, event: Accepted) -> pb.GenerateEvent:
+    """The first event of a stream."""
+    message = pb.GenerationAccepted(request_id=request_id, position=event.position)
+    if event.predicted_ttft_s is not None and math.isfinite(event.predicted_ttft_s):
+        message.predicted_ttft_ms = 1000 * event.predicted_ttft_s
+    return pb.GenerateEvent(accepted=message)
+
+
+def delta(events: Sequence[Delta]) -> pb.GenerateEvent:
+    """Deltas that follow each other, as one."""
+    if len(events) == 1 and not events[0].logprobs:
+        return pb.GenerateEvent(delta=pb.GenerationDelta(token_ids=events[0].token_ids, text=events[0].text))
+    return pb.GenerateEvent(
+        delta=pb.GenerationDelta(
+            token_ids=[token for event in events for token in event.token_ids],
+            text="".join(event.text for event in events),
+            logprobs=[_logprob(entry) for event in events for entry in event.logprobs],
+        )
+    )
+
+
+def finished(completion: Completion) -> pb.GenerateEvent:
+    """The last event of a stream."""
+    timings = completion.timings
+    message = pb.GenerationFinished(
+        reason=REASONS[completion.finish_reason],
+        usage=pb.TokenUsage(
+            prompt_tokens=completion.prompt_tokens,
+            cached_tokens=completion.cached_tokens,
+            output_tokens=len(completion.token_ids),
+        ),
+        timings=pb.GenerationTimings(
+            queue_ms=1000 * timings.queue_s,
+            prefill_ms=1000 * timings.prefill_s,
+            ttft_ms=1000 * timings.ttft_s,
+            decode_ms=1000 * timings.decode_s,
+            e2e_ms=1000 * timings.e2e_s,
+            chunk_tokens=completion.chunks,
+            preemptions=completion.preemptions,
+            deadline_met=completion.deadline_met,
+        ),
+    )
+    if isinstance(completion.matched, str):
+        message.stop = completion.matched
+    elif completion.matched is not None:
+        message.stop_token_id = completion.matched
+    return pb.GenerateEvent(finished=message)
+
+
+def failed(event: Failed) -> Refusal:
+    """The status of a stream that ended before its output did."""
+    return Refusal(FAILURES.get(event.reason, StatusCode.INTERNAL), event.message)
+
+
+def _logprob(entry: TokenLogprobs) -> pb.TokenLogprob:
+    top = [pb.TopLogprob(token_id=token, logprob=logprob) for token, logprob in entry.top]
+    return pb.TokenLogprob(token_id=entry.token_id, logprob=entry.logprob, top=top)

@@ -1,0 +1,236 @@
+"""From a message to an engine's request: every field is checked here, before anything is taken for it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+from google.protobuf.message import DecodeError, Message
+from grpc import StatusCode
+
+from medha_jax.engine import GenerationRequest, Slo, check_request
+from medha_jax.plan import InvalidRequestError, SamplingParams
+from medha_jax.protos import inference_pb2 as pb
+from medha_jax.server.refusal import Refusal, invalid, never_fits
+from medha_jax.server.settings import Limits
+from medha_jax.text import Tokenizer, TokenizerError
+
+OnDeadline = Literal["continue", "drop"]
+LONGEST_ID = 128  # characters, of a request id and of a cache salt
+ON_DEADLINE: dict[int, OnDeadline] = {
+    pb.ON_DEADLINE_UNSPECIFIED: "continue",
+    pb.ON_DEADLINE_CONTINUE: "continue",
+    pb.ON_DEADLINE_DROP: "drop",
+}
+_NUMBERS = (
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "seed",
+    "max_tokens",
+    "min_tokens",
+    "include_stop",
+    "ignore_eos",
+    "logprobs",
+)
+M = TypeVar("M", bound=Message)
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """What requests are checked against.
+
+    Args:
+        name: of the model, for people.
+        tokenizer: of the model.
+        vocab: entries of its vocabulary.
+        context: most tokens of prompt and output together.
+        sampling: values of the fields that a request leaves open.
+        eos_ids: tokens that end a generation.
+    """
+
+    name: str
+    tokenizer: Tokenizer
+    vocab: int
+    context: int
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    eos_ids: tuple[int, ...] = ()
+
+
+def parse(kind: type[M], data: bytes) -> M:
+    """A message from its bytes.
+
+    Raises:
+        Refusal: they are none of this kind.
+    """
+    try:
+        return kind.FromString(data)
+    except DecodeError:
+        raise invalid(f"the {len(data)} bytes of the message are no {kind.DESCRIPTOR.full_name}") from None
+
+
+class Requests:
+    """Makes the engine's requests. Immutable, so any thread may use it.
+
+    Args:
+        model: that answers them.
+        limits: of the server.
+    """
+
+    def __init__(self, model: ServedModel, limits: Limits) -> None:
+        self.model = model
+        self._limits = limits
+
+    @property
+    def max_output(self) -> int:
+        """Most output tokens of a request."""
+        return min(self._limits.max_output or self.model.context, self.model.context - 1)
+
+    def whole(self, message: pb.GenerateRequest, deadline_s: float | None) -> GenerationRequest:
+        """The request of a Generate call.
+
+        Args:
+            message: as it came.
+            deadline_s: of the call, on the engine's clock.
+
+        Raises:
+            Refusal: a field is out of its range, or prompt and output do not fit the context.
+        """
+        kind = message.WhichOneof("prompt")
+        if kind is None:
+            raise invalid("the request has no prompt; give text or token_ids")
+        prompt = self.tokens(message.text) if kind == "text" else tuple(message.token_ids.ids)
+        return self._request(message.settings, prompt, deadline_s)
+
+    def started(self, start: pb.GenerateStart, deadline_s: float | None, prompt: Sequence[int]) -> GenerationRequest:
+        """The request of a GenerateStream call.
+
+        Args:
+            start: its first part.
+            deadline_s: of the call, on the engine's clock.
+            prompt: the beginning of the prompt, at least one token.
+
+        Raises:
+            Refusal: as `whole`, for a prompt of the stated size.
+        """
+        if not 1 <= start.prompt_tokens < self.model.context:
+            raise never_fits(
+                f"prompt_tokens is {start.prompt_tokens}; allowed are 1 to {self.model.context - 1}, "
+                "one less than the context"
+            )
+        return self._request(start.settings, tuple(prompt), deadline_s, bound=start.prompt_tokens)
+
+    def tokens(self, text: str) -> tuple[int, ...]:
+        """Token ids of a text; the time that it takes is bounded by the limits.
+
+        Raises:
+            Refusal: the text is empty or too long, or no token comes of it.
+        """
+        if not text:
+            raise invalid("the text is empty; give at least one character")
+        allowed = self._limits.text_bytes(self.model.context)
+        size = len(text.encode("utf-8"))
+        if size > allowed:
+            raise never_fits(f"the text has {size} bytes; allowed are {allowed}; give the token ids of a longer prompt")
+        try:
+            ids = tuple(self.model.tokenizer.encode(text))
+        except TokenizerError as error:
+            raise invalid(str(error)) from None
+        if not ids:
+            raise invalid(f"the tokenizer makes no token of this text of {len(text)} characters")
+        return ids
+
+    def _request(
+        self, settings: pb.GenerateSettings, prompt: tuple[int, ...], deadline_s: float | None, bound: int | None = None
+    ) -> GenerationRequest:
+        try:
+            sampling = self._sampling(settings.sampling, len(prompt) if bound is None else bound)
+            request = GenerationRequest(
+                prompt_ids=prompt,
+                sampling=sampling,
+                eos_ids=self.model.eos_ids,
+                slo=_slo(settings.slo),
+                deadline_s=deadline_s,
+                on_deadline=_on_deadline(settings.on_deadline),
+                cache_salt=_salt(settings.cache_salt),
+                prompt_bound=bound,
+            )
+            _check_priority(settings.priority)
+            check_request(request, self.model.vocab, self.model.context)
+        except InvalidRequestError as error:
+            raise invalid(str(error)) from None
+        return request
+
+    def _sampling(self, stated: pb.SamplingSettings, prompt: int) -> SamplingParams:
+        """Sampling settings for a prompt of so many tokens; what is not stated is the model's default."""
+        values: dict[str, Any] = {name: getattr(stated, name) for name in _NUMBERS if stated.HasField(name)}
+        room = self.model.context - prompt
+        if room < 1:
+            raise never_fits(
+                f"the prompt has {prompt} tokens; allowed are {self.model.context - 1}, one less than the context"
+            )
+        most = self.max_output
+        wanted = values.setdefault("max_tokens", min(most, room))
+        if wanted > most:
+            raise invalid(f"max_tokens is {wanted}; allowed is [1, {most}]")
+        if wanted > room:
+            raise never_fits(
+                f"prompt and output have {prompt} + {wanted} tokens; the context has {self.model.context}, "
+                f"so max_tokens may be {room}"
+            )
+        return dataclasses.replace(
+            self.model.sampling, stop=tuple(stated.stop), stop_token_ids=tuple(stated.stop_token_ids), **values
+        )
+
+
+def request_id(settings: pb.GenerateSettings) -> str | None:
+    """The id that the client gave the request; None if it gave none.
+
+    Raises:
+        Refusal: it is too long or not visible ASCII.
+    """
+    if not settings.HasField("request_id"):
+        return None
+    name = settings.request_id
+    if not (1 <= len(name) <= LONGEST_ID and all("!" <= letter <= "~" for letter in name)):
+        raise invalid(f"request_id has {len(name)} characters; allowed are 1 to {LONGEST_ID} of visible ASCII")
+    return name
+
+
+def _slo(stated: pb.SloSettings) -> Slo:
+    for name in ("ttft_ms", "tpot_ms"):
+        value = getattr(stated, name)
+        if stated.HasField(name) and not 0 < value < math.inf:
+            raise invalid(f"slo.{name} is {value}; allowed are milliseconds above 0")
+    return Slo(
+        ttft_s=stated.ttft_ms / 1000 if stated.HasField("ttft_ms") else None,
+        tpot_s=stated.tpot_ms / 1000 if stated.HasField("tpot_ms") else None,
+    )
+
+
+def _on_deadline(stated: int) -> OnDeadline:
+    if stated not in ON_DEADLINE:
+        names = ", ".join(pb.OnDeadline.keys())
+        raise invalid(f"on_deadline is {stated}; allowed are {names}")
+    return ON_DEADLINE[stated]
+
+
+def _salt(stated: str) -> str:
+    if len(stated) > LONGEST_ID:
+        raise invalid(f"cache_salt has {len(stated)} characters; allowed are {LONGEST_ID}")
+    return stated
+
+
+def _check_priority(stated: int) -> None:
+    if stated:
+        raise Refusal(
+            StatusCode.UNIMPLEMENTED,
+            f"priority is {stated}; this server orders by slo and deadline, so only 0 is allowed",
+        )

@@ -1,0 +1,132 @@
+"""Who may speak to the server: TLS files, bearer tokens, addresses. All is checked before anything is loaded."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import ssl
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import grpc
+from grpc import aio
+
+from medha_jax.config import ConfigError
+from medha_jax.server.settings import ServerSettings, TlsFiles
+
+SHORTEST_TOKEN = 16  # characters
+OPEN_METHODS = "/grpc.health.v1.Health/"  # probes carry no token
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def check_protected(settings: ServerSettings) -> None:
+    """Check that prompts do not travel through a network in the open unless that is wanted.
+
+    Raises:
+        ConfigError: the host is not loopback, and there is neither TLS nor `insecure`.
+    """
+    if not (settings.tls or settings.insecure or is_loopback(settings.host)):
+        raise ConfigError(
+            f"prompts would travel unprotected to {settings.host}; give --tls-cert and --tls-key, a loopback --host, "
+            "or --insecure in a network that you trust"
+        )
+
+
+def server_credentials(files: TlsFiles) -> grpc.ServerCredentials:
+    """Read the files of TLS, or of mutual TLS where an authority for clients is named.
+
+    Raises:
+        ConfigError: a file cannot be read or is not what it should be.
+    """
+    cert, key = _read(files.cert), _read(files.key)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(files.cert, files.key, password=b"")  # no question on the terminal
+    except (ssl.SSLError, ValueError) as error:
+        raise ConfigError(
+            f"{files.cert} and {files.key} are not a certificate and its key ({error}); give PEM files without password"
+        ) from None
+    if files.ca is None:
+        return grpc.ssl_server_credentials([(key, cert)])
+    ca = _read(files.ca)
+    try:
+        context.load_verify_locations(files.ca)
+    except ssl.SSLError as error:
+        raise ConfigError(f"{files.ca} holds no certificate of an authority ({error}); give a PEM file") from None
+    return grpc.ssl_server_credentials([(key, cert)], ca, require_client_auth=True)
+
+
+def read_tokens(path: Path) -> tuple[bytes, ...]:
+    """The bearer tokens of a file, one a line; empty lines do not count.
+
+    Raises:
+        ConfigError: the file cannot be read, or holds no token, or one that is too short or no visible ASCII.
+    """
+    try:
+        lines = _read(path).decode("ascii").splitlines()
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} holds other than ASCII; give one token a line") from None
+    tokens = [line.strip() for line in lines if line.strip()]
+    if not tokens:
+        raise ConfigError(f"{path} holds no token; give one a line, of at least {SHORTEST_TOKEN} characters")
+    for number, token in enumerate(tokens, 1):
+        if len(token) < SHORTEST_TOKEN or not all("!" <= letter <= "~" for letter in token):
+            raise ConfigError(
+                f"{path}: token {number} is not at least {SHORTEST_TOKEN} visible ASCII characters without spaces"
+            )
+    return tuple(token.encode("ascii") for token in tokens)
+
+
+class TokenCheck(aio.ServerInterceptor):
+    """Refuses calls without one of the tokens in `authorization: Bearer …`, health checks apart.
+
+    Every token is compared in constant time, whether or not an earlier one was right.
+    """
+
+    def __init__(self, tokens: Sequence[bytes]) -> None:
+        self._tokens = tuple(tokens)
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler:
+        """Pass a call on, or answer it with UNAUTHENTICATED."""
+        metadata = handler_call_details.invocation_metadata or ()
+        if handler_call_details.method.startswith(OPEN_METHODS) or self._allowed(metadata):
+            return await continuation(handler_call_details)
+        return _REFUSED
+
+    def _allowed(self, metadata: Sequence[tuple[str, str | bytes]]) -> bool:
+        stated = [value for name, value in metadata if name == "authorization"]
+        if len(stated) != 1:
+            return False
+        value = stated[0] if isinstance(stated[0], bytes) else stated[0].encode("utf-8", "replace")
+        scheme, _, token = value.partition(b" ")
+        matches = [hmac.compare_digest(token.strip(), known) for known in self._tokens]
+        return scheme.lower() == b"bearer" and any(matches)
+
+
+async def _refuse(messages: Any, context: aio.ServicerContext[Any, Any]) -> None:
+    await context.abort(
+        grpc.StatusCode.UNAUTHENTICATED, "this server needs a token; send the metadata authorization: Bearer TOKEN"
+    )
+
+
+# takes messages of any form, as it looks at none
+_REFUSED = grpc.stream_stream_rpc_method_handler(_refuse)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from None

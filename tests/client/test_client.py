@@ -1,0 +1,118 @@
+"""The clients against a server whose mesh is simulated."""
+
+import asyncio
+
+import pytest
+
+from medha_jax.client import Accepted, AsyncClient, Client, Delta, Finished, ServerError
+from tests.server.processes import SIMULATED, ServerProcess, idle, wait_until
+
+WANTED = dict(max_tokens=12, ignore_eos=True)
+
+
+@pytest.fixture(scope="module")
+def server():
+    with ServerProcess(*SIMULATED, "--tick-ms", 2, "--context", 200_000) as started:
+        yield started
+
+
+@pytest.fixture
+def client(server):
+    with Client(server.address) as connected:
+        yield connected
+
+
+def tokens(events):
+    return [token for event in events if isinstance(event, Delta) for token in event.token_ids]
+
+
+def test_events_come_in_order_and_typed(client):
+    first, *deltas, last = client.generate("import unittest", **WANTED, logprobs=0, request_id="named")
+    assert first == Accepted("named", 0, first.predicted_ttft_s) and first.predicted_ttft_s >= 0
+    assert all(isinstance(delta, Delta) for delta in deltas) and len(tokens(deltas)) == 12
+    assert [entry.token_id for delta in deltas for entry in delta.logprobs] == tokens(deltas)
+    assert isinstance(last, Finished) and (last.reason, last.matched) == ("length", None)
+    assert (last.usage.prompt_tokens, last.usage.output_tokens) == (len(client.tokenize("import unittest")), 12)
+    timings = last.timings
+    assert timings.ttft_s == pytest.approx(timings.queue_s + timings.prefill_s, rel=0.01)
+    assert timings.e2e_s == pytest.approx(timings.ttft_s + timings.decode_s, rel=0.01)
+    assert timings.preemptions == 0 and sum(timings.chunk_tokens) == last.usage.prompt_tokens
+
+
+def test_what_ended_the_text_is_told(client):
+    *deltas, last = client.generate([5], max_tokens=12, stop=["AA"])
+    assert (last.reason, last.matched) == ("stop", "AA")
+    assert "".join(delta.text for delta in deltas if isinstance(delta, Delta)) == ""
+    token = tokens(client.generate([5], max_tokens=1))[0]
+    *_, last = client.generate([5], max_tokens=12, stop_token_ids=[token])
+    assert (last.reason, last.matched, last.usage.output_tokens) == ("stop", token, 1)
+
+
+def test_a_long_prompt_goes_in_parts(client):
+    *_, last = client.generate([5] * 150_000, max_tokens=2)
+    assert (last.usage.prompt_tokens, last.usage.output_tokens) == (150_000, 2)
+
+
+def test_errors_have_the_servers_code_and_message(client):
+    with pytest.raises(ServerError, match=r"INVALID_ARGUMENT: top_p is 2.0; allowed is \(0, 1\]") as raised:
+        list(client.generate("a", top_p=2))
+    assert raised.value.code == "INVALID_ARGUMENT" and raised.value.retry_s is None
+    with pytest.raises(TypeError):
+        client.generate("a", tempreature=1)
+    with Client("127.0.0.1:9") as nobody, pytest.raises(ServerError, match="UNAVAILABLE"):
+        nobody.model(timeout=5)
+
+
+def test_asyncio(server):
+    async def everything():
+        async with AsyncClient(server.address) as client:
+            assert (await client.model()).name == "simulated"
+            assert await client.tokenize("a") == await client.tokenize("a")
+            first, *deltas, last = [event async for event in client.generate([5, 6], **WANTED)]
+            assert isinstance(first, Accepted) and isinstance(last, Finished) and len(tokens(deltas)) == 12
+            *_, last = [event async for event in client.generate([5] * 150_000, max_tokens=2)]
+            assert last.usage.prompt_tokens == 150_000
+            with pytest.raises(ServerError, match="OUT_OF_RANGE"):
+                await anext(client.generate([5] * 200_000))
+            # dropped, cancelled and aborted streams
+            stream = client.generate([5], max_tokens=4000, ignore_eos=True)
+            await anext(stream)
+            await stream.aclose()
+            task = asyncio.create_task(read(client, "cancelled"))
+            await asyncio.sleep(0.1)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            task = asyncio.create_task(read(client, "aborted"))
+            await asyncio.sleep(0.1)
+            assert await client.abort("aborted")
+            with pytest.raises(ServerError, match="CANCELLED: the request was aborted"):
+                await task
+            assert not await client.abort("aborted")
+            for _ in range(100):
+                load = await client.load()
+                if load.running == load.waiting == 0:
+                    break
+                await asyncio.sleep(0.01)
+            assert load.running == load.waiting == 0
+
+    async def read(client, name):
+        async for _ in client.generate([5], max_tokens=4000, ignore_eos=True, request_id=name):
+            pass
+
+    asyncio.run(everything())
+
+
+def test_closing_the_client_ends_what_runs(server, client):
+    with Client(server.address) as other:
+        stream = other.generate([5], max_tokens=4000, ignore_eos=True)
+        next(stream)
+    wait_until(lambda: idle(client))
+
+
+def test_clients_need_no_jax():
+    import subprocess
+    import sys
+
+    code = "import sys, medha_jax.client; assert 'jax' not in sys.modules and 'numpy' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,128 @@
+"""What an error in a tick ends, and what goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from medha_jax.config import Buckets
+from medha_jax.engine import Failed, Finished, NotServingError
+from medha_jax.runtime import MeshExecutor
+from medha_jax.text import Tokenizer
+from tests.engine.serving import Faulty, alone, ask, serving
+from tests.small import small_executor
+
+FAILED = Failed("internal", "an internal error ended the request (ZeroDivisionError)")
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> MeshExecutor:
+    return small_executor(spp=2, buckets=Buckets(decode=(8,), prefill=(32,), chunks=4, mixed_only=True))
+
+
+@pytest.mark.parametrize("place", ["submit", "collect"])
+@pytest.mark.parametrize("stages", [1, 2])
+def test_a_tick_that_raises_ends_its_requests_and_no_others(
+    place: str, stages: int, executor: MeshExecutor, pipeline: MeshExecutor, byte_tokenizer: Tokenizer
+) -> None:
+    runtime = executor if stages == 1 else pipeline
+    faulty = Faulty(runtime)
+    faulty.pause_s = 0.02
+    with serving(faulty, byte_tokenizer) as (service, heard):
+        first = service.submit(ask(1, 20, 40))
+        heard.until(lambda: len(heard.events.get(first, [])) > 4)
+        waiting = [ask(2 + seed, 300, 5) for seed in range(4)]
+        faulty.fail[place] = ZeroDivisionError("a program failed")
+        numbers = [service.submit(request) for request in waiting]
+        ends = {number: heard.end(number) for number in (first, *numbers)}
+        assert FAILED in ends.values(), "the tick carried somebody"
+        after = ask(50, 70, 8)
+        assert heard.completion(service.submit(after)).token_ids == alone(runtime, byte_tokenizer, after).token_ids
+        assert service.healthy
+        assert service.drain(10)
+        assert service.load().free_pages == (runtime.pages,)
+    for number, request in zip(numbers, waiting, strict=True):
+        end = ends[number]
+        assert end == FAILED or isinstance(end, Finished)
+        if isinstance(end, Finished):
+            assert end.completion.token_ids == alone(runtime, byte_tokenizer, request).token_ids
+
+
+def test_the_other_stages_go_on_when_a_plan_cannot_enter(pipeline: MeshExecutor, byte_tokenizer: Tokenizer) -> None:
+    """One request is in the second stage when the plan of the other fails."""
+    from tests.engine.serving import engine_of
+
+    faulty, errors = Faulty(pipeline), list[Exception]()
+    engine = engine_of(faulty, byte_tokenizer)
+    wanted = ask(1, 20, 6)
+    first = engine.add(wanted)
+    events = engine.step(on_error=errors.append)
+    second = engine.add(ask(2, 20, 6))
+    faulty.fail["submit"] = ZeroDivisionError()
+    events += engine.step(on_error=errors.append)
+    assert (second, FAILED) in events
+    while engine.busy:
+        events += engine.step(on_error=errors.append)
+    assert len(errors) == 1
+    (end,) = (event for number, event in events if number == first and isinstance(event, (Finished, Failed)))
+    assert isinstance(end, Finished)
+    assert end.completion.token_ids == alone(pipeline, byte_tokenizer, wanted).token_ids
+    assert engine.free_pages == pipeline.pages
+
+
+def test_an_error_that_loses_the_state_ends_all_and_readiness(byte_tokenizer: Tokenizer) -> None:
+    broken = Faulty(small_executor(spp=2, buckets=Buckets(decode=(8,), prefill=(32,), chunks=4, mixed_only=True)))
+    broken.pause_s, broken.broken = 0.02, True
+    with serving(broken, byte_tokenizer) as (service, heard):
+        numbers = [service.submit(ask(seed, 40, 500)) for seed in range(12)]
+        heard.until(lambda: len(heard.events.get(numbers[0], [])) > 6)
+        broken.fail["collect"] = ZeroDivisionError()
+        for number in numbers:
+            assert heard.end(number) == FAILED
+        assert service.drain(10)
+        assert not service.healthy
+        assert not service.load().healthy
+        assert service.load().free_pages == (broken.pages,)
+        assert (service.load().running, service.load().waiting) == (0, 0)
+        with pytest.raises(NotServingError):
+            service.submit(ask(1, 10))
+
+
+def test_donated_state_that_is_gone_is_noticed() -> None:
+    runtime = small_executor(buckets=Buckets(decode=(8,), prefill=(32,), chunks=4, mixed_only=True))
+    assert runtime.usable()
+    runtime._state.pool.delete()
+    assert not runtime.usable()
+
+
+def test_logits_that_are_not_numbers_end_only_their_request(byte_tokenizer: Tokenizer) -> None:
+    """Token 255 has an embedding that is not a number."""
+    runtime = small_executor()
+    embedding = np.array(runtime._parameters["embedding"])
+    embedding[255] = np.nan
+    runtime._parameters["embedding"] = jax.device_put(embedding, runtime._parameters["embedding"].sharding)
+
+    def without(seed: int, prompt: int, tokens: int) -> Any:
+        request = ask(seed, prompt, tokens)
+        ids: Sequence[int] = tuple(token % 255 for token in request.prompt_ids)
+        return type(request)(ids, request.sampling)
+
+    good = [without(seed, 50, 10) for seed in range(3)]
+    poisoned = ask(9, 50)
+    poisoned = type(poisoned)((*poisoned.prompt_ids[:-1], 255), poisoned.sampling)
+    with serving(runtime, byte_tokenizer) as (service, heard):
+        numbers = [service.submit(request) for request in good]
+        bad = service.submit(poisoned)
+        end = heard.end(bad)
+        assert isinstance(end, Failed)
+        assert end.reason == "not_finite"
+        got = [heard.completion(number) for number in numbers]
+        assert service.healthy
+        assert service.drain(10)
+        assert service.load().free_pages == (runtime.pages,)
+    for request, completion in zip(good, got, strict=True):
+        assert completion.token_ids == alone(runtime, byte_tokenizer, request).token_ids

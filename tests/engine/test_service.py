@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from medha_jax.config import SchedulerConfig
+from medha_jax.engine import Accepted, Delta, Failed, Finished, GenerationRequest, NotServingError, QueueFullError, Slo
+from medha_jax.plan import InvalidRequestError, SamplingParams
+from medha_jax.runtime import MeshExecutor
+from medha_jax.text import Tokenizer
+from tests.engine.serving import CONFIG, Faulty, alone, ask, serving
+
+
+def test_requests_from_many_threads_get_what_they_get_alone(executor: MeshExecutor, byte_tokenizer: Tokenizer) -> None:
+    wanted = [ask(seed, 1 + 29 * seed % 170, 1 + seed % 7) for seed in range(24)]
+    numbers: dict[int, int] = {}
+    with serving(executor, byte_tokenizer) as (service, heard):
+
+        def submit(seeds: range) -> None:
+            for seed in seeds:
+                numbers[seed] = service.submit(wanted[seed])
+
+        threads = [threading.Thread(target=submit, args=(range(start, 24, 4),)) for start in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        got = [heard.completion(numbers[seed]) for seed in range(24)]
+        assert service.drain(10)
+        assert service.load().free_pages == (executor.pages,)
+    assert sorted(numbers.values()) == list(range(24))
+    assert heard.threads.isdisjoint({threading.get_ident()}) and len(heard.threads) == 1
+    for seed, completion in enumerate(got):
+        events = heard.events[numbers[seed]]
+        assert isinstance(events[0], Accepted)
+        assert sum(isinstance(event, Accepted | Finished | Failed) for event in events) == 2
+        assert tuple(t for event in events if isinstance(event, Delta) for t in event.token_ids) == completion.token_ids
+        assert completion.token_ids == alone(executor, byte_tokenizer, wanted[seed]).token_ids
+
+
+def test_a_completion_says_what_became_of_it(executor: MeshExecutor, byte_tokenizer: Tokenizer) -> None:
+    with serving(executor, byte_tokenizer, SchedulerConfig()) as (service, heard):
+        prompt = ask(5, 100, 6)
+        first = heard.completion(service.submit(prompt))
+        # its first 6 pages of 16 tokens are found again
+        late = GenerationRequest(prompt.prompt_ids, prompt.sampling, slo=Slo(ttft_s=1e-6))
+        again = heard.completion(service.submit(late))
+    assert (first.cached_tokens, again.cached_tokens) == (0, 96)
+    assert again.token_ids == first.token_ids
+    assert (first.chunks, again.chunks) == ((100,), (4,))
+    assert (first.deadline_met, again.deadline_met) == (True, False)
+    for timings in (first.timings, again.timings):
+        assert 0 < timings.ttft_s < timings.e2e_s
+        assert timings.ttft_s == pytest.approx(timings.queue_s + timings.prefill_s)
+        assert timings.e2e_s == pytest.approx(timings.ttft_s + timings.decode_s)
+        assert timings.tpot_s == pytest.approx(timings.decode_s / 5)
+
+
+def test_a_submit_does_not_wait_for_a_tick(executor: MeshExecutor, byte_tokenizer: Tokenizer) -> None:
+    slow = Faulty(executor)
+    slow.pause_s = 0.5
+    with serving(slow, byte_tokenizer) as (service, heard):
+        service.submit(ask(1, 10))
+        heard.until(lambda: 0 in heard.events)
+        started = time.monotonic()
+        number = service.submit(ask(2, 10))
+        assert service.load().waiting + service.load().running >= 1
+        service.cancel(number)
+        with pytest.raises(InvalidRequestError, match="the prompt is empty"):
+            service.submit(GenerationRequest((), SamplingParams()))
+        assert time.monotonic() - started < 0.2
+        slow.pause_s = 0
+        heard.completion(0)
+        assert service.drain(10)
+        assert number not in heard.events
+
+
+def test_the_queue_is_limited_while_a_tick_runs(executor: MeshExecutor, byte_tokenizer: Tokenizer) -> None:
+    slow = Faulty(executor)
+    slow.pause_s = 0.3
+    config = SchedulerConfig(prefix_cache=False, max_waiting=12, max_waiting_tokens=200)
+    with serving(slow, byte_tokenizer, config) as (service, heard):
+        service.submit(ask(0, 10))
+        heard.until(lambda: 0 in heard.events)
+        numbers = [service.submit(ask(seed, 10)) for seed in range(1, 13)]
+        with pytest.raises(QueueFullError, match="12 requests wait; allowed are 12"):
+            service.submit(ask(99, 10))
+        for number in numbers[6:]:
+            service.cancel(number)
+        heard.until(lambda: numbers[0] in heard.events)
+        slow.pause_s = 0
+        for number in numbers[:6]:
+            heard.completion(number)
+        assert not set(numbers[6:]) & set(heard.events)
+
+
+def test_the_tokens_that_wait_are_limited(executor: MeshExecutor, byte_tokenizer: Tokenizer) -> None:
+    slow = Faulty(executor)
+    slow.pause_s = 0.3
+    config = SchedulerConfig(prefix_cache=False, max_waiting_tokens=200)
+    with serving(slow, byte_tokenizer, config) as (service, heard):
+        service.submit(ask(0, 500))  # alone it may have more
+        heard.until(lambda: 0 in heard.events)
+        service.submit(ask(1, 150))
+        with pytest.raises(QueueFullError, match="with 150 tokens wait and this one has 60; allowed are 200 together"):
+            service.submit(ask(2, 60))
+        number = service.submit(ask(3, 50))
+        slow.pause_s = 0
+        assert heard.completion(number)
+
+
+def test_a_drain_refuses_new_requests_and_waits_for_the_others(
+    executor: MeshExecutor, byte_tokenizer: Tokenizer
+) -> None:
+    slow = Faulty(executor)
+    slow.pause_s = 0.05
+    with serving(slow, byte_tokenizer) as (service, heard):
+        number = service.submit(ask(1, 10, 20))
+        assert not service.drain(0.1)
+        assert service.load().draining
+        with pytest.raises(NotServingError):
+            service.submit(ask(2, 10))
+        assert service.drain(20)
+        assert heard.completion(number)
+        assert heard.events.keys() == {number}
+
+
+def test_stopping_ends_what_runs(executor: MeshExecutor, byte_tokenizer: Tokenizer) -> None:
+    slow = Faulty(executor)
+    slow.pause_s = 0.05
+    with serving(slow, byte_tokenizer) as (service, heard):
+        numbers = [service.submit(ask(seed, 10, 1000)) for seed in range(10)]
+        heard.until(lambda: any(isinstance(event, Delta) for event in heard.events.get(numbers[0], [])))
+        service.stop()
+        for number in numbers:
+            assert heard.events[number][-1] == Failed("stopped", "the engine was stopped")
+        assert service.load().free_pages == (executor.pages,)
+        assert (service.load().running, service.load().waiting) == (0, 0)
+        with pytest.raises(NotServingError):
+            service.submit(ask(2, 10))
+        service.stop()
+
+
+def test_an_idle_service_does_not_spin(executor: MeshExecutor, byte_tokenizer: Tokenizer) -> None:
+    with serving(executor, byte_tokenizer) as (service, heard):
+        heard.completion(service.submit(ask(1, 10)))
+        # a prompt that is not complete holds its pages, and nothing runs for it
+        service.submit(ask(2, 40, prompt_bound=100))
+        time.sleep(0.3)
+        before = time.process_time()
+        time.sleep(1.0)
+        assert time.process_time() - before < 0.3
+        assert service.load().running == 1
+
+
+def test_a_listener_that_raises_ends_the_service(
+    executor: MeshExecutor, byte_tokenizer: Tokenizer, caplog: pytest.LogCaptureFixture
+) -> None:
+    from medha_jax.engine import EngineService
+    from tests.engine.serving import engine_of
+
+    def listener(events: object) -> None:
+        raise ValueError("nobody is there")
+
+    service = EngineService(engine_of(executor, byte_tokenizer), listener, time.monotonic)
+    service.start()
+    service.submit(ask(1, 10))
+    service._thread.join(20)
+    assert not service.healthy
+    assert "nobody is there" in caplog.text
+    with pytest.raises(NotServingError):
+        service.submit(ask(1, 10))
+
+
+def test_random_cancels_leave_nothing_behind(executor: MeshExecutor, byte_tokenizer: Tokenizer) -> None:
+    rng = np.random.default_rng(7)
+    wanted = {seed: ask(seed, int(rng.integers(1, 300)), int(rng.integers(1, 20))) for seed in range(60)}
+    with serving(executor, byte_tokenizer, CONFIG) as (service, heard):
+        numbers = {seed: service.submit(request) for seed, request in wanted.items()}
+        gone = {int(seed) for seed in rng.choice(60, 20, replace=False)}
+        for seed in gone:
+            time.sleep(float(rng.exponential(0.01)))
+            service.cancel(numbers[seed])
+        assert service.drain(60)
+        load = service.load()
+        assert (load.running, load.waiting, load.waiting_tokens) == (0, 0, 0)
+        assert load.free_pages == (executor.pages,)
+    for seed in set(wanted) - gone:
+        got = heard.completion(numbers[seed])
+        assert got.token_ids == alone(executor, byte_tokenizer, wanted[seed]).token_ids

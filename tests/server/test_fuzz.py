@@ -1,0 +1,33 @@
+"""Malformed messages leave the server healthy and its memory flat.
+
+`python -m benchmarks.fuzz --messages 100000` is the long form.
+"""
+
+from benchmarks.fuzz import attack
+from tests.server.processes import idle, wait_until
+
+MESSAGES = 3000
+EXPECTED = {
+    "OK",
+    "INVALID_ARGUMENT",
+    "OUT_OF_RANGE",
+    "UNIMPLEMENTED",
+    "RESOURCE_EXHAUSTED",  # too large
+    "ALREADY_EXISTS",
+    "CANCELLED",  # by another one's Abort
+    "DEADLINE_EXCEEDED",  # dropped at its deadline
+    "ENDED_EARLY",
+}
+
+
+def test_malformed_messages_leave_no_trace(server, client):
+    attack(server.address, 1000, seed=1)  # pools and caches fill
+    before = server.resident_bytes
+    codes = attack(server.address, MESSAGES, seed=2)
+    wait_until(lambda: idle(client))
+    assert server.resident_bytes - before < 16 * 2**20
+    assert "Traceback" not in server.errors
+    assert set(codes) <= EXPECTED, codes
+    assert codes["INVALID_ARGUMENT"] > MESSAGES / 4
+    *_, last = client.generate("still here", max_tokens=3, ignore_eos=True)
+    assert last.usage.output_tokens == 3

@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import socket
+import time
+import urllib.request
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from medha_jax.config import SchedulerConfig
+from medha_jax.engine import (
+    Accepted,
+    ChunkReport,
+    Completion,
+    Course,
+    Delta,
+    EngineService,
+    Event,
+    Failed,
+    Finished,
+    Load,
+    Prefilled,
+    TickReport,
+    Timings,
+)
+from medha_jax.runtime import MeshExecutor
+from medha_jax.server.metrics import Metrics
+from medha_jax.text import Tokenizer
+from tests.engine.serving import Heard, ask, engine_of
+
+CHUNKS = (
+    ChunkReport(7, 0, (0,), 0, 64, False, 0.75, True),
+    ChunkReport(8, 0, (0,), 100, 1, True, float("nan"), False),
+    ChunkReport(9, 1, (1,), 64, 32, False, -0.5, False),
+)
+REPORT = TickReport(
+    started=10.0,
+    ended=10.05,
+    timed=True,
+    predicted=0.025,
+    chunks=CHUNKS,
+    bucket=(8, 64, 0, 0),
+    padding=0.25,
+    running=3,
+    waiting=1,
+    free_pages=(5, 6),
+    cached_pages=(1, 0),
+    held_pages=(4, 4),
+    preempted=(3,),
+    cancelled=(),
+)
+COMPLETION = Completion(
+    (1, 2, 3), "abc", "stop", "c", 100, (), Course(Timings(0.5, 1.5, 2.0, 0.2, 2.2, 0.1), (64, 20), 1, 16, False)
+)
+
+
+def value(metrics: Metrics, name: str, **labels: str) -> float | None:
+    return metrics.registry.get_sample_value(f"medha_{name}", labels)
+
+
+def test_ticks_are_counted() -> None:
+    metrics = Metrics()
+    metrics.on_tick(REPORT)
+    assert value(metrics, "iteration_tokens_total_sum") == 65, "what entered, not what other stages had"
+    assert (value(metrics, "chunk_tokens_count"), value(metrics, "chunk_tokens_sum")) == (1, 64)
+    slack = {le: value(metrics, "first_schedule_relative_slack_bucket", le=le) for le in ("0.5", "0.75", "+Inf")}
+    assert slack == {"0.5": 0, "0.75": 1, "+Inf": 1}
+    assert value(metrics, "tick_seconds_sum") == pytest.approx(0.05)
+    assert value(metrics, "tick_predicted_seconds_sum") == 0.025
+    assert value(metrics, "tick_measured_to_predicted_sum") == pytest.approx(2.0)
+    assert value(metrics, "tick_padding_share_sum") == 0.25
+    assert value(metrics, "num_preemptions_total") == 1
+
+
+def test_a_tick_that_nobody_waited_for_has_no_time() -> None:
+    import dataclasses
+
+    metrics = Metrics()
+    metrics.on_tick(dataclasses.replace(REPORT, timed=False, preempted=(), cancelled=(4, 5)))
+    assert value(metrics, "tick_seconds_count") == 0
+    assert value(metrics, "request_failure_total", reason="cancelled") == 2
+
+
+def test_events_are_counted() -> None:
+    metrics = Metrics()
+    batch: list[tuple[int, Event]] = [(7, Accepted(0, 0.5)), (7, Prefilled(64, 100)), (8, Failed("deadline", "late"))]
+    metrics.on_tick(REPORT)
+    metrics.on_events(batch)
+    metrics.on_events([(7, Prefilled(100, 100)), (7, Delta((1,), "a"))])
+    import dataclasses
+
+    metrics.on_tick(dataclasses.replace(REPORT, started=10.05, ended=10.35))
+    metrics.on_events([(7, Delta((2, 3), "bc")), (7, Finished(COMPLETION))])
+    metrics.refused("queue_full")
+    assert value(metrics, "requests_accepted_total") == 1
+    assert value(metrics, "prompt_tokens_total") == 100
+    assert value(metrics, "cached_prompt_tokens_total") == 16
+    assert value(metrics, "generation_tokens_total") == 3
+    assert value(metrics, "request_success_total", finished_reason="stop") == 1
+    assert value(metrics, "request_failure_total", reason="deadline") == 1
+    assert value(metrics, "requests_refused_total", reason="queue_full") == 1
+    assert value(metrics, "request_deadline_total", met="false") == 1
+    assert value(metrics, "inter_token_latency_seconds_count") == 1
+    assert value(metrics, "inter_token_latency_seconds_sum") == pytest.approx(0.3)
+    for name, seconds in (
+        ("time_to_first_token", 2.0),
+        ("e2e_request_latency", 2.2),
+        ("request_queue_time", 0.5),
+        ("request_prefill_time", 1.5),
+    ):
+        assert value(metrics, f"{name}_seconds_sum") == seconds
+    assert not metrics._outputs
+    assert not metrics._done
+
+
+def test_gauges_are_read_when_asked_for() -> None:
+    metrics = Metrics()
+    load = Load(2, 3, 500, 8, 10, (4, 10), (1, 0))
+    metrics.watch(lambda: load)
+    assert value(metrics, "num_requests_running") == 2
+    assert value(metrics, "num_requests_waiting") == 3
+    assert value(metrics, "num_tokens_waiting") == 500
+    assert value(metrics, "kv_cache_usage_perc") == pytest.approx(0.3)
+    assert value(metrics, "ready") == 1
+    pages = {
+        state: [value(metrics, "kv_pages", group=str(group), state=state) for group in (0, 1)]
+        for state in ("free", "cached", "held")
+    }
+    assert pages == {"free": [3, 10], "cached": [1, 0], "held": [6, 0]}
+    load = Load(0, 0, 0, 8, 10, (10, 10), (0, 0), draining=True)
+    assert value(metrics, "num_requests_running") == 0
+    assert value(metrics, "ready") == 0
+
+
+def test_the_endpoint() -> None:
+    metrics = Metrics()
+    port = metrics.listen("127.0.0.1", 0)
+    try:
+        metrics.refused("draining")
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+            families = list(text_string_to_metric_families(answer.read().decode()))
+        names = {family.name for family in families}
+        assert {"medha_requests_refused", "medha_time_to_first_token_seconds", "process_open_fds"} <= names
+        with pytest.raises(OSError, match="in use"):
+            Metrics().listen("127.0.0.1", port)
+    finally:
+        metrics.close()
+    metrics.close()
+    with socket.socket() as free:
+        free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        free.bind(("127.0.0.1", port))
+
+
+def test_two_servers_share_nothing() -> None:
+    first, second = Metrics(), Metrics()
+    first.refused("queue_full")
+    assert value(second, "requests_refused_total", reason="queue_full") is None
+
+
+def test_what_a_running_engine_gives(executor: MeshExecutor, byte_tokenizer: Tokenizer) -> None:
+    metrics, heard = Metrics(), Heard()
+
+    def listen(events: list[tuple[int, Event]]) -> None:
+        metrics.on_events(events)
+        heard(events)
+
+    engine = engine_of(executor, byte_tokenizer, SchedulerConfig())
+    service = EngineService(engine, listen, time.monotonic, on_tick=metrics.on_tick)
+    metrics.watch(service.load)
+    service.start()
+    try:
+        got = [heard.completion(service.submit(ask(seed, 200 + seed, 5))) for seed in range(3)]
+        gone = service.submit(ask(9, 300, 1000))
+        heard.until(lambda: any(isinstance(event, Delta) for event in heard.events.get(gone, [])))
+        service.cancel(gone)
+        heard.completion(service.submit(ask(10, 20, 5)))
+        assert service.drain(10)
+    finally:
+        service.stop()
+    assert value(metrics, "requests_accepted_total") == 5
+    assert value(metrics, "request_success_total", finished_reason="length") == 4
+    assert value(metrics, "request_failure_total", reason="cancelled") == 1
+    assert value(metrics, "prompt_tokens_total") == 200 + 201 + 202 + 300 + 20
+    assert value(metrics, "generation_tokens_total") == sum(len(deltas(events)) for events in heard.events.values())
+    assert value(metrics, "first_schedule_relative_slack_count") == 5
+    assert value(metrics, "num_requests_running") == value(metrics, "num_requests_waiting") == 0
+    assert value(metrics, "kv_cache_usage_perc") == 0
+    assert value(metrics, "kv_pages", group="0", state="cached") > 0  # type: ignore[operator]
+    assert value(metrics, "chunk_tokens_sum") == sum(sum(completion.chunks) for completion in got) + 300 + 20
+    assert value(metrics, "tick_padding_share_count") == value(metrics, "iteration_tokens_total_count")
+
+
+def deltas(events: list[Event]) -> list[int]:
+    return [token for event in events if isinstance(event, Delta) for token in event.token_ids]

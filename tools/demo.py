@@ -1,0 +1,55 @@
+"""Start a server with the bundled model, stream one completion through a gRPC client, stop it with SIGTERM."""
+
+import signal
+import subprocess
+import sys
+import time
+
+from medha_jax.client import Accepted, Client, Delta, Finished
+
+SERVE = ["serve", "--model", "tiny", "--port", "0", "--mesh", "cpu-small", "--max-context", "4096"]
+PROMPT = "import unittest"
+STOP_SECONDS = 30
+
+
+def main() -> int:
+    """Run the demo; return the process's exit status."""
+    print("$ medha-jax", *SERVE, flush=True)
+    began = time.monotonic()
+    with subprocess.Popen([sys.executable, "-m", "medha_jax.cli", *SERVE], stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            ready = server.stdout.readline()
+            if not ready:
+                print("demo: the server did not start", file=sys.stderr)
+                return 1
+            print(f"{ready.strip()} after {time.monotonic() - began:.0f} s", flush=True)
+            stream(ready.split()[-1])
+        finally:
+            print("\nsending SIGTERM", flush=True)
+            server.send_signal(signal.SIGTERM)
+            code = server.wait(STOP_SECONDS)
+    print(f"the server ended with exit code {code} after {time.monotonic() - began:.0f} s in all")
+    return code
+
+
+def stream(address: str) -> None:
+    """Print a completion as it comes."""
+    print(f"streaming a completion of {PROMPT!r} from {address}\n\n{PROMPT}", end="", flush=True)
+    with Client(address) as client:
+        for event in client.generate(PROMPT, max_tokens=80, seed=1, timeout=60):
+            match event:
+                case Accepted():
+                    pass
+                case Delta(text=text):
+                    print(text, end="", flush=True)
+                case Finished(reason=reason, usage=usage, timings=timings):
+                    print(
+                        f"\n\n{usage.prompt_tokens} prompt tokens, first token after {1000 * timings.ttft_s:.0f} ms; "
+                        f"{usage.output_tokens} tokens in {timings.e2e_s:.2f} s; {reason}",
+                        end="",
+                    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
