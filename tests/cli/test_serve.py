@@ -109,11 +109,13 @@ def test_the_log_has_a_line_a_call_and_no_prompt(served, connection):
     with Client(connection) as client:
         list(client.generate("xyzzy plugh", max_tokens=3, ignore_eos=True, request_id="logged"))
         refusal(client.generate("xyzzy plugh", top_p=2.0, request_id="refused"))
-    records = {}
-    for line in served.errors.splitlines():
-        if line.startswith("{"):
-            record = json.loads(line)
-            records[record.get("request_id")] = record
+    records, until = {}, time.monotonic() + 10
+    while not {"logged", "refused"} <= set(records):  # a line follows its answer
+        assert time.monotonic() < until, served.errors
+        for line in served.errors.splitlines(keepends=True):
+            if line.startswith("{") and line.endswith("\n"):
+                record = json.loads(line)
+                records[record.get("request_id")] = record
     assert records["logged"]["code"] == "OK" and records["logged"]["output_tokens"] == 3
     assert records["logged"]["reason"] == "length" and records["logged"]["ttft_ms"] > 0
     assert records["refused"]["code"] == "INVALID_ARGUMENT" and "top_p" in records["refused"]["message"]
