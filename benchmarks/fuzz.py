@@ -1,6 +1,6 @@
 """Send malformed messages to a server, reproducible from a seed, and look at what it has become.
 
-medha-jax serve --mesh cpu-small --max-context 4096 --access-log off --port 9320
+medha-jax serve --mesh cpu-small --max-context 4096 --max-output 4 --access-log off --port 9320
 python -m benchmarks.fuzz 127.0.0.1:9320 --messages 100000 --pid PID
 """
 

@@ -111,8 +111,11 @@ class Loader:
     def _open(self) -> Executor:
         if self._cluster is None:
             return open_executor(self._config, tell)
+        import jax
+
         from medha_jax.runtime.cluster import lead
 
+        jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM for itself
         self._leading = lead(self._config, self._cluster, tell)
         return self._leading
 

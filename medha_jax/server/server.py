@@ -87,9 +87,7 @@ async def serve(
     def stop() -> None:
         (hurry if stopping.is_set() else stopping).set()
 
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
+    _on_signals(stop)
     streams = Streams(settings.limits.max_streams)
     size = settings.limits.message_bytes(context)
     workers = ThreadPoolExecutor(WORKERS, "prompts")
@@ -110,6 +108,7 @@ async def serve(
             around.tell("stopped before it was ready")
             return
         backend = await loading
+        _on_signals(stop)  # again: what the load started may have taken them over
         inference.open(backend)
         await _tell_health(readiness, True)
         around.announce(f"serving {backend.model.name} on {join_address(settings.host, port)}")
@@ -123,6 +122,11 @@ async def serve(
     finally:
         await server.stop(LAST_WORDS_SECONDS / 2)
         workers.shutdown(wait=False, cancel_futures=True)
+
+
+def _on_signals(stop: Callable[[], None]) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop)
 
 
 def _in_thread(work: Callable[[], T]) -> asyncio.Future[T]:
