@@ -119,6 +119,9 @@ def serve(
         float,
         typer.Option(min=1, help="Per output token, for requests that state none.", rich_help_panel=_SCHEDULER),
     ] = 50.0,
+    prefix_cache: Annotated[
+        bool, typer.Option(help="Find pages of earlier prompts again by their tokens.", rich_help_panel=_SCHEDULER)
+    ] = True,
     max_output: Annotated[int | None, _count("Output tokens of a request. Default: the context.")] = None,
     max_queue: Annotated[int, _count("Requests that wait.")] = 1024,
     max_queue_tokens: Annotated[int | None, _count("Prompt tokens of all that wait. Default: any.")] = None,
@@ -200,6 +203,7 @@ def serve(
         tpot_target_s=tpot_target_ms / 1000,
         max_waiting=max_queue,
         max_waiting_tokens=max_queue_tokens,
+        prefix_cache=prefix_cache,
     )
     if cluster is not None:
         quiet_stdout()
