@@ -96,9 +96,9 @@ class TokenCheck(aio.ServerInterceptor):
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler]],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler:
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
         """Pass a call on, or answer it with UNAUTHENTICATED."""
         metadata = handler_call_details.invocation_metadata or ()
         if handler_call_details.method.startswith(OPEN_METHODS) or self._allowed(metadata):
@@ -122,7 +122,7 @@ async def _refuse(messages: Any, context: aio.ServicerContext[Any, Any]) -> None
 
 
 # takes messages of any form, as it looks at none
-_REFUSED = grpc.stream_stream_rpc_method_handler(_refuse)
+_REFUSED: grpc.RpcMethodHandler[Any, Any] = grpc.stream_stream_rpc_method_handler(_refuse)
 
 
 def _read(path: Path) -> bytes:
