@@ -18,7 +18,7 @@ from medha_jax.config import POLICIES, SchedulerConfig
 if TYPE_CHECKING:
     from medha_jax.simulate.deployments import Deployment
     from medha_jax.simulate.run import Outcome
-    from medha_jax.simulate.workload import Arrival
+    from medha_jax.workload import Arrival
 
 LOADS = (0.5, 0.9, 1.2)
 _WORKLOAD, _SCHEDULER = "Workload", "Scheduler"
@@ -69,7 +69,7 @@ def convoy(
     The first row is first come, first served without taking turns chunk by chunk; ratios are to its median.
     """
     from medha_jax.simulate.report import summarise_convoy
-    from medha_jax.simulate.workload import convoy as workload
+    from medha_jax.workload import convoy as workload
 
     machine, settings = _deployment(deployment), _settings(tpot_ms)
     arrivals = workload(duration, seed, long_prompt, output=output)
@@ -133,7 +133,7 @@ def policies(
     """Every policy on the same mix of short and long prompts: who is on time, who waits how long."""
     from medha_jax.simulate.report import summarise
     from medha_jax.simulate.run import alone
-    from medha_jax.simulate.workload import load_mix
+    from medha_jax.workload import load_mix
 
     machine, lengths = _deployment(deployment), load_mix(mix)
     variants = _variants(policy, margin, tpot_ms)

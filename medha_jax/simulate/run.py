@@ -14,7 +14,7 @@ from medha_jax.simulate.clock import VirtualClock
 from medha_jax.simulate.deployments import Deployment
 from medha_jax.simulate.executor import SimulatedExecutor, SimulationError, Totals
 from medha_jax.simulate.output import CountedOutput
-from medha_jax.simulate.workload import Arrival
+from medha_jax.workload import Arrival
 
 STUCK_STEPS, STUCK_PAUSE_S = 1000, 0.001  # of an engine that has requests and runs nothing
 Progress = Callable[[float, int], None]

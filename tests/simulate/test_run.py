@@ -11,7 +11,7 @@ from medha_jax.config import POLICIES, SchedulerConfig
 from medha_jax.simulate.deployments import DEPLOYMENTS, Deployment
 from medha_jax.simulate.report import isolated_seconds, summarise, summarise_convoy
 from medha_jax.simulate.run import Outcome, Served, alone, simulate
-from medha_jax.simulate.workload import Arrival, Lengths, Mix, Quantiles, convoy, load_mix
+from medha_jax.workload import Arrival, Lengths, Mix, Quantiles, convoy, load_mix
 
 MACHINE = DEPLOYMENTS["a100-16"]
 TARGET_S = SchedulerConfig().tpot_target_s
@@ -115,7 +115,7 @@ def test_no_device_is_touched() -> None:
         "from medha_jax.config import SchedulerConfig\n"
         "from medha_jax.simulate.deployments import DEPLOYMENTS\n"
         "from medha_jax.simulate.run import simulate\n"
-        "from medha_jax.simulate.workload import Arrival\n"
+        "from medha_jax.workload import Arrival\n"
         "simulate(DEPLOYMENTS['a100-16'], SchedulerConfig(), [Arrival(0.0, 100, 2)])\n"
         "from jax._src import xla_bridge\n"
         "assert not xla_bridge.backends_are_initialized()\n"

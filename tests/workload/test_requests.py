@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import yaml
 
-from medha_jax.simulate.workload import Quantiles, WorkloadError, convoy, load_mix, mix_from
+from medha_jax.workload import Quantiles, WorkloadError, convoy, load_mix, mix_from
 from tools.make_quantiles import main, tables
 
 PERCENTILES = (0.1, 0.5, 0.9, 0.99)

@@ -1,4 +1,4 @@
-"""Requests to simulate: lengths from quantile tables, arrivals of a Poisson process."""
+"""Requests: lengths from quantile tables, arrivals of a Poisson process."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def load_mix(name: str) -> Mix:
     Raises:
         WorkloadError: there is no such mix.
     """
-    text = resources.files("medha_jax.simulate").joinpath(TABLES).read_text(encoding="utf-8")
+    text = resources.files("medha_jax.workload").joinpath(TABLES).read_text(encoding="utf-8")
     return mix_from(yaml.safe_load(text), name)
 
 
