@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
+import jax
 import pytest
 
+from medha_jax.config import Buckets
 from medha_jax.mesh import request_cpu_devices
 from medha_jax.runtime import MeshExecutor
+from medha_jax.runtime.executables import use_compilation_cache
 from medha_jax.text import Tokenizer
 from tests.small import small_executor
 
@@ -25,6 +29,28 @@ if WORKER is not None:
 
 DEVICES = 8
 request_cpu_devices(DEVICES)
+
+# Compiling is most of what the tests do, so LLVM optimises less, here and in commands that they start. What is
+# computed stays the same, and the comparison with transformers runs the programs that users run.
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+jax.config.update("jax_disable_most_optimizations", True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A compilation cache of this run for all tests and workers, because many need the same programs."""
+    base = tmp_path_factory.getbasetemp()
+    directory = (base if WORKER is None else base.parent) / "programs"
+    use_compilation_cache(directory)
+    return directory
+
+
+@pytest.fixture
+def as_users_compile() -> Iterator[None]:
+    """Programs with all optimisations."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture(scope="session")
@@ -45,5 +71,11 @@ def byte_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 
 @pytest.fixture(scope="session")
 def executor() -> MeshExecutor:
-    """A runtime for a small random model; tests leave no request behind in it."""
-    return small_executor()
+    """A runtime of three shapes for a small random model; tests leave no request behind in it."""
+    return small_executor(buckets=Buckets(decode=(8,), prefill=(32, 128), chunks=4))
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Workers for `-n auto`: some tests wait for processes and sockets, so there is room for more than the cores."""
+    cores = len(os.sched_getaffinity(0))
+    return cores + cores // 2

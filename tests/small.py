@@ -28,6 +28,7 @@ CONFIG: dict[str, Any] = {
 }
 
 
+ONE_SHAPE = Buckets(decode=(8,), prefill=(64,), chunks=4, mixed_only=True)
 MESH_SETTINGS = {field.name for field in dataclasses.fields(MeshConfig)}
 
 
@@ -43,7 +44,7 @@ def small_executor(changes: dict[str, Any] | None = None, **settings: Any) -> Me
         slots=8,
         page_size=16,
         pool_tokens=4096,
-        buckets=Buckets(decode=(8,), prefill=(32, 128), chunks=4),
+        buckets=ONE_SHAPE,
         keep_logits=True,
         compilation_cache=None,
     )

@@ -96,7 +96,20 @@ class AsyncClient:
                 request_serializer=pb.GeneratePart.SerializeToString,
                 response_deserializer=pb.GenerateEvent.FromString,
             )
-            call = method(_async(prompt, settings), **called)
+
+            async def parts() -> AsyncIterator[pb.GeneratePart]:
+                messages = part_messages(prompt, settings)
+                yield next(messages)
+                yield next(messages)
+                # The server answers once it has seen these. To go on writing to a call that it has refused makes
+                # grpc.aio forget the reason ("Internal error from Core").
+                await call.initial_metadata()
+                for message in messages:
+                    if call.done():
+                        return
+                    yield message
+
+            call = method(parts(), **called)
         try:
             async for message in call:
                 yield event_from(message)
@@ -121,8 +134,3 @@ class AsyncClient:
             return await call(message, timeout=timeout, metadata=self._connection.metadata)
         except aio.AioRpcError as error:
             raise error_from(error) from None
-
-
-async def _async(prompt: Sequence[int], settings: Settings) -> AsyncIterator[pb.GeneratePart]:
-    for part in part_messages(prompt, settings):
-        yield part

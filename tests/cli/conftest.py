@@ -6,15 +6,11 @@ import pytest
 from tests.cli.command import COMMAND, CONFIG, ROOT
 from tests.text.tiny_tokenizers import byte_level
 
-# compiling is most of what these commands do
-QUICK = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-
 
 @pytest.fixture(scope="session")
-def environment(tmp_path_factory):
+def environment(programs):
     """One compilation cache for all commands, so that each shape is compiled once."""
-    cache = tmp_path_factory.mktemp("compiled")
-    return os.environ | {"MEDHA_JAX_CACHE": str(cache), "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)} | QUICK
+    return os.environ | {"MEDHA_JAX_CACHE": str(programs), "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
 
 
 @pytest.fixture(scope="session")

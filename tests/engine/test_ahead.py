@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -20,13 +18,6 @@ from tests.engine.serving import Faulty, alone, ask, engine_of
 from tests.small import small_executor
 
 POLICY = SchedulerConfig(policy="edf", bypass_s=1000.0)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation() -> Iterator[None]:
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 class Order(Faulty):
@@ -136,7 +127,7 @@ def test_tokens_are_planned_before_those_before_them_are_read(
 ) -> None:
     runtime = small
     if stages == 2:
-        runtime = small_executor(spp=2, buckets=Buckets(decode=(8,), prefill=(64,), chunks=4, mixed_only=True))
+        runtime = small_executor(spp=2)
     ticks = {}
     for ahead in (0, 1):
         order = Order(runtime)
@@ -166,7 +157,7 @@ def test_requests_that_spread_over_groups_are_exact_ahead(byte_tokenizer: Tokeni
         tokens_per_group=128,
         pool_tokens=256,
         buckets=Buckets(decode=(4,), prefill=(64,), chunks=4, mixed_only=True),
-        shared_buckets=Buckets(decode=(4,), prefill=(32,), chunks=2, mixed_only=True),
+        shared_buckets=Buckets(decode=(4,), prefill=(64,), chunks=2, mixed_only=True),
     )
     arrivals = [
         (0, ask(1, 120, 30)),  # grows over the border while decoding

@@ -9,7 +9,6 @@ import jax
 import numpy as np
 import pytest
 
-from medha_jax.config import Buckets
 from medha_jax.engine import Failed, Finished, NotServingError
 from medha_jax.runtime import MeshExecutor
 from medha_jax.text import Tokenizer
@@ -21,7 +20,7 @@ FAILED = Failed("internal", "an internal error ended the request (ZeroDivisionEr
 
 @pytest.fixture(scope="module")
 def pipeline() -> MeshExecutor:
-    return small_executor(spp=2, buckets=Buckets(decode=(8,), prefill=(32,), chunks=4, mixed_only=True))
+    return small_executor(spp=2)
 
 
 @pytest.mark.parametrize("place", ["submit", "collect"])
@@ -75,7 +74,7 @@ def test_the_other_stages_go_on_when_a_plan_cannot_enter(pipeline: MeshExecutor,
 
 
 def test_an_error_that_loses_the_state_ends_all_and_readiness(byte_tokenizer: Tokenizer) -> None:
-    broken = Faulty(small_executor(spp=2, buckets=Buckets(decode=(8,), prefill=(32,), chunks=4, mixed_only=True)))
+    broken = Faulty(small_executor(spp=2))
     broken.pause_s, broken.broken = 0.02, True
     with serving(broken, byte_tokenizer) as (service, heard):
         numbers = [service.submit(ask(seed, 40, 500)) for seed in range(12)]
@@ -93,7 +92,7 @@ def test_an_error_that_loses_the_state_ends_all_and_readiness(byte_tokenizer: To
 
 
 def test_donated_state_that_is_gone_is_noticed() -> None:
-    runtime = small_executor(buckets=Buckets(decode=(8,), prefill=(32,), chunks=4, mixed_only=True))
+    runtime = small_executor()
     assert runtime.usable()
     runtime._state.pool.delete()
     assert not runtime.usable()

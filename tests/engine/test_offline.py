@@ -8,7 +8,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from medha_jax.config import Buckets
 from medha_jax.engine import (
     Completion,
     Delta,
@@ -24,8 +23,6 @@ from medha_jax.plan import InvalidRequestError, SamplingParams
 from medha_jax.runtime import MeshExecutor
 from medha_jax.text import Tokenizer
 from tests.small import small_executor
-
-ONE_SHAPE = Buckets(decode=(8,), prefill=(128,), chunks=4)
 
 
 def clock():
@@ -150,14 +147,14 @@ def test_what_cannot_run_is_refused_before_anything_is_taken(
 
 
 def test_what_never_fits_the_pool_is_refused(byte_tokenizer: Tokenizer) -> None:
-    small = small_executor(pool_tokens=64, buckets=ONE_SHAPE)
+    small = small_executor(pool_tokens=512)
     engine = OfflineEngine(small, byte_tokenizer, clock())
-    with pytest.raises(InvalidRequestError, match="105 tokens need 7 KV pages; the pool has 4"):
-        engine.add(GenerationRequest((1,) * 100, SamplingParams(max_tokens=5)))
+    with pytest.raises(InvalidRequestError, match="605 tokens need 38 KV pages; the pool has 32"):
+        engine.add(GenerationRequest((1,) * 600, SamplingParams(max_tokens=5)))
 
 
 def test_logits_that_are_not_numbers_end_the_request_with_an_error(byte_tokenizer: Tokenizer) -> None:
-    broken = small_executor(buckets=ONE_SHAPE)
+    broken = small_executor()
     broken._parameters["norm.scale"] = jax.numpy.full_like(broken._parameters["norm.scale"], np.nan)
     engine = OfflineEngine(broken, byte_tokenizer, clock())
     engine.add(GenerationRequest((1, 2, 3), SamplingParams()))

@@ -101,7 +101,7 @@ def test_a_pipeline_and_groups(byte_tokenizer: Tokenizer) -> None:
         tokens_per_group=128,
         pool_tokens=512,
         buckets=Buckets(decode=(4,), prefill=(64,), chunks=4, mixed_only=True),
-        shared_buckets=Buckets(decode=(4,), prefill=(32,), chunks=2, mixed_only=True),
+        shared_buckets=Buckets(decode=(4,), prefill=(64,), chunks=2, mixed_only=True),
     )
     arrivals = [
         (0, ask(1, 200, 8, repetition_penalty=1.4), [(50, 1), (100, 3), (50, 9)]),

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
 
@@ -27,13 +25,6 @@ SAMPLED: list[dict[str, Any]] = [
 ]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation() -> Iterator[None]:
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def runtime(model: dict[str, Any] | None = None, kvp: int = 1, **settings: Any) -> MeshExecutor:
     """Pages for 256 tokens; with two groups half of them in each."""
     return small_executor(
@@ -42,7 +33,7 @@ def runtime(model: dict[str, Any] | None = None, kvp: int = 1, **settings: Any) 
         tokens_per_group=None if kvp == 1 else 128,
         pool_tokens=256 // kvp,
         buckets=Buckets(decode=(4,), prefill=(64,), chunks=4, mixed_only=True),
-        shared_buckets=Buckets(decode=(4,), prefill=(32,), chunks=2, mixed_only=True),
+        shared_buckets=Buckets(decode=(4,), prefill=(64,), chunks=2, mixed_only=True),
         **settings,
     )
 

@@ -7,20 +7,19 @@ from typing import Any
 
 import pytest
 
-from medha_jax.config import Buckets, SchedulerConfig
+from medha_jax.config import SchedulerConfig
 from medha_jax.engine import Delta, Engine, Failed, Slo
 from medha_jax.runtime import MeshExecutor
 from medha_jax.text import Tokenizer
 from tests.engine.serving import ask, engine_of
 from tests.small import small_executor
 
-BUCKETS = Buckets(decode=(8,), prefill=(32,), chunks=4, mixed_only=True)
 PHASES = ("queued", "prefill", "pipeline", "decode")
 
 
 @pytest.fixture(scope="module")
 def runtimes() -> dict[int, MeshExecutor]:
-    return {stages: small_executor(spp=stages, slots=8, pool_tokens=512, buckets=BUCKETS) for stages in (1, 2)}
+    return {stages: small_executor(spp=stages, pool_tokens=512) for stages in (1, 2)}
 
 
 def reach(engine: Engine, phase: str, stages: int, **stated: Any) -> tuple[int, dict[str, int]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from pathlib import Path
@@ -37,16 +36,10 @@ def model_directory(tmp_path: Path, family: str, rope: str) -> Path:
 CASES = [(family, rope) for family in FAMILIES for rope in ROPES]
 
 
-@pytest.fixture(scope="module")
-def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A compilation cache for all cases and workers: most rules of one family have the same programs."""
-    base = tmp_path_factory.getbasetemp()
-    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "golden-programs"
-
-
+@pytest.mark.usefixtures("as_users_compile")
 @pytest.mark.parametrize(("family", "rope"), CASES)
 def test_same_tokens_and_logits_as_transformers(
-    tmp_path: Path, family: str, rope: str, byte_tokenizer: Tokenizer, programs: Path
+    tmp_path: Path, family: str, rope: str, byte_tokenizer: Tokenizer
 ) -> None:
     golden = np.load(GOLDEN / family / f"{rope}.npz")
     cases = [(length, name) for length in PROMPT_LENGTHS for name in SCHEDULES]
@@ -57,7 +50,7 @@ def test_same_tokens_and_logits_as_transformers(
         slots=len(cases),
         mesh=MeshConfig(buckets=Buckets(decode=(len(SCHEDULES),), prefill=(8, 1024), chunks=16)),
         keep_logits=True,
-        compilation_cache=programs,
+        compilation_cache=None,
     )
     logits: dict[int, list[np.ndarray]] = {}
 

@@ -19,6 +19,7 @@ from tools.make_goldens import NEW_TOKENS, config, decisive, random_model
 pytestmark = pytest.mark.reference
 
 
+@pytest.mark.usefixtures("as_users_compile")
 @pytest.mark.parametrize(
     ("family", "rope"), [("llama", "llama3"), ("mistral", "dynamic"), ("qwen2", "yarn"), ("qwen3", "linear")]
 )

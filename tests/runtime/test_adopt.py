@@ -38,7 +38,7 @@ def generate(executor: MeshExecutor, slot: int, pages: tuple[int, ...], group: i
 
 @pytest.mark.parametrize(("spp", "kvp"), [(1, 1), (2, 2)])
 def test_adopted_pages_give_what_the_prompt_gives_alone(spp: int, kvp: int) -> None:
-    sizes = Buckets(decode=(2,), prefill=(128,), chunks=2)
+    sizes = Buckets(decode=(2,), prefill=(128,), chunks=2, mixed_only=True)
     executor = small_executor(spp=spp, kvp=kvp, pool_tokens=512, buckets=sizes, shared_buckets=None)
     group = kvp - 1
     alone = generate(executor, 0, (3, 11, 7, 0, 20), group, cached=0)
@@ -77,5 +77,4 @@ def test_what_does_not_exist_is_refused(executor: MeshExecutor, slot: int, group
 def test_only_rope_that_follows_the_length_forbids_it(executor: MeshExecutor) -> None:
     assert executor.prefix_cacheable
     dynamic = {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}
-    sizes = Buckets(decode=(1,), prefill=(16,), chunks=1)
-    assert not small_executor(dynamic, pool_tokens=64, buckets=sizes).prefix_cacheable
+    assert not small_executor(dynamic).prefix_cacheable

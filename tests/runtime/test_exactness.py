@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,14 +29,6 @@ LAYOUTS = [
     for tp, spp, kvp in itertools.product((1, 2, 4, 8), repeat=3)
     if tp * spp * kvp == devices
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation() -> Iterator[None]:
-    """Compiling is most of the time here: let LLVM optimise less. What is computed stays the same."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @dataclass(frozen=True)
@@ -128,7 +119,8 @@ def test_every_layout_gives_what_one_device_gives(tp: int, spp: int, kvp: int, b
         kvp=kvp,
         tokens_per_group=PER_GROUP[kvp],
         pool_tokens=4096,
-        buckets=Buckets(decode=(8,), prefill=(128,), chunks=4, mixed_only=True),
+        # with shared rows, tiles of one size: each size is compiled into every program
+        buckets=Buckets(decode=(8,), prefill=(128 if kvp == 1 else 64,), chunks=4, mixed_only=True),
         shared_buckets=Buckets(decode=(4,), prefill=(64,), chunks=2, mixed_only=True),
     )
     agree(serve(executor, byte_tokenizer, mix()), expected(byte_tokenizer))
@@ -189,8 +181,8 @@ def test_nothing_compiles_in_a_long_random_schedule(executor: MeshExecutor, byte
         spp=2,
         kvp=2,
         tokens_per_group=512,
-        buckets=Buckets(decode=(8,), prefill=(64,), chunks=4),
-        shared_buckets=Buckets(decode=(2,), prefill=(32,), chunks=1, mixed_only=True),
+        buckets=Buckets(decode=(8,), prefill=(64,), chunks=4, mixed_only=True),
+        shared_buckets=Buckets(decode=(2,), prefill=(64,), chunks=1, mixed_only=True),
     )
     compiled: list[str] = []
 
@@ -201,7 +193,7 @@ def test_nothing_compiles_in_a_long_random_schedule(executor: MeshExecutor, byte
     rng = np.random.default_rng(3)
     jax.monitoring.register_event_duration_secs_listener(count)
     try:
-        for runtime, ticks in ((executor, 3600), (eight, 300)):
+        for runtime, ticks in ((executor, 3600), (eight, 150)):
             engine = OfflineEngine(runtime, byte_tokenizer, itertools.count().__next__)
             for _ in range(ticks):
                 if rng.random() < 0.1:

@@ -41,13 +41,13 @@ def model(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def serve_options(model, tmp_path_factory):
+def serve_options(model, programs, tmp_path_factory):
     """Options of `medha-jax serve` with which the model starts fast, and its environment."""
     folder = tmp_path_factory.mktemp("serve")
     (folder / "mesh.yaml").write_text(json.dumps(MESH))
     options = ["--model", model, "--mesh", folder / "mesh.yaml", "--port", 0, "--slots", SLOTS, "--pool-tokens", 4096]
     options += ["--metrics-port", 0]
-    return [*SERVE, *options], {"MEDHA_JAX_CACHE": str(folder / "cache")}
+    return [*SERVE, *options], {"MEDHA_JAX_CACHE": str(programs)}
 
 
 @pytest.fixture(scope="session")

@@ -14,8 +14,7 @@ from medha_jax.client import ServerError
 ROOT = Path(medha_jax.__file__).parents[1]
 SERVE = ["-m", "medha_jax.cli", "serve"]
 SIMULATED = ["-m", "benchmarks.simulated_server"]
-# compiling is most of what a start does
-QUICK = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "JAX_PLATFORMS": "cpu"}
+ON_CPU = {"JAX_PLATFORMS": "cpu"}
 SEARCHED = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
 START_SECONDS, STOP_SECONDS = 120, 60
 
@@ -27,7 +26,7 @@ class ServerProcess:
         self._errors = tempfile.NamedTemporaryFile("w+", suffix=".log")  # noqa: SIM115  # closed at the end
         self.process = subprocess.Popen(
             [sys.executable, *map(str, arguments)],
-            env=os.environ | QUICK | {"PYTHONPATH": SEARCHED} | (environment or {}),
+            env=os.environ | ON_CPU | {"PYTHONPATH": SEARCHED} | (environment or {}),
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=self._errors,

@@ -101,12 +101,6 @@ class Cluster:
             time.sleep(0.1)
 
 
-@pytest.fixture(scope="session")
-def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A compilation cache: most of the time of a test is spent in compiling, and some have the same layout."""
-    return tmp_path_factory.mktemp("programs")
-
-
 @pytest.fixture
 def start(model: Path, programs: Path, tmp_path: Path) -> Iterator[Callable[..., Cluster]]:
     """Start a cluster: `start(processes, **settings)`; see member.py for the settings.
@@ -121,13 +115,9 @@ def start(model: Path, programs: Path, tmp_path: Path) -> Iterator[Callable[...,
         stated = dict(processes=processes, coordinator=f"127.0.0.1:{free_ports()}", heartbeat=10, patience=60)
         text = json.dumps({**stated, "compilation_cache": str(programs), **settings})
         command = [sys.executable, "-m", "tests.runtime.cluster.member", str(model), text]
-        flags = {
-            **os.environ,
-            "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
-        }
         for number in range(processes):
             with open(tmp_path / f"{number}.out", "wb") as out, open(tmp_path / f"{number}.err", "wb") as err:
-                own = {**flags, **environment(number)}
+                own = {**os.environ, "XLA_FLAGS": "", **environment(number)}
                 started.append(subprocess.Popen([*command, str(number)], cwd=ROOT, env=own, stdout=out, stderr=err))
         return Cluster(started[-processes:], tmp_path)
 
