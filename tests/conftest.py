@@ -73,9 +73,3 @@ def byte_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 def executor() -> MeshExecutor:
     """A runtime of three shapes for a small random model; tests leave no request behind in it."""
     return small_executor(buckets=Buckets(decode=(8,), prefill=(32, 128), chunks=4))
-
-
-def pytest_xdist_auto_num_workers() -> int:
-    """Workers for `-n auto`: some tests wait for processes and sockets, so there is room for more than the cores."""
-    cores = len(os.sched_getaffinity(0))
-    return cores + cores // 2

@@ -6,13 +6,15 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from medha_jax.cli.interrupt import noted_interrupts
-from medha_jax.client import Client, Connection, Delta, Finished, TokenLogprob
 from medha_jax.config import ConfigError
+
+if TYPE_CHECKING:
+    from medha_jax.client import Connection, TokenLogprob
 
 PANEL = "From a server"
 ServerOption = Annotated[
@@ -96,6 +98,8 @@ def connection(server: str, token_file: Path | None, ca: Path | None) -> Connect
     Raises:
         ConfigError: the token file cannot be read or is empty.
     """
+    from medha_jax.client import Connection
+
     token = None
     if token_file is not None:
         try:
@@ -120,6 +124,8 @@ def stream(
     Raises:
         ServerError: the server refused the request or ended it.
     """
+    from medha_jax.client import Client, Delta, Finished
+
     ids: list[int] = []
     pieces: list[str] = []
     logprobs: list[TokenLogprob] = []

@@ -1,6 +1,5 @@
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -9,18 +8,14 @@ from medha_jax import cli
 from medha_jax.plan import InvalidRequestError
 
 
-def test_help_is_quick_and_needs_no_jax(environment):
-    script = "import sys\nfrom medha_jax.cli import run\nrun(['generate', '--help'])\nsys.exit('jax' in sys.modules)"
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        done = subprocess.run(
-            [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False
-        )
-        seconds.append(time.perf_counter() - start)
-        assert done.returncode == 0, done.stderr
-        assert "--prompt-file" in done.stdout
-    assert min(seconds) < 1
+def test_help_is_quick_because_it_imports_nothing_heavy(environment):
+    script = (
+        "import sys\nfrom medha_jax.cli import run\nrun(['generate', '--help'])\n"
+        "sys.exit(', '.join({'jax', 'grpc', 'google.protobuf'} & set(sys.modules)) or None)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "--prompt-file" in done.stdout
 
 
 def test_version_and_help(medha):

@@ -55,7 +55,7 @@ def mix() -> list[Arrival]:
         Arrival(0, request(rng, 960, 30)),
         Arrival(1, request(rng, 120, 25, chunks=(1, 7, 64), frequency_penalty=0.5)),
         Arrival(4, request(rng, 3, 40, chunks=(1,))),
-        Arrival(9, request(rng, 500, 20, chunks=(100, 33), repetition_penalty=1.2)),
+        Arrival(9, request(rng, 500, 20, chunks=(60, 33), repetition_penalty=1.2)),
         Arrival(15, request(rng, 64, 5, chunks=(64,))),
     ]
 
