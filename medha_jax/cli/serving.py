@@ -101,7 +101,11 @@ class Loader:
     def close(self) -> None:
         """Let the other processes go, and keep what was learnt about the time of ticks for the next start."""
         if self._leading is not None:
+            import jax
+
             self._leading.close()
+            with contextlib.suppress(RuntimeError):  # one that is gone already
+                jax.distributed.shutdown()  # else the others would wait for this process to do so
         if self._times is not None:
             times, path = self._times
             with contextlib.suppress(OSError):  # a full disk is no reason to fail now

@@ -42,6 +42,8 @@ def worker(
         int | None,
         typer.Option(min=1, metavar="N", help="Prompt and output together, in tokens. Default: the model's."),
     ] = None,
+    slots: Annotated[int, typer.Option(min=1, metavar="N", help="As process 0's.")] = RuntimeConfig.slots,
+    pool_tokens: Annotated[int | None, typer.Option(min=1, metavar="N", help="As process 0's.")] = None,
     processes: ProcessesOption = None,
     process_id: ProcessIdOption = None,
     plans: PlansOption = None,
@@ -51,7 +53,7 @@ def worker(
     tls_ca: TlsCaOption = None,
     insecure: InsecureOption = False,
 ) -> None:
-    """Run one process of a mesh that spans several; process 0 is `generate` with the same options.
+    """Run one process of a mesh that spans several; process 0 is `serve` or `generate` with the same options.
 
     Ends with 0 when process 0 is done, with 1 when any process is lost.
     """
@@ -61,7 +63,14 @@ def worker(
     if cluster is None:
         raise typer.BadParameter("a worker needs --coordinator HOST:PORT, or auto")
     layout = mesh_config(mesh, page_size=page_size, tokens_per_group=tokens_per_group)
-    config = RuntimeConfig(model=model_directory(model), dtype=str(dtype), max_context=max_context, mesh=layout)
+    config = RuntimeConfig(
+        model=model_directory(model),
+        dtype=str(dtype),
+        max_context=max_context,
+        mesh=layout,
+        slots=slots,
+        pool_tokens=pool_tokens,
+    )
 
     from medha_jax.runtime.cluster import follow
 

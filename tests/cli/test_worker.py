@@ -1,34 +1,64 @@
-"""`generate` and `worker` as the two processes of one mesh."""
+"""`generate` or `serve`, and `worker`, as the two processes of one mesh."""
 
+import json
 import subprocess
 
 import pytest
 
+from medha_jax.client import Client, Delta
 from tests.cli.command import COMMAND, refused
 from tests.runtime.cluster.conftest import free_ports
+from tests.server.processes import SERVE, ServerProcess
 
-LAYOUT = "tp: {tp}\nbuckets: {{decode: [1], prefill: [32], chunks: 1}}\nshared_buckets: null\n"
-PROMPT = ["--prompt-ids", "5,6,7,8", "--temperature", "0", "--max-tokens", "6", "--ignore-eos"]
+LAYOUT = """
+kvp: {groups}
+page_size: 16
+tokens_per_group: {each}
+buckets: {{decode: [2], prefill: [32], chunks: 1, mixed_only: true}}
+shared_buckets: {{decode: [1], prefill: [32], chunks: 1, mixed_only: true}}
+"""
+IDS = [5 + number % 50 for number in range(100)]  # more than one group holds
+SIZES = ["--slots", "4", "--pool-tokens", "256"]
 
 
-def test_two_processes_print_what_one_prints(environment, model, tmp_path):
-    for tp in (1, 2):
-        (tmp_path / f"{tp}.yaml").write_text(LAYOUT.format(tp=tp))
-    generate = [*COMMAND, "generate", "--model", str(model), *PROMPT, "--mesh"]
-    common = dict(env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    alone = subprocess.run([*generate, str(tmp_path / "1.yaml")], **common, timeout=100)
+def processes(environment, model, mesh):
+    """What starts process 0 of two with a command, and process 1."""
+    cluster = ["--mesh", str(mesh), "--model", str(model), "--coordinator", f"127.0.0.1:{free_ports()}"]
+    cluster += ["--processes", "2", "--process-id"]
+    worker = [*COMMAND, "worker", *cluster, "1"]
+    pipes = dict(env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return [*cluster, "0"], lambda *flags: subprocess.Popen([*worker, *flags], **pipes)
+
+
+def test_two_processes_print_and_serve_what_one_prints(environment, model, tmp_path):
+    mesh = tmp_path / "two.yaml"
+    (tmp_path / "one.yaml").write_text(LAYOUT.format(groups=1, each="null"))
+    mesh.write_text(LAYOUT.format(groups=2, each=64))
+    prompt = ["--prompt-ids", ",".join(map(str, IDS)), "--temperature", "0", "--max-tokens", "20", "--ignore-eos"]
+    generate = [*COMMAND, "generate", *prompt, "--json"]
+    captured = dict(env=environment, capture_output=True, text=True, timeout=100)
+    alone = subprocess.run([*generate, "--model", str(model), "--mesh", str(tmp_path / "one.yaml")], **captured)
     assert alone.returncode == 0, alone.stderr
-    cluster = ["--coordinator", f"127.0.0.1:{free_ports()}", "--processes", "2", "--process-id"]
-    worker = [*COMMAND, "worker", "--model", str(model), "--mesh", str(tmp_path / "2.yaml"), *cluster, "1"]
-    with subprocess.Popen(worker, **common) as following:
-        try:
-            leading = subprocess.run([*generate, str(tmp_path / "2.yaml"), *cluster, "0"], **common, timeout=100)
-            out, err = following.communicate(timeout=20)
-        finally:
-            following.kill()
-    assert (leading.returncode, leading.stdout) == (0, alone.stdout), leading.stderr
+    expected = json.loads(alone.stdout)["token_ids"]
+
+    first, start_worker = processes(environment, model, mesh)
+    with start_worker() as following:
+        leading = subprocess.run([*generate, *first], **captured)
+        out, err = following.communicate(timeout=20)
+    assert leading.returncode == 0, leading.stderr
+    assert json.loads(leading.stdout)["token_ids"] == expected
     assert (following.returncode, out) == (0, ""), err
     assert err.endswith("process 0 is done\n")
+
+    first, start_worker = processes(environment, model, mesh)
+    with start_worker(*SIZES) as following:
+        with ServerProcess(*SERVE, *first, *SIZES, "--port", 0, environment=environment) as server:
+            with Client(server.address) as client:
+                events = list(client.generate(IDS, temperature=0, max_tokens=20, ignore_eos=True))
+                assert [token for event in events if isinstance(event, Delta) for token in event.token_ids] == expected
+                assert [pool.total_pages for pool in client.load().pools] == [16, 16]
+            assert server.stop() == 0, server.errors
+        assert following.wait(20) == 0, following.stderr.read()
 
 
 @pytest.mark.parametrize(
