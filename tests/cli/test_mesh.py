@@ -19,9 +19,12 @@ def test_single_settings_override_the_layout():
         mesh_config("kvp=2", tokens_per_group=100)
 
 
-def test_a_request_spread_over_every_axis_gets_the_same_tokens(generate):
+def test_a_request_spread_over_every_axis_gets_the_same_tokens(generate, tmp_path):
+    shape = "{decode: [1], prefill: [16], chunks: 1, mixed_only: true}"
+    layout = tmp_path / "spread.yaml"
+    layout.write_text(f"tp: 2\nspp: 2\nkvp: 2\nbuckets: {shape}\nshared_buckets: {shape}\n")
     plain = json.loads(generate(*PROMPT).stdout)
-    spread = generate(*PROMPT, "--mesh", "tp=2,spp=2,kvp=2", "--page-size", "8", "--tokens-per-group", "48")
+    spread = generate(*PROMPT, "--mesh", layout, "--page-size", "8", "--tokens-per-group", "48")
     got = json.loads(spread.stdout)
     assert got["token_ids"] == plain["token_ids"]
     assert "mesh tp=2,spp=2,kvp=2 on 8 x cpu" in spread.stderr

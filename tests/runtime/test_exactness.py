@@ -51,11 +51,11 @@ def mix() -> list[Arrival]:
     """One request that spreads over every group, one that grows over a border while decoding, short ones in between."""
     rng = np.random.default_rng(0)
     return [
-        Arrival(0, request(rng, 30, 60)),
-        Arrival(0, request(rng, 960, 30)),
-        Arrival(1, request(rng, 120, 25, chunks=(1, 7, 64), frequency_penalty=0.5)),
-        Arrival(4, request(rng, 3, 40, chunks=(1,))),
-        Arrival(9, request(rng, 500, 20, chunks=(60, 33), repetition_penalty=1.2)),
+        Arrival(0, request(rng, 30, 24)),
+        Arrival(0, request(rng, 960, 12)),
+        Arrival(1, request(rng, 120, 12, chunks=(1, 7, 64), frequency_penalty=0.5)),
+        Arrival(4, request(rng, 3, 20, chunks=(1,))),
+        Arrival(9, request(rng, 500, 16, chunks=(60, 33), repetition_penalty=1.2)),
         Arrival(15, request(rng, 64, 5, chunks=(64,))),
     ]
 
@@ -174,7 +174,7 @@ def test_chunks_of_a_lone_prompt_leave_one_a_tick(spp: int, byte_tokenizer: Toke
 
 
 def test_nothing_compiles_in_a_long_random_schedule(executor: MeshExecutor, byte_tokenizer: Tokenizer) -> None:
-    """An hour at a tick a second on one device, and a few minutes of it on eight that share two cores."""
+    """An hour at a tick a second on one device, and two minutes of it on eight that share two cores."""
     eight = small_executor(
         MODEL,
         tp=2,
@@ -193,7 +193,7 @@ def test_nothing_compiles_in_a_long_random_schedule(executor: MeshExecutor, byte
     rng = np.random.default_rng(3)
     jax.monitoring.register_event_duration_secs_listener(count)
     try:
-        for runtime, ticks in ((executor, 3600), (eight, 150)):
+        for runtime, ticks in ((executor, 3600), (eight, 120)):
             engine = OfflineEngine(runtime, byte_tokenizer, itertools.count().__next__)
             for _ in range(ticks):
                 if rng.random() < 0.1:

@@ -85,6 +85,14 @@ class Cluster:
         """What a process has printed to stderr."""
         return (self.folder / f"{number}.err").read_text()
 
+    def result(self) -> dict[str, Any]:
+        """What process 0 got, once it has said so; pages that were adopted gave the same."""
+        (line,) = (line for line in self.output(0).splitlines() if line.startswith("{"))
+        said: dict[str, Any] = json.loads(line)
+        alone, adopted = said.pop("adopted")
+        assert alone == adopted
+        return said
+
     def wait(self, seconds: float, *numbers: int) -> list[int]:
         """Exit codes of these processes, or of all; each must end within `seconds` from now."""
         deadline = time.monotonic() + seconds

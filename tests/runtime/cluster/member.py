@@ -1,6 +1,7 @@
 """One process of a cluster, for tests: `python -m tests.runtime.cluster.member MODEL SETTINGS PROCESS`.
 
-Process 0 serves the requests of `mix` and prints their tokens, and those of `adopted`, as one JSON object.
+Process 0 serves the requests of `mix` and prints their tokens, and those of `adopted`, as one JSON object. With
+`endless` it goes on serving, and says so.
 """
 
 from __future__ import annotations
@@ -41,11 +42,11 @@ def mix() -> list[tuple[int, Any]]:
 
 
 def serve(executor: Any, tokenizer: Any, endless: bool = False) -> dict[str, list[int]]:
-    """Tokens of each request of `mix`; with `endless`, the first tick's come again and again."""
+    """Tokens of each request of `mix`; with `endless`, its first one comes again and again."""
     from medha_jax.engine import Finished, OfflineEngine
 
     engine = OfflineEngine(executor, tokenizer, itertools.count().__next__)
-    waiting, tokens, tick = mix(), {}, 0
+    waiting, tokens, tick = mix()[:1] if endless else mix(), {}, 0
     while waiting or engine.busy:
         while waiting and waiting[0][0] <= tick:
             engine.add(waiting.pop(0)[1])
@@ -116,10 +117,12 @@ def main() -> None:
         follow(built, cluster, lambda line: None)
         return
     with lead(built, cluster, lambda line: None) as executor:
-        tokens = serve(executor, Tokenizer.from_directory(model), endless)
-        found = adopted(executor)
-        counts = dict(groups=executor.pool_shape[2] // executor.pages)
-    print(json.dumps(dict(tokens=tokens, adopted=found, **counts)), flush=True)
+        tokenizer = Tokenizer.from_directory(model)
+        result = dict(tokens=serve(executor, tokenizer), adopted=adopted(executor))
+        result["groups"] = executor.pool_shape[2] // executor.pages
+        print(json.dumps(result), flush=True)
+        if endless:
+            serve(executor, tokenizer, endless)
 
 
 if __name__ == "__main__":
