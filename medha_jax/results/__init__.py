@@ -5,6 +5,7 @@ from medha_jax.results.group import Group
 from medha_jax.results.metrics import FORMULAS
 from medha_jax.results.outputs import Outputs
 from medha_jax.results.records import Counted, RequestRecord, Status
+from medha_jax.results.report import write_report
 from medha_jax.results.run import Repeat, ResultsError, Run
 from medha_jax.results.spread import Interval, Spread, interval, spread
 from medha_jax.results.stamp import stamp
@@ -32,5 +33,6 @@ __all__ = [
     "spread",
     "stamp",
     "summarise",
+    "write_report",
     "write_run",
 ]

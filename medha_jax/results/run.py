@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -96,3 +96,15 @@ def across(figures: Iterable[Figures]) -> dict[str, Interval]:
             if value is not None and not isinstance(value, bool):
                 values.setdefault(name, []).append(value)
     return {name: interval(found) for name, found in values.items()}
+
+
+def distinct(runs: Sequence[Run]) -> list[Run]:
+    """The same runs, with numbers behind names that would come twice."""
+    found: list[Run] = []
+    for run in runs:
+        taken, name, number = {one.name for one in found}, run.name, 1
+        while name in taken:
+            number += 1
+            name = f"{run.name} ({number})"
+        found.append(run if name == run.name else replace(run, name=name, series=run.series or run.name))
+    return found

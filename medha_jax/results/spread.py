@@ -84,7 +84,8 @@ def interval(values: Sequence[float]) -> Interval:
 
 
 def t_975(freedom: int) -> float:
-    """Student's t at 97.5 %; beyond 30 degrees of freedom by the expansion about the normal quantile, to 0.001."""
+    """Student's t at 97.5 %; beyond 30 degrees of freedom by two terms of its expansion about the normal quantile."""
     if freedom <= len(_T_975):
         return _T_975[freedom - 1]
-    return _Z_975 + (_Z_975**3 + _Z_975) / (4 * freedom)
+    z = _Z_975
+    return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)

@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from medha_jax.results.metrics import FORMULAS
-from medha_jax.results.run import Run
+from medha_jax.results.run import Run, distinct
 from medha_jax.results.spread import Interval
+from medha_jax.results.summary import PROBE
 from medha_jax.results.units import count, digits, duration, milliseconds, number, share
 
 NOTHING = "–"
@@ -36,8 +37,9 @@ class Table:
 
 def run_tables(runs: Sequence[Run]) -> list[Table]:
     """What runs came to, side by side; ratios are to the first."""
-    tables = [_overview(runs), *_convoy(runs), _times("Times by kind", runs, Run.kinds, Run.of_kind)]
-    if max(len(run.lengths()) for run in runs) > 1:
+    runs = distinct(runs)
+    tables = [*_convoy(runs), _overview(runs), _times("Times by kind", runs, Run.kinds, Run.of_kind)]
+    if any(len(run.lengths()) > len([kind for kind in run.kinds() if kind != PROBE]) for run in runs):
         tables.append(_times("Times by tokens of the prompt", runs, Run.lengths, Run.of_length))
     return [*tables, *_errors(runs)]
 
@@ -81,7 +83,7 @@ def _overview(runs: Sequence[Run]) -> Table:
             rows.append((label, *cells))
     words = ["requests/s and tokens/s: " + FORMULAS["throughput"]]
     words += [f"{name}: {FORMULAS[name]}" for name in ("goodput", "attainment", "on time", "TTFT", "TPOT", "lateness")]
-    if any("probe" in run.kinds() for run in runs):
+    if any(PROBE in run.kinds() for run in runs):
         words.append("probes are left out")
     if any(len(run.repeats) > 1 for run in runs):
         words.append("±: 95 % confidence interval of the mean over repeats (Student's t)")
@@ -115,11 +117,15 @@ def _times(
         for run in runs:
             if name in names(run):
                 of = figures(run, name)
-                rows.append((name, run.name, *(_cell(of, key, cell) for _, key, cell in shown)))
-    kept = [i for i in range(len(shown) + 2) if i < 2 or any(row[i] != NOTHING for row in rows)]
+                plain = {key: Interval(one.mean, None, one.count) for key, one in of.items()}
+                rows.append((name, run.name, *(_cell(plain, key, cell) for _, key, cell in shown)))
+    words = 2 if len(runs) > 1 else 1
     heads = ("", "run", *(head for head, _, _ in shown))
+    kept = [i for i in range(len(heads)) if i < words or (i > 1 and any(row[i] != NOTHING for row in rows))]
     note = "; ".join(f"{name}: {FORMULAS[name]}" for name in ("TTFT", "TPOT", "ITL", "E2EL")) + "."
-    return Table(title, tuple(heads[i] for i in kept), tuple(tuple(row[i] for i in kept) for row in rows), note, 2)
+    if any(len(run.repeats) > 1 for run in runs):
+        note += " Means over the repeats."
+    return Table(title, tuple(heads[i] for i in kept), tuple(tuple(row[i] for i in kept) for row in rows), note, words)
 
 
 def _in_order(names: Sequence[str], orders: Sequence[Sequence[str]]) -> list[str]:

@@ -7,10 +7,16 @@ from medha_jax.results.spread import Interval
 
 def seconds(value: float) -> str:
     """Seconds in a unit that leaves three digits: `812 µs`, `50.3 ms`, `1.23 s`, `1,230 s`."""
+    factor, unit = _unit(value)
+    return f"{digits(value * factor)} {unit}"
+
+
+def _unit(value: float) -> tuple[float, str]:
+    """Units in a second, and their name."""
     for limit, factor, unit in ((0.9995e-3, 1e6, "µs"), (0.9995, 1e3, "ms")):
         if 0 < abs(value) < limit:
-            return f"{digits(value * factor)} {unit}"
-    return f"{digits(value)} s"
+            return factor, unit
+    return 1.0, "s"
 
 
 def digits(value: float) -> str:
@@ -23,18 +29,19 @@ def digits(value: float) -> str:
 
 
 def duration(one: Interval) -> str:
-    """Seconds, and their confidence interval."""
-    return seconds(one.mean) + ("" if one.half is None else f" ± {seconds(one.half)}")
+    """Seconds, and half their confidence interval in the same unit: `50.3 ± 1.2 ms`."""
+    factor, unit = _unit(one.mean)
+    return f"{digits(one.mean * factor)}{_half(one, factor)} {unit}"
 
 
 def number(one: Interval) -> str:
-    """A number, and its confidence interval."""
-    return digits(one.mean) + ("" if one.half is None else f" ± {digits(one.half)}")
+    """A number, and half its confidence interval."""
+    return digits(one.mean) + _half(one, 1)
 
 
 def milliseconds(one: Interval) -> str:
-    """A time that is given in milliseconds, and its confidence interval."""
-    return duration(_thousandth(one))
+    """A time that is given in milliseconds, and half its confidence interval."""
+    return duration(Interval(one.mean / 1000, None if one.half is None else one.half / 1000, one.count))
 
 
 def count(one: Interval) -> str:
@@ -43,9 +50,13 @@ def count(one: Interval) -> str:
 
 
 def share(one: Interval) -> str:
-    """A share in percent, and its confidence interval."""
-    return f"{100 * one.mean:.1f} %" + ("" if one.half is None else f" ± {100 * one.half:.1f} %")
+    """A share in percent, and half its confidence interval."""
+    return f"{100 * one.mean:.1f}{_half(one, 100)} %"
 
 
-def _thousandth(one: Interval) -> Interval:
-    return Interval(one.mean / 1000, None if one.half is None else one.half / 1000, one.count)
+def _half(one: Interval, factor: float) -> str:
+    """Half an interval with two digits, or all of those before the point; empty where the values do not differ."""
+    if not one.half:
+        return ""
+    value = one.half * factor
+    return f" ± {value:,.{0 if value >= 9.95 else 1 if value >= 0.995 else 2 if value >= 0.0995 else 3}f}"
