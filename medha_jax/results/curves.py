@@ -55,7 +55,7 @@ def cumulative(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def log_ticks(low: float, high: float) -> list[float]:
     """Round numbers between two, on a logarithmic axis: at least three if the numbers are a factor of four apart."""
     ticks: list[float] = []
-    for digits in ((1,), (1, 3), (1, 2, 5), (1, 2, 3, 5, 7)):
+    for digits in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7)):
         powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
         ticks = [digit * 10.0**power for power in powers for digit in digits if low <= digit * 10.0**power <= high]
         if len(ticks) >= 3:

@@ -2,80 +2,42 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from medha_jax.results.curves import class_names, classes, cumulative, goodput_lines, log_ticks, medians, share_within
+from medha_jax.results.curves import class_names, classes, cumulative, goodput_lines, medians, share_within
+from medha_jax.results.drawing import (
+    BLUE,
+    CYCLE,
+    GREEN,
+    GREY,
+    INK,
+    STYLE,
+    VERMILION,
+    Plot,
+    figure_of,
+    finished,
+    labelled,
+    legend,
+    line_style,
+    percent_format,
+    seconds_axis,
+)
 from medha_jax.results.metrics import tpot, ttft
 from medha_jax.results.records import Status
 from medha_jax.results.run import Run
 from medha_jax.results.timeline import Bar, bars, marks
 from medha_jax.results.units import digits, seconds
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-# Okabe and Ito's colours, which people with any colour vision can tell apart.
-BLUE, VERMILION, GREEN, PINK, ORANGE, SKY, INK, GREY = (
-    "#0072B2 #D55E00 #009E73 #CC79A7 #E69F00 #56B4E9 #222222 #8A8F98".split()
-)
 KINDS = {"short": BLUE, "long": VERMILION, "probe": GREEN}
-CYCLE = (BLUE, VERMILION, GREEN, PINK, ORANGE, SKY, INK)
-STYLES = ("-", "--", ":", "-.")
-STYLE: dict[str, Any] = {
-    "font.size": 10.5,
-    "axes.titlesize": 11.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.edgecolor": GREY,
-    "axes.labelcolor": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#E3E5E8",
-    "grid.linewidth": 0.8,
-    "lines.linewidth": 1.9,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "legend.frameon": False,
-    "legend.fontsize": 9.5,
-    "figure.facecolor": "white",
-    "svg.fonttype": "none",  # text stays text: it is small, and can be read aloud and searched
-}
-PNG_DPI = 160
 MOST_TIMELINES, MOST_ACROSS = 6, 3
 FEWEST = 3  # finished requests, for a panel of their own
 MOST_WORDS = 8  # medians in a sentence; more are for a table
 MOST_VECTOR_BARS = 1500  # more than that are drawn as pixels, also in an SVG
 MARKERS: tuple[tuple[Status, str], ...] = (("failed", "x"), ("cancelled", "d"))
 FLOOR_S = 1e-4  # shorter times are drawn here, where an axis is logarithmic
-
-
-@dataclass(frozen=True)
-class Plot:
-    """A drawn plot.
-
-    Args:
-        name: of its file, without an ending.
-        title: in a few words.
-        about: what it shows and what is to be seen, for those who cannot see it as well.
-        svg: the picture.
-        png: the same, in pixels.
-        wide: whether it needs the whole width of a page.
-    """
-
-    name: str
-    title: str
-    about: str
-    svg: str
-    png: bytes
-    wide: bool = False
 
 
 def draw(runs: Sequence[Run]) -> list[Plot]:
@@ -104,7 +66,7 @@ def _cdf(runs: Sequence[Run], metric: str) -> Plot | None:
         return None
     panels = names if len(runs) > 1 else [""]
     across = min(MOST_ACROSS, len(panels))
-    figure = _figure(6.4 if across == 1 else 3.6 * across + 0.6, 0.4 + 3.5 * -(-len(panels) // across))
+    figure = figure_of(6.4 if across == 1 else 3.6 * across + 0.6, 0.4 + 3.5 * -(-len(panels) // across))
     axes = list(figure.subplots(-(-len(panels) // across), across, squeeze=False, sharey=True).flat)
     for panel, ax in zip(panels, axes, strict=False):
         lines = [(run.name, run, panel) for run in runs] if panel else [(name, runs[0], name) for name in names]
@@ -113,24 +75,24 @@ def _cdf(runs: Sequence[Run], metric: str) -> Plot | None:
             values = classes(run, name, of)
             if len(values):
                 drawn.append(values.clip(FLOOR_S))
-                colour, style = _line(number) if panel else (KINDS.get(name, _line(number)[0]), "-")
+                colour, style = line_style(number) if panel else (KINDS.get(name, line_style(number)[0]), "-")
                 label = label if panel else f"{name} ({len(values):,})"
                 ax.plot(*cumulative(drawn[-1]), style, color=colour, label=label, drawstyle="steps-post")
-        _seconds_axis(ax, np.concatenate(drawn))
+        seconds_axis(ax, np.concatenate(drawn))
         counts = sorted({len(values) for values in drawn})
         ax.set(ylim=(0, 1.01), xlabel=f"{metric.upper()} (log scale)")
-        ax.yaxis.set_major_formatter(_percent())
+        ax.yaxis.set_major_formatter(percent_format())
         if panel:
             ax.set_title(f"{panel} ({' - '.join(f'{n:,}' for n in dict.fromkeys((counts[0], counts[-1])))})")
     for ax in axes[len(panels) :]:
         ax.set_visible(False)
     for ax in axes[::across]:
         ax.set_ylabel("requests within that time")
-    _legend(figure, _labelled(axes))
+    legend(figure, labelled(axes))
     seen = [f"{run.name}, {name}: {median}" for run in runs for name, median in medians(run, names, of)]
     known = f" Medians: {'; '.join(seen)}." if len(seen) <= MOST_WORDS else " The medians are in the tables."
     about = f"Share of the finished requests of each class with a {metric.upper()} up to a time; (n) requests.{known}"
-    return _done(figure, f"cdf_{metric}", words, about, wide=len(panels) > 1)
+    return finished(figure, f"cdf_{metric}", words, about, wide=len(panels) > 1)
 
 
 def _convoy(runs: Sequence[Run]) -> Plot | None:
@@ -140,24 +102,24 @@ def _convoy(runs: Sequence[Run]) -> Plot | None:
     found = [classes(run, "short", ttft).clip(FLOOR_S) for run in runs]
     if not all(len(values) for values in found):
         return None
-    figure = _figure(9.6, 1.3 + 0.62 * len(runs))
+    figure = figure_of(9.6, 1.3 + 0.62 * len(runs))
     ax = figure.subplots()
     middles = [float(np.median(values)) for values in found]
     for row, (values, middle) in enumerate(zip(found, middles, strict=True)):
-        colour, _ = _line(row)
+        colour, _ = line_style(row)
         # the golden ratio's multiples lie apart, so that few points hide others
         apart = row + 0.3 * ((np.arange(len(values)) * 0.618034) % 1 - 0.5)
         ax.scatter(values, apart, s=34, color=colour, alpha=0.5, linewidths=0, zorder=3)
         ax.plot([middle, middle], [row - 0.3, row + 0.3], color=colour, linewidth=3, solid_capstyle="butt", zorder=4)
         ratio = "" if row == 0 else f"  ({digits(middles[0] / middle)}x)"
         ax.annotate(seconds(middle) + ratio, (middle, row - 0.34), ha="center", va="bottom", color=INK, fontsize=9.5)
-    _seconds_axis(ax, np.concatenate(found), margin=1.7)
+    seconds_axis(ax, np.concatenate(found), margin=1.7)
     ax.set(yticks=range(len(runs)), yticklabels=[run.name for run in runs], ylim=(len(runs) - 0.4, -0.75))
     ax.grid(axis="y", visible=False)
     ax.set_xlabel("TTFT of each short request (log scale); the bar is the median")
     title = "Short requests beside long ones"
     seen = ", ".join(f"{run.name} {seconds(middle)}" for run, middle in zip(runs, middles, strict=True))
-    return _done(figure, "convoy", title, f"Median TTFT of the short requests of each run: {seen}.", wide=True)
+    return finished(figure, "convoy", title, f"Median TTFT of the short requests of each run: {seen}.", wide=True)
 
 
 def _goodput(runs: Sequence[Run]) -> Plot | None:
@@ -165,7 +127,7 @@ def _goodput(runs: Sequence[Run]) -> Plot | None:
     lines, key = goodput_lines(runs)
     if not lines:
         return None
-    figure = _figure(9.6, 3.9)
+    figure = figure_of(9.6, 3.9)
     ax = figure.subplots()
     most = max(rate for points in lines.values() for rate, _ in points)
     ax.plot([0, most], [0, most], color=GREY, linewidth=1, linestyle=(0, (4, 3)), label="every request", zorder=1)
@@ -173,16 +135,16 @@ def _goodput(runs: Sequence[Run]) -> Plot | None:
         rates, values = zip(*points, strict=True)
         errors = [value.half or 0.0 for value in values]
         means = [value.mean for value in values]
-        colour, style = _line(number)
+        colour, style = line_style(number)
         ax.errorbar(rates, means, errors, color=colour, linestyle=style, marker="o", capsize=3, label=series)
     word = "goodput" if key == "request_goodput" else "throughput"
     ax.set(xlim=(0, None), ylim=(0, None), xlabel="offered, requests/s", ylabel=f"{word}, requests/s")
-    _legend(figure, _labelled([ax]))
+    legend(figure, labelled([ax]))
     seen = "; ".join(
         f"{series}: " + ", ".join(f"{digits(value.mean)} at {digits(rate)}" for rate, value in points)
         for series, points in lines.items()
     )
-    return _done(
+    return finished(
         figure, "goodput", f"{word.capitalize()} against offered rate", f"Requests a second. {seen}.", wide=True
     )
 
@@ -197,7 +159,7 @@ def _timeline(run: Run, number: int, of: int, end: float) -> Plot | None:
     if not records:
         return None
     drawn = bars(records)
-    figure = _figure(9.6, min(6.0, max(2.4, 1.5 + 0.16 * len(records))))
+    figure = figure_of(9.6, min(6.0, max(2.4, 1.5 + 0.16 * len(records))))
     ax = figure.subplots()
     kinds = [kind for kind in run.kinds() if any(bar.kind == kind for bar in drawn)]
     colours = {kind: KINDS.get(kind, CYCLE[(3 + place) % len(CYCLE)]) for place, kind in enumerate(kinds)}
@@ -218,13 +180,13 @@ def _timeline(run: Run, number: int, of: int, end: float) -> Plot | None:
     ax.set_ylabel("requests, as they were sent")
     ax.yaxis.get_major_locator().set_params(integer=True)
     ax.grid(axis="y", visible=False)
-    _legend(figure, handles)
+    legend(figure, handles)
     where = f" of {run.name}" if of > 1 else ""
     late = f" {share_within(records)}"
     about = f"A row for each of {len(records):,} requests: waiting, prefill, decode.{late}"
     if len(run.repeats) > 1:
         about += f" The first of {len(run.repeats)} repeats."
-    return _done(figure, f"timeline_{number + 1}" if of > 1 else "timeline", f"Timeline{where}", about, wide=True)
+    return finished(figure, f"timeline_{number + 1}" if of > 1 else "timeline", f"Timeline{where}", about, wide=True)
 
 
 # How much of the colour is left; the phases of a request follow each other from light to dark.
@@ -240,63 +202,3 @@ def _lighter(colour: str, phase: str) -> tuple[float, ...]:
 def _corners(bar: Bar, half: float) -> list[tuple[float, float]]:
     top, bottom = bar.row - half, bar.row + half
     return [(bar.start, top), (bar.end, top), (bar.end, bottom), (bar.start, bottom)]
-
-
-def _figure(width: float, height: float) -> Figure:
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def _line(number: int) -> tuple[str, str]:
-    """Colour and style of a line, so that many can be told apart."""
-    return CYCLE[number % len(CYCLE)], STYLES[number // len(CYCLE) % len(STYLES)]
-
-
-def _legend(figure: Figure, handles: Mapping[str, Any]) -> None:
-    """One legend for the whole figure, above it: in a row where that fits."""
-    widths = [0.6 + 0.08 * len(label) for label in handles]  # inches, about
-    room = figure.get_figwidth() - 0.3
-    across = len(widths) if sum(widths) <= room else max(1, int(room / max(widths)))
-    figure.legend(handles.values(), handles, loc="outside upper left", ncols=across, handlelength=1.4)
-
-
-def _labelled(axes: Iterable[Axes]) -> dict[str, Any]:
-    """What is drawn, by its label; each label once."""
-    found = [ax.get_legend_handles_labels() for ax in axes]
-    return {label: handle for handles, labels in found for handle, label in zip(handles, labels, strict=True)}
-
-
-def _percent() -> Any:
-    from matplotlib.ticker import PercentFormatter
-
-    return PercentFormatter(1.0)
-
-
-def _seconds_axis(ax: Axes, values: np.ndarray, margin: float = 1.15) -> None:
-    """A logarithmic axis over the values and a margin, at least a factor of four wide, with whole units."""
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
-
-    low, high = float(values.min()), float(values.max())
-    wider = max(margin, (4 * low / high) ** 0.5)
-    low, high = low / wider, high * wider
-    ax.set_xscale("log")
-    ax.set_xlim(low, high)
-    ax.xaxis.set_major_locator(FixedLocator(log_ticks(low, high)))
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _power(value)))
-    ax.xaxis.set_minor_formatter(NullFormatter())
-
-
-def _power(value: float) -> str:
-    """One to nine of a power of ten of a second, in whole units."""
-    for limit, factor, unit in ((0.9e-3, 1e6, "µs"), (0.9, 1e3, "ms")):
-        if value < limit:
-            return f"{value * factor:,.0f} {unit}"
-    return f"{value:,.0f} s"
-
-
-def _done(figure: Figure, name: str, title: str, about: str, wide: bool = False) -> Plot:
-    svg, png = io.StringIO(), io.BytesIO()
-    figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
-    figure.savefig(png, format="png", dpi=PNG_DPI, metadata={"Software": None, "Title": title})
-    return Plot(name, title, about, svg.getvalue(), png.getvalue(), wide)

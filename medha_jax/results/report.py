@@ -8,8 +8,9 @@ from html import escape
 from pathlib import Path
 from string import Template
 
+from medha_jax.results.drawing import Plot
 from medha_jax.results.page import PAGE
-from medha_jax.results.plots import Plot, draw
+from medha_jax.results.plots import draw
 from medha_jax.results.run import JSON, Run, distinct
 from medha_jax.results.tables import NOTHING, Table, run_tables
 from medha_jax.results.units import milliseconds, number, seconds, share
