@@ -21,7 +21,7 @@ BLUE, VERMILION, GREEN, PINK, ORANGE, SKY, INK, GREY = (
 )
 CYCLE = (BLUE, VERMILION, GREEN, PINK, ORANGE, SKY, INK)
 STYLES = ("-", "--", ":", "-.")
-STYLE: dict[str, Any] = {
+STYLE: dict[Any, Any] = {
     "font.size": 10.5,
     "axes.titlesize": 11.5,
     "axes.titleweight": "bold",
@@ -126,11 +126,13 @@ def _power(value: float) -> str:
 
 def finished(figure: Figure, name: str, title: str, about: str, wide: bool = False) -> Plot:
     """The plot of a figure, in both formats."""
+    from matplotlib.font_manager import FontProperties
+
     svg, png = io.StringIO(), io.BytesIO()
     figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
     # A page has the title outside. A figure's own title would lie on a legend that is outside of the axes.
     if figure.legends:
-        figure.legends[0].set_title(title, {"weight": "bold", "size": 13})
+        figure.legends[0].set_title(title, FontProperties(weight="bold", size=13))
     else:
         figure.suptitle(title, x=0.01, ha="left", weight="bold", size=13)
     figure.savefig(png, format="png", dpi=PNG_DPI, metadata={"Software": None, "Title": title})

@@ -154,6 +154,7 @@ def _timeline(run: Run, number: int, of: int, end: float) -> Plot | None:
     from matplotlib.collections import PolyCollection
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
+    from matplotlib.ticker import MaxNLocator
 
     records = run.repeats[0].records
     if not records:
@@ -178,7 +179,7 @@ def _timeline(run: Run, number: int, of: int, end: float) -> Plot | None:
             handles[status] = Line2D([], [], marker=marker, color=INK, linestyle="", markersize=5)
     ax.set(xlim=(0, end * 1.01 or 1), ylim=(len(records) - 0.3, -0.7), xlabel="seconds since the start")
     ax.set_ylabel("requests, as they were sent")
-    ax.yaxis.get_major_locator().set_params(integer=True)
+    ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     ax.grid(axis="y", visible=False)
     legend(figure, handles)
     where = f" of {run.name}" if of > 1 else ""
@@ -193,10 +194,10 @@ def _timeline(run: Run, number: int, of: int, end: float) -> Plot | None:
 _LIGHT = {"waiting": 0.22, "waiting or prefill": 0.4, "prefill": 0.55, "decode": 1.0}
 
 
-def _lighter(colour: str, phase: str) -> tuple[float, ...]:
+def _lighter(colour: str, phase: str) -> tuple[float, float, float]:
     """A colour mixed with white."""
-    part = _LIGHT[phase]
-    return tuple(1 - part * (1 - int(colour[i : i + 2], 16) / 255) for i in (1, 3, 5))
+    red, green, blue = (1 - _LIGHT[phase] * (1 - int(colour[i : i + 2], 16) / 255) for i in (1, 3, 5))
+    return red, green, blue
 
 
 def _corners(bar: Bar, half: float) -> list[tuple[float, float]]:
