@@ -14,7 +14,7 @@ from medha_jax.results import Outputs, Repeat, RequestRecord, ResultsError, Run,
 from tests.results.recorded import STARTED, convoy, recorded, run
 
 MICROSECONDS = st.integers(0, 10**9).map(lambda n: n / 1e6)
-OPTIONAL = st.none() | st.floats(0, 1e6)
+OPTIONAL = st.none() | st.floats(1e-6, 1e6)
 RECORDS = st.builds(
     RequestRecord,
     index=st.integers(0, 10**6),

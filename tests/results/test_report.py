@@ -11,6 +11,7 @@ import pytest
 
 from medha_jax.results import Repeat, Run, write_report
 from medha_jax.results.report import WITHOUT_PLOTS
+from medha_jax.results.report import page as frame
 from tests.results.recorded import convoy, recorded, run
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
@@ -110,16 +111,16 @@ def test_nothing_that_is_told_becomes_html(tmp_path: Path) -> None:
     assert HOSTILE in Page(text).text
 
 
-def test_what_makes_figures_doubtful_is_said(tmp_path: Path) -> None:
+def test_what_makes_figures_doubtful_is_said() -> None:
     late = tuple(replace(record, sent=record.sent + 0.5, ended=record.ended + 1) for record in recorded())
     other = replace(run("two", convoy(1)), stamp={"cpu": "another", "cores": 64})
-    found = page(tmp_path, run("one", Repeat(late)), other)
+    found = Page(frame([run("one", Repeat(late)), other], "", []))
     lagged = "The client lagged: the load was not quite the planned one"
     assert f"{lagged} (P99 of lateness; one: 510 ms, allowed 35.0 ms)." in found.text
     assert "Requests failed; times are those of the others (one: 1 of 6)." in found.text
     assert "Requests were unfinished when the run ended; times are those of the others (one: 1 of 6)." in found.text
     assert "These runs were made on different machines." in found.text
-    assert "lagged" not in page(tmp_path, run("two", convoy(1))).text
+    assert "lagged" not in Page(frame([run("two", convoy(1))], "", [])).text
 
 
 def test_without_matplotlib_the_tables_come_and_a_line_says_what_to_install(
