@@ -98,17 +98,15 @@ def _times(
 ) -> Table:
     """One row a class and run."""
     shown: tuple[tuple[str, str, Cell], ...] = (
-        ("finished", "completed", count),
+        ("done", "completed", count),
         ("TTFT P50", "median_ttft_ms", milliseconds),
         ("P90", "p90_ttft_ms", milliseconds),
         ("P99", "p99_ttft_ms", milliseconds),
-        ("TTFT / alone P50", "median_normalised_ttft", number),
+        ("/ alone", "median_normalised_ttft", number),
         ("TPOT P50", "median_tpot_ms", milliseconds),
-        ("P90", "p90_tpot_ms", milliseconds),
         ("P99", "p99_tpot_ms", milliseconds),
         ("ITL P99", "p99_itl_ms", milliseconds),
         ("E2EL P50", "median_e2el_ms", milliseconds),
-        ("P99", "p99_e2el_ms", milliseconds),
         ("on time", "attainment", share),
     )
     classes = list(dict.fromkeys(name for run in runs for name in names(run)))
@@ -122,7 +120,8 @@ def _times(
     words = 2 if len(runs) > 1 else 1
     heads = ("", "run", *(head for head, _, _ in shown))
     kept = [i for i in range(len(heads)) if i < words or (i > 1 and any(row[i] != NOTHING for row in rows))]
-    note = "; ".join(f"{name}: {FORMULAS[name]}" for name in ("TTFT", "TPOT", "ITL", "E2EL")) + "."
+    note = "; ".join(f"{name}: {FORMULAS[name]}" for name in ("TTFT", "TPOT", "ITL", "E2EL"))
+    note += f"; / alone: median of {FORMULAS['normalised TTFT']}." if "/ alone" in [heads[i] for i in kept] else "."
     if any(len(run.repeats) > 1 for run in runs):
         note += " Means over the repeats."
     return Table(title, tuple(heads[i] for i in kept), tuple(tuple(row[i] for i in kept) for row in rows), note, words)

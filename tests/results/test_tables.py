@@ -32,15 +32,15 @@ def test_times_are_by_kind_and_run() -> None:
     assert table.words == 2
     rows = {row[:2]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
     assert list(rows) == [("short", "one"), ("short", "two"), ("long", "one"), ("long", "two")]
-    assert rows["long", "one"]["TTFT / alone P50"] == "2.00"
-    assert rows["long", "two"]["TTFT / alone P50"] == "–"
+    assert rows["long", "one"]["/ alone"] == "2.00"
+    assert rows["long", "two"]["/ alone"] == "–"
     assert rows["long", "two"]["TTFT P50"] == "60.0 s"
     assert rows["short", "one"]["on time"] == "33.3 %"
 
 
 def test_a_lone_run_needs_no_column_for_its_name() -> None:
     tables = by_title(run_tables([run("one", Repeat(tuple(recorded())))]))
-    assert tables["Times by kind"].columns[:2] == ("", "finished")
+    assert tables["Times by kind"].columns[:2] == ("", "done")
     assert "Short requests beside long ones" not in tables
     assert [row[0] for row in tables["Times by tokens of the prompt"].rows] == ["< 256", "256 - 1K", "4K - 16K"]
 
