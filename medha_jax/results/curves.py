@@ -12,6 +12,7 @@ from medha_jax.results.metrics import on_time
 from medha_jax.results.records import RequestRecord
 from medha_jax.results.run import Run
 from medha_jax.results.spread import Interval
+from medha_jax.results.summary import PROBE
 from medha_jax.results.units import seconds
 
 Metric = Callable[[RequestRecord], float | None]
@@ -21,10 +22,10 @@ POINTS = 500  # of a curve: more cannot be seen
 def class_names(runs: Sequence[Run]) -> list[str]:
     """What requests are told apart by: their kinds, or if there is one kind, the lengths of their prompts."""
     kinds = list(dict.fromkeys(kind for run in runs for kind in run.kinds()))
-    if len([kind for kind in kinds if kind != "probe"]) > 1:
+    if len([kind for kind in kinds if kind != PROBE]) > 1:
         return kinds
     lengths = {name for run in runs for name in run.lengths()}
-    return [*(name for name in LENGTHS if name in lengths), *(kind for kind in kinds if kind == "probe")]
+    return [*(name for name in LENGTHS if name in lengths), *(kind for kind in kinds if kind == PROBE)]
 
 
 def classes(run: Run, name: str, of: Metric) -> np.ndarray:
@@ -41,7 +42,7 @@ def classes(run: Run, name: str, of: Metric) -> np.ndarray:
 
 
 def _length(record: RequestRecord) -> str:
-    return record.kind if record.kind == "probe" else length_class(record.prompt_tokens)
+    return record.kind if record.kind == PROBE else length_class(record.prompt_tokens)
 
 
 def cumulative(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -85,7 +86,7 @@ def goodput_lines(runs: Sequence[Run]) -> tuple[dict[str, list[tuple[float, Inte
 
 
 def share_within(records: Sequence[RequestRecord]) -> str:
-    """How many requests were on time, in a sentence; empty where none has an objective."""
-    verdicts = [on_time(record) for record in records]
+    """How many requests, probes apart, were on time, in a sentence; empty where none has an objective."""
+    verdicts = [on_time(record) for record in records if record.kind != PROBE]
     judged = len(verdicts) - verdicts.count(None)
     return f"{verdicts.count(True):,} of {judged:,} requests were on time." if judged else ""

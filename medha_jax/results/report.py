@@ -185,5 +185,7 @@ def _flat(settings: Mapping[str, JSON], prefix: str = "") -> Iterator[tuple[str,
             yield from _flat(value, f"{prefix}{name}.")
         elif isinstance(value, list | tuple):
             yield f"{prefix}{name}", " ".join(map(str, value))
+        elif isinstance(value, float):
+            yield f"{prefix}{name}", f"{value:.6g}"
         elif value is not None:
             yield f"{prefix}{name}", str(value)

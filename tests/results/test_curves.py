@@ -78,5 +78,6 @@ def test_goodput_is_drawn_over_rates_by_series() -> None:
 
 
 def test_the_share_on_time_is_said_in_a_sentence() -> None:
-    assert share_within(recorded()) == "1 of 4 requests were on time."
+    probe = replace(recorded()[0], kind="probe")
+    assert share_within([*recorded(), probe]) == "1 of 4 requests were on time."
     assert share_within([replace(record, deadline_s=None, tpot_slo_s=None) for record in recorded()]) == ""
