@@ -43,13 +43,14 @@ lint: .venv/.installed ## style, types, import arrows, BUILD against the source
 test: setup lint ## setup, lint, then every test
 	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal
 
-demo: setup ## serve the bundled tiny model, stream a completion from it, stop it
+demo: setup ## serve the bundled tiny model, stream from it; show a long prompt with short ones behind it
 	$(BIN)/python -m tools.demo
 
-bench: setup ## measure attention, the model and the server on this machine
+bench: setup ## measure attention, the model, the server and the load generator on this machine
 	$(BIN)/python -m benchmarks.attention
 	$(BIN)/python -m benchmarks.model
 	$(BIN)/python -m benchmarks.server
+	$(BIN)/python -m benchmarks.client
 
 model: setup ## train the bundled tiny model again
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[train]'

@@ -14,7 +14,7 @@ import sys
 import time
 from typing import Any, cast
 
-from medha_jax.config import BUNDLED_MODEL, Buckets, MeshConfig, RuntimeConfig, SchedulerConfig
+from medha_jax.config import BUNDLED_MODEL, POLICIES, Buckets, MeshConfig, RuntimeConfig, SchedulerConfig
 from medha_jax.engine import Engine, EngineService, GenerationRequest, RequestOutput, scheduler_for
 from medha_jax.plan import SamplingParams
 from medha_jax.scheduler.time_model import LinearTimeModel
@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--tick-ms", type=float, default=5.0, help="of a tick, whatever is in it")
     parser.add_argument("--token-us", type=float, default=0.0, help="more for every row of it")
     parser.add_argument("--slots", type=int, default=256)
-    parser.add_argument("--context", type=int, default=8192)
+    parser.add_argument("--context", "--max-context", type=int, default=8192)
     parser.add_argument("--pool-tokens", type=int, default=2**20)
     parser.add_argument("--max-queue", type=int, default=1024)
     parser.add_argument("--max-queue-tokens", type=int)
@@ -60,6 +60,12 @@ def main() -> None:
     parser.add_argument("--drain-seconds", type=float, default=30.0)
     parser.add_argument("--access-log", default="off")
     parser.add_argument("--load-seconds", type=float, default=0.0, help="until it is ready")
+    parser.add_argument("--policy", choices=POLICIES, default="lars")
+    parser.add_argument("--no-chunk-preemption", action="store_true")
+    parser.add_argument("--tpot-target-ms", type=float, default=50.0)
+    for name in ("--model", "--mesh"):
+        parser.add_argument(name, help="ignored: so it can stand in for `medha-jax serve`")
+    parser.add_argument("--no-prefix-cache", action="store_true", help="it has none")
     given = parser.parse_args()
     limits = Limits(
         max_output=given.max_output,
@@ -109,7 +115,12 @@ def backend(given: argparse.Namespace, listener: Listener, clock: RealClock) -> 
         return RequestOutput(request, tokenizer, limit=limit)
 
     scheduling = SchedulerConfig(
-        max_waiting=given.max_queue, max_waiting_tokens=given.max_queue_tokens, prefix_cache=False
+        policy=given.policy,
+        chunk_preemption=not given.no_chunk_preemption,
+        tpot_target_s=given.tpot_target_ms / 1000,
+        max_waiting=given.max_queue,
+        max_waiting_tokens=given.max_queue_tokens,
+        prefix_cache=False,
     )
     engine = Engine(executor, scheduler_for(executor, scheduling, model), model, clock, output)
     service = EngineService(engine, listener, clock)

@@ -1,4 +1,4 @@
-"""Start a server with the bundled model, stream one completion through a gRPC client, stop it with SIGTERM."""
+"""Serve the bundled model, stream one completion from it, stop it; then show what a long prompt does to short ones."""
 
 import signal
 import subprocess
@@ -7,7 +7,12 @@ import time
 
 from medha_jax.client import Accepted, Client, Delta, Finished
 
-SERVE = ["serve", "--model", "tiny", "--port", "0", "--mesh", "cpu-small", "--max-context", "4096"]
+# the same sizes for all servers, so that programs are compiled once
+SIZES = ["--mesh", "cpu-small", "--max-context", "4096", "--pool-tokens", "8192"]
+SERVE = ["serve", "--model", "tiny", "--port", "0", *SIZES]
+CONVOY = ["bench", "convoy", *SIZES, "--policies", "fcfs-whole,lars", "--long-prompt", "4000", "--long-output", "8"]
+CONVOY += ["--shorts", "5", "--short-output", "16", "--interval", "0.3"]
+COMMAND = [sys.executable, "-m", "medha_jax.cli"]
 PROMPT = "import unittest"
 STOP_SECONDS = 30
 
@@ -16,7 +21,7 @@ def main() -> int:
     """Run the demo; return the process's exit status."""
     print("$ medha-jax", *SERVE, flush=True)
     began = time.monotonic()
-    with subprocess.Popen([sys.executable, "-m", "medha_jax.cli", *SERVE], stdout=subprocess.PIPE, text=True) as server:
+    with subprocess.Popen([*COMMAND, *SERVE], stdout=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout is not None
             ready = server.stdout.readline()
@@ -30,6 +35,14 @@ def main() -> int:
             server.send_signal(signal.SIGTERM)
             code = server.wait(STOP_SECONDS)
     print(f"the server ended with exit code {code} after {time.monotonic() - began:.0f} s in all")
+    return code or convoy(began)
+
+
+def convoy(began: float) -> int:
+    """Let short requests come behind a long one, under two policies; return the exit code."""
+    print("\nOne long prompt, and short ones that come behind it:\n$ medha-jax", *CONVOY, flush=True)
+    code = subprocess.run([*COMMAND, *CONVOY], check=False).returncode
+    print(f"the demo ended with exit code {code} after {time.monotonic() - began:.0f} s in all")
     return code
 
 

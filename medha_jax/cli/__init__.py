@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 import medha_jax
+from medha_jax.cli.bench import bench
 from medha_jax.cli.convert import convert
 from medha_jax.cli.generate import generate
 from medha_jax.cli.inspect import inspect
@@ -30,6 +31,7 @@ app.command()(convert)
 app.command()(worker)
 app.command()(inspect)
 app.add_typer(simulate, name="simulate")
+app.add_typer(bench, name="bench")
 
 
 def _print_version(wanted: bool) -> None:

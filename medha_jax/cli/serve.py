@@ -115,6 +115,13 @@ def serve(
         bool, typer.Option("--insecure", help="Other machines may be served without TLS.", rich_help_panel=_SECURITY)
     ] = False,
     policy: Annotated[Policy, typer.Option(help="Order of the prompts.", rich_help_panel=_SCHEDULER)] = Policy.LARS,
+    chunk_preemption: Annotated[
+        bool,
+        typer.Option(
+            help="Prompts take turns chunk by chunk; without, one runs to its end before the next begins.",
+            rich_help_panel=_SCHEDULER,
+        ),
+    ] = True,
     tpot_target_ms: Annotated[
         float,
         typer.Option(min=1, help="Per output token, for requests that state none.", rich_help_panel=_SCHEDULER),
@@ -200,6 +207,7 @@ def serve(
     )
     scheduling = SchedulerConfig(
         policy=str(policy),
+        chunk_preemption=chunk_preemption,
         tpot_target_s=tpot_target_ms / 1000,
         max_waiting=max_queue,
         max_waiting_tokens=max_queue_tokens,

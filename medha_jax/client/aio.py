@@ -83,6 +83,7 @@ class AsyncClient:
         self, prompt: str | Sequence[int], settings: Settings, timeout: float | None
     ) -> AsyncGenerator[Event, None]:
         called: dict[str, Any] = dict(timeout=timeout, metadata=self._connection.metadata)
+        answered = asyncio.Event()
         if isinstance(prompt, str) or len(prompt) < LONG_PROMPT:
             method: Any = self._channel.unary_stream(
                 SERVICE + "Generate",
@@ -96,22 +97,10 @@ class AsyncClient:
                 request_serializer=pb.GeneratePart.SerializeToString,
                 response_deserializer=pb.GenerateEvent.FromString,
             )
-
-            async def parts() -> AsyncIterator[pb.GeneratePart]:
-                messages = part_messages(prompt, settings)
-                yield next(messages)
-                yield next(messages)
-                # The server answers once it has seen these. To go on writing to a call that it has refused makes
-                # grpc.aio forget the reason ("Internal error from Core").
-                await call.initial_metadata()
-                for message in messages:
-                    if call.done():
-                        return
-                    yield message
-
-            call = method(parts(), **called)
+            call = method(_async(prompt, settings, answered), **called)
         try:
             async for message in call:
+                answered.set()
                 yield event_from(message)
         except aio.AioRpcError as error:
             raise error_from(error) from None
@@ -123,6 +112,7 @@ class AsyncClient:
             raise ServerError("CANCELLED", await call.details() or "no message") from None
         finally:
             call.cancel()
+            answered.set()  # who waits to send more finds that the call is over
 
     async def _call(self, method: str, message: Message, kind: type[M], timeout: float | None) -> M:
         call: Any = self._channel.unary_unary(
@@ -134,3 +124,14 @@ class AsyncClient:
             return await call(message, timeout=timeout, metadata=self._connection.metadata)
         except aio.AioRpcError as error:
             raise error_from(error) from None
+
+
+async def _async(prompt: Sequence[int], settings: Settings, answered: asyncio.Event) -> AsyncIterator[pb.GeneratePart]:
+    """Parts of a prompt. Those after the first ids wait for the server's first answer, which may be a refusal.
+
+    Where a server ends a call while grpc.aio sends, the caller is told "Internal error from Core", not the status.
+    """
+    for number, part in enumerate(part_messages(prompt, settings)):
+        if number > 1:
+            await answered.wait()
+        yield part

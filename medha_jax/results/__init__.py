@@ -1,5 +1,38 @@
 """What requests got, in records, and what is made of them. Real benchmarks and simulations share it. No JAX."""
 
-from medha_jax.results.records import RequestRecord, Status
+from medha_jax.results.files import read_run, write_run
+from medha_jax.results.group import Group
+from medha_jax.results.metrics import FORMULAS
+from medha_jax.results.outputs import Outputs
+from medha_jax.results.records import Counted, RequestRecord, Status
+from medha_jax.results.report import write_report
+from medha_jax.results.run import Repeat, ResultsError, Run
+from medha_jax.results.spread import Interval, Spread, interval, spread
+from medha_jax.results.stamp import stamp
+from medha_jax.results.summary import Lateness, Summary, summarise
+from medha_jax.results.tables import Table, run_tables
 
-__all__ = ["RequestRecord", "Status"]
+__all__ = [
+    "FORMULAS",
+    "Counted",
+    "Group",
+    "Interval",
+    "Lateness",
+    "Outputs",
+    "Repeat",
+    "RequestRecord",
+    "ResultsError",
+    "Run",
+    "Spread",
+    "Status",
+    "Summary",
+    "Table",
+    "interval",
+    "read_run",
+    "run_tables",
+    "spread",
+    "stamp",
+    "summarise",
+    "write_report",
+    "write_run",
+]

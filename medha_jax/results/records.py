@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 Status = Literal["ok", "cancelled", "failed", "unfinished"]
+Counted = Literal["ids", "usage", "chunks"]
 
 
 @dataclass(frozen=True)
@@ -17,7 +19,7 @@ class RequestRecord:
         kind: a class of requests that is reported on its own, such as "short", "long" or "probe".
         prompt_tokens: sent.
         output_tokens: asked for.
-        due: when the workload wanted it sent.
+        due: when the workload wanted it sent; with limited concurrency not before its place was free.
         sent: when it was sent; `sent - due` is the client's own lateness.
         outputs: (time, tokens) of each message that brought tokens, in order.
         ended: when its stream ended, whatever way; when the run ended, where it is "unfinished".
@@ -28,6 +30,9 @@ class RequestRecord:
         alone_s: seconds of its prefill alone, where that is known.
         cached_tokens: of the prompt, taken from the server's prefix cache, where the server says so.
         preemptions: that the server reports.
+        queue_s: seconds in the server before its first chunk, where the server says so.
+        counted: what the tokens of `outputs` are counted by: token ids, the server's own total spread over its
+            messages, or messages, one token each, where the server says nothing.
     """
 
     index: int
@@ -36,7 +41,7 @@ class RequestRecord:
     output_tokens: int
     due: float
     sent: float
-    outputs: tuple[tuple[float, int], ...]
+    outputs: Sequence[tuple[float, int]]
     ended: float
     status: Status
     error: str | None = None
@@ -45,3 +50,5 @@ class RequestRecord:
     alone_s: float | None = None
     cached_tokens: int | None = None
     preemptions: int | None = None
+    queue_s: float | None = None
+    counted: Counted = "ids"

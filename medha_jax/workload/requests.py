@@ -58,11 +58,27 @@ class Lengths:
 
 @dataclass(frozen=True)
 class Mix:
-    """Short requests and, unless `long` is None, a share of long ones."""
+    """Short requests and, unless `long` is None, a share of long ones.
+
+    `gaps_cv` is the coefficient of variation of the seconds between the trace's requests, None where it has no times.
+    """
 
     short: Lengths
     long: Lengths | None
     long_share: float
+    gaps_cv: float | None = None
+
+    def at(self, uniform: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Prompt and output tokens, and whether each request is a long one, at draws `[requests, 3]` from [0, 1).
+
+        One row makes one request, so that the first requests are the same however many there are.
+        """
+        long = uniform[:, 0] < self.long_share
+        prompt, output = self.short.prompt.at(uniform[:, 1]), self.short.output.at(uniform[:, 2])
+        if self.long is not None:
+            prompt = np.where(long, self.long.prompt.at(uniform[:, 1]), prompt)
+            output = np.where(long, self.long.output.at(uniform[:, 2]), output)
+        return prompt, output, long
 
     def poisson(self, rate: float, seconds: float, seed: int) -> list[Arrival]:
         """Requests of a Poisson process.
@@ -124,13 +140,14 @@ class Mix:
 
 
 def load_mix(name: str) -> Mix:
-    """A mix that comes with the package, by the percentage of its long requests: `0`, `1` or `5`.
+    """A mix that comes with the package: by the percentage of its long requests (`0`, `1`, `5`), or a trace's name.
 
     Raises:
         WorkloadError: there is no such mix.
     """
     text = resources.files("medha_jax.workload").joinpath(TABLES).read_text(encoding="utf-8")
-    return mix_from(yaml.safe_load(text), name)
+    # libyaml's loader, where PyYAML has it, takes a tenth of the time.
+    return mix_from(yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)), name)
 
 
 def mix_from(tables: Mapping[str, Any], name: str) -> Mix:
@@ -148,7 +165,7 @@ def mix_from(tables: Mapping[str, Any], name: str) -> Mix:
         return Lengths(*(Quantiles(probabilities, tuple(of[column])) for column in ("prompt", "output")))
 
     long = lengths("long") if "long" in mixes[name] else None
-    return Mix(lengths("short"), long, mixes[name]["long_share"])
+    return Mix(lengths("short"), long, mixes[name]["long_share"], mixes[name].get("gaps_cv"))
 
 
 def convoy(

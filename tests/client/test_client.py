@@ -72,8 +72,9 @@ def test_asyncio(server):
             assert isinstance(first, Accepted) and isinstance(last, Finished) and len(tokens(deltas)) == 12
             *_, last = [event async for event in client.generate([5] * 150_000, max_tokens=2)]
             assert last.usage.prompt_tokens == 150_000
-            with pytest.raises(ServerError, match="OUT_OF_RANGE"):
-                await anext(client.generate([5] * 200_000))
+            for refused in (200_000, 1_000_000):  # the second would go in more parts than the server reads
+                with pytest.raises(ServerError, match="OUT_OF_RANGE"):
+                    await anext(client.generate([5] * refused))
             # dropped, cancelled and aborted streams
             stream = client.generate([5], max_tokens=4000, ignore_eos=True)
             await anext(stream)
@@ -85,6 +86,7 @@ def test_asyncio(server):
                 await task
             task = asyncio.create_task(read(client, "aborted"))
             await asyncio.sleep(0.1)
+            assert len(asyncio.all_tasks()) <= 3  # nothing waits to send more of what was refused
             assert await client.abort("aborted")
             with pytest.raises(ServerError, match="CANCELLED: the request was aborted"):
                 await task

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from medha_jax.workload import Quantiles, WorkloadError, convoy, load_mix, mix_from
-from tools.make_quantiles import main, tables
+from tools.make_quantiles import Trace, main, tables
 
 PERCENTILES = (0.1, 0.5, 0.9, 0.99)
 # of the published traces' prompts
@@ -77,9 +77,10 @@ def test_a_convoy_is_one_long_request_and_short_ones_every_second() -> None:
 def test_tables_are_made_from_traces() -> None:
     short = np.array([[10, 1], [20, 2], [30, 3]])
     trace = np.concatenate([short, [[100_000, 9]]])
-    made = tables({"none": short, "some": trace})
+    made = tables({"none": Trace(short), "some": Trace(trace, np.array([0.0, 1, 3, 4]))})
     assert len(made["probabilities"]) >= 101
     assert list(made["mixes"]["none"]) == ["long_share", "short"]
+    assert made["mixes"]["some"]["gaps_cv"] == 0.35  # gaps of 1, 2 and 1 s: √(2/9) / (4/3)
     mix = mix_from(made, "some")
     assert mix.long_share == 0.25
     assert [float(mix.short.prompt.at(p)) for p in (0, 0.5, 1)] == [10, 20, 30]
@@ -94,3 +95,17 @@ def test_the_tool_reads_csv_files(tmp_path: Path) -> None:
     mix = mix_from(yaml.safe_load(out.read_text()), "5")
     assert (mix.long, mix.short.prompt.values[0], mix.short.prompt.values[-1]) == (None, 10, 20)
     assert main([str(out)]) == 2
+
+
+def test_the_tool_reads_traces_with_times(tmp_path: Path) -> None:
+    azure, mooncake, out = tmp_path / "azure.csv", tmp_path / "mooncake.jsonl", tmp_path / "out.yaml"
+    azure.write_text(
+        "TIMESTAMP,ContextTokens,GeneratedTokens\n"
+        "2023-11-16 18:17:04.0000000,20,2\n2023-11-16 18:17:03.0000000,10,1\n2023-11-16 18:17:06.0000000,30,3\n"
+    )
+    mooncake.write_text("".join(f'{{"timestamp": {t}, "input_length": 7, "output_length": 5}}\n' for t in (0, 1, 2)))
+    assert main([str(out), f"a={azure}", f"m={mooncake}"]) == 0
+    made = yaml.safe_load(out.read_text())
+    a, m = mix_from(made, "a"), mix_from(made, "m")
+    assert (a.gaps_cv, m.gaps_cv) == (0.33, 0.0)
+    assert [a.short.prompt.values[0], a.short.output.values[-1], m.short.prompt.values[50]] == [10, 3, 7]

@@ -1,0 +1,186 @@
+"""A small server with the OpenAI completions API, written from its description and on bare sockets.
+
+    python -m benchmarks.completions_server --tick-ms 5
+
+It computes nothing: a request of n tokens gets n chunks, one a tick. It shares no code with the client that is measured
+or tested against it. Below `/FAULT/v1` in place of `/v1` it does something wrong, by one of FAULTS.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+from typing import Any
+
+FAULTS = {
+    "status-429": "refuses with 429 and an error object",
+    "status-500": "refuses with 500 and a page of HTML",
+    "error": "an error object after three chunks, then the end of the stream",
+    "truncated": "ends the stream after three chunks, without [DONE]",
+    "reset": "breaks the connection after three chunks",
+    "drop": "breaks the connection before it answers",
+    "malformed": "a chunk that is no JSON, after three",
+    "list": "a chunk that is a JSON list",
+    "no-choices": "a chunk without choices",
+    "plain": "answers with one JSON object, as if no stream was asked for",
+    "nothing": "ends the stream well, without a token",
+    "endless": "sends three chunks and then nothing more",
+    "no-usage": "does not say the usage",
+    "two-a-chunk": "two tokens a chunk",
+    "last-empty": "says why it ends in a chunk of its own",
+    "crlf": "lines end in CR LF, with comments and other fields between",
+    "dribble": "a byte at a time",
+    "no-models": "does not list its models",
+}
+MODEL = "simulated"
+
+
+class Server:
+    """Answers connections. `seen` are the requests' bodies, `open` the streams that run now."""
+
+    def __init__(self, tick_s: float) -> None:
+        self._tick_s = tick_s
+        self.seen: list[dict[str, Any]] = []
+        self.headers: list[dict[str, str]] = []
+        self.open = 0
+
+    async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve a connection until it ends."""
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            while line := await reader.readline():
+                method, path, _ = line.decode().split()
+                headers = {}
+                while (field := (await reader.readline()).decode().strip()) != "":
+                    name, _, value = field.partition(":")
+                    headers[name.lower()] = value.strip()
+                body = await reader.readexactly(int(headers.get("content-length", 0)))
+                self.headers.append(headers)
+                if not await self._answer(method, path, body, writer):
+                    break
+        writer.close()
+
+    async def _answer(self, method: str, path: str, body: bytes, writer: asyncio.StreamWriter) -> bool:
+        """Answer a request; returns whether the connection lives on."""
+        *before, _, last = path.strip("/").split("/")
+        fault = before[0] if before else ""
+        if method == "GET" and last == "models":
+            if fault == "no-models":
+                return await send(writer, 404, "text/plain", b"there is no such thing")
+            models = {"object": "list", "data": [{"id": MODEL, "object": "model", "max_model_len": 8192}]}
+            return await send(writer, 200, "application/json", json.dumps(models).encode())
+        wanted = json.loads(body)
+        self.seen.append(wanted)
+        if fault == "drop":
+            writer.transport.abort()
+            return False
+        if fault == "status-429":
+            error = {"error": {"message": "too many requests wait", "type": "rate_limit_error", "code": 429}}
+            return await send(writer, 429, "application/json", json.dumps(error).encode())
+        if fault == "status-500":
+            return await send(writer, 500, "text/html", b"<html>\n<body>Internal Server Error</body>\n</html>")
+        if fault == "plain" or not wanted.get("stream"):
+            whole = {"object": "text_completion", "choices": [{"index": 0, "text": "a", "finish_reason": "length"}]}
+            return await send(writer, 200, "application/json", json.dumps(whole).encode())
+        self.open += 1
+        try:
+            return await self._stream(wanted, fault, writer)
+        finally:
+            self.open -= 1
+
+    async def _stream(self, wanted: dict[str, Any], fault: str, writer: asyncio.StreamWriter) -> bool:
+        """Stream a completion as server-sent events, in chunked transfer encoding."""
+        writer.write(
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nTransfer-Encoding: chunked\r\n\r\n"
+        )
+        tokens, loop = wanted["max_tokens"], asyncio.get_running_loop()
+        per_chunk = 2 if fault == "two-a-chunk" else 1
+        due = loop.time()
+        count = 0 if fault == "nothing" else -(-tokens // per_chunk)
+        for number in range(count):
+            due += self._tick_s
+            await asyncio.sleep(due - loop.time())
+            if number == 3 and fault in ("error", "truncated", "reset", "malformed", "list", "no-choices", "endless"):
+                return await self._fail(fault, writer)
+            last = number == count - 1 and fault != "last-empty"
+            await event(writer, chunk_of("a" * per_chunk, "length" if last else None), fault)
+        if fault == "last-empty":
+            await event(writer, chunk_of("", "length"), fault)
+        if fault != "no-usage" and wanted.get("stream_options", {}).get("include_usage"):
+            prompt = wanted["prompt"]
+            usage = {"prompt_tokens": len(prompt), "completion_tokens": tokens if count else 0}
+            usage["total_tokens"] = sum(usage.values())
+            details = {"prompt_tokens_details": {"cached_tokens": 1}}
+            await event(writer, {"object": "text_completion", "choices": [], "usage": usage | details}, fault)
+        await event(writer, "[DONE]", fault)
+        writer.write(b"0\r\n\r\n")
+        await writer.drain()
+        return True
+
+    async def _fail(self, fault: str, writer: asyncio.StreamWriter) -> bool:
+        """End a stream in some wrong way."""
+        if fault == "endless":
+            await asyncio.sleep(3600)
+        if fault == "reset":
+            writer.transport.abort()
+            return False
+        wrong = {
+            "error": {"error": {"message": "the engine\ndied", "type": "internal", "code": 500}},
+            "malformed": '{"choices": [{"index": 0, "te',
+            "list": [1, 2],
+            "no-choices": {"object": "text_completion"},
+        }
+        if fault in wrong:
+            await event(writer, wrong[fault], fault)
+        writer.write(b"0\r\n\r\n")
+        await writer.drain()
+        return True
+
+
+def chunk_of(text: str, reason: str | None) -> dict[str, Any]:
+    """A chunk as the API describes it."""
+    choice = {"index": 0, "text": text, "logprobs": None, "finish_reason": reason}
+    return {
+        "id": "cmpl-1",
+        "object": "text_completion",
+        "created": 0,
+        "model": MODEL,
+        "choices": [choice],
+        "usage": None,
+    }
+
+
+async def event(writer: asyncio.StreamWriter, data: Any, fault: str) -> None:
+    """Send one event."""
+    text = data if isinstance(data, str) else json.dumps(data)
+    said = f": a comment\r\nevent: chunk\r\ndata:{text}\r\nid: 1\r\n\r\n" if fault == "crlf" else f"data: {text}\n\n"
+    raw = said.encode()
+    for piece in [raw[i : i + 1] for i in range(len(raw))] if fault == "dribble" else [raw]:
+        writer.write(f"{len(piece):x}\r\n".encode() + piece + b"\r\n")
+        if fault == "dribble":
+            await writer.drain()
+    await writer.drain()
+
+
+async def send(writer: asyncio.StreamWriter, status: int, kind: str, body: bytes) -> bool:
+    """Send a whole answer."""
+    head = f"HTTP/1.1 {status} Status\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
+    writer.write(head.encode() + body)
+    await writer.drain()
+    return True
+
+
+async def main() -> None:
+    """Serve until it is killed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tick-ms", type=float, default=5.0)
+    given = parser.parse_args()
+    serving = await asyncio.start_server(Server(given.tick_ms / 1000).connected, "127.0.0.1", 0)
+    host, port = serving.sockets[0].getsockname()
+    print(f"serving {MODEL} on {host}:{port}", flush=True)
+    await serving.serve_forever()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

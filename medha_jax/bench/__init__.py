@@ -1,0 +1,1 @@
+"""The load generator: requests to a server over gRPC or HTTP at their due times, and what they got. No JAX."""

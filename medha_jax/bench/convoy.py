@@ -1,0 +1,157 @@
+"""The convoy: one long prompt, and short requests that come behind it."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+
+from medha_jax.bench.session import Session
+from medha_jax.results import Repeat, RequestRecord, Spread
+from medha_jax.results.metrics import ttft
+from medha_jax.workload import ConvoyConfig, Isolated, build_convoy
+
+SHORTS_ALONE = 3  # short requests that are measured alone, for the median of them
+
+
+@dataclass(frozen=True)
+class Alone:
+    """What the requests of a convoy take on the idle server, in seconds.
+
+    Args:
+        long_ttft_s: the long prompt's first token.
+        long_s: the whole long request.
+        short_ttft_s: a short prompt's first token, the median of SHORTS_ALONE.
+        short_s: a whole short request, likewise.
+    """
+
+    long_ttft_s: float
+    long_s: float
+    short_ttft_s: float
+    short_s: float
+
+
+@dataclass(frozen=True)
+class Convoy:
+    """A convoy on one server.
+
+    Args:
+        name: of the server or its policy.
+        config: of the convoy.
+        alone: measured just before it.
+        repeat: its records.
+    """
+
+    name: str
+    config: ConvoyConfig
+    alone: Alone
+    repeat: Repeat
+
+    @property
+    def bound_s(self) -> float:
+        """Seconds of the long request alone, and of all short ones, one after the other."""
+        return self.alone.long_s + self.config.shorts * self.alone.short_s
+
+    @property
+    def long(self) -> RequestRecord:
+        """The long request."""
+        return next(record for record in self.repeat.records if record.kind == "long")
+
+    @property
+    def long_finish(self) -> float | None:
+        """Seconds from sending the long request to its last token; None if it did not end well."""
+        return _whole(self.long) if self.long.status == "ok" else None
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What is compared of convoys. Times are in seconds, None where there are none.
+
+    Args:
+        short_done: short requests that ended well.
+        short_ttft: P50, P90 and P99 of theirs.
+        short_tpot: likewise.
+        long_ttft: of the long request.
+        long_finish: from sending the long request to its last token.
+        bound: the long request alone and all short ones alone, one after the other.
+        over_bound: `long_finish` as a multiple of it.
+        output_throughput: output tokens a second, of the whole convoy.
+        goodput: requests a second that met their objectives.
+    """
+
+    short_done: int
+    short_ttft: tuple[float, float, float] | None
+    short_tpot: tuple[float, float, float] | None
+    long_ttft: float | None
+    long_finish: float | None
+    bound: float
+    over_bound: float | None
+    output_throughput: float
+    goodput: float | None
+
+
+async def run_convoy(session: Session, name: str, config: ConvoyConfig, by_length: bool) -> Convoy | None:
+    """Measure a convoy's requests alone, then the convoy; None where the session was stopped.
+
+    The long prompt comes first and alone, so the server has seen ticks of every context when it counts.
+
+    Args:
+        session: with the server.
+        name: of the server or its policy.
+        config: of the convoy.
+        by_length: whether deadlines follow from what was measured alone.
+
+    Raises:
+        BackendError: a request alone failed.
+    """
+    long = await session.alone(config.long_prompt, config.long_output)
+    shorts = [
+        await session.alone(config.short_prompt, config.short_output, number) for number in range(1, SHORTS_ALONE + 1)
+    ]
+    known = [short for short in shorts if short is not None]
+    if long is None or len(known) < SHORTS_ALONE:
+        return None
+    alone = Alone(
+        long_ttft_s=_first(long),
+        long_s=_whole(long),
+        short_ttft_s=statistics.median(map(_first, known)),
+        short_s=statistics.median(map(_whole, known)),
+    )
+    if by_length:
+        points = {config.short_prompt: alone.short_ttft_s, config.long_prompt: alone.long_ttft_s}
+        session.deadlines_from(Isolated(list(points.items())))
+    workload = build_convoy(config)
+    records = await session.send(name, workload, workload.requests)
+    if not any(record.kind == "long" for record in records):
+        return None
+    return Convoy(name, config, alone, Repeat(tuple(records)))
+
+
+def figures(convoy: Convoy) -> Figures:
+    """Put the figures of a convoy together."""
+    summary = convoy.repeat.summary
+    flat, short = summary.flat(), summary.kinds.get("short")
+    finish = convoy.long_finish
+    return Figures(
+        short_done=0 if short is None else short.completed,
+        short_ttft=None if short is None or short.ttft is None else _percentiles(short.ttft),
+        short_tpot=None if short is None or short.tpot is None else _percentiles(short.tpot),
+        long_ttft=ttft(convoy.long),
+        long_finish=finish,
+        bound=convoy.bound_s,
+        over_bound=None if finish is None else finish / convoy.bound_s,
+        output_throughput=float(flat["output_throughput"] or 0),
+        goodput=None if flat["request_goodput"] is None else float(flat["request_goodput"]),
+    )
+
+
+def _percentiles(of: Spread) -> tuple[float, float, float]:
+    return of.median, of.p90, of.p99
+
+
+def _whole(record: RequestRecord) -> float:
+    """Seconds from sending to the last token of a request that ended well."""
+    return record.outputs[-1][0] - record.sent
+
+
+def _first(record: RequestRecord) -> float:
+    return record.outputs[0][0] - record.sent

@@ -1,0 +1,230 @@
+"""The OpenAI completions API as a backend: `POST /v1/completions` with `stream: true`, answered by server-sent events.
+
+A chunk with a choice is a message of the stream, unless it only says why the stream ends. How many tokens a message has
+is not said; the usage at the end (`stream_options: include_usage`) says how many there are in all.
+
+aiohttp and not httpx: httpx looks through all of its connections whenever it takes or returns one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+import numpy as np
+
+from medha_jax.bench.backend import BackendError, Prompt, Reply, RequestFailedError, ServerFacts, Wanted
+from medha_jax.bench.sse import EventStream, StreamError
+
+SLICE = 8192  # tokens whose digits are made at once: about a millisecond
+CONNECT_SECONDS = 30.0
+KEPT_SECONDS = 4.0  # of an idle connection: uvicorn closes one after 5 s, and a request on it would fail
+SHOWN = 300  # characters of an error
+DONE = b"[DONE]"
+
+
+@dataclass
+class _Stream:
+    """What one stream has said so far. Owned by its `send`."""
+
+    heard: Callable[[int], None]
+    messages: int = 0
+    done: bool = False
+    usage: Mapping[str, Any] = field(default_factory=dict)
+
+    def event(self, data: bytes) -> None:
+        """Take in the data of an event."""
+        if self.done:
+            return
+        if data.strip() == DONE:
+            self.done = True
+            return
+        try:
+            chunk = json.loads(data)
+        except ValueError:
+            raise RequestFailedError(f"an event is not JSON: {_shown(data)}") from None
+        if not isinstance(chunk, dict):
+            raise RequestFailedError(f"an event is no JSON object: {_shown(data)}")
+        if chunk.get("error") or chunk.get("object") == "error":
+            raise RequestFailedError(f"error in the stream: {_message(chunk)}")
+        if isinstance(chunk.get("usage"), dict):
+            self.usage = chunk["usage"]
+        choices = chunk.get("choices")
+        if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
+            raise RequestFailedError(f"an event has no list of choices: {_shown(data)}")
+        if any(choice.get("text") or not choice.get("finish_reason") for choice in choices):
+            self.messages += 1
+            self.heard(1)
+
+
+class OpenAiBackend:
+    """A server with the OpenAI completions API. To be made inside a running event loop.
+
+    Args:
+        url: of the server, or of its API; `/v1` is added where there is no path.
+        model: that is asked for; None for the first one that the server lists.
+        token: bearer token, where the server wants one.
+        ignore_eos: sent as vLLM and SGLang understand it, if true.
+        temperature: of sampling.
+        more: other fields of every request.
+    """
+
+    name = "openai"
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        model: str | None = None,
+        token: str | None = None,
+        ignore_eos: bool = True,
+        temperature: float = 0.0,
+        more: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._base = api_base(url)
+        self._fields: dict[str, Any] = {
+            "model": model,
+            "temperature": temperature,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            **({"ignore_eos": True} if ignore_eos else {}),
+            **(more or {}),
+        }
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEPT_SECONDS),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
+            headers=None if token is None else {"Authorization": f"Bearer {token}"},
+        )
+
+    async def facts(self) -> ServerFacts:
+        """The model that it serves, by `GET /v1/models`; where that is not there, the name that was given."""
+        stated = self._fields["model"]
+        try:
+            async with self._session.get(f"{self._base}/models") as answer:
+                body = await answer.read()
+                if answer.status != 200:
+                    raise BackendError(f"{self._base}/models: HTTP {answer.status}: {_text_of(body)}")
+                models = json.loads(body)["data"]
+                known: dict[str, Any] = next((model for model in models if stated in (None, model["id"])), {})
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise BackendError(f"no answer from {self._base}: {_reason(error)}") from None
+        except (BackendError, ValueError, KeyError, TypeError) as error:
+            if stated is not None:
+                return ServerFacts(stated)
+            why = error if isinstance(error, BackendError) else f"{self._base}/models lists no models"
+            raise BackendError(f"{why}; name the model with --served-model") from None
+        if stated is None:
+            if not known:
+                raise BackendError(f"{self._base}/models lists no models; name one with --served-model")
+            self._fields["model"] = known["id"]
+        context = known.get("max_model_len")
+        return ServerFacts(self._fields["model"], context_tokens=context if isinstance(context, int) else None)
+
+    async def prepare(self, prompt: Prompt, wanted: Wanted) -> bytes:
+        """The body of a request."""
+        fields = self._fields | {"max_tokens": wanted.output_tokens}
+        if isinstance(prompt, str):
+            return json.dumps(fields | {"prompt": prompt}).encode()
+        pieces = [json.dumps(fields)[:-1], ', "prompt": [']
+        for start in range(0, len(prompt), SLICE):
+            pieces.append(("," if start else "") + ",".join(map(str, _slice(prompt, start))))
+            if len(prompt) > SLICE:
+                await asyncio.sleep(0)
+        return "".join([*pieces, "]}"]).encode()
+
+    async def send(self, prepared: bytes, taken: Callable[[], None], heard: Callable[[int], None]) -> Reply:
+        """Stream one completion."""
+        stream, events = _Stream(heard), EventStream()
+        try:
+            async with self._session.post(
+                f"{self._base}/completions", data=prepared, headers={"Content-Type": "application/json"}
+            ) as answer:
+                await _check(answer)
+                taken()
+                async for received in answer.content.iter_any():
+                    for data in events.feed(received):
+                        stream.event(data)
+        except StreamError as error:
+            raise RequestFailedError(str(error)) from None
+        except (aiohttp.ClientError, OSError) as error:
+            if not stream.done:
+                where = f"after {stream.messages} messages" if stream.messages else "before the first message"
+                raise RequestFailedError(f"the connection broke {where}: {_reason(error)}") from None
+        if not stream.done:
+            raise RequestFailedError(f"the stream ended after {stream.messages} messages without [DONE]")
+        usage = stream.usage
+        output, details = _count(usage, "completion_tokens"), usage.get("prompt_tokens_details")
+        return Reply(
+            "chunks" if output is None else "usage",
+            prompt_tokens=_count(usage, "prompt_tokens"),
+            output_tokens=output,
+            cached_tokens=_count(details, "cached_tokens") if isinstance(details, dict) else None,
+        )
+
+    async def close(self) -> None:
+        """End the connections."""
+        await self._session.close()
+
+
+def api_base(url: str) -> str:
+    """The address below which the API is.
+
+    Raises:
+        BackendError: it is no HTTP address.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise BackendError(f"{url!r} is no address of a server; give one as in http://127.0.0.1:8000")
+    base = url.rstrip("/").removesuffix("/completions")
+    return base if parts.path.strip("/") else f"{base}/v1"
+
+
+async def _check(answer: aiohttp.ClientResponse) -> None:
+    """Check that an answer is a stream of events."""
+    if answer.status != 200:
+        raise RequestFailedError(f"HTTP {answer.status}: {_text_of(await answer.content.read(2**16))}")
+    if answer.content_type != "text/event-stream":
+        raise RequestFailedError(f"the answer is {answer.content_type}, not text/event-stream")
+
+
+def _slice(ids: np.ndarray, start: int) -> list[int]:
+    return ids[start : start + SLICE].tolist()
+
+
+def _count(usage: Mapping[str, Any], name: str) -> int | None:
+    value = usage.get(name)
+    return value if isinstance(value, int) and value >= 0 else None
+
+
+def _text_of(body: bytes) -> str:
+    """The message of an error's body, whatever form it has."""
+    try:
+        stated = json.loads(body)
+    except ValueError:
+        return _shown(body)
+    return _message(stated) if isinstance(stated, dict) else _shown(body)
+
+
+def _message(stated: Mapping[str, Any]) -> str:
+    error = stated.get("error")
+    source = error if isinstance(error, dict) else stated
+    message = error if isinstance(error, str) else source.get("message") or source.get("detail") or stated
+    return _one_line(str(message))
+
+
+def _shown(data: bytes) -> str:
+    return _one_line(data.decode("utf-8", "replace")) or "nothing"
+
+
+def _one_line(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= SHOWN else f"{line[:SHOWN]}…"
+
+
+def _reason(error: BaseException) -> str:
+    return _one_line(str(error)) or type(error).__name__

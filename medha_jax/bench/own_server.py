@@ -1,0 +1,112 @@
+"""A server of one's own: `medha-jax serve` in another process, for as long as it is measured."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from types import TracebackType
+
+READY = "serving "
+LAST_LINES = 20
+STOP_SECONDS = 30.0
+SERVE = (sys.executable, "-m", "medha_jax.cli", "serve")
+
+
+class ServerStartError(RuntimeError):
+    """The server ended before it was ready; the text has its last line."""
+
+
+class OwnServer:
+    """Starts a server, waits until it is ready, and stops it at the end of the `with` block. Owns its process.
+
+    It listens on a free port of this machine. It has a process group of its own, so Ctrl-C in a terminal reaches it
+    only through its owner, when what was measured is safe.
+
+    Args:
+        options: of `medha-jax serve`, without port and log.
+        tell: takes the lines that it writes while it starts.
+        command: that starts a server which says `serving NAME on ADDRESS`.
+    """
+
+    def __init__(
+        self, options: Sequence[str], tell: Callable[[str], None], command: Sequence[str] | None = None
+    ) -> None:
+        self._tell: Callable[[str], None] | None = tell
+        self._last: deque[str] = deque(maxlen=LAST_LINES)
+        began = time.monotonic()
+        self._process = subprocess.Popen(
+            [*(command or (*SERVE, "--port", "0", "--access-log", "off")), *options],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            errors="replace",
+            process_group=0,
+        )
+        self._reader = threading.Thread(target=self._read, name="server's stderr", daemon=True)
+        self._reader.start()
+        try:
+            self.address = self._wait()
+        except BaseException:
+            self.stop()
+            raise
+        self.start_s = time.monotonic() - began
+
+    def __enter__(self) -> OwnServer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def alive(self) -> bool:
+        """Whether its process runs."""
+        return self._process.poll() is None
+
+    @property
+    def last_line(self) -> str:
+        """That it wrote to standard error."""
+        return self._last[-1] if self._last else "it wrote nothing"
+
+    def stop(self) -> int:
+        """Ask it to end, and make it, if need be; returns its exit code."""
+        self._tell = None
+        if self.alive:
+            self._process.send_signal(signal.SIGTERM)
+            try:
+                self._process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+        code = self._process.wait()
+        self._reader.join(STOP_SECONDS)
+        for stream in (self._process.stdout, self._process.stderr):
+            if stream is not None:
+                stream.close()
+        return code
+
+    def _wait(self) -> str:
+        """The address that its first line says."""
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line.startswith(READY):
+            code = self._process.wait()
+            self._reader.join(STOP_SECONDS)
+            raise ServerStartError(f"the server ended with exit code {code} before it was ready: {self.last_line}")
+        return line.split()[-1]
+
+    def _read(self) -> None:
+        assert self._process.stderr is not None
+        with contextlib.suppress(ValueError):  # closed while it is read
+            for line in self._process.stderr:
+                self._last.append(line.rstrip())
+                tell = self._tell
+                if tell is not None:
+                    tell(line.rstrip())

@@ -1,0 +1,161 @@
+"""What one server is asked, one thing after the other: warm-up, prompts alone, the load itself, perhaps repeated."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+from medha_jax.bench.backend import Backend, BackendError
+from medha_jax.bench.load import LoadGenerator, LoadSettings, Tally
+from medha_jax.results import Repeat, RequestRecord
+from medha_jax.workload import ConvoyConfig, Isolated, Request, Workload, WorkloadConfig, build, build_convoy
+
+SHOWN_EVERY_S = 0.5
+ALONE_LENGTHS = 4
+# seeds beside those of measured requests: prompts that are measured alone must not be known to a prefix cache after it
+ALONE_SEED = 2**62
+
+
+class Display(Protocol):
+    """Where it is shown how a run goes."""
+
+    def show(self, what: str, tally: Tally, seconds: float) -> None:
+        """Called twice a second: what runs, its counts, and the seconds since its start."""
+
+    def close(self) -> None:
+        """Called when it has ended."""
+
+
+class Session:
+    """Sends load through one backend. Owner of the generator that runs now.
+
+    Args:
+        backend: the way to the server.
+        settings: how requests are sent.
+        vocabulary: token ids of prompts that the session makes itself are below it.
+        display: where runs are shown.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self, backend: Backend, settings: LoadSettings, vocabulary: int, display: Display, clock: Callable[[], float]
+    ) -> None:
+        self.stopped = False
+        self._vocabulary = vocabulary
+        self._backend, self._settings, self._display, self._clock = backend, settings, display, clock
+        self._running: LoadGenerator | None = None
+
+    def stop(self) -> None:
+        """End what runs now and begin nothing more; what was measured so far is returned."""
+        self.stopped = True
+        if self._running is not None:
+            self._running.stop()
+
+    def deadlines_from(self, alone: Callable[[int], float]) -> None:
+        """From now on deadlines follow the seconds that a prompt of so many tokens takes alone."""
+        self._settings = dataclasses.replace(self._settings, alone=alone)
+
+    async def send(
+        self, what: str, workload: Workload, requests: Sequence[Request], settings: LoadSettings | None = None
+    ) -> tuple[RequestRecord, ...]:
+        """Send some requests of a workload and wait for their ends."""
+        if self.stopped:
+            return ()
+        generator = LoadGenerator(workload, requests, self._backend, settings or self._settings, self._clock)
+        self._running = generator
+        shower = asyncio.create_task(self._show(what, generator.tally))
+        try:
+            return await generator.run()
+        finally:
+            self._running = None
+            shower.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await shower
+            self._display.close()
+
+    async def warm_up(self, workload: Workload) -> None:
+        """Send the warm-up requests of a workload, all at once.
+
+        Raises:
+            BackendError: all of them failed.
+        """
+        if not workload.warmup:
+            return
+        records = await self.send("warm-up", workload, workload.warmup, LoadSettings(tell_slos=False))
+        failed = [record for record in records if record.status == "failed"]
+        if failed and len(failed) == len(records):
+            raise BackendError(f"all {len(failed)} warm-up requests failed; the first: {failed[0].error}")
+
+    async def alone(self, prompt: int, output: int, number: int = 0) -> RequestRecord | None:
+        """One request with nothing beside it, None where the session was stopped.
+
+        Args:
+            prompt: its tokens.
+            output: tokens that it generates.
+            number: other numbers give other content.
+
+        Raises:
+            BackendError: it failed.
+        """
+        config = ConvoyConfig(
+            long_prompt=prompt,
+            long_output=output,
+            shorts=0,
+            seed=ALONE_SEED + number,
+            vocabulary=self._vocabulary,
+        )
+        workload = build_convoy(config)
+        plain = LoadSettings(tell_slos=False, timeout_s=self._settings.timeout_s)
+        records = await self.send(f"{prompt:,} tokens alone", workload, workload.requests, plain)
+        if self.stopped or not records:
+            return None
+        (record,) = records
+        if record.status != "ok":
+            raise BackendError(f"a prompt of {prompt:,} tokens, sent alone, failed: {record.error}")
+        return record
+
+    async def isolated(self, workload: Workload) -> Isolated | None:
+        """Measure what prompts take alone, at a few lengths of the workload; None where the session was stopped.
+
+        Raises:
+            BackendError: one failed.
+        """
+        measured = []
+        for number, length in enumerate(_lengths(workload)):
+            record = await self.alone(length, 1, number)
+            if record is None:
+                return None
+            measured.append((length, record.outputs[0][0] - record.sent))
+        return Isolated(measured)
+
+    async def repeat(self, config: WorkloadConfig, repeats: int) -> tuple[Repeat, ...]:
+        """Run a workload, and again with the next seeds. What the session was stopped in is the last one."""
+        found = []
+        for number in range(repeats):
+            workload = build(dataclasses.replace(config, seed=config.seed + number))
+            what = "load" if repeats == 1 else f"load {number + 1}/{repeats}"
+            records = await self.send(what, workload, workload.requests)
+            if records:
+                found.append(Repeat(records))
+            if self.stopped:
+                break
+        return tuple(found)
+
+    async def _show(self, what: str, tally: Tally) -> None:
+        began = self._clock()
+        while True:
+            await asyncio.sleep(SHOWN_EVERY_S)
+            self._display.show(what, tally, self._clock() - began)
+
+
+def _lengths(workload: Workload) -> Iterator[int]:
+    """A few prompt lengths of a workload, from the shortest to the longest in even ratios."""
+    known = sorted({request.prompt_tokens for request in workload.requests if request.prompt_tokens})
+    if not known:
+        raise BackendError("a deadline by length needs prompts whose tokens are known")
+    low, high = known[0], known[-1]
+    steps = ALONE_LENGTHS - 1
+    yield from sorted({round(low * (high / low) ** (step / steps)) for step in range(ALONE_LENGTHS)})

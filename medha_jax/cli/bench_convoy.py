@@ -1,0 +1,146 @@
+"""`medha-jax bench convoy`: one long prompt, short requests behind it, under several policies."""
+
+from __future__ import annotations
+
+import dataclasses
+import json as jsons
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from medha_jax.cli.bench_options import ClientOptions, DeadlineRule, OutputOptions, PolicyOptions, ServerOptions
+from medha_jax.cli.bench_run import Book, Opened, complain, spoken_to, write
+from medha_jax.cli.bench_serve import shown_config
+from medha_jax.cli.bench_target import Target, check_own, opened
+from medha_jax.cli.interrupt import INTERRUPTED
+from medha_jax.cli.option_groups import takes_groups
+from medha_jax.cli.report import reader_may_leave
+from medha_jax.cli.simulate import Policy
+
+if TYPE_CHECKING:
+    from medha_jax.bench.convoy import Convoy
+    from medha_jax.results import Run
+    from medha_jax.workload import ConvoyConfig
+
+WHOLE = "fcfs-whole"
+DEFAULT_POLICIES = f"{WHOLE},fcfs,lars"
+_CONVOY = "The convoy"
+
+
+def _tokens(help: str) -> Any:
+    return typer.Option(min=1, metavar="N", help=help, rich_help_panel=_CONVOY)
+
+
+@takes_groups
+def convoy(
+    context: typer.Context,
+    service: ServerOptions,
+    client: ClientOptions,
+    output: OutputOptions,
+    policies: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME,…",
+            help=f"Of one's own servers, one after the other: {WHOLE} (first come, first served without turns), "
+            f"{', '.join(Policy)}. Ratios are to the first.",
+            rich_help_panel=_CONVOY,
+        ),
+    ] = DEFAULT_POLICIES,
+    long_prompt: Annotated[int, _tokens("Tokens of the long prompt.")] = 32768,
+    long_output: Annotated[int, _tokens("Tokens that the long request generates.")] = 16,
+    shorts: Annotated[int, _tokens("Short requests.")] = 10,
+    short_prompt: Annotated[int, _tokens("Tokens of a short prompt.")] = 128,
+    short_output: Annotated[
+        int, typer.Option(min=2, metavar="N", help="Tokens that it generates.", rich_help_panel=_CONVOY)
+    ] = 32,
+    interval: Annotated[
+        float, typer.Option(min=0, metavar="S", help="Seconds between them.", rich_help_panel=_CONVOY)
+    ] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the prompts' content.", rich_help_panel=_CONVOY)] = 0,
+) -> int:
+    """One long prompt and short ones behind it: who waits for whom, policy by policy.
+
+    Every policy gets a server of its own and the same requests; with --server or --url there is that server's row only.
+    Before each convoy its requests are measured alone.
+    """
+    from medha_jax.workload import ConvoyConfig, build_convoy
+
+    check_own(context, service)
+    config = ConvoyConfig(
+        long_prompt=long_prompt,
+        long_output=long_output,
+        shorts=shorts,
+        short_prompt=short_prompt,
+        short_output=short_output,
+        first=interval,
+        interval=interval,
+        seed=seed,
+    )
+    requests = build_convoy(config).requests
+    convoys: list[Convoy] = []
+    runs: list[Run] = []
+    book, stopped = Book(), False
+    for policy in [PolicyOptions()] if service.remote else parse_policies(policies):
+        with opened(service, policy, requests) as target:
+            one, run, stopped = spoken_to(target, client, lambda opened: _measure(opened, target, config, client, book))
+        if one is not None and run is not None:
+            complain([one.repeat])
+            convoys.append(one)
+            runs.append(run)
+        if stopped:
+            break
+    write(output.out, runs, "medha-jax bench convoy")
+    if convoys:
+        with reader_may_leave():
+            if output.json:
+                print(jsons.dumps({"rows": [row(one, convoys[0]) for one in convoys]}), flush=True)
+            else:
+                from medha_jax.cli.bench_tables import print_convoy
+
+                print_convoy(convoys, service.tpot_target_ms, runs[0].stamp)
+    if stopped:
+        return INTERRUPTED
+    return int(any(row(one, one)["short_done"] == 0 for one in convoys))
+
+
+def parse_policies(text: str) -> list[PolicyOptions]:
+    """Policies by their names.
+
+    Raises:
+        typer.BadParameter: there is none of a name, or one is named twice.
+    """
+    allowed = [WHOLE, *Policy]
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        if name not in allowed or names.count(name) > 1:
+            what = "named twice" if name in allowed else "no policy"
+            raise typer.BadParameter(
+                f"{name!r} is {what}; give some of {','.join(allowed)}, separated by commas", param_hint="'--policies'"
+            )
+    return [PolicyOptions(Policy.FCFS, False) if name == WHOLE else PolicyOptions(Policy(name)) for name in names]
+
+
+async def _measure(
+    opened: Opened, target: Target, config: ConvoyConfig, client: ClientOptions, book: Book
+) -> tuple[Convoy | None, Run | None, bool]:
+    """The convoy, its run, and whether it was stopped."""
+    from medha_jax.bench.convoy import run_convoy
+
+    fitted = dataclasses.replace(config, vocabulary=opened.vocabulary)
+    by_length = client.deadline is DeadlineRule.LENGTH_AWARE or client.slo_ttft_ms is None
+    one = await run_convoy(opened.session, target.name, fitted, by_length)
+    if one is None:
+        return None, None, opened.session.stopped
+    shown = shown_config(target, fitted, client) | {"alone": dataclasses.asdict(one.alone)}
+    run = book.run(target.name, [one.repeat], shown, opened.facts)
+    return one, run, opened.session.stopped
+
+
+def row(one: Convoy, first: Convoy) -> dict[str, Any]:
+    """The figures of a convoy, as JSON: seconds, requests a second, tokens a second."""
+    from medha_jax.bench.convoy import figures
+
+    found = figures(one)
+    ours, theirs = found.short_ttft, figures(first).short_ttft
+    ratio = theirs[0] / ours[0] if ours and theirs else None
+    return {"name": one.name, "ratio": ratio, **dataclasses.asdict(found), "alone": dataclasses.asdict(one.alone)}

@@ -1,0 +1,177 @@
+"""`medha-jax bench engine`: the engine in this process, without a network."""
+
+from __future__ import annotations
+
+import dataclasses
+import json as jsons
+import time
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from medha_jax.cli.generate import Dtype
+from medha_jax.cli.interrupt import noted_interrupts
+from medha_jax.cli.mesh import MeshOption, mesh_config
+from medha_jax.cli.opening import model_sizes, tell
+from medha_jax.cli.prompt import MAX_DIGITS, model_directory
+from medha_jax.cli.report import reader_may_leave
+from medha_jax.config import Buckets, RuntimeConfig
+
+if TYPE_CHECKING:
+    from medha_jax.cli.engine_speed import EngineSpeed, Speed
+
+MOST_TICKS = 10_000
+
+
+def engine(
+    model: Annotated[
+        str, typer.Option(metavar="tiny|DIR", help="The bundled tiny model, or a Hugging Face model directory.")
+    ] = "tiny",
+    mesh: MeshOption = "tp=1",
+    dtype: Annotated[Dtype, typer.Option(help="auto: float32 on a CPU, else bfloat16.")] = Dtype.AUTO,
+    chunks: Annotated[
+        str, typer.Option(metavar="N,…", help="Tokens of prompt chunks. Default: the layout's shapes.")
+    ] = "layout",
+    contexts: Annotated[str, typer.Option(metavar="N,…", help="Tokens before them.")] = "0,4096,16384",
+    batches: Annotated[
+        str, typer.Option(metavar="N,…", help="Decodes in a tick. Default: the layout's shapes.")
+    ] = "layout",
+    decode_context: Annotated[int, typer.Option(min=1, metavar="N", help="Tokens before a decode.")] = 512,
+    ticks: Annotated[int, typer.Option(min=1, max=MOST_TICKS, metavar="N", help="To time of each kind.")] = 8,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
+) -> None:
+    """Speed of the engine without a network: prompts by chunk and context, decodes by batch, host time, start-up.
+
+    Every figure is a median over ticks of one kind. The time model is fitted to half of all ticks and predicts the
+    others.
+    """
+    layout = mesh_config(mesh)
+    buckets = layout.buckets
+    wanted = sizes("--chunks", chunks, buckets.prefill)
+    before = sizes("--contexts", contexts, (), least=0)
+    decodes = sizes("--batches", batches, buckets.decode)
+    directory = model_directory(model)
+    check_rows(buckets, wanted, decodes)
+
+    from medha_jax.cli.engine_speed import EngineSpeed, decode_output
+
+    decoding = decode_context + decode_output(max(decodes), decode_context, ticks, buckets.prefill[-1])
+    longest = max(max(before) + (ticks + 2) * max(wanted), decoding)
+    pool = max(longest, max(decodes) * (decoding + layout.page_size))
+    config = RuntimeConfig(
+        model=directory,
+        dtype=str(dtype),
+        max_context=longest,
+        mesh=layout,
+        slots=max(RuntimeConfig.slots, buckets.decode[-1]),
+        pool_tokens=pool,
+    )
+    model_sizes(config)
+
+    from medha_jax.engine import open_executor
+    from medha_jax.text import Tokenizer
+
+    start = StartWatch()
+    executor = open_executor(config, start.told)
+    start.ready()
+    with noted_interrupts() as check, reader_may_leave():
+        speed = EngineSpeed(executor, Tokenizer.from_directory(directory), on_tick=lambda what: check())
+        prefills, decoded = measure(speed, wanted, before, decodes, decode_context, ticks)
+        if json:
+            print(jsons.dumps(as_json(speed, prefills, decoded, start)), flush=True)
+        else:
+            from medha_jax.cli.bench_tables import print_engine
+
+            print_engine(speed, prefills, decoded, start)
+
+
+def measure(
+    speed: EngineSpeed,
+    chunks: tuple[int, ...],
+    contexts: tuple[int, ...],
+    batches: tuple[int, ...],
+    decode_context: int,
+    ticks: int,
+) -> tuple[list[Speed], list[Speed]]:
+    """Time every kind of tick, telling which; prompts and decodes."""
+    prefills, decoded = [], []
+    for context in contexts:
+        for chunk in chunks:
+            tell(f"prompt chunks of {chunk:,} tokens at {context:,}")
+            prefills.append(speed.prefill(chunk, context, ticks))
+    for batch in batches:
+        tell(f"{batch} decodes at {decode_context:,} tokens")
+        decoded.append(speed.decode(batch, decode_context, ticks))
+    return prefills, decoded
+
+
+class StartWatch:
+    """Times a start by what it tells. Owner of the moments."""
+
+    def __init__(self) -> None:
+        self._began = time.perf_counter()
+        self._compiling: float | None = None
+        self.programs = self.from_cache = 0
+        self.compile_s = self.start_s = 0.0
+
+    def told(self, line: str) -> None:
+        """Pass a line on."""
+        tell(line)
+        if line.startswith("compiling "):
+            self._compiling = time.perf_counter()
+        elif line.startswith("compiled ") and self._compiling is not None:
+            self.compile_s = time.perf_counter() - self._compiling
+            self.programs += 1
+            self.from_cache += line.endswith("(from the cache)")
+
+    def ready(self) -> None:
+        """Note that the start is over."""
+        self.start_s = time.perf_counter() - self._began
+
+
+def sizes(option: str, text: str, layout: tuple[int, ...], least: int = 1) -> tuple[int, ...]:
+    """Numbers, given as such or as `layout`.
+
+    Raises:
+        typer.BadParameter: one is none, or too small.
+    """
+    if text == "layout" and layout:
+        return layout
+    found = []
+    for part in text.split(","):
+        digits = part.strip()
+        if not (digits.isascii() and digits.isdigit() and len(digits) <= MAX_DIGITS and int(digits) >= least):
+            raise typer.BadParameter(
+                f"{part!r} is no number from {least}; give some as in 64,1024", param_hint=f"'{option}'"
+            )
+        found.append(int(digits))
+    return tuple(sorted(set(found)))
+
+
+def check_rows(buckets: Buckets, chunks: tuple[int, ...], batches: tuple[int, ...]) -> None:
+    """Refuse what no shape of the layout holds, before anything is loaded.
+
+    Raises:
+        typer.BadParameter: a chunk or a batch is too large.
+    """
+    if not (chunks[0] >= 2 and chunks[-1] <= buckets.prefill[-1]):
+        raise typer.BadParameter(f"chunks are {chunks}; allowed are 2 to {buckets.prefill[-1]} tokens in this layout")
+    if batches[-1] > buckets.decode[-1]:
+        raise typer.BadParameter(f"batches are {batches}; allowed are 1 to {buckets.decode[-1]} in this layout")
+
+
+def as_json(speed: EngineSpeed, prefills: list[Speed], decoded: list[Speed], start: StartWatch) -> dict[str, Any]:
+    """All figures; times in seconds."""
+    host, prediction = speed.host, speed.prediction()
+    return {
+        "prefill": [dataclasses.asdict(one) | {"tokens_per_second": one.tokens_per_second} for one in prefills],
+        "decode": [dataclasses.asdict(one) | {"tokens_per_second": one.tokens_per_second} for one in decoded],
+        "host": None if host is None else dataclasses.asdict(host),
+        "time_model": None if prediction is None else dataclasses.asdict(prediction),
+        "start": {
+            "seconds": start.start_s,
+            "compile_seconds": start.compile_s,
+            "programs": start.programs,
+            "from_cache": start.from_cache,
+        },
+    }

@@ -1,0 +1,178 @@
+"""From options to measured runs, and from these to files and tables."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json as jsons
+import math
+import sys
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from medha_jax.cli.bench_live import LiveDisplay
+from medha_jax.cli.bench_target import GUESSED_VOCABULARY, Target, backend_of, stopped_by_signals
+from medha_jax.cli.opening import tell
+
+if TYPE_CHECKING:
+    from medha_jax.bench.backend import ServerFacts
+    from medha_jax.bench.session import Session
+    from medha_jax.cli.bench_options import ClientOptions
+    from medha_jax.results import Repeat, Run
+    from medha_jax.workload import Workload
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Opened:
+    """A server that is spoken to.
+
+    Args:
+        session: to send load with.
+        facts: what it says about itself.
+        vocabulary: token ids of prompts are below it.
+    """
+
+    session: Session
+    facts: ServerFacts
+    vocabulary: int
+
+
+def spoken_to(target: Target, client: ClientOptions, work: Callable[[Opened], Awaitable[T]]) -> T:
+    """Open a session with a server and do some work in it, in an event loop of its own.
+
+    Ctrl-C stops the session; the work goes on with what was measured so far.
+
+    Raises:
+        BackendError: the server does not answer.
+    """
+
+    async def run() -> T:
+        from medha_jax.bench.load import LoadSettings
+        from medha_jax.bench.session import Session
+
+        backend = backend_of(target, client)
+        try:
+            facts = await backend.facts()
+            vocabulary = client.vocabulary or facts.vocabulary or GUESSED_VOCABULARY
+            settings = LoadSettings(
+                slos=client.slos,
+                tell_slos=client.tell_slos,
+                max_concurrency=client.max_concurrency,
+                timeout_s=client.timeout,
+            )
+            session = Session(backend, settings, vocabulary, LiveDisplay(), time.perf_counter)
+            with stopped_by_signals(session.stop):
+                return await work(Opened(session, facts, vocabulary))
+        finally:
+            await backend.close()
+
+    return asyncio.run(run())
+
+
+async def ready(opened: Opened, workload: Workload, client: ClientOptions) -> None:
+    """Warm up, and measure prompts alone where deadlines follow from them."""
+    await opened.session.warm_up(workload)
+    if client.deadline is not None:
+        isolated = await opened.session.isolated(workload)
+        if isolated is not None:
+            opened.session.deadlines_from(isolated)
+
+
+class Book:
+    """Makes runs of what was measured, with all that they are stamped with.
+
+    Args:
+        started: when the command began.
+    """
+
+    def __init__(self, started: datetime | None = None) -> None:
+        self._started = started or datetime.now(UTC)
+
+    def run(
+        self,
+        name: str,
+        repeats: Sequence[Repeat],
+        config: Mapping[str, Any],
+        facts: ServerFacts | None,
+        *,
+        rate: float | None = None,
+        series: str | None = None,
+    ) -> Run:
+        """A run under a name.
+
+        Args:
+            name: heads its column.
+            repeats: its records.
+            config: what is shown of how it came about.
+            facts: of the server.
+            rate: that was offered, requests a second.
+            series: the line that it belongs to, among runs at several rates.
+        """
+        from medha_jax.results import Run, stamp
+
+        said = {} if facts is None else {"served": dataclasses.asdict(facts)}
+        stamped = stamp(sys.argv[1:], self._started, said)
+        return Run(name, tuple(repeats), dict(config), stamped, rate, series)
+
+
+def write(out: Path | None, runs: Sequence[Run], title: str) -> None:
+    """Write runs and their report, each run into a folder of its own where there are several."""
+    if out is None or not runs:
+        return
+    from medha_jax.results import write_report, write_run
+
+    for run in runs:
+        write_run(out if len(runs) == 1 else out / folder_of(run.name), run)
+    tell(f"wrote {write_report(out, runs, title)}")
+
+
+def folder_of(name: str) -> str:
+    """A name of a folder from that of a run."""
+    return "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in name)
+
+
+def as_json(runs: Sequence[Run]) -> str:
+    """Runs as one line of JSON: of each its name, configuration, stamp, and the figures of every repeat."""
+    return jsons.dumps(
+        {
+            "runs": [
+                {
+                    "name": run.name,
+                    "config": finite(run.config),
+                    "stamp": run.stamp,
+                    "rate": finite(run.rate),
+                    "repeats": [summary.flat() for summary in run.summaries],
+                }
+                for run in runs
+            ]
+        },
+        allow_nan=False,
+    )
+
+
+def finite(value: Any) -> Any:
+    """The same with infinities, which JSON has not, as words."""
+    if isinstance(value, dict):
+        return {name: finite(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(inner) for inner in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def complain(repeats: Sequence[Repeat]) -> bool:
+    """Say what failed, and whether the client was late; returns whether nothing at all went well."""
+    records = [record for repeat in repeats for record in repeat.records]
+    failed = [record for record in records if record.status == "failed"]
+    errors: dict[str, int] = {}
+    for record in failed:
+        errors[record.error or "no reason"] = errors.get(record.error or "no reason", 0) + 1
+    for error, count in sorted(errors.items(), key=lambda item: -item[1])[:5]:
+        tell(f"{count:,} of {len(records):,} requests failed: {error}")
+    if len(errors) > 5:
+        tell(f"and {len(errors) - 5:,} other errors; requests.jsonl (--out) has all")
+    return bool(failed) and len(failed) == len(records)

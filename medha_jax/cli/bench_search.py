@@ -1,0 +1,110 @@
+"""`medha-jax bench search`: the highest rate at which requests are still on time."""
+
+from __future__ import annotations
+
+import dataclasses
+import json as jsons
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from medha_jax.cli.bench_options import ClientOptions, OutputOptions, PolicyOptions, ServerOptions, WorkloadOptions
+from medha_jax.cli.bench_run import Book, Opened, complain, ready, spoken_to, write
+from medha_jax.cli.bench_serve import fitted_to, shown_config
+from medha_jax.cli.bench_target import Target, check_own, opened
+from medha_jax.cli.interrupt import INTERRUPTED
+from medha_jax.cli.opening import tell
+from medha_jax.cli.option_groups import takes_groups
+from medha_jax.cli.report import reader_may_leave
+
+if TYPE_CHECKING:
+    from medha_jax.bench.search import Found
+    from medha_jax.results import Run
+    from medha_jax.workload import WorkloadConfig
+
+_SEARCH = "The search"
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchOptions:
+    """What is looked for."""
+
+    attainment: Annotated[
+        float,
+        typer.Option(min=0.01, max=1, help="Share of requests that must be on time.", rich_help_panel=_SEARCH),
+    ] = 0.9
+    start_rate: Annotated[
+        float, typer.Option(min=0.001, max=1e5, help="First rate, requests/s.", rich_help_panel=_SEARCH)
+    ] = 1.0
+    precision: Annotated[
+        float,
+        typer.Option(min=0.001, max=1, help="How far a bad rate may be above the good one.", rich_help_panel=_SEARCH),
+    ] = 0.1
+    most_rates: Annotated[int, typer.Option(min=1, max=50, help="To try.", rich_help_panel=_SEARCH)] = 12
+
+
+@takes_groups
+def search(
+    context: typer.Context,
+    service: ServerOptions,
+    policy: PolicyOptions,
+    asked: WorkloadOptions,
+    client: ClientOptions,
+    output: OutputOptions,
+    wanted: SearchOptions,
+) -> int:
+    """Find the highest rate of Poisson arrivals at which enough requests meet their objectives.
+
+    Rates double until one is too high, then halve the distance. Without objectives it is --deadline length-aware.
+    """
+    from medha_jax.cli.bench_options import DeadlineRule
+    from medha_jax.workload import build
+
+    check_own(context, service)
+    if client.slo_ttft_ms is None and client.slo_tpot_ms is None and client.deadline is None:
+        client = dataclasses.replace(client, deadline=DeadlineRule.LENGTH_AWARE)
+    config = asked.config(dict(process="poisson", rate=wanted.start_rate))
+    drawn, book = build(config), Book()
+    with opened(service, policy, (*drawn.warmup, *drawn.requests)) as target:
+        found, runs, stopped = spoken_to(
+            target, client, lambda opened: _search(opened, target, config, client, wanted, book)
+        )
+    write(output.out, runs, "medha-jax bench search")
+    if found.tried:
+        with reader_may_leave():
+            if output.json:
+                print(jsons.dumps({"attainment": wanted.attainment, **dataclasses.asdict(found)}), flush=True)
+            else:
+                from medha_jax.cli.bench_tables import print_search
+                from medha_jax.workload import describe
+
+                print_search(found, wanted.attainment, describe(config))
+    return INTERRUPTED if stopped else int(found.best is None)
+
+
+async def _search(
+    opened: Opened, target: Target, config: WorkloadConfig, client: ClientOptions, wanted: SearchOptions, book: Book
+) -> tuple[Found, list[Run], bool]:
+    """What was found, a run for every rate, and whether it was stopped."""
+    from medha_jax.bench.search import highest_rate
+    from medha_jax.workload import build
+
+    fitted = fitted_to(config, opened)
+    await ready(opened, build(fitted), client)
+    runs: list[Run] = []
+
+    async def measure(rate: float) -> float | None:
+        # another seed: prompts of an earlier rate would be found in the prefix cache
+        at = dataclasses.replace(fitted, rate=rate, seed=fitted.seed + len(runs))
+        repeats = await opened.session.repeat(at, 1)
+        if opened.session.stopped or not repeats:
+            return None
+        complain(repeats)
+        shown = shown_config(target, at, client)
+        runs.append(book.run(f"{rate:.4g} per s", repeats, shown, opened.facts, rate=rate, series=target.name))
+        attainment = repeats[0].summary.attainment
+        tell(f"{rate:.4g} requests/s: {'nothing' if attainment is None else f'{100 * attainment:.1f} %'} on time")
+        return attainment
+
+    found = await highest_rate(measure, wanted.start_rate, wanted.attainment, 1 + wanted.precision, wanted.most_rates)
+    return found, runs, opened.session.stopped

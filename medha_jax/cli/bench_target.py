@@ -1,0 +1,225 @@
+"""The server of a benchmark: one that is there, or one's own for as long as it is measured."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from medha_jax.cli.interrupt import _leave
+from medha_jax.cli.opening import tell
+from medha_jax.cli.remote import connection
+from medha_jax.config import load_mesh
+
+if TYPE_CHECKING:
+    from medha_jax.bench.backend import Backend
+    from medha_jax.bench.own_server import OwnServer
+    from medha_jax.cli.bench_options import ClientOptions, PolicyOptions, ServerOptions
+    from medha_jax.workload import Request
+
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+POOL_TOKENS = 2**18  # that a pool has at most unless it is stated, or one request needs more
+GUESSED_VOCABULARY = 1000  # ids that any vocabulary of a language model has
+OWN = ("model", "mesh", "tpot_target_ms", "prefix_cache", "max_context", "slots", "pool_tokens")
+POLICY = ("policy", "chunk_preemption", "policies")
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a server must hold for some requests.
+
+    Args:
+        context: tokens of the longest request.
+        pool: KV tokens of all that may run at once.
+    """
+
+    context: int
+    pool: int
+
+
+@dataclass(frozen=True)
+class Target:
+    """A server that is ready.
+
+    Args:
+        options: that led to it.
+        policy: of one's own; what another one does is not known.
+        address: HOST:PORT or URL.
+        start_s: seconds until it was ready, None where it was there already.
+    """
+
+    options: ServerOptions
+    policy: PolicyOptions
+    address: str
+    start_s: float | None = None
+
+    @property
+    def name(self) -> str:
+        """Heads its column."""
+        return self.address if self.options.remote else self.policy.words
+
+    @property
+    def words(self) -> dict[str, Any]:
+        """What results say about it."""
+        if self.options.remote:
+            return {"address": self.address}
+        own = {name: getattr(self.options, name) for name in OWN}
+        return own | {"policy": self.policy.words, "start_s": self.start_s}
+
+
+def check_own(context: typer.Context, options: ServerOptions) -> None:
+    """Check that no option of one's own server was given beside another one.
+
+    Raises:
+        typer.BadParameter: one was.
+    """
+    if not options.remote:
+        return
+    sources = {name: context.get_parameter_source(name) for name in (*OWN, *POLICY) if name in context.params}
+    stated = [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
+    if stated:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in stated)
+        raise typer.BadParameter(f"{names} beside --server or --url, which has its own")
+
+
+def needs_of(requests: Iterable[Request], slots: int, page: int) -> Needs | None:
+    """What requests need of a server; None where the tokens of a prompt are not known.
+
+    Args:
+        requests: that will be sent.
+        slots: of them that run at once.
+        page: tokens in a KV page.
+    """
+    tokens = []
+    for request in requests:
+        if request.prompt_tokens is None:
+            return None
+        whole = request.prompt_tokens + request.output_tokens
+        tokens.append(-(-whole // page) * page)
+    tokens.sort(reverse=True)
+    return Needs(context=tokens[0], pool=max(tokens[0], min(sum(tokens[:slots]), POOL_TOKENS)))
+
+
+@contextmanager
+def opened(options: ServerOptions, policy: PolicyOptions, requests: Iterable[Request]) -> Iterator[Target]:
+    """The server, ready; one's own is started before the block, with this policy, and stopped after it.
+
+    Raises:
+        ServerStartError: one's own did not start.
+    """
+    if options.remote:
+        yield Target(options, policy, options.server or options.url or "")
+        return
+    sized = fitted(options, requests)
+    with started(arguments(sized, policy)) as server:
+        yield Target(sized, policy, server.address, server.start_s)
+
+
+def fitted(options: ServerOptions, requests: Iterable[Request]) -> ServerOptions:
+    """The options with a context and a pool for these requests, where none are stated."""
+    needs = needs_of(requests, options.slots, load_mesh(options.mesh).page_size)
+    if needs is None:
+        return options
+    context = options.max_context or needs.context
+    return replace(options, max_context=context, pool_tokens=options.pool_tokens or max(context, needs.pool))
+
+
+@contextmanager
+def started(given: Sequence[str]) -> Iterator[OwnServer]:
+    """One's own server with these arguments, ready; a signal that ends this program ends it, too."""
+    from medha_jax.bench.own_server import OwnServer
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.getsignal(number) for number in STOPPING}
+    for number in STOPPING:
+        if before[number] is not signal.SIG_IGN:
+            signal.signal(number, interrupt)
+    try:
+        tell(f"$ medha-jax serve {' '.join(given)}")
+        with OwnServer(given, tell) as server:
+            tell(f"the server is ready after {server.start_s:.0f} s")
+            yield server
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def arguments(options: ServerOptions, policy: PolicyOptions) -> list[str]:
+    """Arguments of `medha-jax serve`."""
+    given = [
+        f"--model={options.model}",
+        f"--mesh={options.mesh}",
+        f"--policy={policy.policy}",
+        f"--slots={options.slots}",
+    ]
+    given.append(f"--tpot-target-ms={options.tpot_target_ms:g}")
+    if options.max_context is not None:
+        given.append(f"--max-context={options.max_context}")
+    if options.pool_tokens is not None:
+        given.append(f"--pool-tokens={options.pool_tokens}")
+    if not options.prefix_cache:
+        given.append("--no-prefix-cache")
+    if not policy.chunk_preemption:
+        given.append("--no-chunk-preemption")
+    return given
+
+
+def backend_of(target: Target, client: ClientOptions) -> Backend:
+    """The way to a server; to be called in a running event loop.
+
+    Raises:
+        BackendError: the address is none, or the `bench` extra is not installed.
+    """
+    from medha_jax.bench.backend import BackendError
+
+    options = target.options
+    reached = connection(target.address, options.auth_token_file, options.server_ca)
+    if options.url is None:
+        from medha_jax.bench.over_grpc import GrpcBackend
+
+        return GrpcBackend(reached, ignore_eos=client.ignore_eos, temperature=client.temperature)
+    try:
+        from medha_jax.bench.over_http import OpenAiBackend
+    except ModuleNotFoundError as error:
+        raise BackendError(f"--url needs {error.name}: pip install 'medha-jax[bench]'") from None
+    return OpenAiBackend(
+        options.url,
+        model=options.served_model,
+        token=reached.token,
+        ignore_eos=client.ignore_eos,
+        temperature=client.temperature,
+    )
+
+
+@contextmanager
+def stopped_by_signals(stop: Callable[[], None]) -> Iterator[None]:
+    """Within the block, in a running event loop, Ctrl-C calls `stop`, and a second one ends the process at once."""
+    loop = asyncio.get_running_loop()
+    noted = False
+
+    def note(number: int) -> None:
+        nonlocal noted
+        if noted:
+            _leave(number, None)
+        noted = True
+        tell("stopping; what was measured so far is kept")
+        stop()
+
+    handled = [number for number in STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.getsignal(number) for number in handled}
+    for number in handled:
+        loop.add_signal_handler(number, note, number)
+    try:
+        yield
+    finally:
+        for number in handled:
+            loop.remove_signal_handler(number)
+            signal.signal(number, before[number])

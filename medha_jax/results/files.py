@@ -1,0 +1,136 @@
+"""A run in a directory: `summary.json` and `requests.jsonl`."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+
+from medha_jax.results.metrics import FORMULAS, e2el, tpot, ttft
+from medha_jax.results.outputs import Outputs
+from medha_jax.results.records import RequestRecord
+from medha_jax.results.run import JSON, Repeat, ResultsError, Run
+from medha_jax.results.spread import Interval
+
+SUMMARY, REQUESTS = "summary.json", "requests.jsonl"
+FORMAT = 1  # of the files
+_NUMBERS = ("due", "sent", "ended")
+_OPTIONAL_NUMBERS = ("deadline_s", "tpot_slo_s", "alone_s", "queue_s")
+_COUNTS = ("index", "prompt_tokens", "output_tokens")
+_OPTIONAL_COUNTS = ("cached_tokens", "preemptions")
+_WORDS = {"status": ("ok", "cancelled", "failed", "unfinished"), "counted": ("ids", "usage", "chunks")}
+_STORED = [field.name for field in fields(RequestRecord) if field.name != "outputs"]
+
+
+def write_run(directory: Path | str, run: Run) -> None:
+    """Write `summary.json` and `requests.jsonl`; the directory is made where there is none.
+
+    Times are kept to the microsecond.
+    """
+    folder = Path(directory)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / REQUESTS).open("w", encoding="utf-8") as file:
+        for number, repeat in enumerate(run.repeats):
+            for record in repeat.records:
+                file.write(json.dumps({"repeat": number} | _line(record), allow_nan=False) + "\n")
+    text = json.dumps(_finite(_summary(run)), indent=1, allow_nan=False)
+    (folder / SUMMARY).write_text(text + "\n", encoding="utf-8")
+
+
+def read_run(directory: Path | str) -> Run:
+    """Read what `write_run` wrote.
+
+    Raises:
+        ResultsError: it is not there, or not as it should be.
+    """
+    folder = Path(directory)
+    try:
+        summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+        if summary["format"] != FORMAT:
+            raise ResultsError(f"{folder / SUMMARY} is of format {summary['format']!r}; this version reads {FORMAT}")
+        windows = [None if window is None else tuple(window) for window in summary["windows"]]
+        records: list[list[RequestRecord]] = [[] for _ in windows]
+        with (folder / REQUESTS).open(encoding="utf-8") as file:
+            for number, text in enumerate(file, 1):
+                try:
+                    line = json.loads(text)
+                    records[line["repeat"]].append(_record(line))
+                except (ValueError, LookupError, TypeError, OverflowError) as error:
+                    raise ResultsError(f"{folder / REQUESTS}, line {number} is no request: {error}") from None
+        repeats = tuple(Repeat(tuple(of), window) for of, window in zip(records, windows, strict=True))
+        return Run(summary["name"], repeats, summary["config"], summary["stamp"], summary["rate"], summary["series"])
+    except ResultsError:
+        raise
+    except OSError as error:
+        raise ResultsError(f"cannot read {error.filename}: {error.strerror}; give a directory of results") from None
+    except (ValueError, LookupError, TypeError) as error:
+        raise ResultsError(f"{folder / SUMMARY} is not a summary of results: {error}") from None
+
+
+def _summary(run: Run) -> dict[str, JSON]:
+    """The content of `summary.json`: figures are means over the repeats."""
+    several = len(run.repeats) > 1
+
+    def means(found: Mapping[str, Interval]) -> dict[str, JSON]:
+        return {name: one.mean for name, one in found.items()}
+
+    return {
+        "format": FORMAT,
+        "name": run.name,
+        "series": run.series,
+        "rate": run.rate,
+        "windows": [repeat.window for repeat in run.repeats],
+        **dict.fromkeys(run.summaries[0].flat()),
+        **means(run.figures),
+        "client_lagged": any(one.lateness is not None and one.lateness.lagged for one in run.summaries),
+        "intervals_95": {name: [one.low, one.high] for name, one in run.figures.items()} if several else None,
+        "by_kind": {kind: means(run.of_kind(kind)) for kind in run.kinds()},
+        "by_length": {name: means(run.of_length(name)) for name in run.lengths()},
+        "errors": [dict(summary.errors) for summary in run.summaries],
+        "repeats": [summary.flat() for summary in run.summaries],
+        "formulas": FORMULAS,
+        "config": run.config,
+        "stamp": run.stamp,
+    }
+
+
+def _finite(value: JSON) -> JSON:
+    """The same with `inf` and `nan`, which JSON has not, as words."""
+    if isinstance(value, Mapping):
+        return {str(key): _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _line(record: RequestRecord) -> dict[str, JSON]:
+    """A record, and what it comes to."""
+    line = {name: getattr(record, name) for name in _STORED}
+    line |= {name: round(line[name], 6) for name in _NUMBERS}
+    outputs = record.outputs if isinstance(record.outputs, Outputs) else Outputs(*_columns(record))
+    counts = outputs.counts.tolist()
+    line["output_times"] = outputs.seconds.round(6).tolist()
+    line["output_counts"] = 1 if set(counts) <= {1} else counts  # nearly always
+    made = {"ttft_s": ttft(record), "tpot_s": tpot(record), "e2el_s": e2el(record)}
+    return line | {name: None if value is None else round(value, 6) for name, value in made.items()}
+
+
+def _columns(record: RequestRecord) -> tuple[list[float], list[int]]:
+    return [seconds for seconds, _ in record.outputs], [tokens for _, tokens in record.outputs]
+
+
+def _record(line: Mapping[str, JSON]) -> RequestRecord:
+    """The record of a line."""
+    for names, kinds in ((_NUMBERS + _OPTIONAL_NUMBERS, (int, float)), (_COUNTS + _OPTIONAL_COUNTS, (int,))):
+        for name in names:
+            optional = name in _OPTIONAL_NUMBERS + _OPTIONAL_COUNTS
+            if not (isinstance(line[name], kinds) or (optional and line[name] is None)):
+                raise ValueError(f"{name} is {line[name]!r}")
+    for name, words in _WORDS.items():
+        if line[name] not in words:
+            raise ValueError(f"{name} is {line[name]!r}; allowed are {', '.join(words)}")
+    times, counts = line["output_times"], line["output_counts"]
+    outputs = Outputs(times, [1] * len(times) if counts == 1 else counts)
+    return RequestRecord(**{name: line[name] for name in _STORED}, outputs=outputs)

@@ -1,0 +1,92 @@
+"""What a result was made with: versions, machine, commit, flags."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("medha-jax", "jax", "jaxlib", "numpy", "grpcio", "aiohttp")
+MASK = "***"
+_SECRET = re.compile(r"--?([\w-]*-)?(token|key|password|secret|authorization)", re.IGNORECASE)
+
+
+def stamp(flags: Sequence[str], started: datetime, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What a result was made with. Nothing here names a person or a host.
+
+    Args:
+        flags: of the command, as it was called; the values of those that look like secrets are masked.
+        started: when the run began.
+        more: to be added, such as what a server says about itself.
+    """
+    return {
+        "started": started.astimezone(UTC).isoformat(timespec="seconds"),
+        "flags": masked(flags),
+        "commit": commit(Path(__file__).parent),
+        "versions": {name: version for name in PACKAGES if (version := _version(name)) is not None},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": cpu_model(),
+        "cores": cores(),
+        **(more or {}),
+    }
+
+
+def masked(flags: Sequence[str]) -> list[str]:
+    """Flags with the values of those that end in token, key, password, secret or authorization hidden."""
+    shown: list[str] = []
+    hide = False
+    for flag in flags:
+        name, equals, _ = flag.partition("=")
+        secret = _SECRET.fullmatch(name) is not None
+        shown.append(MASK if hide else f"{name}={MASK}" if secret and equals else flag)
+        hide = secret and not equals
+    return shown
+
+
+def commit(folder: Path) -> str | None:
+    """The git commit of a folder, with `+changes` where tracked files differ; None where git does not track it."""
+    if _git(folder, "ls-files", "--error-unmatch", Path(__file__).name) is None:
+        return None
+    found = _git(folder, "rev-parse", "HEAD")
+    changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    return None if found is None else found + ("+changes" if changes else "")
+
+
+def cpu_model() -> str:
+    """The processor's name, as the system gives it."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as info:
+            return next(line.split(":", 1)[1].strip() for line in info if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _version(name: str) -> str | None:
+    """Version of an installed distribution, without importing it."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """What git says, None where there is no git or it refuses."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

@@ -1,0 +1,95 @@
+"""When requests are due: renewal processes, a ramp, even steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from medha_jax.workload.config import MAX_REQUESTS, WorkloadConfig
+from medha_jax.workload.requests import WorkloadError
+
+BLOCK = 4096  # times drawn at once
+
+
+def due_times(config: WorkloadConfig, burstiness: float, rng: np.random.Generator) -> np.ndarray:
+    """Seconds after the start at which requests are due, increasing; for every process but "trace".
+
+    A longer run of the same seed begins with the same times. Poisson and gamma start with a gap.
+
+    Args:
+        config: of the workload.
+        burstiness: shape of gamma's gaps.
+        rng: drawn from.
+
+    Raises:
+        WorkloadError: none is due before the end, or too many are.
+    """
+    count = config.num_requests or MAX_REQUESTS + 1
+    end = math.inf if config.duration is None else config.duration
+    if config.rate == math.inf:
+        if config.num_requests is None:
+            raise WorkloadError("all requests at once (rate inf) have no end; give a number of requests")
+        return np.zeros(count)
+    if config.process == "constant":
+        wanted = count if end == math.inf else min(count, math.ceil(end * config.rate))
+        times = np.arange(wanted) / config.rate
+        times = times[times < end]
+    elif config.process == "ramp":
+        times = _until(_ramp(config, rng), count, end)
+    else:
+        shape = burstiness if config.process == "gamma" else 1.0
+        times = _until(_renewals(shape, config.rate, rng), count, end)
+    if not len(times):
+        raise WorkloadError(f"no request is due within {end:g} s at {config.rate:g} requests/s; give a longer duration")
+    if len(times) > MAX_REQUESTS:
+        raise WorkloadError(f"more than {MAX_REQUESTS:,} requests are due within {end:g} s; allowed are that many")
+    return times
+
+
+def _until(blocks: Iterator[np.ndarray], count: int, end: float) -> np.ndarray:
+    """The first `count` times, up to `end`."""
+    taken: list[np.ndarray] = []
+    total = 0
+    for block in blocks:
+        taken.append(block[block < end])
+        total += len(taken[-1])
+        if total >= count or block[-1] >= end:
+            break
+    return np.concatenate(taken)[:count]
+
+
+def _renewals(shape: float, rate: float, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Times whose gaps are gamma distributed with mean 1/rate; shape 1 is the exponential distribution."""
+    start = 0.0
+    while True:
+        times = start + np.cumsum(rng.gamma(shape, 1 / (shape * rate), BLOCK))
+        start = float(times[-1])
+        yield times
+
+
+def _ramp(config: WorkloadConfig, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """A Poisson process of a rate that changes linearly, then stays."""
+    moment = ramp_inverse(config)
+    for units in _renewals(1.0, 1.0, rng):
+        yield moment(units)
+
+
+def ramp_inverse(config: WorkloadConfig) -> Callable[[np.ndarray], np.ndarray]:
+    """The moment by which so many requests are expected, of a rate that goes from a to b in T seconds.
+
+    Expected by t are a t + (b - a) t² / (2 T), and b a second after T; the inverse is solved so that it also holds
+    for a = b.
+    """
+    a = config.rate
+    b = a if config.rate_end is None else config.rate_end
+    seconds = config.duration if config.duration is not None else 2 * (config.num_requests or 1) / (a + b)
+    by_end = seconds * (a + b) / 2
+
+    def moment(expected: np.ndarray) -> np.ndarray:
+        within = np.minimum(expected, by_end)
+        during = 2 * within / (a + np.sqrt(a * a + 2 * within * (b - a) / seconds))
+        return np.asarray(during + (expected - within) / b)
+
+    return moment

@@ -1,0 +1,189 @@
+"""From a configuration to its requests: when each is due, how long it is, what it says."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from medha_jax.workload.arrivals import due_times
+from medha_jax.workload.config import FILES, MAX_REQUESTS, ConvoyConfig, WorkloadConfig
+from medha_jax.workload.files import BLOCK_TOKENS, Sample, in_time, read
+from medha_jax.workload.presets import PRESETS, load_preset
+from medha_jax.workload.requests import Mix, WorkloadError
+from medha_jax.workload.workload import PROBES, REQUESTS, WARMUPS, Request, Workload
+
+# Streams of random numbers under one seed, apart from those of content: what one is asked for changes no other.
+_TIMES, _LENGTHS, _WARMUP_LENGTHS, _CANCELS, _OUTPUTS = range(16, 21)
+WARMUP_PROMPT, WARMUP_OUTPUT = 2048, 64  # most tokens of a warm-up request
+WARMUP_TEXT = 128  # prompt tokens of one in place of a text whose tokens are not known
+
+CountTokens = Callable[[str], int]
+Source = list[Sample] | Mix | None  # of lengths; None draws them uniformly
+
+
+def build(config: WorkloadConfig, count_tokens: CountTokens | None = None) -> Workload:
+    """Make the requests of a configuration.
+
+    Args:
+        config: of the workload.
+        count_tokens: of a text; without it texts have no length here.
+
+    Raises:
+        WorkloadError: the file is not as it should be, a request does not fit, or there are none or too many.
+    """
+    source = _source(config, count_tokens)
+    if config.process == "trace":
+        times = _trace_times(config, source)
+    else:
+        times = due_times(config, _burstiness(config, source), _rng(config, _TIMES))
+    requests = _cancelled(config, _drawn(config, source, times, _LENGTHS))
+    requests += _probes(config, requests[-1].at if config.duration is None else config.duration)
+    requests.sort(key=lambda request: request.at)  # stable, so equal times keep their order
+    requests = [replace(request, index=index) for index, request in enumerate(requests)]
+    if config.context_limit is not None:
+        _fitting(requests, config.context_limit)
+    return Workload(config, _warmup(config, source), tuple(requests))
+
+
+def build_convoy(config: ConvoyConfig) -> Workload:
+    """One request of kind "long" at 0 and the short ones behind it, by the time when they are due."""
+    long = Request(0, 0.0, "long", config.long_prompt, config.long_output, (REQUESTS, 0))
+    times = [config.first + number * config.interval for number in range(config.shorts)]
+    short = [
+        Request(number, at, "short", config.short_prompt, config.short_output, (REQUESTS, number))
+        for number, at in enumerate(times, 1)
+    ]
+    return Workload(config, (), (long, *short))
+
+
+def _rng(config: WorkloadConfig, stream: int) -> np.random.Generator:
+    return np.random.default_rng([config.seed, stream])
+
+
+def _source(config: WorkloadConfig, count_tokens: CountTokens | None) -> Source:
+    """What lengths come from: samples of the file, with texts counted, or a preset's mix."""
+    if config.source not in FILES:
+        return load_preset(config.source) if config.source in PRESETS else None
+    path = Path(config.path or "")
+    samples = read(config.source, path, config.num_requests or MAX_REQUESTS)
+    if config.source != "prompts":
+        return in_time(path, samples) if config.process == "trace" else samples
+    for number, sample in enumerate(samples):
+        if sample.ids is not None and max(sample.ids) >= config.vocabulary:
+            raise WorkloadError(f"{path}: token id {max(sample.ids)} is not in the vocabulary of {config.vocabulary:,}")
+        if sample.text is not None and count_tokens is not None:
+            samples[number] = replace(sample, prompt_tokens=count_tokens(sample.text))
+    return samples
+
+
+def _burstiness(config: WorkloadConfig, source: Source) -> float:
+    """What is stated, else that of the preset's trace, else Poisson's."""
+    if config.burstiness is not None:
+        return config.burstiness
+    cv = source.gaps_cv if isinstance(source, Mix) else None
+    return 1.0 if cv is None else cv**-2
+
+
+def _trace_times(config: WorkloadConfig, source: Source) -> np.ndarray:
+    """Times of a trace at the wanted speed, up to the duration."""
+    if not isinstance(source, list):
+        raise WorkloadError(f"source {config.source!r} has no times")
+    times = np.array([sample.at for sample in source], np.float64) / config.speed
+    return times[times < (math.inf if config.duration is None else config.duration)]
+
+
+def _drawn(config: WorkloadConfig, source: Source, times: np.ndarray, lengths: int) -> list[Request]:
+    """Requests of the source at some times; lengths that are drawn come from a stream of their own."""
+    if isinstance(source, list):
+        return [_sampled(config, source[i % len(source)], i, at) for i, at in enumerate(times.tolist())]
+    uniform = _rng(config, lengths).random((len(times), 3))
+    if source is None:
+        (low, high), (least, most) = config.prompt_range, config.output_range
+        # floor(u (n + 1)) is uniform over 0 to n
+        prompt = low + np.floor(uniform[:, 1] * (high - low + 1))
+        output = least + np.floor(uniform[:, 2] * (most - least + 1))
+        long = prompt >= config.long_tokens
+    else:
+        prompt, output, long = source.at(uniform)
+    prompts, outputs = _scaled(prompt, config.scale), _scaled(output, _output_scale(config))
+    rows = zip(times.tolist(), np.where(long, "long", "short").tolist(), prompts, outputs, strict=True)
+    return [Request(i, *row, (REQUESTS, i)) for i, row in enumerate(rows)]
+
+
+def _sampled(config: WorkloadConfig, sample: Sample, number: int, at: float) -> Request:
+    """The request of a sample."""
+    output, prompt = sample.output_tokens, sample.prompt_tokens
+    if output is None:
+        low, high = config.output_range
+        output = int(np.random.default_rng([config.seed, _OUTPUTS, number]).integers(low, high + 1))
+    if prompt is not None and config.source != "prompts":
+        (prompt,) = _scaled(np.array([prompt]), config.scale)
+    kind = "text" if prompt is None else "long" if prompt >= config.long_tokens * config.scale else "short"
+    (output,) = _scaled(np.array([output]), _output_scale(config))
+    block = max(1, round(BLOCK_TOKENS * config.scale))
+    return Request(number, at, kind, prompt, output, (REQUESTS, number), sample.text, sample.ids, sample.blocks, block)
+
+
+def _output_scale(config: WorkloadConfig) -> float:
+    return config.scale if config.output_scale is None else config.output_scale
+
+
+def _scaled(lengths: np.ndarray, scale: float) -> list[int]:
+    """Whole numbers of tokens, at least 1."""
+    return np.maximum(1, np.rint(lengths * scale)).astype(np.int64).tolist()
+
+
+def _cancelled(config: WorkloadConfig, requests: list[Request]) -> list[Request]:
+    """The same requests, a share of which the client cancels after a uniform part of the output."""
+    if not config.cancel_rate:
+        return requests
+    uniform = _rng(config, _CANCELS).random((len(requests), 2))
+    return [
+        replace(request, cancel_after=int(part * request.output_tokens)) if chance < config.cancel_rate else request
+        for request, (chance, part) in zip(requests, uniform.tolist(), strict=True)
+    ]
+
+
+def _probes(config: WorkloadConfig, seconds: float) -> list[Request]:
+    """Probes in even steps, the first after half of one."""
+    if not config.probe_rate:
+        return []
+    count = max(0, math.ceil(seconds * config.probe_rate - 0.5))
+    if not 0 < count <= MAX_REQUESTS:
+        raise WorkloadError(
+            f"{config.probe_rate:g} probes/s within {seconds:g} s are {count:,}; allowed are 1 to {MAX_REQUESTS:,} "
+            "(a duration says how long they go on)"
+        )
+    prompt, output = config.probe_prompt, config.probe_output
+    return [Request(i, (i + 0.5) / config.probe_rate, "probe", prompt, output, (PROBES, i)) for i in range(count)]
+
+
+def _warmup(config: WorkloadConfig, source: Source) -> tuple[Request, ...]:
+    """Requests of the source's lengths, up to a limit, with content of their own, so that no cache knows the others."""
+    drawn = _drawn(config, source, np.zeros(config.warmup), _WARMUP_LENGTHS)
+    return tuple(
+        Request(
+            index=i,
+            at=0.0,
+            kind="warmup",
+            prompt_tokens=min(WARMUP_PROMPT, request.prompt_tokens or WARMUP_TEXT),
+            output_tokens=min(WARMUP_OUTPUT, request.output_tokens),
+            content=(WARMUPS, i),
+        )
+        for i, request in enumerate(drawn)
+    )
+
+
+def _fitting(requests: Sequence[Request], limit: int) -> None:
+    """Refuse requests that are longer than a context."""
+    totals = [(request.prompt_tokens or 0) + request.output_tokens for request in requests]
+    beyond = sum(total > limit for total in totals)
+    if beyond:
+        raise WorkloadError(
+            f"{beyond:,} of {len(requests):,} requests are longer than the context of {limit:,} tokens, the longest "
+            f"has {max(totals):,} of prompt and output; a scale of {limit / max(totals):.3g} or less makes them fit"
+        )

@@ -1,0 +1,22 @@
+"""Workloads by name."""
+
+from __future__ import annotations
+
+from medha_jax.workload.requests import Mix, load_mix
+
+# Name of each preset to that of its tables. Medha's mixes are ShareGPT up to 8K with a share of long prompts.
+_MIXES = {
+    "sharegpt-8k": "0",
+    "medha-0pct": "0",
+    "medha-1pct": "1",
+    "medha-5pct": "5",
+    "azure-code-2023": "azure-code-2023",
+    "azure-conv-2023": "azure-conv-2023",
+    "mooncake-conv": "mooncake-conv",
+}
+PRESETS = tuple(_MIXES)
+
+
+def load_preset(name: str) -> Mix:
+    """The lengths of one of `PRESETS`."""
+    return load_mix(_MIXES[name])
