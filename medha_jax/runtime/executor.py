@@ -16,7 +16,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from medha_jax.attention import values_of
+from medha_jax.attention import Attention, values_of
 from medha_jax.config import RuntimeConfig
 from medha_jax.mesh import per_group
 from medha_jax.models import Architecture
@@ -126,6 +126,11 @@ class MeshExecutor:
     def buckets(self) -> tuple[Bucket, ...]:
         """The shapes that were compiled."""
         return self._table.buckets
+
+    @property
+    def attention(self) -> Attention:
+        """What computes attention."""
+        return self._programs.attention
 
     @property
     def pool_shape(self) -> tuple[int, ...]:
