@@ -12,6 +12,8 @@ from typing import Any
 import yaml
 
 DTYPES = ("auto", "float32", "bfloat16")
+KV_DTYPES = ("auto", "fp8")
+ATTENTIONS = ("auto", "xla", "triton")
 BUNDLED_MODEL = Path(__file__).parent / "bundled" / "tiny"
 
 
@@ -181,8 +183,10 @@ class RuntimeConfig:
 
     Args:
         model: Hugging Face or Orbax directory.
-        dtype: of weights, activations and KV; `auto` is float32 on a CPU (XLA converts bf16 weights on every
+        dtype: of weights and activations; `auto` is float32 on a CPU (XLA converts bf16 weights on every
             step there: 26 against 6 ms a token were measured) and bfloat16 elsewhere.
+        kv_dtype: of the KV pool; `auto` is that of the activations, `fp8` is e4m3 with an exponent a token and head.
+        attention: `triton` for the GPU kernels, `xla`, or `auto` for the kernels where they run.
         max_context: most tokens of prompt and output together, None for the model's own limit.
         mesh: layout of the devices.
         slots: most requests that run at once.
@@ -193,6 +197,8 @@ class RuntimeConfig:
 
     model: Path = BUNDLED_MODEL
     dtype: str = "auto"
+    kv_dtype: str = "auto"
+    attention: str = "auto"
     max_context: int | None = None
     mesh: MeshConfig = field(default_factory=MeshConfig)
     slots: int = 32
@@ -202,8 +208,9 @@ class RuntimeConfig:
     compilation_cache: Path | None = field(default_factory=default_compilation_cache)
 
     def __post_init__(self) -> None:
-        if self.dtype not in DTYPES:
-            raise ConfigError(f"dtype is {self.dtype!r}; allowed are {', '.join(DTYPES)}")
+        for name, allowed in (("dtype", DTYPES), ("kv_dtype", KV_DTYPES), ("attention", ATTENTIONS)):
+            if getattr(self, name) not in allowed:
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; allowed are {', '.join(allowed)}")
         for name in ("slots", "max_context", "pool_tokens"):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -1,8 +1,35 @@
 """Exact attention over a paged KV pool: one contract, `(out, log-sum-exp)`, whatever computes it."""
 
+from medha_jax.attention.choice import Attention, KernelAttention, XlaAttention, choose
+from medha_jax.attention.gpu.attend import KernelWork
+from medha_jax.attention.gpu.items import list_tiles, plan_items
+from medha_jax.attention.gpu.launch import GpuTarget, Launch, LaunchError
 from medha_jax.attention.merge import merge, pack
+from medha_jax.attention.pool import Fp8Pool, Pool, empty_pool, values_of
 from medha_jax.attention.store import store
 from medha_jax.attention.work import AttentionWork, Tiles
 from medha_jax.attention.xla import BLOCK_TOKENS, attend
 
-__all__ = ["BLOCK_TOKENS", "AttentionWork", "Tiles", "attend", "merge", "pack", "store"]
+__all__ = [
+    "BLOCK_TOKENS",
+    "Attention",
+    "AttentionWork",
+    "Fp8Pool",
+    "GpuTarget",
+    "KernelAttention",
+    "KernelWork",
+    "Launch",
+    "LaunchError",
+    "Pool",
+    "Tiles",
+    "XlaAttention",
+    "attend",
+    "choose",
+    "empty_pool",
+    "list_tiles",
+    "merge",
+    "pack",
+    "plan_items",
+    "store",
+    "values_of",
+]

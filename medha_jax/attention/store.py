@@ -11,23 +11,38 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from medha_jax.attention.pool import Fp8Pool, Pool, to_fp8
 from medha_jax.attention.work import AttentionWork, Tiles
 
 
 def store(
-    pool: Float[Array, "layers 2 pages kv_heads page head_dim"],
+    pool: Pool,
     layer: Int[Array, ""],
     table: Int[Array, "slots pages_per_slot"],
     keys: Float[Array, "rows kv_heads head_dim"],
     values: Float[Array, "rows kv_heads head_dim"],
     work: AttentionWork,
-) -> Float[Array, "layers 2 pages kv_heads page head_dim"]:
+) -> Pool:
     """Store the keys and values of the tick's rows at their positions; padding rows are stored nowhere.
 
     Loops of slice updates, because XLA on CPU expands a scatter into one that costs more than the copy itself.
     """
     stacked = jnp.stack([keys, values]).transpose(0, 2, 1, 3)  # [2, kv_heads, rows, head_dim]
-    stacked = jnp.where(jnp.isfinite(stacked), stacked, 0).astype(pool.dtype)
+    stacked = jnp.where(jnp.isfinite(stacked), stacked, 0)
+    if isinstance(pool, Fp8Pool):
+        parts, exponents = to_fp8(stacked)
+        written = _write(pool.exponents[..., None], layer, table, exponents[..., None], work)
+        return Fp8Pool(_write(pool.values, layer, table, parts, work), written[..., 0])
+    return _write(pool, layer, table, stacked.astype(pool.dtype), work)
+
+
+def _write(
+    pool: Float[Array, "layers 2 pages kv_heads page width"],
+    layer: Array,
+    table: Array,
+    stacked: Float[Array, "2 kv_heads rows width"],
+    work: AttentionWork,
+) -> Array:
     pool = _write_decodes(pool, layer, table, stacked, work)
     page = pool.shape[4]
     # a page may begin before its tile's first row or end after the last one

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from medha_jax.attention.pool import Pool, read, values_of
 from medha_jax.attention.work import AttentionWork, Tiles
 
 BLOCK_TOKENS = 256
@@ -23,7 +24,7 @@ LOG2_E = math.log2(math.e)
 
 def attend(
     queries: Float[Array, "rows heads head_dim"],
-    pool: Float[Array, "layers 2 pages kv_heads page head_dim"],
+    pool: Pool,
     layer: Int[Array, ""],
     table: Int[Array, "slots pages_per_slot"],
     work: AttentionWork,
@@ -57,11 +58,11 @@ def attend(
 
 
 def _attend_tiles(
-    queries: Array, out: Array, lse: Array, pool: Array, layer: Array, table: Array, tiles: Tiles
+    queries: Array, out: Array, lse: Array, pool: Pool, layer: Array, table: Array, tiles: Tiles
 ) -> tuple[Array, Array]:
     """Fill in the rows of `out` and `lse` that the tiles cover."""
     heads, head_dim = queries.shape[1:]
-    kv_heads, page = pool.shape[3:5]
+    kv_heads, page = values_of(pool).shape[3:5]
     group = heads // kv_heads
     pages = max(1, BLOCK_TOKENS // page)
     block, rows = pages * page, tiles.size
@@ -123,7 +124,7 @@ def _by_row(x: Array, rows: int, group: int) -> Array:
 
 def _block(
     queries: Array,
-    pool: Array,
+    pool: Pool,
     layer: Array,
     held: Array,
     head: int,
@@ -134,8 +135,7 @@ def _block(
     """One online-softmax step of one KV head: `queries [n, head_dim]` against the pages `held`."""
     top, total, part = state
     head_dim = queries.shape[-1]
-    keys = pool[layer, 0, held, head].reshape(-1, head_dim)
-    values = pool[layer, 1, held, head].reshape(-1, head_dim)
+    keys, values = (read(pool, (layer, kind, held, head), queries.dtype).reshape(-1, head_dim) for kind in (0, 1))
     scores = lax.dot_general(queries, keys, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
     if seen is not None:
         scores = jnp.where(seen, scores, NOTHING)
@@ -148,12 +148,10 @@ def _block(
     return new_top, total, part
 
 
-def _attend_decodes(
-    queries: Array, pool: Array, layer: Array, table: Array, work: AttentionWork
-) -> tuple[Array, Array]:
+def _attend_decodes(queries: Array, pool: Pool, layer: Array, table: Array, work: AttentionWork) -> tuple[Array, Array]:
     """Split-KV attention of single queries: every (row, page) is an item of one list."""
     rows, heads, head_dim = queries.shape
-    kv_heads, page = pool.shape[3:5]
+    kv_heads, page = values_of(pool).shape[3:5]
     group = heads // kv_heads
     width = min(max(2 * rows, 8), 64)  # items in one step of the loop
     scale = LOG2_E / math.sqrt(head_dim)
@@ -170,7 +168,8 @@ def _attend_decodes(
         nth = jnp.where(real, item - (ends[row] - pages[row]), 0)
         held = table[work.decode_slots[row], nth]
         left = jnp.where(real, work.decode_lengths[row] - nth * page, 0)
-        keys, values = pool[layer, 0, held], pool[layer, 1, held]  # [width, kv_heads, page, head_dim]
+        # [width, kv_heads, page, head_dim]
+        keys, values = (read(pool, (layer, kind, held), queries.dtype) for kind in (0, 1))
         scores = jnp.einsum("wkgd,wkpd->wkgp", split[row], keys, preferred_element_type=jnp.float32)
         scores = jnp.where(jnp.arange(page) < left[:, None, None, None], scores, NOTHING)
 

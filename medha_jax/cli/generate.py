@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from medha_jax.cli.attention import AttentionKind, AttentionOption, KvDtype, KvDtypeOption
 from medha_jax.cli.cluster import (
     HEARTBEAT,
     CoordinatorOption,
@@ -162,6 +163,8 @@ def generate(
         typer.Option(metavar="auto|N|N,N,…", help="Prefill chunk sizes in tokens; the last one repeats."),
     ] = "auto",
     dtype: Annotated[Dtype, typer.Option(help="auto: float32 on a CPU, else bfloat16.")] = Dtype.AUTO,
+    kv_dtype: KvDtypeOption = KvDtype.AUTO,
+    attention: AttentionOption = AttentionKind.AUTO,
     mesh: MeshOption = "tp=1",
     page_size: PageSizeOption = None,
     tokens_per_group: TokensPerGroupOption = None,
@@ -228,7 +231,14 @@ def generate(
     request = GenerationRequest(ids, sampling, defaults.eos_ids, chunks)
     with reader_may_leave():
         layout = mesh_config(mesh, page_size=page_size, tokens_per_group=tokens_per_group)
-        config = RuntimeConfig(model=directory, dtype=str(dtype), max_context=max_context, mesh=layout)
+        config = RuntimeConfig(
+            model=directory,
+            dtype=str(dtype),
+            kv_dtype=str(kv_dtype),
+            attention=str(attention),
+            max_context=max_context,
+            mesh=layout,
+        )
         if cluster is None:
             completion = _stream(open_runtime(request, config), tokenizer, request, show_text=not json)
         else:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from medha_jax.cli.attention import KvDtype, KvDtypeOption
 from medha_jax.cli.mesh import MeshOption, PageSizeOption, TokensPerGroupOption, mesh_config
 from medha_jax.cli.report import reader_may_leave
 from medha_jax.config import BUNDLED_MODEL, MeshConfig, RuntimeConfig
@@ -50,6 +51,7 @@ def inspect(
     page_size: PageSizeOption = None,
     tokens_per_group: TokensPerGroupOption = None,
     dtype: Annotated[Dtype, typer.Option(help="auto: float32 for CPU layouts, else bfloat16.")] = Dtype.AUTO,
+    kv_dtype: KvDtypeOption = KvDtype.AUTO,
     max_context: Annotated[
         int | None,
         typer.Option(
@@ -99,6 +101,7 @@ def inspect(
     layout = mesh_config(mesh, page_size=page_size, tokens_per_group=tokens_per_group)
     config = RuntimeConfig(
         mesh=layout,
+        kv_dtype=str(kv_dtype),
         max_context=max_context,
         pool_tokens=pool_tokens,
         slots=slots or max(SLOTS, layout.buckets.decode[-1]),

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import yaml
 
+from medha_jax.cli.attention import AttentionKind, AttentionOption, KvDtype, KvDtypeOption
 from medha_jax.cli.cluster import (
     HEARTBEAT,
     CoordinatorOption,
@@ -149,6 +150,8 @@ def serve(
     ] = "text",
     trace: Annotated[Path | None, typer.Option(metavar="FILE", help="Write every tick for ui.perfetto.dev.")] = None,
     dtype: Annotated[Dtype, typer.Option(help="auto: float32 on a CPU, else bfloat16.")] = Dtype.AUTO,
+    kv_dtype: KvDtypeOption = KvDtype.AUTO,
+    attention: AttentionOption = AttentionKind.AUTO,
     mesh: MeshOption = "tp=1",
     page_size: PageSizeOption = None,
     tokens_per_group: TokensPerGroupOption = None,
@@ -200,6 +203,8 @@ def serve(
     runtime = RuntimeConfig(
         model=directory,
         dtype=str(dtype),
+        kv_dtype=str(kv_dtype),
+        attention=str(attention),
         max_context=max_context,
         mesh=mesh_config(mesh, page_size=page_size, tokens_per_group=tokens_per_group),
         slots=slots,

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from medha_jax.cli.attention import AttentionKind, AttentionOption, KvDtype, KvDtypeOption
 from medha_jax.cli.cluster import (
     HEARTBEAT,
     CoordinatorOption,
@@ -38,6 +39,8 @@ def worker(
     page_size: PageSizeOption = None,
     tokens_per_group: TokensPerGroupOption = None,
     dtype: Annotated[Dtype, typer.Option(help="auto: float32 on a CPU, else bfloat16.")] = Dtype.AUTO,
+    kv_dtype: KvDtypeOption = KvDtype.AUTO,
+    attention: AttentionOption = AttentionKind.AUTO,
     max_context: Annotated[
         int | None,
         typer.Option(min=1, metavar="N", help="Prompt and output together, in tokens. Default: the model's."),
@@ -66,6 +69,8 @@ def worker(
     config = RuntimeConfig(
         model=model_directory(model),
         dtype=str(dtype),
+        kv_dtype=str(kv_dtype),
+        attention=str(attention),
         max_context=max_context,
         mesh=layout,
         slots=slots,

@@ -28,9 +28,12 @@ def parameter_sharding(mesh: Mesh, axes: tuple[str, ...]) -> NamedSharding:
     return NamedSharding(mesh, parameter_spec(axes))
 
 
-def pool_spec() -> PartitionSpec:
-    """Partition of the KV pool `[layers, 2, pages, kv_heads, page, head_dim]`; every group has its own pages."""
-    return PartitionSpec(STAGE, None, GROUP, TENSOR, None, None)
+def pool_spec(axes: int = 6) -> PartitionSpec:
+    """Partition of the first axes of a KV pool `[layers, 2, pages, kv_heads, page, head_dim]`.
+
+    Every group has its own pages.
+    """
+    return PartitionSpec(*(STAGE, None, GROUP, TENSOR, None, None)[:axes])
 
 
 def register_spec() -> PartitionSpec:

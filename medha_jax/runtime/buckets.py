@@ -10,6 +10,8 @@ from functools import cached_property
 import numpy as np
 from jax import Array
 
+from medha_jax.attention import Launch
+from medha_jax.attention.gpu.items import FIELDS, MERGE_FIELDS
 from medha_jax.config import Buckets
 
 LARGE_TILE, SMALL_TILE = 512, 64
@@ -103,6 +105,11 @@ class Bucket:
                 sizes[size] = sizes.get(size, 0) + count
         return dict(sorted(sizes.items(), reverse=True))
 
+    @property
+    def prompts(self) -> tuple[tuple[int, int], ...]:
+        """(prompt tokens, most chunks) of each segment that has any."""
+        return tuple((segment.prefill, segment.chunks) for segment in self.segments if segment.prefill)
+
     def starts(self, segment: int) -> tuple[int, int]:
         """First decode row and first prefill row of a segment (0 shared, 1 own)."""
         if segment == 0:
@@ -121,10 +128,14 @@ class Bucket:
 
 @dataclass(frozen=True)
 class PlanLayout:
-    """Where each field of a plan lies in one flat int32 array, so that a tick takes one small host array."""
+    """Where each field of a plan lies in one flat int32 array, so that a tick takes one small host array.
+
+    `launch` is how the attention kernels run this shape, None where XLA computes it.
+    """
 
     bucket: Bucket
     page: int
+    launch: Launch | None = None
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -145,6 +156,9 @@ class PlanLayout:
             "update_index": (updates,),
             "update_page": (updates,),
         }
+        if self.launch is not None:
+            work = {"item": (self.launch.items, len(FIELDS)), "merge": (self.launch.merges, len(MERGE_FIELDS))}
+            return {**shapes, "write_position": (b.rows,), **work}
         for size, count in b.tiles.items():
             shapes[f"tile{size}_used"] = ()
             for name in ("slot", "row", "start", "count", "limit", "stored"):

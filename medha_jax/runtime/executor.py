@@ -16,6 +16,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
+from medha_jax.attention import Attention, values_of
 from medha_jax.config import RuntimeConfig
 from medha_jax.mesh import per_group
 from medha_jax.models import Architecture
@@ -62,6 +63,7 @@ class MeshExecutor:
 
     Raises:
         LayoutError: the model cannot be divided over the mesh.
+        LaunchError: the configuration asks for attention that cannot run on it.
     """
 
     def __init__(
@@ -126,14 +128,19 @@ class MeshExecutor:
         return self._table.buckets
 
     @property
+    def attention(self) -> Attention:
+        """What computes attention."""
+        return self._programs.attention
+
+    @property
     def pool_shape(self) -> tuple[int, ...]:
         """Shape of the KV pool `[layers, 2, pages, kv_heads, page, head_dim]` on all devices."""
-        return tuple(self._state.pool.shape)
+        return tuple(values_of(self._state.pool).shape)
 
     @property
     def pool_bytes(self) -> int:
         """Bytes of the KV pool on all devices."""
-        return int(self._state.pool.nbytes)
+        return int(sum(array.nbytes for array in jax.tree.leaves(self._state.pool)))
 
     @cached_property
     def group_processes(self) -> tuple[int, ...]:

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from medha_jax.attention import values_of
 from medha_jax.config import RuntimeConfig
 from medha_jax.mesh import Layout, LayoutError, build_mesh, request_cpu_devices
 from medha_jax.models import Architecture
@@ -152,7 +153,7 @@ class _Inspection:
         program = Program.parse(compiled.program.as_text() or "")
         found = traffic(program, Program.parse(stated), self.programs.mesh)
         cost = _cost(compiled.program)
-        pool = _local_elements(self.programs.state_shapes.pool)
+        pool = _local_elements(values_of(self.programs.state_shapes.pool))
         memory = compiled.program.memory_analysis()
         return BucketReport(
             bucket=str(bucket),

@@ -67,7 +67,7 @@ def plan_memory(programs: Programs, limit: int | None) -> MemoryPlan:
         limit: bytes of a device that may be used, None if not known.
     """
     state = programs.state_shapes
-    pool = _local(state.pool)
+    pool = sum(_local(leaf) for leaf in jax.tree.leaves(state.pool))
     slots = sum(_local(leaf) for leaf in jax.tree.leaves((state.table, state.last_token, state.slots)))
     return MemoryPlan(
         weights=sum(_local(shape) for shape in programs.parameter_shapes.values()),

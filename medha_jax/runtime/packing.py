@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from medha_jax.attention import Launch, list_tiles, plan_items
 from medha_jax.config import Buckets
 from medha_jax.plan import Chunk, StepPlan
 from medha_jax.runtime.buckets import SMALL_TILE, Bucket, Need, PlanLayout, smallest_bucket
@@ -16,7 +17,10 @@ EMPTY = StepPlan(())
 
 @dataclass(frozen=True)
 class Geometry:
-    """Sizes that turn requests into rows: `page` and `per_group` in tokens; `shared` is None for one group."""
+    """Sizes that turn requests into rows: `page` and `per_group` in tokens; `shared` is None for one group.
+
+    `launches` says how the attention kernels run each shape; shapes that XLA computes are not in it.
+    """
 
     groups: int
     page: int
@@ -24,6 +28,7 @@ class Geometry:
     slots: int
     own: Buckets
     shared: Buckets | None
+    launches: Mapping[Bucket, Launch] = field(default_factory=dict)
 
 
 def chunks_of(plan: StepPlan, group: int | None) -> tuple[list[Chunk], list[Chunk]]:
@@ -63,15 +68,19 @@ def pack(plans: Sequence[StepPlan], bucket: Bucket, geometry: Geometry) -> np.nd
 
     Padding has slot number `geometry.slots`: writes there are out of range and dropped.
     """
-    layout = PlanLayout(bucket, geometry.page)
+    launch = geometry.launches.get(bucket)
+    layout = PlanLayout(bucket, geometry.page, launch)
     packed = np.zeros((len(plans), geometry.groups, layout.size), np.int32)
     for stage, plan in enumerate(plans):
         for group in range(geometry.groups):
             view = {name: np.asarray(part) for name, part in layout.views(packed[stage, group]).items()}
             for name in ("row_slot", "sample_slot", "update_slot"):
                 view[name][...] = geometry.slots
+            writer = _Writer(view, bucket, geometry, group)
             if plan.chunks:
-                _Writer(view, bucket, geometry, group).write(plan)
+                writer.write(plan)
+            if launch is not None:
+                writer.write_work(plan, launch)
     return packed
 
 
@@ -111,7 +120,8 @@ class _Writer:
                 self._sample(chunk, sample + at, row + at)
             for at, chunk in enumerate(longer):
                 self._rows(chunk, prefill_row)
-                self._tiles(chunk, prefill_row)
+                if self.bucket not in self.geometry.launches:
+                    self._tiles(chunk, prefill_row)
                 self._sample(chunk, sample + segment.decode + at, prefill_row + chunk.length - 1)
                 prefill_row += chunk.length
             sample += segment.samples
@@ -168,3 +178,27 @@ class _Writer:
         for at, entry in enumerate(entries):
             for name, value in zip(("slot", "index", "page"), entry, strict=True):
                 self.view[f"update_{name}"][at] = value
+
+    def write_work(self, plan: StepPlan, launch: Launch) -> None:
+        """Where rows are stored, and the work list of the attention kernels, which covers padding too."""
+        stored = self.view["write_position"]
+        stored[...] = -1
+        chunks: list[tuple[int, ...]] = []
+        for number, segment in enumerate(self.bucket.segments):
+            single, longer = chunks_of(plan, None if number == 0 else self.group)
+            row, prefill_row = self.bucket.starts(number)
+            end = prefill_row + segment.prefill
+            placed = [(row + at, chunk) for at, chunk in enumerate(single)]
+            for chunk in longer:
+                placed.append((prefill_row, chunk))
+                chunks.append((prefill_row, chunk.length, chunk.slot, *self._local(chunk)))
+                prefill_row += chunk.length
+            chunks.append((prefill_row, end - prefill_row, 0, 0, 0))
+            for at, chunk in placed:
+                if chunk.groups[-1] == self.group:
+                    start, _ = self._local(chunk)
+                    stored[at : at + chunk.length] = np.arange(start, start + chunk.length)
+        decodes = slice(0, self.bucket.decodes)
+        lengths = self.view["decode_length"]
+        tiles = list_tiles(launch, self.view["row_slot"][decodes], lengths, np.array(chunks, np.int64))
+        self.view["item"][...], self.view["merge"][...] = plan_items(launch, tiles)

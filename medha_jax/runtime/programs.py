@@ -6,8 +6,9 @@ Nothing here holds weights or runs anything, so a layout can be looked at where 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from threading import Lock
 from typing import Any
 
 import jax
@@ -16,7 +17,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh, NamedSharding
 
-from medha_jax.attention import BLOCK_TOKENS
+from medha_jax.attention import BLOCK_TOKENS, Attention, Fp8Pool, GpuTarget, Launch, choose, empty_pool
 from medha_jax.config import RuntimeConfig
 from medha_jax.kv.allocator import pages_for
 from medha_jax.mesh import Layout, parameter_spec, per_group, plan_spec, pool_spec, register_spec
@@ -59,6 +60,13 @@ class Sizes:
 class Programs:
     """Every tick of one configuration.
 
+    Args:
+        config: shapes and sizes.
+        arch: the model.
+        dtype: of weights and activations.
+        mesh: the devices.
+        target: GPU to lower for, where that is not the mesh's own devices.
+
     Raises:
         LayoutError: the model cannot be divided over the layout.
     """
@@ -67,6 +75,8 @@ class Programs:
     arch: Architecture
     dtype: jnp.dtype
     mesh: Mesh
+    target: GpuTarget | None = None
+    _lowering: Lock = field(default_factory=Lock, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         check_layout(self.arch, self.layout)
@@ -86,12 +96,45 @@ class Programs:
         """What packing needs to know."""
         mesh = self.config.mesh
         shared = mesh.shared_buckets if mesh.kvp > 1 else None
-        return Geometry(mesh.kvp, mesh.page_size, self.sizes.per_group, self.config.slots, mesh.buckets, shared)
+        group = self.sizes.per_group
+        return Geometry(mesh.kvp, mesh.page_size, group, self.config.slots, mesh.buckets, shared, self.launches)
+
+    @cached_property
+    def attention(self) -> Attention:
+        """What computes attention on this mesh.
+
+        Raises:
+            LaunchError: the configuration asks for what cannot run here.
+        """
+        arch, tp = self.arch, self.layout.tp
+        heads = self.layout.expanded_kv_heads(arch.kv_heads) // tp
+        return choose(
+            self.config.attention,
+            self.mesh.devices.flat[0],
+            heads=heads,
+            group=arch.heads // tp // heads,
+            head_dim=arch.head_dim,
+            dtype=self.dtype,
+            fp8=self.fp8,
+            target=self.target,
+        )
+
+    @property
+    def fp8(self) -> bool:
+        """Whether the KV pool is in eight bits."""
+        return self.config.kv_dtype == "fp8"
+
+    @cached_property
+    def launches(self) -> dict[Bucket, Launch]:
+        """How the attention kernels run each shape; empty where XLA computes attention."""
+        made = {bucket: self.attention.launch(bucket.decodes, bucket.prompts) for bucket in self.buckets}
+        return {bucket: launch for bucket, launch in made.items() if launch is not None}
 
     @cached_property
     def buckets(self) -> tuple[Bucket, ...]:
         """Every shape that is compiled ahead."""
-        return all_buckets(self.geometry.own, self.geometry.shared)
+        mesh = self.config.mesh
+        return all_buckets(mesh.buckets, mesh.shared_buckets if mesh.kvp > 1 else None)
 
     @cached_property
     def largest(self) -> Bucket:
@@ -132,7 +175,8 @@ class Programs:
         """Partition of every array of the device state."""
         own = per_group()
         slots = SlotState(own, own, own, own)  # type: ignore[arg-type]
-        return DeviceState(pool_spec(), own, register_spec(), own, slots)  # type: ignore[arg-type]
+        pool: Any = Fp8Pool(pool_spec(), pool_spec(5)) if self.fp8 else pool_spec()  # type: ignore[arg-type]
+        return DeviceState(pool, own, register_spec(), own, slots)  # type: ignore[arg-type]
 
     @cached_property
     def state_shapes(self) -> DeviceState:
@@ -147,9 +191,13 @@ class Programs:
         """A partition on this mesh."""
         return NamedSharding(self.mesh, spec)
 
+    def plan_layout(self, bucket: Bucket) -> PlanLayout:
+        """How plans are laid out for a bucket."""
+        return PlanLayout(bucket, self.config.mesh.page_size, self.launches.get(bucket))
+
     def plan_shape(self, bucket: Bucket) -> jax.ShapeDtypeStruct:
         """Shape and placement of the plans in flight, packed for a bucket."""
-        fields = PlanLayout(bucket, self.config.mesh.page_size).size
+        fields = self.plan_layout(bucket).size
         shape = (self.layout.spp, self.layout.kvp, fields)
         return jax.ShapeDtypeStruct(shape, jnp.int32, sharding=self.placed(plan_spec()))
 
@@ -167,7 +215,7 @@ class Programs:
         # an array without elements would lose its sharding
         rows = self.largest.rows if layout.spp > 1 else 1
         return DeviceState(
-            pool=jnp.zeros(pool, self.dtype),
+            pool=empty_pool(pool, self.dtype, self.fp8),
             table=jnp.zeros((layout.kvp, config.slots, self.sizes.table_width), jnp.int32),
             register=jnp.zeros((layout.spp, layout.kvp, rows, arch.embed), self.dtype),
             last_token=jnp.zeros((layout.kvp, config.slots), jnp.int32),
@@ -175,9 +223,12 @@ class Programs:
         )
 
     def lower(self, bucket: Bucket) -> jax.stages.Lowered:
-        """Trace and lower the tick of one shape; the state is donated."""
-        plan = PlanLayout(bucket, self.config.mesh.page_size)
-        program = Program(self.arch, self.layout, plan, self.largest, self.config.keep_logits)
+        """Trace and lower the tick of one shape; the state is donated.
+
+        With a `target` it is lowered for CUDA, whatever the mesh consists of.
+        """
+        plan = self.plan_layout(bucket)
+        program = Program(self.attention, self.arch, self.layout, plan, self.largest, self.config.keep_logits)
         parameters = {name: shape.sharding.spec for name, shape in self.argument_shapes.items()}
         mapped = jax.shard_map(
             build_tick(program, self.dtype),
@@ -186,5 +237,9 @@ class Programs:
             out_specs=(self.state_specs, per_group()),
             check_vma=False,
         )
-        tick = jax.jit(mapped, donate_argnums=1)
-        return tick.lower(self.argument_shapes, self.state_shapes, self.plan_shape(bucket))
+        arguments = self.argument_shapes, self.state_shapes, self.plan_shape(bucket)
+        traced = jax.jit(mapped, donate_argnums=1).trace(*arguments)
+        if not self.launches:
+            return traced.lower()
+        with self._lowering:  # Triton compiles its kernels here; nobody promises that it can from several threads
+            return traced.lower(lowering_platforms=("cuda",) if self.target else None)

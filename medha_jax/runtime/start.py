@@ -41,6 +41,7 @@ def open_executor(config: RuntimeConfig, report: Report) -> MeshExecutor:
         UnsupportedModelError: the architecture or a setting of it is not supported.
         CheckpointError: the weights do not fit the architecture, or cannot be read.
         LayoutError: the layout does not fit the devices or the model.
+        LaunchError: the configuration asks for attention that cannot run here.
     """
     arch = Architecture.from_directory(config.model)
     layout = Layout(config.mesh.tp, config.mesh.spp, config.mesh.kvp)
@@ -52,7 +53,9 @@ def open_executor(config: RuntimeConfig, report: Report) -> MeshExecutor:
     local = jax.local_devices()
     plan = plan_memory(programs, usable_bytes(local[0], len(local), config.mesh.memory_fraction))
     check_memory(plan, programs, jax.device_count())
-    for line in (f"mesh {layout} on {layout.devices} x {local[0].device_kind}", *plan.lines()):
+    attention = programs.attention
+    where = f"mesh {layout} on {layout.devices} x {local[0].device_kind}"
+    for line in (where, f"attention: {attention.name} ({attention.why})", *plan.lines()):
         report(line)
     started = time.perf_counter()
     shardings = stored_shardings(arch, layout, mesh, dtype)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from medha_jax.attention import Pool
 from medha_jax.plan import MAX_STOP_TOKENS, SamplingParams
 
 MAX_END_TOKENS = MAX_STOP_TOKENS + 8  # stop tokens and the model's own end tokens
@@ -52,7 +53,7 @@ class DeviceState:
     states that each stage received from the one before; a single stage uses none of it.
     """
 
-    pool: Float[Array, "layers 2 pages kv_heads page head_dim"]
+    pool: Pool
     table: Int[Array, "groups slots pages_per_slot"]
     register: Float[Array, "stages groups rows embed"]
     last_token: Int[Array, "groups slots"]

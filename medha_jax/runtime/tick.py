@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from medha_jax.attention import AttentionWork, Tiles, attend, merge, pack, store
+from medha_jax.attention import Attention, AttentionWork, KernelWork, Launch, Pool, Tiles, merge, pack, values_of
 from medha_jax.mesh import (
     Layout,
     embed_tokens,
@@ -27,7 +27,7 @@ from medha_jax.runtime.sampler import Sampled, sample
 from medha_jax.runtime.state import DeviceState, note_inputs, note_outputs
 
 Tick = Callable[[Mapping[str, Array], DeviceState, Array], tuple[DeviceState, Sampled]]
-Carry = tuple[Array, Array]  # hidden states and the KV pool
+Carry = tuple[Array, Pool]  # hidden states and the KV pool
 Plan = Mapping[str, Array]
 LAYERS = "layers."
 
@@ -36,6 +36,7 @@ LAYERS = "layers."
 class Program:
     """What one compiled tick is for; `largest` is the bucket that the stage register is laid out for."""
 
+    attention: Attention
     arch: Architecture
     layout: Layout
     plan: PlanLayout
@@ -49,7 +50,7 @@ def build_tick(program: Program, dtype: jnp.dtype) -> Tick:
     It runs under `shard_map` and sees one device's part of everything; arrays of a group or stage keep a leading
     axis of one.
     """
-    arch, layout, bucket = program.arch, program.layout, program.plan.bucket
+    arch, layout, bucket, attention = program.arch, program.layout, program.plan.bucket, program.attention
     merge_layer = layer_graph(arch, dtype)
 
     def tick(parameters: Mapping[str, Array], state: DeviceState, plans: Array) -> tuple[DeviceState, Sampled]:
@@ -63,7 +64,8 @@ def build_tick(program: Program, dtype: jnp.dtype) -> Tick:
         # rules that follow the length see the whole prompt from its first chunk on
         length = jnp.maximum(position + 1, slots.column("prompt", slot))
         angles = rotary_angles(arch.rope, arch.head_dim, position, length, parameters)
-        work = attention_work(mine, bucket)
+        launch = program.plan.launch
+        work = attention_work(mine, bucket) if launch is None else kernel_work(mine, launch)
 
         def layer(carry: Carry, inputs: tuple[dict[str, Array], Array]) -> tuple[Carry, None]:
             x, pool = carry
@@ -71,8 +73,8 @@ def build_tick(program: Program, dtype: jnp.dtype) -> Tick:
 
             def attend_here(query: Array, key: Array, value: Array) -> Array:
                 nonlocal pool
-                pool = store(pool, number, table, key, value, work)
-                out, lse = attend(query, pool, number, table, work)
+                pool = attention.store(pool, number, table, key, value, work)
+                out, lse = attention.attend(query, pool, number, table, work)
                 return merge_shared(out, lse, bucket, layout)
 
             x = merge_layer(arrays)(x, angles, attend_here, sum_over_tensor)
@@ -84,7 +86,7 @@ def build_tick(program: Program, dtype: jnp.dtype) -> Tick:
         if layout.spp > 1:
             x = jnp.where(stage == 0, x, read_register(state.register[0, 0], program))
         # the pool is a carry: as scanned input and output it would exist twice
-        (x, pool), _ = lax.scan(layer, (x, state.pool), (stacked, jnp.arange(state.pool.shape[0])))
+        (x, pool), _ = lax.scan(layer, (x, state.pool), (stacked, jnp.arange(values_of(state.pool).shape[0])))
 
         # the head is divided over stages too, so each of them helps with the rows that leave the last one
         rows = from_last_stage(x[leaving["sample_row"]], layout)
@@ -157,3 +159,8 @@ def attention_work(plan: Plan, bucket: Bucket) -> AttentionWork:
         writes=plan["writes"],
         tiles=tiles,
     )
+
+
+def kernel_work(plan: Plan, launch: Launch) -> KernelWork:
+    """The attention kernels' view of a plan."""
+    return KernelWork(plan["item"], plan["merge"], plan["row_slot"], plan["write_position"], launch)

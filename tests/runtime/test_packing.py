@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from medha_jax.attention import GpuTarget, KernelAttention
+from medha_jax.attention.gpu.launch import shipped_table
 from medha_jax.config import Buckets
 from medha_jax.plan import Chunk, StepPlan
 from medha_jax.runtime.buckets import (
@@ -172,3 +176,50 @@ def test_a_plan_beyond_every_shape_is_an_error(decodes: int, tokens: int, chunks
         smallest_bucket(BUCKETS, SHARED, Need(), need)
     with pytest.raises(UnknownShapeError, match="only one group"):
         smallest_bucket(BUCKETS, None, Need(), need)
+
+
+def launches(where: Geometry) -> Geometry:
+    attention = KernelAttention(GpuTarget("any", 90, 3), shipped_table(), 2, 4, 128, "bfloat16")
+    shapes = all_buckets(where.own, where.shared)
+    return dataclasses.replace(where, launches={b: attention.launch(b.decodes, b.prompts) for b in shapes})
+
+
+def test_the_work_list_says_what_the_tiles_say() -> None:
+    """For the kernels the same rows stand in items, with the same local positions, and padding sees nothing."""
+    shared = Chunk(0, 40, 5, (1,) * 5, True, 0, (9,), groups=(2, 0))
+    decode = Chunk(1, 90, 1, None, True, 1, (4,), groups=(1, 2, 0))
+    private = Chunk(2, 0, 3, (7,) * 3, True, 0, (5,), groups=(1,))
+    plan, where = StepPlan((private, shared, decode)), launches(geometry(3))
+    bucket = bucket_for([plan], where)
+    packed = pack([plan], bucket, where)
+    layout = PlanLayout(bucket, PAGE, where.launches[bucket])
+    for group in range(3):
+        view = {name: np.asarray(part) for name, part in layout.views(packed[0, group]).items()}
+        items = {int(item[0]): item.tolist() for item in view["item"] if item[1] > 0}
+        first, own = bucket.decodes, bucket.decodes + bucket.shared.prefill
+        row, count, slot, start, limit, *_ = items[first]
+        wanted = {0: (8, 13), 1: (40, 0), 2: (40, 32)}[group]
+        assert (row, count, slot, start, limit) == (first, 5, 0, *wanted)
+        assert items[first + 5][1:5] == [bucket.shared.prefill - 5, 0, 0, 0], "padding"
+        assert items[0][:5] == [0, 1, 1, {0: 26, 1: 31, 2: 31}[group], {0: 27, 1: 32, 2: 32}[group]]
+        assert items[own][1] == (3 if group == 1 else bucket.own.prefill)
+        stored = {int(at): int(view["write_position"][at]) for at in np.flatnonzero(view["write_position"] >= 0)}
+        assert (
+            stored
+            == {
+                0: {0: 26} | {first + at: 8 + at for at in range(5)},
+                1: {own + at: at for at in range(3)},
+                2: {},
+            }[group]
+        )
+
+
+@given(plans())
+def test_every_row_of_a_tick_is_somebodys(plan: StepPlan) -> None:
+    where = launches(geometry())
+    bucket = bucket_for([plan], where)
+    layout = PlanLayout(bucket, PAGE, where.launches[bucket])
+    for packed in (pack([plan], bucket, where), pack([EMPTY], bucket, where)):
+        items = np.asarray(layout.views(packed[0, 0])["item"])
+        whole = items[(items[:, 1] > 0) & (items[:, 5] == 0)]
+        assert sorted(row for item in whole for row in range(item[0], item[0] + item[1])) == list(range(bucket.rows))

@@ -1,0 +1,55 @@
+"""Flash attention of PyTorch on the same shapes, as one JSON line: `python -m benchmarks.gpu.torch_attention`.
+
+In a process of its own, because PyTorch and JAX would share the GPU's memory. Queries are few beside the context, so
+they all see all of it here, and the work is counted so.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+from typing import Any
+
+HEADS, KV_HEADS, HEAD_DIM = 32, 8, 128
+
+
+def seconds(torch: Any, queries: int, context: int) -> float:
+    """Median seconds of one layer, bfloat16, by the flash backend."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    def draw(heads: int, tokens: int) -> Any:
+        return torch.randn(1, heads, tokens, HEAD_DIM, device="cuda", dtype=torch.bfloat16)
+
+    q, k, v = draw(HEADS, queries), draw(KV_HEADS, context), draw(KV_HEADS, context)
+    attend = torch.nn.functional.scaled_dot_product_attention
+    rounds = []
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+        for _ in range(7):
+            torch.cuda.synchronize()
+            started = time.perf_counter()
+            for _ in range(3):
+                attend(q, k, v, enable_gqa=True)
+            torch.cuda.synchronize()
+            rounds.append((time.perf_counter() - started) / 3)
+    return statistics.median(rounds[2:])
+
+
+def main(loads: list[str]) -> None:
+    """Print {"QUERIES@CONTEXT": TFLOP/s}; loads are given in that form."""
+    import torch
+
+    rates = {}
+    for load in loads:
+        queries, context = map(int, load.split("@"))
+        flops = 4 * HEADS * HEAD_DIM * queries * context
+        try:
+            rates[load] = flops / seconds(torch, queries, context) / 1e12
+        except RuntimeError as error:
+            rates[load] = str(error).splitlines()[0]
+    print(json.dumps({"torch": torch.__version__, "rates": rates}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,163 @@
+"""The one door to attention: which implementation a mesh gets, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from medha_jax.attention import xla
+from medha_jax.attention.gpu import attend as gpu
+from medha_jax.attention.gpu.launch import (
+    LARGEST_HEAD_DIM,
+    GpuTarget,
+    Launch,
+    LaunchError,
+    LaunchTable,
+    TileConfig,
+    shipped_table,
+)
+from medha_jax.attention.pool import FP8, Pool
+from medha_jax.attention.store import store as store_rows
+from medha_jax.attention.work import AttentionWork
+
+PACKAGES = ("triton", "jax_triton")
+LEAST_CAPABILITY, LEAST_FP8_CAPABILITY = 80, 89
+DTYPES = ("bfloat16", "float16", "float32")
+
+
+@dataclass(frozen=True)
+class XlaAttention:
+    """Plain XLA on any platform; `why` it was chosen."""
+
+    why: str
+    name: ClassVar[str] = "xla"
+
+    def launch(self, decodes: int, prompts: Sequence[tuple[int, int]]) -> None:
+        """Needs no work list."""
+        return None
+
+    def store(self, pool: Pool, layer: Array, table: Array, keys: Array, values: Array, work: Any) -> Pool:
+        """See `attention.store.store`."""
+        return store_rows(pool, layer, table, keys, values, work)
+
+    def attend(self, queries: Array, pool: Pool, layer: Array, table: Array, work: Any) -> tuple[Array, Array]:
+        """See `attention.xla.attend`."""
+        return xla.attend(queries, pool, layer, table, work)
+
+
+@dataclass(frozen=True)
+class KernelAttention:
+    """The Triton kernels on one kind of GPU, for one model's sizes on a device.
+
+    Args:
+        target: the GPU.
+        table: tile sizes.
+        heads: KV heads of a device; `group` query heads share each.
+        head_dim: elements of a head.
+        dtype: of the pool, `float8_e4m3fn` for one in eight bits.
+    """
+
+    target: GpuTarget
+    table: LaunchTable
+    heads: int
+    group: int
+    head_dim: int
+    dtype: str
+    name: ClassVar[str] = "triton"
+
+    @property
+    def why(self) -> str:
+        """What was chosen, and whether its sizes were measured on this GPU."""
+        tiles = [self._tile(queries) for queries in (1, 2**20)]
+        measured = "measured" if all(tile.measured for tile in tiles) else "not measured"
+        return f"{self.target.name}, sm{self.target.capability}; tile sizes {measured} on it"
+
+    def _tile(self, queries: int) -> TileConfig:
+        tile = self.table.find(self.target, self.head_dim, self.dtype, queries)
+        rows = 1 << (max(tile.rows, self.group) - 1).bit_length()  # the heads of a group lie in one tile
+        return replace(tile, rows=rows)
+
+    def launch(self, decodes: int, prompts: Sequence[tuple[int, int]]) -> Launch:
+        """How one shape of a tick runs.
+
+        Args:
+            decodes: decode rows.
+            prompts: (tokens, most chunks) of each segment of prompt rows.
+        """
+        prefill, tiles = None, 0
+        if prompts:
+            prefill = self._tile(max(2, max(tokens for tokens, _ in prompts) * self.group))
+            size = prefill.rows // self.group
+            # every chunk, and the padding after the last one, may end in a tile that is not full
+            tiles = sum(-(-tokens // size) + chunks + 1 for tokens, chunks in prompts)
+        return Launch(self._tile(1), prefill, decodes, tiles, self.heads, self.group, self.target.processors)
+
+    def store(self, pool: Pool, layer: Array, table: Array, keys: Array, values: Array, work: Any) -> Pool:
+        """See `attention.gpu.attend.store`."""
+        return gpu.store(pool, layer, table, keys, values, work, self.target.capability)
+
+    def attend(self, queries: Array, pool: Pool, layer: Array, table: Array, work: Any) -> tuple[Array, Array]:
+        """See `attention.gpu.attend.attend`."""
+        return gpu.attend(queries, pool, layer, table, work, self.target.capability)
+
+
+Attention = XlaAttention | KernelAttention
+Work = AttentionWork | gpu.KernelWork
+
+
+def choose(
+    setting: str,
+    device: jax.Device,
+    heads: int,
+    group: int,
+    head_dim: int,
+    dtype: jnp.dtype,
+    fp8: bool,
+    target: GpuTarget | None = None,
+) -> Attention:
+    """The implementation for a mesh.
+
+    Args:
+        setting: `xla`, `triton`, or `auto`: the kernels where they run, XLA elsewhere.
+        device: one of the mesh, all of which are alike.
+        heads: KV heads of a device; `group` query heads share each.
+        head_dim: elements of a head.
+        dtype: of the model.
+        fp8: whether the pool is in eight bits.
+        target: to compile for, if not the device.
+
+    Raises:
+        LaunchError: `triton` was asked for and cannot run here; the message says why.
+    """
+    if setting == "xla":
+        return XlaAttention("asked for")
+    try:
+        return _kernels(target or GpuTarget.of(device), heads, group, head_dim, dtype, fp8)
+    except LaunchError as error:
+        if setting == "triton":
+            raise LaunchError(f"attention=triton cannot run here: {error}. Use attention=auto or xla") from None
+        return XlaAttention(str(error))
+
+
+def _kernels(target: GpuTarget, heads: int, group: int, head_dim: int, dtype: jnp.dtype, fp8: bool) -> KernelAttention:
+    if missing := [name for name in PACKAGES if find_spec(name) is None]:
+        raise LaunchError(f"{' and '.join(missing)} not installed; pip install 'medha-jax[cuda12]' brings them")
+    least = LEAST_FP8_CAPABILITY if fp8 else LEAST_CAPABILITY
+    if target.capability < least:
+        what = "an eight-bit pool needs" if fp8 else "the kernels need"
+        raise LaunchError(f"{what} compute capability {least / 10}; {target.name} has {target.capability / 10}")
+    if head_dim > LARGEST_HEAD_DIM or head_dim % 8:
+        raise LaunchError(f"head_dim is {head_dim}; the kernels take multiples of 8 up to {LARGEST_HEAD_DIM}")
+    name = jnp.dtype(dtype).name
+    if name not in DTYPES:
+        raise LaunchError(f"dtype is {name}; the kernels take {', '.join(DTYPES)}")
+    stored = jnp.dtype(FP8).name if fp8 else name
+    chosen = KernelAttention(target, shipped_table(), heads, group, head_dim, stored)
+    chosen.launch(1, [(1, 1)])  # whether the table has rows for it
+    return chosen

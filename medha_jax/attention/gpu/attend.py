@@ -1,0 +1,157 @@
+"""Attention and KV writes by the Triton kernels, behind the same contract as the XLA ones."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float, Int
+
+from medha_jax.attention.gpu.items import FIELDS, MERGE_FIELDS
+from medha_jax.attention.gpu.launch import Launch, TileConfig
+from medha_jax.attention.pool import Fp8Pool, Pool, values_of
+
+MERGE_ROWS = 16  # rows of one program of the second pass
+WRITE_WARPS, MERGE_WARPS = 4, 4
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class KernelWork:
+    """What a tick has to attend to and to store, as `items.plan_items` lists it.
+
+    `slot` and `position` say for each row where its keys and values go, -1 for nowhere on this device; `position` is
+    local to the group.
+    """
+
+    items: Int[Array, "items fields"]
+    merges: Int[Array, "merges fields"]
+    slot: Int[Array, " rows"]
+    position: Int[Array, " rows"]
+    launch: Launch = field(metadata={"static": True})
+
+
+def store(
+    pool: Pool,
+    layer: Int[Array, ""],
+    table: Int[Array, "slots pages_per_slot"],
+    keys: Float[Array, "rows kv_heads head_dim"],
+    values: Float[Array, "rows kv_heads head_dim"],
+    work: KernelWork,
+    capability: int,
+) -> Pool:
+    """As `attention.store`, by one program a row that writes into the pool in place."""
+    from medha_jax.attention.gpu import kernels
+    from medha_jax.attention.gpu.call import launch
+
+    sizes = _pool_sizes(pool)
+    heads = sizes["HEADS"]
+    inputs = (keys, values, work.position, work.slot, table, layer)
+    constants = dict(sizes, MANY=_power_of_two(heads), WIDTH=table.shape[1])
+    fp8 = isinstance(pool, Fp8Pool)
+    changed = launch(
+        kernel=kernels.write_fp8_kernel if fp8 else kernels.write_kernel,
+        inputs=inputs,
+        changed=(pool.values, pool.exponents) if isinstance(pool, Fp8Pool) else (pool,),
+        made=(),
+        grid=(keys.shape[0],),
+        warps=WRITE_WARPS,
+        stages=1,
+        capability=capability,
+        constants=constants,
+    )
+    return Fp8Pool(*changed) if fp8 else changed[0]
+
+
+def attend(
+    queries: Float[Array, "rows heads head_dim"],
+    pool: Pool,
+    layer: Int[Array, ""],
+    table: Int[Array, "slots pages_per_slot"],
+    work: KernelWork,
+    capability: int,
+) -> tuple[Float[Array, "rows heads head_dim"], Float[Array, "rows heads"]]:
+    """As `attention.xla.attend`: one launch, or one for each kind of tile, then the merge of tiles that were cut."""
+    from medha_jax.attention.gpu import kernels
+    from medha_jax.attention.gpu.call import launch
+
+    shape = work.launch
+    sizes = _pool_sizes(pool)
+    heads, head_dim = sizes["HEADS"], sizes["DIM"]
+    exponents = pool.exponents if isinstance(pool, Fp8Pool) else layer  # any array, where nothing reads it
+    inputs = (queries, values_of(pool), exponents, layer, table, work.items)
+    parts = max(1, shape.part_rows)
+    made = (
+        jax.ShapeDtypeStruct(queries.shape, queries.dtype),
+        jax.ShapeDtypeStruct(queries.shape[:2], jnp.float32),
+        jax.ShapeDtypeStruct((heads, parts, head_dim), jnp.float32),
+        jax.ShapeDtypeStruct((heads, parts), jnp.float32),
+    )
+    constants = dict(
+        sizes,
+        FIELDS=len(FIELDS),
+        GROUP=shape.group,
+        WIDTH=table.shape[1],
+        PARTS=parts,
+        SCALE=math.log2(math.e) / math.sqrt(head_dim),
+        FP8=isinstance(pool, Fp8Pool),
+        PRECISION="ieee",  # of fp32 products, which only checks use
+    )
+
+    def run(kernel: Any, tile: TileConfig, items: int, changed: tuple[Array, ...], **more: Any) -> tuple[Array, ...]:
+        return launch(
+            kernel=kernel,
+            inputs=inputs,
+            changed=changed,
+            made=() if changed else made,
+            grid=(items, heads),
+            warps=tile.warps,
+            stages=tile.stages,
+            capability=capability,
+            constants=dict(constants, ROWS=tile.rows, KEYS=tile.keys, STAGES=tile.stages, **more),
+        )
+
+    decode, prefill = shape.decode, shape.prefill
+    if prefill is not None and shape.together:
+        small = dict(DECODE_ROWS=decode.rows, DECODE_KEYS=decode.keys, DECODE_STAGES=decode.stages)
+        filled = run(kernels.attend_mixed_kernel, prefill, shape.items, (), **small)
+    else:
+        filled = run(kernels.attend_kernel, decode, shape.decode_items, (), FIRST=0)
+        if prefill is not None:
+            more = kernels.attend_more_kernel
+            filled = run(more, prefill, shape.prefill_items, filled, FIRST=shape.decode_items)
+    out, lse, part_out, part_lse = filled
+    rows = max(tile.rows for tile in (decode, prefill) if tile is not None)
+    return launch(  # type: ignore[return-value]
+        kernel=kernels.merge_kernel,
+        inputs=(part_out, part_lse, work.merges),
+        changed=(out, lse),
+        made=(),
+        grid=(shape.merges, heads, -(-rows // MERGE_ROWS)),
+        warps=MERGE_WARPS,
+        stages=2,
+        capability=capability,
+        constants=dict(
+            FIELDS=len(MERGE_FIELDS),
+            HEADS=heads,
+            GROUP=shape.group,
+            DIM=head_dim,
+            WIDE=sizes["WIDE"],
+            PARTS=parts,
+            ROWS=MERGE_ROWS,
+        ),
+    )
+
+
+def _pool_sizes(pool: Pool) -> dict[str, int]:
+    _, _, pages, heads, page, head_dim = values_of(pool).shape
+    return dict(PAGES=pages, HEADS=heads, PAGE=page, DIM=head_dim, WIDE=max(16, _power_of_two(head_dim)))
+
+
+def _power_of_two(number: int) -> int:
+    """The least one that is not smaller."""
+    return 1 << (number - 1).bit_length()

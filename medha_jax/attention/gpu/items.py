@@ -1,0 +1,148 @@
+"""The work list of one tick on one device, made on the host, because only the host knows the lengths.
+
+A tile is cut along its KV so that all programs end at about the same time. A GPU starts programs in the order of the
+list, whenever one before them ends: so large parts come first, and small ones fill the gaps. NumPy only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from medha_jax.attention.gpu.launch import MOST_WAVES, Launch, TileConfig
+
+FIELDS = ("row", "count", "slot", "start", "limit", "first", "past", "part", "decode")
+MERGE_FIELDS = ("row", "count", "part", "stride", "parts")
+LEAST_BLOCKS = 4  # a part of fewer blocks would spend its time on beginning and ending
+OVERHEAD = 1.0  # blocks that beginning and ending a part cost; estimated, not measured
+CHUNK_FIELDS = ("row", "length", "slot", "start", "limit")
+
+
+@dataclass(frozen=True)
+class TileList:
+    """Runs of rows of one request each, `[tiles]`; fields as in `attention.work.Tiles`, `decode` names the tile size.
+
+    Rows that see nothing are in the list too: they are written as 0 and -inf.
+    """
+
+    row: np.ndarray
+    count: np.ndarray
+    slot: np.ndarray
+    start: np.ndarray
+    limit: np.ndarray
+    decode: np.ndarray
+
+    def blocks(self, launch: Launch) -> np.ndarray:
+        """Blocks of KV that each tile sees."""
+        past = np.maximum(np.minimum(self.start + self.count, self.limit), 0)
+        keys = np.where(self.decode, launch.decode.keys, launch.prefill.keys if launch.prefill else 1)
+        return -(-past // keys)
+
+
+def list_tiles(launch: Launch, slots: np.ndarray, lengths: np.ndarray, chunks: np.ndarray) -> TileList:
+    """Every row of a tick as tiles.
+
+    Args:
+        launch: tile sizes.
+        slots: of the decode rows, which come first.
+        lengths: tokens that each of them sees, 0 for padding.
+        chunks: `[chunks, CHUNK_FIELDS]` of prompt rows, padding included, whose limit is 0.
+    """
+    decodes, size = np.arange(launch.decodes), max(1, launch.tile_tokens)
+    row, length, slot, start, limit = chunks.reshape(-1, len(CHUNK_FIELDS)).T
+    number = -(-length // size)
+    chunk = np.repeat(np.arange(len(number)), number)
+    done = (np.arange(len(chunk)) - np.repeat(np.cumsum(number) - number, number)) * size
+
+    def both(decode: np.ndarray, prompt: np.ndarray) -> np.ndarray:
+        return np.concatenate([decode, prompt]).astype(np.int64)
+
+    return TileList(
+        row=both(decodes, row[chunk] + done),
+        count=both(np.ones_like(decodes), np.minimum(size, length[chunk] - done)),
+        slot=both(np.where(lengths > 0, slots, 0), slot[chunk]),
+        start=both(lengths - 1, start[chunk] + done),
+        limit=both(lengths, limit[chunk]),
+        decode=np.arange(len(decodes) + len(chunk)) < len(decodes),
+    )
+
+
+def plan_items(launch: Launch, tiles: TileList) -> tuple[np.ndarray, np.ndarray]:
+    """Cut tiles into parts and put them in order.
+
+    Returns:
+        The work list, int32 `[launch.items, FIELDS]`, and the tiles to merge, int32 `[launch.merges, MERGE_FIELDS]`;
+        unused places have a count of 0. `first` and `past` count blocks; `part` is a row of the partial results,
+        or -1 where the tile has one part only.
+    """
+    blocks = tiles.blocks(launch)
+    parts = np.ones(len(blocks), np.int64)
+    if launch.together and launch.prefill is not None:
+        parts = part_counts(blocks, launch, launch.prefill)
+    else:
+        for tile, mine in ((launch.decode, tiles.decode), (launch.prefill, ~tiles.decode)):
+            if tile is not None:
+                parts[mine] = part_counts(blocks[mine], launch, tile)
+    rows = np.where(tiles.decode, launch.decode.rows, launch.prefill.rows if launch.prefill else 0)
+    used = np.where(parts > 1, parts * rows, 0)
+    base = np.cumsum(used) - used
+
+    tile = np.repeat(np.arange(len(parts)), parts)
+    number = np.arange(len(tile)) - np.repeat(np.cumsum(parts) - parts, parts)
+    first, past = (blocks[tile] * at // parts[tile] for at in (number, number + 1))
+    part = np.where(parts[tile] > 1, base[tile] + number * rows[tile], -1)
+    made = np.stack(
+        [*(x[tile] for x in (tiles.row, tiles.count, tiles.slot, tiles.start, tiles.limit)), first, past, part]
+    )
+    made = np.concatenate([made, tiles.decode[None, tile]]).T
+
+    order = _order(past - first, number, tile)
+    decode = tiles.decode[tile][order]
+    items = np.zeros((launch.items, len(FIELDS)), np.int32)
+    if launch.together:
+        items[: len(order)] = made[order[_interleaved(decode)]]
+    else:
+        for at, mine in ((0, decode), (launch.decode_items, ~decode)):
+            chosen = order[mine]
+            items[at : at + len(chosen)] = made[chosen]
+    merges = np.zeros((launch.merges, len(MERGE_FIELDS)), np.int32)
+    split = np.flatnonzero(parts > 1)
+    merges[: len(split)] = np.stack([x[split] for x in (tiles.row, tiles.count, base, rows, parts)]).T
+    return items, merges
+
+
+def part_counts(blocks: np.ndarray, launch: Launch, tile: TileConfig) -> np.ndarray:
+    """Parts for tiles of so many blocks: of a few cuts the one with the least estimated time.
+
+    A cut is named by the parts of the longest tile: one, or as many as give every program one, two or three parts of
+    that size, rounded down and up (rounded down, equal tiles fill whole rounds). Estimated is the number of rounds
+    times the mean part, or the largest part where that is longer.
+    """
+    programs, most = launch.programs(tile), np.maximum(blocks // LEAST_BLOCKS, 1)
+    total, longest = int(blocks.sum()), int(blocks.max(initial=0))
+    if longest == 0:
+        return most
+    waves = longest * programs / (total * launch.heads) * np.arange(1, MOST_WAVES + 1)
+    cuts = np.unique(np.maximum(np.concatenate([[1], np.floor(waves), np.ceil(waves)]), 1))
+    parts = np.minimum(-(-blocks * cuts[:, None] // longest), most).astype(np.int64)
+    parts = np.maximum(parts, 1)
+    parts = parts[parts.sum(1) - len(blocks) <= launch.extra(tile)]
+    rounds = -(-parts.sum(1) * launch.heads // programs)
+    largest = (blocks / parts).max(1)
+    time = np.maximum(rounds * (total / parts.sum(1) + OVERHEAD), largest + OVERHEAD)
+    return parts[time.argmin()]
+
+
+def _order(size: np.ndarray, number: np.ndarray, tile: np.ndarray) -> np.ndarray:
+    """Large parts first, in classes of a factor of two; within one, parts of the same KV beside each other."""
+    return np.lexsort((tile, number, -np.frexp(size)[1]))
+
+
+def _interleaved(decode: np.ndarray) -> np.ndarray:
+    """Order that spreads both kinds evenly, each in its own order, so that they run beside each other."""
+    share = np.zeros(len(decode))
+    for kind in (decode, ~decode):
+        count = np.count_nonzero(kind)
+        share[kind] = (np.arange(count) + 0.5) / max(1, count)
+    return np.argsort(share, kind="stable")

@@ -1,0 +1,298 @@
+"""The Triton kernels. Importing this needs Triton; nothing here knows JAX.
+
+One body computes every tile: the queries of `count` consecutive tokens of one request, with all heads of one KV head
+packed as rows (token major), against blocks `first` to `past` of `KEYS` tokens each. A decode is a tile of one token.
+So prefill and decode differ in their sizes only, and a launch may hold both.
+
+Pages are looked up one block ahead, so that the address of a block is there when its turn comes. Offsets of whole
+pages are 64-bit: a pool of a million tokens of an 8B model has 2^36 elements.
+"""
+
+import triton
+import triton.language as tl
+
+LN_2 = tl.constexpr(0.6931471805599453)
+LOWEST_EXPONENT = tl.constexpr(-100)
+
+
+@triton.jit
+def _page_of(table, block, PAGE: tl.constexpr, KEYS: tl.constexpr):
+    """The page of a block; where a block spans several pages, the page of each of its tokens."""
+    if KEYS <= PAGE:
+        page = tl.load(table + block // (PAGE // KEYS))
+    else:
+        page = tl.load(table + block * (KEYS // PAGE) + tl.arange(0, KEYS) // PAGE)
+    return page
+
+
+@triton.jit
+def _lines(page, block, head, layer, HEADS: tl.constexpr, PAGES: tl.constexpr, PAGE: tl.constexpr, KEYS: tl.constexpr):
+    """Where a block's keys lie: (64-bit number of the first line, 32-bit lines after it)."""
+    keys = tl.arange(0, KEYS)
+    page = ((layer * (2 * PAGES) + page).to(tl.int64) * HEADS + head) * PAGE
+    if KEYS <= PAGE:
+        first = page + (block % (PAGE // KEYS)) * KEYS
+        after = keys
+    else:
+        first = page
+        after = keys % PAGE
+    return first, after
+
+
+@triton.jit
+def _load(pool, exponents, first, after, dtype: tl.constexpr, DIM: tl.constexpr, WIDE: tl.constexpr, FP8: tl.constexpr):
+    """Keys or values `[KEYS, WIDE]` of the lines of a block, in the queries' dtype."""
+    dims = tl.arange(0, WIDE)
+    start = pool + first * DIM
+    if first.type.is_block():
+        where = start[:, None] + (after[:, None] * DIM + dims[None, :])
+    else:
+        where = start + (after[:, None] * DIM + dims[None, :])
+    if WIDE == DIM:
+        block = tl.load(where)
+    else:
+        block = tl.load(where, mask=dims[None, :] < DIM, other=0.0)
+    if FP8:
+        power = tl.load(exponents + first + after).to(tl.int32)
+        scale = ((power + 127) << 23).to(tl.float32, bitcast=True)
+        # exact in bfloat16: four significant bits times a power of two
+        block = (block.to(dtype) * scale[:, None].to(dtype)).to(dtype)
+    return block
+
+
+@triton.jit
+def _step(
+    q, keys, values, top, total, acc, seen,
+    SCALE: tl.constexpr, MASKED: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """One step of online softmax in base two: `SCALE` is log2(e) / sqrt(head_dim)."""
+    scores = tl.dot(q, tl.trans(keys), input_precision=PRECISION)
+    if MASKED:
+        scores = tl.where(seen, scores, float("-inf"))
+    new_top = tl.maximum(top, tl.max(scores, 1))
+    if MASKED:
+        # rows that have seen nothing yet stay at -inf, and must not subtract it from itself
+        level = tl.where(new_top == float("-inf"), 0.0, new_top) * SCALE
+    else:
+        level = new_top * SCALE
+    weights = tl.exp2(scores * SCALE - level[:, None])
+    shrink = tl.exp2(top * SCALE - level)
+    total = total * shrink + tl.sum(weights, 1)
+    acc = acc * shrink[:, None]
+    acc = tl.dot(weights.to(values.dtype), values, acc, input_precision=PRECISION)
+    return new_top, total, acc
+
+
+@triton.jit
+def _tile(
+    item, head, queries, pool, exponents, layer, table, out, lse, part_out, part_lse,
+    HEADS: tl.constexpr, GROUP: tl.constexpr, DIM: tl.constexpr, WIDE: tl.constexpr,
+    PAGE: tl.constexpr, PAGES: tl.constexpr, WIDTH: tl.constexpr, PARTS: tl.constexpr,
+    SCALE: tl.constexpr, FP8: tl.constexpr, PRECISION: tl.constexpr,
+    ROWS: tl.constexpr, KEYS: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    """Attention of one item of the work list and one KV head; whole, or a part to be merged."""
+    row, count, slot = tl.load(item), tl.load(item + 1), tl.load(item + 2)
+    start, limit = tl.load(item + 3), tl.load(item + 4)
+    first, past, part = tl.load(item + 5), tl.load(item + 6), tl.load(item + 7)
+    number = tl.load(layer)
+    rows = tl.arange(0, ROWS)
+    dims = tl.arange(0, WIDE)
+    token = rows // GROUP
+    mine = token < count
+    at = (row + token) * (HEADS * GROUP) + head * GROUP + rows % GROUP
+    inside = mine[:, None] & (dims < DIM)[None, :]
+    q = tl.load(queries + at[:, None] * DIM + dims[None, :], mask=inside, other=0.0)
+    pages = table + slot * WIDTH
+    values_after: tl.constexpr = PAGES * HEADS * PAGE  # lines from a key to its value
+
+    top = tl.full([ROWS], float("-inf"), tl.float32)
+    total = tl.zeros([ROWS], tl.float32)
+    acc = tl.zeros([ROWS, WIDE], tl.float32)
+    # blocks that every row sees completely need no mask
+    whole = tl.minimum(tl.maximum(tl.minimum(start + 1, limit) // KEYS, first), past)
+    if past > first:
+        page = _page_of(pages, first, PAGE, KEYS)
+        for block in tl.range(first, whole, num_stages=STAGES):
+            line, after = _lines(page, block, head, number, HEADS, PAGES, PAGE, KEYS)
+            page = _page_of(pages, tl.minimum(block + 1, past - 1), PAGE, KEYS)
+            keys = _load(pool, exponents, line, after, q.dtype, DIM, WIDE, FP8)
+            values = _load(pool, exponents, line + values_after, after, q.dtype, DIM, WIDE, FP8)
+            top, total, acc = _step(q, keys, values, top, total, acc, mine, SCALE, False, PRECISION)
+        for block in tl.range(whole, past, num_stages=1):
+            line, after = _lines(page, block, head, number, HEADS, PAGES, PAGE, KEYS)
+            page = _page_of(pages, tl.minimum(block + 1, past - 1), PAGE, KEYS)
+            keys = _load(pool, exponents, line, after, q.dtype, DIM, WIDE, FP8)
+            values = _load(pool, exponents, line + values_after, after, q.dtype, DIM, WIDE, FP8)
+            here = block * KEYS + tl.arange(0, KEYS)
+            seen = (here[None, :] <= (start + token)[:, None]) & (here < limit)[None, :]
+            top, total, acc = _step(q, keys, values, top, total, acc, seen, SCALE, True, PRECISION)
+
+    some = total > 0
+    safe = tl.where(some, total, 1.0)
+    result = acc / safe[:, None]
+    log = tl.where(some, top * SCALE + tl.log2(safe), float("-inf"))
+    if part < 0:
+        tl.store(out + at[:, None] * DIM + dims[None, :], result.to(out.dtype.element_ty), mask=inside)
+        tl.store(lse + at, log * LN_2, mask=mine)
+    else:
+        line = head.to(tl.int64) * PARTS + part
+        tl.store(part_out + line * DIM + rows[:, None] * DIM + dims[None, :], result, mask=inside)
+        tl.store(part_lse + line + rows, log, mask=mine)
+
+
+@triton.jit
+def attend_kernel(
+    queries, pool, exponents, layer, table, items, out, lse, part_out, part_lse,
+    FIRST: tl.constexpr, FIELDS: tl.constexpr,
+    HEADS: tl.constexpr, GROUP: tl.constexpr, DIM: tl.constexpr, WIDE: tl.constexpr,
+    PAGE: tl.constexpr, PAGES: tl.constexpr, WIDTH: tl.constexpr, PARTS: tl.constexpr,
+    SCALE: tl.constexpr, FP8: tl.constexpr, PRECISION: tl.constexpr,
+    ROWS: tl.constexpr, KEYS: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    """Items of one kind, from the `FIRST` of the list on; grid (items, KV heads)."""
+    item = items + (FIRST + tl.program_id(0)) * FIELDS
+    if tl.load(item + 1) > 0:
+        _tile(
+            item, tl.program_id(1), queries, pool, exponents, layer, table, out, lse, part_out, part_lse,
+            HEADS, GROUP, DIM, WIDE, PAGE, PAGES, WIDTH, PARTS, SCALE, FP8, PRECISION, ROWS, KEYS, STAGES,
+        )  # fmt: skip
+
+
+@triton.jit
+def attend_more_kernel(
+    queries, pool, exponents, layer, table, items, out, lse, part_out, part_lse,
+    same_out, same_lse, same_part_out, same_part_lse,
+    FIRST: tl.constexpr, FIELDS: tl.constexpr,
+    HEADS: tl.constexpr, GROUP: tl.constexpr, DIM: tl.constexpr, WIDE: tl.constexpr,
+    PAGE: tl.constexpr, PAGES: tl.constexpr, WIDTH: tl.constexpr, PARTS: tl.constexpr,
+    SCALE: tl.constexpr, FP8: tl.constexpr, PRECISION: tl.constexpr,
+    ROWS: tl.constexpr, KEYS: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    """As `attend_kernel`, into outputs that another launch has begun; `same_*` are those outputs once more."""
+    item = items + (FIRST + tl.program_id(0)) * FIELDS
+    if tl.load(item + 1) > 0:
+        _tile(
+            item, tl.program_id(1), queries, pool, exponents, layer, table, out, lse, part_out, part_lse,
+            HEADS, GROUP, DIM, WIDE, PAGE, PAGES, WIDTH, PARTS, SCALE, FP8, PRECISION, ROWS, KEYS, STAGES,
+        )  # fmt: skip
+
+
+@triton.jit
+def attend_mixed_kernel(
+    queries, pool, exponents, layer, table, items, out, lse, part_out, part_lse,
+    FIELDS: tl.constexpr,
+    HEADS: tl.constexpr, GROUP: tl.constexpr, DIM: tl.constexpr, WIDE: tl.constexpr,
+    PAGE: tl.constexpr, PAGES: tl.constexpr, WIDTH: tl.constexpr, PARTS: tl.constexpr,
+    SCALE: tl.constexpr, FP8: tl.constexpr, PRECISION: tl.constexpr,
+    ROWS: tl.constexpr, KEYS: tl.constexpr, STAGES: tl.constexpr,
+    DECODE_ROWS: tl.constexpr, DECODE_KEYS: tl.constexpr, DECODE_STAGES: tl.constexpr,
+):  # fmt: skip
+    """Items of both kinds, so that decodes read memory while prompt tiles compute; grid (items, KV heads)."""
+    item = items + tl.program_id(0) * FIELDS
+    if tl.load(item + 1) > 0:
+        if tl.load(item + 8) > 0:
+            _tile(
+                item, tl.program_id(1), queries, pool, exponents, layer, table, out, lse, part_out, part_lse,
+                HEADS, GROUP, DIM, WIDE, PAGE, PAGES, WIDTH, PARTS, SCALE, FP8, PRECISION,
+                DECODE_ROWS, DECODE_KEYS, DECODE_STAGES,
+            )  # fmt: skip
+        else:
+            _tile(
+                item, tl.program_id(1), queries, pool, exponents, layer, table, out, lse, part_out, part_lse,
+                HEADS, GROUP, DIM, WIDE, PAGE, PAGES, WIDTH, PARTS, SCALE, FP8, PRECISION, ROWS, KEYS, STAGES,
+            )  # fmt: skip
+
+
+@triton.jit
+def merge_kernel(
+    part_out, part_lse, merges, out, lse, same_out, same_lse,
+    FIELDS: tl.constexpr, HEADS: tl.constexpr, GROUP: tl.constexpr, DIM: tl.constexpr, WIDE: tl.constexpr,
+    PARTS: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """Second pass of split KV: a tile's parts by log-sum-exp in fp32; grid (merges, KV heads, runs of `ROWS` rows)."""
+    entry = merges + tl.program_id(0) * FIELDS
+    row, count, part = tl.load(entry), tl.load(entry + 1), tl.load(entry + 2)
+    stride, parts = tl.load(entry + 3), tl.load(entry + 4)
+    head = tl.program_id(1)
+    rows = tl.program_id(2) * ROWS + tl.arange(0, ROWS)
+    if tl.program_id(2) * ROWS < count * GROUP:
+        dims = tl.arange(0, WIDE)
+        token = rows // GROUP
+        mine = token < count
+        inside = mine[:, None] & (dims < DIM)[None, :]
+        line = head.to(tl.int64) * PARTS + part
+        top = tl.full([ROWS], float("-inf"), tl.float32)
+        total = tl.zeros([ROWS], tl.float32)
+        acc = tl.zeros([ROWS, WIDE], tl.float32)
+        for number in range(parts):
+            here = line + number * stride
+            log = tl.load(part_lse + here + rows, mask=mine, other=float("-inf"))
+            one = tl.load(part_out + here * DIM + rows[:, None] * DIM + dims[None, :], mask=inside, other=0.0)
+            new_top = tl.maximum(top, log)
+            level = tl.where(new_top == float("-inf"), 0.0, new_top)
+            shrink, weight = tl.exp2(top - level), tl.exp2(log - level)
+            total = total * shrink + weight
+            acc = acc * shrink[:, None] + one * weight[:, None]
+            top = new_top
+        some = total > 0
+        safe = tl.where(some, total, 1.0)
+        at = (row + token) * (HEADS * GROUP) + head * GROUP + rows % GROUP
+        result = (acc / safe[:, None]).to(out.dtype.element_ty)
+        tl.store(out + at[:, None] * DIM + dims[None, :], result, mask=inside)
+        tl.store(lse + at, tl.where(some, top + tl.log2(safe), float("-inf")) * LN_2, mask=mine)
+
+
+@triton.jit
+def _write(
+    source, row, line, pool, exponents,
+    HEADS: tl.constexpr, MANY: tl.constexpr, DIM: tl.constexpr, WIDE: tl.constexpr, PAGE: tl.constexpr,
+    FP8: tl.constexpr,
+):  # fmt: skip
+    """One row's keys or values, all heads, to line `line` of head 0; what is not finite becomes 0."""
+    heads, dims = tl.arange(0, MANY), tl.arange(0, WIDE)
+    inside = (heads < HEADS)[:, None] & (dims < DIM)[None, :]
+    value = tl.load(source + (row * HEADS + heads)[:, None] * DIM + dims[None, :], mask=inside, other=0.0)
+    value = value.to(tl.float32)
+    value = tl.where(tl.abs(value) < float("inf"), value, 0.0)
+    lines = line + heads * PAGE
+    if FP8:
+        bits = tl.max(tl.abs(value), 1).to(tl.int32, bitcast=True)
+        # the least power of two by which the largest value, m * 2^e, comes to at most 448 = 1.75 * 2^8
+        power = (bits >> 23) - 135 + ((bits & 0x7FFFFF) > 0x600000).to(tl.int32)
+        power = tl.maximum(power, LOWEST_EXPONENT)
+        value = value * ((127 - power) << 23).to(tl.float32, bitcast=True)[:, None]
+        tl.store(exponents + lines, power.to(tl.int8), mask=heads < HEADS)
+    tl.store(pool + lines[:, None] * DIM + dims[None, :], value.to(pool.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def write_kernel(
+    keys, values, positions, slots, table, layer, pool, same_pool,
+    HEADS: tl.constexpr, MANY: tl.constexpr, DIM: tl.constexpr, WIDE: tl.constexpr,
+    PAGE: tl.constexpr, PAGES: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    """Keys and values of one row into its page; grid (rows,). Rows at position -1 are stored nowhere."""
+    row = tl.program_id(0)
+    position = tl.load(positions + row)
+    if position >= 0:
+        page = tl.load(table + tl.load(slots + row) * WIDTH + position // PAGE)
+        line = (tl.load(layer) * (2 * PAGES) + page).to(tl.int64) * (HEADS * PAGE) + position % PAGE
+        _write(keys, row, line, pool, pool, HEADS, MANY, DIM, WIDE, PAGE, False)
+        _write(values, row, line + PAGES * HEADS * PAGE, pool, pool, HEADS, MANY, DIM, WIDE, PAGE, False)
+
+
+@triton.jit
+def write_fp8_kernel(
+    keys, values, positions, slots, table, layer, pool, exponents, same_pool, same_exponents,
+    HEADS: tl.constexpr, MANY: tl.constexpr, DIM: tl.constexpr, WIDE: tl.constexpr,
+    PAGE: tl.constexpr, PAGES: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    """As `write_kernel`, in e4m3 with a power of two for each row and head."""
+    row = tl.program_id(0)
+    position = tl.load(positions + row)
+    if position >= 0:
+        page = tl.load(table + tl.load(slots + row) * WIDTH + position // PAGE)
+        line = (tl.load(layer) * (2 * PAGES) + page).to(tl.int64) * (HEADS * PAGE) + position % PAGE
+        _write(keys, row, line, pool, exponents, HEADS, MANY, DIM, WIDE, PAGE, True)
+        _write(values, row, line + PAGES * HEADS * PAGE, pool, exponents, HEADS, MANY, DIM, WIDE, PAGE, True)

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from medha_jax.attention import KernelAttention, LaunchError, XlaAttention, choice, choose
+from medha_jax.attention.gpu.launch import GpuTarget
+
+H200 = GpuTarget("NVIDIA H200", 90, 132)
+A100 = GpuTarget("NVIDIA A100", 80, 108)
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "find_spec", lambda name: object())
+
+
+def chosen(setting: str, target: GpuTarget | None = None, **change: Any):
+    sizes: dict[str, Any] = dict(heads=8, group=4, head_dim=128, dtype=jnp.dtype("bfloat16"), fp8=False)
+    return choose(setting, jax.devices("cpu")[0], target=target, **{**sizes, **change})
+
+
+def test_a_cpu_mesh_gets_xla_and_says_why(installed: None) -> None:
+    attention = chosen("auto")
+    assert isinstance(attention, XlaAttention) and "the mesh is on cpu" in attention.why
+    assert attention.launch(8, [(64, 2)]) is None
+    assert chosen("xla", H200).name == "xla"
+
+
+def test_a_gpu_gets_the_kernels(installed: None) -> None:
+    for setting in ("auto", "triton"):
+        attention = chosen(setting, H200)
+        assert isinstance(attention, KernelAttention)
+        assert attention.why == "NVIDIA H200, sm90; tile sizes not measured on it"
+
+
+@pytest.mark.parametrize(
+    "target, change, message",
+    [
+        (None, {}, "cannot run here: the kernels need an NVIDIA GPU; the mesh is on cpu"),
+        (GpuTarget("Tesla T4", 75, 40), {}, "need compute capability 8.0; Tesla T4 has 7.5"),
+        (A100, dict(fp8=True), "an eight-bit pool needs compute capability 8.9; NVIDIA A100 has 8.0"),
+        (H200, dict(head_dim=512), "head_dim is 512; the kernels take multiples of 8 up to 256"),
+        (H200, dict(head_dim=36), "head_dim is 36"),
+        (H200, dict(dtype=jnp.dtype("float64")), "dtype is float64; the kernels take bfloat16, float16, float32"),
+        (H200, dict(dtype=jnp.dtype("float32"), group=512), "512 x 32; allowed are"),
+    ],
+)
+def test_what_cannot_run_is_an_error_when_asked_for_and_a_reason_otherwise(
+    installed: None, target: GpuTarget | None, change: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(LaunchError, match=message) as raised:
+        chosen("triton", target, **change)
+    assert "Use attention=auto or xla" in str(raised.value)
+    attention = chosen("auto", target, **change)
+    assert attention.name == "xla" and attention.why in str(raised.value)
+
+
+def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "find_spec", lambda name: None if name == "jax_triton" else object())
+    with pytest.raises(LaunchError, match="jax_triton not installed; pip install"):
+        chosen("triton", H200)

@@ -1,0 +1,118 @@
+"""The Triton kernels, in Triton's interpreter, against the XLA implementation and softmax in float64."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from dataclasses import replace
+from importlib.util import find_spec
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from medha_jax.attention import attend, empty_pool, store
+from medha_jax.attention.gpu import attend as gpu
+from medha_jax.attention.gpu import items
+from tools.attention_cases import LAYER, LAYERS, Case, Mix, expected, random_arrays, random_mix, wide
+
+if find_spec("triton") is None:  # which must be imported by `interpreted` first, so no importorskip
+    pytest.skip("the `kernels` extra is not installed", allow_module_level=True)
+from tests.attention import interpreted
+
+pytestmark = pytest.mark.kernels
+
+CASES = [
+    Case(heads=4, kv_heads=2, head_dim=64, page=64, keys=32, decode_keys=16, dtype="bfloat16"),
+    Case(heads=8, kv_heads=1, head_dim=16, page=16, keys=32, decode_keys=64, rows=64),
+    Case(heads=2, kv_heads=2, head_dim=96, page=32, keys=32, decode_keys=32, dtype="float16", together=False),
+    Case(heads=7, kv_heads=1, head_dim=128, page=128, keys=64, decode_keys=32, dtype="bfloat16"),
+    Case(heads=4, kv_heads=2, head_dim=256, page=16, keys=16, decode_keys=16, rows=16, dtype="float16"),
+    Case(heads=3, kv_heads=3, head_dim=24, page=1, keys=16, decode_keys=32, together=False),
+    Case(heads=4, kv_heads=2, head_dim=64, page=64, keys=32, decode_keys=16, prompt=0, chunks=0),
+    Case(heads=4, kv_heads=2, head_dim=64, page=64, keys=32, decode_keys=16, dtype="bfloat16", fp8=True),
+    Case(heads=2, kv_heads=1, head_dim=96, page=16, keys=32, decode_keys=16, fp8=True, together=False),
+]
+TOLERANCE = {"float32": 2e-5, "float16": 4e-3, "bfloat16": 3e-2}
+
+
+@pytest.fixture(autouse=True)
+def in_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "medha_jax.attention.gpu.call", SimpleNamespace(launch=interpreted.launch))
+    # short contexts would not be cut into parts
+    monkeypatch.setattr(items, "LEAST_BLOCKS", 1)
+    monkeypatch.setattr(items, "OVERHEAD", 0.0)
+
+
+def name(case: Case) -> str:
+    pool = "fp8" if case.fp8 else case.dtype
+    return f"h{case.heads}/{case.kv_heads} d{case.head_dim} page {case.page} keys {case.keys}/{case.decode_keys} {pool}"
+
+
+@functools.cache
+def xla(case: Case):
+    def run(queries, keys, values, pool, table, work):
+        pool = store(pool, jnp.int32(LAYER), table, keys, values, work)
+        return pool, *attend(queries, pool, jnp.int32(LAYER), table, work)
+
+    return jax.jit(run, compiler_options={"xla_backend_optimization_level": 0})
+
+
+def kernels(queries, keys, values, pool, table, work):
+    layer = np.int32(LAYER)
+    pool = gpu.store(pool, layer, table, keys, values, work, capability=90)
+    return pool, *gpu.attend(queries, pool, layer, table, work, capability=90)
+
+
+@pytest.mark.parametrize("case", CASES, ids=name)
+def test_kernels_agree_with_xla_and_float64(case: Case) -> None:
+    rng = np.random.default_rng(0)
+    merged = 0
+    for _ in range(2):
+        mix = random_mix(case, rng)
+        given = random_arrays(case, rng)
+        work = mix.kernel_work()
+        merged += np.count_nonzero(work.merges[:, 1])
+        pool, out, lse = kernels(*given, work)
+        xla_pool, xla_out, xla_lse = xla(case)(*given, mix.xla_work())
+        for mine, theirs in zip(jax.tree.leaves(pool), jax.tree.leaves(xla_pool), strict=True):
+            assert np.asarray(mine).tobytes() == np.asarray(theirs).tobytes(), "stored bit for bit"
+        wanted, wanted_lse, real = expected(mix, np.asarray(given[0]), wide(xla_pool, case.dtype), given[4])
+        tolerance = TOLERANCE[case.dtype]
+        np.testing.assert_allclose(out.astype(np.float64), wanted, rtol=tolerance, atol=tolerance)
+        np.testing.assert_allclose(lse, wanted_lse, rtol=1e-5, atol=min(tolerance, 1e-2))
+        np.testing.assert_allclose(
+            out[real].astype(np.float64), np.asarray(xla_out, np.float64)[real], rtol=tolerance, atol=tolerance
+        )
+        np.testing.assert_allclose(lse[real], xla_lse[real], rtol=1e-5, atol=min(tolerance, 1e-2))
+    assert merged, "no tile was cut: the second pass was not tested"
+
+
+def test_a_cut_changes_the_result_by_rounding_only() -> None:
+    case = Case(heads=2, kv_heads=1, head_dim=16, page=16, keys=16, decode_keys=16, prompt=8, chunks=1)
+    rng = np.random.default_rng(1)
+    mix = Mix(case, ((0, 1, 0, 255, 256, True), (4, 8, 1, 240, 248, True)))
+    given = random_arrays(case, rng)
+    whole, *_ = (kernels(*given, replace_processors(mix, 1)) for _ in range(1))
+    cut = kernels(*given, replace_processors(mix, 12))
+    assert np.count_nonzero(replace_processors(mix, 12).merges[:, 1]) == 2
+    np.testing.assert_allclose(cut[1], whole[1], atol=2e-6)
+    np.testing.assert_allclose(cut[2], whole[2], atol=2e-6)
+
+
+def replace_processors(mix: Mix, processors: int):
+    return replace(mix, case=replace(mix.case, processors=processors)).kernel_work()
+
+
+def test_what_is_not_finite_is_stored_as_zero_and_padding_nowhere() -> None:
+    for fp8 in (False, True):
+        case = Case(heads=2, kv_heads=2, head_dim=16, page=16, keys=16, decode_keys=16, fp8=fp8)
+        mix = Mix(case, ((0, 1, 0, 3, 4, True), (4, 20, 1, 7, 27, True)))
+        queries, keys, values, _, table = random_arrays(case, np.random.default_rng(2))
+        keys, values = keys * np.nan, values * np.inf
+        empty = empty_pool((LAYERS, 2, table.size, 2, 16, 16), jnp.dtype("float32"), fp8)
+        pool, out, _ = kernels(queries, keys, values, empty, table, mix.kernel_work())
+        assert not wide(pool, "float32").any()
+        assert np.isfinite(out).all()

@@ -1,0 +1,73 @@
+"""The real tick, lowered for NVIDIA GPUs under shard_map in a process that has none."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+if any(find_spec(name) is None for name in ("triton", "jax_triton", "jax_cuda12_plugin")):
+    pytest.skip("the `kernels` extra is not installed", allow_module_level=True)
+
+from tests.attention.lowering import CASES
+
+pytestmark = pytest.mark.kernels
+
+
+@pytest.fixture(scope="module")
+def report() -> dict[str, Any]:
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.attention.lowering", *CASES],
+        env={**environment, "JAX_PLATFORMS": "cpu"},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_each_layer_calls_every_kernel_once(report: dict[str, Any], case: str) -> None:
+    """The layers are a scan, so the program has one call of each, whatever their number."""
+    names = [call["names"] for call in report[case]["calls"]]
+    write = ["write_fp8_kernel" if "fp8" in case else "write_kernel"]
+    attend = [["attend_kernel"], ["attend_more_kernel"]] if "apart" in case else [["attend_mixed_kernel"]]
+    assert names == [write, *attend, ["merge_kernel"]]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_kernels_are_ptx_for_their_gpu(report: dict[str, Any], case: str) -> None:
+    for call in report[case]["calls"]:
+        assert call["ptx"] == [".target sm_90a" if "sm90" in case else ".target sm_80"]
+    attend = [call for call in report[case]["calls"] if call["names"][0].startswith("attend")]
+    assert all(call["copies"] for call in attend), "loads are asynchronous copies"
+    if "sm90" in case:
+        assert attend[-1]["wgmma"], "prompt tiles use Hopper's own products"
+        assert not attend[-1]["fp8"] or "fp8" in case
+    assert attend[0]["mma"], "decode tiles are too small for them"
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_is_changed_shares_its_inputs_memory(report: dict[str, Any], case: str) -> None:
+    wanted = {"write_kernel": 1, "write_fp8_kernel": 2, "merge_kernel": 2, "attend_more_kernel": 4}
+    for call in report[case]["calls"]:
+        assert call["aliases"] == wanted.get(call["names"][0], 0)
+
+
+@pytest.mark.parametrize("case", ["sm90", "sm90 apart", "sm90 fp8"])
+def test_xla_copies_the_pool_nowhere(report: dict[str, Any], case: str) -> None:
+    if "compiled" not in report[case]:
+        pytest.skip("this jax-triton's calls cannot be compiled for CPU devices")
+    compiled = report[case]["compiled"]
+    assert (compiled["copies"], compiled["conversions"]) == (0, 0)
+    assert compiled["aliased"] >= compiled["pool"]
