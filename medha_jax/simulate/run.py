@@ -84,7 +84,7 @@ def alone(deployment: Deployment, settings: SchedulerConfig) -> Callable[[int], 
     The scheduler's own prediction: ticks of at most the TPOT target over the stages. It leaves out the filling of the
     pipeline, so it is never taken for less than the prompt in the largest chunks, which short prompts come in anyway.
     """
-    runtime = cast(Any, SimulatedExecutor(deployment.config, deployment.context, deployment.model, VirtualClock()))
+    runtime = cast(Any, SimulatedExecutor(deployment.config, deployment.context, deployment.times, VirtualClock()))
     predicted = scheduler_for(runtime, settings, deployment.model).prefill_seconds
 
     def seconds(prompt: int) -> float:
@@ -118,7 +118,7 @@ def simulate(
         SimulationError: the engine stands still, or asks for what no runtime could do.
     """
     clock = VirtualClock()
-    executor = SimulatedExecutor(deployment.config, deployment.context, deployment.model, clock)
+    executor = SimulatedExecutor(deployment.config, deployment.context, deployment.times, clock)
     runtime = cast(Any, executor)
     settings = replace(settings, prefix_cache=False)
     model = deployment.model
