@@ -139,9 +139,7 @@ def token_count(text: str) -> int:
     match = re.fullmatch(r"([0-9]{1,12})([KM]?)", text.strip().upper())
     count = int(match[1]) * UNITS[match[2]] if match else 0
     if not 1 <= count <= 2**30:
-        raise typer.BadParameter(
-            f"{text!r} is no number of tokens; give for example 131072, 512K or 10M, at most 1024M"
-        )
+        raise typer.BadParameter(f"{text!r} is no number of tokens; give for example 131072, 512K or 10M, up to 1024M")
     return count
 
 

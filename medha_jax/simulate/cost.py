@@ -74,6 +74,8 @@ class CostModel:
     def seconds(self, work: TickWork) -> float:
         """Seconds of a tick, of sums over its slowest group."""
         arithmetic, reading = self.attention_s * work.attention, self.context_s * work.context
+        if self.query_tile is not None and work.context:
+            arithmetic *= float(self._spread(np.array(work.attention / work.context)))
         hidden = min(arithmetic, reading / work.rows) if work.rows else 0.0
         return self._tick(self.shape_seconds(work.tokens), arithmetic + reading - hidden, work.rows)
 
@@ -82,6 +84,8 @@ class CostModel:
         sizes, places = np.unique(tokens, return_inverse=True)
         shape = np.array([self.shape_seconds(int(size)) for size in sizes])[places].reshape(np.shape(tokens))
         arithmetic, reading = self.attention_s * attention, self.context_s * context
+        if self.query_tile is not None:
+            arithmetic = arithmetic * self._spread(attention / np.maximum(context, 1))
         hidden = np.where(rows > 0, np.minimum(arithmetic, reading / np.maximum(rows, 1)), 0.0)
         used, device = self.used, shape + arithmetic + reading - hidden
         return used.tick_s + np.maximum(self._launch, device) + used.row_s * rows
@@ -92,10 +96,11 @@ class CostModel:
     def group_seconds(self, shape: Shape, work: GroupWork) -> float:
         """Seconds of a group's part of a tick."""
         attention = self.context_s * work.context
-        for arithmetic, context in work.chunks:
-            attention += max(
-                self.attention_s * arithmetic * self._spread(arithmetic, context), self.context_s * context
-            )
+        for squares, context in work.chunks:
+            arithmetic = self.attention_s * squares
+            if self.query_tile is not None:
+                arithmetic *= float(self._spread(np.array(squares / context)))
+            attention += max(arithmetic, self.context_s * context)
         return self._tick(self._of_shape(shape), attention, work.rows)
 
     def shape_seconds(self, rows: int) -> float:
@@ -161,10 +166,7 @@ class CostModel:
         sent = {"all-reduce": 2 * share, "all-gather": share, "collective-permute": 1.0}[one.kind] * one.nbytes
         return sent / (self.used.link * link.bandwidth) + link.latency
 
-    def _spread(self, squares: float, context: float) -> float:
-        """How many times longer a chunk takes because its blocks of queries do not fill the cores."""
-        if self.query_tile is None:
-            return 1.0
-        queries = squares / context if context else 1.0
-        blocks = max(1.0, queries / self.query_tile) * self.sizes.heads
-        return max(1.0, self.hardware.cores / blocks)
+    def _spread(self, queries: np.ndarray) -> np.ndarray:
+        """How many times longer chunks of so many queries take because their blocks do not fill the cores."""
+        blocks = np.maximum(1.0, queries / (self.query_tile or 1)) * self.sizes.heads
+        return np.maximum(1.0, self.hardware.cores / blocks)

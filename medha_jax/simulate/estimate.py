@@ -1,4 +1,4 @@
-"""What a layout would do for a longest request and for traffic, in closed form: estimates for comparing hundreds of them.
+"""What a layout would do for a longest request and for traffic, in closed form, to compare hundreds of them.
 
 Traffic is a fluid: ticks of the length that the TPOT target allows, `T = tpot / spp`, of which the shape without rows
 takes `idle`. A request adds the seconds of its prompt chunks beyond `idle`, and for each token of output a row and the
@@ -109,12 +109,18 @@ class Estimator:
             usd_per_million=hourly / 3600 / (candidate.replicas * tokens) * 1e6 if tokens else None,
         )
 
-    def ttft(self, prompt: int) -> float:
-        """Seconds to the first token of a prompt alone: its ticks without decodes, and the filling of the pipeline."""
+    def ttft(self, prompt: int, tick_s: float = SchedulerConfig().idle_tick_s) -> float:
+        """Seconds to the first token of a prompt alone: its ticks without decodes, and the filling of the pipeline.
+
+        Args:
+            prompt: tokens.
+            tick_s: most seconds of a tick, by which chunks are chosen; the scheduler's own without decodes.
+        """
+        alone = PrefillTable(self.cost, self._shapes, tick_s)
         # the last chunk's tick again for every further stage
         longest = self._shapes.buckets(prompt - 1).prefill[-1]
-        last = min(self._alone.between(max(0, prompt - longest), prompt), SchedulerConfig().idle_tick_s)
-        return self._alone.between(0, prompt) + (self._stages - 1) * last
+        last = min(alone.between(max(0, prompt - longest), prompt), tick_s)
+        return alone.between(0, prompt) + (self._stages - 1) * last
 
     def tpot(self, context: int) -> float:
         """Seconds per token of output of a request alone, with so many tokens behind it."""
@@ -152,11 +158,6 @@ class Estimator:
             slots=self.slots,
             context=self.context,
         )
-
-    @cached_property
-    def _alone(self) -> PrefillTable:
-        """Ticks of a lone prompt, as long as the scheduler lets them be without decodes."""
-        return PrefillTable(self.cost, self._shapes, SchedulerConfig().idle_tick_s)
 
     @cached_property
     def _busy(self) -> PrefillTable:
