@@ -11,7 +11,7 @@ from medha_jax.config import Buckets, RuntimeConfig
 from medha_jax.kv.allocator import pages_for
 from medha_jax.plan import SamplingParams, StepPlan
 from medha_jax.simulate.clock import VirtualClock
-from medha_jax.simulate.times import GroupTimes, GroupWork, Shape
+from medha_jax.simulate.times import GroupTimes, GroupWork, Shape, chunk_work
 
 VOCAB = 2**31
 UNBOUNDED = 2**30
@@ -92,17 +92,12 @@ class _Rows:
 
     def add(self, start: int, length: int, per_group: int) -> None:
         """Take in a chunk."""
-        end, work = start + length, self.work
-        context = end if end <= per_group else per_group
-        work.rows += 1
+        chunk_work(self.work, start, length, per_group)
         if length == 1:
             self.singles += 1
-            work.context += context
-            return
-        self.tokens += length
-        self.chunks += 1
-        attention = length * per_group if end > per_group else length * (start + end + 1) / 2
-        work.chunks.append((attention, context))
+        else:
+            self.tokens += length
+            self.chunks += 1
 
 
 class _Stage(NamedTuple):

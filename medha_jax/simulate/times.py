@@ -46,6 +46,18 @@ class GroupWork:
         return GroupWork(self.chunks + other.chunks, self.context + other.context, self.rows + other.rows)
 
 
+def chunk_work(work: GroupWork, start: int, length: int, per_group: int) -> None:
+    """Add a chunk to a group's work, as the group sees it that holds most of its context; one token is a decode."""
+    end = start + length
+    context = end if end <= per_group else per_group
+    work.rows += 1
+    if length == 1:
+        work.context += context
+    else:
+        squares = length * per_group if end > per_group else length * (start + end + 1) / 2
+        work.chunks.append((squares, context))
+
+
 class GroupTimes(Protocol):
     """Says how long a group needs for its part of a tick."""
 

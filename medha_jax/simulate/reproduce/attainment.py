@@ -40,8 +40,8 @@ def attainment(run: Run) -> Reproduction:
         rows=tuple(rows),
         notes=(
             f"slow decodes: KV of decodes read at {100 * kv:.0f} % of the memory's rate, fitted to the published time "
-            "of a token at 1M tokens and to nothing of this table. Isolated TTFTs alone say nothing about decodes, which "
-            "hold up every tick that they share with a prompt.",
+            "of a token at 1M tokens, and to nothing of this table. Isolated TTFTs alone say nothing about decodes, "
+            "which hold up every tick that they share with a prompt.",
             "one request is in the pipeline at a time here; the measured system can have others in its second stage.",
         ),
     )

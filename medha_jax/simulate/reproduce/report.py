@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -52,7 +52,7 @@ class Reproduction:
     setting: str
     rows: tuple[Comparison, ...]
     notes: tuple[str, ...] = ()
-    series: dict[str, Sequence[tuple[float, float]]] = field(default_factory=dict)
+    series: Mapping[str, Sequence[tuple[float, float]]] = field(default_factory=dict)
     axes: tuple[str, str] = ("", "")
 
 
