@@ -43,9 +43,10 @@ def print_plan(
         console.print(line, soft_wrap=True)
     console.print(
         f"Estimates for {hardware.name}: {hardware.about}. * is on the Pareto front of TTFT, TPOT and goodput; > is "
-        "chosen. TTFT: a longest prompt alone. TPOT: per token after it, alone. Requests/s: what the layout can serve; "
-        "goodput: of these on time at the best load, prompts stretched as under processor sharing. Rates are of all "
-        f"replicas. Assumed, not measured: {', '.join(hardware.assumed) or 'nothing'}.",
+        "chosen. A group: tokens of one request that it holds. TTFT: a longest prompt alone. TPOT: per token after it, "
+        "alone. Requests/s: what the layout can serve; goodput: of these on time at the best load, prompts stretched as "
+        "under processor sharing. Rates are of all replicas. Assumed, not measured: "
+        f"{', '.join(hardware.assumed) or 'nothing'}.",
         soft_wrap=True,
     )
 
@@ -99,9 +100,9 @@ def _figures(one: Estimate) -> dict[str, Any]:
 def _table(model: Model, context: int, rows: Sequence[Estimate], chosen: Estimate | None) -> Table:
     table = Table(title=f"Estimated: {model.name}, requests of up to {context:,} tokens", title_justify="left")
     table.add_column("")
-    table.add_column("layout")
+    table.add_column("layout", no_wrap=True)
     for name in (
-        "tokens a group",
+        "a group",
         "replicas",
         "TTFT",
         "TPOT",
@@ -110,9 +111,8 @@ def _table(model: Model, context: int, rows: Sequence[Estimate], chosen: Estimat
         "tokens/s",
         "USD/M tokens",
         "head-room",
-        "pool tokens",
     ):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     for one in rows:
         mesh = one.candidate.mesh
         table.add_row(
@@ -127,7 +127,6 @@ def _table(model: Model, context: int, rows: Sequence[Estimate], chosen: Estimat
             f"{one.tokens_per_s:,.0f}",
             "-" if one.usd_per_million is None else f"{one.usd_per_million:,.3f}",
             f"{one.room.head_room / GIB:,.1f} GiB",
-            f"{one.room.pool_tokens:,}",
         )
     return table
 

@@ -14,7 +14,7 @@ import typer
 from medha_jax.cli.progress import SimulationProgress
 from medha_jax.cli.report import reader_may_leave
 from medha_jax.cli.simulate_measure import measure
-from medha_jax.cli.simulate_preset import preset_option
+from medha_jax.cli.simulate_preset import preset_option, spare_modules
 from medha_jax.cli.simulate_traffic import traffic
 from medha_jax.config import POLICIES, SchedulerConfig
 
@@ -201,5 +201,6 @@ def _run(
 ) -> Outcome:
     from medha_jax.simulate.run import simulate as run
 
+    spare_modules()
     with SimulationProgress(name, len(arrivals), time.monotonic) as progress:
         return run(deployment, config, arrivals, until, progress.update)

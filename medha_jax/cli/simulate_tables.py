@@ -147,7 +147,8 @@ def print_traffic(outcome: Outcome, deployment: Deployment) -> None:
     busy, tokens = outcome.totals.seconds / outcome.end, outcome.totals.tokens / outcome.end
     console.print(
         f"Simulated on {deployment.about}. {tokens:,.0f} tokens/s, busy for {100 * busy:.0f} % of the time. TTFT: "
-        "arrival to first token. TPOT: (last - first) / (tokens - 1). On time: first token within max(1.5 x alone, 0.5 s).",
+        "arrival to first token. TPOT: (last - first) / (tokens - 1). On time: first token within "
+        "max(1.5 x alone, 0.5 s).",
         soft_wrap=True,
     )
 

@@ -14,6 +14,7 @@ from medha_jax.cli.mesh import MeshOption, mesh_config
 from medha_jax.cli.plan import token_count
 from medha_jax.cli.progress import SimulationProgress
 from medha_jax.cli.report import reader_may_leave
+from medha_jax.cli.simulate_preset import spare_modules
 from medha_jax.config import SchedulerConfig
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ def traffic(
         machine = measured.machine()
     arrivals = _arrivals(workload, scale, rate, duration, seed, machine.context)
     settings = SchedulerConfig(max_waiting=2**31, policy=policy, tpot_target_s=tpot_ms / 1000)
+    spare_modules()
     with SimulationProgress(policy, len(arrivals), time.monotonic) as progress:
         outcome = run(machine, settings, arrivals, on_progress=progress.update)
     found = records(outcome, settings.tpot_target_s)

@@ -19,9 +19,9 @@ The model of a tick, whose numbers are all fitted:
     seconds = base[shape] + squares x attention + read x context + decoded x decode + rows x row
     host_s  = host + rows x host_row
 
-with squares, read and decoded of the slowest stage and group as in `GroupWork`. A robust fit with a base that is linear
-in rows comes first; then each shape that has ticks enough gets a base of its own, the median of what is left. Even ticks
-of the file are fitted, odd ones give the errors.
+with squares, read and decoded of the slowest stage and group as in `GroupWork`. A robust fit with a base that is
+linear in rows comes first; then each shape that has ticks enough gets a base of its own, the median of what is left.
+Even ticks of the file are fitted, odd ones give the errors.
 """
 
 from __future__ import annotations

@@ -164,6 +164,14 @@ class Estimator:
         """Ticks of a prompt beside decodes."""
         return PrefillTable(self.cost, self._shapes, self.targets.tpot_s / self._stages)
 
+    def _at_least(self, prompts: np.ndarray) -> np.ndarray:
+        """Seconds of prompts in one chunk through all stages; of longer ones, of their first chunk."""
+        own = self.cost.sizes.mesh.buckets
+        lengths = np.minimum(prompts, own.prefill[-1])
+        rows = own.decode[0] + np.array(own.prefill, float)[np.searchsorted(own.prefill, lengths)]
+        squares = lengths * (lengths + 1) / 2
+        return self._stages * self.cost.many(rows, squares, lengths, np.ones_like(lengths))
+
     def _traffic(self, sample: Sequence[Arrival]) -> tuple[float, float]:
         """Requests a second that one replica can serve, and that it serves on time."""
         mesh, cost, per_group = self.cost.sizes.mesh, self.cost, self._shapes.per_group
@@ -171,12 +179,13 @@ class Estimator:
         idle = cost.seconds(TickWork(decode[0]))
         prompts = np.array([min(one.prompt, self.context) for one in sample], float)
         outputs = np.array([one.output for one in sample], float)
-        alone = self._busy.elapsed(prompts)
         if idle >= tick:
             return 0.0, 0.0
+        elapsed = self._busy.elapsed(prompts)
+        alone = np.maximum(elapsed, self._at_least(prompts))
         # ticks of a prompt are about as long as they may be, and all but `idle` of each is for its chunk
         own = self._busy.elapsed(np.minimum(prompts, per_group))
-        work = (1 - idle / tick) * (own / mesh.kvp + (alone - own))
+        work = (1 - idle / tick) * (own / mesh.kvp + (elapsed - own))
         row = (cost.shape_seconds(decode[-1]) - cost.shape_seconds(decode[0])) / (decode[-1] - decode[0])
         read = np.minimum(prompts + outputs / 2, per_group) * cost.context_s
         share = np.where(prompts > per_group, 1.0, 1 / mesh.kvp)
