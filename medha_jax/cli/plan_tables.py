@@ -44,8 +44,8 @@ def print_plan(
     console.print(
         f"Estimates for {hardware.name}: {hardware.about}. * is on the Pareto front of TTFT, TPOT and goodput; > is "
         "chosen. A group: tokens of one request that it holds. TTFT: a longest prompt alone. TPOT: per token after it, "
-        "alone. Requests/s: what the layout can serve; goodput: of these on time at the best load, prompts stretched as "
-        "under processor sharing. Rates are of all replicas. Assumed, not measured: "
+        "alone. Requests/s: what the layout can serve; goodput: of these on time at the best load, prompts stretched "
+        "as under processor sharing. Rates are of all replicas. Assumed, not measured: "
         f"{', '.join(hardware.assumed) or 'nothing'}.",
         soft_wrap=True,
     )

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -92,13 +93,13 @@ def test_traffic_on_a_modelled_machine(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_ticks_are_measured_and_calibrate_a_simulation(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, model: Path
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, model: Path, medha: Any
 ) -> None:
     """A small model on this machine, for some seconds; how good the times are is not for a test to say."""
     path = tmp_path / "ticks.json"
-    options = ["--model", str(model), "--max-context", "256", "--seconds", "3"]
-    assert run(["simulate", "measure", "--out", str(path), *options]) == 0
-    assert "wrote" in capsys.readouterr().err
+    done = medha("simulate", "measure", "--out", path, "--model", model, "--max-context", 256, "--seconds", 3)
+    assert done.returncode == 0, done.stderr
+    assert "wrote" in done.stderr
     options = ["--calibration", str(path), "--workload", "0", "--scale", "0.02", "--rate", "2", "--duration", "5"]
     assert run(["simulate", "traffic", *options]) == 0
     out = capsys.readouterr().out
