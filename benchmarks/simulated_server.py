@@ -23,6 +23,7 @@ from medha_jax.server.requests import ServedModel
 from medha_jax.server.server import Listener, Surroundings, serve
 from medha_jax.server.settings import Limits, ServerSettings
 from medha_jax.simulate.executor import SimulatedExecutor, SimulatedModel, SimulatedToken
+from medha_jax.simulate.times import SummedTimes
 from medha_jax.text import Tokenizer
 
 VOCAB = 2048
@@ -105,7 +106,7 @@ def backend(given: argparse.Namespace, listener: Listener, clock: RealClock) -> 
     mesh = MeshConfig(page_size=PAGE, buckets=buckets)
     config = RuntimeConfig(mesh=mesh, slots=given.slots, pool_tokens=given.pool_tokens, compilation_cache=None)
     model = LinearTimeModel(fixed=given.tick_ms / 1000, tokens=given.token_us / 1e6)
-    executor = cast(Any, SimulatedExecutor(config, given.context, model, cast(Any, clock)))
+    executor = cast(Any, SimulatedExecutor(config, given.context, SummedTimes(model), cast(Any, clock)))
     executor.arch = SimulatedModel(VOCAB)
     tokenizer = Tokenizer.from_directory(BUNDLED_MODEL)
     # one token that has text

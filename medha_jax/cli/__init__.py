@@ -15,6 +15,7 @@ from medha_jax.cli.convert import convert
 from medha_jax.cli.generate import generate
 from medha_jax.cli.inspect import inspect
 from medha_jax.cli.interrupt import INTERRUPTED, leave_on_interrupt
+from medha_jax.cli.plan import plan
 from medha_jax.cli.serve import serve
 from medha_jax.cli.simulate import simulate
 from medha_jax.cli.worker import worker
@@ -30,6 +31,7 @@ app.command()(serve)
 app.command()(convert)
 app.command()(worker)
 app.command()(inspect)
+app.command()(plan)
 app.add_typer(simulate, name="simulate")
 app.add_typer(bench, name="bench")
 

@@ -13,6 +13,9 @@ import typer
 
 from medha_jax.cli.progress import SimulationProgress
 from medha_jax.cli.report import reader_may_leave
+from medha_jax.cli.simulate_measure import measure
+from medha_jax.cli.simulate_preset import preset_option, spare_modules
+from medha_jax.cli.simulate_traffic import traffic
 from medha_jax.config import POLICIES, SchedulerConfig
 
 if TYPE_CHECKING:
@@ -34,7 +37,13 @@ class Policy(StrEnum):
     LARS = "lars"
 
 
-simulate = typer.Typer(help="Simulate traffic through the scheduler and the engine: hours in seconds, without devices.")
+simulate = typer.Typer(
+    help="Simulate traffic through the scheduler and the engine: hours in seconds, without devices.",
+    invoke_without_command=True,
+    callback=preset_option,
+)
+simulate.command()(traffic)
+simulate.command()(measure)
 
 DeploymentOption = Annotated[str, typer.Option(metavar="NAME", help="Machine: a100-16 or a100-16-slow-kv.")]
 SeedOption = Annotated[int, typer.Option(min=0, help="Of lengths and arrivals.", rich_help_panel=_WORKLOAD)]
@@ -192,5 +201,6 @@ def _run(
 ) -> Outcome:
     from medha_jax.simulate.run import simulate as run
 
+    spare_modules()
     with SimulationProgress(name, len(arrivals), time.monotonic) as progress:
         return run(deployment, config, arrivals, until, progress.update)

@@ -8,9 +8,14 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from medha_jax.simulate.report import on_time, percentiles
+
 if TYPE_CHECKING:
+    from medha_jax.simulate.calibration import Calibration
     from medha_jax.simulate.deployments import Deployment
     from medha_jax.simulate.report import ConvoySummary, Summary
+    from medha_jax.simulate.reproduce.report import Reproduction
+    from medha_jax.simulate.run import Outcome
 
 WIDTH = 140  # of output that is no terminal
 
@@ -112,6 +117,77 @@ def print_policies(rows: Sequence[Summary], deployment: Deployment, workload: st
         "without a first token at the end. TPOT: (last - first) / (tokens - 1).",
         soft_wrap=True,
     )
+
+
+def print_traffic(outcome: Outcome, deployment: Deployment) -> None:
+    """Print what short and long requests got."""
+    served = outcome.served
+    kinds = {
+        "short": [one for one in served if not one.arrival.long],
+        "long": [one for one in served if one.arrival.long],
+        "all": list(served),
+    }
+    table = Table(title=f"Simulated: {len(served):,} requests in {outcome.end:,.0f} s", title_justify="left")
+    table.add_column("requests")
+    for name in ("TTFT P50", "P90", "P99", "TPOT P50", "P90", "P99", "on time"):
+        table.add_column(name, justify="right")
+    for kind, ones in kinds.items():
+        if not ones:
+            continue
+        ttft = percentiles([one.ttft for one in ones], (50, 90, 99)) or ()
+        tpot = percentiles([one.tpot for one in ones if one.tpot is not None], (50, 90, 99))
+        table.add_row(
+            f"{len(ones):,} {kind}",
+            *(f"{value:.3f} s" for value in ttft),
+            *(("-",) * 3 if tpot is None else [f"{1000 * value:.1f} ms" for value in tpot]),
+            _share(on_time(ones)),
+        )
+    console = _console()
+    console.print(table)
+    busy, tokens = outcome.totals.seconds / outcome.end, outcome.totals.tokens / outcome.end
+    console.print(
+        f"Simulated on {deployment.about}. {tokens:,.0f} tokens/s, busy for {100 * busy:.0f} % of the time. TTFT: "
+        "arrival to first token. TPOT: (last - first) / (tokens - 1). On time: first token within "
+        "max(1.5 x alone, 0.5 s).",
+        soft_wrap=True,
+    )
+
+
+def print_errors(measured: Calibration) -> None:
+    """Print how far calibrated times are off, by kind of tick."""
+    table = Table(title="Measured ticks that the times were not fitted to: |predicted - measured| / measured")
+    table.add_column("ticks")
+    for name in ("number", "median", "P90"):
+        table.add_column(name, justify="right")
+    for one in measured.errors:
+        table.add_row(one.regime, f"{one.ticks:,}", f"{100 * one.median:.1f} %", f"{100 * one.p90:.1f} %")
+    _console().print(table)
+
+
+def print_reproduction(found: Reproduction) -> None:
+    """Print a preset's figures beside the published ones."""
+    table = Table(title=f"Simulated: {found.title}", title_justify="left")
+    table.add_column("figure")
+    for name in ("published", "simulated", "ratio"):
+        table.add_column(name, justify="right")
+    table.add_column("")
+    for row in found.rows:
+        table.add_row(
+            row.what,
+            "-" if row.published is None else f"{_figure(row.published)} {row.unit}",
+            f"{_figure(row.simulated)} {row.unit}",
+            "-" if row.ratio is None else f"{row.ratio:.2f}",
+            row.kind if row.published is not None else "",
+        )
+    console = _console()
+    console.print(table)
+    for line in (f"{found.setting}.", *found.notes):
+        console.print(line[0].upper() + line[1:], soft_wrap=True)
+
+
+def _figure(value: float) -> str:
+    """Four digits, without an exponent."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def _share(value: float | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from medha_jax.config import Buckets
 from medha_jax.scheduler.chunking import candidates, largest_within
@@ -29,8 +30,7 @@ class _Rows:
         return bool(self.decodes or self.chunks)
 
 
-@dataclass(frozen=True, slots=True)
-class Load:
+class Load(NamedTuple):
     """What one plan makes a tick do.
 
     Args:
@@ -62,11 +62,14 @@ class TickRoom:
         self._sizes = tuple(max(load.sizes[n] for load in self._flight) for n in range(4)) if self._flight else ()
         self._own = [_Rows(shapes.own) for _ in range(shapes.groups)]
         self._shared = _Rows(shapes.shared)
+        self._taken: Load | None = None
 
     @property
     def load(self) -> Load:
         """Everything that was taken."""
-        return self._load(self._own, self._shared)
+        if self._taken is None:
+            self._taken = self._load(self._own, self._shared)
+        return self._taken
 
     @property
     def tick(self) -> tuple[TickWork, float]:
@@ -96,6 +99,7 @@ class TickRoom:
             return False
         rows.decodes += 1
         rows.context += min(position + 1, self._shapes.per_group)
+        self._taken = None
         return True
 
     def crowded(self, owners: Sequence[int]) -> bool:
@@ -137,6 +141,7 @@ class TickRoom:
         rows = self._rows(owners)
         _take(rows, self._shapes, start, length)
         rows.long = rows.long or long
+        self._taken = None
 
     def _rows(self, owners: Sequence[int]) -> _Rows:
         return self._own[owners[0]] if len(owners) == 1 else self._shared

@@ -1,8 +1,8 @@
-"""Machines whose measured times were published, as time models for the simulator.
+"""Machines for the simulator: of a cost model, and some whose measured times were published.
 
-The source is the Medha paper's authors: Llama-3 8B on 16 A100 in two pipeline stages of eight, chunks of
-2,048 tokens. A request alone took `0.0387 + 1.70e-5 n + 1.393e-10 n²` seconds for a prompt of n tokens (within 11 % of
-their nine figures from 2K to 1M tokens), and 7.5 ms (up to 6K) to 187 ms (1M) for a token of output.
+The source of the published ones is the Medha paper's authors: Llama-3 8B on 16 A100 in two pipeline stages of eight,
+chunks of 2,048. A request alone took `0.0387 + 1.70e-5 n + 1.393e-10 n²` seconds for a prompt of n tokens (within
+11 % of their nine figures from 2K to 1M tokens), and 7.5 ms (up to 6K) to 187 ms (1M) for a token of output.
 
 From that to coefficients of one tick, which is one of the two stages:
 
@@ -26,6 +26,10 @@ import numpy as np
 from medha_jax.config import Buckets, MeshConfig, RuntimeConfig
 from medha_jax.scheduler.time_model import LinearTimeModel
 from medha_jax.scheduler.work import TimeModel
+from medha_jax.simulate.cost import CostModel
+from medha_jax.simulate.hardware import SpecError
+from medha_jax.simulate.room import room_of
+from medha_jax.simulate.times import GroupTimes, SummedTimes
 
 CHUNK = 2048  # tokens, of the measured prefills
 PREFILL = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, CHUNK)  # at most half is padding
@@ -52,7 +56,13 @@ def fitted(context: float) -> LinearTimeModel:
 class Deployment:
     """A machine that is simulated: its shapes, its KV pool and its time model.
 
-    `config` has no model to load: only mesh, slots and pool are used. `context` is the most tokens of one request.
+    Args:
+        name: of the machine.
+        about: in words.
+        model: what the scheduler predicts with.
+        config: has no model to load: only mesh, slots and pool are used.
+        context: most tokens of one request.
+        devices: what the devices take; None where they take just what the scheduler predicts.
     """
 
     name: str
@@ -60,6 +70,12 @@ class Deployment:
     model: TimeModel
     config: RuntimeConfig
     context: int
+    devices: GroupTimes | None = None
+
+    @property
+    def times(self) -> GroupTimes:
+        """What the devices take."""
+        return self.devices or SummedTimes(self.model)
 
     def isolated_prefill(self, prompt: int) -> float:
         """Seconds to the first token of a prompt alone, in chunks of the largest size.
@@ -67,12 +83,17 @@ class Deployment:
         N chunks take N + spp - 1 ticks; all stages run in the largest shape in flight and wait for the slowest.
         """
         mesh, stages = self.config.mesh, self.config.mesh.spp
-        chunk, sizes = mesh.buckets.prefill[-1], np.array(mesh.buckets.prefill_sizes)
-        starts = np.arange(0, prompt, chunk, dtype=np.float64)
-        lengths = np.minimum(chunk, prompt - starts)
-        several = lengths > 1  # a chunk of one token is a decode row
-        rows = mesh.buckets.decode[0] + sizes[np.searchsorted(sizes, np.where(several, lengths, 0))]
-        attention = np.where(several, lengths * starts + lengths * (lengths + 1) / 2, 0)
+        per_group = (mesh.tokens_per_group or self.context) if mesh.kvp > 1 else self.context
+        starts, lengths = self._chunks(prompt, per_group)
+        spread, several = starts >= per_group, lengths > 1  # a chunk of one token is a decode row
+        own, shared = mesh.buckets, mesh.shared_buckets or mesh.buckets
+        rows = (
+            np.full_like(starts, own.decode[0]),
+            _padded(own, np.where(several & ~spread, lengths, 0)),
+            np.where(spread, shared.decode[0], 0),
+            np.where(spread, _padded(shared, np.where(several & spread, lengths, 0)), 0),
+        )
+        attention = np.where(spread, lengths * per_group, lengths * starts + lengths * (lengths + 1) / 2)
 
         def in_stages(feature: np.ndarray) -> np.ndarray:
             """A feature of each chunk, by tick and stage `[chunks + stages - 1, stages]`."""
@@ -81,10 +102,53 @@ class Deployment:
                 table[stage : stage + len(starts), stage] = feature
             return table
 
-        largest = np.repeat(in_stages(rows).max(axis=1, keepdims=True), stages, axis=1)
-        context, one = in_stages(starts + lengths), in_stages(np.ones_like(starts))
-        seconds = self.model.many(largest, in_stages(attention), context, one)
+        largest = sum(in_stages(kind).max(axis=1, keepdims=True) for kind in rows)
+        attention, context, one = (
+            in_stages(feature)
+            for feature in (attention * several, np.minimum(starts + lengths, per_group), np.ones_like(starts))
+        )
+        seconds = self.model.many(np.repeat(largest, stages, axis=1), attention, context, one)
         return float(seconds.max(axis=1).sum())
+
+    def _chunks(self, prompt: int, per_group: int) -> tuple[np.ndarray, np.ndarray]:
+        """Start and length of every chunk of a prompt; chunks end where a group's part does."""
+        mesh, starts, ends = self.config.mesh, [], []
+        for first in range(0, prompt, per_group):
+            last = min(prompt, first + per_group)
+            buckets = mesh.buckets if not first else mesh.shared_buckets or mesh.buckets
+            starts.append(np.arange(first, last, buckets.prefill[-1], dtype=np.float64))
+            ends.append(np.append(starts[-1][1:], last))
+        begin = np.concatenate(starts)
+        return begin, np.concatenate(ends) - begin
+
+
+def _padded(buckets: Buckets, lengths: np.ndarray) -> np.ndarray:
+    """Prompt rows of the smallest shape that holds each chunk."""
+    sizes = np.array(buckets.prefill_sizes, float)
+    return sizes[np.minimum(np.searchsorted(sizes, lengths), len(sizes) - 1)]
+
+
+def deploy(cost: CostModel, context: int, slots: int, name: str = "", pool_tokens: int | None = None) -> Deployment:
+    """A machine whose times are those of a cost model.
+
+    Args:
+        cost: model, mesh and hardware.
+        context: most tokens of one request.
+        slots: most requests at once.
+        name: of the machine; made of model, hardware and mesh if it is empty.
+        pool_tokens: of each group's KV pool; None for as many as the memory holds.
+
+    Raises:
+        SpecError: the longest request does not fit.
+    """
+    room = room_of(cost.sizes, cost.hardware, slots, context)
+    if room.shortage:
+        raise SpecError(room.shortage)
+    mesh = cost.sizes.mesh
+    config = RuntimeConfig(mesh=mesh, slots=slots, pool_tokens=pool_tokens or room.pool_tokens, max_context=context)
+    axes = f"tp={mesh.tp},spp={mesh.spp},kvp={mesh.kvp}"
+    about = f"{cost.sizes.model.name} on {mesh.tp * mesh.spp * mesh.kvp} x {cost.hardware.name}, {axes}"
+    return Deployment(name or about, about, cost, config, context, cost)
 
 
 def _a100_16(name: str, about: str, context: float) -> Deployment:

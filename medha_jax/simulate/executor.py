@@ -5,12 +5,13 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from medha_jax.config import Buckets, RuntimeConfig
 from medha_jax.kv.allocator import pages_for
-from medha_jax.plan import Chunk, SamplingParams, StepPlan
-from medha_jax.scheduler.work import TickWork, TimeModel
+from medha_jax.plan import SamplingParams, StepPlan
 from medha_jax.simulate.clock import VirtualClock
+from medha_jax.simulate.times import GroupTimes, GroupWork, Shape, chunk_work
 
 VOCAB = 2**31
 UNBOUNDED = 2**30
@@ -82,35 +83,32 @@ class Totals:
 
 @dataclass(slots=True)
 class _Rows:
-    """Rows of one kind, in the units of `TickWork`."""
+    """Rows of one kind that a stage computes; `work` is theirs, on the group that holds most of their context."""
 
     singles: int = 0
     tokens: int = 0
     chunks: int = 0
-    attention: float = 0.0
-    context: int = 0
+    work: GroupWork = field(default_factory=GroupWork)
 
-    def add(self, chunk: Chunk, per_group: int) -> None:
-        """Take in a chunk, as the group sees it that holds most of its context."""
-        end = chunk.end
-        self.context += min(end, per_group)
-        if chunk.length == 1:
+    def add(self, start: int, length: int, per_group: int) -> None:
+        """Take in a chunk."""
+        chunk_work(self.work, start, length, per_group)
+        if length == 1:
             self.singles += 1
-            return
-        self.tokens += chunk.length
-        self.chunks += 1
-        if end > per_group:
-            self.attention += chunk.length * per_group
         else:
-            self.attention += chunk.length * (chunk.start + end + 1) / 2
+            self.tokens += length
+            self.chunks += 1
 
 
-@dataclass(frozen=True, slots=True)
-class _Stage:
-    """What a stage does in a tick: rows that all groups share, and those of each group that has any."""
+class _Stage(NamedTuple):
+    """What a stage does in a tick: rows that each group has of its own, those that all share, and each group's work."""
 
-    shared: _Rows
-    own: tuple[_Rows, ...] = field(default_factory=lambda: (_Rows(),))
+    own: tuple[_Rows, ...]
+    shared: _Rows | None
+    work: tuple[GroupWork, ...]
+
+
+EMPTY = _Stage((_Rows(),), None, (GroupWork(),))
 
 
 class SimulatedExecutor:
@@ -122,11 +120,11 @@ class SimulatedExecutor:
     Args:
         config: mesh, slots and pool; its model is not read.
         context: most tokens of one request.
-        model: seconds of a tick.
+        times: seconds of every group's part of a tick.
         clock: moved on when results are collected.
     """
 
-    def __init__(self, config: RuntimeConfig, context: int, model: TimeModel, clock: VirtualClock) -> None:
+    def __init__(self, config: RuntimeConfig, context: int, times: GroupTimes, clock: VirtualClock) -> None:
         mesh = config.mesh
         per_group = UNBOUNDED
         if mesh.kvp > 1:
@@ -138,11 +136,10 @@ class SimulatedExecutor:
         self.layout = SimulatedLayout(mesh.tp, mesh.spp, mesh.kvp)
         self.sizes = SimulatedSizes(context, per_group, pages)
         self.totals = Totals()
-        self._model, self._clock = model, clock
+        self._times, self._clock = times, clock
         self._token = SimulatedToken()
         self._free_at = 0.0
-        empty = StepPlan(())
-        self._flight = [(empty, _Stage(_Rows()))] * mesh.spp
+        self._flight = [(StepPlan(()), EMPTY)] * mesh.spp
         self._next: dict[int, int | None] = {}
 
     @property
@@ -196,14 +193,19 @@ class SimulatedExecutor:
         Raises:
             SimulationError: the plan fits no shape, or a request's chunks do not follow each other.
         """
-        flight = [(plan, self._stage(plan)), *self._flight][: self.layout.spp]
+        stage, ends = self._enter(plan)
+        flight = [(plan, stage), *self._flight[:-1]]
         seconds = self._seconds([stage for _, stage in flight])
-        self._take(plan)
+        self._next.update(ends)
         self._flight = flight
         self._free_at = max(self._clock(), self._free_at) + seconds
         totals = self.totals
         totals.ticks += 1
         totals.seconds += seconds
+        for chunk in plan.chunks:
+            length = chunk.length
+            totals.tokens += length
+            totals.attention += length * (2 * chunk.start + length + 1) / 2
         return SimulatedTick(flight[-1][0], self._free_at)
 
     def collect(self, handle: SimulatedTick) -> list[SimulatedToken]:
@@ -211,55 +213,42 @@ class SimulatedExecutor:
         self._clock.advance_to(handle.ends)
         return [self._token] * len(handle.leaving.chunks)
 
-    def _take(self, plan: StepPlan) -> None:
-        """Note where the requests of a plan are, and what it computes."""
-        known, totals = self._next, self.totals
+    def _enter(self, plan: StepPlan) -> tuple[_Stage, dict[int, int]]:
+        """What the first stage does for a plan, and where it leaves each slot; nothing is taken yet."""
+        known, per_group = self._next, self.sizes.per_group
+        shared: _Rows | None = None
+        own: dict[int, _Rows] = {}
+        ends: dict[int, int] = {}
         for chunk in plan.chunks:
-            slot, start, end = chunk.slot, chunk.start, chunk.start + chunk.length
+            slot, start, length, groups = chunk.slot, chunk.start, chunk.length, chunk.groups
             expected = known.get(slot, -1)
             if expected != start and expected is not None:
                 raise SimulationError(f"slot {slot} is at {expected} tokens; a chunk came that starts at {start}")
-            known[slot] = end
-            totals.tokens += chunk.length
-            totals.attention += chunk.length * (start + end + 1) / 2
-
-    def _stage(self, plan: StepPlan) -> _Stage:
-        shared, own = _Rows(), dict[int, _Rows]()
-        for chunk in plan.chunks:
-            group = chunk.groups[0]
-            if len(chunk.groups) > 1:
-                rows = shared
-            elif group in own:
-                rows = own[group]
+            ends[slot] = start + length
+            if len(groups) > 1:
+                rows = shared = shared or _Rows()
+            elif groups[0] in own:
+                rows = own[groups[0]]
             else:
-                rows = own[group] = _Rows()
-            rows.add(chunk, self.sizes.per_group)
-        return _Stage(shared, tuple(own.values()) or (_Rows(),))
+                rows = own[groups[0]] = _Rows()
+            rows.add(start, length, per_group)
+        every = tuple(own.values()) or EMPTY.own
+        if shared is None:
+            return _Stage(every, None, tuple(rows.work for rows in every)), ends
+        return _Stage(every, shared, tuple(shared.work + rows.work for rows in every)), ends
 
     def _seconds(self, stages: Sequence[_Stage]) -> float:
-        """Seconds of a tick: all stages run in the largest shape, and wait for the slowest one's context."""
+        """Seconds of a tick: all stages run in the smallest shape that holds every one, and wait for the slowest."""
         mesh = self.config.mesh
-        tokens = _padded(mesh.buckets, [rows for stage in stages for rows in stage.own])
-        shared = [stage.shared for stage in stages if stage.shared.context]
-        if shared:
-            tokens += _padded(mesh.shared_buckets or mesh.buckets, shared)
-        seconds = self._model.seconds
-        slowest = 0.0
-        for stage in stages:
-            common = stage.shared
-            for rows in stage.own:
-                work = TickWork(
-                    tokens=tokens,
-                    attention=common.attention + rows.attention,
-                    context=common.context + rows.context,
-                    rows=common.singles + common.chunks + rows.singles + rows.chunks,
-                )
-                slowest = max(slowest, seconds(work))
-        return slowest
+        sizes = _padded(mesh.buckets, [rows for stage in stages for rows in stage.own])
+        shared = [stage.shared for stage in stages if stage.shared is not None]
+        shape = Shape(*sizes, *(_padded(mesh.shared_buckets or mesh.buckets, shared) if shared else ()))
+        seconds = self._times.group_seconds
+        return max(seconds(shape, work) for stage in stages for work in stage.work)
 
 
-def _padded(buckets: Buckets, kinds: Sequence[_Rows]) -> int:
-    """Rows of the smallest shape that holds every one of these.
+def _padded(buckets: Buckets, kinds: Sequence[_Rows]) -> tuple[int, int]:
+    """Decode and prompt rows of the smallest shape that holds every one of these.
 
     Raises:
         SimulationError: none does.
@@ -271,4 +260,4 @@ def _padded(buckets: Buckets, kinds: Sequence[_Rows]) -> int:
         raise SimulationError(
             f"a plan of {singles} single tokens and {tokens} prompt tokens in {chunks} chunks fits no shape"
         )
-    return decode[bisect_left(decode, singles)] + prefill[bisect_left(prefill, tokens)]
+    return decode[bisect_left(decode, singles)], prefill[bisect_left(prefill, tokens)]

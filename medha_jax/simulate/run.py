@@ -84,7 +84,7 @@ def alone(deployment: Deployment, settings: SchedulerConfig) -> Callable[[int], 
     The scheduler's own prediction: ticks of at most the TPOT target over the stages. It leaves out the filling of the
     pipeline, so it is never taken for less than the prompt in the largest chunks, which short prompts come in anyway.
     """
-    runtime = cast(Any, SimulatedExecutor(deployment.config, deployment.context, deployment.model, VirtualClock()))
+    runtime = cast(Any, SimulatedExecutor(deployment.config, deployment.context, deployment.times, VirtualClock()))
     predicted = scheduler_for(runtime, settings, deployment.model).prefill_seconds
 
     def seconds(prompt: int) -> float:
@@ -104,6 +104,8 @@ def simulate(
     arrivals: Sequence[Arrival],
     until: float | None = None,
     on_progress: Progress = lambda seconds, finished: None,
+    isolated: Callable[[int], float] | None = None,
+    most: int | None = None,
 ) -> Outcome:
     """Serve requests as they arrive, until all are done.
 
@@ -113,31 +115,36 @@ def simulate(
         arrivals: in order.
         until: seconds at which to stop, whatever is unfinished; None to serve everything.
         on_progress: told the simulated seconds and the finished requests, after every step.
+        isolated: seconds of a prompt alone, which deadlines are multiples of; None for those of this machine.
+        most: requests that clients have under way at once, None for any number. Who comes later is sent, and counts
+            as arrived, when another has finished.
 
     Raises:
         SimulationError: the engine stands still, or asks for what no runtime could do.
     """
     clock = VirtualClock()
-    executor = SimulatedExecutor(deployment.config, deployment.context, deployment.model, clock)
+    executor = SimulatedExecutor(deployment.config, deployment.context, deployment.times, clock)
     runtime = cast(Any, executor)
     settings = replace(settings, prefix_cache=False)
     model = deployment.model
     engine = Engine(runtime, scheduler_for(runtime, settings, model), model, clock, CountedOutput)
-    seconds_alone = alone(deployment, settings)
-    isolated = [seconds_alone(arrival.prompt) for arrival in arrivals]
+    seconds_alone = isolated or alone(deployment, settings)
+    prefills = [seconds_alone(arrival.prompt) for arrival in arrivals]
     first: list[float | None] = [None] * len(arrivals)
     finished: list[float | None] = [None] * len(arrivals)
     of_number: dict[int, int] = {}
+    sent, freed = list(arrivals), 0.0
     came = done = stuck = 0
     while until is None or clock() < until:
-        while came < len(arrivals) and arrivals[came].at <= clock():
-            arrival = arrivals[came]
-            of_number[engine.add(request_for(arrival, isolated[came]), arrival.at)] = came
+        while came < len(sent) and sent[came].at <= clock() and (most is None or came - done < most):
+            if most is not None:
+                sent[came] = replace(sent[came], at=max(sent[came].at, freed))
+            of_number[engine.add(request_for(sent[came], prefills[came]), sent[came].at)] = came
             came += 1
         if not engine.busy:
-            if came == len(arrivals):
+            if came == len(sent):
                 break
-            clock.advance_to(arrivals[came].at)
+            clock.advance_to(sent[came].at)
             continue
         before = executor.totals.ticks
         for number, event in engine.step():
@@ -145,7 +152,7 @@ def simulate(
             if isinstance(event, Delta) and first[place] is None:
                 first[place] = clock()
             elif isinstance(event, Finished):
-                finished[place] = clock()
+                finished[place] = freed = clock()
                 done += 1
         stuck = stuck + 1 if executor.totals.ticks == before else 0
         if stuck:
@@ -154,7 +161,7 @@ def simulate(
             raise SimulationError(f"nothing runs at {clock():.1f} s, and {came - done} requests wait")
         on_progress(clock(), done)
     end = clock()
-    rows = zip(arrivals[:came], isolated[:came], first[:came], finished[:came], strict=True)
+    rows = zip(sent[:came], prefills[:came], first[:came], finished[:came], strict=True)
     return Outcome(tuple(Served(*row, end) for row in rows), end, executor.totals)
 
 

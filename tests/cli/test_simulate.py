@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -56,3 +58,52 @@ def test_a_rate_and_an_end_may_be_given(capsys: pytest.CaptureFixture[str]) -> N
 def test_what_there_is_not_is_refused(capsys: pytest.CaptureFixture[str], options: list[str], message: str) -> None:
     assert run(["simulate", "policies", "--duration", "5", *options]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_preset_prints_published_and_simulated_figures(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["simulate", "--preset", "kvp"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("Simulated: A token of output at 10M tokens")
+    assert "predicted" in out
+    assert run(["simulate", "--preset", "kvp", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["simulated"] is True
+    assert {"what", "published", "simulated", "ratio", "kind"} <= set(said["rows"][0])
+
+
+def test_without_a_command_or_a_preset_there_is_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["simulate"]) == 0
+    assert "--preset" in capsys.readouterr().out
+    assert run(["simulate", "--preset", "none"]) == 2
+    assert "there is no preset 'none'; there are isolated" in capsys.readouterr().err
+    assert run(["simulate", "--preset", "kvp", "policies"]) == 2
+    assert "give --preset or policies, not both" in capsys.readouterr().err
+
+
+def test_traffic_on_a_modelled_machine(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--model", "llama3-8b", "--mesh", "dgx-h100-8", "--rate", "2", "--duration", "10"]
+    assert run(["simulate", "traffic", *options]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("Simulated: ")
+    assert "llama3-8b on 8 x h100" in out
+    assert run(["simulate", "traffic", *options, "--workload", "0", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["simulated"] is True
+    assert all(record["status"] == "ok" for record in said["records"])
+
+
+def test_ticks_are_measured_and_calibrate_a_simulation(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, model: Path, medha: Any
+) -> None:
+    """A small model on this machine, for some seconds; how good the times are is not for a test to say."""
+    path = tmp_path / "ticks.json"
+    done = medha("simulate", "measure", "--out", path, "--model", model, "--max-context", 256, "--seconds", 3)
+    assert done.returncode == 0, done.stderr
+    assert "wrote" in done.stderr
+    options = ["--calibration", str(path), "--workload", "0", "--scale", "0.02", "--rate", "2", "--duration", "5"]
+    assert run(["simulate", "traffic", *options]) == 0
+    out = capsys.readouterr().out
+    assert "measured: model random" in out
+    assert "|predicted - measured| / measured" in out
+    assert run(["simulate", "traffic", "--calibration", str(tmp_path / "none.json")]) == 2
+    assert "cannot read calibration" in capsys.readouterr().err

@@ -9,6 +9,7 @@ from medha_jax.plan import Chunk, SamplingParams, StepPlan
 from medha_jax.scheduler.time_model import LinearTimeModel
 from medha_jax.simulate.clock import VirtualClock
 from medha_jax.simulate.executor import SimulatedExecutor, SimulationError
+from medha_jax.simulate.times import SummedTimes
 
 BUCKETS = Buckets(decode=(1, 4), prefill=(8, 32), chunks=2)
 MODEL = LinearTimeModel(fixed=1.0, tokens=0.1, attention=0.001, context=0.01, rows=0.5)
@@ -18,7 +19,7 @@ def executor(clock: VirtualClock, model: LinearTimeModel = MODEL, **mesh: int) -
     config = RuntimeConfig(
         mesh=MeshConfig(page_size=4, buckets=BUCKETS, shared_buckets=BUCKETS, **mesh), slots=4, pool_tokens=256
     )
-    return SimulatedExecutor(config, 128, model, clock)
+    return SimulatedExecutor(config, 128, SummedTimes(model), clock)
 
 
 def admit(runtime: SimulatedExecutor, *slots: int) -> None:
@@ -115,4 +116,4 @@ def test_sizes_are_those_of_a_runtime() -> None:
     four = executor(VirtualClock(), kvp=4, tokens_per_group=16)
     assert (four.context, four.pages, four.per_group) == (64, 64, 16)
     config = dataclasses.replace(four.config, pool_tokens=None)
-    assert SimulatedExecutor(config, 128, MODEL, VirtualClock()).pages == 4
+    assert SimulatedExecutor(config, 128, SummedTimes(MODEL), VirtualClock()).pages == 4

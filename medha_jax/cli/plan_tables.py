@@ -1,0 +1,154 @@
+"""What `medha-jax plan` prints: a table for people, or one JSON object."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from medha_jax.simulate.estimate import Estimate
+    from medha_jax.simulate.hardware import Hardware
+    from medha_jax.simulate.layouts import Refused
+    from medha_jax.simulate.model import Model
+
+WIDTH = 140  # of output that is no terminal
+ROWS, REASONS = 24, 12
+GIB = 2**30
+
+
+def print_plan(
+    model: Model,
+    hardware: Hardware,
+    context: int,
+    found: Sequence[Estimate],
+    refused: Sequence[Refused],
+    chosen: Estimate | None,
+    all_rows: bool,
+) -> None:
+    """Print every layout that fits, those on the Pareto front first, and why the others do not."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = WIDTH
+    if found:
+        console.print(_table(model, context, found if all_rows else found[:ROWS], chosen))
+        if len(found) > ROWS and not all_rows:
+            console.print(f"{len(found) - ROWS} more fit: --all or --json")
+    for line in _reasons(refused, all_rows):
+        console.print(line, soft_wrap=True)
+    console.print(
+        f"Estimates for {hardware.name}: {hardware.about}. * is on the Pareto front of TTFT, TPOT and goodput; > is "
+        "chosen. A group: tokens of one request that it holds. TTFT: a longest prompt alone. TPOT: per token after it, "
+        "alone. Requests/s: what the layout can serve; goodput: of these on time at the best load, prompts stretched "
+        "as under processor sharing. Rates are of all replicas. Assumed, not measured: "
+        f"{', '.join(hardware.assumed) or 'nothing'}.",
+        soft_wrap=True,
+    )
+
+
+def as_json(
+    model: Model,
+    hardware: Hardware,
+    context: int,
+    found: Sequence[Estimate],
+    refused: Sequence[Refused],
+    chosen: Estimate | None,
+) -> str:
+    """All of it as one line; times in seconds, memory in bytes."""
+    stated: dict[str, Any] = {
+        "estimated": True,
+        "model": model.name,
+        "hardware": hardware.name,
+        "assumed": list(hardware.assumed),
+        "context": context,
+        "layouts": [_figures(one) | {"chosen": one is chosen} for one in found],
+        "refused": [_layout(one.candidate) | {"reason": one.reason} for one in refused],
+    }
+    return json.dumps(stated, allow_nan=False)
+
+
+def _layout(candidate: Any) -> dict[str, Any]:
+    mesh = candidate.mesh
+    return {
+        "tp": mesh.tp,
+        "spp": mesh.spp,
+        "kvp": mesh.kvp,
+        "tokens_per_group": mesh.tokens_per_group,
+        "replicas": candidate.replicas,
+    }
+
+
+def _figures(one: Estimate) -> dict[str, Any]:
+    return _layout(one.candidate) | {
+        "ttft_s": one.ttft_s,
+        "tpot_s": one.tpot_s,
+        "requests_per_s": one.requests_per_s,
+        "tokens_per_s": one.tokens_per_s,
+        "goodput_per_s": one.goodput_per_s,
+        "usd_per_million_tokens": one.usd_per_million,
+        "head_room_bytes": one.room.head_room,
+        "pool_tokens": one.room.pool_tokens,
+        "front": one.front,
+    }
+
+
+def _table(model: Model, context: int, rows: Sequence[Estimate], chosen: Estimate | None) -> Table:
+    table = Table(title=f"Estimated: {model.name}, requests of up to {context:,} tokens", title_justify="left")
+    table.add_column("")
+    table.add_column("layout", no_wrap=True)
+    for name in (
+        "a group",
+        "replicas",
+        "TTFT",
+        "TPOT",
+        "requests/s",
+        "goodput/s",
+        "tokens/s",
+        "USD/M tokens",
+        "head-room",
+    ):
+        table.add_column(name, justify="right", no_wrap=True)
+    for one in rows:
+        mesh = one.candidate.mesh
+        table.add_row(
+            ("*" if one.front else " ") + (">" if one is chosen else " "),
+            str(one.candidate),
+            "all" if mesh.tokens_per_group is None else f"{mesh.tokens_per_group:,}",
+            f"{one.candidate.replicas}",
+            f"{one.ttft_s:,.2f} s",
+            f"{1000 * one.tpot_s:,.1f} ms",
+            f"{one.requests_per_s:,.2f}",
+            f"{one.goodput_per_s:,.2f}",
+            f"{one.tokens_per_s:,.0f}",
+            "-" if one.usd_per_million is None else f"{one.usd_per_million:,.3f}",
+            f"{one.room.head_room / GIB:,.1f} GiB",
+        )
+    return table
+
+
+def _reasons(refused: Sequence[Refused], all_rows: bool) -> list[str]:
+    """Why layouts do not fit: one line each, or one for each kind of reason with an example."""
+    if all_rows:
+        return [f"{one.candidate}, {_held(one)}: {one.reason}" for one in refused]
+    kinds: Counter[str] = Counter()
+    examples: dict[str, Refused] = {}
+    for one in refused:
+        kind = re.sub(r"[0-9][0-9,.]*", "N", one.reason)
+        kinds[kind] += 1
+        examples.setdefault(kind, one)
+    lines = [
+        f"{count} do not fit, as {examples[kind].candidate}, {_held(examples[kind])}: {examples[kind].reason}"
+        for kind, count in kinds.most_common(REASONS)
+    ]
+    left = len(kinds) - len(lines)
+    return [*lines, f"{left} more kinds of reasons: --all or --json"] if left > 0 else lines
+
+
+def _held(one: Refused) -> str:
+    held = one.candidate.mesh.tokens_per_group
+    return "one group" if held is None else f"{held:,} tokens a group"

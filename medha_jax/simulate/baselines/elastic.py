@@ -1,0 +1,168 @@
+"""Elastic sequence parallelism without preemption, after LoongServe (arXiv 2404.09526), in what decides who waits.
+
+Instances of one tensor-parallel size. A prefill takes the prompts at the head of the queue, whole, over as many
+instances as help, and holds them to its end: nothing is cut into chunks and nobody is interrupted. Afterwards its KV
+lies on as few instances as hold it, and decodes go on together over all instances that no prefill has; where prefills
+need them all, decodes wait.
+
+Simpler than the system, mostly in its favour: migration of KV costs nothing, decodes use every free instance, the
+assignment is greedy (smallest degree within 10 % of the fastest) where the system uses dynamic programming, and a
+prompt may use `most` instances.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from medha_jax.simulate.baselines.decoding import DecodePool, Decoding
+from medha_jax.simulate.baselines.ring import ring_prefill
+from medha_jax.simulate.cost import CostModel
+from medha_jax.simulate.executor import SimulationError, Totals
+from medha_jax.simulate.run import Outcome, Served
+from medha_jax.simulate.times import GroupWork, Shape
+from medha_jax.workload import Arrival
+
+NEARLY = 1.1  # times the least seconds of a prefill, for fewer instances
+BATCH_TOKENS = 8192  # of short prompts that are computed together, for each instance
+FOREVER = float("inf")
+
+
+@dataclass(frozen=True)
+class Instances:
+    """Equal servers that can work together.
+
+    Args:
+        cost: of one instance, a mesh of `tp` alone.
+        count: how many there are.
+        most: that one prefill may use.
+        tokens: of KV that one holds.
+        slots: most requests that decode together.
+    """
+
+    cost: CostModel
+    count: int
+    most: int
+    tokens: int
+    slots: int = 1024
+
+
+@dataclass(order=True)
+class _Prefill:
+    ends: float
+    instances: int
+    requests: list[int] = field(compare=False)
+
+
+def simulate_elastic(
+    instances: Instances, arrivals: Sequence[Arrival], isolated: Callable[[int], float], until: float | None = None
+) -> Outcome:
+    """Serve requests as they arrive, until all are done.
+
+    Args:
+        instances: the servers.
+        arrivals: in order.
+        isolated: seconds of a prompt alone, for deadlines.
+        until: seconds at which to stop, whatever is unfinished; None to serve everything.
+
+    Raises:
+        SimulationError: a request needs more KV than all instances hold.
+    """
+    return _Elastic(instances, arrivals).run(isolated, FOREVER if until is None else until)
+
+
+class _Elastic:
+    """One simulation; owns queue, prefills, decodes and what was noted of each request."""
+
+    def __init__(self, instances: Instances, arrivals: Sequence[Arrival]) -> None:
+        self._of, self._arrivals = instances, arrivals
+        self._queue: deque[int] = deque()
+        self._prefills: list[_Prefill] = []
+        self._free = instances.count
+        self._decodes = DecodePool(self._round, instances.count * instances.tokens, instances.slots)
+        self._first: list[float | None] = [None] * len(arrivals)
+        self._finished: list[float | None] = [None] * len(arrivals)
+        self._totals = Totals()
+
+    def run(self, isolated: Callable[[int], float], until: float) -> Outcome:
+        came, now, arrivals = 0, 0.0, self._arrivals
+        while now < until:
+            moments = [arrivals[came].at] if came < len(arrivals) else []
+            moments += [self._prefills[0].ends] if self._prefills else []
+            now = min([*moments, until]) if moments else until
+            self._decode(now)
+            if not moments and not self._decodes.running:
+                now = min(until, self._decodes.now)
+                break
+            while came < len(arrivals) and arrivals[came].at <= now:
+                self._queue.append(came)
+                came += 1
+            while self._prefills and self._prefills[0].ends <= now:
+                self._end(heapq.heappop(self._prefills))
+            self._begin(now)
+        seconds = [isolated(arrival.prompt) for arrival in arrivals[:came]]
+        rows = zip(arrivals[:came], seconds, self._first[:came], self._finished[:came], strict=True)
+        return Outcome(tuple(Served(*row, now) for row in rows), now, self._totals)
+
+    def _decode(self, until: float) -> None:
+        """Decodes go on to a moment, if an instance is free of prefills."""
+        if not self._free:
+            self._decodes.now = max(self._decodes.now, until)
+            return
+        for number, at in self._decodes.run(until):
+            self._finished[number] = at
+
+    def _end(self, prefill: _Prefill) -> None:
+        """A prefill's prompts have their first tokens."""
+        self._free += prefill.instances
+        for number in prefill.requests:
+            arrival = self._arrivals[number]
+            self._first[number] = prefill.ends
+            if arrival.output == 1:
+                self._finished[number] = prefill.ends
+            else:
+                self._decodes.add(Decoding(number, arrival.prompt + 1, arrival.output - 1))
+
+    def _begin(self, now: float) -> None:
+        """Begin prefills from the head of the queue while instances are free and hold the KV."""
+        while self._queue:
+            kept = self._needed(self._decodes.held)
+            able = min(self._free - kept, self._of.most)
+            head = self._arrivals[self._queue[0]]
+            least = max(1, self._needed(head.prompt + head.output))
+            if least > self._of.count:
+                raise SimulationError(f"{head.prompt + head.output} tokens fit no {self._of.count} instances")
+            least = min(least, self._of.most)
+            if able < least:
+                return
+            batch = self._batch(able)
+            prompts = [self._arrivals[number].prompt for number in batch]
+            seconds = {n: ring_prefill(self._of.cost, prompts, n) for n in range(least, able + 1)}
+            degree = min(degree for degree, taken in seconds.items() if taken <= NEARLY * min(seconds.values()))
+            self._free -= degree
+            heapq.heappush(self._prefills, _Prefill(now + seconds[degree], degree, batch))
+            self._totals.ticks += 1
+            self._totals.seconds += seconds[degree]
+            self._totals.tokens += sum(prompts)
+            self._totals.attention += sum(prompt * (prompt + 1) / 2 for prompt in prompts)
+
+    def _batch(self, instances: int) -> list[int]:
+        """Requests from the head of the queue that are computed together: one long one, or several short ones."""
+        batch, tokens = [self._queue.popleft()], 0
+        tokens = self._arrivals[batch[0]].prompt
+        while self._queue and tokens + self._arrivals[self._queue[0]].prompt <= BATCH_TOKENS * instances:
+            batch.append(self._queue.popleft())
+            tokens += self._arrivals[batch[-1]].prompt
+        return batch
+
+    def _needed(self, tokens: int) -> int:
+        """Instances that hold so many tokens of KV."""
+        return -(-tokens // self._of.tokens)
+
+    def _round(self, count: int, context: float) -> float:
+        """Seconds of a token for everybody who decodes, over the instances that no prefill has."""
+        share = max(1, self._free)
+        work = GroupWork(context=context / share, rows=-(-count // share))
+        return self._of.cost.group_seconds(Shape(-(-count // share)), work)

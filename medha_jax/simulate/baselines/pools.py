@@ -1,0 +1,107 @@
+"""Machines divided into pools: prefill apart from decode, or short prompts apart from long ones."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+from medha_jax.config import SchedulerConfig
+from medha_jax.simulate.baselines.decoding import DecodePool, Decoding
+from medha_jax.simulate.cost import CostModel
+from medha_jax.simulate.deployments import Deployment
+from medha_jax.simulate.executor import Totals
+from medha_jax.simulate.run import Outcome, Served, simulate
+from medha_jax.simulate.times import GroupWork, Shape
+from medha_jax.workload import Arrival
+
+FOREVER = float("inf")
+
+
+def simulate_split(
+    prefill: Deployment,
+    decode: Deployment,
+    cost: CostModel,
+    settings: SchedulerConfig,
+    arrivals: Sequence[Arrival],
+    isolated: Callable[[int], float],
+    until: float | None = None,
+) -> Outcome:
+    """Prompts on one machine, output on another, KV sent over the network in between.
+
+    The first token comes with the prompt. The next one waits until the KV has been sent, every device of the decode
+    pool taking its part over its own link, and until the pool has room; sending costs neither pool any time.
+
+    Args:
+        prefill: machine of the prompts.
+        decode: machine of the output.
+        cost: of the decode machine.
+        settings: of the prefill machine's scheduler.
+        arrivals: in order.
+        isolated: seconds of a prompt alone, for deadlines.
+        until: seconds at which to stop.
+    """
+    ones = [dataclasses.replace(arrival, output=1) for arrival in arrivals]
+    prompts = simulate(prefill, settings, ones, until, isolated=isolated)
+    sending = cost.sizes.kv_token_bytes / (cost.used.link * cost.hardware.far.bandwidth)
+    stages = decode.config.mesh.spp
+
+    def round_seconds(count: int, context: float) -> float:
+        """A token for everybody: each stage has its part of the requests in a tick of its own."""
+        rows = -(-count // stages)
+        return stages * cost.group_seconds(Shape(rows), GroupWork(context=context / stages, rows=rows))
+
+    pool = DecodePool(round_seconds, decode.config.pool_tokens or decode.context, decode.config.slots)
+    finished: list[float | None] = [None] * len(prompts.served)
+    ready = sorted(
+        (one.first + sending * one.arrival.prompt, number)
+        for number, one in enumerate(prompts.served)
+        if one.first is not None
+    )
+    last = FOREVER if until is None else until
+    for at, number in ready:
+        for done, moment in pool.run(min(at, last)):
+            finished[done] = moment
+        arrival = arrivals[number]
+        if arrival.output == 1:
+            finished[number] = prompts.served[number].first
+        else:
+            pool.add(Decoding(number, arrival.prompt + 1, arrival.output - 1))
+    for done, moment in pool.run(last):
+        finished[done] = moment
+    end = max(prompts.end, pool.now) if until is None else last
+    served = tuple(
+        Served(arrivals[number], one.isolated, one.first, done, end)
+        for number, (one, done) in enumerate(zip(prompts.served, finished, strict=True))
+    )
+    return Outcome(served, end, prompts.totals)
+
+
+def simulate_apart(
+    short: Deployment,
+    long: Deployment,
+    settings: SchedulerConfig,
+    arrivals: Sequence[Arrival],
+    isolated: Callable[[int], float],
+    border: int = 65536,
+    until: float | None = None,
+) -> Outcome:
+    """Short prompts on one machine, long ones on another, whatever the other has to do.
+
+    Args:
+        short: machine of prompts below `border` tokens.
+        long: machine of the others.
+        settings: of both schedulers.
+        arrivals: in order.
+        isolated: seconds of a prompt alone, for deadlines.
+        border: tokens.
+        until: seconds at which to stop.
+    """
+    kinds = [one for one in arrivals if one.prompt < border], [one for one in arrivals if one.prompt >= border]
+    parts = [
+        simulate(machine, settings, requests, until, isolated=isolated)
+        for machine, requests in zip((short, long), kinds, strict=True)
+    ]
+    end = max(part.end for part in parts)
+    served = [dataclasses.replace(one, end=end) for part in parts for one in part.served]
+    totals = Totals(*(sum(getattr(part.totals, field.name) for part in parts) for field in dataclasses.fields(Totals)))
+    return Outcome(tuple(sorted(served, key=lambda one: one.arrival.at)), end, totals)

@@ -1,0 +1,28 @@
+"""Context parallelism: one prompt over several instances, KV passed round a ring (arXiv 2310.01889), not chunked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from medha_jax.simulate.cost import CostModel
+from medha_jax.simulate.times import Shape
+
+
+def ring_prefill(cost: CostModel, prompts: Sequence[int], degree: int) -> float:
+    """Seconds until prompts that are computed together have their first tokens.
+
+    Every instance has the same share of the tokens, interleaved so that causal attention is divided evenly, and passes
+    the KV of its share on `degree - 1` times while it computes: `max(attention, traffic)`.
+
+    Args:
+        cost: of one instance, a mesh without stages or groups that holds the whole model.
+        prompts: tokens of each.
+        degree: instances that share them.
+    """
+    sizes, hardware, used = cost.sizes, cost.hardware, cost.used
+    tokens = -(-sum(prompts) // degree)
+    attention = cost.attention_s * sum(prompt * (prompt + 1) / 2 for prompt in prompts) / degree
+    link = hardware.near if sizes.mesh.tp * degree <= hardware.node else hardware.far
+    one = tokens * sizes.kv_token_bytes / (used.link * link.bandwidth) + sizes.layers * link.latency
+    device = sum(cost.parts(Shape(1, tokens)).values()) + max(attention, (degree - 1) * one)
+    return used.tick_s + max(sizes.layers * used.launch_s, device)

@@ -1,0 +1,172 @@
+"""Seconds of a tick from the sizes of model, mesh and hardware: a roofline of every part, in closed form.
+
+A tick of one device, all stages running in the same shape:
+
+    tick       = tick_s + max(layers launch_s, shape + attention) + row_s real rows
+    shape      = layers (matmul + 2 sum(tp) + gather(kvp)) + sum(tp) + head + move(spp) + logits
+    matmul     = max(2 weights (rows + matmul_rows) / (matmul peak), bytes / (weights bandwidth))
+    attention  = sum over prompt chunks of max(FLOP / (attention peak), KV bytes / (kv bandwidth))
+               + KV bytes of decodes / (kv bandwidth)
+    sum(n)     = 2 (p - 1)/p n / (link bandwidth) + latency,  gather(n) = (p - 1)/p n / (link bandwidth) + latency
+
+`rows` are those of the shape, padding included; the bytes of collectives are those of `DeviceSizes.collectives`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from medha_jax.config import MeshConfig
+from medha_jax.scheduler.work import TickWork
+from medha_jax.simulate.hardware import Coefficients, Hardware, Link
+from medha_jax.simulate.model import Model
+from medha_jax.simulate.sizes import Collective, DeviceSizes, shapes_of
+from medha_jax.simulate.times import GroupWork, Shape
+
+ACTIVATIONS = 12  # times that a layer reads or writes its rows: norms, projections, residuals
+
+
+@dataclass(frozen=True)
+class CostModel:
+    """Times of a model on a mesh of some hardware. It is what the scheduler predicts with, too.
+
+    The scheduler knows the sums over a tick (`TickWork`), and not each chunk. Of a tick with n real rows it takes one
+    n-th of the KV for that which is read behind the prompt chunks' arithmetic (or the other way round): exact for
+    a chunk alone, too long for a mix of a long chunk and short decodes, never too short for equal contexts.
+
+    Args:
+        sizes: of one device's part.
+        hardware: what it runs on.
+        coefficients: in place of those of the hardware.
+        query_tile: rows of a thread block, where attention kernels do not split the KV of a chunk: a chunk of few
+            queries then leaves cores idle. None where they do.
+    """
+
+    sizes: DeviceSizes
+    hardware: Hardware
+    coefficients: Coefficients | None = None
+    query_tile: int | None = None
+
+    @classmethod
+    def of(cls, model: Model, mesh: MeshConfig, hardware: Hardware, dtype: str = "bfloat16") -> CostModel:
+        """The times of a model on a mesh."""
+        return cls(DeviceSizes(model, mesh, dtype), hardware)
+
+    @cached_property
+    def used(self) -> Coefficients:
+        """The coefficients in use."""
+        return self.coefficients or self.hardware.coefficients
+
+    @cached_property
+    def attention_s(self) -> float:
+        """Seconds of one row against one token of its context."""
+        peak = self.hardware.peak_of(self.sizes.dtype)
+        return self.sizes.attention_flops / (self.used.attention * peak)
+
+    @cached_property
+    def context_s(self) -> float:
+        """Seconds of reading one token's KV."""
+        return self.sizes.kv_token_bytes / (self.used.kv * self.hardware.bandwidth)
+
+    def seconds(self, work: TickWork) -> float:
+        """Seconds of a tick, of sums over its slowest group."""
+        arithmetic, reading = self.attention_s * work.attention, self.context_s * work.context
+        if self.query_tile is not None and work.context:
+            arithmetic *= float(self._spread(np.array(work.attention / work.context)))
+        hidden = min(arithmetic, reading / work.rows) if work.rows else 0.0
+        return self._tick(self.shape_seconds(work.tokens), arithmetic + reading - hidden, work.rows)
+
+    def many(self, tokens: np.ndarray, attention: np.ndarray, context: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Seconds of many ticks; float64 arrays of one shape `[ticks]`."""
+        sizes, places = np.unique(tokens, return_inverse=True)
+        shape = np.array([self.shape_seconds(int(size)) for size in sizes])[places].reshape(np.shape(tokens))
+        arithmetic, reading = self.attention_s * attention, self.context_s * context
+        if self.query_tile is not None:
+            arithmetic = arithmetic * self._spread(attention / np.maximum(context, 1))
+        hidden = np.where(rows > 0, np.minimum(arithmetic, reading / np.maximum(rows, 1)), 0.0)
+        used, device = self.used, shape + arithmetic + reading - hidden
+        return used.tick_s + np.maximum(self._launch, device) + used.row_s * rows
+
+    def observe(self, work: TickWork, seconds: float) -> None:
+        """Fixed: nothing is learnt."""
+
+    def group_seconds(self, shape: Shape, work: GroupWork) -> float:
+        """Seconds of a group's part of a tick."""
+        attention = self.context_s * work.context
+        for squares, context in work.chunks:
+            arithmetic = self.attention_s * squares
+            if self.query_tile is not None:
+                arithmetic *= float(self._spread(np.array(squares / context)))
+            attention += max(arithmetic, self.context_s * context)
+        return self._tick(self._of_shape(shape), attention, work.rows)
+
+    def shape_seconds(self, rows: int) -> float:
+        """Seconds of what every tick of a shape does, whatever is in it, by its rows.
+
+        Where two shapes have as many rows it is that with more shared ones, which takes longer.
+        """
+        shape = self._by_rows.get(rows)
+        return self._of_shape(Shape(rows) if shape is None else shape)
+
+    def parts(self, shape: Shape) -> dict[str, float]:
+        """Seconds of each part of a shape: matmul, head, and collectives by axis."""
+        sizes = self.sizes
+        found = {
+            "matmul": sizes.layers * self._product(sizes.layer_weights, shape.rows, ACTIVATIONS),
+            "head": self._product(sizes.head_weights, sizes.samples(shape), 2),
+        }
+        for one in sizes.collectives(shape):
+            found[one.axis] = found.get(one.axis, 0.0) + one.count * self._collective(one)
+        return found
+
+    def link(self, axis: str) -> Link:
+        """What joins the devices of an axis; devices lie as `[spp, kvp, tp]`, so `tp` are neighbours."""
+        mesh = self.sizes.mesh
+        span = mesh.tp * (1 if axis == "tp" else mesh.kvp) * (mesh.spp if axis == "spp" else 1)
+        return self.hardware.near if span <= self.hardware.node else self.hardware.far
+
+    @cached_property
+    def _launch(self) -> float:
+        return self.sizes.layers * self.used.launch_s
+
+    @cached_property
+    def _by_rows(self) -> dict[int, Shape]:
+        found: dict[int, Shape] = {}
+        for shape in shapes_of(self.sizes.mesh):
+            if shape.rows not in found or shape.shared_rows > found[shape.rows].shared_rows:
+                found[shape.rows] = shape
+        return found
+
+    @cached_property
+    def _compiled(self) -> dict[Shape, float]:
+        return {shape: sum(self.parts(shape).values()) for shape in shapes_of(self.sizes.mesh)}
+
+    def _tick(self, shape: float, attention: float, rows: int) -> float:
+        used = self.used
+        return used.tick_s + max(self._launch, shape + attention) + used.row_s * rows
+
+    def _of_shape(self, shape: Shape) -> float:
+        known = self._compiled.get(shape)
+        return sum(self.parts(shape).values()) if known is None else known
+
+    def _product(self, weights: int, rows: int, passes: int) -> float:
+        """Seconds of a matrix product of `rows` with `weights` elements, and of `passes` over its rows."""
+        sizes, used, hardware = self.sizes, self.used, self.hardware
+        arithmetic = 2 * weights * (rows + used.matmul_rows) / (used.matmul * hardware.peak_of(sizes.dtype))
+        nbytes = (weights + passes * rows * sizes.model.embed) * sizes.itemsize
+        return max(arithmetic, nbytes / (used.weights * hardware.bandwidth))
+
+    def _collective(self, one: Collective) -> float:
+        mesh, link = self.sizes.mesh, self.link(one.axis)
+        count = {"tp": mesh.tp, "spp": mesh.spp, "kvp": mesh.kvp}[one.axis]
+        share = (count - 1) / count
+        sent = {"all-reduce": 2 * share, "all-gather": share, "collective-permute": 1.0}[one.kind] * one.nbytes
+        return sent / (self.used.link * link.bandwidth) + link.latency
+
+    def _spread(self, queries: np.ndarray) -> np.ndarray:
+        """How many times longer chunks of so many queries take because their blocks do not fill the cores."""
+        blocks = np.maximum(1.0, queries / (self.query_tile or 1)) * self.sizes.heads
+        return np.maximum(1.0, self.hardware.cores / blocks)

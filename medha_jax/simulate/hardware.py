@@ -1,0 +1,200 @@
+"""Devices as data: what they can do at best, from data sheets, and what share of it programs get."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+FOLDER = "hardware"
+ASSUMED = "assumed"
+
+
+class SpecError(ValueError):
+    """A hardware or model specification cannot be used; the message says what is allowed."""
+
+
+@dataclass(frozen=True)
+class Link:
+    """What joins devices: bytes/s of one device, one way, and seconds that a collective takes however small it is."""
+
+    bandwidth: float
+    latency: float
+
+
+@dataclass(frozen=True)
+class Coefficients:
+    """What programs get of a device. Shares are of its peak rates, in (0, 1]; times are in seconds.
+
+    Args:
+        matmul: of the peak, in a large matrix product.
+        matmul_rows: rows at which a matrix product runs at half of that, because tiles and pipelines are not full.
+        attention: of the peak, in the attention of prompt chunks.
+        weights: of the memory's bandwidth, reading weights and activations.
+        kv: of the memory's bandwidth, reading KV.
+        link: of a link's bandwidth.
+        launch_s: of the host for each layer; the devices wait where they are faster than that.
+        tick_s: of a tick beside its layers, which nothing hides.
+        row_s: of a real row, which is sampled and delivered.
+    """
+
+    matmul: float
+    matmul_rows: float
+    attention: float
+    weights: float
+    kv: float
+    link: float
+    launch_s: float
+    tick_s: float
+    row_s: float
+
+    def __post_init__(self) -> None:
+        for name in SHARES:
+            _within(name, getattr(self, name), 0, 1, open_low=True)
+        for name in ("matmul_rows", "launch_s", "tick_s", "row_s"):
+            _within(name, getattr(self, name), 0, 1e6)
+
+
+SHARES = ("matmul", "attention", "weights", "kv", "link")
+COEFFICIENTS = tuple(field.name for field in fields(Coefficients))
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """A device, its node and its network.
+
+    Args:
+        name: in `mesh_configs` and on the command line.
+        about: in words.
+        memory: bytes of one device.
+        bandwidth: of its memory, bytes/s.
+        peak: FLOP/s of a dense matrix product, by dtype.
+        cores: that run thread blocks beside each other (streaming multiprocessors).
+        node: devices that `near` joins.
+        near: the link within a node.
+        far: the link between nodes.
+        price: USD for a device and hour.
+        coefficients: what programs get.
+        sources: where the price and each coefficient come from; "assumed" where nobody measured it.
+    """
+
+    name: str
+    about: str
+    memory: int
+    bandwidth: float
+    peak: Mapping[str, float]
+    cores: int
+    node: int
+    near: Link
+    far: Link
+    price: float
+    coefficients: Coefficients
+    sources: Mapping[str, str]
+
+    @property
+    def assumed(self) -> tuple[str, ...]:
+        """Names of the figures that nobody measured."""
+        return tuple(name for name, source in self.sources.items() if source == ASSUMED)
+
+    def peak_of(self, dtype: str) -> float:
+        """FLOP/s in a dtype.
+
+        Raises:
+            SpecError: it is not known.
+        """
+        if dtype not in self.peak:
+            raise SpecError(f"{self.name} has no peak rate for {dtype}; there are {', '.join(self.peak)}")
+        return self.peak[dtype]
+
+
+def hardware_names() -> tuple[str, ...]:
+    """The devices that come with the package."""
+    folder = resources.files("medha_jax.simulate").joinpath(FOLDER)
+    return tuple(sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")))
+
+
+def load_hardware(name: str) -> Hardware:
+    """A device that comes with the package, or a YAML file of the same form.
+
+    Raises:
+        SpecError: there is no such device, or a figure is missing, unknown or out of range.
+    """
+    if name.endswith((".yaml", ".yml")):
+        try:
+            text = Path(name).read_text(encoding="utf-8")
+        except OSError as error:
+            raise SpecError(f"cannot read hardware {name!r}: {error.strerror}") from None
+    elif name in hardware_names():
+        text = resources.files("medha_jax.simulate").joinpath(FOLDER, f"{name}.yaml").read_text(encoding="utf-8")
+    else:
+        raise SpecError(f"there is no hardware {name!r}; give a YAML file, or one of: {', '.join(hardware_names())}")
+    try:
+        return hardware_from(yaml.safe_load(text))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SpecError(f"hardware {name!r} is not valid YAML: {error}") from None
+
+
+def hardware_from(stated: Any) -> Hardware:
+    """A device from a mapping, as the YAML files have it.
+
+    Raises:
+        SpecError: a figure is missing, unknown or out of range.
+    """
+    if not isinstance(stated, Mapping):
+        raise SpecError("hardware must be a mapping")
+    known = {"name", "about", "memory", "bandwidth", "peak", "cores", "node", "links", "price", "coefficients"}
+    _names("hardware", stated, known)
+    _names("links", stated["links"], {"node", "network"})
+    _names("coefficients", stated["coefficients"], set(COEFFICIENTS))
+    figures = {"price": stated["price"], **stated["coefficients"]}
+    for name, figure in figures.items():
+        _names(name, figure, {"value", "source"})
+    near, far = (_link(kind, stated["links"][kind]) for kind in ("node", "network"))
+    if not isinstance(stated["peak"], Mapping) or not stated["peak"]:
+        raise SpecError("peak must give FLOP/s by dtype")
+    return Hardware(
+        name=str(stated["name"]),
+        about=str(stated["about"]),
+        memory=int(_within("memory", stated["memory"], 1, 1e18)),
+        bandwidth=_within("bandwidth", stated["bandwidth"], 1, 1e18),
+        peak={str(dtype): _within(f"peak {dtype}", rate, 1, 1e20) for dtype, rate in stated["peak"].items()},
+        cores=int(_within("cores", stated["cores"], 1, 1e6)),
+        node=int(_within("node", stated["node"], 1, 1e6)),
+        near=near,
+        far=far,
+        price=_within("price", stated["price"]["value"], 0, 1e6),
+        coefficients=Coefficients(
+            **{name: _within(name, stated["coefficients"][name]["value"], 0, 1e6) for name in COEFFICIENTS}
+        ),
+        sources={name: str(figure["source"]) for name, figure in figures.items()},
+    )
+
+
+def _link(kind: str, stated: Any) -> Link:
+    _names(f"link {kind}", stated, {"bandwidth", "latency"})
+    bandwidth = _within(f"{kind} bandwidth", stated["bandwidth"], 1, 1e18)
+    return Link(bandwidth, _within(f"{kind} latency", stated["latency"], 0, 10))
+
+
+def _names(what: str, stated: Any, wanted: set[str]) -> None:
+    """Check that a mapping has just these names."""
+    if not isinstance(stated, Mapping):
+        raise SpecError(f"{what} must be a mapping of {', '.join(sorted(wanted))}")
+    if missing := sorted(wanted - stated.keys()):
+        raise SpecError(f"{what} lacks {', '.join(missing)}")
+    if unknown := sorted(map(str, stated.keys() - wanted)):
+        raise SpecError(f"{what} has unknown {', '.join(unknown)}; allowed are {', '.join(sorted(wanted))}")
+
+
+def _within(name: str, value: Any, low: float, high: float, *, open_low: bool = False) -> float:
+    """A finite number in `[low, high]`, or `(low, high]`."""
+    inside = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not inside or not (low < value if open_low else low <= value) or value > high:
+        left = "(" if open_low else "["
+        raise SpecError(f"{name} is {value!r}; allowed is {left}{low:g}, {high:g}]")
+    return float(value)

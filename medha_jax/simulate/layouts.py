@@ -1,0 +1,126 @@
+"""Every way to lay a model out over so many devices, and why some are not possible."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import yaml
+
+from medha_jax.config import Buckets, MeshConfig
+from medha_jax.simulate.hardware import Hardware
+from medha_jax.simulate.model import Model
+from medha_jax.simulate.room import Room, room_of
+from medha_jax.simulate.sizes import DeviceSizes, misfits
+
+PAGE = 128
+WIDTH = 120
+OWN = Buckets(decode=(1, 8, 32, 128), prefill=(64, 256, 512, 1024, 2048, 4096, 8192), chunks=16)
+SHARED = Buckets(decode=(4,), prefill=(64, 512, 2048, 8192), chunks=2)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A layout, and how often it stands beside itself.
+
+    Args:
+        mesh: the layout.
+        replicas: servers of this layout on all devices, each with requests of its own.
+        spread: groups that a longest request lies on in the end.
+    """
+
+    mesh: MeshConfig
+    replicas: int
+    spread: int
+
+    def __str__(self) -> str:
+        return axes(self.mesh)
+
+
+@dataclass(frozen=True)
+class Feasible:
+    """A candidate that fits, its sizes on a device, and what the memory has left."""
+
+    candidate: Candidate
+    sizes: DeviceSizes
+    room: Room
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A candidate that cannot be, and why."""
+
+    candidate: Candidate
+    reason: str
+
+
+def axes(mesh: MeshConfig) -> str:
+    """The layout's axes: `tp=8,spp=4,kvp=2`."""
+    return f"tp={mesh.tp},spp={mesh.spp},kvp={mesh.kvp}"
+
+
+def candidates(devices: int, context: int, hardware: Hardware) -> Iterator[Candidate]:
+    """All `(tp, spp, kvp, tokens per group)` whose devices divide those that there are.
+
+    A group holds the context divided by the groups that a longest request may lie on, in whole pages.
+    """
+    for used in _divisors(devices):
+        for tp in _divisors(used):
+            for spp in _divisors(used // tp):
+                kvp = used // tp // spp
+                for spread in _divisors(kvp):
+                    per_group = -(-context // (spread * PAGE)) * PAGE if kvp > 1 else None
+                    mesh = MeshConfig(
+                        tp=tp,
+                        spp=spp,
+                        kvp=kvp,
+                        page_size=PAGE,
+                        tokens_per_group=per_group,
+                        buckets=OWN,
+                        shared_buckets=SHARED if kvp > 1 else None,
+                        hardware=hardware.name,
+                    )
+                    yield Candidate(mesh, devices // used, spread)
+
+
+def look_at(
+    candidate: Candidate, model: Model, hardware: Hardware, dtype: str, context: int, slots: int
+) -> Feasible | Refused:
+    """Check that a candidate divides the model and fits the memory.
+
+    Args:
+        candidate: the layout.
+        model: its sizes.
+        hardware: the devices.
+        dtype: of weights, activations and KV.
+        context: tokens of a longest request.
+        slots: most requests at once.
+    """
+    mesh = candidate.mesh
+    if found := misfits(model, mesh):
+        return Refused(candidate, "; ".join(found))
+    sizes = DeviceSizes(model, mesh, dtype)
+    room = room_of(sizes, hardware, slots, context)
+    return Refused(candidate, room.shortage) if room.shortage else Feasible(candidate, sizes, room)
+
+
+def layout_yaml(mesh: MeshConfig, comment: str) -> str:
+    """A layout as a file that `medha_jax.config.load_mesh` reads."""
+
+    def sizes(buckets: Buckets) -> dict[str, object]:
+        return {"decode": list(buckets.decode), "prefill": list(buckets.prefill), "chunks": buckets.chunks}
+
+    stated: dict[str, object] = {name: getattr(mesh, name) for name in ("tp", "spp", "kvp", "page_size")}
+    if mesh.tokens_per_group is not None:
+        stated["tokens_per_group"] = mesh.tokens_per_group
+    stated["buckets"] = sizes(mesh.buckets)
+    if mesh.shared_buckets is not None:
+        stated["shared_buckets"] = sizes(mesh.shared_buckets)
+    stated["hardware"] = mesh.hardware
+    body = yaml.safe_dump(stated, sort_keys=False, default_flow_style=None, width=WIDTH)
+    return "".join(f"# {line}\n" for line in textwrap.wrap(comment, WIDTH - 2)) + body
+
+
+def _divisors(number: int) -> list[int]:
+    return [divisor for divisor in range(1, number + 1) if number % divisor == 0]

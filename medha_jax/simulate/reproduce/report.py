@@ -1,0 +1,71 @@
+"""What a reproduction says: published and simulated figures side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+Kind = Literal["fitted", "predicted"]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One figure.
+
+    Args:
+        what: in words.
+        simulated: what the simulator says.
+        published: what was published, None where nothing was.
+        unit: of both.
+        kind: whether the published figure was used for calibration. What was fitted does not count as predicted.
+    """
+
+    what: str
+    simulated: float
+    published: float | None = None
+    unit: str = ""
+    kind: Kind = "predicted"
+
+    @property
+    def ratio(self) -> float | None:
+        """Simulated over published."""
+        return None if not self.published else self.simulated / self.published
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """A preset's figures.
+
+    Args:
+        name: of the preset.
+        title: what is compared.
+        setting: machine and workload, in words.
+        rows: the figures.
+        notes: which agree, which do not, and why.
+        series: lines of a picture: points (x, y) by name; empty where there is nothing to draw.
+        axes: names of x and y.
+    """
+
+    name: str
+    title: str
+    setting: str
+    rows: tuple[Comparison, ...]
+    notes: tuple[str, ...] = ()
+    series: Mapping[str, Sequence[tuple[float, float]]] = field(default_factory=dict)
+    axes: tuple[str, str] = ("", "")
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a preset is run.
+
+    Args:
+        duration: seconds in which requests come, of presets with traffic; None for the preset's own.
+        seed: of lengths and arrivals.
+        tell: told what is being simulated: its name, simulated seconds, finished requests, all requests.
+    """
+
+    duration: float | None = None
+    seed: int = 0
+    tell: Callable[[str, float, int, int], None] = lambda name, seconds, finished, total: None

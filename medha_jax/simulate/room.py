@@ -1,0 +1,70 @@
+"""Whether a model and a longest request fit the memory of a layout, and what is left."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from medha_jax.kv.allocator import pages_for
+from medha_jax.simulate.hardware import Hardware
+from medha_jax.simulate.sizes import DeviceSizes
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Room:
+    """Bytes of one device, and tokens of one group.
+
+    Args:
+        usable: bytes of the device that may be used.
+        weights: bytes of parameters.
+        register: bytes of the stage register.
+        slots: bytes of page tables and sampler state.
+        token: bytes of one token's KV.
+        pool_tokens: tokens that a group's pool holds if it takes all that is left, in whole pages.
+        needed: tokens that a group holds of a longest request.
+    """
+
+    usable: int
+    weights: int
+    register: int
+    slots: int
+    token: int
+    pool_tokens: int
+    needed: int
+
+    @property
+    def head_room(self) -> int:
+        """Bytes that are left beside one longest request; below 0 where it does not fit."""
+        return self.usable - self.weights - self.register - self.slots - self.needed * self.token
+
+    @property
+    def shortage(self) -> str:
+        """Why it does not fit, with the numbers; empty if it does."""
+        fixed = self.weights + self.register + self.slots
+        if fixed > self.usable:
+            return f"{fixed / GIB:,.1f} GiB of weights and state do not fit {self.usable / GIB:,.1f} GiB a device"
+        if self.head_room < 0:
+            return (
+                f"{self.needed:,} tokens of KV a group need {self.needed * self.token / GIB:,.1f} GiB a device; "
+                f"{(self.usable - fixed) / GIB:,.1f} are left"
+            )
+        return ""
+
+
+def room_of(sizes: DeviceSizes, hardware: Hardware, slots: int, context: int) -> Room:
+    """Count what a layout keeps, as `medha_jax.runtime.memory` does.
+
+    Args:
+        sizes: of one device.
+        hardware: whose memory it is.
+        slots: most requests at once.
+        context: most tokens of one request.
+    """
+    mesh = sizes.mesh
+    usable = int(hardware.memory * mesh.memory_fraction)
+    weights, register, state = sizes.weight_bytes, sizes.register_bytes, sizes.slot_bytes(slots, context)
+    page = mesh.page_size
+    left = max(0, usable - weights - register - state) // (page * sizes.kv_token_bytes)
+    held = min(context, mesh.tokens_per_group or context) if mesh.kvp > 1 else context
+    return Room(usable, weights, register, state, sizes.kv_token_bytes, left * page, pages_for(held, page) * page)

@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from medha_jax.config import Buckets, MeshConfig, RuntimeConfig, SchedulerConfig
+from medha_jax.scheduler.work import TickWork
+from medha_jax.simulate.calibration import FORMAT, MeasuredTimes, errors, fit, read_calibration, write_ticks
+from medha_jax.simulate.hardware import SpecError
+from medha_jax.simulate.run import simulate
+from medha_jax.simulate.times import GroupWork, Shape, chunk_work
+from medha_jax.workload import Arrival
+
+MESH = MeshConfig(page_size=16, buckets=Buckets(decode=(1, 8), prefill=(16, 64), chunks=2))
+CONFIG = RuntimeConfig(mesh=MESH, slots=8, pool_tokens=8 * 1024)
+TRUE = MeasuredTimes(2e-3, 5e-5, 3e-8, 2e-7, 4e-7, 1e-5, host=3e-4, host_row=2e-5)
+SHAPES = [Shape(decode, prefill) for decode in (1, 8) for prefill in (0, 16, 64)]
+
+
+def ticks(count: int, noise: float, seed: int = 0, bump: float = 1.0) -> list[dict[str, Any]]:
+    """Ticks of a machine with known times; the base of the largest shape is `bump` times as long."""
+    rng = random.Random(seed)
+    found = []
+    for _ in range(count):
+        shape = rng.choice(SHAPES)
+        stage = [[rng.randint(1, 900), 1, [0]] for _ in range(rng.randint(0, shape.own_decode))]
+        if shape.own_prefill:
+            stage.append([rng.randint(0, 900), rng.randint(2, shape.own_prefill), [0]])
+        work = GroupWork()
+        for start, length, _ in stage:
+            chunk_work(work, start, length, 2**62)
+        seconds = TRUE.tick_seconds(shape, work) + (bump - 1) * TRUE.base(shape) * (shape == SHAPES[-1])
+        host = TRUE.host + TRUE.host_row * work.rows
+        off = 1 + rng.uniform(-noise, noise)
+        slow = 3 if rng.random() < 0.05 * (noise > 0) else 1  # somebody else had the machine
+        found.append({"shape": list(shape), "seconds": slow * off * seconds, "host_s": off * host, "stages": [stage]})
+    return found
+
+
+def written(tmp_path: Path, stated: list[dict[str, Any]]) -> Path:
+    path = tmp_path / "ticks.json"
+    write_ticks(path, {"model": "tiny", "device": "test"}, CONFIG, 1024, stated)
+    return path
+
+
+def test_the_times_of_a_known_machine_are_found(tmp_path: Path) -> None:
+    found = read_calibration(written(tmp_path, ticks(600, 0.0)))
+    times = found.times
+    for name in ("attention", "context", "decode", "row", "host", "host_row"):
+        assert getattr(times, name) == pytest.approx(getattr(TRUE, name), rel=1e-3), name
+    for shape in SHAPES:
+        assert times.base(shape) == pytest.approx(TRUE.base(shape), rel=1e-3)
+    assert all(one.median < 1e-6 for one in found.errors)
+    assert {one.regime for one in found.errors} >= {"all", "decodes alone", "prompts beside decodes"}
+    assert found.errors[0].ticks == 300
+    assert found.about == {"model": "tiny", "device": "test"}
+
+
+def test_noise_and_outliers_do_not_carry_it_away(tmp_path: Path) -> None:
+    found = read_calibration(written(tmp_path, ticks(1200, 0.05)))
+    assert found.errors[0].median < 0.04
+    for shape in SHAPES:
+        assert found.times.base(shape) == pytest.approx(TRUE.base(shape), rel=0.1)
+
+
+def test_a_shape_may_take_what_no_line_says(tmp_path: Path) -> None:
+    found = read_calibration(written(tmp_path, ticks(600, 0.0, bump=1.5)))
+    assert found.times.base(SHAPES[-1]) == pytest.approx(1.5 * TRUE.base(SHAPES[-1]), rel=0.05)
+    assert max(one.median for one in found.errors) < 0.05
+
+
+def test_a_calibrated_machine_takes_its_measured_times(tmp_path: Path) -> None:
+    machine = read_calibration(written(tmp_path, ticks(600, 0.0))).machine()
+    outcome = simulate(machine, SchedulerConfig(), [Arrival(0.0, 100, 3)])
+    (served,) = outcome.served
+    works = [(Shape(1, 64), 0, 64), (Shape(1, 64), 64, 36), (Shape(1), 100, 1), (Shape(1), 101, 1)]
+    wanted = []
+    for shape, start, length in works:
+        work = GroupWork()
+        chunk_work(work, start, length, 2**62)
+        wanted.append(TRUE.group_seconds(shape, work))
+    assert served.ttft == pytest.approx(sum(wanted[:2]), rel=1e-3)
+    assert served.e2e == pytest.approx(sum(wanted), rel=1e-3)
+
+
+def test_the_scheduler_predicts_lone_work_exactly_and_without_the_host() -> None:
+    work = GroupWork()
+    chunk_work(work, 50, 30, 2**62)
+    ((squares, read),) = work.chunks
+    assert TRUE.seconds(TickWork(65, squares, read, 1)) == pytest.approx(TRUE.tick_seconds(Shape(1, 64), work))
+    assert TRUE.seconds(TickWork(1, 0, 80, 1)) == pytest.approx(TRUE.tick_seconds(Shape(1), GroupWork([], 80, 1)))
+
+
+def test_the_slowest_stage_and_group_counts(tmp_path: Path) -> None:
+    mesh = dataclasses.replace(MESH, spp=2, kvp=2, tokens_per_group=512, shared_buckets=MESH.buckets)
+    config = dataclasses.replace(CONFIG, mesh=mesh)
+    stages = [[[0, 10, [0]], [40, 1, [1]]], [[600, 1, [0, 1]], [100, 8, [1]]]]
+    path = tmp_path / "two.json"
+    one = {"shape": [1, 16, 1, 0], "seconds": 0.01, "stages": stages}
+    write_ticks(path, {}, config, 1024, [one] * 100)
+    tick = read_calibration(path).ticks[0]
+    # the second stage: 8 queries of the second group, and the shared decode, which reads 512 tokens on each
+    assert tick.work == GroupWork([(8 * (100 + 108 + 1) / 2, 108)], 512, 2)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": "other"}, f"its format must be {FORMAT!r}"),
+        ({"ticks": []}, "has 0 ticks; at least 64 are needed"),
+        ({"ticks": [{"shape": [1, 0], "seconds": -1, "stages": []}]}, "must be above 0"),
+        ({"ticks": [{"shape": [1, 0]}]}, "KeyError"),
+        ({"mesh": {"tp": 0}}, "tp is 0"),
+        ({"slots": "many"}, "ValueError"),
+    ],
+)
+def test_what_is_no_calibration_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    path = written(tmp_path, ticks(100, 0.0))
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(ValueError, match=message):
+        read_calibration(path)
+    with pytest.raises(SpecError, match="cannot read calibration"):
+        read_calibration(tmp_path / "nothing.json")
+
+
+def test_errors_are_those_of_ticks_that_were_not_fitted(tmp_path: Path) -> None:
+    found = read_calibration(written(tmp_path, ticks(200, 0.05)))
+    assert found.errors == errors(fit(found.ticks[::2], MESH), found.ticks[1::2])
