@@ -126,9 +126,7 @@ class AsyncClient:
             raise error_from(error) from None
 
 
-async def _async(
-    prompt: Sequence[int], settings: Settings, answered: asyncio.Event
-) -> AsyncIterator[pb.GeneratePart]:
+async def _async(prompt: Sequence[int], settings: Settings, answered: asyncio.Event) -> AsyncIterator[pb.GeneratePart]:
     """Parts of a prompt. Those after the first ids wait for the server's first answer, which may be a refusal.
 
     Where a server ends a call while grpc.aio sends, the caller is told "Internal error from Core", not the status.
