@@ -52,7 +52,7 @@ def convoy(
     short_prompt: Annotated[int, _tokens("Tokens of a short prompt.")] = 128,
     short_output: Annotated[
         int, typer.Option(min=2, metavar="N", help="Tokens that it generates.", rich_help_panel=_CONVOY)
-    ] = 32,
+    ] = 16,
     interval: Annotated[
         float, typer.Option(min=0, metavar="S", help="Seconds between them.", rich_help_panel=_CONVOY)
     ] = 1.0,

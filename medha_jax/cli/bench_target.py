@@ -147,6 +147,8 @@ def started(given: Sequence[str]) -> Iterator[OwnServer]:
         with OwnServer(given, tell) as server:
             tell(f"the server is ready after {server.start_s:.0f} s")
             yield server
+            if not server.alive:
+                tell(f"the server has ended by itself: {server.last_line}")
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

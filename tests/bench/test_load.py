@@ -8,7 +8,6 @@ import time
 import numpy as np
 import pytest
 
-from medha_jax.bench import load
 from medha_jax.bench.backend import Reply, RequestFailedError
 from medha_jax.bench.load import AHEAD, LoadGenerator, LoadSettings, Tally, calm_collector
 from medha_jax.bench.over_grpc import GrpcBackend
@@ -50,11 +49,6 @@ class Memory:
         finally:
             self.at_once -= 1
             self.ended.append(len(self.prompts))
-
-
-@pytest.fixture(autouse=True)
-def _hurried(monkeypatch):
-    monkeypatch.setattr(load, "LEAD_S", 0.05)
 
 
 def run(backend, config=CONFIG, settings=None, stop_when=None):

@@ -1,6 +1,7 @@
 """`medha-jax serve` and `generate --server` as users run them."""
 
 import dataclasses
+import importlib
 import json
 import os
 import shutil
@@ -15,10 +16,12 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from medha_jax.cli import run
 from medha_jax.client import Client, Connection, Finished, ServerError
 from tests.cli.command import COMMAND, refused
 from tests.server.processes import SERVE, ServerProcess, refusal
 
+serving = importlib.import_module("medha_jax.cli.serve")  # the package has a function of this name
 MESH = "page_size: 16\nbuckets: {decode: [4], prefill: [64], chunks: 2}\n"
 TOKEN = "a-secret-of-some-length"
 
@@ -185,6 +188,18 @@ def test_what_cannot_work_is_refused_before_any_load(medha, model, files, tmp_pa
             if len(running) == 4:
                 check(running)
         check(running)
+
+
+def test_options_of_the_scheduler_reach_it(monkeypatch):
+    seen = []
+    monkeypatch.setattr(serving, "_serve", lambda settings, runtime, scheduling, *rest: seen.append(scheduling))
+    monkeypatch.setattr(serving.signal, "signal", lambda *given: None)
+    assert run(["serve", "--policy", "fcfs", "--no-chunk-preemption", "--tpot-target-ms", "20"]) == 0
+    assert run(["serve"]) == 0
+    assert [(config.policy, config.chunk_preemption, config.tpot_target_s) for config in seen] == [
+        ("fcfs", False, 0.02),
+        ("lars", True, 0.05),
+    ]
 
 
 def start(*arguments):
