@@ -33,15 +33,18 @@ class TickTargets:
 
     Where no prompt chunk fits beside the decodes, the smallest one is taken all the same as soon as the ticks before
     have saved the time for it, so the time per token keeps its mean. It is taken at once where there are no decodes,
-    and where they take too long by themselves.
+    and where they take too long by themselves. Where prompts run to their end, nothing is promised to anybody else, and
+    chunks are as large as they can be.
 
     Args:
-        config: the limit without decodes; ticks save for `ageing_ticks` of them at most.
+        config: the limit without decodes, and whether chunks of prompts take turns; ticks save for `ageing_ticks` of
+            them at most.
         stages: of the pipeline.
     """
 
     def __init__(self, config: SchedulerConfig, stages: int) -> None:
         self._idle, self._most_saved = config.idle_tick_s, config.ageing_ticks
+        self._unlimited = not config.chunk_preemption
         self._stages = stages
         self._promised: deque[float] = deque(maxlen=stages - 1)
         self._saved = 0.0
@@ -53,6 +56,8 @@ class TickTargets:
             tpot: tightest TPOT target of the decodes of its plan, in seconds; infinite without any.
             seconds: that the decodes take.
         """
+        if self._unlimited:
+            return TickTarget(math.inf, math.inf)
         promised = self._tightest(tpot)
         if promised == math.inf:
             return TickTarget(self._idle, math.inf)

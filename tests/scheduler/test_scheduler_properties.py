@@ -157,7 +157,7 @@ def test_waits_stay_within_their_bounds(setting: dict[str, Any], happening: list
 @settings(max_examples=100, deadline=None)
 @given(servers(), events)
 def test_only_the_first_prompt_chunk_may_exceed_the_target(setting: dict[str, Any], happening: list[Any]) -> None:
-    config = dataclasses.replace(setting["config"], preemption=False)
+    config = dataclasses.replace(setting["config"], preemption=False, chunk_preemption=True)
     server, _, _ = serve({**setting, "config": config}, happening)
     stages = server.shapes.stages
     coming: list[float] = []  # tightest target of each plan's decodes and of the prompts that end in it

@@ -16,6 +16,11 @@ def test_without_decodes_the_idle_limit_holds_and_the_smallest_chunk_always_runs
     assert TickTargets(CONFIG, 2).target(math.inf, 0.0) == TickTarget(0.2, math.inf)
 
 
+def test_prompts_that_run_to_their_end_have_no_limit() -> None:
+    config = SchedulerConfig(chunk_preemption=False)
+    assert TickTargets(config, 1).target(0.05, 0.01) == TickTarget(math.inf, math.inf)
+
+
 def test_a_pipeline_divides_the_target_and_remembers_who_is_in_it() -> None:
     targets = TickTargets(CONFIG, 2)
     assert targets.target(0.05, 0.01).seconds == 0.025
