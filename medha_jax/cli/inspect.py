@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from medha_jax.runtime.layout_report import LayoutReport
 
 GIB = 2**30
-# what one device of a kind has, in bytes
-DEVICE_MEMORY = {"a100": 80 * 10**9, "h100": 80 * 10**9, "h200": 141 * 10**9}
 SLOTS = 32
 
 
@@ -143,7 +141,10 @@ def _inspect(config: RuntimeConfig, model: str, dtype: Dtype, usable: int | None
 
 
 def _usable(layout: MeshConfig, memory_gib: float | None) -> int | None:
-    """Bytes of one device that may be used, None if not known."""
-    known = DEVICE_MEMORY.get(layout.hardware)
+    """Bytes of one device that may be used, None if not known; devices on CPUs share what the host has."""
+    from medha_jax.simulate.hardware import hardware_names, load_hardware
+
+    specified = layout.hardware in hardware_names() and layout.hardware != "cpu"
+    known = load_hardware(layout.hardware).memory if specified else None
     memory = known if memory_gib is None else int(memory_gib * GIB)
     return None if memory is None else int(memory * layout.memory_fraction)

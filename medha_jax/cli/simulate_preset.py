@@ -6,10 +6,12 @@ import dataclasses
 import gc
 import json as jsons
 import time
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from medha_jax.cli.plan_plot import check_plot
 from medha_jax.cli.progress import SimulationProgress
 from medha_jax.cli.report import reader_may_leave
 
@@ -26,6 +28,9 @@ def preset_option(
         typer.Option(min=1, max=1e6, metavar="S", help="Seconds in which requests come. Default: the preset's own."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of lengths and arrivals.")] = 0,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw the preset's lines: .svg, .png or .pdf.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
 ) -> None:
     """Run a preset where no command is given."""
@@ -41,9 +46,17 @@ def preset_option(
 
     if preset not in PRESETS:
         raise typer.BadParameter(f"there is no preset {preset!r}; there are {', '.join(PRESETS)}")
+    if plot is not None:
+        check_plot(plot)
     spare_modules()
     with _Told() as told:
         found = PRESETS[preset](Run(duration, seed, told.tell))
+    if plot is not None:
+        if not found.series:
+            raise typer.BadParameter(f"preset {preset} has no lines to draw")
+        from medha_jax.cli.simulate_plot import draw
+
+        draw(plot, found)
     with reader_may_leave():
         if json:
             rows = [dataclasses.asdict(row) | {"ratio": row.ratio} for row in found.rows]

@@ -1,0 +1,34 @@
+"""The picture of a preset: its lines, on logarithmic axes. Needs the `plot` extra."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from medha_jax.simulate.reproduce.report import Reproduction
+
+RATIO = 20  # of the largest to the smallest figure, from which an axis is logarithmic
+
+
+def draw(path: Path, found: Reproduction) -> None:
+    """Draw the lines of a preset that has any."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for name, points in found.series.items():
+        x, y = zip(*points, strict=True)
+        axes.plot(x, y, marker="" if len(x) > 20 else ".", label=name)
+    values = [list(column) for column in zip(*(point for line in found.series.values() for point in line), strict=True)]
+    for scale, column in zip((axes.set_xscale, axes.set_yscale), values, strict=True):
+        if min(column) > 0 and max(column) > RATIO * min(column):
+            scale("log")
+    axes.set_xlabel(found.axes[0])
+    axes.set_ylabel(found.axes[1])
+    axes.set_title(f"Simulated: {found.title}", fontsize=9)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=7)
+    figure.savefig(path)
