@@ -115,7 +115,7 @@ def random_mix(case: Case, rng: np.random.Generator) -> Mix:
     most, runs = case.context, []
 
     def length() -> int:
-        return int(rng.choice([1, case.page, 2 * case.page, case.keys + 1, most, rng.integers(1, most + 1)]))
+        return int(rng.choice([1, case.page, 2 * case.page, case.keys + 1, most, int(rng.integers(1, most + 1))]))
 
     def shard(start: int, count: int) -> tuple[int, bool]:
         kind = rng.choice(["own", "own", "own", "earlier", "nothing"])

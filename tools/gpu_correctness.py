@@ -85,15 +85,15 @@ def check_case(case: Case, attention: KernelAttention, run: Program, rng: np.ran
     work = jax.tree.map(jnp.asarray, mix.kernel_work(attention.launch(decodes, prompts)))
     poison()
     after, out, lse = run(queries, keys, values, pool, jnp.asarray(table), work)
-    stored, out, lse = wide(after, case.dtype), np.asarray(out, np.float64), np.asarray(lse)
+    stored, got, got_lse = wide(after, case.dtype), np.asarray(out, np.float64), np.asarray(lse)
     wanted, wanted_lse, real = expected(mix, np.asarray(queries), stored, table)
-    error, seen = relative(out, wanted), np.isfinite(wanted_lse)
-    off = float(np.abs(lse[seen] - wanted_lse[seen]).max(initial=0))
+    error, seen = relative(got, wanted), np.isfinite(wanted_lse)
+    off = float(np.abs(got_lse[seen] - wanted_lse[seen]).max(initial=0))
     wrong = [
         ("output", error <= LARGEST_ERROR[case.dtype]),
-        ("log-sum-exp", off <= LSE_ERROR and np.array_equal(np.isneginf(lse), ~seen)),
+        ("log-sum-exp", off <= LSE_ERROR and np.array_equal(np.isneginf(got_lse), ~seen)),
         ("stored", case.fp8 or np.array_equal(stored, put(mix, before, np.asarray(keys), np.asarray(values), table))),
-        ("padding", not out[~real].any()),
+        ("padding", not got[~real].any()),
     ]
     bad = ", ".join(name for name, good in wrong if not good)
     name = f"h{case.heads}/{case.kv_heads} d{case.head_dim} page {case.page} {case.dtype}{' fp8' if case.fp8 else ''}"

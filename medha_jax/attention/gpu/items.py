@@ -81,9 +81,9 @@ def plan_items(launch: Launch, tiles: TileList) -> tuple[np.ndarray, np.ndarray]
     if launch.together and launch.prefill is not None:
         parts = part_counts(blocks, launch, launch.prefill)
     else:
-        for tile, mine in ((launch.decode, tiles.decode), (launch.prefill, ~tiles.decode)):
-            if tile is not None:
-                parts[mine] = part_counts(blocks[mine], launch, tile)
+        for kind, mine in ((launch.decode, tiles.decode), (launch.prefill, ~tiles.decode)):
+            if kind is not None:
+                parts[mine] = part_counts(blocks[mine], launch, kind)
     rows = np.where(tiles.decode, launch.decode.rows, launch.prefill.rows if launch.prefill else 0)
     used = np.where(parts > 1, parts * rows, 0)
     base = np.cumsum(used) - used
@@ -143,6 +143,6 @@ def _interleaved(decode: np.ndarray) -> np.ndarray:
     """Order that spreads both kinds evenly, each in its own order, so that they run beside each other."""
     share = np.zeros(len(decode))
     for kind in (decode, ~decode):
-        count = np.count_nonzero(kind)
+        count = int(np.count_nonzero(kind))
         share[kind] = (np.arange(count) + 0.5) / max(1, count)
     return np.argsort(share, kind="stable")
