@@ -37,7 +37,7 @@ class LiveDisplay:
         if self._terminal:
             self._draw(line, tally)
         elif seconds >= self._next_line:
-            self._next_line = seconds + LINES_EVERY
+            self._next_line = seconds + max(LINES_EVERY, seconds / 4)  # a long run needs no thousand lines
             print(line, file=sys.stderr, flush=True)
 
     def close(self) -> None:
