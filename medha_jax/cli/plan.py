@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import sys
 import time
@@ -95,8 +96,8 @@ def plan(
 ) -> None:
     """Compare every layout (tp, spp, kvp, tokens per group) of a model on so many devices.
 
-    All figures are estimates of a cost model: published peak rates, and shares of them that are assumed where the
-    specification of the hardware says so.
+    The chosen one keeps the targets with a longest request alone, if any does. All figures are estimates of a cost
+    model: published peak rates, and shares of them that are assumed where the specification of the hardware says so.
     """
     from medha_jax.simulate.hardware import load_hardware
     from medha_jax.simulate.model import load_model
@@ -108,7 +109,8 @@ def plan(
 
         check_plot(plot)
     found, refused = _compare(of, on, devices, tokens, str(dtype), slots, _sample(workload), slo_ttft_s, slo_tpot_ms)
-    chosen = _best(found, choose) if found else None
+    keeping = [one for one in found if one.tpot_s <= slo_tpot_ms / 1000 and one.ttft_s <= (slo_ttft_s or math.inf)]
+    chosen = _best(keeping or found, choose) if found else None
     with reader_may_leave():
         if json:
             from medha_jax.cli.plan_tables import as_json
@@ -118,6 +120,8 @@ def plan(
             from medha_jax.cli.plan_tables import print_plan
 
             print_plan(of, on, tokens, found, refused, chosen, all_rows)
+    if found and not keeping:
+        _tell("no layout keeps the targets with a longest request")
     if tokens > of.context:
         _tell(f"{tokens:,} tokens are more than the model's own {of.context:,}")
     if chosen is None:
@@ -199,8 +203,8 @@ def _write(path: Path, chosen: Estimate, model: Model, devices: int, context: in
     mesh = chosen.candidate.mesh
     comment = (
         f"{model.name} on {devices} x {mesh.hardware} for {context:,} tokens, chosen by medha-jax plan. Estimated, not "
-        f"measured: {chosen.ttft_s:.3g} s to the first token of a longest prompt alone, then "
-        f"{1000 * chosen.tpot_s:.3g} ms a token."
+        f"measured: {chosen.ttft_s:,.2f} s to the first token of a longest prompt alone, then "
+        f"{1000 * chosen.tpot_s:.1f} ms a token."
     )
     path.write_text(layout_yaml(mesh, comment), encoding="utf-8")
     _tell(f"wrote {path}: --mesh {path}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -54,4 +54,12 @@ def draw(path: Path, found: Sequence[Estimate], chosen: Estimate, title: str) ->
     axes.set_ylabel("goodput, requests/s")
     axes.set_title(title)
     axes.legend()
-    figure.savefig(path)
+    save(figure, path)
+
+
+def save(figure: Any, path: Path) -> None:
+    """Write a figure; an SVG keeps its text as text, which is a third of the size, and no date."""
+    import matplotlib
+
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "medha-jax"}):
+        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from medha_jax.cli.plan_plot import save
+
 if TYPE_CHECKING:
     from medha_jax.simulate.reproduce.report import Reproduction
 
-RATIO = 20  # of the largest to the smallest figure, from which an axis is logarithmic
+RATIO = 60  # of the largest to the smallest figure, from which an axis is logarithmic
 
 
 def draw(path: Path, found: Reproduction) -> None:
@@ -31,4 +33,4 @@ def draw(path: Path, found: Reproduction) -> None:
     axes.set_title(f"Simulated: {found.title}", fontsize=9)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7)
-    figure.savefig(path)
+    save(figure, path)

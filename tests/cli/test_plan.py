@@ -53,6 +53,19 @@ def test_the_chosen_layout_is_best_in_what_was_asked(
     assert chosen[figure] == min(layout[figure] for layout in layouts)
 
 
+def test_the_chosen_layout_keeps_the_targets_if_any_does(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--model", "llama3-70b", "--devices", "64", "--context", "2M", "--choose", "ttft", "--json"]
+    for target, kept in ((30, True), (1, False)):
+        assert run(["plan", *options, "--slo-tpot-ms", str(target)]) == 0
+        printed = capsys.readouterr()
+        layouts = json.loads(printed.out)["layouts"]
+        (chosen,) = (layout for layout in layouts if layout["chosen"])
+        keeping = [layout["ttft_s"] for layout in layouts if layout["tpot_s"] <= target / 1000]
+        assert bool(keeping) == kept
+        assert chosen["ttft_s"] == min(keeping or [layout["ttft_s"] for layout in layouts])
+        assert ("no layout keeps the targets" in printed.err) != kept
+
+
 def test_a_model_of_ones_own_from_its_config(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text(json.dumps(CONFIG))

@@ -19,7 +19,7 @@ import numpy as np
 from medha_jax.config import Buckets, MeshConfig
 from medha_jax.simulate.cost import CostModel
 from medha_jax.simulate.deployments import Deployment, deploy
-from medha_jax.simulate.hardware import load_hardware
+from medha_jax.simulate.hardware import Hardware, load_hardware
 from medha_jax.simulate.model import load_model
 from medha_jax.simulate.reproduce.published import KI, TPOT_2048, TTFT_512, TTFT_2048
 from medha_jax.simulate.reproduce.report import Comparison, Reproduction, Run
@@ -68,6 +68,13 @@ def fitted() -> Calibrated:
         return float(np.mean(np.square(logs)))
 
     return system(_descend(error, START))
+
+
+def with_fitted_rates(hardware: Hardware) -> Hardware:
+    """Devices that get the fitted shares of their peaks in attention and matrix products; all else as it is."""
+    rates = fitted().cost.used
+    used = dataclasses.replace(hardware.coefficients, attention=rates.attention, matmul=rates.matmul)
+    return dataclasses.replace(hardware, coefficients=used)
 
 
 def with_blocks(system: Calibrated) -> Calibrated:

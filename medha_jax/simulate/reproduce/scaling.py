@@ -6,10 +6,11 @@ from medha_jax.config import Buckets, MeshConfig
 from medha_jax.simulate.baselines.ring import ring_prefill
 from medha_jax.simulate.cost import CostModel
 from medha_jax.simulate.estimate import Estimator, Targets
-from medha_jax.simulate.hardware import load_hardware
+from medha_jax.simulate.hardware import Hardware, load_hardware
 from medha_jax.simulate.layouts import Candidate, Feasible
 from medha_jax.simulate.model import load_model
 from medha_jax.simulate.reproduce import published
+from medha_jax.simulate.reproduce.isolated import with_fitted_rates
 from medha_jax.simulate.reproduce.published import KI
 from medha_jax.simulate.reproduce.report import Comparison, Reproduction, Run
 from medha_jax.simulate.room import room_of
@@ -17,41 +18,48 @@ from medha_jax.simulate.sizes import DeviceSizes
 
 MEGA = KI * KI
 BUCKETS = Buckets(decode=(1,), prefill=(64, 256, 512, 1024, 2048, 4096, 8192), chunks=1)
-CONTEXTS = (128 * KI, 512 * KI, MEGA, 2 * MEGA, 4 * MEGA, 10 * MEGA)
+CONTEXTS = (128 * KI, MEGA, 10 * MEGA)
 HARDWARE = "h100"
-TICKS_S = (0.02, 0.05, 0.1, 0.2)  # the last is the scheduler's own: it makes 16 stages fill for 3 s
+TICKS_S = (0.02, 0.05, 0.1, 0.2)  # of prompts alone; 0.2 s makes 16 stages fill for 3 s
 
 
 def spp(run: Run) -> Reproduction:
     """The preset: prefill over more and more devices, as stages and as a ring."""
+    hardware = with_fitted_rates(load_hardware(HARDWARE))
     rows: list[Comparison] = []
     series: dict[str, list[tuple[float, float]]] = {}
     first: dict[str, float] = {}
     for devices, ratio in published.SPP_AGAINST_RING.items():
-        ours, ring = _stages("llama3-8b", devices // 8, MEGA), _ring("llama3-8b", devices // 8, MEGA)
+        ours, ring = (
+            _stages(hardware, "llama3-8b", devices // 8, MEGA),
+            _ring(hardware, "llama3-8b", devices // 8, MEGA),
+        )
         first.setdefault("8b", ours)
         rows += [
             Comparison(f"8B, 1M tokens, stages, {devices} devices", ours, unit="s"),
             Comparison(f"8B, 1M tokens, ring, {devices} devices", ring, unit="s"),
             Comparison(f"ring over stages, {devices} devices", ring / ours, ratio, "x"),
         ]
-    ours = first["8b"] / (16 * _stages("llama3-8b", 16, MEGA))
+    ours = first["8b"] / (16 * _stages(hardware, "llama3-8b", 16, MEGA))
     rows.append(Comparison("efficiency of 16 stages, 8B, 1M tokens", ours, published.SPP_EFFICIENCY_8B))
-    large = _stages("llama3-70b", 1, MEGA // 2) / (8 * _stages("llama3-70b", 8, MEGA // 2))
+    large = _stages(hardware, "llama3-70b", 1, MEGA // 2) / (8 * _stages(hardware, "llama3-70b", 8, MEGA // 2))
     rows.append(Comparison("efficiency of 8 stages, 70B, 512K tokens", large, published.SPP_EFFICIENCY_70B))
-    decodes = [_tpot("llama3-8b", stages, 1, MEGA) for stages in (1, 8)]
+    decodes = [_tpot(hardware, "llama3-8b", stages, 1, MEGA) for stages in (1, 8)]
     ratio = decodes[1] / decodes[0]
     rows.append(Comparison("TPOT of 8 stages over one, 8B, 1M tokens", ratio, published.SPP_DECODE_COST))
     for context in CONTEXTS:
         for name, of in (("stages", _stages), ("ring", _ring)):
             label = f"{name}, {context // KI}K" if context < MEGA else f"{name}, {context // MEGA}M"
-            series[label] = [(devices, of("llama3-8b", devices // 8, context)) for devices in (8, 16, 32, 64, 128)]
+            series[label] = [
+                (devices, of(hardware, "llama3-8b", devices // 8, context)) for devices in (8, 16, 32, 64, 128)
+            ]
     return Reproduction(
         name="spp",
         title="Prefill over more devices: pipeline stages against ring attention",
         setting=(
-            f"{HARDWARE}, instances of tp=8, no memory limit; a prompt alone, in chunks as large as ticks of "
-            f"{' or '.join(f'{1000 * tick:.0f}' for tick in TICKS_S)} ms allow, whichever is the fastest"
+            f"{HARDWARE} with the shares of the peak fitted in preset isolated, instances of tp=8, no memory limit; a "
+            f"prompt alone, in chunks as large as ticks of {' or '.join(f'{1000 * tick:.0f}' for tick in TICKS_S)} ms "
+            "allow, whichever is the fastest"
         ),
         rows=tuple(rows),
         notes=(
@@ -67,7 +75,8 @@ def spp(run: Run) -> Reproduction:
 
 def kvp(run: Run) -> Reproduction:
     """The preset: a token of output at 10M tokens over more and more groups."""
-    times = {groups: _tpot("llama3-8b", 4, groups, 10 * MEGA) for groups in (1, 2, 4)}
+    hardware = load_hardware(HARDWARE)
+    times = {groups: _tpot(hardware, "llama3-8b", 4, groups, 10 * MEGA) for groups in (1, 2, 4)}
     rows = [Comparison(f"TPOT, {groups} groups", taken, unit="s") for groups, taken in times.items()]
     rows += [
         Comparison("TPOT saved by 2 groups", 1 - times[2] / times[1], published.KVP_TPOT_SAVED),
@@ -101,22 +110,22 @@ def _mesh(stages: int, groups: int, context: int) -> MeshConfig:
     )
 
 
-def _estimator(model: str, stages: int, groups: int, context: int) -> Estimator:
-    hardware, mesh = load_hardware(HARDWARE), _mesh(stages, groups, context)
+def _estimator(hardware: Hardware, model: str, stages: int, groups: int, context: int) -> Estimator:
+    mesh = _mesh(stages, groups, context)
     sizes = DeviceSizes(load_model(model), mesh)
     feasible = Feasible(Candidate(mesh, 1, groups), sizes, room_of(sizes, hardware, 1, context))
     return Estimator(feasible, hardware, context, Targets(), 1)
 
 
-def _stages(model: str, stages: int, context: int) -> float:
-    machine = _estimator(model, stages, 1, context)
+def _stages(hardware: Hardware, model: str, stages: int, context: int) -> float:
+    machine = _estimator(hardware, model, stages, 1, context)
     return min(machine.ttft(context, tick) for tick in TICKS_S)
 
 
-def _tpot(model: str, stages: int, groups: int, context: int) -> float:
-    return _estimator(model, stages, groups, context).tpot(context)
+def _tpot(hardware: Hardware, model: str, stages: int, groups: int, context: int) -> float:
+    return _estimator(hardware, model, stages, groups, context).tpot(context)
 
 
-def _ring(model: str, degree: int, context: int) -> float:
-    cost = CostModel.of(load_model(model), _mesh(1, 1, context), load_hardware(HARDWARE))
+def _ring(hardware: Hardware, model: str, degree: int, context: int) -> float:
+    cost = CostModel.of(load_model(model), _mesh(1, 1, context), hardware)
     return ring_prefill(cost, [context], degree)

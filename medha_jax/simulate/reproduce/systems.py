@@ -18,7 +18,7 @@ from medha_jax.simulate.hardware import load_hardware
 from medha_jax.simulate.model import load_model
 from medha_jax.simulate.report import on_time
 from medha_jax.simulate.reproduce import published
-from medha_jax.simulate.reproduce.isolated import fitted
+from medha_jax.simulate.reproduce.isolated import with_fitted_rates
 from medha_jax.simulate.reproduce.report import Comparison, Reproduction, Run
 from medha_jax.simulate.room import room_of
 from medha_jax.simulate.run import Outcome, alone, simulate
@@ -39,10 +39,7 @@ class Systems:
     """Sixteen A100, used by different systems. Rates are the same for all."""
 
     def __init__(self) -> None:
-        hardware = load_hardware("a100-80")
-        rates = fitted().cost.used
-        used = dataclasses.replace(hardware.coefficients, attention=rates.attention, matmul=rates.matmul)
-        self._hardware = dataclasses.replace(hardware, coefficients=used)
+        self._hardware = with_fitted_rates(load_hardware("a100-80"))
         self.settings = SchedulerConfig(max_waiting=2**31)
 
     @cached_property
@@ -126,7 +123,7 @@ def systems(run: Run) -> Reproduction:
             ]
             if mix == "5":
                 figures[system] = p50, p99, done
-                steps = np.linspace(1, 100, 100)
+                steps = np.linspace(2, 100, 50)
                 series[system] = list(zip(np.percentile(ttft, steps).tolist(), (steps / 100).tolist(), strict=True))
     ours, theirs = figures["lars"], figures["loongserve"]
     rows += [
