@@ -12,6 +12,7 @@ from medha_jax.scheduler.time_model import LinearTimeModel
 from medha_jax.scheduler.work import TickWork
 from medha_jax.simulate.clock import VirtualClock
 from medha_jax.simulate.executor import SimulatedExecutor, SimulatedModel
+from medha_jax.simulate.times import SummedTimes
 
 MODEL = LinearTimeModel(fixed=0.004, tokens=1e-5, attention=2e-9, context=1e-8, rows=1e-4)
 CONTEXT = 4096
@@ -21,7 +22,7 @@ def simulated(byte_tokenizer, spp=1, on_tick=lambda what: None):
     buckets = Buckets(decode=(1, 8), prefill=(16, 64), chunks=2)
     config = RuntimeConfig(mesh=MeshConfig(spp=spp, page_size=16, buckets=buckets), slots=8, pool_tokens=16 * 1024)
     clock = VirtualClock()
-    executor = cast(Any, SimulatedExecutor(config, CONTEXT, MODEL, clock))
+    executor = cast(Any, SimulatedExecutor(config, CONTEXT, SummedTimes(MODEL), clock))
     executor.arch = SimulatedModel(256)
     return EngineSpeed(executor, byte_tokenizer, clock, on_tick)
 
