@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json as jsons
-import time
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,7 +11,7 @@ import typer
 from medha_jax.cli.generate import Dtype
 from medha_jax.cli.interrupt import noted_interrupts
 from medha_jax.cli.mesh import MeshOption, mesh_config
-from medha_jax.cli.opening import model_sizes, tell
+from medha_jax.cli.opening import StartWatch, model_sizes, tell
 from medha_jax.cli.prompt import MAX_DIGITS, model_directory
 from medha_jax.cli.report import reader_may_leave
 from medha_jax.config import Buckets, RuntimeConfig
@@ -103,30 +102,6 @@ def measure(
         tell(f"{batch} decodes at {decode_context:,} tokens")
         decoded.append(speed.decode(batch, decode_context, ticks))
     return prefills, decoded
-
-
-class StartWatch:
-    """Times a start by what it tells. Owner of the moments."""
-
-    def __init__(self) -> None:
-        self._began = time.perf_counter()
-        self._compiling: float | None = None
-        self.programs = self.from_cache = 0
-        self.compile_s = self.start_s = 0.0
-
-    def told(self, line: str) -> None:
-        """Pass a line on."""
-        tell(line)
-        if line.startswith("compiling "):
-            self._compiling = time.perf_counter()
-        elif line.startswith("compiled ") and self._compiling is not None:
-            self.compile_s = time.perf_counter() - self._compiling
-            self.programs += 1
-            self.from_cache += line.endswith("(from the cache)")
-
-    def ready(self) -> None:
-        """Note that the start is over."""
-        self.start_s = time.perf_counter() - self._began
 
 
 def sizes(option: str, text: str, layout: tuple[int, ...], least: int = 1) -> tuple[int, ...]:

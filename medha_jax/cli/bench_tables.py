@@ -14,8 +14,8 @@ from medha_jax.results.units import digits, seconds
 if TYPE_CHECKING:
     from medha_jax.bench.convoy import Convoy, Figures
     from medha_jax.bench.search import Found
-    from medha_jax.cli.bench_engine import StartWatch
     from medha_jax.cli.engine_speed import EngineSpeed, Speed
+    from medha_jax.cli.opening import StartWatch
 
 WIDTH = 140  # of output that is no terminal
 NOTHING = "–"

@@ -1,6 +1,6 @@
 import json
 
-from medha_jax.cli.bench_engine import StartWatch
+from medha_jax.cli.opening import StartWatch
 
 MESH = "page_size: 16\nbuckets: {decode: [4], prefill: [64], chunks: 2}\n"
 
