@@ -52,6 +52,7 @@ class Engine:
         self._flight = Flight(executor, model, clock)
         self._cancelled: list[int] = []
         self._healthy = self._moved = True
+        self._renewed = False  # and no tick has run since
 
     @property
     def busy(self) -> bool:
@@ -234,8 +235,8 @@ class Engine:
                 return False
             self._flight.submit(planned, first)
         except Exception as error:
-            self._without(planned, (*planned.states, *planned.admitted), error, events, on_error)
-            self._flight.submit(NOTHING, frozenset())  # the other stages go on
+            if self._without(planned, (*planned.states, *planned.admitted), error, events, on_error):
+                self._flight.submit(NOTHING, frozenset())  # the other stages go on
         return True
 
     def _note_first(self, planned: Planned, now: float) -> frozenset[int]:
@@ -278,6 +279,7 @@ class Engine:
         except Exception as error:
             self._without(leaving, leaving.states, error, events, on_error)
             return
+        self._renewed = False
         for state, chunk, result in zip(leaving.states, leaving.plan.chunks, results, strict=True):
             if self._scheduler.computed(state, chunk, result.token, times.ended):
                 self._deliver(events, state, chunk, result, times.ended, on_error)
@@ -321,8 +323,11 @@ class Engine:
         error: Exception,
         events: list[tuple[int, Event]],
         on_error: OnError | None,
-    ) -> None:
-        """End the requests of a plan that could not run, if the others can go on; raises the error if not."""
+    ) -> bool:
+        """End the requests of a plan that could not run; returns whether other plans are in flight still.
+
+        Raises the error where the others cannot go on.
+        """
         if on_error is None:
             raise error
         for state in states:
@@ -330,9 +335,26 @@ class Engine:
                 self._end(state.number)
                 events.append((state.number, Failed("internal", _message(error))))
         self._abandon(planned)
-        if not self._executor.usable():
-            raise error
+        usable = self._executor.usable()
+        if not usable:
+            self._renew(error)
         on_error(error)
+        return usable
+
+    def _renew(self, error: Exception) -> None:
+        """Begin again after an error that took the devices' state: what others had there is computed again.
+
+        Raises the error where that cannot be done, and where no tick has run since the last time.
+        """
+        if self._renewed:
+            raise error
+        self._renewed = True
+        self._flight.clear()
+        self._scheduler.lose(self._clock())
+        try:
+            self._executor.renew()
+        except Exception as cause:
+            raise error from cause
 
     def _abandon(self, planned: Planned) -> None:
         """The chunks of a plan, whose requests have ended, are in flight no longer."""

@@ -180,6 +180,11 @@ class GroupedPages:
             else:
                 self._pools[group].release(pages)
 
+    def forget(self) -> None:
+        """The pools have lost their contents: nothing is known of them any more. Nobody may hold pages."""
+        for index in self._indexes:
+            index.forget()
+
     def _find(self, group: int, prompt: Sequence[int], root: bytes) -> list[tuple[int, bytes]]:
         pages = max(0, min(len(prompt) - 1, self._per_group)) // self._page_size
         return self._indexes[group].find(page_digests(prompt, 0, pages, self._page_size, root))

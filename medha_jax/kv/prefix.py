@@ -123,6 +123,10 @@ class PrefixIndex:
                 self._idle[page] = None
                 self._idle.move_to_end(page)
 
+    def forget(self) -> None:
+        """Give up every page, because none holds any more what it held; none may be in use."""
+        self.evict(self.idle)
+
     def evict(self, count: int) -> None:
         """Give up the `count` idle pages that were not used for longest."""
         pages = [self._idle.popitem(last=False)[0] for _ in range(count)]

@@ -81,8 +81,8 @@ class MeshExecutor:
         use_compilation_cache(config.compilation_cache)
         self._table = self._compile(report)
         shardings = jax.tree.map(lambda shape: shape.sharding, self._programs.state_shapes)
-        make_state = jax.jit(self._programs.empty_state, out_shardings=shardings)
-        self._state = jax.block_until_ready(make_state())
+        self._make_state = jax.jit(self._programs.empty_state, out_shardings=shardings)
+        self._state = jax.block_until_ready(self._make_state())
         nobody = (self._state.slots, *self._admission(0, SamplingParams(), 0, (), (), ()))
         self._admit = jax.jit(admit, donate_argnums=0, out_shardings=shardings.slots).lower(*nobody).compile()
         nothing = (self._state.table, *self._adoption(0, 0, ()))
@@ -121,6 +121,14 @@ class MeshExecutor:
         except RuntimeError:
             return False
         return not any(array.is_deleted() for array in arrays)
+
+    def renew(self) -> None:
+        """Begin again with an empty state and nothing in flight, after an error that took the old one."""
+        for array in jax.tree.leaves(self._state):
+            if not array.is_deleted():
+                array.delete()  # two pools would not fit
+        self._flight.extend([EMPTY] * self.layout.spp)
+        self._state = jax.block_until_ready(self._make_state())
 
     @property
     def buckets(self) -> tuple[Bucket, ...]:

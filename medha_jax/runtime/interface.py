@@ -44,6 +44,13 @@ class Executor(Protocol):
     def usable(self) -> bool:
         """After an error: whether the devices still hold what plans in flight and admitted requests need."""
 
+    def renew(self) -> None:
+        """After an error that took the devices' state: begin again with an empty one, and nothing in flight.
+
+        Raises:
+            RuntimeError: that cannot be done.
+        """
+
     def admit(
         self,
         slot: int,

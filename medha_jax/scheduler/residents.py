@@ -113,6 +113,10 @@ class Residents:
         del self._holders[state.number]
         state.holding, state.owners, state.slot, state.leaving = None, (), -1, False
 
+    def forget(self) -> None:
+        """The pools have lost their contents; nobody may be admitted."""
+        self._pages.forget()
+
     def victims(
         self, state: RequestState, priority: float, policy: Policy, now: float, spared: Sequence[RequestState]
     ) -> list[RequestState] | None:

@@ -54,10 +54,9 @@ class Scheduler:
         self._prompts = Prompts(config, shapes, model)
         self._residents = Residents(config, shapes, pages)
         self._states: dict[int, RequestState] = {}
-        self._turns = Turns(shapes.stages)
         self._expiries = Expiries()
         self._targets = TickTargets(config, shapes.stages)
-        self._flight: deque[Load] = deque([Load()] * (shapes.stages - 1), shapes.stages - 1)
+        self._clear_flight()
         self._count = self._tick = self._waiting_tokens = 0
 
     @property
@@ -259,6 +258,25 @@ class Scheduler:
         if state.leaving and not state.flying:
             self._requeue(state, now)
         return True
+
+    def lose(self, now: float) -> None:
+        """The devices have lost all KV and every plan in flight: who was admitted waits again, with all its tokens."""
+        for state in self._residents.holders:
+            state.flying = 0
+            if state.ended:
+                self._forget(state)
+            elif state.leaving:
+                self._requeue(state, now)
+            else:
+                self._preempt(state, now)
+        self._residents.forget()
+        self._clear_flight()
+
+    def _clear_flight(self) -> None:
+        """Nothing is in the pipeline."""
+        stages = self._shapes.stages
+        self._turns = Turns(stages)
+        self._flight: deque[Load] = deque([Load()] * (stages - 1), stages - 1)
 
     def _plan_aged(self, draft: Draft, now: float) -> None:
         """The smallest chunk of the admitted prompt that has waited longest, if it has waited long."""

@@ -171,6 +171,11 @@ class SimulatedExecutor:
         """Whether it goes on after an error; what it refuses it has not taken."""
         return True
 
+    def renew(self) -> None:
+        """Begin again with nothing in flight."""
+        self._flight = [(StepPlan(()), EMPTY)] * self.config.mesh.spp
+        self._next.clear()
+
     def admit(
         self,
         slot: int,

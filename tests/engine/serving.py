@@ -73,15 +73,13 @@ class Faulty:
     def __init__(self, executor: MeshExecutor) -> None:
         self._executor = executor
         self.fail: dict[str, Exception] = {}  # the next call of a method raises, once
-        self.broken = False  # whether the state is lost with the next error
+        self.broken = False  # whether the state is lost with every error
         self.collected = self.failures = 0
         self.pause_s = 0.0  # of every tick
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._executor, name)
 
-    def usable(self) -> bool:
-        return not (self.broken and self.failures) and self._executor.usable()
 
     def submit(self, plan: Any) -> Any:
         if plan.chunks:
@@ -100,6 +98,8 @@ class Faulty:
         error = self.fail.pop(name, None)
         if error is not None:
             self.failures += 1
+            if self.broken:
+                self._executor._state.pool.delete()
             raise error
 
 

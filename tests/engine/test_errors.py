@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+from medha_jax.config import SchedulerConfig
 from medha_jax.engine import Failed, Finished, NotServingError
 from medha_jax.runtime import MeshExecutor
 from medha_jax.text import Tokenizer
@@ -73,13 +74,41 @@ def test_the_other_stages_go_on_when_a_plan_cannot_enter(pipeline: MeshExecutor,
     assert engine.free_pages == pipeline.pages
 
 
-def test_an_error_that_loses_the_state_ends_all_and_readiness(byte_tokenizer: Tokenizer) -> None:
+@pytest.mark.parametrize("place", ["submit", "collect"])
+@pytest.mark.parametrize("stages", [1, 2])
+def test_what_others_had_is_computed_again_when_the_state_is_lost(
+    place: str, stages: int, executor: MeshExecutor, pipeline: MeshExecutor, byte_tokenizer: Tokenizer
+) -> None:
+    """Slots for eight, twelve requests, some in their prompt and some in their output, and a prefix that was cached."""
+    runtime = executor if stages == 1 else pipeline
+    broken = Faulty(runtime)
+    broken.pause_s, broken.broken = 0.02, True
+    with serving(broken, byte_tokenizer, SchedulerConfig()) as (service, heard):
+        heard.completion(service.submit(ask(0, 40, 5)))
+        wanted = [ask(seed, 40 + 60 * (seed % 3), 12, repetition_penalty=1.3) for seed in range(12)]
+        numbers = [service.submit(request) for request in wanted]
+        heard.until(lambda: any(len(heard.events.get(number, [])) > 3 for number in numbers))
+        broken.fail[place] = ZeroDivisionError()
+        ends = [heard.end(number) for number in numbers]
+        assert 0 < ends.count(FAILED) <= 8
+        assert service.healthy
+        assert service.drain(10)
+        assert service.load().free_pages == (runtime.pages,)
+        assert (service.load().running, service.load().waiting) == (0, 0)
+    survivors = [(request, end) for request, end in zip(wanted, ends, strict=True) if end != FAILED]
+    assert survivors
+    for request, end in survivors:
+        assert isinstance(end, Finished)
+        assert end.completion.token_ids == alone(runtime, byte_tokenizer, request).token_ids
+
+
+def test_a_state_that_is_lost_before_a_tick_has_run_ends_all_and_readiness(byte_tokenizer: Tokenizer) -> None:
     broken = Faulty(small_executor(spp=2))
     broken.pause_s, broken.broken = 0.02, True
     with serving(broken, byte_tokenizer) as (service, heard):
         numbers = [service.submit(ask(seed, 40, 500)) for seed in range(12)]
         heard.until(lambda: len(heard.events.get(numbers[0], [])) > 6)
-        broken.fail["collect"] = ZeroDivisionError()
+        broken.fail = dict.fromkeys(("collect", "submit"), ZeroDivisionError())
         for number in numbers:
             assert heard.end(number) == FAILED
         assert service.drain(10)

@@ -89,6 +89,14 @@ class ClusterExecutor:
         """Whether all processes are in the same state: not after an error on this one alone."""
         return not self._failed and self._executor.usable()
 
+    def renew(self) -> None:
+        """Not done over processes.
+
+        Raises:
+            ClusterError: always; what the followers hold is not known, and starting all of them again is what helps.
+        """
+        raise ClusterError("an error took the state of one process; all processes have to be started again")
+
     @property
     def buckets(self) -> tuple[Bucket, ...]:
         """The shapes that were compiled."""
