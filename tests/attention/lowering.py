@@ -118,7 +118,8 @@ def kernel_calls(lowered: jax.stages.Lowered) -> list[dict[str, Any]]:
 
 def _payload(attributes: dict[str, Any]) -> bytes:
     """The kernel as jax-triton packs it: a compressed message that holds the PTX."""
-    config = attributes.get("backend_config", attributes.get("mhlo.backend_config"))
+    # newer MLIR has an empty `backend_config` beside the one that counts
+    config = attributes.get("mhlo.backend_config", attributes.get("backend_config"))
     value = config.value_bytes if hasattr(config, "value_bytes") else config["opaque"].value_bytes
     return zlib.decompress(value)
 
