@@ -119,7 +119,7 @@ def put(mix: Mix, pool: np.ndarray, keys: np.ndarray, values: np.ndarray, table:
 
 
 def all_cases(seed: int, eight_bits: bool) -> Iterator[Outcome]:
-    """Every case on three random mixes and around page borders, then two launches and, where there are any, eight bits."""
+    """Every case on random mixes and around page borders; some in two launches and, where the GPU can, eight bits."""
     rng = np.random.default_rng(seed)
     more = [replace(CASES[2], together=False), replace(CASES[0], together=False)]
     more += [replace(CASES[at], fp8=True) for at in (0, 2, 3)] if eight_bits else []

@@ -9,6 +9,7 @@ measured in the same run. `--small` tries it out with a tiny model on any machin
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 import time
@@ -116,7 +117,7 @@ def prefill_seconds(executor: MeshExecutor, sizes: Sizes, tokens: int) -> float:
     executor.admit(0, GREEDY, tokens, ())
     executor.adopt(0, 0, range(pages_for(tokens, sizes.page)))
     edges = [*range(0, tokens, sizes.chunk), tokens]
-    spans = zip(edges[:-1], edges[1:], strict=True)
+    spans = itertools.pairwise(edges)
     chunks = [Chunk(0, a, b - a, tuple(ids[a:b]), b == tokens, a // sizes.page) for a, b in spans]
     started = time.perf_counter()
     ticks(executor, [StepPlan((chunk,)) for chunk in chunks])

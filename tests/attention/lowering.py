@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import json
 import math
+import re
 import sys
 import zlib
 from collections.abc import Iterator
@@ -102,9 +103,13 @@ def kernel_calls(lowered: jax.stages.Lowered) -> list[dict[str, Any]]:
         )
         stated = str(attributes.get("output_operand_aliases", ""))
         payload = _payload(attributes)
+        text = payload.decode("latin-1")
         found.append(
             dict(
-                ptx=[line for line in payload.decode("latin-1").splitlines() if line.startswith(".target")],
+                ptx=[line for line in text.splitlines() if line.startswith(".target")],
+                versions=[
+                    tuple(map(int, found)) for found in re.findall(r"^\.version (\d+)\.(\d+)", text, re.MULTILINE)
+                ],
                 wgmma=payload.count(b"wgmma.mma_async"),
                 mma=payload.count(b"mma.sync"),
                 copies=payload.count(b"cp.async.cg"),

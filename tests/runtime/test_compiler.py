@@ -32,7 +32,9 @@ def test_this_xla_knows_every_option_and_value() -> None:
     assert compiled(compiler_options("auto", "gpu")).buckets == (SHAPE,)
 
 
-@pytest.mark.parametrize("wrong", [{"xla_gpu_enable_nothing": True}, {"xla_gpu_enable_command_buffer": "WHILE,NOTHING"}])
+@pytest.mark.parametrize(
+    "wrong", [{"xla_gpu_enable_nothing": True}, {"xla_gpu_enable_command_buffer": "WHILE,NOTHING"}]
+)
 def test_options_reach_the_compiler(wrong: dict[str, Any]) -> None:
     with pytest.raises(jax.errors.JaxRuntimeError, match=next(iter(wrong))):
         compiled(wrong)
