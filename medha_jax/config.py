@@ -14,6 +14,7 @@ import yaml
 DTYPES = ("auto", "float32", "bfloat16")
 KV_DTYPES = ("auto", "fp8")
 ATTENTIONS = ("auto", "xla", "triton")
+XLA_OPTIONS = ("auto", "none")
 BUNDLED_MODEL = Path(__file__).parent / "bundled" / "tiny"
 
 
@@ -187,6 +188,7 @@ class RuntimeConfig:
             step there: 26 against 6 ms a token were measured) and bfloat16 elsewhere.
         kv_dtype: of the KV pool; `auto` is that of the activations, `fp8` is e4m3 with an exponent a token and head.
         attention: `triton` for the GPU kernels, `xla`, or `auto` for the kernels where they run.
+        xla_options: `auto` compiles the ticks of a GPU with `runtime.compiler.GPU_OPTIONS`, `none` without.
         max_context: most tokens of prompt and output together, None for the model's own limit.
         mesh: layout of the devices.
         slots: most requests that run at once.
@@ -199,6 +201,7 @@ class RuntimeConfig:
     dtype: str = "auto"
     kv_dtype: str = "auto"
     attention: str = "auto"
+    xla_options: str = "auto"
     max_context: int | None = None
     mesh: MeshConfig = field(default_factory=MeshConfig)
     slots: int = 32
@@ -208,7 +211,12 @@ class RuntimeConfig:
     compilation_cache: Path | None = field(default_factory=default_compilation_cache)
 
     def __post_init__(self) -> None:
-        for name, allowed in (("dtype", DTYPES), ("kv_dtype", KV_DTYPES), ("attention", ATTENTIONS)):
+        for name, allowed in (
+            ("dtype", DTYPES),
+            ("kv_dtype", KV_DTYPES),
+            ("attention", ATTENTIONS),
+            ("xla_options", XLA_OPTIONS),
+        ):
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; allowed are {', '.join(allowed)}")
         for name in ("slots", "max_context", "pool_tokens"):

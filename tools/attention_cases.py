@@ -137,6 +137,26 @@ def random_mix(case: Case, rng: np.random.Generator) -> Mix:
     return Mix(case, tuple(runs))
 
 
+def border_mixes(case: Case) -> list[Mix]:
+    """One mix for each of one token before, at and after a page's border, and everything that can lie there.
+
+    Decodes: a full context, one that ends there, one past an earlier shard that ends there, one where this shard holds
+    nothing. Chunks: one that ends there, one that begins where an earlier shard ends, one where this shard holds
+    nothing. Blocks of `keys` tokens end at a page's border too, or a page at theirs.
+    """
+    border, most, mixes = case.page * -(-64 // case.page), case.context, []
+    for end in (border - 1, border, border + 1):
+        decodes = [(most - 1, most, True), (end - 1, end, True), (end + 5, end, False), (border, 0, False)]
+        runs = [(row, 1, row, *where) for row, where in enumerate(decodes[: case.decodes])]
+        row = case.decodes
+        chunks = [(9, 4, end - 9, end, True), (7, 2, end, end, False), (5, 3, border, 0, False)]
+        for count, slot, start, limit, stored in chunks[: case.chunks]:
+            runs.append((row, count, slot, start, limit, stored))
+            row += count
+        mixes.append(Mix(case, tuple(runs)))
+    return mixes
+
+
 def expected(
     mix: Mix, queries: np.ndarray, pool: np.ndarray, table: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -12,7 +12,7 @@ from jax import Array
 
 from benchmarks.gpu.attention import Load, Shape, apart, kernels_for, prepare, random_pool
 from medha_jax.attention import Fp8Pool, GpuTarget, KernelAttention, KernelWork, Pool
-from tools.attention_cases import LAYER, Case, Mix, expected, random_arrays, random_mix, wide
+from tools.attention_cases import LAYER, Case, Mix, border_mixes, expected, random_arrays, random_mix, wide
 
 # relative errors |out - reference| / |reference|: what rounding the operands costs, with room
 LSE_ERROR = 1e-3  # absolute, of a sum that is kept in fp32
@@ -76,9 +76,9 @@ def poison() -> None:
     jnp.full(2**26, jnp.nan, jnp.float32).block_until_ready()
 
 
-def check_case(case: Case, attention: KernelAttention, run: Program, rng: np.random.Generator) -> Outcome:
-    """One random mix: what is stored, output and log-sum-exp."""
-    mix = random_mix(case, rng)
+def check_case(mix: Mix, attention: KernelAttention, run: Program, rng: np.random.Generator) -> Outcome:
+    """One mix on random data: what is stored, output and log-sum-exp."""
+    case = mix.case
     queries, keys, values, pool, table = random_arrays(case, rng)
     before = wide(pool, case.dtype)
     decodes, prompts = case.decodes, [(case.prompt, case.chunks)] if case.prompt else []
@@ -119,14 +119,15 @@ def put(mix: Mix, pool: np.ndarray, keys: np.ndarray, values: np.ndarray, table:
 
 
 def all_cases(seed: int, eight_bits: bool) -> Iterator[Outcome]:
-    """Every case three times, then those that run in two launches and, where the GPU has them, in eight bits."""
+    """Every case on random mixes and around page borders; some in two launches and, where the GPU can, eight bits."""
     rng = np.random.default_rng(seed)
     more = [replace(CASES[2], together=False), replace(CASES[0], together=False)]
     more += [replace(CASES[at], fp8=True) for at in (0, 2, 3)] if eight_bits else []
     for one in [*CASES, *more]:
         attention = attention_of(one)
         run = program(attention)
-        outcomes = [check_case(one, attention, run, rng) for _ in range(3)]
+        mixes = [*(random_mix(one, rng) for _ in range(3)), *border_mixes(one)]
+        outcomes = [check_case(mix, attention, run, rng) for mix in mixes]
         yield min(outcomes, key=lambda outcome: outcome.passed)
 
 

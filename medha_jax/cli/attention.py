@@ -1,4 +1,4 @@
-"""The attention options that commands with a runtime have: what computes it, and the KV cache's precision."""
+"""Options that commands with a runtime have: what computes attention, the KV cache's precision, XLA's settings."""
 
 from __future__ import annotations
 
@@ -23,9 +23,20 @@ class AttentionKind(StrEnum):
     TRITON = "triton"
 
 
+class XlaOptions(StrEnum):
+    """What ticks on a GPU are compiled with: the runtime's settings, or XLA's own."""
+
+    AUTO = "auto"
+    NONE = "none"
+
+
 KvDtypeOption = Annotated[
     KvDtype, typer.Option(help="Of the KV cache; auto: that of the activations, fp8: half the bytes of bfloat16.")
 ]
 AttentionOption = Annotated[
     AttentionKind, typer.Option(help="auto: the Triton kernels on NVIDIA GPUs where they run, else XLA.")
+]
+XlaOptionsOption = Annotated[
+    XlaOptions,
+    typer.Option(help="auto: command buffers and latency hiding for ticks on GPUs; none: XLA's own settings."),
 ]

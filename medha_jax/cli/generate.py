@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medha_jax.cli.attention import AttentionKind, AttentionOption, KvDtype, KvDtypeOption
+from medha_jax.cli.attention import (
+    AttentionKind,
+    AttentionOption,
+    KvDtype,
+    KvDtypeOption,
+    XlaOptions,
+    XlaOptionsOption,
+)
 from medha_jax.cli.cluster import (
     HEARTBEAT,
     CoordinatorOption,
@@ -165,6 +172,7 @@ def generate(
     dtype: Annotated[Dtype, typer.Option(help="auto: float32 on a CPU, else bfloat16.")] = Dtype.AUTO,
     kv_dtype: KvDtypeOption = KvDtype.AUTO,
     attention: AttentionOption = AttentionKind.AUTO,
+    xla_options: XlaOptionsOption = XlaOptions.AUTO,
     mesh: MeshOption = "tp=1",
     page_size: PageSizeOption = None,
     tokens_per_group: TokensPerGroupOption = None,
@@ -236,6 +244,7 @@ def generate(
             dtype=str(dtype),
             kv_dtype=str(kv_dtype),
             attention=str(attention),
+            xla_options=str(xla_options),
             max_context=max_context,
             mesh=layout,
         )

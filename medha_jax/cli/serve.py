@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import yaml
 
-from medha_jax.cli.attention import AttentionKind, AttentionOption, KvDtype, KvDtypeOption
+from medha_jax.cli.attention import (
+    AttentionKind,
+    AttentionOption,
+    KvDtype,
+    KvDtypeOption,
+    XlaOptions,
+    XlaOptionsOption,
+)
 from medha_jax.cli.cluster import (
     HEARTBEAT,
     CoordinatorOption,
@@ -152,6 +159,7 @@ def serve(
     dtype: Annotated[Dtype, typer.Option(help="auto: float32 on a CPU, else bfloat16.")] = Dtype.AUTO,
     kv_dtype: KvDtypeOption = KvDtype.AUTO,
     attention: AttentionOption = AttentionKind.AUTO,
+    xla_options: XlaOptionsOption = XlaOptions.AUTO,
     mesh: MeshOption = "tp=1",
     page_size: PageSizeOption = None,
     tokens_per_group: TokensPerGroupOption = None,
@@ -205,6 +213,7 @@ def serve(
         dtype=str(dtype),
         kv_dtype=str(kv_dtype),
         attention=str(attention),
+        xla_options=str(xla_options),
         max_context=max_context,
         mesh=mesh_config(mesh, page_size=page_size, tokens_per_group=tokens_per_group),
         slots=slots,

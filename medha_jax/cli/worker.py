@@ -6,7 +6,14 @@ from typing import Annotated
 
 import typer
 
-from medha_jax.cli.attention import AttentionKind, AttentionOption, KvDtype, KvDtypeOption
+from medha_jax.cli.attention import (
+    AttentionKind,
+    AttentionOption,
+    KvDtype,
+    KvDtypeOption,
+    XlaOptions,
+    XlaOptionsOption,
+)
 from medha_jax.cli.cluster import (
     HEARTBEAT,
     CoordinatorOption,
@@ -41,6 +48,7 @@ def worker(
     dtype: Annotated[Dtype, typer.Option(help="auto: float32 on a CPU, else bfloat16.")] = Dtype.AUTO,
     kv_dtype: KvDtypeOption = KvDtype.AUTO,
     attention: AttentionOption = AttentionKind.AUTO,
+    xla_options: XlaOptionsOption = XlaOptions.AUTO,
     max_context: Annotated[
         int | None,
         typer.Option(min=1, metavar="N", help="Prompt and output together, in tokens. Default: the model's."),
@@ -71,6 +79,7 @@ def worker(
         dtype=str(dtype),
         kv_dtype=str(kv_dtype),
         attention=str(attention),
+        xla_options=str(xla_options),
         max_context=max_context,
         mesh=layout,
         slots=slots,

@@ -56,6 +56,7 @@ class ExecutableTable:
         lower: Mapping[Bucket, Callable[[], stages.Lowered]],
         threads: int,
         on_done: Callable[[Bucket, Compiled], Any],
+        options: Mapping[str, str | bool] | None = None,
     ) -> ExecutableTable:
         """Trace, lower and compile every shape.
 
@@ -63,6 +64,7 @@ class ExecutableTable:
             lower: per shape, the function that traces and lowers it.
             threads: compilations at once.
             on_done: told each shape as it is ready.
+            options: of XLA, beside its own.
         """
 
         found: set[int] = set()  # threads whose present compilation the cache answered
@@ -74,7 +76,7 @@ class ExecutableTable:
         def build(bucket: Bucket) -> Compiled:
             found.discard(threading.get_ident())
             started = time.perf_counter()
-            program = lower[bucket]().compile()
+            program = lower[bucket]().compile(dict(options) if options else None)
             return Compiled(program, time.perf_counter() - started, threading.get_ident() in found)
 
         programs: dict[Bucket, Compiled] = {}

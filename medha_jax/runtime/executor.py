@@ -310,7 +310,7 @@ class MeshExecutor:
             where = " (from the cache)" if made.cached else ""
             report(f"compiled {next(done)}/{len(buckets)}: {bucket} in {made.seconds:.1f} s{where}")
 
-        return ExecutableTable.compile(lower, threads, tell)
+        return ExecutableTable.compile(lower, threads, tell, self._programs.compiler_options)
 
 
 def _local_groups(array: Array) -> dict[int, Array]:

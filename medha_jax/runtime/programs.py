@@ -23,6 +23,7 @@ from medha_jax.kv.allocator import pages_for
 from medha_jax.mesh import Layout, parameter_spec, per_group, plan_spec, pool_spec, register_spec
 from medha_jax.models import Architecture, rotary_constants
 from medha_jax.runtime.buckets import Bucket, PlanLayout, all_buckets
+from medha_jax.runtime.compiler import compiler_options
 from medha_jax.runtime.packing import Geometry
 from medha_jax.runtime.placement import check_layout, placed_specs
 from medha_jax.runtime.state import DeviceState, SlotState, empty_slots
@@ -118,6 +119,11 @@ class Programs:
             fp8=self.fp8,
             target=self.target,
         )
+
+    @cached_property
+    def compiler_options(self) -> dict[str, str | bool]:
+        """What every tick is compiled with beside XLA's own settings."""
+        return compiler_options(self.config.xla_options, self.mesh.devices.flat[0].platform)
 
     @property
     def fp8(self) -> bool:

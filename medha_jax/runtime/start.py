@@ -55,7 +55,9 @@ def open_executor(config: RuntimeConfig, report: Report) -> MeshExecutor:
     check_memory(plan, programs, jax.device_count())
     attention = programs.attention
     where = f"mesh {layout} on {layout.devices} x {local[0].device_kind}"
-    for line in (where, f"attention: {attention.name} ({attention.why})", *plan.lines()):
+    options = ", ".join(f"{name}={value}" for name, value in programs.compiler_options.items())
+    compiler = [f"XLA options: {options}"] if options else []
+    for line in (where, f"attention: {attention.name} ({attention.why})", *compiler, *plan.lines()):
         report(line)
     started = time.perf_counter()
     shardings = stored_shardings(arch, layout, mesh, dtype)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import json
 import math
+import re
 import sys
 import zlib
 from collections.abc import Iterator
@@ -102,9 +103,13 @@ def kernel_calls(lowered: jax.stages.Lowered) -> list[dict[str, Any]]:
         )
         stated = str(attributes.get("output_operand_aliases", ""))
         payload = _payload(attributes)
+        text = payload.decode("latin-1")
         found.append(
             dict(
-                ptx=[line for line in payload.decode("latin-1").splitlines() if line.startswith(".target")],
+                ptx=[line for line in text.splitlines() if line.startswith(".target")],
+                versions=[
+                    tuple(map(int, found)) for found in re.findall(r"^\.version (\d+)\.(\d+)", text, re.MULTILINE)
+                ],
                 wgmma=payload.count(b"wgmma.mma_async"),
                 mma=payload.count(b"mma.sync"),
                 copies=payload.count(b"cp.async.cg"),
@@ -118,7 +123,8 @@ def kernel_calls(lowered: jax.stages.Lowered) -> list[dict[str, Any]]:
 
 def _payload(attributes: dict[str, Any]) -> bytes:
     """The kernel as jax-triton packs it: a compressed message that holds the PTX."""
-    config = attributes.get("backend_config", attributes.get("mhlo.backend_config"))
+    # newer MLIR has an empty `backend_config` beside the one that counts
+    config = attributes.get("mhlo.backend_config", attributes.get("backend_config"))
     value = config.value_bytes if hasattr(config, "value_bytes") else config["opaque"].value_bytes
     return zlib.decompress(value)
 

@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from medha_jax.attention import attend, empty_pool, store
+from medha_jax.attention import attend, empty_pool, merge, pack, store
 from medha_jax.attention.gpu import attend as gpu
 from medha_jax.attention.gpu import items
-from tools.attention_cases import LAYER, LAYERS, Case, Mix, expected, random_arrays, random_mix, wide
+from tools.attention_cases import LAYER, LAYERS, Case, Mix, border_mixes, expected, random_arrays, random_mix, wide
 
 if find_spec("triton") is None:  # which must be imported by `interpreted` first, so no importorskip
     pytest.skip("the `kernels` extra is not installed", allow_module_level=True)
@@ -31,6 +31,10 @@ CASES = [
     Case(heads=7, kv_heads=1, head_dim=128, page=128, keys=64, decode_keys=32, dtype="bfloat16"),
     Case(heads=4, kv_heads=2, head_dim=256, page=16, keys=16, decode_keys=16, rows=16, dtype="float16"),
     Case(heads=3, kv_heads=3, head_dim=24, page=1, keys=16, decode_keys=32, together=False),
+    Case(heads=2, kv_heads=1, head_dim=64, page=256, keys=64, decode_keys=64, dtype="float16", pages_per_slot=2),
+    Case(heads=6, kv_heads=2, head_dim=96, page=64, keys=16, decode_keys=32, dtype="bfloat16"),
+    Case(heads=2, kv_heads=2, head_dim=128, page=16, keys=32, decode_keys=16, dtype="float16", together=False),
+    Case(heads=8, kv_heads=2, head_dim=256, page=32, keys=16, decode_keys=16, rows=16, dtype="bfloat16"),
     Case(heads=4, kv_heads=2, head_dim=64, page=64, keys=32, decode_keys=16, prompt=0, chunks=0),
     Case(heads=4, kv_heads=2, head_dim=64, page=64, keys=32, decode_keys=16, dtype="bfloat16", fp8=True),
     Case(heads=2, kv_heads=1, head_dim=96, page=16, keys=32, decode_keys=16, fp8=True, together=False),
@@ -66,12 +70,22 @@ def kernels(queries, keys, values, pool, table, work):
     return pool, *gpu.attend(queries, pool, layer, table, work, capability=90)
 
 
+def test_the_cases_are_a_grid() -> None:
+    """Every head_dim in both 16-bit dtypes; pages shorter and longer than a block; one to eight heads a group."""
+    half = {(case.head_dim, case.dtype) for case in CASES if not case.fp8}
+    assert half >= {(dim, dtype) for dim in (64, 96, 128, 256) for dtype in ("bfloat16", "float16")}
+    assert {case.heads // case.kv_heads for case in CASES} >= {1, 2, 3, 4, 7, 8}
+    assert {case.page for case in CASES} >= {1, 16, 32, 64, 128, 256}
+    assert {np.sign(case.page - case.keys) for case in CASES} == {-1, 0, 1}
+    assert {case.together for case in CASES} == {case.fp8 for case in CASES} == {True, False}
+
+
 @pytest.mark.parametrize("case", CASES, ids=name)
 def test_kernels_agree_with_xla_and_float64(case: Case) -> None:
+    """A random mix of requests, and contexts that end around a page's border beside shards that hold nothing."""
     rng = np.random.default_rng(0)
     merged = 0
-    for _ in range(2):
-        mix = random_mix(case, rng)
+    for mix in (random_mix(case, rng), *border_mixes(case)):
         given = random_arrays(case, rng)
         work = mix.kernel_work()
         merged += np.count_nonzero(work.merges[:, 1])
@@ -87,6 +101,9 @@ def test_kernels_agree_with_xla_and_float64(case: Case) -> None:
             out[real].astype(np.float64), np.asarray(xla_out, np.float64)[real], rtol=tolerance, atol=tolerance
         )
         np.testing.assert_allclose(lse[real], xla_lse[real], rtol=1e-5, atol=min(tolerance, 1e-2))
+        for row, count, _, _, limit, _ in mix.runs:
+            if limit == 0:
+                assert not out[row : row + count].any() and np.isneginf(lse[row : row + count]).all()
     assert merged, "no tile was cut: the second pass was not tested"
 
 
@@ -95,7 +112,7 @@ def test_a_cut_changes_the_result_by_rounding_only() -> None:
     rng = np.random.default_rng(1)
     mix = Mix(case, ((0, 1, 0, 255, 256, True), (4, 8, 1, 240, 248, True)))
     given = random_arrays(case, rng)
-    whole, *_ = (kernels(*given, replace_processors(mix, 1)) for _ in range(1))
+    whole = kernels(*given, replace_processors(mix, 1))
     cut = kernels(*given, replace_processors(mix, 12))
     assert np.count_nonzero(replace_processors(mix, 12).merges[:, 1]) == 2
     np.testing.assert_allclose(cut[1], whole[1], atol=2e-6)
@@ -116,3 +133,28 @@ def test_what_is_not_finite_is_stored_as_zero_and_padding_nowhere() -> None:
         pool, out, _ = kernels(queries, keys, values, empty, table, mix.kernel_work())
         assert not wide(pool, "float32").any()
         assert np.isfinite(out).all()
+
+
+def test_parts_on_several_groups_merge_to_the_whole() -> None:
+    """A decode and a chunk over three groups that hold a part each, and one that holds nothing."""
+    case = Case(heads=4, kv_heads=2, head_dim=16, page=16, keys=32, decode_keys=16)
+    rng = np.random.default_rng(3)
+    queries, _, _, pool, table = random_arrays(case, rng)
+    total, share, count = 170, 64, 10
+
+    def part(first: int, past: int) -> tuple[np.ndarray, np.ndarray]:
+        held, start = max(0, past - first), max(0, total - count - first)
+        here = np.zeros_like(table)
+        here[0, : -(-held // case.page)] = table[0, first // case.page : -(-past // case.page)]
+        decode, chunk = (0, 1, 0, max(0, held - 1), held, False), (4, count, 0, start, held, False)
+        work = Mix(case, (decode, chunk)).kernel_work()
+        return gpu.attend(queries, pool, np.int32(LAYER), here, work, capability=90)
+
+    rows = [0, *range(4, 4 + count)]
+    whole, whole_lse = (x[rows] for x in part(0, total))
+    parts = [part(group * share, min(total, (group + 1) * share)) for group in range(4)]
+    assert not parts[3][0].any() and np.isneginf(parts[3][1]).all(), "the last group holds nothing"
+    outs, logs = (np.stack([one[at][rows] for one in parts]) for at in (0, 1))
+    merged = merge(jnp.stack([pack(jnp.asarray(out), jnp.asarray(log)) for out, log in zip(outs, logs, strict=True)]))
+    np.testing.assert_allclose(merged, whole, atol=2e-6)
+    np.testing.assert_allclose(np.logaddexp.reduce(logs), whole_lse, atol=2e-6)

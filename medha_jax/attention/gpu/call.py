@@ -55,8 +55,11 @@ def launch(
         input_output_aliases=aliases,
         name=kernel.__name__,
     )
+    # fused multiply-adds are asked for by name, because Triton 3.10 leaves them out by default
     if _OLD:
-        return tuple(jax_triton.triton_call(*inputs, *changed, out_shape=outputs, **options, **constants))
+        options |= dict(out_shape=outputs, enable_fp_fusion=True)
+        return tuple(jax_triton.triton_call(*inputs, *changed, **options, **constants))
     first = len(inputs) + len(changed) + len(made)
     again = dict.fromkeys(kernel.arg_names[first : first + len(changed)], inputs[0])
-    return tuple(jax_triton.triton_call(*inputs, *changed, out_type=outputs, **options, **again, **constants))
+    options |= dict(out_type=outputs, backend_options=dict(enable_fp_fusion=True))
+    return tuple(jax_triton.triton_call(*inputs, *changed, **options, **again, **constants))

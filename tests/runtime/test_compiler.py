@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from medha_jax.config import ConfigError, RuntimeConfig
+from medha_jax.runtime.buckets import Bucket, Segment
+from medha_jax.runtime.compiler import GPU_OPTIONS, compiler_options
+from medha_jax.runtime.executables import ExecutableTable
+
+SHAPE = Bucket(Segment(1, 0, 0), Segment(0, 0, 0))
+
+
+def compiled(options: dict[str, Any]) -> ExecutableTable:
+    lower = {SHAPE: lambda: jax.jit(lambda x: x + 1).lower(jnp.ones(3))}
+    return ExecutableTable.compile(lower, 1, lambda *_: None, options)
+
+
+def test_only_gpus_get_options_and_none_means_none() -> None:
+    assert compiler_options("auto", "gpu") == GPU_OPTIONS
+    assert compiler_options("auto", "cpu") == compiler_options("none", "gpu") == {}
+    with pytest.raises(ConfigError, match="xla_options is 'all'; allowed are auto, none"):
+        RuntimeConfig(xla_options="all")
+
+
+def test_this_xla_knows_every_option_and_value() -> None:
+    """XLA checks names and values before it looks at the platform, so a CPU can tell."""
+    assert compiled(compiler_options("auto", "gpu")).buckets == (SHAPE,)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"xla_gpu_enable_nothing": True}, {"xla_gpu_enable_command_buffer": "WHILE,NOTHING"}]
+)
+def test_options_reach_the_compiler(wrong: dict[str, Any]) -> None:
+    with pytest.raises(jax.errors.JaxRuntimeError, match=next(iter(wrong))):
+        compiled(wrong)
+
+
+def test_the_start_of_a_gpu_says_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything after the lines that say what is chosen is left out here."""
+    from medha_jax.runtime import start
+
+    class Stop(Exception):
+        pass
+
+    def stop(*_: Any) -> None:
+        raise Stop
+
+    lines: list[str] = []
+    monkeypatch.setattr(start.Programs, "compiler_options", compiler_options("auto", "gpu"))
+    monkeypatch.setattr(start, "stored_shardings", stop)
+    monkeypatch.setattr(start, "plan_memory", lambda *_: SimpleNamespace(lines=lambda: []))
+    monkeypatch.setattr(start, "check_memory", lambda *_: None)
+    with pytest.raises(Stop):
+        start.open_executor(RuntimeConfig(max_context=512), lines.append)
+    assert lines[1].startswith("attention: xla (the kernels need an NVIDIA GPU; the mesh is on cpu")
+    assert lines[2].startswith("XLA options: xla_gpu_enable_command_buffer=FUSION,")
+    assert lines[2].endswith("WHILE, xla_gpu_enable_latency_hiding_scheduler=True")
