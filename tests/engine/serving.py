@@ -80,7 +80,6 @@ class Faulty:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._executor, name)
 
-
     def submit(self, plan: Any) -> Any:
         if plan.chunks:
             self._maybe("submit")
