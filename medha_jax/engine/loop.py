@@ -52,7 +52,7 @@ class Engine:
         self._flight = Flight(executor, model, clock)
         self._cancelled: list[int] = []
         self._healthy = self._moved = True
-        self._renewed = False  # and no tick has run since
+        self._renewed = False  # and nothing was computed since
 
     @property
     def busy(self) -> bool:
@@ -279,7 +279,8 @@ class Engine:
         except Exception as error:
             self._without(leaving, leaving.states, error, events, on_error)
             return
-        self._renewed = False
+        if leaving.states:
+            self._renewed = False
         for state, chunk, result in zip(leaving.states, leaving.plan.chunks, results, strict=True):
             if self._scheduler.computed(state, chunk, result.token, times.ended):
                 self._deliver(events, state, chunk, result, times.ended, on_error)
@@ -344,7 +345,7 @@ class Engine:
     def _renew(self, error: Exception) -> None:
         """Begin again after an error that took the devices' state: what others had there is computed again.
 
-        Raises the error where that cannot be done, and where no tick has run since the last time.
+        Raises the error where that cannot be done, and where nothing was computed since the last time.
         """
         if self._renewed:
             raise error

@@ -244,7 +244,11 @@ class Programs:
             check_vma=False,
         )
         arguments = self.argument_shapes, self.state_shapes, self.plan_shape(bucket)
-        traced = jax.jit(mapped, donate_argnums=1).trace(*arguments)
+        # float32 is chosen for its digits; on GPUs XLA would multiply in TF32, which has ten bits of them. Stated here
+        # because the setting is a thread's own.
+        exact = self.dtype == jnp.float32 and self.mesh.devices.flat[0].platform != "cpu"
+        with jax.default_matmul_precision("highest" if exact else None):
+            traced = jax.jit(mapped, donate_argnums=1).trace(*arguments)
         if not self.launches:
             return traced.lower()
         with self._lowering:  # Triton compiles its kernels here; nobody promises that it can from several threads
