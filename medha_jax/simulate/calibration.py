@@ -10,18 +10,27 @@ The file (JSON) that `medha-jax simulate measure` writes, and `simulate traffic 
 
 `shape` has the padded rows: own decodes, own prompt tokens, shared decodes, shared prompt tokens. `seconds` is from the
 dispatch to the results (`TickReport.ended - started`), `host_s`, which may be left out, from the end of the tick before
-to the dispatch, where the engine did not wait for a request. `stages` has, for each pipeline stage, the chunks that it
+to the dispatch, where the engine did not wait for a request. `slowness`, 1 where it is left out, says how many times as
+long as at its best the machine took just then for something else, always the same. `stages` has, for each pipeline stage, the chunks that it
 computed: position of the first token, tokens, and the groups that hold the request, in order. A chunk of one token
 is a decode row. The first tick of a shape is left out.
 
 The model of a tick, whose numbers are all fitted:
 
-    seconds = base[shape] + squares x attention + read x context + decoded x decode + rows x row
-    host_s  = host + rows x host_row
+    seconds = slowed x (base[shape] + squares x attention + read x context + decoded x decode + rows x row
+                        + beside x mixed)
+    host_s  = slowed x (host + rows x host_row)
+    slowed  = 1 + sensitivity x (slowness - 1)
 
-with squares, read and decoded of the slowest stage and group as in `GroupWork`. A robust fit with a base that is
+with squares, read and decoded of the slowest stage and group as in `GroupWork`; `mixed` is 1 where decodes run beside
+prompts, and 0 elsewhere. Programs read KV in blocks: read is rounded up to a multiple of `block` for each chunk, and
+decoded to one of `decode_block`; the sizes are those of `BLOCKS` that fit best. A robust fit with a base that is
 linear in rows comes first; then each shape that has ticks enough gets a base of its own, the median of what is left.
 Even ticks of the file are fitted, odd ones give the errors.
+
+That predicts the median of ticks that do the same. Some take longer, because somebody else had the processor, and
+requests wait for these as well: `delays` is the mean of measured over predicted seconds, and simulated ticks take so
+many times their median. The host's time is a mean.
 """
 
 from __future__ import annotations
@@ -29,7 +38,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -38,7 +47,7 @@ from typing import Any
 import numpy as np
 
 from medha_jax.config import ConfigError, MeshConfig, RuntimeConfig, mesh_from
-from medha_jax.scheduler.time_model import robust_fit
+from medha_jax.scheduler.time_model import nonnegative_least_squares, robust_fit
 from medha_jax.scheduler.work import TickWork
 from medha_jax.simulate.deployments import Deployment
 from medha_jax.simulate.hardware import SpecError
@@ -49,16 +58,24 @@ FORMAT = "medha-jax ticks 1"
 LEAST_TICKS, OWN_BASE_TICKS = 32, 5
 MOST_TICKS = 1_000_000
 SHORT_CONTEXT = 1024
+BLOCKS = (1, 64, 256, 1024)  # tokens
+SENSITIVITIES = tuple(step / 10 for step in range(16))
+MOST_DELAYED = 5.0  # times its predicted seconds; what takes longer than that is none of the machine's own
+MOST_HOST_S = 0.05  # likewise, of the host between two ticks
 
 
 @dataclass(frozen=True)
 class Tick:
-    """A measured tick: the shape that it ran in, its slowest group's work, its seconds, and the host's before it."""
+    """A measured tick: the shape that it ran in, its slowest group's work, its seconds, and the host's before it.
+
+    `slowness` is that of the machine at that time, as measured by something else.
+    """
 
     shape: Shape
     work: GroupWork
     seconds: float
     host_s: float | None = None
+    slowness: float = 1.0
 
     @property
     def regime(self) -> str:
@@ -81,7 +98,11 @@ class MeasuredTimes:
         context: seconds a token of KV that prompt chunks read.
         decode: seconds a token of KV that decodes read.
         row: seconds a real row.
+        beside: seconds of decodes that run beside prompts.
         bases: seconds of shapes that were measured often enough.
+        block, decode_block: tokens that are read at once, by prompt chunks and by decodes.
+        delays: mean of measured over predicted seconds; the scheduler does not predict it.
+        sensitivity: what of the machine's slowness ticks feel.
         host, host_row: of the host between ticks: seconds, and seconds a real row. The scheduler does not predict them.
     """
 
@@ -91,7 +112,12 @@ class MeasuredTimes:
     context: float
     decode: float
     row: float
+    beside: float = 0.0
     bases: Mapping[Shape, float] = field(default_factory=dict)
+    block: int = 1
+    decode_block: int = 1
+    delays: float = 1.0
+    sensitivity: float = 0.0
     host: float = 0.0
     host_row: float = 0.0
 
@@ -102,14 +128,24 @@ class MeasuredTimes:
 
     def group_seconds(self, shape: Shape, work: GroupWork) -> float:
         """Seconds of a group's part of a tick, and of the host before it."""
-        return self.tick_seconds(shape, work) + self.host + self.host_row * work.rows
+        return self.delays * self.tick_seconds(shape, work) + self.host + self.host_row * work.rows
 
     def tick_seconds(self, shape: Shape, work: GroupWork) -> float:
-        """Seconds of a group's part of a tick."""
-        seconds = self.base(shape) + self.decode * work.context + self.row * work.rows
-        for squares, read in work.chunks:
-            seconds += self.attention * squares + self.context * read
-        return seconds
+        """Seconds of a group's part of a tick, the median."""
+        decoded = -(-work.context // self.decode_block) * self.decode_block
+        seconds = self.base(shape) + self.decode * decoded + self.row * work.rows
+        block, chunks = self.block, work.chunks
+        for squares, read in chunks:
+            seconds += self.attention * squares + self.context * (-(-read // block) * block)
+        return seconds + self.beside if 0 < len(chunks) < work.rows else seconds
+
+    def slowed(self, slowness: float) -> float:
+        """How many times as long ticks take on a machine that is so slow; 1 where it is at its best."""
+        return 1 + self.sensitivity * (slowness - 1)
+
+    def predicted(self, tick: Tick) -> float:
+        """Seconds of a measured tick, the median of its like."""
+        return self.tick_seconds(tick.shape, tick.work) * self.slowed(tick.slowness)
 
     def seconds(self, work: TickWork) -> float:
         """Seconds of a tick, of sums over its slowest group."""
@@ -148,6 +184,7 @@ class Errors:
     ticks: int
     median: float
     p90: float
+    mean: float
 
 
 @dataclass(frozen=True)
@@ -213,38 +250,69 @@ def read_calibration(path: Path) -> Calibration:
 
 def fit(ticks: Sequence[Tick], mesh: MeshConfig) -> MeasuredTimes:
     """Coefficients that give measured ticks, by relative errors in which outliers do not count."""
-    seconds = np.array([tick.seconds for tick in ticks])
-    columns = np.array([_features(tick) for tick in ticks])
-    relative = columns / seconds[:, None]
-    coefficients = robust_fit(relative, np.ones(len(ticks))).tolist()
-    plain = MeasuredTimes(*coefficients)
-    left: dict[Shape, list[float]] = {}
-    for tick in ticks:
-        inside = plain.tick_seconds(tick.shape, tick.work) - plain.base(tick.shape)
-        left.setdefault(tick.shape, []).append(tick.seconds - inside)
-    compiled = set(shapes_of(mesh))
-    bases = {
-        shape: max(float(np.median(rest)), 0.0)
-        for shape, rest in left.items()
-        if len(rest) >= OWN_BASE_TICKS and shape in compiled
-    }
-    gaps = [(tick.work.rows, tick.host_s) for tick in ticks if tick.host_s is not None]
+
+    def best(times: Iterable[MeasuredTimes]) -> MeasuredTimes:
+        return min(times, key=lambda found: errors(found, ticks)[0].mean)
+
+    blocks = [(block, decode_block) for block in BLOCKS for decode_block in BLOCKS]
+    varying = any(tick.slowness != 1 for tick in ticks)
+    times = best(_fitted(ticks, mesh, sizes, 1.0 if varying else 0.0) for sizes in blocks)
+    if varying:
+        sizes = times.block, times.decode_block
+        times = best(_fitted(ticks, mesh, sizes, sensitivity) for sensitivity in SENSITIVITIES)
+    ratios = [tick.seconds / times.predicted(tick) for tick in ticks]
+    delays = float(np.mean([ratio for ratio in ratios if ratio < MOST_DELAYED] or [1.0]))
+    gaps = [
+        (tick.work.rows, tick.host_s / times.slowed(tick.slowness))
+        for tick in ticks
+        if tick.host_s is not None and tick.host_s < MOST_HOST_S
+    ]
     host, host_row = 0.0, 0.0
     if gaps:
         rows, waits = np.array(gaps, float).T
-        host, host_row = robust_fit(np.stack([np.ones_like(rows), rows], axis=1), waits).tolist()
-    return dataclasses.replace(plain, bases=bases, host=host, host_row=host_row)
+        host, host_row = nonnegative_least_squares(np.stack([np.ones_like(rows), rows], axis=1), waits).tolist()
+    return dataclasses.replace(times, delays=delays, host=host, host_row=host_row)
+
+
+def _fitted(
+    ticks: Sequence[Tick], mesh: MeshConfig, blocks: tuple[int, int], sensitivity: float
+) -> MeasuredTimes:
+    """Medians of ticks, where KV is read in blocks of so many tokens, by prompt chunks and by decodes."""
+    block, decode_block = blocks
+    slowed = np.array([1 + sensitivity * (tick.slowness - 1) for tick in ticks])
+    seconds = np.array([tick.seconds for tick in ticks]) / slowed
+    columns = np.array([_features(tick, block, decode_block) for tick in ticks])
+    coefficients = robust_fit(columns / seconds[:, None], np.ones(len(ticks))).tolist()
+    plain = MeasuredTimes(*coefficients, block=block, decode_block=decode_block, sensitivity=sensitivity)
+    left: dict[Shape, list[tuple[float, float]]] = {}
+    for tick, took in zip(ticks, seconds.tolist(), strict=True):
+        inside = plain.tick_seconds(tick.shape, tick.work) - plain.base(tick.shape)
+        left.setdefault(tick.shape, []).append((took - inside, 1 / took))
+    compiled = set(shapes_of(mesh))
+    bases = {
+        shape: max(_weighted_median(rest), 0.0)
+        for shape, rest in left.items()
+        if len(rest) >= OWN_BASE_TICKS and shape in compiled
+    }
+    return dataclasses.replace(plain, bases=bases)
+
+
+def _weighted_median(weighted: Sequence[tuple[float, float]]) -> float:
+    """The value below and above which there is the same weight, of (value, weight)."""
+    values, weights = np.array(sorted(weighted)).T
+    reached = np.cumsum(weights)
+    return float(values[np.searchsorted(reached, reached[-1] / 2)])
 
 
 def errors(times: MeasuredTimes, ticks: Sequence[Tick]) -> tuple[Errors, ...]:
     """How far times are off, over all ticks and over each kind."""
     kinds: dict[str, list[float]] = {"all": []}
     for tick in ticks:
-        off = abs(times.tick_seconds(tick.shape, tick.work) - tick.seconds) / tick.seconds
+        off = abs(times.predicted(tick) - tick.seconds) / tick.seconds
         kinds["all"].append(off)
         kinds.setdefault(tick.regime, []).append(off)
     return tuple(
-        Errors(kind, len(off), float(np.median(off)), float(np.percentile(off, 90)))
+        Errors(kind, len(off), float(np.median(off)), float(np.percentile(off, 90)), float(np.mean(off)))
         for kind, off in kinds.items()
         if off
     )
@@ -277,11 +345,13 @@ def write_ticks(
     path.write_text(json.dumps(stated), encoding="utf-8")
 
 
-def _features(tick: Tick) -> tuple[float, ...]:
+def _features(tick: Tick, block: int, decode_block: int) -> tuple[float, ...]:
     """In the order of the coefficients of `MeasuredTimes`."""
     work = tick.work
-    squares, read = (sum(column) for column in zip(*work.chunks, strict=True)) if work.chunks else (0.0, 0.0)
-    return 1.0, tick.shape.rows, squares, read, work.context, work.rows
+    squares = sum(squares for squares, _ in work.chunks)
+    read = sum(-(-read // block) * block for _, read in work.chunks)
+    decoded = -(-work.context // decode_block) * decode_block
+    return 1.0, tick.shape.rows, squares, read, decoded, work.rows, float(0 < len(work.chunks) < work.rows)
 
 
 def _tick(stated: Mapping[str, Any], mesh: MeshConfig, context: int) -> Tick:
@@ -300,4 +370,7 @@ def _tick(stated: Mapping[str, Any], mesh: MeshConfig, context: int) -> Tick:
         works += [shared + work for work in own.values()] or [shared]
     most = max(works, key=lambda work: (sum(squares for squares, _ in work.chunks), work.context), default=GroupWork())
     host = stated.get("host_s")
-    return Tick(shape, most, seconds, None if host is None else max(0.0, float(host)))
+    slowness = float(stated.get("slowness", 1))
+    if not 0 < slowness < math.inf:
+        raise SpecError(f"a tick has slowness {slowness}; it must be above 0")
+    return Tick(shape, most, seconds, None if host is None else max(0.0, float(host)), slowness)
