@@ -33,6 +33,11 @@ class Served:
     records: tuple[RequestRecord, ...]
     ticks: list[dict[str, Any]]
 
+    @property
+    def began(self) -> float:
+        """When the records' times begin, in seconds of the ticks' clock: the first tick is when the first was sent."""
+        return float(self.ticks[0]["at"]) - min(record.sent for record in self.records)
+
 
 def serve(folder: Path, server: Sequence[str], asked: Sequence[str]) -> Served:
     """Start a server, send it a workload, stop it; what is in the folder already is read and not measured again.
