@@ -12,8 +12,8 @@ from medha_jax.config import Buckets, MeshConfig, RuntimeConfig, SchedulerConfig
 from medha_jax.scheduler.work import TickWork
 from medha_jax.simulate.calibration import FORMAT, read_calibration, write_ticks
 from medha_jax.simulate.fitting import errors, fit
-from medha_jax.simulate.measured import MeasuredTimes
 from medha_jax.simulate.hardware import SpecError
+from medha_jax.simulate.measured import MeasuredTimes
 from medha_jax.simulate.run import simulate
 from medha_jax.simulate.times import GroupWork, Shape, chunk_work
 from medha_jax.workload import Arrival

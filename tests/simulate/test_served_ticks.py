@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from medha_jax.cli.simulate_measure import measure
 from medha_jax.config import Buckets, MeshConfig, RuntimeConfig, SchedulerConfig
 from medha_jax.engine import Engine, TickReport, scheduler_for
 from medha_jax.scheduler.time_model import LinearTimeModel
@@ -105,6 +106,15 @@ def test_they_make_a_calibration(tmp_path: Path) -> None:
     ticks = served_ticks(tmp_path / "trace.json") * 5
     write_ticks(tmp_path / "ticks.json", {"model": "none"}, RuntimeConfig(mesh=mesh, slots=4), CONTEXT, ticks)
     assert read_calibration(tmp_path / "ticks.json").errors[0].median < 1e-3
+
+
+def test_a_command_takes_them(tmp_path: Path) -> None:
+    traced(tmp_path / "trace.json", dataclasses.replace(MESH, spp=1, kvp=1))
+    out = tmp_path / "ticks.json"
+    measure(out, mesh="cpu-small", max_context=CONTEXT, slots=8, pool_tokens=640, trace=tmp_path / "trace.json")
+    stated = json.loads(out.read_text())
+    assert stated["ticks"] == served_ticks(tmp_path / "trace.json")
+    assert (stated["context"], stated["slots"], stated["pool_tokens"]) == (CONTEXT, 8, 640)
 
 
 @pytest.mark.parametrize(
