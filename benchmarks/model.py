@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import argparse
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
 
 from benchmarks.measure import copy_rate, machine, matmul_rate
 from medha_jax.checkpoints import random_parameters
+from medha_jax.checkpoints.export import write_huggingface
 from medha_jax.config import Buckets, MeshConfig, RuntimeConfig
 from medha_jax.kv.allocator import pages_for
 from medha_jax.mesh import Layout, build_mesh, parameter_sharding
@@ -47,6 +49,14 @@ def open_runtime(arch: Architecture, slots: int) -> MeshExecutor:
     buckets = Buckets(decode=(1, slots), prefill=(CHUNK,), chunks=1)
     config = RuntimeConfig(slots=slots, pool_tokens=33 * 1024, max_context=33 * 1024, mesh=MeshConfig(buckets=buckets))
     return MeshExecutor(config, arch, parameters, mesh, print)
+
+
+def write_model(directory: Path) -> None:
+    """The model as a Hugging Face directory, without a tokenizer."""
+    arch, mesh = Architecture.from_config(CONFIG), build_mesh(Layout())
+    specs = parameter_specs(arch, "float32")
+    shardings = {name: parameter_sharding(mesh, spec.axes) for name, spec in specs.items()}
+    write_huggingface(directory, CONFIG, random_parameters(arch, "float32", shardings, seed=0))
 
 
 def prefill(executor: MeshExecutor, slot: int, tokens: int, first_page: int = 0) -> float:

@@ -27,13 +27,24 @@ def measure(
     mesh: MeshOption = "cpu-small",
     max_context: Annotated[int, typer.Option(min=64, metavar="N", help="Prompt and output, in tokens.")] = 8192,
     slots: Annotated[int, typer.Option(min=1, metavar="N", help="Requests at once.")] = 8,
+    pool_tokens: Annotated[
+        int | None, typer.Option(min=64, metavar="N", help="KV tokens of each group. Default: for all slots.")
+    ] = None,
     seconds: Annotated[float, typer.Option(min=1, max=3600, metavar="S", help="How long to measure.")] = 60,
     seed: Annotated[int, typer.Option(min=0, help="Of the requests.")] = 0,
+    trace: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Take the ticks that `serve --trace` wrote, and run nothing."),
+    ] = None,
 ) -> None:
     """Run random requests through the real engine and write down what every tick did and took.
 
-    Prompts are of all lengths (uniform in their logarithm), outputs of up to 32 tokens, one to all slots in use.
+    Prompts are of all lengths (uniform in their logarithm), outputs of up to 32 tokens, one to all slots in use. With
+    --trace they are those of a server, whose layout, context, slots and pool have to be stated as it had them.
     """
+    if trace is not None:
+        _from_trace(out, trace, model, mesh, max_context, slots, pool_tokens)
+        return
     import jax
 
     from medha_jax.engine import Engine as Loop
@@ -43,7 +54,11 @@ def measure(
 
     directory = BUNDLED_MODEL if model == "tiny" else Path(model)
     config = RuntimeConfig(
-        model=directory, mesh=mesh_config(mesh), max_context=max_context, slots=slots, pool_tokens=slots * max_context
+        model=directory,
+        mesh=mesh_config(mesh),
+        max_context=max_context,
+        slots=slots,
+        pool_tokens=pool_tokens or slots * max_context,
     )
     executor = open_executor(config, _tell)
     times = FittedTimeModel({})
@@ -59,6 +74,20 @@ def measure(
     }
     write_ticks(out, about, executor.config, executor.context, recorder.ticks)
     _tell(f"wrote {len(recorder.ticks):,} ticks to {out}")
+
+
+def _from_trace(
+    out: Path, trace: Path, model: str, mesh: str, context: int, slots: int, pool_tokens: int | None
+) -> None:
+    """Write the ticks of a server's trace as a calibration."""
+    from medha_jax.simulate.calibration import write_ticks
+    from medha_jax.simulate.served_ticks import served_ticks
+
+    ticks = served_ticks(trace)
+    layout = mesh_config(mesh)
+    config = RuntimeConfig(mesh=layout, slots=slots, pool_tokens=pool_tokens or slots * context)
+    write_ticks(out, {"model": Path(model).name, "device": layout.hardware}, config, context, ticks)
+    _tell(f"wrote {len(ticks):,} ticks to {out}")
 
 
 class _Recorder:

@@ -15,6 +15,7 @@ from medha_jax.engine import Accepted, ChunkReport, Delta, Event, Failed, Finish
 MOST_EVENTS = 1_000_000  # about 250 MB
 LEAST_WAIT_S = 1e-3
 REQUESTS = 1  # process of the lifelines; those of stages and groups follow
+ORIGIN = "origin"  # tells when the trace was opened by the engine's clock, for records of others by the same clock
 TICKS, DECODES, CHUNKS = 0, 1, 2  # tracks of a stage and group; prompt chunks have one each
 
 
@@ -53,6 +54,7 @@ class ScheduleTrace:
         self._lines: dict[int, _Line] = {}
         self._named: set[tuple[int, int]] = set()
         self._write({"ph": "M", "name": "process_name", "pid": REQUESTS, "args": {"name": "requests"}})
+        self._write({"ph": "M", "name": ORIGIN, "pid": REQUESTS, "args": {"clock_s": self._origin}})
 
     def on_tick(self, report: TickReport) -> None:
         """Write what ran in a tick."""

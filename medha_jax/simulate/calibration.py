@@ -12,142 +12,31 @@ The file (JSON) that `medha-jax simulate measure` writes, and `simulate traffic 
 dispatch to the results (`TickReport.ended - started`), `host_s`, which may be left out, from the end of the tick before
 to the dispatch, where the engine did not wait for a request. `stages` has, for each pipeline stage, the chunks that it
 computed: position of the first token, tokens, and the groups that hold the request, in order. A chunk of one token
-is a decode row. The first tick of a shape is left out.
+is a decode row. The first tick of a shape is left out. `slowness`, 1 where it is left out, says how many times as long
+as at its best the machine took just then for something else, always the same.
 
-The model of a tick, whose numbers are all fitted:
-
-    seconds = base[shape] + squares x attention + read x context + decoded x decode + rows x row
-    host_s  = host + rows x host_row
-
-with squares, read and decoded of the slowest stage and group as in `GroupWork`. A robust fit with a base that is
-linear in rows comes first; then each shape that has ticks enough gets a base of its own, the median of what is left.
-Even ticks of the file are fitted, odd ones give the errors.
+`medha_jax.simulate.measured` has the times that are fitted: even ticks of the file are used, odd ones give the errors.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
-from functools import cached_property
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from medha_jax.config import ConfigError, MeshConfig, RuntimeConfig, mesh_from
-from medha_jax.scheduler.time_model import robust_fit
-from medha_jax.scheduler.work import TickWork
 from medha_jax.simulate.deployments import Deployment
+from medha_jax.simulate.fitting import Errors, errors, fit
 from medha_jax.simulate.hardware import SpecError
-from medha_jax.simulate.sizes import shapes_of
+from medha_jax.simulate.measured import MeasuredTimes, Tick
 from medha_jax.simulate.times import GroupWork, Shape, chunk_work
 
 FORMAT = "medha-jax ticks 1"
-LEAST_TICKS, OWN_BASE_TICKS = 32, 5
+LEAST_TICKS = 32
 MOST_TICKS = 1_000_000
-SHORT_CONTEXT = 1024
-
-
-@dataclass(frozen=True)
-class Tick:
-    """A measured tick: the shape that it ran in, its slowest group's work, its seconds, and the host's before it."""
-
-    shape: Shape
-    work: GroupWork
-    seconds: float
-    host_s: float | None = None
-
-    @property
-    def regime(self) -> str:
-        """What kind of tick it is, for reporting errors."""
-        if not self.work.chunks:
-            return "decodes alone"
-        if self.work.rows > len(self.work.chunks):
-            return "prompts beside decodes"
-        longest = max(read for _, read in self.work.chunks)
-        return f"prompts, up to {SHORT_CONTEXT:,} tokens" if longest <= SHORT_CONTEXT else "prompts, longer"
-
-
-@dataclass(frozen=True)
-class MeasuredTimes:
-    """Times of a tick by measured coefficients; a time model for the scheduler and for the devices.
-
-    Args:
-        fixed, tokens: base of a shape without one of its own: seconds, and seconds a row of the shape.
-        attention: seconds a prompt row and token of its context.
-        context: seconds a token of KV that prompt chunks read.
-        decode: seconds a token of KV that decodes read.
-        row: seconds a real row.
-        bases: seconds of shapes that were measured often enough.
-        host, host_row: of the host between ticks: seconds, and seconds a real row. The scheduler does not predict them.
-    """
-
-    fixed: float
-    tokens: float
-    attention: float
-    context: float
-    decode: float
-    row: float
-    bases: Mapping[Shape, float] = field(default_factory=dict)
-    host: float = 0.0
-    host_row: float = 0.0
-
-    def base(self, shape: Shape) -> float:
-        """Seconds of a shape without anything in it."""
-        known = self.bases.get(shape)
-        return self.fixed + self.tokens * shape.rows if known is None else known
-
-    def group_seconds(self, shape: Shape, work: GroupWork) -> float:
-        """Seconds of a group's part of a tick, and of the host before it."""
-        return self.tick_seconds(shape, work) + self.host + self.host_row * work.rows
-
-    def tick_seconds(self, shape: Shape, work: GroupWork) -> float:
-        """Seconds of a group's part of a tick."""
-        seconds = self.base(shape) + self.decode * work.context + self.row * work.rows
-        for squares, read in work.chunks:
-            seconds += self.attention * squares + self.context * read
-        return seconds
-
-    def seconds(self, work: TickWork) -> float:
-        """Seconds of a tick, of sums over its slowest group."""
-        reading = self._reading(work.attention, work.rows)
-        base = self._by_rows.get(work.tokens, self.fixed + self.tokens * work.tokens)
-        return base + self.attention * work.attention + reading * work.context + self.row * work.rows
-
-    def many(self, tokens: np.ndarray, attention: np.ndarray, context: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Seconds of many ticks; float64 arrays of one shape `[ticks]`."""
-        every = zip(tokens.flat, attention.flat, context.flat, rows.flat, strict=True)
-        seconds = [self.seconds(TickWork(int(t), a, c, int(r))) for t, a, c, r in every]
-        return np.array(seconds).reshape(np.shape(tokens))
-
-    def observe(self, work: TickWork, seconds: float) -> None:
-        """Fixed: nothing is learnt."""
-
-    def _reading(self, attention: float, rows: int) -> float:
-        """Seconds a token of KV: of n rows one is taken for the prompt chunk, if there is any."""
-        if not attention or not rows:
-            return self.decode
-        return (self.context + (rows - 1) * self.decode) / rows
-
-    @cached_property
-    def _by_rows(self) -> dict[int, float]:
-        found: dict[int, float] = {}
-        for shape in self.bases:
-            found[shape.rows] = max(self.bases[shape], found.get(shape.rows, 0.0))
-        return found
-
-
-@dataclass(frozen=True)
-class Errors:
-    """`|predicted - measured| / measured` over ticks of one kind."""
-
-    regime: str
-    ticks: int
-    median: float
-    p90: float
 
 
 @dataclass(frozen=True)
@@ -211,45 +100,6 @@ def read_calibration(path: Path) -> Calibration:
     return Calibration(about, config, context, ticks, times, errors(times, held))
 
 
-def fit(ticks: Sequence[Tick], mesh: MeshConfig) -> MeasuredTimes:
-    """Coefficients that give measured ticks, by relative errors in which outliers do not count."""
-    seconds = np.array([tick.seconds for tick in ticks])
-    columns = np.array([_features(tick) for tick in ticks])
-    relative = columns / seconds[:, None]
-    coefficients = robust_fit(relative, np.ones(len(ticks))).tolist()
-    plain = MeasuredTimes(*coefficients)
-    left: dict[Shape, list[float]] = {}
-    for tick in ticks:
-        inside = plain.tick_seconds(tick.shape, tick.work) - plain.base(tick.shape)
-        left.setdefault(tick.shape, []).append(tick.seconds - inside)
-    compiled = set(shapes_of(mesh))
-    bases = {
-        shape: max(float(np.median(rest)), 0.0)
-        for shape, rest in left.items()
-        if len(rest) >= OWN_BASE_TICKS and shape in compiled
-    }
-    gaps = [(tick.work.rows, tick.host_s) for tick in ticks if tick.host_s is not None]
-    host, host_row = 0.0, 0.0
-    if gaps:
-        rows, waits = np.array(gaps, float).T
-        host, host_row = robust_fit(np.stack([np.ones_like(rows), rows], axis=1), waits).tolist()
-    return dataclasses.replace(plain, bases=bases, host=host, host_row=host_row)
-
-
-def errors(times: MeasuredTimes, ticks: Sequence[Tick]) -> tuple[Errors, ...]:
-    """How far times are off, over all ticks and over each kind."""
-    kinds: dict[str, list[float]] = {"all": []}
-    for tick in ticks:
-        off = abs(times.tick_seconds(tick.shape, tick.work) - tick.seconds) / tick.seconds
-        kinds["all"].append(off)
-        kinds.setdefault(tick.regime, []).append(off)
-    return tuple(
-        Errors(kind, len(off), float(np.median(off)), float(np.percentile(off, 90)))
-        for kind, off in kinds.items()
-        if off
-    )
-
-
 def write_ticks(
     path: Path, about: Mapping[str, str], config: RuntimeConfig, context: int, ticks: Sequence[Any]
 ) -> None:
@@ -277,13 +127,6 @@ def write_ticks(
     path.write_text(json.dumps(stated), encoding="utf-8")
 
 
-def _features(tick: Tick) -> tuple[float, ...]:
-    """In the order of the coefficients of `MeasuredTimes`."""
-    work = tick.work
-    squares, read = (sum(column) for column in zip(*work.chunks, strict=True)) if work.chunks else (0.0, 0.0)
-    return 1.0, tick.shape.rows, squares, read, work.context, work.rows
-
-
 def _tick(stated: Mapping[str, Any], mesh: MeshConfig, context: int) -> Tick:
     """A tick of the file, with the work of the group that has most."""
     seconds = float(stated["seconds"])
@@ -300,4 +143,7 @@ def _tick(stated: Mapping[str, Any], mesh: MeshConfig, context: int) -> Tick:
         works += [shared + work for work in own.values()] or [shared]
     most = max(works, key=lambda work: (sum(squares for squares, _ in work.chunks), work.context), default=GroupWork())
     host = stated.get("host_s")
-    return Tick(shape, most, seconds, None if host is None else max(0.0, float(host)))
+    slowness = float(stated.get("slowness", 1))
+    if not 0 < slowness < math.inf:
+        raise SpecError(f"a tick has slowness {slowness}; it must be above 0")
+    return Tick(shape, most, seconds, None if host is None else max(0.0, float(host)), slowness)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -122,9 +122,17 @@ class SimulatedExecutor:
         context: most tokens of one request.
         times: seconds of every group's part of a tick.
         clock: moved on when results are collected.
+        slowed: how many times as long a tick takes that begins at a moment, in seconds; None for always the same.
     """
 
-    def __init__(self, config: RuntimeConfig, context: int, times: GroupTimes, clock: VirtualClock) -> None:
+    def __init__(
+        self,
+        config: RuntimeConfig,
+        context: int,
+        times: GroupTimes,
+        clock: VirtualClock,
+        slowed: Callable[[float], float] | None = None,
+    ) -> None:
         mesh = config.mesh
         per_group = UNBOUNDED
         if mesh.kvp > 1:
@@ -136,7 +144,7 @@ class SimulatedExecutor:
         self.layout = SimulatedLayout(mesh.tp, mesh.spp, mesh.kvp)
         self.sizes = SimulatedSizes(context, per_group, pages)
         self.totals = Totals()
-        self._times, self._clock = times, clock
+        self._times, self._clock, self._slowed = times, clock, slowed
         self._token = SimulatedToken()
         self._free_at = 0.0
         self._flight = [(StepPlan(()), EMPTY)] * mesh.spp
@@ -203,7 +211,10 @@ class SimulatedExecutor:
         seconds = self._seconds([stage for _, stage in flight])
         self._next.update(ends)
         self._flight = flight
-        self._free_at = max(self._clock(), self._free_at) + seconds
+        began = max(self._clock(), self._free_at)
+        if self._slowed is not None:
+            seconds *= self._slowed(began)
+        self._free_at = began + seconds
         totals = self.totals
         totals.ticks += 1
         totals.seconds += seconds

@@ -106,6 +106,7 @@ def simulate(
     on_progress: Progress = lambda seconds, finished: None,
     isolated: Callable[[int], float] | None = None,
     most: int | None = None,
+    slowed: Callable[[float], float] | None = None,
 ) -> Outcome:
     """Serve requests as they arrive, until all are done.
 
@@ -118,12 +119,14 @@ def simulate(
         isolated: seconds of a prompt alone, which deadlines are multiples of; None for those of this machine.
         most: requests that clients have under way at once, None for any number. Who comes later is sent, and counts
             as arrived, when another has finished.
+        slowed: how many times as long the machine takes at a moment (seconds); None for always the same. The scheduler
+            does not know.
 
     Raises:
         SimulationError: the engine stands still, or asks for what no runtime could do.
     """
     clock = VirtualClock()
-    executor = SimulatedExecutor(deployment.config, deployment.context, deployment.times, clock)
+    executor = SimulatedExecutor(deployment.config, deployment.context, deployment.times, clock, slowed)
     runtime = cast(Any, executor)
     settings = replace(settings, prefix_cache=False)
     model = deployment.model

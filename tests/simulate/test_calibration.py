@@ -10,8 +10,10 @@ import pytest
 
 from medha_jax.config import Buckets, MeshConfig, RuntimeConfig, SchedulerConfig
 from medha_jax.scheduler.work import TickWork
-from medha_jax.simulate.calibration import FORMAT, MeasuredTimes, errors, fit, read_calibration, write_ticks
+from medha_jax.simulate.calibration import FORMAT, read_calibration, write_ticks
+from medha_jax.simulate.fitting import errors, fit
 from medha_jax.simulate.hardware import SpecError
+from medha_jax.simulate.measured import MeasuredTimes
 from medha_jax.simulate.run import simulate
 from medha_jax.simulate.times import GroupWork, Shape, chunk_work
 from medha_jax.workload import Arrival
@@ -22,8 +24,10 @@ TRUE = MeasuredTimes(2e-3, 5e-5, 3e-8, 2e-7, 4e-7, 1e-5, host=3e-4, host_row=2e-
 SHAPES = [Shape(decode, prefill) for decode in (1, 8) for prefill in (0, 16, 64)]
 
 
-def ticks(count: int, noise: float, seed: int = 0, bump: float = 1.0) -> list[dict[str, Any]]:
-    """Ticks of a machine with known times; the base of the largest shape is `bump` times as long."""
+def ticks(
+    count: int, noise: float, seed: int = 0, bump: float = 1.0, true: MeasuredTimes = TRUE, slowest: float = 1.0
+) -> list[dict[str, Any]]:
+    """Ticks of a machine with known times, up to `slowest` times as slow; the largest shape's base is `bump` times."""
     rng = random.Random(seed)
     found = []
     for _ in range(count):
@@ -34,11 +38,14 @@ def ticks(count: int, noise: float, seed: int = 0, bump: float = 1.0) -> list[di
         work = GroupWork()
         for start, length, _ in stage:
             chunk_work(work, start, length, 2**62)
-        seconds = TRUE.tick_seconds(shape, work) + (bump - 1) * TRUE.base(shape) * (shape == SHAPES[-1])
-        host = TRUE.host + TRUE.host_row * work.rows
+        seconds = true.tick_seconds(shape, work) + (bump - 1) * true.base(shape) * (shape == SHAPES[-1])
+        slowness = rng.uniform(1.0, slowest)
+        seconds *= true.slowed(slowness)
+        host = true.slowed(slowness) * (true.host + true.host_row * work.rows)
         off = 1 + rng.uniform(-noise, noise)
         slow = 3 if rng.random() < 0.05 * (noise > 0) else 1  # somebody else had the machine
-        found.append({"shape": list(shape), "seconds": slow * off * seconds, "host_s": off * host, "stages": [stage]})
+        tick = {"shape": list(shape), "seconds": slow * off * seconds, "host_s": off * host, "stages": [stage]}
+        found.append(tick if slowest == 1 else {**tick, "slowness": slowness})
     return found
 
 
@@ -72,6 +79,37 @@ def test_a_shape_may_take_what_no_line_says(tmp_path: Path) -> None:
     found = read_calibration(written(tmp_path, ticks(600, 0.0, bump=1.5)))
     assert found.times.base(SHAPES[-1]) == pytest.approx(1.5 * TRUE.base(SHAPES[-1]), rel=0.05)
     assert max(one.median for one in found.errors) < 0.05
+
+
+def test_kv_that_is_read_in_blocks_and_decodes_beside_prompts_are_found(tmp_path: Path) -> None:
+    true = dataclasses.replace(TRUE, block=256, decode_block=1024, beside=1e-3, context=4e-6)
+    found = read_calibration(written(tmp_path, ticks(600, 0.0, true=true)))
+    assert (found.times.block, found.times.decode_block) == (256, 1024)
+    assert found.times.beside == pytest.approx(1e-3, rel=1e-2)
+    assert found.errors[0].median < 1e-4
+
+
+def test_the_slowness_of_the_machine_is_taken_out(tmp_path: Path) -> None:
+    true = dataclasses.replace(TRUE, sensitivity=0.5)
+    found = read_calibration(written(tmp_path, ticks(600, 0.0, true=true, slowest=2.0)))
+    assert found.times.sensitivity == 0.5
+    assert found.times.row == pytest.approx(TRUE.row, rel=1e-2)
+    assert found.times.host == pytest.approx(TRUE.host, rel=1e-2)
+    assert found.errors[0].median < 1e-4
+    tick = max(found.ticks, key=lambda tick: tick.slowness)
+    assert found.times.predicted(tick) == pytest.approx(tick.seconds, rel=1e-3)
+
+
+def test_ticks_that_take_longer_delay_requests_and_not_predictions(tmp_path: Path) -> None:
+    found = read_calibration(written(tmp_path, ticks(1200, 0.02)))
+    # one in twenty takes three times as long
+    assert found.times.delays == pytest.approx(1.1, abs=0.03)
+    shape, work = Shape(1, 64), GroupWork()
+    chunk_work(work, 0, 64, 2**62)
+    alone = found.times.tick_seconds(shape, work)
+    assert found.times.seconds(TickWork(65, 64 * 65 / 2, 64, 1)) == pytest.approx(alone)
+    host = found.times.host + found.times.host_row
+    assert found.times.group_seconds(shape, work) == pytest.approx(found.times.delays * alone + host)
 
 
 def test_a_calibrated_machine_takes_its_measured_times(tmp_path: Path) -> None:
@@ -114,6 +152,7 @@ def test_the_slowest_stage_and_group_counts(tmp_path: Path) -> None:
         ({"format": "other"}, f"its format must be {FORMAT!r}"),
         ({"ticks": []}, "has 0 ticks; at least 64 are needed"),
         ({"ticks": [{"shape": [1, 0], "seconds": -1, "stages": []}]}, "must be above 0"),
+        ({"ticks": [{"shape": [1, 0], "seconds": 1, "slowness": 0, "stages": []}]}, "slowness 0"),
         ({"ticks": [{"shape": [1, 0]}]}, "KeyError"),
         ({"mesh": {"tp": 0}}, "tp is 0"),
         ({"slots": "many"}, "ValueError"),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from medha_jax.config import POLICIES, SchedulerConfig
+from medha_jax.scheduler.time_model import FEATURES, LinearTimeModel
 from medha_jax.simulate.deployments import DEPLOYMENTS, Deployment
 from medha_jax.simulate.report import isolated_seconds, summarise, summarise_convoy
 from medha_jax.simulate.run import Outcome, Served, alone, simulate
@@ -36,6 +37,29 @@ def test_a_lone_request_takes_what_it_takes_alone(stages: int, prompt: int) -> N
     assert served.e2e == pytest.approx(isolated_seconds(served, machine))
     # N + spp − 1 ticks, then as many as there are stages for every further token
     assert outcome.totals.ticks == -(-prompt // 2048) + stages - 1 + 4 * stages
+
+
+def test_a_machine_may_be_slow_for_a_while() -> None:
+    settings, lone = SchedulerConfig(idle_tick_s=10, tpot_target_s=10), [Arrival(0.0, 20_480, 5)]
+    (alone,) = simulate(MACHINE, settings, lone).served
+    (slow,) = simulate(MACHINE, settings, lone, slowed=lambda seconds: 2.0).served
+    assert slow.ttft == pytest.approx(2 * alone.ttft)
+    (later,) = simulate(MACHINE, settings, lone, slowed=lambda seconds: 1.0 if seconds < 0.1 else 2.0).served
+    assert alone.ttft < later.ttft < slow.ttft
+
+
+def test_more_of_the_machine_is_never_slower_end_to_end() -> None:
+    """A lone request on a machine that takes half the time for one kind of work."""
+    base = MACHINE.model
+    assert isinstance(base, LinearTimeModel)
+    (before,) = simulate(MACHINE, SchedulerConfig(), [Arrival(0.0, 100_000, 50)]).served
+    for name in FEATURES:
+        better = dataclasses.replace(base, **{name: getattr(base, name) / 2})
+        (after,) = simulate(
+            dataclasses.replace(MACHINE, model=better), SchedulerConfig(), [Arrival(0.0, 100_000, 50)]
+        ).served
+        assert after.ttft <= before.ttft
+        assert (after.e2e or 0) <= (before.e2e or 0)
 
 
 def test_what_is_simulated_is_the_work_of_the_requests() -> None:

@@ -1,0 +1,217 @@
+"""One model: its real runs in a folder, the simulator that the first of them calibrates, and the others compared."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.served import PROBES, Served, serve, write_calibration_requests
+from benchmarks.speed import Slowness
+from medha_jax.config import BUNDLED_MODEL, RuntimeConfig, SchedulerConfig, load_mesh
+from medha_jax.results import RequestRecord
+from medha_jax.results.metrics import tpot, ttft
+from medha_jax.scheduler.time_model import FittedTimeModel
+from medha_jax.scheduler.work import TickWork
+from medha_jax.simulate.calibration import Calibration, read_calibration, write_ticks
+from medha_jax.simulate.fitting import errors
+from medha_jax.simulate.run import Outcome, simulate
+from medha_jax.workload import Arrival
+
+CONTEXT, SLOTS, POOL, MESH = 32768, 8, 49152, "cpu-small"
+LONGEST = 8192  # tokens of a prompt in the calibration
+CALIBRATION = "calibration"
+PERCENTILES = (50, 90)
+# Whom a request meets in its tick hangs on milliseconds: the 90th percentile of the very same 90 requests moves by a
+# quarter. So a real run is compared with all requests of several simulations, in which each comes a little later.
+SIMULATIONS, MOVED_S = 8, 0.1
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a model is loaded: its TPOT target, requests a second of the calibration, and the workloads to compare.
+
+    A workload is a preset's name, the scale of prompts and of outputs, and requests a second.
+    """
+
+    tpot_ms: float
+    rate: float
+    workloads: tuple[tuple[str, str, str, float], ...]
+
+
+SETTINGS = {
+    "tiny": Setting(
+        50,
+        1.5,
+        (
+            ("azure-conv-2023", "1/8", "1/8", 5),
+            ("sharegpt-8k", "1/16", "1/16", 4.5),
+            ("medha-5pct", "1/64", "1/32", 1.2),
+        ),
+    ),
+    "26m": Setting(
+        100,
+        0.6,
+        (
+            ("azure-conv-2023", "1/8", "1/8", 1.5),
+            ("sharegpt-8k", "1/16", "1/16", 1.2),
+            ("medha-5pct", "1/128", "1/32", 0.9),
+        ),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One workload, real and simulated.
+
+    Args:
+        workload: in words.
+        requests: that were sent.
+        busy: share of the time in which ticks ran.
+        slowness: mean of the machine's, as a multiple of its best in the calibration.
+        ticks: that were predicted.
+        tick_error: median of |predicted - measured| / measured over them.
+        seconds: by name of the figure, as in "ttft_p50": real and simulated.
+    """
+
+    workload: str
+    requests: int
+    busy: float
+    slowness: float
+    ticks: int
+    tick_error: float
+    seconds: dict[str, tuple[float, float]]
+
+
+class Machine:
+    """Owns a model's runs in a folder, and what was calibrated by the first of them.
+
+    Args:
+        name: of SETTINGS.
+        folder: of its runs.
+        seconds: in which requests of each run come.
+    """
+
+    def __init__(self, name: str, folder: Path, seconds: float) -> None:
+        self._name, self._folder, self._seconds = name, folder, seconds
+        self.setting = SETTINGS[name]
+        self._scheduler = SchedulerConfig(tpot_target_s=self.setting.tpot_ms / 1000)
+        folder.mkdir(parents=True, exist_ok=True)
+        requests = folder / "requests.jsonl"
+        write_calibration_requests(requests, 10_000, LONGEST, seed=1)
+        served = self._serve(CALIBRATION, self.setting.rate, "--workload=mooncake", f"--file={requests}")
+        self._reference = Slowness(folder / CALIBRATION / PROBES).fastest
+        self.calibration = self._calibrated(CALIBRATION, served)
+        simulated = self._simulated(CALIBRATION, served, 0.0).served
+        waits = [real - one.ttft for real, one in zip(_ttfts(served.records), simulated, strict=True)]
+        self.delay = float(np.median(waits))
+
+    def compare(self, preset: str, scale: str, output_scale: str, rate: float) -> Compared:
+        """Run a workload, and simulate it."""
+        asked = f"--workload={preset}", f"--scale={scale}", f"--output-scale={output_scale}"
+        served = self._serve(preset, rate, *asked)
+        measured = self._calibrated(preset, served).ticks
+        several = [self._simulated(preset, served, MOVED_S, seed).served for seed in range(SIMULATIONS)]
+        real: dict[str, list[float | None]] = {
+            "ttft": [*_ttfts(served.records)],
+            "tpot": [tpot(one) for one in served.records],
+        }
+        simulated: dict[str, list[float | None]] = {
+            "ttft": [one.ttft + self.delay for each in several for one in each],
+            "tpot": [one.tpot for each in several for one in each],
+        }
+        seconds = {
+            f"{name}_p{percent}": (_percentile(real[name], percent), _percentile(simulated[name], percent))
+            for name in real
+            for percent in PERCENTILES
+        }
+        ticks = served.ticks
+        return Compared(
+            workload=f"{preset}, prompts x {scale}, outputs x {output_scale}, {rate:g} requests/s",
+            requests=len(served.records),
+            busy=sum(tick["seconds"] for tick in ticks) / (ticks[-1]["at"] - ticks[0]["at"]),
+            slowness=self._slowness(preset).mean,
+            ticks=len(measured),
+            tick_error=errors(self.calibration.times, measured)[0].median,
+            seconds=seconds,
+        )
+
+    def _serve(self, run: str, rate: float, *asked: str) -> Served:
+        server = (
+            f"--model={self._directory()}",
+            f"--mesh={MESH}",
+            f"--max-context={CONTEXT}",
+            f"--slots={SLOTS}",
+            f"--pool-tokens={POOL}",
+            f"--tpot-target-ms={self.setting.tpot_ms:g}",
+            f"--policy={self._scheduler.policy}",
+            "--no-prefix-cache",
+        )
+        return serve(self._folder / run, server, (*asked, f"--rate={rate}", f"--duration={self._seconds}"))
+
+    def _directory(self) -> str:
+        """Of the model; the larger one gets random weights."""
+        if self._name == "tiny":
+            return self._name
+        directory = self._folder / "model"
+        if not directory.exists():
+            from benchmarks.model import write_model
+
+            write_model(directory)
+            for name in ("tokenizer.json", "tokenizer_config.json"):
+                shutil.copy(BUNDLED_MODEL / name, directory)
+        return str(directory)
+
+    def _slowness(self, run: str) -> Slowness:
+        return Slowness(self._folder / run / PROBES, self._reference)
+
+    def _calibrated(self, run: str, served: Served) -> Calibration:
+        """The ticks of a run as a calibration, with the slowness that was measured beside them."""
+        slowness = self._slowness(run)
+        ticks = [{**tick, "slowness": slowness.at(tick["at"], tick["seconds"])} for tick in served.ticks]
+        path = self._folder / run / "ticks.json"
+        config = RuntimeConfig(mesh=load_mesh(MESH), slots=SLOTS, pool_tokens=POOL)
+        write_ticks(path, {"model": self._name}, config, CONTEXT, ticks)
+        return read_calibration(path)
+
+    def _simulated(self, run: str, served: Served, moved_s: float, seed: int = 0) -> Outcome:
+        """The requests of a run on the virtual clock, of a scheduler that has learnt the calibration's ticks.
+
+        Each comes up to `moved_s` seconds later than it was due.
+        """
+        moved = np.random.default_rng(seed).uniform(0, moved_s, len(served.records)).tolist()
+        rows = zip(served.records, moved, strict=True)
+        arrivals = [Arrival(one.due + later, one.prompt_tokens, one.output_tokens) for one, later in rows]
+        arrivals.sort(key=lambda one: one.at)
+        slowness, times = self._slowness(run), self.calibration.times
+        machine = replace(self.calibration.machine(), model=_learnt(self.calibration))
+        return simulate(
+            machine,
+            self._scheduler,
+            arrivals,
+            slowed=lambda seconds: times.slowed(slowness.at(served.began + seconds)),
+        )
+
+
+def _learnt(calibration: Calibration) -> FittedTimeModel:
+    """What a server's scheduler would have learnt from the ticks."""
+    model = FittedTimeModel({})
+    for tick in calibration.ticks:
+        work = tick.work
+        squares, read = (sum(column) for column in zip((0.0, work.context), *work.chunks, strict=True))
+        model.observe(TickWork(tick.shape.rows, squares, read, work.rows), tick.seconds)
+    return model
+
+
+def _ttfts(records: Sequence[RequestRecord]) -> list[float]:
+    """Seconds to the first token of requests that have all finished."""
+    found = [ttft(one) for one in records]
+    return [one for one in found if one is not None]
+
+
+def _percentile(values: Sequence[float | None], percent: int) -> float:
+    return float(np.percentile([one for one in values if one is not None], percent))

@@ -1,0 +1,90 @@
+"""Simulated against real: `python -m benchmarks.simulation --model tiny --out DIR`; what DIR has is not measured again.
+
+One real run calibrates the simulator: requests of all lengths, sent by `medha-jax bench serve` to a server of its own.
+From its ticks come the times of the machine, and from its requests what client and network add to a TTFT (the median
+of what they take longer than simulated). Further real runs are compared: the same requests at the same times, through
+the same scheduler on the virtual clock. Nothing is fitted to them; all that is taken from them is how fast the core
+was from moment to moment, which a probe beside the server measured (`benchmarks.speed`).
+
+The server has every core but the last, which is the client's. Outputs are generated to their last token.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from benchmarks.comparison import SETTINGS, Compared, Machine
+from benchmarks.measure import machine
+from medha_jax.simulate.fitting import Errors
+
+TICKS_OFF, SECONDS_OFF = 0.10, 0.15  # that ticks, and percentiles of requests, may be off
+
+
+def main() -> None:
+    """Measure what is not there yet, simulate the same, print both."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", choices=tuple(SETTINGS), default="tiny", help="bundled, or 26M random weights")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the runs; figures.json goes there, too")
+    parser.add_argument("--workload", action="append", help="preset to compare, may be repeated; all, if none is named")
+    parser.add_argument("--seconds", type=float, default=75, help="in which the requests of each run come")
+    given = parser.parse_args()
+    print(machine())
+    under = Machine(given.model, given.out, given.seconds)
+    print_calibration(under)
+    wanted = [one for one in under.setting.workloads if not given.workload or one[0] in given.workload]
+    found = [under.compare(*one) for one in wanted]
+    print_table(found)
+    stated = {
+        "machine": machine(),
+        "model": given.model,
+        "delay_s": under.delay,
+        "calibration_errors": [asdict(one) for one in under.calibration.errors],
+        "workloads": [asdict(one) for one in found],
+    }
+    (given.out / "figures.json").write_text(json.dumps(stated, indent=1) + "\n", encoding="utf-8")
+
+
+def print_calibration(under: Machine) -> None:
+    """What was fitted, and how far it is off among the ticks that it was not fitted to."""
+    times = under.calibration.times
+    print(
+        f"\nKV is read in blocks of {times.block} (prompts) and {times.decode_block} (decodes) tokens; ticks feel "
+        f"{times.sensitivity:.1f} of the core's slowness; host {1e3 * times.host:.2f} ms a tick and "
+        f"{1e3 * times.host_row:.2f} ms a row; client and network {1e3 * under.delay:.1f} ms of a TTFT\n"
+    )
+    print("| ticks of the calibration | number | median error | P90 |")
+    print("|---|---|---|---|")
+    every: Sequence[Errors] = under.calibration.errors
+    for one in every:
+        print(f"| {one.regime} | {one.ticks:,} | {one.median:.3f} | {one.p90:.3f} |")
+
+
+def print_table(found: Sequence[Compared]) -> None:
+    """Real and simulated percentiles side by side; what is further off than it may be is marked."""
+    names = [f"{name} P{percent}" for name in ("TTFT", "TPOT") for percent in (50, 90)]
+    print("\n| workload | requests | busy | slowness | ticks | tick error | " + " | ".join(names) + " |")
+    print("|---" * (6 + len(names)) + "|")
+    for one in found:
+        cells = [mark(f"{one.tick_error:.3f}", one.tick_error <= TICKS_OFF)]
+        for name in names:
+            real, simulated = one.seconds[name.lower().replace(" ", "_")]
+            ratio = simulated / real
+            cells.append(
+                mark(f"{1e3 * real:.1f} / {1e3 * simulated:.1f} ms, {ratio:.2f}", abs(ratio - 1) <= SECONDS_OFF)
+            )
+        start = f"| {one.workload} | {one.requests} | {one.busy:.2f} | {one.slowness:.2f} | {one.ticks:,} | "
+        print(start + " | ".join(cells) + " |")
+    print("\nreal / simulated, and simulated over real; **bold** is off by more than 10 % (ticks) or 15 % (requests)")
+
+
+def mark(text: str, good: bool) -> str:
+    """The text, in bold where it is not good."""
+    return text if good else f"**{text}**"
+
+
+if __name__ == "__main__":
+    main()

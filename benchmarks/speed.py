@@ -1,0 +1,89 @@
+"""How fast a core is from moment to moment: `python -m benchmarks.speed --core 0 --out FILE`, until SIGTERM.
+
+A virtual core often shares a real one with a stranger, and then everything takes up to twice as long, for tenths of a
+second or for minutes; no counter of the machine says so. Fifty times a second a loop of fixed length is run on the
+core, and the processor time that it took is noted. That does not count the time in which other processes of this
+machine have the core, and takes 1 to 2 % of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+EVERY_S = 0.02
+LOOP = range(8_000)  # about 0.2 ms
+AROUND_S = 0.03  # probes this far from a moment say how fast it was
+
+
+class Slowness:
+    """How many times as long everything takes, by the probes of a core.
+
+    Args:
+        path: that this program wrote.
+        reference: seconds of the loop that count as 1.
+    """
+
+    def __init__(self, path: Path, reference: float = 1.0) -> None:
+        self._at, self._took = np.loadtxt(path, ndmin=2).T
+        self._reference = reference
+        self._sums = np.concatenate([[0.0], np.cumsum(self._took)])
+
+    @property
+    def fastest(self) -> float:
+        """Seconds of the loop when the core was fast: the fifth percentile."""
+        return float(np.percentile(self._took, 5))
+
+    @property
+    def mean(self) -> float:
+        """Over all probes."""
+        return float(self._took.mean()) / self._reference
+
+    def at(self, began: float, seconds: float = 0.0) -> float:
+        """The mean around some time, in seconds of `time.perf_counter`."""
+        low, high = np.searchsorted(self._at, (began - AROUND_S, began + seconds + AROUND_S)).tolist()
+        if low == high:  # between two probes: the one before
+            low = max(0, low - 1)
+            high = low + 1
+        return float(self._sums[high] - self._sums[low]) / (high - low) / self._reference
+
+
+@contextmanager
+def probed(core: int, out: Path) -> Iterator[None]:
+    """Within the block, a process of its own probes a core."""
+    command = [sys.executable, "-m", "benchmarks.speed", f"--core={core}", f"--out={out}"]
+    with subprocess.Popen(command) as prober:
+        try:
+            yield
+        finally:
+            prober.send_signal(signal.SIGTERM)
+
+
+def main() -> None:
+    """Probe until SIGTERM."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--core", type=int, default=0)
+    parser.add_argument("--out", type=Path, required=True)
+    given = parser.parse_args()
+    os.sched_setaffinity(0, {given.core})
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
+    with given.out.open("w", encoding="utf-8", buffering=1) as file:
+        while True:
+            time.sleep(EVERY_S)
+            at, before = time.perf_counter(), time.thread_time()
+            for _ in LOOP:
+                pass
+            file.write(f"{at:.6f} {time.thread_time() - before:.9f}\n")
+
+
+if __name__ == "__main__":
+    main()
