@@ -51,7 +51,7 @@ class Scheduler:
     ) -> None:
         self._config, self._shapes, self._pages, self._model = config, shapes, pages, model
         self._ahead = ahead
-        self._prompts = Prompts(config, shapes, model)
+        self._prompts = Prompts(config, shapes, model, sum(pages.free) * shapes.page_size)
         self._residents = Residents(config, shapes, pages)
         self._states: dict[int, RequestState] = {}
         self._expiries = Expiries()
@@ -222,7 +222,7 @@ class Scheduler:
         expired = self._expire(now)
         draft = Draft(self._shapes, self._model, self._residents, self._flight, self._ahead)
         due = self._turns.begin()
-        if self._tick % self._config.ageing_ticks == 0 and self._config.chunk_preemption:
+        if self._ages and self._tick % self._config.ageing_ticks == 0:
             self._plan_aged(draft, now)
         left = draft.decodes(due)
         if len(self._prompts):
@@ -292,6 +292,10 @@ class Scheduler:
         """Prompt chunks in the order of the policy, until the tick is full."""
         if draft.packed(target):
             return
+        if self._preemptive:
+            for surplus in self._prompts.surplus():
+                draft.preempted.append(surplus)
+                self._preempt(surplus, now)
         order = self._prompts.order(now)
         skipped = 0
         for state, priority in self._round(order, now):
@@ -327,7 +331,11 @@ class Scheduler:
 
     def _share(self, state: RequestState, target: TickTarget, now: float) -> TickTarget:
         """The part of the tick that a prompt may fill: a long one with slack leaves some of it to others."""
-        if not state.long or len(self._prompts) == 1 or not self._config.chunk_preemption:
+        if not state.long or not self._config.chunk_preemption:
+            return target
+        if self._prompts.policy.paces:
+            return target.within(self._config.idle_tick_s / self._shapes.stages)
+        if len(self._prompts) == 1:
             return target
         return target.share(slack(state, now), self._config.rho_max)
 
@@ -373,6 +381,11 @@ class Scheduler:
         """Plan a chunk of an admitted prompt."""
         draft.prompt(state, length, slack(state, now))
         self._prompts.served(state, self._tick)
+
+    @property
+    def _ages(self) -> bool:
+        """Whether prompts take turns by age too, and long ones leave room: not where the policy sees to everybody."""
+        return self._config.chunk_preemption and not self._prompts.policy.paces
 
     @property
     def _preemptive(self) -> bool:
