@@ -227,7 +227,7 @@ class RuntimeConfig:
             raise ConfigError(f"decode bucket {self.mesh.buckets.decode[-1]} is larger than {self.slots} slots")
 
 
-POLICIES = ("fcfs", "srtf", "edf", "lrs", "lars")
+POLICIES = ("fcfs", "srtf", "edf", "lrs", "lars", "red")
 
 
 @dataclass(frozen=True)
@@ -239,6 +239,9 @@ class SchedulerConfig:
         chunk_preemption: whether prompts take turns chunk by chunk. Without it one prompt runs to its end before the
             next begins, and decodes of others ride along in its ticks.
         deadline_margin: fraction of the time to its deadline within which LARS aims to finish a prompt.
+        relegated_share: part of the time that RED guarantees to requests that have missed their deadline.
+        relegated_tokens: KV tokens that such prompts may keep while others are served, None for half of the pool; the
+            one that is next among them keeps its own beside these.
         rho_max: most of a tick that a long prompt with slack leaves to others, as a fraction.
         ttft_multiple: a request without a deadline gets this multiple of its predicted prefill alone.
         ttft_floor_s: and at least this.
@@ -259,6 +262,8 @@ class SchedulerConfig:
     policy: str = "lars"
     chunk_preemption: bool = True
     deadline_margin: float = 0.3
+    relegated_share: float = 0.05
+    relegated_tokens: int | None = None
     rho_max: float = 0.4
     ttft_multiple: float = 1.5
     ttft_floor_s: float = 0.5
@@ -283,12 +288,16 @@ class SchedulerConfig:
         for name in ("long_tokens", "ageing_ticks", "max_waiting"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.max_waiting_tokens is not None and self.max_waiting_tokens < 1:
-            raise ConfigError(f"max_waiting_tokens is {self.max_waiting_tokens}; it must be at least 1")
+        for name in ("max_waiting_tokens", "relegated_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} is {value}; it must be at least 1")
         for name in ("max_preemptions", "bypass_s"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 0")
         if not 0 < self.deadline_margin <= 1:
             raise ConfigError(f"deadline_margin is {self.deadline_margin}; allowed is (0, 1]")
+        if not 0 < self.relegated_share < 1:
+            raise ConfigError(f"relegated_share is {self.relegated_share}; it must be above 0 and below 1")
         if not 0 <= self.rho_max < 1:
             raise ConfigError(f"rho_max is {self.rho_max}; allowed is [0, 1)")

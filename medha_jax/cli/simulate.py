@@ -35,6 +35,7 @@ class Policy(StrEnum):
     EDF = "edf"
     LRS = "lrs"
     LARS = "lars"
+    RED = "red"
 
 
 simulate = typer.Typer(

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from medha_jax.scheduler.policies import Columns, Policy
+from medha_jax.scheduler.policy import Columns, Policy
 from medha_jax.scheduler.request import RequestState
 
-ARRIVAL, NUMBER, DUE, REMAINING, TOTAL, SERVED, FIELDS = range(7)
+ARRIVAL, NUMBER, DUE, REMAINING, TOTAL, TOKENS, SERVED, FIELDS = range(8)
 WAITING = np.inf  # `served` of requests that are not admitted
 FIRST_ROWS = 128
 
@@ -37,7 +37,8 @@ class Backlog:
             self._table = np.concatenate([self._table, np.zeros_like(self._table)], axis=1)
         row = self._row(state)
         self._table[:, row + 1 : count + 1] = self._table[:, row:count].copy()
-        self._table[:, row] = state.request.arrival_s, state.number, state.due, remaining, state.total, WAITING
+        times = state.request.arrival_s, state.number, state.due, remaining, state.total
+        self._table[:, row] = *times, state.tokens, WAITING
         self._states.insert(row, state)
 
     def remove(self, state: RequestState) -> None:
@@ -64,20 +65,25 @@ class Backlog:
         rows = np.flatnonzero(served != WAITING)
         return [self._states[row] for row in rows[np.argsort(served[rows], kind="stable")]]
 
+    @property
+    def columns(self) -> Columns:
+        """What policies see of the requests, in the order of iteration; good until the next change."""
+        table = self._table[:, : len(self._states)]
+        times = table[ARRIVAL], table[DUE], table[REMAINING], table[TOTAL]
+        return Columns(*times, table[TOKENS], table[NUMBER], table[SERVED] != WAITING)
+
     def before(self, state: RequestState, policy: Policy, now: float) -> tuple[int, float]:
         """Who is served before a waiting request: how many others wait, and seconds of work of all of them."""
         count, row = len(self._states), self._row(state)
         table = self._table[:, :count]
-        priorities = policy(Columns(table[ARRIVAL], table[DUE], table[REMAINING], table[TOTAL]), now)
+        priorities = policy.order(self.columns, now)
         first = (priorities < priorities[row]) | ((priorities == priorities[row]) & (np.arange(count) < row))
         return int(np.sum(first & (table[SERVED] == WAITING))), float(np.sum(table[REMAINING], where=first))
 
     def order(self, policy: Policy, now: float) -> Order:
         """The requests by policy, least priority first."""
-        count = len(self._states)
-        table = self._table[:, :count]
-        columns = Columns(table[ARRIVAL], table[DUE], table[REMAINING], table[TOTAL])
-        return Order(self._states, policy(columns, now), table[SERVED] != WAITING)
+        columns = self.columns
+        return Order(self._states, policy.order(columns, now), columns.admitted)
 
     def _row(self, state: RequestState) -> int:
         """Where a request stands, or would."""
@@ -112,9 +118,12 @@ class Order:
                 if self._only_admitted:
                     left = rows[at:]
                     for row in left[self._admitted[left]].tolist():
-                        yield self._states[row], float(self._priorities[row])
+                        if self._priorities[row] < np.inf:
+                            yield self._states[row], float(self._priorities[row])
                     break
                 row = int(rows[at])
+                if self._priorities[row] == np.inf:
+                    return
                 yield self._states[row], float(self._priorities[row])
                 at += 1
 

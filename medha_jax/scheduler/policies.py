@@ -1,40 +1,14 @@
-"""Who runs next: five orders from the literature behind one interface.
-
-A policy maps columns over requests to priorities; least goes first, ties go by arrival, then by number. All times
-are seconds of one clock. `remaining` and `total` are predicted seconds of prompt work, alone on the machine.
-"""
+"""Orders from the literature as formulas, the least priority first; and the policy that a configuration names."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
 from medha_jax.config import SchedulerConfig
-
-LEAST_WORK_S = 1e-6  # of a request, so that a time model that knows nothing divides by no zero
-
-
-@dataclass(frozen=True)
-class Columns:
-    """What policies see of requests; float64 arrays `[requests]`.
-
-    Args:
-        arrival: when each came.
-        deadline: by when its first token is due.
-        remaining: predicted seconds of prompt work that are left.
-        total: predicted seconds of all its prompt work.
-    """
-
-    arrival: np.ndarray
-    deadline: np.ndarray
-    remaining: np.ndarray
-    total: np.ndarray
-
-
-Policy = Callable[[Columns, float], np.ndarray]
+from medha_jax.scheduler.policy import LEAST_WORK_S, Columns, Policy, PriorityRule, Stateless
+from medha_jax.scheduler.relegation import Relegation
 
 
 def fcfs(requests: Columns, now: float) -> np.ndarray:
@@ -70,8 +44,16 @@ def lars(requests: Columns, now: float, margin: float = 1.0) -> np.ndarray:
     return (due - now - requests.remaining) / np.maximum(requests.total, LEAST_WORK_S)
 
 
-def policy_from(config: SchedulerConfig) -> Policy:
-    """The policy that a configuration names."""
-    orders: dict[str, Policy] = {"fcfs": fcfs, "srtf": srtf, "edf": edf, "lrs": lrs}
-    orders["lars"] = partial(lars, margin=config.deadline_margin)
-    return orders[config.policy]
+def policy_from(config: SchedulerConfig, pool_tokens: int) -> Policy:
+    """The policy that a configuration names.
+
+    Args:
+        config: name and settings.
+        pool_tokens: KV tokens that all groups hold together.
+    """
+    if config.policy == "red":
+        most = config.relegated_tokens
+        return Relegation(config.relegated_share, pool_tokens / 2 if most is None else most, config.long_tokens)
+    rules: dict[str, PriorityRule] = {"fcfs": fcfs, "srtf": srtf, "edf": edf, "lrs": lrs}
+    rules["lars"] = partial(lars, margin=config.deadline_margin)
+    return Stateless(rules[config.policy])

@@ -10,7 +10,8 @@ from medha_jax.config import SchedulerConfig
 from medha_jax.scheduler.backlog import Backlog, Order
 from medha_jax.scheduler.chunking import PrefillTable
 from medha_jax.scheduler.deadlines import due_at
-from medha_jax.scheduler.policies import LEAST_WORK_S, policy_from
+from medha_jax.scheduler.policies import policy_from
+from medha_jax.scheduler.policy import LEAST_WORK_S
 from medha_jax.scheduler.request import RequestState
 from medha_jax.scheduler.shapes import Shapes
 from medha_jax.scheduler.work import TimeModel
@@ -25,9 +26,9 @@ class Prompts:
         model: predicts their seconds.
     """
 
-    def __init__(self, config: SchedulerConfig, shapes: Shapes, model: TimeModel) -> None:
+    def __init__(self, config: SchedulerConfig, shapes: Shapes, model: TimeModel, pool_tokens: int) -> None:
         self._config, self._shapes, self._model = config, shapes, model
-        self.policy = policy_from(config)
+        self.policy = policy_from(config, pool_tokens)
         self._table = self._build_table()
         self._backlog = Backlog()
         self._preempted: list[RequestState] = []
@@ -78,11 +79,13 @@ class Prompts:
 
     def served(self, state: RequestState, tick: int) -> None:
         """A chunk of it was planned."""
+        before = state.remaining
         if state.prefilling:
             self._note(state, tick)
         else:
             state.served, state.remaining = tick, 0.0
             self.remove(state)
+        self.policy.served(state.number, before - state.remaining)
 
     def waits_again(self, state: RequestState, now: float) -> None:
         """It has lost its pages, and what it was told is to be computed again."""
@@ -99,12 +102,19 @@ class Prompts:
         """All of them by policy."""
         return self._backlog.order(self.policy, now)
 
+    def surplus(self) -> list[RequestState]:
+        """Those that hold more pages than they should."""
+        numbers = set(self.policy.surplus(self._backlog.columns).tolist())
+        return [state for state in self._backlog if state.number in numbers] if numbers else []
+
     def longest_unserved(self) -> list[RequestState]:
         """The admitted ones, the one first whose last chunk is longest ago."""
         return self._backlog.longest_unserved()
 
     def overdue(self, now: float) -> list[RequestState]:
-        """Those that have been out of their pages for too long."""
+        """Those that have been out of their pages for too long, if the policy does not see to them."""
+        if self.policy.paces:
+            return []
         return [state for state in self._preempted if now - state.preempted_at >= self._config.bypass_s]
 
     def renew(self) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from medha_jax.config import SchedulerConfig
 from medha_jax.kv.groups import GroupedPages
 from medha_jax.scheduler.placement import Placement, attention_seen, parts_of
-from medha_jax.scheduler.policies import Columns, Policy
+from medha_jax.scheduler.policy import Columns, Policy
 from medha_jax.scheduler.request import RequestState
 from medha_jax.scheduler.shapes import Shapes
 
@@ -146,8 +146,11 @@ class Residents:
         able = [h for h in holders if not h.leaving and h.preemptions < most and h not in spared]
         if not able:
             return None
-        again = np.array([(h.request.arrival_s, h.due, h.total, h.total) for h in able]).T
-        urgency = policy(Columns(*again), now)
+        arrival, due, total, tokens, number = np.array(
+            [(h.request.arrival_s, h.due, h.total, h.tokens, h.number) for h in able], float
+        ).T
+        again = Columns(arrival, due, total, total, tokens, number, np.ones(len(able), bool))
+        urgency = policy.urgency(again, now)
         chosen: list[RequestState] = []
         for at in np.argsort(-urgency, kind="stable").tolist():
             if urgency[at] <= priority:

@@ -25,6 +25,7 @@ from medha_jax.scheduler.work import TimeModel
 MOST_SKIPPED = 32  # prompts that do not fit a tick, until the search for smaller ones ends
 MOST_BLOCKED = 8  # requests that do not fit the pages, until the search for smaller ones ends
 BLOCKED = -1
+SMALLEST = TickTarget(0.0, math.inf)  # the smallest chunk, whatever it takes
 TABLE_TICKS = 1024  # between looks at whether the time model has changed
 
 
@@ -33,8 +34,10 @@ class Scheduler:
 
     An admitted prompt gets a chunk at least every `ageing_ticks * (slots + 1) + stages` plans, whatever the policy
     says: every `ageing_ticks`-th plan begins with the smallest chunk of the one that has waited longest, and at most
-    `slots` prompts are admitted. A decode that is due is planned within `2 * slots` plans. Without chunk preemption
-    prompts wait for those before them instead. Which of the waiting requests is admitted is for the policy to say.
+    `slots` prompts are admitted. Where the policy bounds the waits by itself, only the first of its order gets a chunk
+    at least every `ageing_ticks` plans. A decode that is due is planned within `2 * slots` plans. Without chunk
+    preemption prompts wait for those before them instead. Which of the waiting requests is admitted is for the policy
+    to say.
 
     Not thread-safe; every method that needs the time is told it, in seconds of one clock that does not go back.
 
@@ -51,7 +54,7 @@ class Scheduler:
     ) -> None:
         self._config, self._shapes, self._pages, self._model = config, shapes, pages, model
         self._ahead = ahead
-        self._prompts = Prompts(config, shapes, model)
+        self._prompts = Prompts(config, shapes, model, sum(pages.free) * shapes.page_size)
         self._residents = Residents(config, shapes, pages)
         self._states: dict[int, RequestState] = {}
         self._expiries = Expiries()
@@ -222,7 +225,7 @@ class Scheduler:
         expired = self._expire(now)
         draft = Draft(self._shapes, self._model, self._residents, self._flight, self._ahead)
         due = self._turns.begin()
-        if self._tick % self._config.ageing_ticks == 0 and self._config.chunk_preemption:
+        if self._ages and self._tick % self._config.ageing_ticks == 0:
             self._plan_aged(draft, now)
         left = draft.decodes(due)
         if len(self._prompts):
@@ -283,7 +286,7 @@ class Scheduler:
         for state in self._prompts.longest_unserved():
             if state.served > self._tick - self._config.ageing_ticks:
                 return
-            length = draft.length(state, state.scheduled, state.owners, TickTarget(0.0, math.inf))
+            length = draft.length(state, state.scheduled, state.owners, SMALLEST)
             if length:
                 self._serve(draft, state, length, now)
                 return
@@ -292,6 +295,10 @@ class Scheduler:
         """Prompt chunks in the order of the policy, until the tick is full."""
         if draft.packed(target):
             return
+        if self._preemptive:
+            for surplus in self._prompts.surplus():
+                draft.preempted.append(surplus)
+                self._preempt(surplus, now)
         order = self._prompts.order(now)
         skipped = 0
         for state, priority in self._round(order, now):
@@ -302,6 +309,8 @@ class Scheduler:
             share = self._share(state, target, now)
             if state.holding is not None:
                 length = draft.length(state, state.scheduled, state.owners, share)
+                if not length and not skipped and self._stands_still(state):
+                    length = draft.length(state, state.scheduled, state.owners, SMALLEST)
             elif groups := self._place(draft, order, state, priority, now):
                 length = self._admit(draft, state, groups, share)
             else:
@@ -325,9 +334,18 @@ class Scheduler:
             order.only_admitted()
         yield from (entry for entry in order if entry[0] not in overdue)
 
+    def _stands_still(self, state: RequestState) -> bool:
+        """Whether the first prompt, of a policy that paces, has had no chunk for long and may need a longer tick."""
+        long_ago = self._tick - state.served >= self._config.ageing_ticks
+        return long_ago and self._prompts.policy.paces and self._config.chunk_preemption
+
     def _share(self, state: RequestState, target: TickTarget, now: float) -> TickTarget:
         """The part of the tick that a prompt may fill: a long one with slack leaves some of it to others."""
-        if not state.long or len(self._prompts) == 1 or not self._config.chunk_preemption:
+        if not state.long or not self._config.chunk_preemption:
+            return target
+        if self._prompts.policy.paces:
+            return target.within(self._config.idle_tick_s / self._shapes.stages)
+        if len(self._prompts) == 1:
             return target
         return target.share(slack(state, now), self._config.rho_max)
 
@@ -373,6 +391,11 @@ class Scheduler:
         """Plan a chunk of an admitted prompt."""
         draft.prompt(state, length, slack(state, now))
         self._prompts.served(state, self._tick)
+
+    @property
+    def _ages(self) -> bool:
+        """Whether prompts take turns by age too, and long ones leave room: not where the policy sees to everybody."""
+        return self._config.chunk_preemption and not self._prompts.policy.paces
 
     @property
     def _preemptive(self) -> bool:

@@ -16,6 +16,10 @@ class TickTarget:
     seconds: float
     at_most: float
 
+    def within(self, seconds: float) -> TickTarget:
+        """The same, but no longer than so many seconds."""
+        return TickTarget(min(self.seconds, seconds), self.at_most)
+
     def share(self, slack: float, most: float) -> TickTarget:
         """What a long prompt with so much relative slack fills: `seconds * (1 - min(max(slack, 0), most))`.
 

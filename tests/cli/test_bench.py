@@ -204,7 +204,7 @@ def test_ctrl_c_keeps_what_was_measured(simulated, tmp_path):
         (["serve", "--deadline", "length-aware", "--slo-ttft-ms", "5"], "--deadline and --slo-ttft-ms given"),
         (["serve", "--deadline", "soon"], "'--deadline'"),
         (["serve", "--mesh", "nowhere"], "cannot read layout 'nowhere'"),
-        (["convoy", "--policies", "best"], "'best' is no policy; give some of fcfs-whole,fcfs,srtf,edf,lrs,lars"),
+        (["convoy", "--policies", "best"], "'best' is no policy; give some of fcfs-whole,fcfs,srtf,edf,lrs,lars,red"),
         (["convoy", "--policies", "lars,lars"], "'lars' is named twice"),
         (["convoy", "--server", "a:1", "--policies", "lars"], "--policies beside --server"),
         (["convoy", "--long-prompt", "0"], "'--long-prompt'"),

@@ -15,7 +15,7 @@ def test_a_convoy_prints_a_row_for_every_policy(capsys: pytest.CaptureFixture[st
     out = capsys.readouterr().out
     assert out.startswith("Simulated convoy")
     assert "fcfs, whole prompts" in out
-    for policy in ("fcfs", "srtf", "edf", "lrs", "lars"):
+    for policy in ("fcfs", "srtf", "edf", "lrs", "lars", "red"):
         assert f"│ {policy} " in out
     assert run(["simulate", "convoy", *options, "--json"]) == 0
     said = json.loads(capsys.readouterr().out)

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from medha_jax.scheduler.backlog import FIRST_ROWS, Backlog
 from medha_jax.scheduler.policies import fcfs, srtf
+from medha_jax.scheduler.policy import Stateless
 from medha_jax.scheduler.request import Request, RequestState
 
 
@@ -27,8 +28,8 @@ def test_order_is_that_of_sorting_with_ties_by_arrival_then_number(drawn: list[t
         else:
             backlog.remove(one)
     expected = sorted(kept, key=lambda s: (s.remaining, s.request.arrival_s, s.number))
-    assert [one for one, _ in backlog.order(srtf, 0.0)] == expected
-    assert [one for one, _ in backlog.order(fcfs, 0.0)] == list(backlog)
+    assert [one for one, _ in backlog.order(Stateless(srtf), 0.0)] == expected
+    assert [one for one, _ in backlog.order(Stateless(fcfs), 0.0)] == list(backlog)
 
 
 def test_thousands_are_ordered_lazily_and_completely() -> None:
@@ -38,10 +39,10 @@ def test_thousands_are_ordered_lazily_and_completely() -> None:
     for one in states:
         backlog.add(one, one.remaining)
     expected = sorted(states, key=lambda s: (s.remaining, s.number))
-    assert [one for one, _ in backlog.order(srtf, 0.0)] == expected
+    assert [one for one, _ in backlog.order(Stateless(srtf), 0.0)] == expected
     for one in states[::7]:
         backlog.serve(one, one.remaining, 1)
-    order = backlog.order(srtf, 0.0)
+    order = backlog.order(Stateless(srtf), 0.0)
     seen = []
     for one, _ in order:
         seen.append(one)
@@ -58,4 +59,4 @@ def test_a_served_request_moves_back_and_the_longest_unserved_comes_first() -> N
     for tick, number in enumerate((2, 0, 1)):
         backlog.serve(states[number], 1.0 - 0.1 * number, tick)
     assert [one.number for one in backlog.longest_unserved()] == [2, 0, 1], "the last one is not admitted"
-    assert [one.number for one, _ in backlog.order(srtf, 0.0)] == [2, 1, 0, 3]
+    assert [one.number for one, _ in backlog.order(Stateless(srtf), 0.0)] == [2, 1, 0, 3]

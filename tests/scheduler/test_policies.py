@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from medha_jax.config import POLICIES, ConfigError, SchedulerConfig
-from medha_jax.scheduler.policies import Columns, edf, fcfs, lars, lrs, policy_from, srtf
+from medha_jax.scheduler.policies import edf, fcfs, lars, lrs, policy_from, srtf
+from medha_jax.scheduler.policy import Columns
 
 # the paper's three requests and a late one: a long prompt of 10 s due in 16 s, two short ones of 0.5 s due in 1 s that
 # come at 5 s, and a medium one of 2 s (half done) that came at 2 s and was due at 5 s
@@ -15,6 +16,9 @@ REQUESTS = Columns(
     deadline=np.array([16.0, 6.0, 6.0, 5.0]),
     remaining=np.array([5.0, 0.5, 0.25, 1.0]),
     total=np.array([10.0, 0.5, 0.5, 2.0]),
+    tokens=np.array([100e3, 5e3, 5e3, 20e3]),
+    number=np.arange(4.0),
+    admitted=np.array([True, False, True, True]),
 )
 
 
@@ -38,8 +42,9 @@ def test_lars_aims_at_a_fraction_of_the_deadline() -> None:
     # half of the deadlines: due at 8, 5.5, 5.5 and 3.5 s
     expected = [(8 - 5 - 5) / 10, (5.5 - 5 - 0.5) / 0.5, (5.5 - 5 - 0.25) / 0.5, (3.5 - 5 - 1) / 2]
     np.testing.assert_allclose(lars(REQUESTS, 5.0, margin=0.5), expected, rtol=1e-12)
-    chosen = policy_from(SchedulerConfig(policy="lars", deadline_margin=0.5))
-    np.testing.assert_array_equal(chosen(REQUESTS, 5.0), lars(REQUESTS, 5.0, margin=0.5))
+    chosen = policy_from(SchedulerConfig(policy="lars", deadline_margin=0.5), 10**6)
+    np.testing.assert_array_equal(chosen.order(REQUESTS, 5.0), lars(REQUESTS, 5.0, margin=0.5))
+    np.testing.assert_array_equal(chosen.urgency(REQUESTS, 5.0), lars(REQUESTS, 5.0, margin=0.5))
 
 
 def test_slack_falls_in_proportion_to_length_only_under_lars() -> None:
@@ -50,16 +55,19 @@ def test_slack_falls_in_proportion_to_length_only_under_lars() -> None:
 
 
 def test_a_model_without_times_gives_finite_priorities() -> None:
-    nothing = Columns(np.zeros(2), np.array([1.0, 2.0]), np.zeros(2), np.zeros(2))
+    none, two = np.zeros(2), np.array([1.0, 2.0])
+    nothing = Columns(none, two, none, none, two, two, np.zeros(2, bool))
     for name in POLICIES:
-        assert np.isfinite(policy_from(SchedulerConfig(policy=name))(nothing, 0.5)).all()
+        assert np.isfinite(policy_from(SchedulerConfig(policy=name), 100).order(nothing, 0.5)).all()
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"policy": "sjf"}, "policy is 'sjf'; allowed are fcfs, srtf, edf, lrs, lars"),
+        ({"policy": "sjf"}, "policy is 'sjf'; allowed are fcfs, srtf, edf, lrs, lars, red"),
         ({"deadline_margin": 0}, r"deadline_margin is 0; allowed is \(0, 1\]"),
+        ({"relegated_share": 1}, "relegated_share is 1; it must be above 0 and below 1"),
+        ({"relegated_tokens": 0}, "relegated_tokens is 0; it must be at least 1"),
         ({"rho_max": 1}, r"rho_max is 1; allowed is \[0, 1\)"),
         ({"ageing_ticks": 0}, "ageing_ticks is 0; it must be at least 1"),
         ({"tpot_target_s": 0}, "tpot_target_s is 0; it must be above 0"),

@@ -80,13 +80,15 @@ def test_a_seed_fixes_everything() -> None:
     assert run(1) != run(2)
 
 
-def test_no_request_waits_behind_a_convoy() -> None:
+@pytest.mark.parametrize("policy", ["lars", "red"])
+def test_no_request_waits_behind_a_convoy(policy: str) -> None:
     """The claim at its smallest: against prompts that run to their end, the short ones wait 30 times less."""
     arrivals = convoy(200, seed=0)
     settings = SchedulerConfig()
     whole = dataclasses.replace(settings, policy="fcfs", chunk_preemption=False)
     before = summarise_convoy("fcfs", simulate(MACHINE, whole, arrivals), MACHINE)
-    after = summarise_convoy("lars", simulate(MACHINE, settings, arrivals), MACHINE)
+    settings = dataclasses.replace(settings, policy=policy)
+    after = summarise_convoy(policy, simulate(MACHINE, settings, arrivals), MACHINE)
     assert before.short_ttft[0] > 30 * after.short_ttft[0]
     assert after.short_tpot[1] <= TARGET_S
     assert after.long_finished is not None

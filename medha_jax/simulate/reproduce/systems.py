@@ -40,7 +40,7 @@ class Systems:
 
     def __init__(self) -> None:
         self._hardware = with_fitted_rates(load_hardware("a100-80"))
-        self.settings = SchedulerConfig(max_waiting=2**31)
+        self.settings = SchedulerConfig(policy="lars", max_waiting=2**31)
 
     @cached_property
     def ours(self) -> Deployment:

@@ -88,7 +88,7 @@ def _machine(stages: int, groups: int) -> Deployment:
 def _run(machine: Deployment, rate: float, duration: float, run: Run, name: str) -> Outcome:
     rng = np.random.default_rng(run.seed + 1)
     arrivals = [_longer(one, rng.random() < SHARE) for one in load_mix("0").poisson(rate, duration, run.seed)]
-    settings = SchedulerConfig(max_waiting=2**31)
+    settings = SchedulerConfig(policy="lars", max_waiting=2**31)
     return simulate(
         machine, settings, arrivals, duration, lambda at, finished: run.tell(name, at, finished, len(arrivals))
     )
