@@ -65,8 +65,11 @@ def test_room_follows_the_processors_not_the_heads() -> None:
     for heads in (1, 8):
         attention = KernelAttention(H200, shipped_table(), heads, 4, 128, "bfloat16")
         launch = attention.launch(64, [(2048, 8)])
-        assert launch.part_rows * heads <= 2 * 128 * (3 * 132 + heads)
-        assert launch.items <= 64 + 2048 // 32 + 9 + 3 * 132 // heads + 1
+        # two launches, each with room for three waves of programs: one a multiprocessor, and three for decodes
+        assert not launch.together
+        prefill, decode = 3 * 132, 3 * 3 * 132
+        assert launch.part_rows * heads <= 2 * 128 * (prefill + heads) + 2 * 16 * (decode + heads)
+        assert launch.items <= 64 + 2048 // 32 + 9 + prefill // heads + decode // heads + 2
 
 
 def test_devices_that_are_no_nvidia_gpus_are_named() -> None:
