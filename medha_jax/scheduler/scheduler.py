@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from medha_jax.config import SchedulerConfig
 from medha_jax.kv.groups import GroupedPages
 from medha_jax.plan import Chunk
-from medha_jax.scheduler.backlog import Order
+from medha_jax.scheduler.admissions import Admissions
 from medha_jax.scheduler.deadlines import Expiries, expired_at
 from medha_jax.scheduler.draft import Draft, Planned
 from medha_jax.scheduler.limits import check_queue
 from medha_jax.scheduler.packing import Load
-from medha_jax.scheduler.prompts import Prompts, slack
+from medha_jax.scheduler.prompts import Prompts
 from medha_jax.scheduler.request import Request, RequestState, new_state
 from medha_jax.scheduler.residents import Residents
+from medha_jax.scheduler.round import Round
 from medha_jax.scheduler.shapes import Shapes
-from medha_jax.scheduler.targets import TickTarget, TickTargets
+from medha_jax.scheduler.targets import TickTargets
 from medha_jax.scheduler.turns import Turns
 from medha_jax.scheduler.work import TimeModel
 
-MOST_SKIPPED = 32  # prompts that do not fit a tick, until the search for smaller ones ends
-MOST_BLOCKED = 8  # requests that do not fit the pages, until the search for smaller ones ends
-BLOCKED = -1
-SMALLEST = TickTarget(0.0, math.inf)  # the smallest chunk, whatever it takes
 TABLE_TICKS = 1024  # between looks at whether the time model has changed
 
 
@@ -56,11 +52,12 @@ class Scheduler:
         self._ahead = ahead
         self._prompts = Prompts(config, shapes, model, sum(pages.free) * shapes.page_size)
         self._residents = Residents(config, shapes, pages)
+        self._admissions = Admissions(self._prompts, self._residents)
         self._states: dict[int, RequestState] = {}
         self._expiries = Expiries()
         self._targets = TickTargets(config, shapes.stages)
         self._clear_flight()
-        self._count = self._tick = self._waiting_tokens = 0
+        self._count = self._tick = 0
 
     @property
     def config(self) -> SchedulerConfig:
@@ -90,7 +87,7 @@ class Scheduler:
     @property
     def waiting_tokens(self) -> int:
         """Prompt tokens that requests which are not admitted have, and tokens that they generated before."""
-        return self._waiting_tokens
+        return self._admissions.waiting_tokens
 
     @property
     def running(self) -> int:
@@ -162,7 +159,7 @@ class Scheduler:
         self._count = number + 1
         state = new_state(number, request, self._config)
         self._states[number] = state
-        self._waiting_tokens += state.known
+        self._admissions.count(state.known)
         self._prompts.assess(state)
         if state.prefilling:
             self._prompts.add(state)
@@ -176,7 +173,7 @@ class Scheduler:
         before = state.fill
         state.grow(ids, complete)
         if state.holding is None:
-            self._waiting_tokens += len(ids)
+            self._admissions.count(len(ids))
         else:
             self._residents.grown(state, before)
         due = state.due
@@ -210,7 +207,7 @@ class Scheduler:
         if state.queued:
             self._prompts.remove(state)
         if state.holding is None:
-            self._waiting_tokens -= state.known
+            self._admissions.count(-state.known)
             del self._states[number]
         elif state.flying:
             state.leaving = True
@@ -224,12 +221,13 @@ class Scheduler:
             self._prompts.renew()
         expired = self._expire(now)
         draft = Draft(self._shapes, self._model, self._residents, self._flight, self._ahead)
+        parts = self._prompts, self._residents, self._admissions
+        prompts = Round(self._config, self._shapes, *parts, draft, self._tick, now)
         due = self._turns.begin()
-        if self._ages and self._tick % self._config.ageing_ticks == 0:
-            self._plan_aged(draft, now)
+        prompts.aged()
         left = draft.decodes(due)
         if len(self._prompts):
-            self._plan_prompts(draft, self._targets.target(draft.tightest, draft.seconds), now)
+            prompts.fill(self._targets.target(draft.tightest, draft.seconds))
         planned = draft.planned(expired)
         self._turns.end(left, draft.sampling)
         self._targets.planned(draft.tightest, draft.coming, planned.seconds)
@@ -259,7 +257,7 @@ class Scheduler:
             if chunk.end == state.fill:
                 self._residents.publish(state)
         if state.leaving and not state.flying:
-            self._requeue(state, now)
+            self._admissions.requeue(state, now)
         return True
 
     def lose(self, now: float) -> None:
@@ -269,9 +267,9 @@ class Scheduler:
             if state.ended:
                 self._forget(state)
             elif state.leaving:
-                self._requeue(state, now)
+                self._admissions.requeue(state, now)
             else:
-                self._preempt(state, now)
+                self._admissions.preempt(state, now)
         self._residents.forget()
         self._clear_flight()
 
@@ -280,144 +278,6 @@ class Scheduler:
         stages = self._shapes.stages
         self._turns = Turns(stages)
         self._flight: deque[Load] = deque([Load()] * (stages - 1), stages - 1)
-
-    def _plan_aged(self, draft: Draft, now: float) -> None:
-        """The smallest chunk of the admitted prompt that has waited longest, if it has waited long."""
-        for state in self._prompts.longest_unserved():
-            if state.served > self._tick - self._config.ageing_ticks:
-                return
-            length = draft.length(state, state.scheduled, state.owners, SMALLEST)
-            if length:
-                self._serve(draft, state, length, now)
-                return
-
-    def _plan_prompts(self, draft: Draft, target: TickTarget, now: float) -> None:
-        """Prompt chunks in the order of the policy, until the tick is full."""
-        if draft.packed(target):
-            return
-        if self._preemptive:
-            for surplus in self._prompts.surplus():
-                draft.preempted.append(surplus)
-                self._preempt(surplus, now)
-        order = self._prompts.order(now)
-        skipped = 0
-        for state, priority in self._round(order, now):
-            if skipped == MOST_SKIPPED:
-                return
-            if not state.queued or state.served == self._tick:
-                continue
-            share = self._share(state, target, now)
-            if state.holding is not None:
-                length = draft.length(state, state.scheduled, state.owners, share)
-                if not length and not skipped and self._stands_still(state):
-                    length = draft.length(state, state.scheduled, state.owners, SMALLEST)
-            elif groups := self._place(draft, order, state, priority, now):
-                length = self._admit(draft, state, groups, share)
-            else:
-                length = BLOCKED
-            if length > 0:
-                self._serve(draft, state, length, now)
-                if draft.packed(target):
-                    return
-            elif length != BLOCKED:
-                skipped += 1
-            if state.queued and not self._config.chunk_preemption:
-                return  # the next prompt begins when this one is done
-
-    def _round(self, order: Order, now: float) -> Iterator[tuple[RequestState, float]]:
-        """Who is looked at, in which order: first those that have been out of their pages for too long."""
-        if not self._config.chunk_preemption:
-            yield from ((state, math.inf) for state in self._prompts.longest_unserved())
-        overdue = self._prompts.overdue(now)
-        yield from ((state, math.inf) for state in overdue)
-        if not self._residents.free_slots and not self._preemptive:
-            order.only_admitted()
-        yield from (entry for entry in order if entry[0] not in overdue)
-
-    def _stands_still(self, state: RequestState) -> bool:
-        """Whether the first prompt, of a policy that paces, has had no chunk for long and may need a longer tick."""
-        long_ago = self._tick - state.served >= self._config.ageing_ticks
-        return long_ago and self._prompts.policy.paces and self._config.chunk_preemption
-
-    def _share(self, state: RequestState, target: TickTarget, now: float) -> TickTarget:
-        """The part of the tick that a prompt may fill: a long one with slack leaves some of it to others."""
-        if not state.long or not self._config.chunk_preemption:
-            return target
-        if self._prompts.policy.paces:
-            return target.within(self._config.idle_tick_s / self._shapes.stages)
-        if len(self._prompts) == 1:
-            return target
-        return target.share(slack(state, now), self._config.rho_max)
-
-    def _place(
-        self, draft: Draft, order: Order, state: RequestState, priority: float, now: float
-    ) -> tuple[int, ...] | None:
-        """Groups that have the pages of a waiting request, made free by preemption if need be; None if there are none.
-
-        Where others have been admitted past it for too long, or its pages come when chunks in flight have left, nobody
-        behind it is admitted in this round.
-        """
-        groups = self._residents.place(state)
-        if groups is not None:
-            return groups
-        draft.blocked += 1
-        state.blocked_since = min(state.blocked_since, now)
-        if draft.blocked == 1 and self._preemptive:
-            victims = self._residents.victims(state, priority, self._prompts.policy, now, draft.admitted)
-            if victims is not None:
-                for victim in victims:
-                    draft.preempted.append(victim)
-                    self._preempt(victim, now)
-                groups = self._residents.place(state)
-                if groups is None:
-                    order.only_admitted()
-                return groups
-        if draft.blocked == MOST_BLOCKED or now - state.blocked_since >= self._config.bypass_s:
-            order.only_admitted()
-        return None
-
-    def _admit(self, draft: Draft, state: RequestState, groups: tuple[int, ...], target: TickTarget) -> int:
-        """Give a waiting request its pages, if its first chunk fits the tick; returns the chunk's tokens, or 0."""
-        start = min(state.found[groups[0]], self._shapes.per_group - 1) if state.found else 0
-        if not draft.length(state, start, groups[:1], target):
-            return 0
-        self._residents.admit(state, groups)
-        self._waiting_tokens -= state.known
-        self._prompts.admitted(state, self._tick - 1)
-        draft.admitted.append(state)
-        return draft.length(state, state.scheduled, state.owners, target)
-
-    def _serve(self, draft: Draft, state: RequestState, length: int, now: float) -> None:
-        """Plan a chunk of an admitted prompt."""
-        draft.prompt(state, length, slack(state, now))
-        self._prompts.served(state, self._tick)
-
-    @property
-    def _ages(self) -> bool:
-        """Whether prompts take turns by age too, and long ones leave room: not where the policy sees to everybody."""
-        return self._config.chunk_preemption and not self._prompts.policy.paces
-
-    @property
-    def _preemptive(self) -> bool:
-        return self._config.preemption and self._config.chunk_preemption
-
-    def _preempt(self, state: RequestState, now: float) -> None:
-        """Take a request's pages and slot; its tokens are kept and are computed again later."""
-        state.preemptions += 1
-        if state.queued:
-            self._prompts.remove(state)
-        state.leaving = True
-        if not state.flying:
-            self._requeue(state, now)
-
-    def _requeue(self, state: RequestState, now: float) -> None:
-        """A preempted request has nothing in flight any more: it waits again."""
-        self._residents.release(state)
-        state.fill = state.fillable
-        self._waiting_tokens += state.known
-        state.scheduled = state.computed = state.chunk = 0
-        state.found = None
-        self._prompts.waits_again(state, now)
 
     def _forget(self, state: RequestState) -> None:
         """An ended request has nothing in flight any more."""
