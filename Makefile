@@ -40,9 +40,8 @@ lint: .venv/.installed ## style, types, import arrows, BUILD against the source
 	$(BIN)/lint-imports
 	$(BIN)/python tools/check_build.py
 
-# Four workers on two cores, too: some tests wait for processes and for time to pass.
 test: setup lint ## setup, lint, then every test
-	$(BIN)/python -m pytest -q -n 4 --dist worksteal
+	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal
 
 demo: setup ## serve the bundled tiny model, stream from it; show a long prompt with short ones behind it
 	$(BIN)/python -m tools.demo
