@@ -65,7 +65,7 @@ def programs(
     together: bool = True,
     **settings: Any,
 ) -> Programs:
-    """A small model's ticks on virtual CPU devices, to be lowered for a GPU."""
+    """A small model's ticks on virtual CPU devices, lowered for a GPU; `together` whatever the table says."""
     mesh = MeshConfig(
         tp=layout.tp,
         spp=layout.spp,
@@ -80,11 +80,10 @@ def programs(
     )
     arch = Architecture.from_config({**CONFIG, "head_dim": head_dim})
     made = Programs(config, arch, jnp.dtype(dtype), build_mesh(layout), TARGETS[capability])
-    if not together:
-        attention = made.attention
-        assert isinstance(attention, KernelAttention)
-        rows = tuple(replace(row, together=False) for row in attention.table.rows)
-        made.__dict__["attention"] = replace(attention, table=replace(attention.table, rows=rows))
+    attention = made.attention
+    assert isinstance(attention, KernelAttention)
+    rows = tuple(replace(row, together=together) for row in attention.table.rows)
+    made.__dict__["attention"] = replace(attention, table=replace(attention.table, rows=rows))
     return made
 
 
