@@ -12,7 +12,7 @@ help: ## list the targets
 setup: .venv/.installed ## make .venv and install the package and its test tools
 	@echo "setup: .venv is ready ($$($(BIN)/python --version))"
 
-# The stamp makes the second run instant; a change of dependencies makes it stale.
+# The stamp makes the second run instant; a change of dependencies makes it stale. PIP_OPTIONS goes to pip.
 .venv/.installed: pyproject.toml
 	@set -e; \
 	if ! $(BIN)/python -c '' 2>/dev/null; then \
@@ -30,7 +30,7 @@ setup: .venv/.installed ## make .venv and install the package and its test tools
 		$$found -m venv --clear .venv; \
 	fi
 	@echo "setup: installing medha-jax and its test tools into .venv (the first time takes minutes)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) -e '.[test]'
 	@touch $@
 
 lint: .venv/.installed ## style, types, import arrows, BUILD against the source

@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
-import jax
 import pytest
 
 from medha_jax.config import Buckets
 from medha_jax.mesh import request_cpu_devices
 from medha_jax.runtime import MeshExecutor
 from medha_jax.runtime.executables import use_compilation_cache
+from medha_jax.runtime.programs import Programs
 from medha_jax.text import Tokenizer
 from tests.small import small_executor
 
@@ -30,10 +29,10 @@ if WORKER is not None:
 DEVICES = 8
 request_cpu_devices(DEVICES)
 
-# Compiling is most of what the tests do, so LLVM optimises less, here and in commands that they start. What is
-# computed stays the same, and the comparison with transformers runs the programs that users run.
-os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
-jax.config.update("jax_disable_most_optimizations", True)
+# Compiling is most of what the tests do. XLA's emitters of fused loops make fast programs and take half of that time,
+# so programs go without, and LLVM optimises less; here and in commands that tests start. What is computed stays the
+# same, and the comparisons with transformers run the programs that users run.
+os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=1"
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -46,11 +45,10 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def as_users_compile() -> Iterator[None]:
-    """Programs with all optimisations."""
-    jax.config.update("jax_disable_most_optimizations", False)
-    yield
-    jax.config.update("jax_disable_most_optimizations", True)
+def as_users_compile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ticks with everything that XLA does where nobody states options."""
+    options = {"xla_cpu_use_fusion_emitters": True, "xla_backend_optimization_level": 3}
+    monkeypatch.setattr(Programs, "compiler_options", options)
 
 
 @pytest.fixture(scope="session")

@@ -48,7 +48,7 @@ def test_same_tokens_and_logits_as_transformers(
         max_context=5120,
         pool_tokens=7680 * len(SCHEDULES),
         slots=len(cases),
-        mesh=MeshConfig(buckets=Buckets(decode=(len(SCHEDULES),), prefill=(8, 1024), chunks=16, mixed_only=True)),
+        mesh=MeshConfig(buckets=Buckets(decode=(len(SCHEDULES),), prefill=(8, 1024), chunks=4, mixed_only=True)),
         keep_logits=True,
         compilation_cache=None,
     )
