@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from medha_jax.checkpoints import huggingface, orbax
+from medha_jax.checkpoints import huggingface
 from medha_jax.checkpoints.errors import CheckpointError, float_dtype
 from medha_jax.checkpoints.load import is_converted, stored_dtype
 from medha_jax.models import Architecture
@@ -55,6 +55,8 @@ def convert(
     """
     if is_converted(source):
         raise CheckpointError(f"{source} is already converted; copy it, or give the directory it was made from")
+    from medha_jax.checkpoints import orbax  # a fifth of a second, for those who need it
+
     wanted = None if dtype is None else float_dtype(dtype)
     arch = Architecture.from_directory(source)
     with huggingface.opened(source, arch) as reader:

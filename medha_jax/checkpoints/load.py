@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from medha_jax.checkpoints import huggingface, orbax
+from medha_jax.checkpoints import huggingface
 from medha_jax.checkpoints.description import DESCRIPTION, describe, is_described
 from medha_jax.checkpoints.errors import CheckpointError, float_dtype
 from medha_jax.checkpoints.placement import Shapes, Shardings, enlarged, place, resolve, zero_filled
@@ -39,6 +39,8 @@ def load_parameters(
     """
     wanted = float_dtype(dtype)
     if is_converted(directory):
+        from medha_jax.checkpoints import orbax  # a fifth of a second, for those who need it
+
         return orbax.load(directory, arch, wanted, shardings, shapes)
     with huggingface.opened(directory, arch) as reader:
         specs = enlarged(reader.specs, shapes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 from jax import Array
@@ -165,19 +165,28 @@ class PlanLayout:
                 shapes[f"tile{size}_{name}"] = (count,)
         return shapes
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Elements of the flat array."""
         return sum(math.prod(shape) for shape in self.shapes.values())
 
+    @cached_property
+    def places(self) -> tuple[tuple[str, slice, tuple[int, ...]], ...]:
+        """Name, place in the flat array, and shape of each field."""
+        places, at = [], 0
+        for name, shape in self.shapes.items():
+            places.append((name, slice(at, at := at + math.prod(shape)), shape))
+        return tuple(places)
+
     def views(self, flat: np.ndarray | Array) -> dict[str, np.ndarray | Array]:
         """The fields as views (NumPy) or slices (traced) of `flat`."""
-        views, at = {}, 0
-        for name, shape in self.shapes.items():
-            length = math.prod(shape)
-            views[name] = flat[at : at + length].reshape(shape)
-            at += length
-        return views
+        return {name: flat[place].reshape(shape) for name, place, shape in self.places}
+
+
+@lru_cache(maxsize=256)
+def plan_layout(bucket: Bucket, page: int, launch: Launch | None = None) -> PlanLayout:
+    """The layout of a shape; kept, because every tick asks for one."""
+    return PlanLayout(bucket, page, launch)
 
 
 @dataclass(frozen=True)

@@ -33,13 +33,19 @@ Report = Callable[[str], Any]
 
 @dataclass(frozen=True)
 class TokenResult:
-    """What a tick gave for one chunk of its plan; `top` is sorted, most likely first."""
+    """What a tick gave for one chunk of its plan; `top` is sorted, most likely first.
+
+    Only that of a `last` chunk is a request's token; in a plan without one, all are `NO_TOKEN`.
+    """
 
     token: int
     finite: bool
     logprob: float
     top: tuple[tuple[int, float], ...]
     logits: np.ndarray
+
+
+NO_TOKEN = TokenResult(0, True, 0.0, (), np.zeros(0, np.float32))
 
 
 @dataclass(frozen=True)
@@ -273,15 +279,21 @@ class MeshExecutor:
     def collect(self, handle: TickHandle) -> list[TokenResult]:
         """Wait for a tick; one result a chunk of its leaving plan, in order.
 
-        Only those of `last` chunks are a request's tokens. Every group must lie on this process.
+        Every group must lie on this process.
         """
         results = self.results(handle)
         return [results[number] for number in range(len(handle.leaving.chunks))]
 
     def results(self, handle: TickHandle) -> dict[int, TokenResult]:
         """Wait for a tick; the results that lie on this process's devices, by position in its leaving plan."""
-        if not handle.leaving.chunks:
+        chunks = handle.leaving.chunks
+        if not chunks:
             return {}
+        place = places(handle.leaving, handle.bucket)
+        if not any(chunk.last for chunk in chunks):  # nothing that anybody would read
+            jax.block_until_ready(handle.sampled)
+            here = _local_groups(handle.sampled.token)
+            return {number: NO_TOKEN for number, (group, _) in place.items() if group in here}
         got = jax.device_get(jax.tree.map(_local_groups, handle.sampled))
 
         def result(group: int, sample: int) -> TokenResult:
@@ -293,7 +305,6 @@ class MeshExecutor:
             top = zip(top_token.tolist(), top_logprob.tolist(), strict=True)
             return TokenResult(int(token), bool(finite), float(logprob), tuple(top), logits)
 
-        place = places(handle.leaving, handle.bucket)
         return {number: result(*at) for number, at in place.items() if at[0] in got.token}
 
     def _entering(self, plan: StepPlan) -> list[StepPlan]:

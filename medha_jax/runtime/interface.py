@@ -72,4 +72,4 @@ class Executor(Protocol):
         """Dispatch one tick; returns its handle, which names the plan that is `leaving`."""
 
     def collect(self, handle: Any) -> list[TokenResult]:
-        """Wait for a tick; one result a chunk of its leaving plan, in order."""
+        """Wait for a tick; one result a chunk of its leaving plan, in order; `last` ones alone mean something."""

@@ -10,7 +10,7 @@ import numpy as np
 from medha_jax.attention import Launch, list_tiles, plan_items
 from medha_jax.config import Buckets
 from medha_jax.plan import Chunk, StepPlan
-from medha_jax.runtime.buckets import SMALL_TILE, Bucket, Need, PlanLayout, smallest_bucket
+from medha_jax.runtime.buckets import SMALL_TILE, Bucket, Need, plan_layout, smallest_bucket
 
 EMPTY = StepPlan(())
 
@@ -69,7 +69,7 @@ def pack(plans: Sequence[StepPlan], bucket: Bucket, geometry: Geometry) -> np.nd
     Padding has slot number `geometry.slots`: writes there are out of range and dropped.
     """
     launch = geometry.launches.get(bucket)
-    layout = PlanLayout(bucket, geometry.page, launch)
+    layout = plan_layout(bucket, geometry.page, launch)
     packed = np.zeros((len(plans), geometry.groups, layout.size), np.int32)
     for stage, plan in enumerate(plans):
         for group in range(geometry.groups):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator
 
 import numpy as np
@@ -23,6 +24,7 @@ class Backlog:
     def __init__(self) -> None:
         self._table = np.zeros((FIELDS, 256))
         self._states: list[RequestState] = []
+        self._keys: list[tuple[float, int]] = []  # arrival and number of each
 
     def __len__(self) -> int:
         return len(self._states)
@@ -40,12 +42,13 @@ class Backlog:
         times = state.request.arrival_s, state.number, state.due, remaining, state.total
         self._table[:, row] = *times, state.tokens, WAITING
         self._states.insert(row, state)
+        self._keys.insert(row, _key(state))
 
     def remove(self, state: RequestState) -> None:
         """Forget a request."""
         row, count = self._row(state), len(self._states)
         self._table[:, row : count - 1] = self._table[:, row + 1 : count].copy()
-        del self._states[row]
+        del self._states[row], self._keys[row]
 
     def serve(self, state: RequestState, remaining: float, tick: int) -> None:
         """A request got a chunk in tick number `tick`."""
@@ -87,9 +90,11 @@ class Backlog:
 
     def _row(self, state: RequestState) -> int:
         """Where a request stands, or would."""
-        arrival, count = state.request.arrival_s, len(self._states)
-        first, last = np.searchsorted(self._table[ARRIVAL, :count], (arrival, np.nextafter(arrival, np.inf)))
-        return int(first + np.searchsorted(self._table[NUMBER, first:last], state.number))
+        return bisect_left(self._keys, _key(state))
+
+
+def _key(state: RequestState) -> tuple[float, int]:
+    return state.request.arrival_s, state.number
 
 
 class Order:
