@@ -90,7 +90,7 @@ class Draft:
 
     def packed(self, target: TickTarget) -> bool:
         """Whether no prompt chunk fits any more: rows or time are used up."""
-        return self._room.full or (self.prompts > 0 and self._room.seconds >= target.seconds)
+        return self._room.full or (self.prompts > 0 and not self._room.more_fits(target.seconds))
 
     def decodes(self, due: Iterable[RequestState]) -> list[RequestState]:
         """Plan the next token of each request, in order; those without a row are returned."""
@@ -112,7 +112,8 @@ class Draft:
             state.flying += 1
             self._residents.scheduled(state, start + 1)
             self._take(state, Chunk(state.slot, start, 1, tokens, True, first_page, pages, owners), math.nan)
-            self.tightest = min(self.tightest, state.tpot)
+            if state.tpot < self.tightest:
+                self.tightest = state.tpot
         self.coming = min(self.coming, self.tightest)
         return left
 

@@ -62,6 +62,7 @@ class TickRoom:
         self._sizes = tuple(max(load.sizes[n] for load in self._flight) for n in range(4)) if self._flight else ()
         self._own = [_Rows(shapes.own) for _ in range(shapes.groups)]
         self._shared = _Rows(shapes.shared)
+        self._kinds = [*self._own, self._shared] if shapes.groups > 1 else self._own
         self._taken: Load | None = None
 
     @property
@@ -89,8 +90,17 @@ class TickRoom:
     @property
     def full(self) -> bool:
         """Whether no prompt chunk of several tokens fits any more, wherever it belongs."""
-        kinds = [*self._own, self._shared] if self._shapes.groups > 1 else self._own
-        return all(rows.chunks == rows.buckets.chunks or rows.tokens >= rows.buckets.prefill[-1] for rows in kinds)
+        return all(
+            rows.chunks == rows.buckets.chunks or rows.tokens >= rows.buckets.prefill[-1] for rows in self._kinds
+        )
+
+    def more_fits(self, limit: float) -> bool:
+        """Whether any further prompt chunk of several tokens can have place in a tick of so many seconds.
+
+        Asked of the cheapest one, at the beginning of a prompt: every other one takes at least as long.
+        """
+        before = self._seconds_before()
+        return any(self._has_place(rows, 2) and self._seconds_with(rows, 0, 2, before) <= limit for rows in self._kinds)
 
     def decode(self, owners: Sequence[int], position: int) -> bool:
         """Make room for one token at `position`; false, and nothing taken, if there is none."""
@@ -98,7 +108,8 @@ class TickRoom:
         if rows.decodes == rows.buckets.decode[-1]:
             return False
         rows.decodes += 1
-        rows.context += min(position + 1, self._shapes.per_group)
+        per_group = self._shapes.per_group
+        rows.context += position + 1 if position < per_group else per_group
         self._taken = None
         return True
 

@@ -218,10 +218,13 @@ class SimulatedExecutor:
         totals = self.totals
         totals.ticks += 1
         totals.seconds += seconds
+        tokens, attention = 0, 0.0
         for chunk in plan.chunks:
             length = chunk.length
-            totals.tokens += length
-            totals.attention += length * (2 * chunk.start + length + 1) / 2
+            tokens += length
+            attention += length * (2 * chunk.start + length + 1) / 2
+        totals.tokens += tokens
+        totals.attention += attention
         return SimulatedTick(flight[-1][0], self._free_at)
 
     def collect(self, handle: SimulatedTick) -> list[SimulatedToken]:
