@@ -130,6 +130,8 @@ def test_end_of_sequence_and_the_context_end_a_generation(executor: MeshExecutor
         (GenerationRequest((), SamplingParams()), "the prompt is empty"),
         (GenerationRequest((1, 256), SamplingParams()), "token id 256 is outside the vocabulary; allowed are 0 to 255"),
         (GenerationRequest((-1,), SamplingParams()), "token id -1"),
+        (GenerationRequest(range(200, 300), SamplingParams()), "token id 256 is outside the vocabulary"),
+        (GenerationRequest(range(2, -2, -1), SamplingParams()), "token id -1 is outside the vocabulary"),
         (GenerationRequest((1,), SamplingParams(stop_token_ids=(256,))), "stop token id 256 is outside the vocabulary"),
         (GenerationRequest((1,) * 2048, SamplingParams()), "has 2048 tokens; allowed are 2047"),
         (GenerationRequest((1,) * 300, SamplingParams(), chunks=(200,)), "allowed are 1 to 128 tokens"),

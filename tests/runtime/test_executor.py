@@ -9,6 +9,7 @@ import pytest
 from medha_jax.plan import Chunk, SamplingParams, StepPlan
 from medha_jax.runtime import MeshExecutor
 from medha_jax.runtime.buckets import UnknownShapeError
+from medha_jax.runtime.executor import NO_TOKEN
 
 GREEDY = SamplingParams(temperature=0)
 
@@ -89,6 +90,19 @@ def test_decodes_take_the_token_of_their_slot_not_of_their_row(executor: MeshExe
             together[slot].append(token)
     assert together == alone
     assert len({tuple(tokens) for tokens in alone.values()}) == 3
+
+
+def test_where_no_chunk_is_the_last_there_is_no_token(executor: MeshExecutor) -> None:
+    executor.admit(0, GREEDY, 8, ())
+    first = Chunk(0, 0, 4, (1, 2, 3, 4), False, 0, (0,))
+    (nothing,) = executor.collect(executor.submit(StepPlan((first,))))
+    assert nothing is NO_TOKEN
+    rest = Chunk(0, 4, 4, (5, 6, 7, 8), True)
+    (cut,) = executor.collect(executor.submit(StepPlan((rest,))))
+    executor.admit(0, GREEDY, 8, ())
+    (whole,) = executor.collect(executor.submit(StepPlan((prompt_chunk(0, list(range(1, 9)), (0,)),))))
+    assert cut.token == whole.token
+    np.testing.assert_allclose(cut.logits, whole.logits, atol=1e-5)
 
 
 def test_a_tokens_logprob_and_results_come_in_plan_order(executor: MeshExecutor) -> None:

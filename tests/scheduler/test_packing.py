@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from medha_jax.config import Buckets
 from medha_jax.scheduler.packing import Load, TickRoom
 from medha_jax.scheduler.shapes import Shapes
@@ -115,3 +118,31 @@ def test_what_does_not_lengthen_the_tick_is_free() -> None:
     assert tick.largest((0,), 0, most=300, limit=20, at_most=0) == 0, "18 rows and 13.6 s are too much by themselves"
     assert tick.largest((0,), 0, most=300, limit=40, at_most=0) == 16
     assert tick.largest((0,), 0, most=300, limit=400, at_most=0) == 64
+
+
+@st.composite
+def rooms(draw: st.DrawFn) -> TickRoom:
+    """A tick with some rows taken, and perhaps a plan in another stage."""
+    groups, share = draw(st.sampled_from([1, 2])), st.floats(0, 2)
+    model = LinearTimeModel(*(draw(share) for _ in range(5)))
+    shapes = Shapes(OWN, SHARED, groups, 100, 4, 1, 8, 400)
+    other = Load((2, draw(st.sampled_from([0, 16, 64])), 0, 0), draw(st.floats(0, 5000)), draw(st.floats(0, 400)), 2)
+    tick = TickRoom(shapes, model, draw(st.sampled_from([(), (other,)])))
+    for _ in range(draw(st.integers(0, 6))):
+        owners = draw(st.sampled_from([(0,), (1, 0)][:groups]))
+        start = draw(st.integers(0, 99)) + 100 * (len(owners) - 1)
+        if draw(st.booleans()):
+            tick.decode(owners, start)
+        elif length := tick.largest(owners, start, draw(st.integers(1, 60)), 1e9, 0):
+            tick.prefill(owners, start, length, long=False)
+    return tick
+
+
+@given(rooms(), st.floats(0, 3000), st.data())
+def test_where_no_more_fits_no_chunk_of_several_tokens_does(tick: TickRoom, limit: float, data: st.DataObject) -> None:
+    groups = tick._shapes.groups
+    owners = data.draw(st.sampled_from([(0,), (1, 0)][:groups]))
+    start = data.draw(st.integers(0, 99)) + 100 * (len(owners) - 1)
+    most = data.draw(st.integers(2, 60))
+    if tick.largest(owners, start, most, limit, 0):
+        assert tick.more_fits(limit)
