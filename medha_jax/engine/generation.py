@@ -65,11 +65,10 @@ class Generation:
     def computed(self, state: RequestState, chunk: Chunk, result: TokenResult, now: float) -> Iterator[Event]:
         """What a chunk that has left brings; the last event is `Finished` if the generation is over."""
         prompt = len(state.request.prompt)
-        if chunk.start < prompt:
-            done = min(chunk.end, prompt)
-            if done > self.reported:  # after a preemption it is computed again
-                self.reported = done
-                yield Prefilled(done, prompt)
+        done = min(chunk.end, prompt)
+        if chunk.start < prompt and done > self.reported:  # after a preemption it is computed again
+            self.reported = done
+            yield Prefilled(done, prompt)
         output = self.output
         if not chunk.last or output is None:
             return

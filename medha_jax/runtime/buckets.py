@@ -171,16 +171,16 @@ class PlanLayout:
         return sum(math.prod(shape) for shape in self.shapes.values())
 
     @cached_property
-    def places(self) -> tuple[tuple[str, slice, tuple[int, ...]], ...]:
+    def fields(self) -> tuple[tuple[str, slice, tuple[int, ...]], ...]:
         """Name, place in the flat array, and shape of each field."""
-        places, at = [], 0
+        fields, at = [], 0
         for name, shape in self.shapes.items():
-            places.append((name, slice(at, at := at + math.prod(shape)), shape))
-        return tuple(places)
+            fields.append((name, slice(at, at := at + math.prod(shape)), shape))
+        return tuple(fields)
 
     def views(self, flat: np.ndarray | Array) -> dict[str, np.ndarray | Array]:
         """The fields as views (NumPy) or slices (traced) of `flat`."""
-        return {name: flat[place].reshape(shape) for name, place, shape in self.places}
+        return {name: flat[place].reshape(shape) for name, place, shape in self.fields}
 
 
 @lru_cache(maxsize=256)

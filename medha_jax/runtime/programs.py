@@ -22,7 +22,7 @@ from medha_jax.config import RuntimeConfig
 from medha_jax.kv.allocator import pages_for
 from medha_jax.mesh import Layout, parameter_spec, per_group, plan_spec, pool_spec, register_spec
 from medha_jax.models import Architecture, rotary_constants
-from medha_jax.runtime.buckets import Bucket, PlanLayout, all_buckets
+from medha_jax.runtime.buckets import Bucket, PlanLayout, all_buckets, plan_layout
 from medha_jax.runtime.compiler import compiler_options
 from medha_jax.runtime.packing import Geometry
 from medha_jax.runtime.placement import check_layout, placed_specs
@@ -199,7 +199,7 @@ class Programs:
 
     def plan_layout(self, bucket: Bucket) -> PlanLayout:
         """How plans are laid out for a bucket."""
-        return PlanLayout(bucket, self.config.mesh.page_size, self.launches.get(bucket))
+        return plan_layout(bucket, self.config.mesh.page_size, self.launches.get(bucket))
 
     def plan_shape(self, bucket: Bucket) -> jax.ShapeDtypeStruct:
         """Shape and placement of the plans in flight, packed for a bucket."""

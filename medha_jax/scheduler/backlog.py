@@ -24,7 +24,6 @@ class Backlog:
     def __init__(self) -> None:
         self._table = np.zeros((FIELDS, 256))
         self._states: list[RequestState] = []
-        self._keys: list[tuple[float, int]] = []  # arrival and number of each
 
     def __len__(self) -> int:
         return len(self._states)
@@ -42,13 +41,12 @@ class Backlog:
         times = state.request.arrival_s, state.number, state.due, remaining, state.total
         self._table[:, row] = *times, state.tokens, WAITING
         self._states.insert(row, state)
-        self._keys.insert(row, _key(state))
 
     def remove(self, state: RequestState) -> None:
         """Forget a request."""
         row, count = self._row(state), len(self._states)
         self._table[:, row : count - 1] = self._table[:, row + 1 : count].copy()
-        del self._states[row], self._keys[row]
+        del self._states[row]
 
     def serve(self, state: RequestState, remaining: float, tick: int) -> None:
         """A request got a chunk in tick number `tick`."""
@@ -90,7 +88,7 @@ class Backlog:
 
     def _row(self, state: RequestState) -> int:
         """Where a request stands, or would."""
-        return bisect_left(self._keys, _key(state))
+        return bisect_left(self._states, _key(state), key=_key)
 
 
 def _key(state: RequestState) -> tuple[float, int]:

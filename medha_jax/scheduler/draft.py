@@ -112,8 +112,7 @@ class Draft:
             state.flying += 1
             self._residents.scheduled(state, start + 1)
             self._take(state, Chunk(state.slot, start, 1, tokens, True, first_page, pages, owners), math.nan)
-            if state.tpot < self.tightest:
-                self.tightest = state.tpot
+            self.tightest = min(self.tightest, state.tpot)
         self.coming = min(self.coming, self.tightest)
         return left
 

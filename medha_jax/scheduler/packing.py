@@ -108,8 +108,7 @@ class TickRoom:
         if rows.decodes == rows.buckets.decode[-1]:
             return False
         rows.decodes += 1
-        per_group = self._shapes.per_group
-        rows.context += position + 1 if position < per_group else per_group
+        rows.context += self._shapes.read(position + 1)
         self._taken = None
         return True
 

@@ -121,8 +121,8 @@ def test_what_does_not_lengthen_the_tick_is_free() -> None:
 
 
 @st.composite
-def rooms(draw: st.DrawFn) -> TickRoom:
-    """A tick with some rows taken, and perhaps a plan in another stage."""
+def rooms(draw: st.DrawFn) -> tuple[TickRoom, int]:
+    """A tick with some rows taken, and perhaps a plan in another stage; and how many groups it has."""
     groups, share = draw(st.sampled_from([1, 2])), st.floats(0, 2)
     model = LinearTimeModel(*(draw(share) for _ in range(5)))
     shapes = Shapes(OWN, SHARED, groups, 100, 4, 1, 8, 400)
@@ -135,12 +135,14 @@ def rooms(draw: st.DrawFn) -> TickRoom:
             tick.decode(owners, start)
         elif length := tick.largest(owners, start, draw(st.integers(1, 60)), 1e9, 0):
             tick.prefill(owners, start, length, long=False)
-    return tick
+    return tick, groups
 
 
 @given(rooms(), st.floats(0, 3000), st.data())
-def test_where_no_more_fits_no_chunk_of_several_tokens_does(tick: TickRoom, limit: float, data: st.DataObject) -> None:
-    groups = tick._shapes.groups
+def test_where_no_more_fits_no_chunk_of_several_tokens_does(
+    made: tuple[TickRoom, int], limit: float, data: st.DataObject
+) -> None:
+    tick, groups = made
     owners = data.draw(st.sampled_from([(0,), (1, 0)][:groups]))
     start = data.draw(st.integers(0, 99)) + 100 * (len(owners) - 1)
     most = data.draw(st.integers(2, 60))
