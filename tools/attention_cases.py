@@ -168,23 +168,26 @@ def expected(
         pool: `[layers, 2, pages, kv_heads, page, head_dim]`, with this tick's keys and values.
         table: `[slots, pages_per_slot]`.
     """
-    case, wide = mix.case, pool.astype(np.float64)
+    case, wide = mix.case, pool[LAYER].astype(np.float64)
     out, lse = np.zeros(queries.shape), np.full(queries.shape[:2], -np.inf)
-    real = np.zeros(len(queries), bool)
+    real, group = np.zeros(len(queries), bool), case.heads // case.kv_heads
     for first, count, slot, start, limit, _ in mix.runs:
-        held = wide[LAYER][:, table[slot]].transpose(0, 1, 3, 2, 4)
-        held = held.reshape(2, -1, case.kv_heads, case.head_dim).repeat(case.heads // case.kv_heads, 2)
-        for row in range(first, first + count):
-            real[row] = True
-            seen = held[:, : max(0, min(start + row - first + 1, limit))]
-            if not seen.shape[1]:
-                continue
-            scores = np.einsum("hd,thd->ht", queries[row].astype(np.float64), seen[0]) / np.sqrt(case.head_dim)
+        rows = slice(first, first + count)
+        real[rows] = True
+        visible = np.minimum(start + 1 + np.arange(count), limit)
+        if (most := visible.max()) < 1:
+            continue
+        unseen = np.arange(most) >= visible[:, None]
+        held = wide[:, table[slot]].transpose(0, 2, 1, 3, 4).reshape(2, case.kv_heads, -1, case.head_dim)
+        for head in range(case.heads):
+            keys, values = held[:, head // group, :most]
+            scores = queries[rows, head].astype(np.float64) @ keys.T / np.sqrt(case.head_dim)
+            scores[unseen] = -np.inf
             top = scores.max(-1, keepdims=True)
             weights = np.exp(scores - top)
             total = weights.sum(-1, keepdims=True)
-            lse[row] = (top + np.log(total))[:, 0]
-            out[row] = np.einsum("ht,thd->hd", weights / total, seen[1])
+            lse[rows, head] = (top + np.log(total))[:, 0]
+            out[rows, head] = weights @ values / total
     return out, lse, real
 
 
@@ -194,7 +197,8 @@ def random_arrays(case: Case, rng: np.random.Generator) -> tuple[Array, Array, A
     rows, pages = case.decodes + case.prompt, SLOTS * case.width
     sizes = [(rows, heads, case.head_dim) for heads in (case.heads, case.kv_heads, case.kv_heads)]
     queries, keys, values = (jnp.asarray(rng.normal(size=size) * 2, dtype) for size in sizes)
-    full = jnp.asarray(rng.normal(size=(LAYERS, 2, pages, case.kv_heads, case.page, case.head_dim)), dtype)
+    held = (LAYERS, 2, pages, case.kv_heads, case.page, case.head_dim)
+    full = jnp.asarray(rng.standard_normal(held, np.float32), dtype)
     pool = Fp8Pool(*to_fp8(full)) if case.fp8 else full
     return queries, keys, values, pool, rng.permutation(pages).reshape(SLOTS, -1).astype(np.int32)
 

@@ -187,4 +187,11 @@ def final_logits(
 ) -> Float[Array, "rows vocab"]:
     """Logits of rows after the last block over the given part of the vocabulary, fp32."""
     x = rms_norm(x, scale, epsilon)
-    return jax.lax.dot_general(x, head, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
+
+    def product(x: Array) -> Array:
+        return jax.lax.dot_general(x, head, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
+
+    if x.shape[0] > 1:
+        return product(x)
+    # for one row alone, XLA for GPUs would write the whole head in fp32 first, in every tick
+    return jax.lax.platform_dependent(x, default=product, cuda=lambda x: product(jnp.pad(x, ((0, 7), (0, 0))))[:1])

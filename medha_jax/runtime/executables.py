@@ -56,7 +56,7 @@ class ExecutableTable:
         lower: Mapping[Bucket, Callable[[], stages.Lowered]],
         threads: int,
         on_done: Callable[[Bucket, Compiled], Any],
-        options: Mapping[str, str | bool] | None = None,
+        options: Mapping[str, Any] | None = None,
     ) -> ExecutableTable:
         """Trace, lower and compile every shape.
 
@@ -64,7 +64,7 @@ class ExecutableTable:
             lower: per shape, the function that traces and lowers it.
             threads: compilations at once.
             on_done: told each shape as it is ready.
-            options: of XLA, beside its own.
+            options: of XLA, beside its own: str, bool or int by name.
         """
 
         found: set[int] = set()  # threads whose present compilation the cache answered

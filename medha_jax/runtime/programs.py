@@ -121,7 +121,7 @@ class Programs:
         )
 
     @cached_property
-    def compiler_options(self) -> dict[str, str | bool]:
+    def compiler_options(self) -> dict[str, str | bool | int]:
         """What every tick is compiled with beside XLA's own settings."""
         return compiler_options(self.config.xla_options, self.mesh.devices.flat[0].platform)
 

@@ -15,7 +15,7 @@ from medha_jax.attention.gpu.items import FIELDS, MERGE_FIELDS
 from medha_jax.attention.gpu.launch import Launch, TileConfig
 from medha_jax.attention.pool import Fp8Pool, Pool, values_of
 
-MERGE_ROWS = 16  # rows of one program of the second pass
+MERGE_ROWS, MERGE_PARTS = 4, 16  # of the second pass: rows of a program, and parts that it reads at once
 WRITE_WARPS, MERGE_WARPS = 4, 4
 
 
@@ -143,6 +143,7 @@ def attend(
             WIDE=sizes["WIDE"],
             PARTS=parts,
             ROWS=MERGE_ROWS,
+            SOME=MERGE_PARTS,
         ),
     )
 

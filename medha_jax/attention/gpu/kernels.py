@@ -13,6 +13,7 @@ import triton.language as tl
 
 LN_2 = tl.constexpr(0.6931471805599453)
 LOWEST_EXPONENT = tl.constexpr(-100)
+LIFT = tl.constexpr(15)  # powers of two by which weights, at most 1, are raised in fp16, whose largest is 65504
 
 
 @triton.jit
@@ -40,8 +41,8 @@ def _lines(page, block, head, layer, HEADS: tl.constexpr, PAGES: tl.constexpr, P
 
 
 @triton.jit
-def _load(pool, exponents, first, after, dtype: tl.constexpr, DIM: tl.constexpr, WIDE: tl.constexpr, FP8: tl.constexpr):
-    """Keys or values `[KEYS, WIDE]` of the lines of a block, in the queries' dtype."""
+def _load(pool, first, after, dtype: tl.constexpr, DIM: tl.constexpr, WIDE: tl.constexpr):
+    """Keys or values `[KEYS, WIDE]` of the lines of a block, in the dtype of the products."""
     dims = tl.arange(0, WIDE)
     start = pool + first * DIM
     if first.type.is_block():
@@ -52,35 +53,72 @@ def _load(pool, exponents, first, after, dtype: tl.constexpr, DIM: tl.constexpr,
         block = tl.load(where)
     else:
         block = tl.load(where, mask=dims[None, :] < DIM, other=0.0)
-    if FP8:
-        power = tl.load(exponents + first + after).to(tl.int32)
-        scale = ((power + 127) << 23).to(tl.float32, bitcast=True)
-        # exact in bfloat16: four significant bits times a power of two
-        block = (block.to(dtype) * scale[:, None].to(dtype)).to(dtype)
-    return block
+    return block.to(dtype)
 
 
 @triton.jit
-def _step(
-    q, keys, values, top, total, acc, seen,
-    SCALE: tl.constexpr, MASKED: tl.constexpr, PRECISION: tl.constexpr,
+def _two_to(power):
+    """2 to an integer, exactly; 0 below fp32's normal numbers."""
+    return (tl.maximum(power + 127, 0) << 23).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _in_eight_bits_range(q):
+    """Rows in fp16, which e4m3 converts to in one instruction, each scaled by a power of two; and those powers.
+
+    Exact but for elements more than 2^14 times smaller than their row's largest.
+    """
+    bits = tl.max(tl.abs(q.to(tl.float32)), 1).to(tl.int32, bitcast=True)
+    power = tl.maximum((bits >> 23) - 127, LOWEST_EXPONENT)
+    if q.dtype != tl.float32:
+        q = (q.to(tl.float32) * _two_to(-power)[:, None]).to(tl.float16)
+    else:
+        q = q * _two_to(-power)[:, None]
+    return q, _two_to(power)
+
+
+@triton.jit
+def _block(
+    block, page, q, scale, pool, exponents, head, number, top, total, acc, level, seen, held,
+    HEADS: tl.constexpr, DIM: tl.constexpr, WIDE: tl.constexpr, PAGE: tl.constexpr, PAGES: tl.constexpr,
+    SCALE: tl.constexpr, FP8: tl.constexpr, MASKED: tl.constexpr, PRECISION: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
-    """One step of online softmax in base two: `SCALE` is log2(e) / sqrt(head_dim)."""
+    """One step of online softmax in base two: `SCALE` is log2(e) / sqrt(head_dim).
+
+    In eight bits, products are of what is stored. The powers of two of keys go to their scores and those of values to
+    their weights: `acc` is in units of 2^(level - LIFT), where `level` is the largest power of a value so far, so that
+    weights down to 2^-29 keep all digits of fp16 and what is lost of smaller ones is below 2^-40.
+    """
+    line, after = _lines(page, block, head, number, HEADS, PAGES, PAGE, KEYS)
+    values_line = line + PAGES * HEADS * PAGE
+    keys = _load(pool, line, after, q.dtype, DIM, WIDE)
+    values = _load(pool, values_line, after, q.dtype, DIM, WIDE)
     scores = tl.dot(q, tl.trans(keys), input_precision=PRECISION)
+    if FP8:
+        powers = tl.load(exponents + line + after).to(tl.int32)
+        scores = scores * (scale[:, None] * _two_to(powers)[None, :])
     if MASKED:
         scores = tl.where(seen, scores, float("-inf"))
     new_top = tl.maximum(top, tl.max(scores, 1))
     if MASKED:
         # rows that have seen nothing yet stay at -inf, and must not subtract it from itself
-        level = tl.where(new_top == float("-inf"), 0.0, new_top) * SCALE
+        least = tl.where(new_top == float("-inf"), 0.0, new_top) * SCALE
     else:
-        level = new_top * SCALE
-    weights = tl.exp2(scores * SCALE - level[:, None])
-    shrink = tl.exp2(top * SCALE - level)
+        least = new_top * SCALE
+    weights = tl.exp2(scores * SCALE - least[:, None])
+    shrink = tl.exp2(top * SCALE - least)
     total = total * shrink + tl.sum(weights, 1)
+    if FP8:
+        powers = tl.load(exponents + values_line + after).to(tl.int32)
+        if MASKED:
+            powers = tl.where(held, powers, LOWEST_EXPONENT)
+        new_level = tl.maximum(level, tl.max(powers, 0))
+        weights = weights * _two_to(powers - new_level + LIFT)[None, :]
+        shrink = shrink * _two_to(level - new_level)
+        level = new_level
     acc = acc * shrink[:, None]
     acc = tl.dot(weights.to(values.dtype), values, acc, input_precision=PRECISION)
-    return new_top, total, acc
+    return new_top, total, acc, level
 
 
 @triton.jit
@@ -104,33 +142,41 @@ def _tile(
     inside = mine[:, None] & (dims < DIM)[None, :]
     q = tl.load(queries + at[:, None] * DIM + dims[None, :], mask=inside, other=0.0)
     pages = table + slot * WIDTH
-    values_after: tl.constexpr = PAGES * HEADS * PAGE  # lines from a key to its value
+    scale = tl.full([ROWS], 1.0, tl.float32)
+    if FP8:
+        q, scale = _in_eight_bits_range(q)
 
     top = tl.full([ROWS], float("-inf"), tl.float32)
     total = tl.zeros([ROWS], tl.float32)
     acc = tl.zeros([ROWS, WIDE], tl.float32)
+    level = LOWEST_EXPONENT
     # blocks that every row sees completely need no mask
     whole = tl.minimum(tl.maximum(tl.minimum(start + 1, limit) // KEYS, first), past)
     if past > first:
         page = _page_of(pages, first, PAGE, KEYS)
         for block in tl.range(first, whole, num_stages=STAGES):
-            line, after = _lines(page, block, head, number, HEADS, PAGES, PAGE, KEYS)
+            this = page
             page = _page_of(pages, tl.minimum(block + 1, past - 1), PAGE, KEYS)
-            keys = _load(pool, exponents, line, after, q.dtype, DIM, WIDE, FP8)
-            values = _load(pool, exponents, line + values_after, after, q.dtype, DIM, WIDE, FP8)
-            top, total, acc = _step(q, keys, values, top, total, acc, mine, SCALE, False, PRECISION)
+            top, total, acc, level = _block(
+                block, this, q, scale, pool, exponents, head, number, top, total, acc, level, mine, mine,
+                HEADS, DIM, WIDE, PAGE, PAGES, SCALE, FP8, False, PRECISION, KEYS,
+            )  # fmt: skip
         for block in tl.range(whole, past, num_stages=1):
-            line, after = _lines(page, block, head, number, HEADS, PAGES, PAGE, KEYS)
+            this = page
             page = _page_of(pages, tl.minimum(block + 1, past - 1), PAGE, KEYS)
-            keys = _load(pool, exponents, line, after, q.dtype, DIM, WIDE, FP8)
-            values = _load(pool, exponents, line + values_after, after, q.dtype, DIM, WIDE, FP8)
             here = block * KEYS + tl.arange(0, KEYS)
+            held = here < tl.minimum(limit, start + count)
             seen = (here[None, :] <= (start + token)[:, None]) & (here < limit)[None, :]
-            top, total, acc = _step(q, keys, values, top, total, acc, seen, SCALE, True, PRECISION)
+            top, total, acc, level = _block(
+                block, this, q, scale, pool, exponents, head, number, top, total, acc, level, seen, held,
+                HEADS, DIM, WIDE, PAGE, PAGES, SCALE, FP8, True, PRECISION, KEYS,
+            )  # fmt: skip
 
     some = total > 0
     safe = tl.where(some, total, 1.0)
     result = acc / safe[:, None]
+    if FP8:
+        result = result * _two_to(level - LIFT)
     log = tl.where(some, top * SCALE + tl.log2(safe), float("-inf"))
     if part < 0:
         tl.store(out + at[:, None] * DIM + dims[None, :], result.to(out.dtype.element_ty), mask=inside)
@@ -208,9 +254,12 @@ def attend_mixed_kernel(
 def merge_kernel(
     part_out, part_lse, merges, out, lse, same_out, same_lse,
     FIELDS: tl.constexpr, HEADS: tl.constexpr, GROUP: tl.constexpr, DIM: tl.constexpr, WIDE: tl.constexpr,
-    PARTS: tl.constexpr, ROWS: tl.constexpr,
+    PARTS: tl.constexpr, ROWS: tl.constexpr, SOME: tl.constexpr,
 ):  # fmt: skip
-    """Second pass of split KV: a tile's parts by log-sum-exp in fp32; grid (merges, KV heads, runs of `ROWS` rows)."""
+    """Second pass of split KV: a tile's parts by log-sum-exp in fp32; grid (merges, KV heads, runs of `ROWS` rows).
+
+    `SOME` parts at once: one after the other, each would cost the time of a read from memory.
+    """
     entry = merges + tl.program_id(0) * FIELDS
     row, count, part = tl.load(entry), tl.load(entry + 1), tl.load(entry + 2)
     stride, parts = tl.load(entry + 3), tl.load(entry + 4)
@@ -225,15 +274,18 @@ def merge_kernel(
         top = tl.full([ROWS], float("-inf"), tl.float32)
         total = tl.zeros([ROWS], tl.float32)
         acc = tl.zeros([ROWS, WIDE], tl.float32)
-        for number in range(parts):
-            here = line + number * stride
-            log = tl.load(part_lse + here + rows, mask=mine, other=float("-inf"))
-            one = tl.load(part_out + here * DIM + rows[:, None] * DIM + dims[None, :], mask=inside, other=0.0)
-            new_top = tl.maximum(top, log)
+        for number in range(0, parts, SOME):
+            several = number + tl.arange(0, SOME)
+            there = several < parts
+            at = (line + several * stride)[:, None] + rows[None, :]
+            log = tl.load(part_lse + at, mask=there[:, None] & mine[None, :], other=float("-inf"))
+            each = there[:, None, None] & inside[None, :, :]
+            one = tl.load(part_out + at[:, :, None] * DIM + dims[None, None, :], mask=each, other=0.0)
+            new_top = tl.maximum(top, tl.max(log, 0))
             level = tl.where(new_top == float("-inf"), 0.0, new_top)
-            shrink, weight = tl.exp2(top - level), tl.exp2(log - level)
-            total = total * shrink + weight
-            acc = acc * shrink[:, None] + one * weight[:, None]
+            shrink, weight = tl.exp2(top - level), tl.exp2(log - level[None, :])
+            total = total * shrink + tl.sum(weight, 0)
+            acc = acc * shrink[:, None] + tl.sum(one * weight[:, :, None], 0)
             top = new_top
         some = total > 0
         safe = tl.where(some, total, 1.0)
@@ -261,7 +313,7 @@ def _write(
         # the least power of two by which the largest value, m * 2^e, comes to at most 448 = 1.75 * 2^8
         power = (bits >> 23) - 135 + ((bits & 0x7FFFFF) > 0x600000).to(tl.int32)
         power = tl.maximum(power, LOWEST_EXPONENT)
-        value = value * ((127 - power) << 23).to(tl.float32, bitcast=True)[:, None]
+        value = value * _two_to(-power)[:, None]
         tl.store(exponents + lines, power.to(tl.int8), mask=heads < HEADS)
     tl.store(pool + lines[:, None] * DIM + dims[None, :], value.to(pool.dtype.element_ty), mask=inside)
 
