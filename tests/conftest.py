@@ -15,6 +15,7 @@ from medha_jax.runtime import MeshExecutor
 from medha_jax.runtime.executables import use_compilation_cache
 from medha_jax.runtime.programs import Programs
 from medha_jax.text import Tokenizer
+from tests.compiling import AS_USERS, AT_ONCE, FOR_MANY_TICKS, xla_flags
 from tests.small import small_executor
 
 # a shell that starts the tests in the background makes them, and the commands they start, ignore Ctrl-C
@@ -29,26 +30,30 @@ if WORKER is not None:
 DEVICES = 8
 request_cpu_devices(DEVICES)
 
-# Compiling is most of what the tests do. XLA's emitters of fused loops make fast programs and take half of that time,
-# so programs go without, and LLVM optimises less; here and in commands that tests start. What is computed stays the
-# same, and the comparisons with transformers run the programs that users run.
-os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=1"
+os.environ["XLA_FLAGS"] = xla_flags(os.environ["XLA_FLAGS"], AT_ONCE)
 
 
 @pytest.fixture(scope="session", autouse=True)
-def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A compilation cache of this run for all tests and workers, because many need the same programs."""
+def programs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The cache directory of commands that tests start: of this run, for all tests and workers.
+
+    Programs of the tests themselves are kept where the next run finds them.
+    """
+    use_compilation_cache(request.config.cache.mkdir("programs"))
     base = tmp_path_factory.getbasetemp()
-    directory = (base if WORKER is None else base.parent) / "programs"
-    use_compilation_cache(directory)
-    return directory
+    return (base if WORKER is None else base.parent) / "programs"
 
 
 @pytest.fixture
 def as_users_compile(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ticks with everything that XLA does where nobody states options."""
-    options = {"xla_cpu_use_fusion_emitters": True, "xla_backend_optimization_level": 3}
-    monkeypatch.setattr(Programs, "compiler_options", options)
+    monkeypatch.setattr(Programs, "compiler_options", AS_USERS)
+
+
+@pytest.fixture
+def for_many_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ticks that take longer to compile and less to run."""
+    monkeypatch.setattr(Programs, "compiler_options", FOR_MANY_TICKS)
 
 
 @pytest.fixture(scope="session")
@@ -70,4 +75,6 @@ def byte_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 @pytest.fixture(scope="session")
 def executor() -> MeshExecutor:
     """A runtime of three shapes for a small random model; tests leave no request behind in it."""
-    return small_executor(buckets=Buckets(decode=(8,), prefill=(32, 128), chunks=4))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Programs, "compiler_options", FOR_MANY_TICKS)
+        return small_executor(buckets=Buckets(decode=(8,), prefill=(32, 128), chunks=4))

@@ -101,6 +101,7 @@ def traffic(draw: st.DrawFn) -> tuple[list[tuple[int, GenerationRequest]], dict[
     return arrivals, {number: when for number, when in cancels.items() if when > arrivals[number][0]}
 
 
+@pytest.mark.usefixtures("for_many_ticks")
 @settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(traffic())
 def test_a_tick_ahead_changes_no_token(

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medha_jax.config import Buckets, MeshConfig, RuntimeConfig
 from medha_jax.engine import GenerationRequest, OfflineEngine, open_executor
 from medha_jax.plan import SamplingParams
 from medha_jax.runtime import TokenResult
 from medha_jax.text import Tokenizer
+from tests.reference.test_golden import runtime
 from tools.make_goldens import NEW_TOKENS, config, decisive, random_model
 
 pytestmark = pytest.mark.reference
@@ -34,18 +34,7 @@ def test_every_step_agrees_with_transformers(tmp_path: Path, family: str, rope: 
     (tmp_path / "config.json").write_text(json.dumps(stated))
     rng = np.random.default_rng(seed)
     goldens = [decisive(stated, state, length, seed) for length in (3, 700, 2500)]
-    executor = open_executor(
-        RuntimeConfig(
-            model=tmp_path,
-            max_context=4096,
-            slots=3,
-            pool_tokens=8192,
-            mesh=MeshConfig(buckets=Buckets(decode=(3,), prefill=(256,), chunks=3)),
-            keep_logits=True,
-            compilation_cache=None,
-        ),
-        lambda line: None,
-    )
+    executor = open_executor(runtime(tmp_path), lambda line: None)
     logits: dict[int, list[np.ndarray]] = {number: [] for number in range(len(goldens))}
 
     def keep(number: int, result: TokenResult) -> None:

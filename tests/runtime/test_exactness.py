@@ -173,6 +173,7 @@ def test_chunks_of_a_lone_prompt_leave_one_a_tick(spp: int, byte_tokenizer: Toke
         assert serve(executor, byte_tokenizer, [Arrival(0, lone)]).ticks == chunks + spp - 1
 
 
+@pytest.mark.usefixtures("for_many_ticks")
 def test_nothing_compiles_in_a_long_random_schedule(executor: MeshExecutor, byte_tokenizer: Tokenizer) -> None:
     """An hour at a tick a second on one device, and two minutes of it on eight that share two cores."""
     eight = small_executor(

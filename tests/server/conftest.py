@@ -1,8 +1,10 @@
 import json
+import os
 
 import pytest
 
 from medha_jax.client import Client
+from tests.compiling import FOR_MANY_TICKS, xla_flags
 from tests.server.processes import SERVE, SIMULATED, ServerProcess
 from tests.text.tiny_tokenizers import byte_level
 
@@ -47,7 +49,8 @@ def serve_options(model, programs, tmp_path_factory):
     (folder / "mesh.yaml").write_text(json.dumps(MESH))
     options = ["--model", model, "--mesh", folder / "mesh.yaml", "--port", 0, "--slots", SLOTS, "--pool-tokens", 4096]
     options += ["--metrics-port", 0]
-    return [*SERVE, *options], {"MEDHA_JAX_CACHE": str(programs)}
+    flags = xla_flags(os.environ["XLA_FLAGS"], FOR_MANY_TICKS)
+    return [*SERVE, *options], {"MEDHA_JAX_CACHE": str(programs), "XLA_FLAGS": flags}
 
 
 @pytest.fixture(scope="session")

@@ -125,7 +125,7 @@ def start(model: Path, programs: Path, tmp_path: Path) -> Iterator[Callable[...,
         command = [sys.executable, "-m", "tests.runtime.cluster.member", str(model), text]
         for number in range(processes):
             with open(tmp_path / f"{number}.out", "wb") as out, open(tmp_path / f"{number}.err", "wb") as err:
-                own = {**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", **environment(number)}
+                own = {**os.environ, **environment(number)}
                 started.append(subprocess.Popen([*command, str(number)], cwd=ROOT, env=own, stdout=out, stderr=err))
         return Cluster(started[-processes:], tmp_path)
 

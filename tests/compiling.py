@@ -1,0 +1,19 @@
+"""What programs are compiled with in tests.
+
+Compiling is most of what the tests do. XLA's emitters of fused loops make fast programs and take half of that time, so
+programs go without, and LLVM does not optimise; here and in commands that tests start. What is computed stays the same.
+Where ticks are many, some optimisation pays; and the comparisons with transformers run what users run.
+"""
+
+EMITTERS = "xla_cpu_use_fusion_emitters"
+LEVEL = "xla_backend_optimization_level"
+CHEAP = "xla_llvm_disable_expensive_passes"
+
+AT_ONCE = {EMITTERS: False, LEVEL: 0, CHEAP: True}
+FOR_MANY_TICKS = {LEVEL: 1, CHEAP: False}
+AS_USERS = {EMITTERS: True, LEVEL: 3, CHEAP: False}
+
+
+def xla_flags(before: str, options: dict[str, int]) -> str:
+    """`XLA_FLAGS` with options, of which the last counts."""
+    return " ".join([before, *(f"--{name}={str(value).lower()}" for name, value in options.items())])
