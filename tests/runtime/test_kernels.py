@@ -42,7 +42,7 @@ TABLE = parse_table(
 def tokens(executor: MeshExecutor, tokenizer: Tokenizer) -> tuple[dict[int, tuple[int, ...]], np.ndarray]:
     """Greedy tokens of two requests, the second of which joins the first, and the logits of all that are read."""
     rng, logits = np.random.default_rng(0), []
-    engine = OfflineEngine(executor, tokenizer, itertools.count().__next__, lambda _, r: logits.extend(r.logits))
+    engine = OfflineEngine(executor, tokenizer, itertools.count().__next__, lambda _, r: logits.append(r.logits))
     greedy = SamplingParams(temperature=0, max_tokens=3, ignore_eos=True)
     waiting = [
         GenerationRequest(tuple(rng.integers(0, 256, length).tolist()), greedy, chunks=chunks)
@@ -55,7 +55,7 @@ def tokens(executor: MeshExecutor, tokenizer: Tokenizer) -> tuple[dict[int, tupl
         for number, event in engine.step():
             if isinstance(event, Finished):
                 found[number] = event.completion.token_ids
-    return found, np.stack(logits)
+    return found, np.concatenate(logits)
 
 
 @pytest.fixture(autouse=True)

@@ -63,7 +63,7 @@ def _two_to(power):
 
 
 @triton.jit
-def _in_eight_bits_range(q):
+def _in_range_of_fp16(q):
     """Rows in fp16, which e4m3 converts to in one instruction, each scaled by a power of two; and those powers.
 
     Exact but for elements more than 2^14 times smaller than their row's largest.
@@ -144,7 +144,7 @@ def _tile(
     pages = table + slot * WIDTH
     scale = tl.full([ROWS], 1.0, tl.float32)
     if FP8:
-        q, scale = _in_eight_bits_range(q)
+        q, scale = _in_range_of_fp16(q)
 
     top = tl.full([ROWS], float("-inf"), tl.float32)
     total = tl.zeros([ROWS], tl.float32)
