@@ -6,8 +6,9 @@ Modules are written for the slice of the weights that a device holds: sizes are 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Mapping
+from functools import cache, partial
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -152,7 +153,8 @@ class Decoder(nnx.Module):
         self.head = None if tied else declare(rngs, normal, dtype, vocab=arch.vocab, embed=arch.embed)
 
 
-def parameter_specs(arch: Architecture, dtype: Any) -> dict[str, ParameterSpec]:
+@cache
+def parameter_specs(arch: Architecture, dtype: Any) -> Mapping[str, ParameterSpec]:
     """Every parameter of the model by dotted path, e.g. `layers.attention.query.kernel`; allocates nothing.
 
     Stacked parameters have the logical axis `layers` first.
@@ -164,9 +166,10 @@ def parameter_specs(arch: Architecture, dtype: Any) -> dict[str, ParameterSpec]:
         prefix = ("layers",) if path[0] == "layers" else ()
         axes = prefix + tuple(variable.get_metadata()["axes"])
         specs[".".join(map(str, path))] = ParameterSpec(tuple(value.shape), value.dtype, axes)
-    return specs
+    return MappingProxyType(specs)
 
 
+@cache
 def layer_graph(arch: Architecture, dtype: Any) -> Callable[[dict[str, Array]], Layer]:
     """Return the function that makes a `Layer` out of one layer's arrays, keyed by path below `layers.`.
 

@@ -74,8 +74,12 @@ def place_parameters(
     placed = {}
     for name, value in parameters.items():
         spec = specs[name]
-        fit = partial(_fit, shape=spec.shape, axes=spec.axes)
-        placed[name] = jax.jit(fit, out_shardings=parameter_sharding(mesh, spec.axes))(value)
+        sharding = parameter_sharding(mesh, spec.axes)
+        if value.shape == spec.shape:
+            placed[name] = jax.device_put(value, sharding)  # copies nothing that lies there already
+        else:
+            fit = partial(_fit, shape=spec.shape, axes=spec.axes)
+            placed[name] = jax.jit(fit, out_shardings=sharding)(value)
     return jax.block_until_ready(placed)
 
 
