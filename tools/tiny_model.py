@@ -15,7 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 from safetensors.numpy import save_file
 
-from medha_jax.models import Architecture, Decoder, layer_graph, rotary_angles
+from medha_jax.models import Architecture, Decoder, layer_graph, rotary_angles, rotary_constants
 
 CONFIG: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
@@ -138,7 +138,7 @@ def token_losses(
         positions = jnp.broadcast_to(jnp.arange(length), (size, length))
     inputs, targets = tokens[:, :-1].reshape(-1), tokens[:, 1:].reshape(-1)
     where = positions.reshape(-1)
-    angles = rotary_angles(arch.rope, arch.head_dim, where, where + 1)
+    angles = rotary_angles(rotary_constants(arch.rope, arch.head_dim), where, where + 1)
     merge = layer_graph(arch, jnp.float32)
     stacked = {p.removeprefix("layers."): x for p, x in parameters.items() if p.startswith("layers.")}
     attend = partial(dense_attention, length=length)

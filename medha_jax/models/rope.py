@@ -109,7 +109,7 @@ def _yarn_attention_factor(stated: Mapping[str, Any], factor: float) -> float:
 
 
 def inverse_frequencies(rope: RopeScaling, head_dim: int) -> np.ndarray:
-    """Radians per token of each rotated pair, fp32 `[head_dim / 2]`, for rules that ignore the length."""
+    """Radians per token of each rotated pair, fp32 `[head_dim / 2]`, up to the original context."""
     exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
     inverse = (np.float32(1.0) / np.float32(rope.theta) ** exponents).astype(np.float32)
     if rope.kind == "linear":
@@ -146,38 +146,42 @@ def _yarn(rope: RopeScaling, inverse: np.ndarray, head_dim: int) -> np.ndarray:
 
 
 def rotary_constants(rope: RopeScaling, head_dim: int) -> dict[str, np.ndarray]:
-    """What `rotary_angles` takes of a rule as numbers, so that a program compiled for one rule serves others, too."""
+    """A rule as numbers, so that a program compiled for one rule serves all others, too.
+
+    `rope.inverse`, radians per token of each pair, is multiplied by `stretch ** rope.bend`, where `stretch` grows by
+    `rope.growth` per token of a sequence beyond `rope.original`; no growth and no bend where a rule ignores the length.
+
+    Dynamic NTK's `theta * stretch ** (d / (d - 2))` to the power of `-2 i / d` is that with a bend of `-2 i / (d - 2)`.
+    """
+    bend, growth = np.zeros(head_dim // 2, np.float32), 0.0
+    if rope.follows_length:
+        bend = -np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim - 2)
+        growth = rope.factor / rope.original_context
     return {
         "rope.inverse": inverse_frequencies(rope, head_dim),
+        "rope.bend": bend,
+        "rope.growth": np.array(growth, np.float32),
+        "rope.original": np.array(rope.original_context, np.float32),
         "rope.scale": np.array(rope.attention_factor, np.float32),
     }
 
 
 def rotary_angles(
-    rope: RopeScaling,
-    head_dim: int,
+    constants: Mapping[str, Array | np.ndarray],
     positions: Int[Array, " rows"],
     lengths: Int[Array, " rows"],
-    constants: Mapping[str, Array | np.ndarray] | None = None,
 ) -> tuple[Float[Array, "rows half"], Float[Array, "rows half"]]:
     """Cosine and sine of every row's rotation, fp32.
 
     Args:
+        constants: `rotary_constants`.
         positions: place of each row in its sequence, in tokens.
         lengths: sequence length that a rule which follows the length sees: the whole prompt for its rows,
             `position + 1` for generated ones. That makes the result independent of how a prompt is cut.
-        constants: `rotary_constants`, where they are arguments of a program.
     """
-    if constants is None:
-        constants = rotary_constants(rope, head_dim)
-    if rope.follows_length:
-        exponents = jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim
-        grown = jnp.maximum(lengths, rope.original_context).astype(jnp.float32)
-        stretch = rope.factor * grown / rope.original_context - (rope.factor - 1)
-        theta = rope.theta * stretch ** (head_dim / (head_dim - 2))
-        inverse = 1.0 / theta[:, None] ** exponents[None, :]
-    else:
-        inverse = jnp.asarray(constants["rope.inverse"])[None, :]
+    beyond = jnp.maximum(lengths.astype(jnp.float32) - constants["rope.original"], 0)
+    stretch = 1 + constants["rope.growth"] * beyond
+    inverse = jnp.asarray(constants["rope.inverse"]) * stretch[:, None] ** jnp.asarray(constants["rope.bend"])
     angles, scale = positions.astype(jnp.float32)[:, None] * inverse, constants["rope.scale"]
     return jnp.cos(angles) * scale, jnp.sin(angles) * scale
 

@@ -63,7 +63,7 @@ def build_tick(program: Program, dtype: jnp.dtype) -> Tick:
         slot, position = mine["row_slot"], mine["row_position"]
         # rules that follow the length see the whole prompt from its first chunk on
         length = jnp.maximum(position + 1, slots.column("prompt", slot))
-        angles = rotary_angles(arch.rope, arch.head_dim, position, length, parameters)
+        angles = rotary_angles(parameters, position, length)
         launch = program.plan.launch
         work = attention_work(mine, bucket) if launch is None else kernel_work(mine, launch)
 

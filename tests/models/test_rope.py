@@ -6,14 +6,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from medha_jax.models import RopeScaling, rotary_angles
+from medha_jax.models import RopeScaling, rotary_angles, rotary_constants
 from medha_jax.models.rope import inverse_frequencies, rotate
 
 HEAD_DIM = 8
 
 
 def angles(rope: RopeScaling, position: int, length: int) -> np.ndarray:
-    cos, sin = rotary_angles(rope, HEAD_DIM, jnp.array([position]), jnp.array([length]))
+    cos, sin = rotary_angles(rotary_constants(rope, HEAD_DIM), jnp.array([position]), jnp.array([length]))
     return np.arctan2(np.asarray(sin[0]), np.asarray(cos[0]))
 
 
@@ -37,7 +37,7 @@ def test_yarn_scales_cos_and_sin_by_its_temperature() -> None:
     config = {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 1024}
     rope = RopeScaling.from_config({"max_position_embeddings": 1024, "rope_scaling": config})
     assert rope.attention_factor == pytest.approx(0.1 * math.log(8) + 1)
-    cos, sin = rotary_angles(rope, HEAD_DIM, jnp.array([5]), jnp.array([6]))
+    cos, sin = rotary_angles(rotary_constants(rope, HEAD_DIM), jnp.array([5]), jnp.array([6]))
     np.testing.assert_allclose(cos**2 + sin**2, rope.attention_factor**2, rtol=1e-5)
 
 
@@ -54,10 +54,11 @@ def test_dynamic_changes_with_the_length_and_only_beyond_the_original_one() -> N
 def test_rotation_keeps_scores_dependent_on_distance_only() -> None:
     rng = np.random.default_rng(0)
     query, key = rng.normal(size=(2, 1, 1, HEAD_DIM)).astype(np.float32)
+    plain = rotary_constants(RopeScaling(), HEAD_DIM)
 
     def score(at: int, seen: int) -> float:
         turned = [
-            rotate(jnp.asarray(x), *rotary_angles(RopeScaling(), HEAD_DIM, jnp.array([p]), jnp.array([p + 1])))
+            rotate(jnp.asarray(x), *rotary_angles(plain, jnp.array([p]), jnp.array([p + 1])))
             for x, p in ((query, at), (key, seen))
         ]
         return float(jnp.sum(turned[0] * turned[1]))

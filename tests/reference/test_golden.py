@@ -33,7 +33,7 @@ def model_directory(tmp_path: Path, family: str, rope: str) -> Path:
     return tmp_path
 
 
-# models of one family run the same programs but for one rule: apart, so that no two workers compile them at once
+# models of one family run the same programs: apart, so that no two workers compile them at once
 CASES = [(family, rope) for rope in ROPES for family in FAMILIES]
 
 
