@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import json as jsons
 import math
@@ -71,7 +70,9 @@ def spoken_to(target: Target, client: ClientOptions, work: Callable[[Opened], Aw
         finally:
             await backend.close()
 
-    return asyncio.run(run())
+    import uvloop
+
+    return uvloop.run(run())
 
 
 async def ready(opened: Opened, workload: Workload, client: ClientOptions) -> None:
