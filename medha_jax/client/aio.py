@@ -99,7 +99,8 @@ class AsyncClient:
             )
             call = method(_async(prompt, settings, answered), **called)
         try:
-            async for message in call:
+            # not `async for`: the generator that grpc.aio makes for it keeps a call until the collector comes
+            while (message := await call.read()) is not aio.EOF:
                 answered.set()
                 yield event_from(message)
         except aio.AioRpcError as error:

@@ -1,0 +1,184 @@
+"""Every policy under loads, mixes and troubles: `python -m benchmarks.policies --seconds 1800 --seed 101 --seed 102`.
+
+Simulated, on 16 A100 whose time model the scheduler has, but where a condition says otherwise. Counts are of
+requests: late short ones, long ones on time (`max(1.5 x alone, 0.5 s)`). A policy is marked where no other has fewer
+late short ones, and where no other has more long ones on time; what was counted goes to `--out`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from medha_jax.config import POLICIES, SchedulerConfig
+from medha_jax.simulate.deployments import DEPLOYMENTS, Deployment
+from medha_jax.simulate.run import alone, simulate
+from medha_jax.workload import Arrival, load_mix
+
+SETTINGS = SchedulerConfig(max_waiting=2**31)
+LOADS = (0.5, 0.75, 0.9, 1.0, 1.2)
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a policy has to live with.
+
+    Args:
+        load: seconds of isolated prefill that arrive in a second.
+        mix: percentage of long requests.
+        pool: part of the KV pool that there is.
+        burstiness: shape of gamma-distributed gaps between arrivals; 1 for a Poisson process.
+        slowed: times as long as predicted that every tick takes.
+        drained: whether everything is served, or nothing after the last arrival.
+    """
+
+    load: float
+    mix: str = "5"
+    pool: float = 1.0
+    burstiness: float = 1.0
+    slowed: float = 1.0
+    drained: bool = True
+
+    def __str__(self) -> str:
+        """What is not as usual."""
+        told = [f"load {self.load:g}"]
+        told += [f"{self.mix} % long"] if self.mix != "5" else []
+        told += [f"{self.pool:g} of the pool"] if self.pool != 1 else []
+        told += [f"bursts (gamma, shape {self.burstiness:g})"] if self.burstiness != 1 else []
+        told += [f"ticks take {self.slowed:g} x what is predicted"] if self.slowed != 1 else []
+        told += [] if self.drained else ["not drained"]
+        return ", ".join(told)
+
+
+GRIDS = {
+    "loads": tuple(Condition(load) for load in LOADS),
+    "troubles": (
+        Condition(0.9, mix="0"),
+        Condition(1.2, mix="0"),
+        Condition(0.9, mix="1"),
+        Condition(1.2, mix="1"),
+        Condition(0.9, pool=0.25),
+        Condition(1.2, pool=0.25),
+        Condition(0.9, burstiness=0.25),
+        Condition(0.75, slowed=1.25),
+        Condition(1.5, drained=False),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Count:
+    """What a policy did to the requests of one simulation; `longest_wait` is in seconds, to the end where it lasts."""
+
+    condition: str
+    seed: int
+    policy: str
+    short: int
+    short_late: int
+    long: int
+    long_on_time: int
+    longest_wait: float
+
+
+def main() -> None:
+    """Simulate two at a time, print each as it comes, then the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--grid", choices=tuple(GRIDS), action="append", help="may be repeated; all, if none is named")
+    parser.add_argument("--seed", type=int, action="append", help="of lengths and arrivals; 101, if none is named")
+    parser.add_argument("--seconds", type=float, default=3600, help="in which requests come")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--out", type=Path, help="JSON file")
+    given = parser.parse_args()
+    conditions = [one for grid in given.grid or GRIDS for one in GRIDS[grid]]
+    counts: list[Count] = []
+    for count in counted(conditions, given.seed or [101], given.seconds, given.processes):
+        counts.append(count)
+        print(f"{len(counts)}: {count}", flush=True)
+    print("\n".join(table(counts)))
+    if given.out:
+        given.out.write_text(json.dumps([asdict(one) for one in counts], indent=1) + "\n", encoding="utf-8")
+
+
+def counted(conditions: Sequence[Condition], seeds: Sequence[int], seconds: float, processes: int) -> Iterator[Count]:
+    """Every policy under every condition and seed, in this order."""
+    rows = [(one, seed, policy, seconds) for one in conditions for seed in seeds for policy in POLICIES]
+    with ProcessPoolExecutor(processes) as pool:
+        yield from pool.map(count, *zip(*rows, strict=True))
+
+
+def count(condition: Condition, seed: int, policy: str, seconds: float) -> Count:
+    """One simulation."""
+    machine = DEPLOYMENTS["a100-16"]
+    work = alone(machine, SETTINGS)
+    arrivals = arriving(condition, seed, seconds, work)
+    outcome = simulate(
+        with_pool(machine, condition.pool),
+        replace(SETTINGS, policy=policy),
+        arrivals,
+        until=None if condition.drained else seconds,
+        isolated=work,
+        slowed=None if condition.slowed == 1 else lambda at: condition.slowed,
+    )
+    # whose deadline lies beyond the end was neither late nor on time
+    judged = [one for one in outcome.served if one.on_time is not None]
+    short, long = ([one for one in judged if one.arrival.long == kind] for kind in (False, True))
+    return Count(
+        condition=str(condition),
+        seed=seed,
+        policy=policy,
+        short=len(short),
+        short_late=sum(not one.on_time for one in short),
+        long=len(long),
+        long_on_time=sum(bool(one.on_time) for one in long),
+        longest_wait=max((one.ttft for one in outcome.served), default=0.0),
+    )
+
+
+def arriving(condition: Condition, seed: int, seconds: float, work: Callable[[int], float]) -> list[Arrival]:
+    """The requests of a condition; bursts are the same requests with other gaps between them, in as many seconds."""
+    arrivals = load_mix(condition.mix).offered(condition.load, seconds, seed, work)
+    if condition.burstiness == 1:
+        return arrivals
+    gaps = np.random.default_rng(seed).gamma(condition.burstiness, size=len(arrivals) + 1)
+    times = np.cumsum(gaps)[:-1] * seconds / gaps.sum()
+    return [replace(one, at=at) for one, at in zip(arrivals, times.tolist(), strict=True)]
+
+
+def with_pool(machine: Deployment, part: float) -> Deployment:
+    """A machine with a part of its KV pool."""
+    pool = machine.config.pool_tokens
+    assert pool is not None
+    return replace(machine, config=replace(machine.config, pool_tokens=int(pool * part)))
+
+
+def table(counts: Sequence[Count]) -> Iterator[str]:
+    """Seeds added up, policies beside each other: late short ones / long ones on time / longest wait."""
+    yield "\n| condition | short | long | " + " | ".join(POLICIES) + " |"
+    yield "|---" * (3 + len(POLICIES)) + "|"
+    for condition in dict.fromkeys(one.condition for one in counts):
+        of = {policy: [c for c in counts if (c.condition, c.policy) == (condition, policy)] for policy in POLICIES}
+        late = {policy: sum(one.short_late for one in mine) for policy, mine in of.items()}
+        good = {policy: sum(one.long_on_time for one in mine) for policy, mine in of.items()}
+        cells = (
+            f"{_best(late[policy], min(late.values()))} / {_best(good[policy], max(good.values()))} / "
+            f"{max(one.longest_wait for one in of[policy]):,.0f} s"
+            for policy in POLICIES
+        )
+        # not drained, policies judge different requests: the most that one of them did
+        short, long = (max(sum(getattr(c, kind) for c in mine) for mine in of.values()) for kind in ("short", "long"))
+        yield f"| {condition} | {short:,} | {long} | " + " | ".join(cells) + " |"
+    yield "\nlate short requests / long ones on time / longest wait; **bold** where no policy is better"
+
+
+def _best(value: int, best: int) -> str:
+    return f"**{value}**" if value == best else str(value)
+
+
+if __name__ == "__main__":
+    main()

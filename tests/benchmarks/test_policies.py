@@ -1,0 +1,55 @@
+"""The comparison of policies: what is counted, and what each condition changes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from benchmarks.policies import Condition, Count, arriving, count, table, with_pool
+from medha_jax.config import POLICIES
+from medha_jax.simulate.deployments import DEPLOYMENTS
+
+SECONDS = 60.0
+
+
+def work(tokens: int) -> float:
+    return tokens / 5000
+
+
+def test_bursts_are_the_same_requests_with_other_gaps() -> None:
+    even, bursts = (arriving(Condition(0.9, burstiness=shape), 3, 600.0, work) for shape in (1.0, 0.25))
+    assert [one.prompt for one in even] == [one.prompt for one in bursts]
+    spread = [np.diff([one.at for one in some]) for some in (even, bursts)]
+    assert spread[1].std() > 1.3 * spread[0].std()
+    assert 0 <= bursts[0].at <= bursts[-1].at <= 600
+
+
+def test_a_slower_machine_makes_more_requests_late_and_every_request_is_counted() -> None:
+    usual, slow = (count(Condition(0.9, slowed=times), 1, "fcfs", SECONDS) for times in (1.0, 4.0))
+    assert (usual.short, usual.long) == (slow.short, slow.long)
+    assert usual.short + usual.long == len(arriving(Condition(0.9), 1, SECONDS, _alone()))
+    assert slow.longest_wait > usual.longest_wait
+    assert slow.short_late + slow.long - slow.long_on_time > usual.short_late + usual.long - usual.long_on_time
+
+
+def _alone():
+    from benchmarks.policies import SETTINGS
+    from medha_jax.simulate.run import alone
+
+    return alone(DEPLOYMENTS["a100-16"], SETTINGS)
+
+
+def test_a_part_of_the_pool() -> None:
+    machine = DEPLOYMENTS["a100-16"]
+    assert with_pool(machine, 0.25).config.pool_tokens == pytest.approx(machine.config.pool_tokens / 4, abs=1)
+
+
+def test_the_table_adds_seeds_up_and_marks_the_best() -> None:
+    counts = [
+        Count("load 1", seed, policy, 10, int(policy != "red"), 5, 2 if policy == "srtf" else 1, 7.0)
+        for policy in POLICIES
+        for seed in (1, 2)
+    ]
+    row = list(table(counts))[2]
+    assert row.startswith("| load 1 | 20 | 10 |")
+    assert "**0** / 2 / 7 s" in row and "2 / **4** / 7 s" in row
