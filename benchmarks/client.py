@@ -9,6 +9,7 @@ machine's cores. `--backend openai` runs against `benchmarks.completions_server`
 from __future__ import annotations
 
 import argparse
+import asyncio
 import resource
 import signal
 import subprocess
@@ -17,7 +18,6 @@ import time
 from collections import Counter
 
 import numpy as np
-import uvloop
 
 from benchmarks.server import STOP_SECONDS, cpu_seconds
 from medha_jax.bench.backend import Backend
@@ -51,7 +51,7 @@ def main() -> None:
         assert server.stdout is not None
         address = server.stdout.readline().split()[-1]
         began, used = time.perf_counter(), time.process_time()
-        records = uvloop.run(send(given.backend, address, config))
+        records = asyncio.run(send(given.backend, address, config))
         seconds = time.perf_counter() - began
         most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         print(report(records), flush=True)

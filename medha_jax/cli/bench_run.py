@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json as jsons
 import math
@@ -70,9 +71,7 @@ def spoken_to(target: Target, client: ClientOptions, work: Callable[[Opened], Aw
         finally:
             await backend.close()
 
-    import uvloop
-
-    return uvloop.run(run())
+    return asyncio.run(run())
 
 
 async def ready(opened: Opened, workload: Workload, client: ClientOptions) -> None:

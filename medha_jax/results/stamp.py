@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("medha-jax", "jax", "jaxlib", "numpy", "grpcio", "uvloop", "aiohttp")
+PACKAGES = ("medha-jax", "jax", "jaxlib", "numpy", "grpcio", "aiohttp")
 MASK = "***"
 _SECRET = re.compile(r"--?([\w-]*-)?(token|key|password|secret|authorization)", re.IGNORECASE)
 
