@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from medha_jax.runtime.executables import use_compilation_cache
 from medha_jax.runtime.programs import Programs
 from medha_jax.text import Tokenizer
 from tests.compiling import AS_USERS, AT_ONCE, FOR_MANY_TICKS, xla_flags
+from tests.forking import Forker
 from tests.small import small_executor
 
 # a shell that starts the tests in the background makes them, and the commands they start, ignore Ctrl-C
@@ -42,6 +44,14 @@ def programs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     use_compilation_cache(request.config.cache.mkdir("programs"))
     base = tmp_path_factory.getbasetemp()
     return (base if WORKER is None else base.parent) / "programs"
+
+
+@pytest.fixture(scope="session")
+def forker() -> Iterator[Forker]:
+    """Starts processes that need not import JAX again."""
+    forker = Forker()
+    yield forker
+    forker.close()
 
 
 @pytest.fixture

@@ -176,6 +176,7 @@ def test_loss_does_not_depend_on_how_rows_are_blocked(arch):
     """More rows than one block of logits give the same losses as one window at a time."""
     parameters = read_parameters(arch)
     windows = np.random.default_rng(0).integers(0, arch.vocab, (8, LOGIT_ROWS // 4 + 1), dtype=np.int32)
-    score = jax.jit(lambda windows: token_losses(arch, parameters, windows))
-    together, alone = score(windows), [score(window[None])[0] for window in windows]
+    score = jax.jit(lambda parameters, windows: token_losses(arch, parameters, windows))
+    together = score(parameters, windows)
+    alone = [score(parameters, window[None])[0] for window in windows]
     np.testing.assert_allclose(together, np.stack(alone), atol=1e-3)

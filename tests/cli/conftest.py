@@ -1,9 +1,10 @@
 import os
 import subprocess
+from tempfile import TemporaryFile
 
 import pytest
 
-from tests.cli.command import COMMAND, CONFIG, ROOT
+from tests.cli.command import CONFIG, ROOT
 from tests.text.tiny_tokenizers import byte_level
 
 
@@ -31,17 +32,22 @@ def model(tmp_path_factory):
 
 
 @pytest.fixture
-def medha(environment):
-    def run(*arguments, input=None, timeout=120):
-        return subprocess.run(
-            [*COMMAND, *map(str, arguments)],
-            input=input,
-            capture_output=True,
-            text=True,
-            env=environment,
-            timeout=timeout,
-            check=False,
-        )
+def medha(environment, forker):
+    """The command, run to its end."""
+
+    def run(*arguments, input="", timeout=120):
+        arguments = [*map(str, arguments)]
+        with TemporaryFile("w+") as given, TemporaryFile("w+") as out, TemporaryFile("w+") as errors:
+            given.write(input)
+            given.seek(0)
+            process = forker.start("medha_jax.cli", arguments, environment, (given, out, errors))
+            try:
+                code = process.wait(timeout)
+            finally:
+                process.kill()
+            out.seek(0)
+            errors.seek(0)
+            return subprocess.CompletedProcess(arguments, code, out.read(), errors.read())
 
     return run
 

@@ -7,7 +7,6 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,8 +21,8 @@ from tokenizers import models, pre_tokenizers
 
 from medha_jax.checkpoints import random_parameters, write_huggingface
 from medha_jax.models import Architecture
+from tests.forking import Forked, Forker
 
-ROOT = Path(__file__).parents[3]
 CONFIG: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
     "vocab_size": 256,
@@ -74,7 +73,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Cluster:
     """Running processes, process 0 first; what they print goes to files, because nobody empties a pipe meanwhile."""
 
-    members: list[subprocess.Popen[bytes]]
+    members: list[Forked | subprocess.Popen[bytes]]
     folder: Path
 
     def output(self, number: int) -> str:
@@ -110,23 +109,27 @@ class Cluster:
 
 
 @pytest.fixture
-def start(model: Path, programs: Path, tmp_path: Path) -> Iterator[Callable[..., Cluster]]:
+def start(model: Path, programs: Path, tmp_path: Path, forker: Forker) -> Iterator[Callable[..., Cluster]]:
     """Start a cluster: `start(processes, **settings)`; see member.py for the settings.
 
     `environment(number)` gives variables that process `number` has beside those of this one.
     """
-    started: list[subprocess.Popen[bytes]] = []
+    started: list[Forked | subprocess.Popen[bytes]] = []
 
     def run(
         processes: int, environment: Callable[[int], dict[str, str]] = lambda number: {}, **settings: Any
     ) -> Cluster:
         stated = dict(processes=processes, coordinator=f"127.0.0.1:{free_ports()}", heartbeat=10, patience=60)
         text = json.dumps({**stated, "compilation_cache": str(programs), **settings})
-        command = [sys.executable, "-m", "tests.runtime.cluster.member", str(model), text]
         for number in range(processes):
-            with open(tmp_path / f"{number}.out", "wb") as out, open(tmp_path / f"{number}.err", "wb") as err:
-                own = {**os.environ, **environment(number)}
-                started.append(subprocess.Popen([*command, str(number)], cwd=ROOT, env=own, stdout=out, stderr=err))
+            with (
+                open(os.devnull) as nothing,
+                open(tmp_path / f"{number}.out", "wb") as out,
+                open(tmp_path / f"{number}.err", "wb") as err,
+            ):
+                arguments, own = [str(model), text, str(number)], {**os.environ, **environment(number)}
+                member = forker.start("tests.runtime.cluster.member", arguments, own, (nothing, out, err))
+                started.append(member)
         return Cluster(started[-processes:], tmp_path)
 
     yield run
