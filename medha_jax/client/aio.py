@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -99,10 +100,12 @@ class AsyncClient:
             )
             call = method(_async(prompt, settings, answered), **called)
         try:
-            # not `async for`: the generator that grpc.aio makes for it keeps a call until the collector comes
-            while (message := await call.read()) is not aio.EOF:
-                answered.set()
-                yield event_from(message)
+            # closed, because what grpc.aio makes to read a call holds it, and is held by it, until the collector comes;
+            # and not `call.read()`, which drops messages that came together with the end
+            async with aclosing(aiter(call)) as messages:
+                async for message in messages:
+                    answered.set()
+                    yield event_from(message)
         except aio.AioRpcError as error:
             raise error_from(error) from None
         except asyncio.CancelledError:
