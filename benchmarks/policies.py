@@ -12,6 +12,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +20,11 @@ import numpy as np
 from medha_jax.config import POLICIES, SchedulerConfig
 from medha_jax.simulate.deployments import DEPLOYMENTS, Deployment
 from medha_jax.simulate.run import alone, simulate
-from medha_jax.workload import Arrival, load_mix
+from medha_jax.workload import Arrival, WorkloadConfig, load_mix
+from medha_jax.workload.arrivals import due_times
 
 SETTINGS = SchedulerConfig(max_waiting=2**31)
-LOADS = (0.5, 0.75, 0.9, 1.0, 1.2)
+MACHINE = DEPLOYMENTS["a100-16"]
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Condition:
 
 
 GRIDS = {
-    "loads": tuple(Condition(load) for load in LOADS),
+    "loads": tuple(Condition(load) for load in (0.5, 0.75, 0.9, 1.0, 1.2)),
     "troubles": (
         Condition(0.9, mix="0"),
         Condition(1.2, mix="0"),
@@ -87,7 +89,7 @@ class Count:
 
 
 def main() -> None:
-    """Simulate two at a time, print each as it comes, then the tables."""
+    """Simulate some at a time, print each as it comes, then the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--grid", choices=tuple(GRIDS), action="append", help="may be repeated; all, if none is named")
     parser.add_argument("--seed", type=int, action="append", help="of lengths and arrivals; 101, if none is named")
@@ -97,9 +99,9 @@ def main() -> None:
     given = parser.parse_args()
     conditions = [one for grid in given.grid or GRIDS for one in GRIDS[grid]]
     counts: list[Count] = []
-    for count in counted(conditions, given.seed or [101], given.seconds, given.processes):
-        counts.append(count)
-        print(f"{len(counts)}: {count}", flush=True)
+    for one in counted(conditions, given.seed or [101], given.seconds, given.processes):
+        counts.append(one)
+        print(f"{len(counts)}: {one}", flush=True)
     print("\n".join(table(counts)))
     if given.out:
         given.out.write_text(json.dumps([asdict(one) for one in counts], indent=1) + "\n", encoding="utf-8")
@@ -108,17 +110,16 @@ def main() -> None:
 def counted(conditions: Sequence[Condition], seeds: Sequence[int], seconds: float, processes: int) -> Iterator[Count]:
     """Every policy under every condition and seed, in this order."""
     rows = [(one, seed, policy, seconds) for one in conditions for seed in seeds for policy in POLICIES]
-    with ProcessPoolExecutor(processes) as pool:
+    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
         yield from pool.map(count, *zip(*rows, strict=True))
 
 
 def count(condition: Condition, seed: int, policy: str, seconds: float) -> Count:
     """One simulation."""
-    machine = DEPLOYMENTS["a100-16"]
-    work = alone(machine, SETTINGS)
+    work = alone(MACHINE, SETTINGS)
     arrivals = arriving(condition, seed, seconds, work)
     outcome = simulate(
-        with_pool(machine, condition.pool),
+        with_pool(MACHINE, condition.pool),
         replace(SETTINGS, policy=policy),
         arrivals,
         until=None if condition.drained else seconds,
@@ -145,9 +146,9 @@ def arriving(condition: Condition, seed: int, seconds: float, work: Callable[[in
     arrivals = load_mix(condition.mix).offered(condition.load, seconds, seed, work)
     if condition.burstiness == 1:
         return arrivals
-    gaps = np.random.default_rng(seed).gamma(condition.burstiness, size=len(arrivals) + 1)
-    times = np.cumsum(gaps)[:-1] * seconds / gaps.sum()
-    return [replace(one, at=at) for one, at in zip(arrivals, times.tolist(), strict=True)]
+    process = WorkloadConfig(process="gamma", num_requests=len(arrivals) + 1)
+    *times, end = due_times(process, condition.burstiness, np.random.default_rng(seed)).tolist()
+    return [replace(one, at=at * seconds / end) for one, at in zip(arrivals, times, strict=True)]
 
 
 def with_pool(machine: Deployment, part: float) -> Deployment:

@@ -29,6 +29,8 @@ class ConfigError(ValueError):
     """A setting is out of its range; the message says what is allowed."""
 
 
+# Axes of the mesh, and the settings of their sizes; `mesh` alone divides arrays over them.
+TENSOR, STAGE, GROUP = "tp", "spp", "kvp"
 MESH_CONFIGS = Path(__file__).parent.parent / "mesh_configs"
 CPU_COLLECTIVE_FLAGS = (
     "--xla_cpu_collective_call_warn_stuck_timeout_seconds=300",
@@ -107,7 +109,7 @@ class MeshConfig:
     def __post_init__(self) -> None:
         if not 1 <= self.page_size <= 1024 or self.page_size & (self.page_size - 1):
             raise ConfigError(f"page size is {self.page_size}; allowed are powers of two from 1 to 1024")
-        for name in ("tp", "spp", "kvp"):
+        for name in (TENSOR, STAGE, GROUP):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.tokens_per_group is not None and (self.tokens_per_group < 1 or self.tokens_per_group % self.page_size):

@@ -1,4 +1,4 @@
-"""The device mesh: the only part that knows the names of its axes."""
+"""The device mesh: the only part that divides arrays over its axes, which `config` names."""
 
 from medha_jax.mesh.collectives import (
     embed_tokens,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jax import Array, lax
 
-from medha_jax.mesh.layout import GROUP, STAGE, TENSOR, Layout
+from medha_jax.config import GROUP, STAGE, TENSOR
+from medha_jax.mesh.layout import Layout
 
 
 def sum_over_tensor(x: Array) -> Array:

@@ -11,9 +11,8 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
-from medha_jax.config import patient_cpu_collectives
+from medha_jax.config import GROUP, STAGE, TENSOR, patient_cpu_collectives
 
-TENSOR, STAGE, GROUP = "tp", "spp", "kvp"
 AXES = (STAGE, GROUP, TENSOR)
 
 

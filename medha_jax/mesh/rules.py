@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from medha_jax.mesh.layout import GROUP, STAGE, TENSOR
+from medha_jax.config import GROUP, STAGE, TENSOR
 
 # head_dim and embed stay whole: every device reads all of them
 LOGICAL_TO_MESH: dict[str, str | None] = {

@@ -181,7 +181,7 @@ def rotary_angles(
     """
     beyond = jnp.maximum(lengths.astype(jnp.float32) - constants["rope.original"], 0)
     stretch = 1 + constants["rope.growth"] * beyond
-    inverse = jnp.asarray(constants["rope.inverse"]) * stretch[:, None] ** jnp.asarray(constants["rope.bend"])
+    inverse = constants["rope.inverse"] * stretch[:, None] ** constants["rope.bend"]
     angles, scale = positions.astype(jnp.float32)[:, None] * inverse, constants["rope.scale"]
     return jnp.cos(angles) * scale, jnp.sin(angles) * scale
 

@@ -19,7 +19,7 @@ from functools import cached_property
 
 import numpy as np
 
-from medha_jax.config import MeshConfig
+from medha_jax.config import STAGE, TENSOR, MeshConfig
 from medha_jax.scheduler.work import TickWork
 from medha_jax.simulate.hardware import Coefficients, Hardware, Link
 from medha_jax.simulate.model import Model
@@ -125,7 +125,7 @@ class CostModel:
     def link(self, axis: str) -> Link:
         """What joins the devices of an axis; devices lie as `[spp, kvp, tp]`, so `tp` are neighbours."""
         mesh = self.sizes.mesh
-        span = mesh.tp * (1 if axis == "tp" else mesh.kvp) * (mesh.spp if axis == "spp" else 1)
+        span = mesh.tp * (1 if axis == TENSOR else mesh.kvp) * (mesh.spp if axis == STAGE else 1)
         return self.hardware.near if span <= self.hardware.node else self.hardware.far
 
     @cached_property
@@ -160,8 +160,8 @@ class CostModel:
         return max(arithmetic, nbytes / (used.weights * hardware.bandwidth))
 
     def _collective(self, one: Collective) -> float:
-        mesh, link = self.sizes.mesh, self.link(one.axis)
-        count = {"tp": mesh.tp, "spp": mesh.spp, "kvp": mesh.kvp}[one.axis]
+        link = self.link(one.axis)
+        count: int = getattr(self.sizes.mesh, one.axis)
         share = (count - 1) / count
         sent = {"all-reduce": 2 * share, "all-gather": share, "collective-permute": 1.0}[one.kind] * one.nbytes
         return sent / (self.used.link * link.bandwidth) + link.latency

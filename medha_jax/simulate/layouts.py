@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import yaml
 
-from medha_jax.config import Buckets, MeshConfig
+from medha_jax.config import GROUP, STAGE, TENSOR, Buckets, MeshConfig
 from medha_jax.simulate.hardware import Hardware
 from medha_jax.simulate.model import Model
 from medha_jax.simulate.room import Room, room_of
@@ -111,7 +111,7 @@ def layout_yaml(mesh: MeshConfig, comment: str) -> str:
     def sizes(buckets: Buckets) -> dict[str, object]:
         return {"decode": list(buckets.decode), "prefill": list(buckets.prefill), "chunks": buckets.chunks}
 
-    stated: dict[str, object] = {name: getattr(mesh, name) for name in ("tp", "spp", "kvp", "page_size")}
+    stated: dict[str, object] = {name: getattr(mesh, name) for name in (TENSOR, STAGE, GROUP, "page_size")}
     if mesh.tokens_per_group is not None:
         stated["tokens_per_group"] = mesh.tokens_per_group
     stated["buckets"] = sizes(mesh.buckets)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from medha_jax.config import Buckets, MeshConfig
+from medha_jax.config import GROUP, STAGE, TENSOR, Buckets, MeshConfig
 from medha_jax.kv.allocator import pages_for
 from medha_jax.simulate.hardware import SpecError
 from medha_jax.simulate.model import Model
@@ -173,14 +173,14 @@ class DeviceSizes:
         found = []
         if mesh.tp > 1:
             # after attention and MLP of every layer, and after the embedding
-            found.append(Collective("all-reduce", "tp", hidden, 2 * self.layers + 1))
-            found.append(Collective("all-gather", "tp", samples * self.vocab * 4, 1))
+            found.append(Collective("all-reduce", TENSOR, hidden, 2 * self.layers + 1))
+            found.append(Collective("all-gather", TENSOR, samples * self.vocab * 4, 1))
         if mesh.spp > 1:
-            found.append(Collective("collective-permute", "spp", hidden, 1))
-            found.append(Collective("all-reduce", "spp", samples * model.embed * size, 1))
-            found.append(Collective("all-gather", "spp", samples * self.vocab // mesh.tp * 4, 1))
+            found.append(Collective("collective-permute", STAGE, hidden, 1))
+            found.append(Collective("all-reduce", STAGE, samples * model.embed * size, 1))
+            found.append(Collective("all-gather", STAGE, samples * self.vocab // mesh.tp * 4, 1))
         if mesh.kvp > 1 and shape.shared_rows:
             # attention's output of every group, with its log-sum-exp in fp32
             row = self.heads * (model.head_dim * size + 4)
-            found.append(Collective("all-gather", "kvp", mesh.kvp * shape.shared_rows * row, self.layers))
+            found.append(Collective("all-gather", GROUP, mesh.kvp * shape.shared_rows * row, self.layers))
         return tuple(found)

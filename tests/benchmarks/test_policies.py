@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.policies import Condition, Count, arriving, count, table, with_pool
+from benchmarks.policies import MACHINE, SETTINGS, Condition, Count, arriving, count, counted, table, with_pool
 from medha_jax.config import POLICIES
-from medha_jax.simulate.deployments import DEPLOYMENTS
+from medha_jax.simulate.run import alone
 
 SECONDS = 60.0
 
@@ -27,21 +27,21 @@ def test_bursts_are_the_same_requests_with_other_gaps() -> None:
 def test_a_slower_machine_makes_more_requests_late_and_every_request_is_counted() -> None:
     usual, slow = (count(Condition(0.9, slowed=times), 1, "fcfs", SECONDS) for times in (1.0, 4.0))
     assert (usual.short, usual.long) == (slow.short, slow.long)
-    assert usual.short + usual.long == len(arriving(Condition(0.9), 1, SECONDS, _alone()))
+    assert usual.short + usual.long == len(arriving(Condition(0.9), 1, SECONDS, alone(MACHINE, SETTINGS)))
     assert slow.longest_wait > usual.longest_wait
     assert slow.short_late + slow.long - slow.long_on_time > usual.short_late + usual.long - usual.long_on_time
 
 
-def _alone():
-    from benchmarks.policies import SETTINGS
-    from medha_jax.simulate.run import alone
-
-    return alone(DEPLOYMENTS["a100-16"], SETTINGS)
+def test_every_policy_under_every_condition_and_seed() -> None:
+    conditions = [Condition(0.5), Condition(0.5, mix="0")]
+    found = list(counted(conditions, [1, 2], SECONDS / 6, processes=1))
+    assert [(one.condition, one.seed, one.policy) for one in found] == [
+        (str(condition), seed, policy) for condition in conditions for seed in (1, 2) for policy in POLICIES
+    ]
 
 
 def test_a_part_of_the_pool() -> None:
-    machine = DEPLOYMENTS["a100-16"]
-    assert with_pool(machine, 0.25).config.pool_tokens == pytest.approx(machine.config.pool_tokens / 4, abs=1)
+    assert with_pool(MACHINE, 0.25).config.pool_tokens == pytest.approx(MACHINE.config.pool_tokens / 4, abs=1)
 
 
 def test_the_table_adds_seeds_up_and_marks_the_best() -> None:

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import socket
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -73,7 +72,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Cluster:
     """Running processes, process 0 first; what they print goes to files, because nobody empties a pipe meanwhile."""
 
-    members: list[Forked | subprocess.Popen[bytes]]
+    members: list[Forked]
     folder: Path
 
     def output(self, number: int) -> str:
@@ -114,7 +113,7 @@ def start(model: Path, programs: Path, tmp_path: Path, forker: Forker) -> Iterat
 
     `environment(number)` gives variables that process `number` has beside those of this one.
     """
-    started: list[Forked | subprocess.Popen[bytes]] = []
+    started: list[Forked] = []
 
     def run(
         processes: int, environment: Callable[[int], dict[str, str]] = lambda number: {}, **settings: Any

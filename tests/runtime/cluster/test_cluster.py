@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 from collections.abc import Callable
@@ -50,7 +51,7 @@ def test_slurm_says_who_is_who(start: Start, expected: dict[str, list[int]]) -> 
             "SLURM_NTASKS": "2",
             "SLURM_PROCID": str(number),
             "SLURM_LOCALID": str(number),
-            "JAX_NUM_CPU_DEVICES": "2",
+            "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2",
         }
 
     cluster = start(2, slurm, tp=2, spp=2, coordinator=None, plans=f"127.0.0.1:{port}")
