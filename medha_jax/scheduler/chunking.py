@@ -65,6 +65,23 @@ def largest_within(lengths: Sequence[int], seconds: Callable[[int], float], limi
     return lengths[fitting - 1] if fitting else 0
 
 
+def worthwhile(lengths: Sequence[int], seconds: Callable[[int], float], least: int, limit: float) -> int:
+    """The length from `least` on, of a tick within `limit` seconds, with the smallest `seconds² / length`; else `least`.
+
+    That weighs what a token of the prompt costs against how long others wait for the tick's end. Of a tick of
+    `read + length * row` seconds it is smallest at `read / row`: where a chunk's rows take as long as reading its
+    context, half of it would save a quarter of the tick and do half of the work.
+
+    Args:
+        lengths: increasing.
+        seconds: of the tick with a chunk of that length; it grows with the length.
+        least: one of the lengths.
+        limit: seconds.
+    """
+    tried = [length for length in lengths if length == least or length > least and seconds(length) <= limit]
+    return min(tried, key=lambda length: seconds(length) ** 2 / length)
+
+
 class PrefillTable:
     """Seconds that a lone prompt takes in adaptive chunks, by position: a prefix sum of its ticks.
 

@@ -134,7 +134,7 @@ class Draft:
         at_most = limit if self.prompts else max(limit, target.at_most)
         most = min(state.fill - start, self._shapes.border(start))
         if request.chunks is None:
-            return self._room.largest(owners, start, most, limit, at_most)
+            return self._room.largest(owners, start, most, limit, at_most, 1.0 if self.prompts else target.patience)
         stated = request.chunks[min(state.chunk, len(request.chunks) - 1)]
         length = min(stated, most, self._shapes.buckets(start).prefill[-1])
         return self._room.stated(owners, start, length, at_most)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from medha_jax.config import Buckets
-from medha_jax.scheduler.chunking import candidates, largest_within
+from medha_jax.scheduler.chunking import candidates, largest_within, worthwhile
 from medha_jax.scheduler.shapes import Shapes
 from medha_jax.scheduler.work import TickWork, TimeModel
 
@@ -118,7 +118,9 @@ class TickRoom:
             return self._shared.long or any(rows.long for rows in self._own)
         return self._shared.long or self._own[owners[0]].long
 
-    def largest(self, owners: Sequence[int], start: int, most: int, limit: float, at_most: float) -> int:
+    def largest(
+        self, owners: Sequence[int], start: int, most: int, limit: float, at_most: float, patience: float = 1.0
+    ) -> int:
         """The longest chunk of a prompt, in tokens, with which the tick stays within its limit; 0 if there is none.
 
         Args:
@@ -127,6 +129,8 @@ class TickRoom:
             most: tokens to the end of the prompt or of the group's part.
             limit: seconds of the tick.
             at_most: seconds that it may take with the smallest chunk, where none stays within the limit.
+            patience: times its limit, or what the smallest chunk takes, that the tick may take with a longer chunk
+                which is worth it.
         """
         rows = self._rows(owners)
         lengths = candidates(rows.buckets, rows.tokens, most)
@@ -137,7 +141,11 @@ class TickRoom:
         def seconds(length: int) -> float:
             return self._seconds_with(rows, start, length, before)
 
-        return largest_within(lengths, seconds, limit) or (lengths[0] if seconds(lengths[0]) <= at_most else 0)
+        length = largest_within(lengths, seconds, limit)
+        if not length:
+            limit = seconds(lengths[0])
+            length = lengths[0] if limit <= at_most else 0
+        return worthwhile(lengths, seconds, length, patience * limit) if length and patience > 1 else length
 
     def stated(self, owners: Sequence[int], start: int, length: int, at_most: float) -> int:
         """`length` if a chunk of just that many tokens fits, else 0; the arguments are those of `largest`."""

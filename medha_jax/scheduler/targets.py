@@ -8,17 +8,27 @@ from dataclasses import dataclass
 
 from medha_jax.config import SchedulerConfig
 
+IDLE_PATIENCE = 2.0
+
 
 @dataclass(frozen=True)
 class TickTarget:
-    """Seconds that a tick aims at; and those that it may take with the smallest chunk of its first prompt."""
+    """How long a tick may take.
+
+    Args:
+        seconds: that it aims at.
+        at_most: seconds that it may take with the smallest chunk of its first prompt.
+        patience: times `seconds`, or what the smallest chunk takes, that it may take with a chunk of its first prompt
+            which is worth it.
+    """
 
     seconds: float
     at_most: float
+    patience: float = 1.0
 
     def within(self, seconds: float) -> TickTarget:
         """The same, but no longer than so many seconds."""
-        return TickTarget(min(self.seconds, seconds), self.at_most)
+        return TickTarget(min(self.seconds, seconds), self.at_most, self.patience)
 
     def share(self, slack: float, most: float) -> TickTarget:
         """What a long prompt with so much relative slack fills: `seconds * (1 - min(max(slack, 0), most))`.
@@ -37,7 +47,8 @@ class TickTargets:
 
     Where no prompt chunk fits beside the decodes, the smallest one is taken all the same as soon as the ticks before
     have saved the time for it, so the time per token keeps its mean. It is taken at once where there are no decodes,
-    and where they take too long by themselves. Where prompts run to their end, nothing is promised to anybody else, and
+    and where they take too long by themselves. Without decodes nobody waits for a token, so a tick may take up to
+    IDLE_PATIENCE times its limit where a smaller chunk would hardly make it shorter. Where prompts run to their end, nothing is promised to anybody else, and
     chunks are as large as they can be.
 
     Args:
@@ -64,7 +75,7 @@ class TickTargets:
             return TickTarget(math.inf, math.inf)
         promised = self._tightest(tpot)
         if promised == math.inf:
-            return TickTarget(self._idle, math.inf)
+            return TickTarget(self._idle, math.inf, IDLE_PATIENCE)
         return TickTarget(promised, math.inf if seconds > promised else promised + self._saved)
 
     def planned(self, tpot: float, coming: float, seconds: float) -> None:

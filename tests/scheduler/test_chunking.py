@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from medha_jax.config import Buckets
 from medha_jax.plan import InvalidRequestError
-from medha_jax.scheduler.chunking import PrefillTable, candidates, chunk_lengths, largest_within
+from medha_jax.scheduler.chunking import PrefillTable, candidates, chunk_lengths, largest_within, worthwhile
 from medha_jax.scheduler.shapes import Shapes
 from medha_jax.scheduler.time_model import FittedTimeModel, LinearTimeModel
 from medha_jax.scheduler.work import TickWork
@@ -66,6 +66,24 @@ def test_candidates_fill_a_bucket_or_end_the_prompt(used: int, most: int, expect
 @pytest.mark.parametrize(("limit", "expected"), [(0.5, 0), (1.6, 16), (6.3, 16), (6.4, 64), (1e9, 256)])
 def test_the_largest_candidate_within_the_limit(limit: float, expected: int) -> None:
     assert largest_within([16, 64, 256], lambda n: n / 10, limit) == expected
+
+
+@pytest.mark.parametrize(
+    ("read", "least", "limit", "expected"),
+    [
+        (32, 16, 1e9, 32),  # 48²/16 = 144, 64²/32 = 128, 96²/64 = 144
+        (32, 16, 63.9, 16),
+        (32, 64, 1e9, 64),
+        (0, 16, 1e9, 16),  # half the chunk, half the tick
+        (1000, 16, 1e9, 256),
+        (1000, 16, 1063, 32),
+        (32, 16, 0, 16),  # the least one has been chosen, whatever it takes
+    ],
+)
+def test_a_longer_chunk_is_worth_it_until_its_rows_take_as_long_as_its_context(
+    read: int, least: int, limit: float, expected: int
+) -> None:
+    assert worthwhile([16, 32, 64, 256], lambda length: read + length, least, limit) == expected
 
 
 def alone(model: LinearTimeModel, shapes: Shapes, target: float, prompt: int) -> tuple[list[int], float]:

@@ -90,6 +90,23 @@ def test_chunks_shrink_as_the_context_grows() -> None:
     assert set(sizes) >= {32, 8}
 
 
+def test_without_decodes_chunks_stay_where_smaller_ones_would_save_little() -> None:
+    """Reading the context takes as long as 32 rows do: 8 rows are a quarter of the work in 5/8 of the time."""
+    model = LinearTimeModel(attention=1e-6, context=3.2e-5)
+    settings = config(idle_tick_s=4e-3, tpot_target_s=8.5e-3, tpot_floor_s=1e-3)
+    server = Server(settings, shapes_of(), model=model)
+    server.ask(300)
+    server.run()
+    assert prompts(server)[:9] == [[(0, 32)]] * 9, "19 ms in the end, twice what 8 rows take at most"
+    decoding = Server(settings, shapes_of(), pages=200, model=model)
+    decoding.ask(5, 100)
+    decoding.step()
+    decoding.ask(300)
+    decoding.run()
+    lengths = [length for tick in prompts(decoding) for number, length in tick if number == 1]
+    assert lengths[0] == 32 and 8 in lengths, "a token must not wait for that"
+
+
 def test_a_long_prompt_with_slack_leaves_room_and_short_ones_use_it() -> None:
     """Due far in the future: the long one takes 60 % of the tick, the short one the rest."""
     shapes = Shapes(Buckets((4,), (8, 16, 24, 32, 40), 4), Buckets(), 1, 2**20, 4, 1, 4, 400)

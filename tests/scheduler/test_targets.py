@@ -13,7 +13,7 @@ CONFIG = SchedulerConfig(idle_tick_s=0.2, ageing_ticks=10)
 
 
 def test_without_decodes_the_idle_limit_holds_and_the_smallest_chunk_always_runs() -> None:
-    assert TickTargets(CONFIG, 2).target(math.inf, 0.0) == TickTarget(0.2, math.inf)
+    assert TickTargets(CONFIG, 2).target(math.inf, 0.0) == TickTarget(0.2, math.inf, patience=2.0)
 
 
 def test_prompts_that_run_to_their_end_have_no_limit() -> None:
