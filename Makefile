@@ -4,7 +4,7 @@ BIN := .venv/bin
 PYTHONS := $(or $(PYTHON),python3 python3.13 python3.12 python3.11 python)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint test demo bench model bazel clean
+.PHONY: help setup lint style types imports build test demo bench model bazel clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
@@ -34,10 +34,19 @@ setup: .venv/.installed ## make .venv and install the package and its test tools
 	@touch $@
 
 lint: .venv/.installed ## style, types, import arrows, BUILD against the source
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target types style imports build
+
+style:
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types:
 	$(BIN)/mypy
+
+imports:
 	$(BIN)/lint-imports
+
+build:
 	$(BIN)/python tools/check_build.py
 
 test: setup lint ## setup, lint, then every test

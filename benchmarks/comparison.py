@@ -1,4 +1,4 @@
-"""One model: its real runs in a folder, the simulator that the first of them calibrates, and the others compared."""
+"""One model: its real runs in a folder, of which every second one calibrates the simulator for the one after it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,6 @@ from medha_jax.workload import Arrival
 
 CONTEXT, SLOTS, POOL, MESH = 32768, 8, 49152, "cpu-small"
 LONGEST = 8192  # tokens of a prompt in the calibration
-CALIBRATION = "calibration"
 PERCENTILES = (50, 90)
 # Whom a request meets in its tick hangs on milliseconds: the 90th percentile of the very same 90 requests moves by a
 # quarter. So a real run is compared with all requests of several simulations, in which each comes a little later.
@@ -65,11 +64,27 @@ SETTINGS = {
 
 
 @dataclass(frozen=True)
+class Calibrated:
+    """What a calibration run says.
+
+    Args:
+        calibration: its ticks and the times fitted to half of them.
+        fastest: seconds of the probe's loop when the machine was fast, by which the next run's slowness is counted.
+        delay: seconds that client, gRPC and network add to a TTFT.
+    """
+
+    calibration: Calibration
+    fastest: float
+    delay: float
+
+
+@dataclass(frozen=True)
 class Compared:
     """One workload, real and simulated.
 
     Args:
         workload: in words.
+        calibrated: what was measured just before.
         requests: that were sent.
         busy: share of the time in which ticks ran.
         slowness: mean of the machine's, as a multiple of its best in the calibration.
@@ -79,6 +94,7 @@ class Compared:
     """
 
     workload: str
+    calibrated: Calibrated
     requests: int
     busy: float
     slowness: float
@@ -88,7 +104,7 @@ class Compared:
 
 
 class Machine:
-    """Owns a model's runs in a folder, and what was calibrated by the first of them.
+    """Owns a model's runs in a folder.
 
     Args:
         name: of SETTINGS.
@@ -101,28 +117,25 @@ class Machine:
         self.setting = SETTINGS[name]
         self._scheduler = SchedulerConfig(tpot_target_s=self.setting.tpot_ms / 1000)
         folder.mkdir(parents=True, exist_ok=True)
-        requests = folder / "requests.jsonl"
-        write_calibration_requests(requests, 10_000, LONGEST, seed=1)
-        served = self._serve(CALIBRATION, self.setting.rate, "--workload=mooncake", f"--file={requests}")
-        self._reference = Slowness(folder / CALIBRATION / PROBES).fastest
-        self.calibration = self._calibrated(CALIBRATION, served)
-        simulated = self._simulated(CALIBRATION, served, 0.0).served
-        waits = [real - one.ttft for real, one in zip(_ttfts(served.records), simulated, strict=True)]
-        self.delay = float(np.median(waits))
+        self._requests = folder / "requests.jsonl"
+        write_calibration_requests(self._requests, 10_000, LONGEST, seed=1)
 
     def compare(self, preset: str, scale: str, output_scale: str, rate: float) -> Compared:
-        """Run a workload, and simulate it."""
+        """Calibrate, then run a workload and simulate it: within minutes the machine's memory gets faster or slower."""
+        calibrated = self._calibrate(f"{preset}-calibration")
+        calibration, delay = calibrated.calibration, calibrated.delay
         asked = f"--workload={preset}", f"--scale={scale}", f"--output-scale={output_scale}"
         served = self._serve(preset, rate, *asked)
-        measured = self._calibrated(preset, served).ticks
-        several = [self._simulated(preset, served, MOVED_S, seed).served for seed in range(SIMULATIONS)]
+        slowness = self._slowness(preset, calibrated.fastest)
+        measured = self._ticks(preset, served, slowness).ticks
+        several = [self._simulated(calibration, served, slowness, MOVED_S, seed) for seed in range(SIMULATIONS)]
         real: dict[str, list[float | None]] = {
             "ttft": [*_ttfts(served.records)],
             "tpot": [tpot(one) for one in served.records],
         }
         simulated: dict[str, list[float | None]] = {
-            "ttft": [one.ttft + self.delay for each in several for one in each],
-            "tpot": [one.tpot for each in several for one in each],
+            "ttft": [one.ttft + delay for each in several for one in each.served],
+            "tpot": [one.tpot for each in several for one in each.served],
         }
         seconds = {
             f"{name}_p{percent}": (_percentile(real[name], percent), _percentile(simulated[name], percent))
@@ -132,13 +145,23 @@ class Machine:
         ticks = served.ticks
         return Compared(
             workload=f"{preset}, prompts x {scale}, outputs x {output_scale}, {rate:g} requests/s",
+            calibrated=calibrated,
             requests=len(served.records),
             busy=sum(tick["seconds"] for tick in ticks) / (ticks[-1]["at"] - ticks[0]["at"]),
-            slowness=self._slowness(preset).mean,
+            slowness=slowness.mean,
             ticks=len(measured),
-            tick_error=errors(self.calibration.times, measured)[0].median,
+            tick_error=errors(calibration.times, measured)[0].median,
             seconds=seconds,
         )
+
+    def _calibrate(self, run: str) -> Calibrated:
+        served = self._serve(run, self.setting.rate, "--workload=mooncake", f"--file={self._requests}")
+        fastest = Slowness(self._folder / run / PROBES).fastest
+        slowness = self._slowness(run, fastest)
+        calibration = self._ticks(run, served, slowness)
+        simulated = self._simulated(calibration, served, slowness, 0.0).served
+        waits = [real - one.ttft for real, one in zip(_ttfts(served.records), simulated, strict=True)]
+        return Calibrated(calibration, fastest, float(np.median(waits)))
 
     def _serve(self, run: str, rate: float, *asked: str) -> Served:
         server = (
@@ -166,19 +189,20 @@ class Machine:
                 shutil.copy(BUNDLED_MODEL / name, directory)
         return str(directory)
 
-    def _slowness(self, run: str) -> Slowness:
-        return Slowness(self._folder / run / PROBES, self._reference)
+    def _slowness(self, run: str, fastest: float) -> Slowness:
+        return Slowness(self._folder / run / PROBES, fastest)
 
-    def _calibrated(self, run: str, served: Served) -> Calibration:
+    def _ticks(self, run: str, served: Served, slowness: Slowness) -> Calibration:
         """The ticks of a run as a calibration, with the slowness that was measured beside them."""
-        slowness = self._slowness(run)
         ticks = [{**tick, "slowness": slowness.at(tick["at"], tick["seconds"])} for tick in served.ticks]
         path = self._folder / run / "ticks.json"
         config = RuntimeConfig(mesh=load_mesh(MESH), slots=SLOTS, pool_tokens=POOL)
         write_ticks(path, {"model": self._name}, config, CONTEXT, ticks)
         return read_calibration(path)
 
-    def _simulated(self, run: str, served: Served, moved_s: float, seed: int = 0) -> Outcome:
+    def _simulated(
+        self, calibration: Calibration, served: Served, slowness: Slowness, moved_s: float, seed: int = 0
+    ) -> Outcome:
         """The requests of a run on the virtual clock, of a scheduler that has learnt the calibration's ticks.
 
         Each comes up to `moved_s` seconds later than it was due.
@@ -187,10 +211,9 @@ class Machine:
         rows = zip(served.records, moved, strict=True)
         arrivals = [Arrival(one.due + later, one.prompt_tokens, one.output_tokens) for one, later in rows]
         arrivals.sort(key=lambda one: one.at)
-        slowness, times = self._slowness(run), self.calibration.times
-        machine = replace(self.calibration.machine(), model=_learnt(self.calibration))
+        times = calibration.times
         return simulate(
-            machine,
+            replace(calibration.machine(), model=_learnt(calibration)),
             self._scheduler,
             arrivals,
             slowed=lambda seconds: times.slowed(slowness.at(served.began + seconds)),

@@ -1,10 +1,10 @@
 """Simulated against real: `python -m benchmarks.simulation --model tiny --out DIR`; what DIR has is not measured again.
 
-One real run calibrates the simulator: requests of all lengths, sent by `medha-jax bench serve` to a server of its own.
-From its ticks come the times of the machine, and from its requests what client and network add to a TTFT (the median
-of what they take longer than simulated). Further real runs are compared: the same requests at the same times, through
-the same scheduler on the virtual clock. Nothing is fitted to them; all that is taken from them is how fast the core
-was from moment to moment, which a probe beside the server measured (`benchmarks.speed`).
+Before each workload a real run calibrates the simulator: requests of all lengths, sent by `medha-jax bench serve` to a
+server of its own. From its ticks come the times of the machine, and from its requests what client and network add to a
+TTFT (the median of what they take longer than simulated). The workload is compared: the same requests at the same
+times, through the same scheduler on the virtual clock. Nothing is fitted to it; all that is taken from it is how fast
+the core was from moment to moment, which a probe beside the server measured (`benchmarks.speed`).
 
 The server has every core but the last, which is the client's. Outputs are generated to their last token.
 """
@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks.comparison import SETTINGS, Compared, Machine
+from benchmarks.comparison import SETTINGS, Calibrated, Compared, Machine
 from benchmarks.measure import machine
 from medha_jax.simulate.fitting import Errors
 
@@ -34,33 +34,38 @@ def main() -> None:
     given = parser.parse_args()
     print(machine())
     under = Machine(given.model, given.out, given.seconds)
-    print_calibration(under)
     wanted = [one for one in under.setting.workloads if not given.workload or one[0] in given.workload]
-    found = [under.compare(*one) for one in wanted]
+    found = []
+    for one in wanted:
+        found.append(under.compare(*one))
+        print_calibration(one[0], found[-1].calibrated)
     print_table(found)
     stated = {
         "machine": machine(),
         "model": given.model,
-        "delay_s": under.delay,
-        "calibration_errors": [asdict(one) for one in under.calibration.errors],
-        "workloads": [asdict(one) for one in found],
+        "workloads": [
+            {name: value for name, value in vars(one).items() if name != "calibrated"}
+            | {"delay_s": one.calibrated.delay}
+            | {"calibration_errors": [asdict(each) for each in one.calibrated.calibration.errors]}
+            for one in found
+        ],
     }
     (given.out / "figures.json").write_text(json.dumps(stated, indent=1) + "\n", encoding="utf-8")
 
 
-def print_calibration(under: Machine) -> None:
+def print_calibration(before: str, calibrated: Calibrated) -> None:
     """What was fitted, and how far it is off among the ticks that it was not fitted to."""
-    times = under.calibration.times
+    times = calibrated.calibration.times
     print(
-        f"\nKV is read in blocks of {times.block} (prompts) and {times.decode_block} (decodes) tokens; ticks feel "
-        f"{times.sensitivity:.1f} of the core's slowness; host {1e3 * times.host:.2f} ms a tick and "
-        f"{1e3 * times.host_row:.2f} ms a row; client and network {1e3 * under.delay:.1f} ms of a TTFT\n"
+        f"\nBefore {before}: KV is read in blocks of {times.block} (prompts) and {times.decode_block} (decodes) "
+        f"tokens; ticks feel {times.sensitivity:.1f} of the core's slowness; host {1e3 * times.host:.2f} ms a tick and "
+        f"{1e3 * times.host_row:.2f} ms a row; client and network {1e3 * calibrated.delay:.1f} ms of a TTFT\n"
     )
     print("| ticks of the calibration | number | median error | P90 |")
     print("|---|---|---|---|")
-    every: Sequence[Errors] = under.calibration.errors
+    every: Sequence[Errors] = calibrated.calibration.errors
     for one in every:
-        print(f"| {one.regime} | {one.ticks:,} | {one.median:.3f} | {one.p90:.3f} |")
+        print(f"| {one.regime} | {one.ticks:,} | {one.median:.3f} | {one.p90:.3f} |", flush=True)
 
 
 def print_table(found: Sequence[Compared]) -> None:

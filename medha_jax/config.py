@@ -249,8 +249,8 @@ class SchedulerConfig:
         ttft_floor_s: and at least this.
         tpot_target_s: time per output token of requests that state none.
         tpot_floor_s: stated targets below are raised to it, so that no client holds up the prompts of all others.
-        idle_tick_s: a tick without decodes aims at; a new arrival waits for its end to be looked at. It may take twice as
-            long where a smaller chunk would hardly make it shorter, because reading the context takes most of it.
+        idle_tick_s: what a tick without decodes aims at; a new arrival waits for its end to be looked at. It may take
+            twice as long where a smaller chunk would hardly make it shorter, because reading the context takes most.
         long_tokens: prompts from this length on are long: one a tick and group, and they yield when they have slack.
         ageing_ticks: every so many ticks the admitted prompt that has waited longest goes first.
         preemption: whether a more urgent request may take the pages and the slot of a less urgent one.

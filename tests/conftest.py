@@ -35,6 +35,11 @@ request_cpu_devices(DEVICES)
 os.environ["XLA_FLAGS"] = xla_flags(os.environ["XLA_FLAGS"], AT_ONCE)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the comparisons with transformers: twenty long ones at the end would keep one worker busy."""
+    items.sort(key=lambda item: "reference" not in item.path.parts)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def programs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The cache directory of commands that tests start: of this run, for all tests and workers.

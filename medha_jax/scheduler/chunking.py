@@ -66,7 +66,7 @@ def largest_within(lengths: Sequence[int], seconds: Callable[[int], float], limi
 
 
 def worthwhile(lengths: Sequence[int], seconds: Callable[[int], float], least: int, limit: float) -> int:
-    """The length from `least` on, of a tick within `limit` seconds, with the smallest `seconds² / length`; else `least`.
+    """Of the lengths from `least` on whose tick is within `limit` seconds, that with the smallest `seconds² / length`.
 
     That weighs what a token of the prompt costs against how long others wait for the tick's end. Of a tick of
     `read + length * row` seconds it is smallest at `read / row`: where a chunk's rows take as long as reading its
@@ -75,10 +75,10 @@ def worthwhile(lengths: Sequence[int], seconds: Callable[[int], float], least: i
     Args:
         lengths: increasing.
         seconds: of the tick with a chunk of that length; it grows with the length.
-        least: one of the lengths.
+        least: one of the lengths, which may take longer.
         limit: seconds.
     """
-    tried = [length for length in lengths if length == least or length > least and seconds(length) <= limit]
+    tried = [length for length in lengths if length == least or (length > least and seconds(length) <= limit)]
     return min(tried, key=lambda length: seconds(length) ** 2 / length)
 
 

@@ -16,6 +16,8 @@ FEATURES = ("fixed", "tokens", "attention", "context", "rows")
 REFIT_TICKS = 128
 LEAST_TICKS = 32
 KEPT_OF_A_KIND = 32
+SCALED_TICKS = 32  # divides REFIT_TICKS
+MOST_SCALED = 4.0
 ERRORS_KEPT = 256
 
 
@@ -68,6 +70,9 @@ class FittedTimeModel:
     does not make it forget what a prompt costs, and fits them again every REFIT_TICKS ticks. Ticks that took much
     longer than their like (Tukey's biweight on the relative residuals) count for nothing.
 
+    A machine that becomes slower for everything, because others use it or it gets hot, looks like that, too. So what is
+    fitted is multiplied by how far off the latest SCALED_TICKS ticks were, in the median.
+
     Args:
         key: what the measurements hold for: model, mesh, dtype and device, say.
         start: predicts until LEAST_TICKS ticks were seen.
@@ -78,11 +83,13 @@ class FittedTimeModel:
         self._linear = start or LinearTimeModel()
         self._kept: dict[tuple[int, int], deque[tuple[float, ...]]] = {}
         self._errors: deque[float] = deque(maxlen=ERRORS_KEPT)
+        self._latest: deque[tuple[float, ...]] = deque(maxlen=SCALED_TICKS)
+        self._scale = 1.0
         self._ticks = 0
 
     @property
     def coefficients(self) -> LinearTimeModel:
-        """What it predicts with now."""
+        """What was fitted."""
         return self._linear
 
     @property
@@ -100,11 +107,11 @@ class FittedTimeModel:
 
     def seconds(self, work: TickWork) -> float:
         """Seconds of one tick."""
-        return self._linear.seconds(work)
+        return self._scale * self._linear.seconds(work)
 
     def many(self, tokens: np.ndarray, attention: np.ndarray, context: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Seconds of many ticks; float64 arrays of one shape `[ticks]`."""
-        return self._linear.many(tokens, attention, context, rows)
+        return self._scale * self._linear.many(tokens, attention, context, rows)
 
     def observe(self, work: TickWork, seconds: float) -> None:
         """Learn from a measured tick; one without a time above zero says nothing."""
@@ -112,10 +119,14 @@ class FittedTimeModel:
             return
         if self._ticks >= LEAST_TICKS:
             self._errors.append(abs(self.seconds(work) - seconds) / seconds)
-        self._keep((1.0, work.tokens, work.attention, work.context, work.rows, seconds))
+        row = (1.0, work.tokens, work.attention, work.context, work.rows, seconds)
+        self._keep(row)
+        self._latest.append(row)
         self._ticks += 1
         if self._ticks == LEAST_TICKS or (self._ticks > LEAST_TICKS and self._ticks % REFIT_TICKS == 0):
             self._linear = self._fit()
+        if len(self._latest) == SCALED_TICKS and self._ticks % SCALED_TICKS == 0:
+            self._scale = self._latest_scale()
 
     def save(self, path: Path) -> None:
         """Write key, coefficients and measurements as JSON."""
@@ -159,6 +170,13 @@ class FittedTimeModel:
         # relative errors: a tick of 5 ms matters as much as one of 200 ms
         coefficients = robust_fit(rows[:, :-1] / seconds, np.ones(len(rows)))
         return LinearTimeModel(*coefficients.tolist())
+
+    def _latest_scale(self) -> float:
+        rows = np.array(self._latest)
+        fitted = rows[:, :-1] @ [getattr(self._linear, name) for name in FEATURES]
+        if not fitted.all():
+            return 1.0  # a tick that is free by what was fitted
+        return float(np.clip(np.median(rows[:, -1] / fitted), 1 / MOST_SCALED, MOST_SCALED))
 
 
 def robust_fit(a: np.ndarray, b: np.ndarray, rounds: int = 10) -> np.ndarray:

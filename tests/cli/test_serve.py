@@ -3,7 +3,6 @@
 import dataclasses
 import importlib
 import json
-import os
 import shutil
 import signal
 import socket
@@ -181,13 +180,12 @@ def test_what_cannot_work_is_refused_before_any_load(medha, model, files, tmp_pa
             (("--access-log", "loud"), "text, json, off"),
         ]
         defaults = {"--model": model, "--port": 0}
-        running = []
         for arguments, message in cases:
             given = [value for name, stated in defaults.items() if name not in arguments for value in (name, stated)]
-            running.append((start("serve", *given, *arguments), message, arguments))
-            if len(running) == 4:
-                check(running)
-        check(running)
+            done = medha("serve", *given, *arguments)
+            assert done.returncode in (1, 2) and done.stdout == "", (arguments, done.stderr)
+            lines = [line for line in done.stderr.splitlines() if not line.startswith("metrics on")]
+            assert len(lines) == 1 and lines[0].startswith("error: ") and message in lines[0], (arguments, done.stderr)
 
 
 def test_options_of_the_scheduler_reach_it(monkeypatch):
@@ -200,24 +198,6 @@ def test_options_of_the_scheduler_reach_it(monkeypatch):
         ("fcfs", False, 0.02),
         ("lars", True, 0.05),
     ]
-
-
-def start(*arguments):
-    return subprocess.Popen(
-        [*COMMAND, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ
-    )
-
-
-def check(running):
-    for process, message, arguments in running:
-        try:
-            out, errors = process.communicate(timeout=60)
-        finally:
-            process.kill()
-        assert process.returncode in (1, 2) and out == "", (arguments, errors)
-        lines = [line for line in errors.splitlines() if not line.startswith("metrics on")]
-        assert len(lines) == 1 and lines[0].startswith("error: ") and message in lines[0], (arguments, errors)
-    running.clear()
 
 
 def test_sigterm_before_it_is_ready_ends_it_at_once(model, environment):

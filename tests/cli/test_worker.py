@@ -30,20 +30,18 @@ def processes(environment, model, mesh):
     return [*cluster, "0"], lambda *flags: subprocess.Popen([*worker, *flags], **pipes)
 
 
-def test_two_processes_print_and_serve_what_one_prints(environment, model, tmp_path):
+def test_two_processes_print_and_serve_what_one_prints(environment, medha, model, tmp_path):
     mesh = tmp_path / "two.yaml"
     (tmp_path / "one.yaml").write_text(LAYOUT.format(groups=1, each="null"))
     mesh.write_text(LAYOUT.format(groups=2, each=64))
     prompt = ["--prompt-ids", ",".join(map(str, IDS)), "--temperature", "0", "--max-tokens", "20", "--ignore-eos"]
-    generate = [*COMMAND, "generate", *prompt, "--json"]
-    captured = dict(env=environment, capture_output=True, text=True, timeout=100)
-    alone = subprocess.run([*generate, "--model", str(model), "--mesh", str(tmp_path / "one.yaml")], **captured)
+    alone = medha("generate", *prompt, "--json", "--model", model, "--mesh", tmp_path / "one.yaml")
     assert alone.returncode == 0, alone.stderr
     expected = json.loads(alone.stdout)["token_ids"]
 
     first, start_worker = processes(environment, model, mesh)
     with start_worker() as following:
-        leading = subprocess.run([*generate, *first], **captured)
+        leading = medha("generate", *prompt, "--json", *first)
         out, err = following.communicate(timeout=20)
     assert leading.returncode == 0, leading.stderr
     assert json.loads(leading.stdout)["token_ids"] == expected
@@ -72,13 +70,10 @@ def test_two_processes_print_and_serve_what_one_prints(environment, model, tmp_p
         (["--coordinator", "127.0.0.1:1", "--tls-cert", "a.pem"], "missing: --tls-key, --tls-ca"),
     ],
 )
-def test_options_that_cannot_work_are_refused(environment, model, arguments, message):
-    command = [*COMMAND, "worker", "--model", str(model), *arguments]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
-    assert message in refused(done)
+def test_options_that_cannot_work_are_refused(medha, model, arguments, message):
+    assert message in refused(medha("worker", "--model", model, *arguments))
 
 
-def test_options_of_a_cluster_need_a_coordinator(environment, model):
-    command = [*COMMAND, "generate", "--model", str(model), "--prompt", "a", "--process-id", "1"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+def test_options_of_a_cluster_need_a_coordinator(generate):
+    done = generate("--prompt", "a", "--process-id", "1")
     assert "--process-id given without --coordinator; give it, or none of them" in refused(done)

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medha_jax.scheduler.time_model import (
+    SCALED_TICKS,
     FittedTimeModel,
     LinearTimeModel,
     TimeModelError,
@@ -108,6 +109,22 @@ def test_it_follows_a_machine_that_becomes_slower() -> None:
         model.observe(work, 2 * TRUE.seconds(work))
     work = TickWork(576, 512 * 1e5, 1e5, 1)
     assert model.seconds(work) == pytest.approx(2 * TRUE.seconds(work), rel=0.05)
+
+
+@pytest.mark.parametrize("speed", [0.6, 1.7])
+def test_it_notices_at_once_that_everything_takes_longer_or_shorter(speed: float) -> None:
+    """The latest ticks are few and far from the others, so they hardly count in the fit."""
+    rng = np.random.default_rng(5)
+    model = FittedTimeModel(KEY)
+    for work in ticks(rng, 1024):
+        model.observe(work, TRUE.seconds(work) * rng.normal(1, 0.03))
+    for work in ticks(rng, 2 * SCALED_TICKS):
+        model.observe(work, TRUE.seconds(work) * rng.normal(1, 0.03) * speed)
+    later = ticks(rng, 200)
+    ratios = [model.seconds(work) / TRUE.seconds(work) for work in later]
+    np.testing.assert_allclose(ratios, speed, rtol=0.1)
+    many = [np.array([getattr(work, name) for work in later]) for name in ("tokens", "attention", "context", "rows")]
+    np.testing.assert_allclose(model.many(*many), [model.seconds(work) for work in later])
 
 
 def test_times_that_are_none_are_ignored() -> None:
