@@ -7,6 +7,7 @@ import math
 from collections import deque
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 
@@ -16,7 +17,7 @@ FEATURES = ("fixed", "tokens", "attention", "context", "rows")
 REFIT_TICKS = 128
 LEAST_TICKS = 32
 KEPT_OF_A_KIND = 32
-SCALED_TICKS = 32  # divides REFIT_TICKS
+LATEST_TICKS = 8
 MOST_SCALED = 4.0
 ERRORS_KEPT = 256
 
@@ -71,7 +72,7 @@ class FittedTimeModel:
     longer than their like (Tukey's biweight on the relative residuals) count for nothing.
 
     A machine that becomes slower for everything, because others use it or it gets hot, looks like that, too. So what is
-    fitted is multiplied by how far off the latest SCALED_TICKS ticks were, in the median.
+    fitted is multiplied by how far off the latest LATEST_TICKS ticks were, in the median.
 
     Args:
         key: what the measurements hold for: model, mesh, dtype and device, say.
@@ -83,7 +84,7 @@ class FittedTimeModel:
         self._linear = start or LinearTimeModel()
         self._kept: dict[tuple[int, int], deque[tuple[float, ...]]] = {}
         self._errors: deque[float] = deque(maxlen=ERRORS_KEPT)
-        self._latest: deque[tuple[float, ...]] = deque(maxlen=SCALED_TICKS)
+        self._latest: deque[tuple[TickWork, float]] = deque(maxlen=LATEST_TICKS)
         self._scale = 1.0
         self._ticks = 0
 
@@ -119,13 +120,12 @@ class FittedTimeModel:
             return
         if self._ticks >= LEAST_TICKS:
             self._errors.append(abs(self.seconds(work) - seconds) / seconds)
-        row = (1.0, work.tokens, work.attention, work.context, work.rows, seconds)
-        self._keep(row)
-        self._latest.append(row)
+        self._keep((1.0, work.tokens, work.attention, work.context, work.rows, seconds))
+        self._latest.append((work, seconds))
         self._ticks += 1
         if self._ticks == LEAST_TICKS or (self._ticks > LEAST_TICKS and self._ticks % REFIT_TICKS == 0):
             self._linear = self._fit()
-        if len(self._latest) == SCALED_TICKS and self._ticks % SCALED_TICKS == 0:
+        if len(self._latest) == LATEST_TICKS:
             self._scale = self._latest_scale()
 
     def save(self, path: Path) -> None:
@@ -172,11 +172,11 @@ class FittedTimeModel:
         return LinearTimeModel(*coefficients.tolist())
 
     def _latest_scale(self) -> float:
-        rows = np.array(self._latest)
-        fitted = rows[:, :-1] @ [getattr(self._linear, name) for name in FEATURES]
-        if not fitted.all():
-            return 1.0  # a tick that is free by what was fitted
-        return float(np.clip(np.median(rows[:, -1] / fitted), 1 / MOST_SCALED, MOST_SCALED))
+        fitted = [(self._linear.seconds(work), seconds) for work, seconds in self._latest]
+        if not all(predicted for predicted, _ in fitted):
+            return 1.0  # a tick is free by what was fitted
+        scale = median(seconds / predicted for predicted, seconds in fitted)
+        return min(max(scale, 1 / MOST_SCALED), MOST_SCALED)
 
 
 def robust_fit(a: np.ndarray, b: np.ndarray, rounds: int = 10) -> np.ndarray:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medha_jax.scheduler.time_model import (
-    SCALED_TICKS,
+    LATEST_TICKS,
     FittedTimeModel,
     LinearTimeModel,
     TimeModelError,
@@ -118,7 +118,7 @@ def test_it_notices_at_once_that_everything_takes_longer_or_shorter(speed: float
     model = FittedTimeModel(KEY)
     for work in ticks(rng, 1024):
         model.observe(work, TRUE.seconds(work) * rng.normal(1, 0.03))
-    for work in ticks(rng, 2 * SCALED_TICKS):
+    for work in ticks(rng, LATEST_TICKS):
         model.observe(work, TRUE.seconds(work) * rng.normal(1, 0.03) * speed)
     later = ticks(rng, 200)
     ratios = [model.seconds(work) / TRUE.seconds(work) for work in later]
