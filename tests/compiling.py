@@ -8,9 +8,10 @@ Where ticks are many, some optimisation pays; and the comparisons with transform
 EMITTERS = "xla_cpu_use_fusion_emitters"
 LEVEL = "xla_backend_optimization_level"
 CHEAP = "xla_llvm_disable_expensive_passes"
+PARTS = "xla_cpu_parallel_codegen_split_count"
 
-AT_ONCE = {EMITTERS: False, LEVEL: 0, CHEAP: True}
-FOR_MANY_TICKS = {LEVEL: 1, CHEAP: False}
+AT_ONCE = {EMITTERS: False, LEVEL: 0, CHEAP: True, PARTS: 1}
+FOR_MANY_TICKS = {LEVEL: 1, CHEAP: False, PARTS: 1}
 AS_USERS = {EMITTERS: True, LEVEL: 3, CHEAP: False}
 
 

@@ -11,6 +11,7 @@ is closed.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -172,6 +173,8 @@ def main() -> None:
     asking = socket.socket(fileno=int(sys.argv[1]))
     for module in PRELOADED:
         importlib.import_module(module)
+    gc.collect()
+    gc.freeze()  # what was imported is looked through by no process
     job = serve(asking)
     if job is not None:
         become(job)
