@@ -161,7 +161,8 @@ class Machine:
         calibration = self._ticks(run, served, slowness)
         simulated = self._simulated(calibration, served, slowness, 0.0).served
         waits = [real - one.ttft for real, one in zip(_ttfts(served.records), simulated, strict=True)]
-        return Calibrated(calibration, fastest, float(np.median(waits)))
+        # less than nothing would be an error of the ticks, not of the network
+        return Calibrated(calibration, fastest, max(0.0, float(np.median(waits))))
 
     def _serve(self, run: str, rate: float, *asked: str) -> Served:
         server = (

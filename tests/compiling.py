@@ -1,7 +1,8 @@
 """What programs are compiled with in tests.
 
 Compiling is most of what the tests do. XLA's emitters of fused loops make fast programs and take half of that time, so
-programs go without, and LLVM does not optimise; here and in commands that tests start. What is computed stays the same.
+programs go without, LLVM does not optimise, and a program's code is made in one part, not in up to 32; here and in
+commands that tests start. What is computed stays the same.
 Where ticks are many, some optimisation pays; and the comparisons with transformers run what users run.
 """
 
