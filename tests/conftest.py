@@ -42,7 +42,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """What was imported stays: a tenth of the time went into looking through it for garbage."""
+    """What was imported stays; looking through it for garbage was 8 % of making a runtime."""
     gc.collect()
     gc.freeze()
 

@@ -31,7 +31,7 @@ class TickTarget:
         return TickTarget(min(self.seconds, seconds), self.at_most, self.patience)
 
     def share(self, slack: float, most: float) -> TickTarget:
-        """What a long prompt with so much relative slack fills: `seconds * (1 - min(max(slack, 0), most))`.
+        """What a long prompt with so much relative slack fills at most: `seconds * (1 - min(max(slack, 0), most))`.
 
         Medha's Algorithm 2, in which short prompts yield too, against its own example.
         """

@@ -114,7 +114,8 @@ class Estimator:
 
         Args:
             prompt: tokens.
-            tick_s: most seconds of a tick, by which chunks are chosen; the scheduler's own without decodes.
+            tick_s: most seconds of a tick, by which chunks are chosen; what the scheduler aims at without decodes.
+                That it may take longer where reading the context takes most of it is left out.
         """
         alone = PrefillTable(self.cost, self._shapes, tick_s)
         # the last chunk's tick again for every further stage
