@@ -40,7 +40,7 @@ def sample(logits: Float[Array, "samples vocab"], state: SlotState, slots: Array
     Args:
         logits: fp32.
         state: settings and counts of all slots.
-        slots: the slot of each row.
+        slots: the slot of each row; one beyond them for rows whose token nobody reads.
         positions: position in its request of the token that is chosen.
     """
     penalised = _penalise(logits, state, slots)

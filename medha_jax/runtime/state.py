@@ -14,8 +14,9 @@ from medha_jax.attention import Pool
 from medha_jax.plan import MAX_STOP_TOKENS, SamplingParams
 
 MAX_END_TOKENS = MAX_STOP_TOKENS + 8  # stop tokens and the model's own end tokens
-FLOATS = ("temperature", "top_p", "min_p", "repetition", "presence", "frequency")
-INTEGERS = ("top_k", "seed_high", "seed_low", "prompt", "min_tokens", "logprobs")
+# settings of a slot, and what they are for rows of no slot, which ask for nothing
+FLOATS = {"temperature": 0.0, "top_p": 1.0, "min_p": 0.0, "repetition": 1.0, "presence": 0.0, "frequency": 0.0}
+INTEGERS = {"top_k": 0, "seed_high": 0, "seed_low": 0, "prompt": 0, "min_tokens": 0, "logprobs": -1}
 
 
 @jax.tree_util.register_dataclass
@@ -34,10 +35,9 @@ class SlotState:
     prompted: Int[Array, "slots vocab"]
 
     def column(self, name: str, slots: Array) -> Array:
-        """One setting of the given slots."""
-        if name in FLOATS:
-            return self.floats[slots, FLOATS.index(name)]
-        return self.integers[slots, INTEGERS.index(name)]
+        """One setting of the given slots; of numbers beyond them, the one that asks for nothing."""
+        values, columns = (self.floats, FLOATS) if name in FLOATS else (self.integers, INTEGERS)
+        return values.at[slots, list(columns).index(name)].get(mode="fill", fill_value=columns[name])
 
     def end_tokens(self, slots: Array) -> Array:
         """Token ids that end the requests `[slots, MAX_END_TOKENS]`; -1 pads."""
@@ -138,12 +138,11 @@ def note_inputs(state: SlotState, slots: Array, tokens: Array, positions: Array,
     )
 
 
-def note_outputs(state: SlotState, slots: Array, tokens: Array, keep: Array) -> SlotState:
-    """Count the tokens that were sampled for good."""
-    nobody = state.generated.shape[0]
+def note_outputs(state: SlotState, slots: Array, tokens: Array) -> SlotState:
+    """Count the tokens that were sampled for these slots; numbers beyond them are nobody's."""
     return SlotState(
         floats=state.floats,
         integers=state.integers,
-        generated=state.generated.at[jnp.where(keep, slots, nobody), tokens].add(1, mode="drop"),
+        generated=state.generated.at[slots, tokens].add(1, mode="drop"),
         prompted=state.prompted,
     )

@@ -96,10 +96,11 @@ def build_tick(program: Program, dtype: jnp.dtype) -> Tick:
 
         token = leaving["row_token"]
         slots = note_inputs(slots, leaving["row_slot"], token, leaving["row_position"], token >= 0)
-        sampled_slot, keep = leaving["sample_slot"], leaving["sample_keep"] > 0
+        keep = leaving["sample_keep"] > 0
+        # of no slot where nobody reads the token: such rows ask for no work
+        sampled_slot = jnp.where(keep, leaving["sample_slot"], last_token.shape[0])
         sampled = sample(logits, slots, sampled_slot, leaving["row_position"][leaving["sample_row"]] + 1)
-        target = jnp.where(keep, sampled_slot, last_token.shape[0])
-        slots = note_outputs(slots, sampled_slot, sampled.token, keep)
+        slots = note_outputs(slots, sampled_slot, sampled.token)
         register = state.register
         if layout.spp > 1:
             register = write_register(register[0, 0], to_next_stage(x, layout), program)[None, None]
@@ -107,7 +108,7 @@ def build_tick(program: Program, dtype: jnp.dtype) -> Tick:
             pool=pool,
             table=table[None],
             register=register,
-            last_token=last_token.at[target].set(sampled.token, mode="drop")[None],
+            last_token=last_token.at[sampled_slot].set(sampled.token, mode="drop")[None],
             slots=jax.tree.map(lambda x: x[None], slots),
         )
         if program.keep_logits:

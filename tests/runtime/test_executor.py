@@ -105,6 +105,18 @@ def test_where_no_chunk_is_the_last_there_is_no_token(executor: MeshExecutor) ->
     np.testing.assert_allclose(cut.logits, whole.logits, atol=1e-5)
 
 
+def test_what_a_slot_asks_for_is_computed_only_where_a_token_of_it_is_read(executor: MeshExecutor) -> None:
+    last = executor.config.slots - 1
+    executor.admit(0, GREEDY, 4, ())
+    executor.admit(last, SamplingParams(temperature=0, logprobs=3), 8, ())
+    alone, begun = prompt_chunk(0, [1, 2, 3, 4], (0,)), Chunk(last, 0, 4, (1, 2, 3, 4), False, 0, (0,))
+    for chunks in ((alone,), (begun, alone)):
+        *_, greedy = executor.collect(executor.submit(StepPlan(chunks)))
+        assert greedy.logprob == 0
+    asked = Chunk(last, 4, 4, (5, 6, 7, 8), True, 0, (0,))
+    assert executor.collect(executor.submit(StepPlan((asked,))))[0].logprob < 0
+
+
 def test_a_tokens_logprob_and_results_come_in_plan_order(executor: MeshExecutor) -> None:
     executor.admit(0, SamplingParams(temperature=0, logprobs=3), 4, ())
     executor.admit(1, GREEDY, 1, ())

@@ -117,7 +117,7 @@ def test_penalties_follow_their_definitions() -> None:
     slots = jnp.zeros(2, jnp.int32)
     state = jitted(note_inputs)(state, slots, jnp.array([0, 1]), jnp.array([0, 1]), jnp.array([True, True]))
     for token in (1, 2, 2):
-        state = jitted(note_outputs)(state, slots[:1], jnp.array([token]), jnp.array([True]))
+        state = jitted(note_outputs)(state, slots[:1], jnp.array([token]))
     np.testing.assert_array_equal(state.generated[0, :4], [0, 1, 2, 0])
     np.testing.assert_array_equal(state.prompted[0, :4], [1, 1, 0, 0])
     # 0: 2/2 = 1; 1: -2*2 - .5 - .25 = -4.75; 2: 1/2 - .5 - .5 = -.5; 3: -1 unchanged
@@ -165,6 +165,17 @@ def test_logprobs_of_the_likeliest_tokens() -> None:
     np.testing.assert_array_equal(got.top_token[0], order)
     np.testing.assert_allclose(got.top_logprob[0], expected[order], rtol=1e-5)
     np.testing.assert_allclose(got.logprob[0], expected[int(got.token[0])], rtol=1e-5)
+
+
+def test_rows_of_no_slot_ask_for_nothing() -> None:
+    logits = np.random.default_rng(4).normal(size=(2, VOCAB)).astype(np.float32)
+    asking = SamplingParams(temperature=50, repetition_penalty=2, presence_penalty=2, logprobs=5, min_tokens=9)
+    state = state_of(SamplingParams(temperature=0), *[asking] * (SLOTS - 1), ends=(int(logits[1].argmax()),))
+    for beyond in (SLOTS, SLOTS + 1):
+        got = draw(logits, state, [0, beyond], [3, 3])
+        np.testing.assert_array_equal(got.token, logits.argmax(-1))
+        assert not np.any(got.logprob) and not np.any(got.top_logprob)
+    assert np.all(draw(logits, state, [0, SLOTS - 1], [3, 3]).logprob)
 
 
 def test_logits_that_are_not_numbers_are_told() -> None:
