@@ -69,7 +69,7 @@ class Calibrated:
 
     Args:
         calibration: its ticks and the times fitted to half of them.
-        fastest: seconds of the probe's loop when the machine was fast, by which the next run's slowness is counted.
+        fastest: seconds of a probe when the machine was fast, by which the next run's slowness is counted.
         delay: seconds that client, gRPC and network add to a TTFT.
     """
 
@@ -217,7 +217,7 @@ class Machine:
             replace(calibration.machine(), model=_learnt(calibration)),
             self._scheduler,
             arrivals,
-            slowed=lambda seconds: times.slowed(slowness.at(served.began + seconds)),
+            slowed=lambda at, seconds: times.slowed(seconds, slowness.at(served.began + at)),
         )
 
 

@@ -58,8 +58,9 @@ def print_calibration(before: str, calibrated: Calibrated) -> None:
     times = calibrated.calibration.times
     print(
         f"\nBefore {before}: KV is read in blocks of {times.block} (prompts) and {times.decode_block} (decodes) "
-        f"tokens; ticks feel {times.sensitivity:.1f} of the core's slowness; host {1e3 * times.host:.2f} ms a tick and "
-        f"{1e3 * times.host_row:.2f} ms a row; client and network {1e3 * calibrated.delay:.1f} ms of a TTFT\n"
+        f"tokens; where fetching takes twice as long, ticks take {1e3 * times.felt:.1f} ms more and the host "
+        f"{1e3 * times.host_felt:.1f}; host {1e3 * times.host:.2f} ms a tick and {1e3 * times.host_row:.2f} ms a row; "
+        f"client and network {1e3 * calibrated.delay:.1f} ms of a TTFT\n"
     )
     print("| ticks of the calibration | number | median error | P90 |")
     print("|---|---|---|---|")

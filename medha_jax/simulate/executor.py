@@ -15,6 +15,7 @@ from medha_jax.simulate.times import GroupTimes, GroupWork, Shape, chunk_work
 
 VOCAB = 2**31
 UNBOUNDED = 2**30
+Slowed = Callable[[float, float], float]  # seconds of a tick, by when it begins and its usual seconds
 
 
 class SimulationError(RuntimeError):
@@ -122,7 +123,7 @@ class SimulatedExecutor:
         context: most tokens of one request.
         times: seconds of every group's part of a tick.
         clock: moved on when results are collected.
-        slowed: how many times as long a tick takes that begins at a moment, in seconds; None for always the same.
+        slowed: on a machine that is not always as fast; None for always the usual seconds.
     """
 
     def __init__(
@@ -131,7 +132,7 @@ class SimulatedExecutor:
         context: int,
         times: GroupTimes,
         clock: VirtualClock,
-        slowed: Callable[[float], float] | None = None,
+        slowed: Slowed | None = None,
     ) -> None:
         mesh = config.mesh
         per_group = UNBOUNDED
@@ -213,7 +214,7 @@ class SimulatedExecutor:
         self._flight = flight
         began = max(self._clock(), self._free_at)
         if self._slowed is not None:
-            seconds *= self._slowed(began)
+            seconds = self._slowed(began, seconds)
         self._free_at = began + seconds
         totals = self.totals
         totals.ticks += 1

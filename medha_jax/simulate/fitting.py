@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -18,7 +17,6 @@ from medha_jax.simulate.times import Shape
 FITTED = ("fixed", "tokens", "attention", "context", "decode", "row", "beside")
 OWN_BASE_TICKS = 5
 BLOCKS = (1, 64, 256, 1024)  # tokens
-SENSITIVITIES = tuple(step / 10 for step in range(16))
 MOST_DELAYED = 5.0  # times its predicted seconds; what takes longer than that is none of the machine's own
 MOST_HOST_S = 0.05  # likewise, of the host between two ticks
 
@@ -36,49 +34,51 @@ class Errors:
 
 def fit(ticks: Sequence[Tick], mesh: MeshConfig) -> MeasuredTimes:
     """Coefficients that give measured ticks, by relative errors in which outliers do not count."""
-
-    def best(times: Iterable[MeasuredTimes]) -> MeasuredTimes:
-        return min(times, key=lambda found: errors(found, ticks)[0].mean)
-
     blocks = [(block, decode_block) for block in BLOCKS for decode_block in BLOCKS]
-    varying = any(tick.slowness != 1 for tick in ticks)
-    sensitivity = 1.0 if varying else 0.0
-    times = best(_fitted(ticks, mesh, sizes, sensitivity) for sizes in blocks)
-    for _ in range(2 if varying else 0):  # either is found better when the other is known
-        sizes = times.block, times.decode_block
-        times = best(_fitted(ticks, mesh, sizes, sensitivity) for sensitivity in SENSITIVITIES)
-        sensitivity = times.sensitivity
-        times = best(_fitted(ticks, mesh, sizes, sensitivity) for sizes in blocks)
+    fitted = [_fitted(ticks, mesh, *sizes) for sizes in blocks]
+    times = min(fitted, key=lambda found: errors(found, ticks)[0].mean)
     ratios = [tick.seconds / times.predicted(tick) for tick in ticks]
     delays = float(np.mean([ratio for ratio in ratios if ratio < MOST_DELAYED] or [1.0]))
+    host, host_row, host_felt = _host(ticks)
+    return dataclasses.replace(times, delays=delays, host=host, host_row=host_row, host_felt=host_felt)
+
+
+def _host(ticks: Sequence[Tick]) -> tuple[float, float, float]:
+    """Of the host between ticks, in the mean: seconds at its best, seconds a row, and seconds more if twice as slow."""
+    slowness = _slowness(ticks)
     gaps = [
-        (tick.work.rows, tick.host_s / times.slowed(tick.slowness))
-        for tick in ticks
+        ((1.0, tick.work.rows, slow), tick.host_s)
+        for tick, slow in zip(ticks, slowness, strict=True)
         if tick.host_s is not None and tick.host_s < MOST_HOST_S
     ]
-    host, host_row = 0.0, 0.0
-    if gaps:
-        rows, waits = np.array(gaps, float).T
-        host, host_row = nonnegative_least_squares(np.stack([np.ones_like(rows), rows], axis=1), waits).tolist()
-    return dataclasses.replace(times, delays=delays, host=host, host_row=host_row)
+    if not gaps:
+        return 0.0, 0.0, 0.0
+    columns, waits = zip(*gaps, strict=True)
+    fixed, row, felt = nonnegative_least_squares(np.array(columns), np.array(waits)).tolist()
+    return fixed + felt, row, felt
 
 
-def _fitted(ticks: Sequence[Tick], mesh: MeshConfig, blocks: tuple[int, int], sensitivity: float) -> MeasuredTimes:
+def _slowness(ticks: Sequence[Tick]) -> list[float]:
+    """Of the machine at each tick, or nothing where it was not measured: it would look like something that is fixed."""
+    return [tick.slowness if any(tick.slowness != 1 for tick in ticks) else 0.0 for tick in ticks]
+
+
+def _fitted(ticks: Sequence[Tick], mesh: MeshConfig, block: int, decode_block: int) -> MeasuredTimes:
     """Medians of ticks, where KV is read in blocks of so many tokens, by prompt chunks and by decodes."""
-    block, decode_block = blocks
-    reading: dict[str, Any] = {"block": block, "decode_block": decode_block, "sensitivity": sensitivity}
-    slowed = np.array([1 + sensitivity * (tick.slowness - 1) for tick in ticks])
-    seconds = np.array([tick.seconds for tick in ticks]) / slowed
+    seconds = np.array([tick.seconds for tick in ticks])
     columns = np.array([_features(tick, block, decode_block) for tick in ticks])
-    coefficients = robust_fit(columns / seconds[:, None], np.ones(len(ticks))).tolist()
-    plain = MeasuredTimes(**dict(zip(FITTED, coefficients, strict=True)), **reading)
+    columns = np.column_stack([columns, _slowness(ticks)])
+    *coefficients, felt = robust_fit(columns / seconds[:, None], np.ones(len(ticks))).tolist()
+    named = dict(zip(FITTED, coefficients, strict=True))
+    named["fixed"] += felt
+    plain = MeasuredTimes(**named, felt=felt, block=block, decode_block=decode_block)
     left: dict[Shape, list[tuple[float, float]]] = {}
-    for tick, took in zip(ticks, seconds.tolist(), strict=True):
-        inside = plain.tick_seconds(tick.shape, tick.work) - plain.base(tick.shape)
-        left.setdefault(tick.shape, []).append((took - inside, 1 / took))
+    for tick in ticks:
+        rest = tick.seconds - plain.predicted(tick) + plain.base(tick.shape)
+        left.setdefault(tick.shape, []).append((rest, 1 / tick.seconds))
     compiled = set(shapes_of(mesh))
     bases = {
-        shape: max(_weighted_median(rest), 0.0)
+        shape: max(_weighted_median(rest), felt)
         for shape, rest in left.items()
         if len(rest) >= OWN_BASE_TICKS and shape in compiled
     }

@@ -2,15 +2,16 @@
 
 The model of a tick, whose numbers are all fitted:
 
-    seconds = slowed x (base[shape] + squares x attention + read x context + decoded x decode + rows x row
-                        + beside x mixed)
-    host_s  = slowed x (host + rows x host_row)
-    slowed  = 1 + sensitivity x (slowness - 1)
+    seconds = base[shape] + squares x attention + read x context + decoded x decode + rows x row + beside x mixed
+              + felt x (slowness - 1)
+    host_s  = host + rows x host_row + host_felt x (slowness - 1)
 
 with squares, read and decoded of the slowest stage and group as in `GroupWork`; `mixed` is 1 where decodes run beside
-prompts, and 0 elsewhere. Programs read KV in blocks: read is rounded up to a multiple of `block` for each chunk, and
-decoded to one of `decode_block`; the sizes are those of `BLOCKS` that fit best. A robust fit with a base that is
-linear in rows comes first; then each shape that has ticks enough gets a base of its own, the median of what is left.
+prompts, and 0 elsewhere. A slow machine adds the same to every tick: what it is slow at is fetching code and weights,
+which every tick does, and hardly at arithmetic. Programs read KV in blocks: read is rounded up to a multiple of `block`
+for each chunk, and decoded to one of `decode_block`; the sizes are those of `BLOCKS` that fit best. A robust fit with a
+base that is linear in rows comes first; then each shape that has ticks enough gets a base of its own, the median of
+what is left.
 
 That predicts the median of ticks that do the same. Some take longer, because somebody else had the processor, and
 requests wait for these as well: `delays` is the mean of measured over predicted seconds, and simulated ticks take so
@@ -69,8 +70,9 @@ class MeasuredTimes:
         bases: seconds of shapes that were measured often enough.
         block, decode_block: tokens that are read at once, by prompt chunks and by decodes.
         delays: mean of measured over predicted seconds; the scheduler does not predict it.
-        sensitivity: what of the machine's slowness ticks feel.
+        felt: seconds that a tick takes longer on a machine that is twice as slow.
         host, host_row: of the host between ticks: seconds, and seconds a real row. The scheduler does not predict them.
+        host_felt: seconds that the host takes longer on a machine that is twice as slow.
     """
 
     fixed: float
@@ -84,9 +86,10 @@ class MeasuredTimes:
     block: int = 1
     decode_block: int = 1
     delays: float = 1.0
-    sensitivity: float = 0.0
+    felt: float = 0.0
     host: float = 0.0
     host_row: float = 0.0
+    host_felt: float = 0.0
 
     def base(self, shape: Shape) -> float:
         """Seconds of a shape without anything in it."""
@@ -106,13 +109,13 @@ class MeasuredTimes:
             seconds += self.attention * squares + self.context * (-(-read // block) * block)
         return seconds + self.beside if 0 < len(chunks) < work.rows else seconds
 
-    def slowed(self, slowness: float) -> float:
-        """How many times as long ticks take on a machine that is so slow; 1 where it is at its best."""
-        return 1 + self.sensitivity * (slowness - 1)
+    def slowed(self, seconds: float, slowness: float) -> float:
+        """Seconds on a machine that is so slow of what takes `group_seconds` at its best, where slowness is 1."""
+        return seconds + (self.delays * self.felt + self.host_felt) * (slowness - 1)
 
     def predicted(self, tick: Tick) -> float:
         """Seconds of a measured tick, the median of its like."""
-        return self.tick_seconds(tick.shape, tick.work) * self.slowed(tick.slowness)
+        return self.tick_seconds(tick.shape, tick.work) + self.felt * (tick.slowness - 1)
 
     def seconds(self, work: TickWork) -> float:
         """Seconds of a tick, of sums over its slowest group."""

@@ -12,7 +12,7 @@ from medha_jax.plan import SamplingParams
 from medha_jax.scheduler.request import Slo
 from medha_jax.simulate.clock import VirtualClock
 from medha_jax.simulate.deployments import Deployment
-from medha_jax.simulate.executor import SimulatedExecutor, SimulationError, Totals
+from medha_jax.simulate.executor import SimulatedExecutor, SimulationError, Slowed, Totals
 from medha_jax.simulate.output import CountedOutput
 from medha_jax.workload import Arrival
 
@@ -106,7 +106,7 @@ def simulate(
     on_progress: Progress = lambda seconds, finished: None,
     isolated: Callable[[int], float] | None = None,
     most: int | None = None,
-    slowed: Callable[[float], float] | None = None,
+    slowed: Slowed | None = None,
 ) -> Outcome:
     """Serve requests as they arrive, until all are done.
 
@@ -119,8 +119,8 @@ def simulate(
         isolated: seconds of a prompt alone, which deadlines are multiples of; None for those of this machine.
         most: requests that clients have under way at once, None for any number. Who comes later is sent, and counts
             as arrived, when another has finished.
-        slowed: how many times as long the machine takes at a moment (seconds); None for always the same. The scheduler
-            does not know.
+        slowed: seconds of a tick, by when it begins and its usual seconds, on a machine that is not always as fast. The
+            scheduler does not know.
 
     Raises:
         SimulationError: the engine stands still, or asks for what no runtime could do.

@@ -40,8 +40,8 @@ def ticks(
             chunk_work(work, start, length, 2**62)
         seconds = true.tick_seconds(shape, work) + (bump - 1) * true.base(shape) * (shape == SHAPES[-1])
         slowness = rng.uniform(1.0, slowest)
-        seconds *= true.slowed(slowness)
-        host = true.slowed(slowness) * (true.host + true.host_row * work.rows)
+        seconds += true.felt * (slowness - 1)
+        host = true.host + true.host_row * work.rows + true.host_felt * (slowness - 1)
         off = 1 + rng.uniform(-noise, noise)
         slow = 3 if rng.random() < 0.05 * (noise > 0) else 1  # somebody else had the machine
         tick = {"shape": list(shape), "seconds": slow * off * seconds, "host_s": off * host, "stages": [stage]}
@@ -89,15 +89,19 @@ def test_kv_that_is_read_in_blocks_and_decodes_beside_prompts_are_found(tmp_path
     assert found.errors[0].median < 1e-4
 
 
-def test_the_slowness_of_the_machine_is_taken_out(tmp_path: Path) -> None:
-    true = dataclasses.replace(TRUE, sensitivity=0.5)
+def test_what_a_slow_machine_adds_to_a_tick_is_found(tmp_path: Path) -> None:
+    true = dataclasses.replace(TRUE, felt=1.5e-3, host_felt=2e-4)
     found = read_calibration(written(tmp_path, ticks(600, 0.0, true=true, slowest=2.0)))
-    assert found.times.sensitivity == 0.5
-    assert found.times.row == pytest.approx(TRUE.row, rel=1e-2)
-    assert found.times.host == pytest.approx(TRUE.host, rel=1e-2)
+    for name in ("felt", "host", "host_felt", "row"):
+        assert getattr(found.times, name) == pytest.approx(getattr(true, name), rel=1e-2), name
+    for shape in SHAPES:
+        assert found.times.base(shape) == pytest.approx(TRUE.base(shape), rel=1e-2)
     assert found.errors[0].median < 1e-4
     tick = max(found.ticks, key=lambda tick: tick.slowness)
     assert found.times.predicted(tick) == pytest.approx(tick.seconds, rel=1e-3)
+    usual = found.times.group_seconds(tick.shape, tick.work)
+    assert tick.host_s is not None
+    assert found.times.slowed(usual, tick.slowness) == pytest.approx(tick.seconds + tick.host_s, rel=1e-3)
 
 
 def test_ticks_that_take_longer_delay_requests_and_not_predictions(tmp_path: Path) -> None:
