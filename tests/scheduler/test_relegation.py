@@ -18,6 +18,7 @@ from medha_jax.scheduler.policy import Columns
 from medha_jax.scheduler.relegation import Relegation
 from medha_jax.scheduler.request import Request, Slo
 from medha_jax.scheduler.shapes import Shapes
+from tests.scheduler.device import Device
 from tests.scheduler.serving import Server
 
 SHARE, LONG = 0.1, 50_000
@@ -147,6 +148,25 @@ CONFIG = SchedulerConfig(
     prefix_cache=False,
 )
 ADVANCE_S = 0.02  # so that it does not hide the rest of the bound, which is of the size of a second here
+
+
+def test_an_answer_that_is_interrupted_goes_on_first() -> None:
+    shapes = Shapes(BUCKETS, BUCKETS, 1, 2**20, 4, 1, 4, 400)
+    server = Server(CONFIG, shapes, pages=1000)
+    begun = server.ask(300, tokens=50)
+    while not server.outputs[begun]:
+        server.step()
+    server.now += 60  # its first token would be far too late by now
+    for _ in range(60):
+        server.ask(300, tokens=1, slo=Slo(ttft_s=30.0))
+    server.scheduler.lose(server.now)
+    server.device = Device(shapes)
+    told = len(server.outputs[begun])
+    while len(server.outputs[begun]) == told:
+        server.step()
+    assert not server.finished
+    server.run()
+    assert len(server.outputs[begun]) == 50 and len(server.finished) == 61
 
 
 def overload(load: float, prompts: Sequence[int], seconds: Any) -> list[float]:
