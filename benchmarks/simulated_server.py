@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("--drain-seconds", type=float, default=30.0)
     parser.add_argument("--access-log", default="off")
     parser.add_argument("--load-seconds", type=float, default=0.0, help="until it is ready")
-    parser.add_argument("--policy", choices=POLICIES, default="lars")
+    parser.add_argument("--policy", choices=POLICIES, default=SchedulerConfig.policy)
     parser.add_argument("--no-chunk-preemption", action="store_true")
     parser.add_argument("--tpot-target-ms", type=float, default=50.0)
     for name in ("--model", "--mesh"):

@@ -262,7 +262,7 @@ class SchedulerConfig:
         prefix_cache: whether pages of finished requests are found again by their tokens.
     """
 
-    policy: str = "lars"
+    policy: str = "red"
     chunk_preemption: bool = True
     deadline_margin: float = 0.3
     relegated_share: float = 0.05

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medha_jax.cli.mesh import MeshOption
-from medha_jax.cli.simulate import Policy
+from medha_jax.cli.simulate import DEFAULT_POLICY, Policy
 from medha_jax.config import RuntimeConfig
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class ServerOptions:
 class PolicyOptions:
     """How one's own server schedules."""
 
-    policy: Annotated[Policy, _option("Order of the prompts.", _OWN)] = Policy.LARS
+    policy: Annotated[Policy, _option("Order of the prompts.", _OWN)] = DEFAULT_POLICY
     chunk_preemption: Annotated[
         bool, _option("Prompts take turns chunk by chunk; without, one runs to its end before the next begins.", _OWN)
     ] = True

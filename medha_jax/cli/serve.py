@@ -37,7 +37,7 @@ from medha_jax.cli.generate import Dtype
 from medha_jax.cli.mesh import MeshOption, PageSizeOption, TokensPerGroupOption, mesh_config
 from medha_jax.cli.opening import tell
 from medha_jax.cli.prompt import model_directory, sampling_params
-from medha_jax.cli.simulate import Policy
+from medha_jax.cli.simulate import DEFAULT_POLICY, Policy
 from medha_jax.config import ConfigError, RuntimeConfig, SchedulerConfig
 from medha_jax.server.settings import LOG_FORMATS, Limits, ServerSettings, TlsFiles, join_address
 from medha_jax.text import GenerationDefaults, Tokenizer
@@ -122,7 +122,7 @@ def serve(
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Other machines may be served without TLS.", rich_help_panel=_SECURITY)
     ] = False,
-    policy: Annotated[Policy, typer.Option(help="Order of the prompts.", rich_help_panel=_SCHEDULER)] = Policy.LARS,
+    policy: Annotated[Policy, typer.Option(help="Order of the prompts.", rich_help_panel=_SCHEDULER)] = DEFAULT_POLICY,
     chunk_preemption: Annotated[
         bool,
         typer.Option(

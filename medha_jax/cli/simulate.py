@@ -38,6 +38,9 @@ class Policy(StrEnum):
     RED = "red"
 
 
+DEFAULT_POLICY = Policy(SchedulerConfig.policy)
+
+
 simulate = typer.Typer(
     help="Simulate traffic through the scheduler and the engine: hours in seconds, without devices.",
     invoke_without_command=True,
