@@ -25,7 +25,7 @@ import numpy as np
 
 EVERY_S = 0.02
 READ = 2**18  # float32: 1 MB, about 0.1 ms
-AROUND_S = 0.2  # probes this far from a moment say how fast it was: one alone is off by a tenth
+AROUND_S = 0.2  # probes this far from a moment say how fast it was: one alone is off by 6 to 9 %
 
 
 class Slowness:

@@ -60,7 +60,8 @@ def _host(ticks: Sequence[Tick]) -> tuple[float, float, float]:
 
 def _slowness(ticks: Sequence[Tick]) -> list[float]:
     """Of the machine at each tick, or nothing where it was not measured: it would look like something that is fixed."""
-    return [tick.slowness if any(tick.slowness != 1 for tick in ticks) else 0.0 for tick in ticks]
+    measured = any(tick.slowness != 1 for tick in ticks)
+    return [tick.slowness if measured else 0.0 for tick in ticks]
 
 
 def _fitted(ticks: Sequence[Tick], mesh: MeshConfig, block: int, decode_block: int) -> MeasuredTimes:
