@@ -9,6 +9,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import jax
 import pytest
 
 from medha_jax.config import Buckets
@@ -51,8 +52,10 @@ def pytest_collection_finish() -> None:
 def programs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The cache directory of commands that tests start: of this run, for all tests and workers.
 
-    Programs of the tests themselves are kept where the next run finds them.
+    Programs of the tests themselves are kept where the next run finds them. The backend starts with all devices,
+    whichever test comes first: a command that is run in a test asks for as many as it needs.
     """
+    assert jax.device_count() == DEVICES
     use_compilation_cache(request.config.cache.mkdir("programs"))
     base = tmp_path_factory.getbasetemp()
     return (base if WORKER is None else base.parent) / "programs"

@@ -196,7 +196,7 @@ def test_options_of_the_scheduler_reach_it(monkeypatch):
     assert run(["serve"]) == 0
     assert [(config.policy, config.chunk_preemption, config.tpot_target_s) for config in seen] == [
         ("fcfs", False, 0.02),
-        ("lars", True, 0.05),
+        ("red", True, 0.05),
     ]
 
 

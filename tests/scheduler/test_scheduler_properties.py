@@ -173,14 +173,23 @@ def test_only_the_first_prompt_chunk_may_exceed_the_target(setting: dict[str, An
         if own > (config.idle_tick_s if limit == math.inf else limit) and prompts:
             ((state, chunk),) = [pair for pair in pairs if pair[1] in prompts]
             natural = chunk.end == len(state.request.prompt) or chunk.end % server.shapes.per_group == 0
-            patient = limit == math.inf and own <= IDLE_PATIENCE * config.idle_tick_s
+            least = max(config.idle_tick_s, smallest_seconds(server, planned, stages))
+            patient = limit == math.inf and own <= IDLE_PATIENCE * least
             assert natural or state.request.chunks or chunk.length == OWN.prefill[0] or patient
 
 
-def own_work(planned: Planned, shapes: Shapes) -> TickWork:
-    """The work of a plan by itself, counted from its chunks."""
+def smallest_seconds(server: Server, planned: Planned, stages: int) -> float:
+    """Seconds of a plan if its prompt chunk were of the smallest bucket, in a shape that holds the plans in flight."""
+    at = next(number for number, one in enumerate(server.plans) if one is planned)
+    flight = [own_work(one, server.shapes).tokens for one in server.plans[max(0, at - stages + 1) : at]]
+    own = own_work(planned, server.shapes, OWN.prefill[0])
+    return server.model.seconds(own._replace(tokens=max(own.tokens, *flight, 0)))
+
+
+def own_work(planned: Planned, shapes: Shapes, longest: int = 2**31) -> TickWork:
+    """The work of a plan by itself, counted from its chunks, of which none counts for more than `longest` tokens."""
     room = TickRoom(shapes, LinearTimeModel())
     for chunk in planned.plan.chunks:
-        room.prefill(chunk.groups, chunk.start, chunk.length, long=False)
+        room.prefill(chunk.groups, chunk.start, min(chunk.length, longest), long=False)
     load = room.load
     return TickWork(sum(load.sizes), load.attention, load.context, load.rows)
