@@ -2,8 +2,8 @@
 
 A virtual core shares caches, and often the real core, with strangers; then fetching takes up to twice as long, for
 tenths of a second or for minutes, and no counter of the machine says so. Fifty times a second a megabyte is read, as
-much as the core's own cache holds, of which the ticks in between have left little; the processor time that it took is
-noted. That does not count the time in which other processes of this machine have the core, and takes 0.5 % of it.
+much as the core's own cache holds, and the processor time that it took is noted: that does not count the time in which
+other processes of this machine have the core. It takes 0.6 to 0.7 % of it.
 
 A loop of Python's says less: its own speed differs by up to 1.7 times from process to process, and it hardly notices
 when ticks take 1.4 times as long.

@@ -74,7 +74,8 @@ class Prompts:
         """It has pages now, and its first chunk comes in the tick after `tick`."""
         self._note(state, tick)
         state.blocked_since = math.inf
-        if state in self._preempted and not self._interrupted(state):
+        # under a policy that paces, an interrupted answer goes first until it goes on (`overdue`)
+        if state in self._preempted and not (self.policy.paces and state.generated):
             self._preempted.remove(state)
 
     def served(self, state: RequestState, tick: int) -> None:
@@ -117,7 +118,7 @@ class Prompts:
         Where the policy sees to that, only answers that were interrupted: it would give up on them as too late.
         """
         if self.policy.paces:
-            return [state for state in self._preempted if self._interrupted(state)]
+            return [state for state in self._preempted if state.generated]
         return [state for state in self._preempted if now - state.preempted_at >= self._config.bypass_s]
 
     def renew(self) -> None:
@@ -132,10 +133,6 @@ class Prompts:
         self._backlog.set_work(remaining, ends)
         for state, left, total in zip(states, remaining.tolist(), ends.tolist(), strict=True):
             state.remaining, state.total = left, total
-
-    def _interrupted(self, state: RequestState) -> bool:
-        """Whether it goes before all others until its answer goes on."""
-        return self.policy.paces and bool(state.generated)
 
     def _note(self, state: RequestState, tick: int) -> None:
         state.served = tick

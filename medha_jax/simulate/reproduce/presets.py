@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from medha_jax.config import GROUP, STAGE
 from medha_jax.simulate.reproduce.attainment import attainment
 from medha_jax.simulate.reproduce.chunks import chunks, pareto
 from medha_jax.simulate.reproduce.isolated import isolated
@@ -18,8 +19,8 @@ PRESETS: dict[str, Callable[[Run], Reproduction]] = {
     "systems": systems,
     "capacity": capacity,
     "ablation": ablation,
-    "spp": spp,
-    "kvp": kvp,
+    STAGE: spp,
+    GROUP: kvp,
     "3d": three,
     "chunks": chunks,
     "pareto": pareto,

@@ -1,8 +1,11 @@
-"""Presets `spp` and `kvp`: stages against a ring, and groups for decoding at 10M tokens; closed forms."""
+"""Presets that are named for the axis they scale: stages against a ring, and groups for decoding at 10M tokens.
+
+Both are closed forms.
+"""
 
 from __future__ import annotations
 
-from medha_jax.config import Buckets, MeshConfig
+from medha_jax.config import GROUP, STAGE, Buckets, MeshConfig
 from medha_jax.simulate.baselines.ring import ring_prefill
 from medha_jax.simulate.cost import CostModel
 from medha_jax.simulate.estimate import Estimator, Targets
@@ -54,7 +57,7 @@ def spp(run: Run) -> Reproduction:
                 (devices, of(hardware, "llama3-8b", devices // 8, context)) for devices in (8, 16, 32, 64, 128)
             ]
     return Reproduction(
-        name="spp",
+        name=STAGE,
         title="Prefill over more devices: pipeline stages against ring attention",
         setting=(
             f"{HARDWARE} with the shares of the peak fitted in preset isolated, instances of tp=8, no memory limit; a "
@@ -85,7 +88,7 @@ def kvp(run: Run) -> Reproduction:
         Comparison("TPOT, 4 groups, against the bound of the first version", times[4], published.TBT_10M_S, "s"),
     ]
     return Reproduction(
-        name="kvp",
+        name=GROUP,
         title="A token of output at 10M tokens, over more groups",
         setting=f"Llama-3 8B, {HARDWARE}, tp=8, spp=4",
         rows=tuple(rows),
