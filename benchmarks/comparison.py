@@ -1,4 +1,4 @@
-"""One model: its real runs in a folder, of which every second one calibrates the simulator for the one after it."""
+"""One model: its real runs in a folder, whose pieces calibrate the simulator and are compared with it, in turn."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from medha_jax.workload import Arrival
 CONTEXT, SLOTS, POOL, MESH = 32768, 8, 49152, "cpu-small"
 LONGEST = 8192  # tokens of a prompt in the calibration
 PERCENTILES = (50, 90)
+PIECE_S = 20.0  # the machine gets faster and slower within a minute, so calibration and workload take turns
 # Whom a request meets in its tick hangs on milliseconds: the 90th percentile of the very same 90 requests moves by a
 # quarter. So a real run is compared with all requests of several simulations, in which each comes a little later.
 SIMULATIONS, MOVED_S = 8, 0.1
@@ -65,16 +66,14 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Calibrated:
-    """What a calibration run says.
+    """What the calibration says.
 
     Args:
         calibration: its ticks and the times fitted to half of them.
-        fastest: seconds of a probe when the machine was fast, by which the next run's slowness is counted.
         delay: seconds that client, gRPC and network add to a TTFT.
     """
 
     calibration: Calibration
-    fastest: float
     delay: float
 
 
@@ -84,10 +83,10 @@ class Compared:
 
     Args:
         workload: in words.
-        calibrated: what was measured just before.
+        calibrated: what was measured between its pieces.
         requests: that were sent.
         busy: share of the time in which ticks ran.
-        slowness: mean of the machine's, as a multiple of its best in the calibration.
+        slowness: mean of the machine's, as a multiple of its best.
         ticks: that were predicted.
         tick_error: median of |predicted - measured| / measured over them.
         seconds: by name of the figure, as in "ttft_p50": real and simulated.
@@ -109,29 +108,33 @@ class Machine:
     Args:
         name: of SETTINGS.
         folder: of its runs.
-        seconds: in which requests of each run come.
+        seconds: in which requests come, of each workload and as long of its calibration.
     """
 
     def __init__(self, name: str, folder: Path, seconds: float) -> None:
-        self._name, self._folder, self._seconds = name, folder, seconds
+        self._name, self._folder, self._pieces = name, folder, max(1, round(seconds / PIECE_S))
         self.setting = SETTINGS[name]
         self._scheduler = SchedulerConfig(tpot_target_s=self.setting.tpot_ms / 1000)
         folder.mkdir(parents=True, exist_ok=True)
-        self._requests = folder / "requests.jsonl"
-        write_calibration_requests(self._requests, 10_000, LONGEST, seed=1)
 
     def compare(self, preset: str, scale: str, output_scale: str, rate: float) -> Compared:
-        """Calibrate, then run a workload and simulate it: within minutes the machine's memory gets faster or slower."""
-        calibrated = self._calibrate(f"{preset}-calibration")
-        calibration, delay = calibrated.calibration, calibrated.delay
+        """Run a workload, piece by piece, with a piece of the calibration before each, and simulate it."""
         asked = f"--workload={preset}", f"--scale={scale}", f"--output-scale={output_scale}"
-        served = self._serve(preset, rate, *asked)
-        slowness = self._slowness(preset, calibrated.fastest)
-        measured = self._ticks(preset, served, slowness).ticks
-        several = [self._simulated(calibration, served, slowness, MOVED_S, seed) for seed in range(SIMULATIONS)]
+        folder = self._folder / preset
+        calibrating, compared = self._serve(folder, rate, asked)
+        slowness = Slowness(folder / PROBES)
+        calibrated = self._calibrate(folder, calibrating, slowness)
+        calibration, delay = calibrated.calibration, calibrated.delay
+        measured = self._ticks(folder / "compared.json", compared, slowness).ticks
+        several = [
+            self._simulated(calibration, piece, slowness, MOVED_S, seed)
+            for piece in compared
+            for seed in range(SIMULATIONS)
+        ]
+        records = [record for piece in compared for record in piece.records]
         real: dict[str, list[float | None]] = {
-            "ttft": [*_ttfts(served.records)],
-            "tpot": [tpot(one) for one in served.records],
+            "ttft": [*_ttfts(records)],
+            "tpot": [tpot(one) for one in records],
         }
         simulated: dict[str, list[float | None]] = {
             "ttft": [one.ttft + delay for each in several for one in each.served],
@@ -142,29 +145,28 @@ class Machine:
             for name in real
             for percent in PERCENTILES
         }
-        ticks = served.ticks
         return Compared(
             workload=f"{preset}, prompts x {scale}, outputs x {output_scale}, {rate:g} requests/s",
             calibrated=calibrated,
-            requests=len(served.records),
-            busy=sum(tick["seconds"] for tick in ticks) / (ticks[-1]["at"] - ticks[0]["at"]),
-            slowness=slowness.mean,
+            requests=len(records),
+            busy=sum(piece.busy_s for piece in compared) / sum(piece.seconds for piece in compared),
+            slowness=float(np.mean([tick.slowness for tick in measured])),
             ticks=len(measured),
             tick_error=errors(calibration.times, measured)[0].median,
             seconds=seconds,
         )
 
-    def _calibrate(self, run: str) -> Calibrated:
-        served = self._serve(run, self.setting.rate, "--workload=mooncake", f"--file={self._requests}")
-        fastest = Slowness(self._folder / run / PROBES).fastest
-        slowness = self._slowness(run, fastest)
-        calibration = self._ticks(run, served, slowness)
-        simulated = self._simulated(calibration, served, slowness, 0.0).served
-        waits = [real - one.ttft for real, one in zip(_ttfts(served.records), simulated, strict=True)]
+    def _calibrate(self, folder: Path, pieces: Sequence[Served], slowness: Slowness) -> Calibrated:
+        calibration = self._ticks(folder / "ticks.json", pieces, slowness)
+        waits: list[float] = []
+        for piece in pieces:
+            simulated = self._simulated(calibration, piece, slowness, 0.0).served
+            waits += [real - one.ttft for real, one in zip(_ttfts(piece.records), simulated, strict=True)]
         # less than nothing would be an error of the ticks, not of the network
-        return Calibrated(calibration, fastest, max(0.0, float(np.median(waits))))
+        return Calibrated(calibration, max(0.0, float(np.median(waits))))
 
-    def _serve(self, run: str, rate: float, *asked: str) -> Served:
+    def _serve(self, folder: Path, rate: float, asked: Sequence[str]) -> tuple[list[Served], list[Served]]:
+        """Pieces of the calibration, and those of the workload, of one server that gets them in turn."""
         server = (
             f"--model={self._directory()}",
             f"--mesh={MESH}",
@@ -175,7 +177,18 @@ class Machine:
             f"--policy={self._scheduler.policy}",
             "--no-prefix-cache",
         )
-        return serve(self._folder / run, server, (*asked, f"--rate={rate}", f"--duration={self._seconds}"))
+        folder.mkdir(parents=True, exist_ok=True)
+        loads: dict[str, Sequence[str]] = {}
+        for piece in range(self._pieces):
+            requests, usual = folder / f"requests-{piece}.jsonl", self.setting.rate
+            write_calibration_requests(requests, LONGEST, skip=round(piece * usual * PIECE_S))
+            each = f"--duration={PIECE_S:g}", f"--seed={piece}"
+            loads[f"calibration-{piece}"] = "--workload=mooncake", f"--file={requests}", f"--rate={usual:g}", *each
+            loads[f"compared-{piece}"] = *asked, f"--rate={rate:g}", *each
+        served = serve(folder, server, loads)
+        names = "calibration", "compared"
+        calibrating, compared = ([served[f"{name}-{piece}"] for piece in range(self._pieces)] for name in names)
+        return calibrating, compared
 
     def _directory(self) -> str:
         """Of the model; the larger one gets random weights."""
@@ -190,13 +203,11 @@ class Machine:
                 shutil.copy(BUNDLED_MODEL / name, directory)
         return str(directory)
 
-    def _slowness(self, run: str, fastest: float) -> Slowness:
-        return Slowness(self._folder / run / PROBES, fastest)
-
-    def _ticks(self, run: str, served: Served, slowness: Slowness) -> Calibration:
-        """The ticks of a run as a calibration, with the slowness that was measured beside them."""
-        ticks = [{**tick, "slowness": slowness.at(tick["at"], tick["seconds"])} for tick in served.ticks]
-        path = self._folder / run / "ticks.json"
+    def _ticks(self, path: Path, pieces: Sequence[Served], slowness: Slowness) -> Calibration:
+        """The ticks of some pieces as a calibration, with the slowness that was measured beside them."""
+        ticks = [
+            {**tick, "slowness": slowness.at(tick["at"], tick["seconds"])} for piece in pieces for tick in piece.ticks
+        ]
         config = RuntimeConfig(mesh=load_mesh(MESH), slots=SLOTS, pool_tokens=POOL)
         write_ticks(path, {"model": self._name}, config, CONTEXT, ticks)
         return read_calibration(path)
@@ -204,7 +215,7 @@ class Machine:
     def _simulated(
         self, calibration: Calibration, served: Served, slowness: Slowness, moved_s: float, seed: int = 0
     ) -> Outcome:
-        """The requests of a run on the virtual clock, of a scheduler that has learnt the calibration's ticks.
+        """The requests of a piece on the virtual clock, of a scheduler that has learnt the calibration's ticks.
 
         Each comes up to `moved_s` seconds later than it was due.
         """
@@ -217,7 +228,7 @@ class Machine:
             replace(calibration.machine(), model=_learnt(calibration)),
             self._scheduler,
             arrivals,
-            slowed=lambda at, seconds: times.slowed(seconds, slowness.at(served.began + at)),
+            slowed=lambda at, seconds, shape: times.slowed(seconds, shape, slowness.at(served.began + at)),
         )
 
 

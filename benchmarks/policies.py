@@ -124,7 +124,7 @@ def count(condition: Condition, seed: int, policy: str, seconds: float) -> Count
         arrivals,
         until=None if condition.drained else seconds,
         isolated=work,
-        slowed=lambda at, seconds: condition.slowed * seconds,
+        slowed=lambda at, seconds, shape: condition.slowed * seconds,
     )
     # whose deadline lies beyond the end was neither late nor on time
     judged = [one for one in outcome.served if one.on_time is not None]

@@ -1,4 +1,4 @@
-"""A real run for the simulator to be compared with: `medha-jax serve`, and `medha-jax bench serve` that loads it."""
+"""Real runs for the simulator to be compared with: `medha-jax serve`, and `medha-jax bench serve` that loads it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,16 +23,26 @@ from medha_jax.results.files import read_run
 from medha_jax.simulate.served_ticks import served_ticks
 
 BENCH = (sys.executable, "-m", "medha_jax.cli", "bench", "serve")
-WARMUP = 4  # requests before each run, which are no part of it
-TRACE, PROBES = "trace.json", "probes.txt"
+WARMUP = 4  # requests before the first load, which are no part of it
+TRACE, PROBES, TIMES = "trace.json", "probes.txt", "times.json"
 
 
 @dataclass(frozen=True)
 class Served:
-    """A run that was measured: its requests, by index, and its ticks in the form of a calibration's."""
+    """A load that was measured: its requests, by index, and its ticks in the form of a calibration's."""
 
     records: tuple[RequestRecord, ...]
     ticks: list[dict[str, Any]]
+
+    @property
+    def seconds(self) -> float:
+        """From the first tick to the last."""
+        return float(self.ticks[-1]["at"] - self.ticks[0]["at"])
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds in which ticks ran."""
+        return float(sum(tick["seconds"] for tick in self.ticks))
 
     @property
     def began(self) -> float:
@@ -39,31 +50,45 @@ class Served:
         return float(self.ticks[0]["at"]) - min(record.sent for record in self.records)
 
 
-def serve(folder: Path, server: Sequence[str], asked: Sequence[str]) -> Served:
-    """Start a server, send it a workload, stop it; what is in the folder already is read and not measured again.
+def serve(folder: Path, server: Sequence[str], loads: Mapping[str, Sequence[str]]) -> dict[str, Served]:
+    """Start a server, send it one load after another, stop it; what the folder has is read and not measured again.
 
     Args:
-        folder: where the results and the server's trace go.
+        folder: where the server's trace, the probes beside it, and the results of each load go; it must exist.
         server: options of `medha-jax serve`.
-        asked: options of `medha-jax bench serve`: the workload.
+        loads: by name, options of `medha-jax bench serve`: a workload each.
 
     Raises:
         ServerStartError: the server did not start.
         CalledProcessError: the load was not sent.
     """
     if not (folder / TRACE).exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        unfinished, cores = folder / "unfinished.json", sorted(os.sched_getaffinity(0))
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(probed(cores[0], folder / PROBES))
-            with on_cores(*cores[:-1] or cores):
-                own = stack.enter_context(OwnServer([*server, f"--trace={unfinished}"], _tell))
-            command = [*BENCH, f"--server={own.address}", f"--warmup={WARMUP}", f"--out={folder}", *asked]
+        _measure(folder, server, loads)
+    ticks = served_ticks(folder / TRACE, since=WARMUP)
+    found: dict[str, Served] = {}
+    for name, (began, ended) in json.loads((folder / TIMES).read_text(encoding="utf-8")).items():
+        (repeat,) = read_run(folder / name).repeats
+        found[name] = Served(repeat.records, [tick for tick in ticks if began <= tick["at"] < ended])
+    return found
+
+
+def _measure(folder: Path, server: Sequence[str], loads: Mapping[str, Sequence[str]]) -> None:
+    """Writes the trace last: without it nothing was measured."""
+    unfinished, cores = folder / "unfinished.json", sorted(os.sched_getaffinity(0))
+    times: dict[str, tuple[float, float]] = {}
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(probed(cores[0], folder / PROBES))
+        with on_cores(*cores[:-1] or cores):
+            own = stack.enter_context(OwnServer([*server, f"--trace={unfinished}"], _tell))
+        for name, asked in loads.items():
+            warmup = 0 if times else WARMUP
+            command = [*BENCH, f"--server={own.address}", f"--warmup={warmup}", f"--out={folder / name}", *asked]
+            began = time.perf_counter()
             with on_cores(cores[-1]):
                 subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        unfinished.rename(folder / TRACE)
-    (repeat,) = read_run(folder).repeats
-    return Served(repeat.records, served_ticks(folder / TRACE, since=WARMUP))
+            times[name] = began, time.perf_counter()
+    (folder / TIMES).write_text(json.dumps(times) + "\n", encoding="utf-8")
+    unfinished.rename(folder / TRACE)
 
 
 @contextmanager
@@ -77,18 +102,18 @@ def on_cores(*cores: int) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def write_calibration_requests(path: Path, count: int, longest: int, seed: int) -> None:
+def write_calibration_requests(path: Path, longest: int, skip: int = 0) -> None:
     """Requests of all lengths for a calibration, as a Mooncake trace (JSON lines); they arrive when the client says.
 
     Prompts are uniform in their logarithm up to a quarter of the longest, and every 25th is that long; outputs have
-    2 to 64 tokens.
+    2 to 64 tokens. The first `skip` of them are left out.
     """
-    draw = np.random.default_rng(seed)
+    draw, count = np.random.default_rng(1), 10_000
     prompts = np.rint(np.exp(draw.uniform(np.log(2), np.log(longest / 4), count))).astype(int)
     prompts[10::25] = longest
     outputs = draw.integers(2, 65, count)
     rows = zip(prompts.tolist(), outputs.tolist(), strict=True)
-    lines = [json.dumps({"timestamp": 0, "input_length": one, "output_length": other}) for one, other in rows]
+    lines = [json.dumps({"timestamp": 0, "input_length": one, "output_length": other}) for one, other in rows][skip:]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

@@ -1,10 +1,11 @@
 """Simulated against real: `python -m benchmarks.simulation --model tiny --out DIR`; what DIR has is not measured again.
 
-Before each workload a real run calibrates the simulator: requests of all lengths, sent by `medha-jax bench serve` to a
-server of its own. From its ticks come the times of the machine, and from its requests what client and network add to a
-TTFT (the median of what they take longer than simulated). The workload is compared: the same requests at the same
-times, through the same scheduler on the virtual clock. Nothing is fitted to it; all that is taken from it is how fast
-the core was from moment to moment, which a probe beside the server measured (`benchmarks.speed`).
+For each workload a server gets pieces of 20 s from `medha-jax bench serve`, in turn of the calibration and of the
+workload, because the machine gets faster and slower within a minute. The calibration's are requests of all lengths:
+from their ticks come the times of the machine, and from the requests what client and network add to a TTFT (the median
+of what they take longer than simulated). The workload's are compared: the same requests at the same times, through the
+same scheduler on the virtual clock. Nothing is fitted to it; all that is taken from it is how fast the core was from
+moment to moment, which a probe beside the server measured (`benchmarks.speed`).
 
 The server has every core but the last, which is the client's. Outputs are generated to their last token.
 """
@@ -30,7 +31,7 @@ def main() -> None:
     parser.add_argument("--model", choices=tuple(SETTINGS), default="tiny", help="bundled, or 26M random weights")
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs; figures.json goes there, too")
     parser.add_argument("--workload", action="append", help="preset to compare, may be repeated; all, if none is named")
-    parser.add_argument("--seconds", type=float, default=75, help="in which the requests of each run come")
+    parser.add_argument("--seconds", type=float, default=100, help="of each workload, and as many of its calibration")
     given = parser.parse_args()
     print(machine())
     under = Machine(given.model, given.out, given.seconds)
@@ -53,12 +54,15 @@ def main() -> None:
     (given.out / "figures.json").write_text(json.dumps(stated, indent=1) + "\n", encoding="utf-8")
 
 
-def print_calibration(before: str, calibrated: Calibrated) -> None:
+def print_calibration(beside: str, calibrated: Calibrated) -> None:
     """What was fitted, and how far it is off among the ticks that it was not fitted to."""
     times = calibrated.calibration.times
+    longer = ", ".join(
+        f"{shape.own_decode}+{shape.own_prefill} {1e3 * times.longer(shape):.1f}" for shape in times.bases
+    )
     print(
-        f"\nBefore {before}: KV is read in blocks of {times.block} (prompts) and {times.decode_block} (decodes) "
-        f"tokens; where fetching takes twice as long, ticks take {1e3 * times.felt:.1f} ms more and the host "
+        f"\nBeside {beside}: KV is read in blocks of {times.block} (prompts) and {times.decode_block} (decodes) "
+        f"tokens; where fetching takes twice as long, ticks (decodes+prompt tokens) take {longer} ms more and the host "
         f"{1e3 * times.host_felt:.1f}; host {1e3 * times.host:.2f} ms a tick and {1e3 * times.host_row:.2f} ms a row; "
         f"client and network {1e3 * calibrated.delay:.1f} ms of a TTFT\n"
     )

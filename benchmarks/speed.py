@@ -1,9 +1,9 @@
 """How fast a core reads from moment to moment: `python -m benchmarks.speed --core 0 --out FILE`, until SIGTERM.
 
 A virtual core shares caches, and often the real core, with strangers; then fetching takes up to twice as long, for
-tenths of a second or for minutes, and no counter of the machine says so. Fifty times a second a megabyte is read, as
-much as the core's own cache holds, and the processor time that it took is noted: that does not count the time in which
-other processes of this machine have the core. It takes 0.6 to 0.7 % of it.
+tenths of a second or for minutes, and no counter of the machine says so. A hundred times a second a megabyte is read,
+as much as the core's own cache holds, and the processor time that it took is noted: that does not count the time in
+which other processes of this machine have the core. It takes about 2 % of it.
 
 A loop of Python's says less: its own speed differs by up to 1.7 times from process to process, and it hardly notices
 when ticks take 1.4 times as long.
@@ -23,33 +23,21 @@ from pathlib import Path
 
 import numpy as np
 
-EVERY_S = 0.02
+EVERY_S = 0.01
 READ = 2**18  # float32: 1 MB, about 0.1 ms
-AROUND_S = 0.2  # probes this far from a moment say how fast it was: one alone is off by 6 to 9 %
+AROUND_S = 0.05  # probes this far from a moment say how fast it was: one alone is off by 6 to 9 %
 
 
 class Slowness:
     """How many times as long fetching takes, by the probes of a core.
 
     Args:
-        path: that this program wrote.
-        reference: seconds of a probe that count as 1.
+        path: that this program wrote. The fifth percentile of its probes, when the core was fast, counts as 1.
     """
 
-    def __init__(self, path: Path, reference: float = 1.0) -> None:
-        self._at, self._took = np.loadtxt(path, ndmin=2).T
-        self._reference = reference
-        self._sums = np.concatenate([[0.0], np.cumsum(self._took)])
-
-    @property
-    def fastest(self) -> float:
-        """Seconds of a probe when the core was fast: the fifth percentile."""
-        return float(np.percentile(self._took, 5))
-
-    @property
-    def mean(self) -> float:
-        """Over all probes."""
-        return float(self._took.mean()) / self._reference
+    def __init__(self, path: Path) -> None:
+        self._at, took = np.loadtxt(path, ndmin=2).T
+        self._sums = np.concatenate([[0.0], np.cumsum(took / np.percentile(took, 5))])
 
     def at(self, began: float, seconds: float = 0.0) -> float:
         """The mean around some time, in seconds of `time.perf_counter`."""
@@ -57,7 +45,7 @@ class Slowness:
         if low == high:  # between two probes: the one before
             low = max(0, low - 1)
             high = low + 1
-        return float(self._sums[high] - self._sums[low]) / (high - low) / self._reference
+        return float(self._sums[high] - self._sums[low]) / (high - low)
 
 
 @contextmanager

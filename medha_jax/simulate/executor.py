@@ -15,7 +15,7 @@ from medha_jax.simulate.times import GroupTimes, GroupWork, Shape, chunk_work
 
 VOCAB = 2**31
 UNBOUNDED = 2**30
-Slowed = Callable[[float, float], float]  # seconds of a tick, by when it begins and its usual seconds
+Slowed = Callable[[float, float, Shape], float]  # seconds of a tick: of when it begins, its usual seconds, its shape
 
 
 class SimulationError(RuntimeError):
@@ -209,12 +209,14 @@ class SimulatedExecutor:
         """
         stage, ends = self._enter(plan)
         flight = [(plan, stage), *self._flight[:-1]]
-        seconds = self._seconds([stage for _, stage in flight])
+        stages = [stage for _, stage in flight]
+        shape, seconds_of = self._shape(stages), self._times.group_seconds
+        seconds = max(seconds_of(shape, work) for stage in stages for work in stage.work)
         self._next.update(ends)
         self._flight = flight
         began = max(self._clock(), self._free_at)
         if self._slowed is not None:
-            seconds = self._slowed(began, seconds)
+            seconds = self._slowed(began, seconds, shape)
         self._free_at = began + seconds
         totals = self.totals
         totals.ticks += 1
@@ -257,14 +259,12 @@ class SimulatedExecutor:
             return _Stage(every, None, tuple(rows.work for rows in every)), ends
         return _Stage(every, shared, tuple(shared.work + rows.work for rows in every)), ends
 
-    def _seconds(self, stages: Sequence[_Stage]) -> float:
-        """Seconds of a tick: all stages run in the smallest shape that holds every one, and wait for the slowest."""
+    def _shape(self, stages: Sequence[_Stage]) -> Shape:
+        """The smallest that holds what every stage does; all run in it."""
         mesh = self.config.mesh
         sizes = _padded(mesh.buckets, [rows for stage in stages for rows in stage.own])
         shared = [stage.shared for stage in stages if stage.shared is not None]
-        shape = Shape(*sizes, *(_padded(mesh.shared_buckets or mesh.buckets, shared) if shared else ()))
-        seconds = self._times.group_seconds
-        return max(seconds(shape, work) for stage in stages for work in stage.work)
+        return Shape(*sizes, *(_padded(mesh.shared_buckets or mesh.buckets, shared) if shared else ()))
 
 
 def _padded(buckets: Buckets, kinds: Sequence[_Rows]) -> tuple[int, int]:

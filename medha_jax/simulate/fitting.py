@@ -68,18 +68,20 @@ def _fitted(ticks: Sequence[Tick], mesh: MeshConfig, block: int, decode_block: i
     """Medians of ticks, where KV is read in blocks of so many tokens, by prompt chunks and by decodes."""
     seconds = np.array([tick.seconds for tick in ticks])
     columns = np.array([_features(tick, block, decode_block) for tick in ticks])
-    columns = np.column_stack([columns, _slowness(ticks)])
-    *coefficients, felt = robust_fit(columns / seconds[:, None], np.ones(len(ticks))).tolist()
+    slowness = np.array(_slowness(ticks))
+    columns = np.column_stack([columns, slowness, slowness * [tick.shape.rows for tick in ticks]])
+    *coefficients, felt, felt_tokens = robust_fit(columns / seconds[:, None], np.ones(len(ticks))).tolist()
     named = dict(zip(FITTED, coefficients, strict=True))
     named["fixed"] += felt
-    plain = MeasuredTimes(**named, felt=felt, block=block, decode_block=decode_block)
+    named["tokens"] += felt_tokens
+    plain = MeasuredTimes(**named, felt=felt, felt_tokens=felt_tokens, block=block, decode_block=decode_block)
     left: dict[Shape, list[tuple[float, float]]] = {}
     for tick in ticks:
         rest = tick.seconds - plain.predicted(tick) + plain.base(tick.shape)
         left.setdefault(tick.shape, []).append((rest, 1 / tick.seconds))
     compiled = set(shapes_of(mesh))
     bases = {
-        shape: max(_weighted_median(rest), felt)
+        shape: max(_weighted_median(rest), plain.longer(shape))
         for shape, rest in left.items()
         if len(rest) >= OWN_BASE_TICKS and shape in compiled
     }

@@ -3,12 +3,13 @@
 The model of a tick, whose numbers are all fitted:
 
     seconds = base[shape] + squares x attention + read x context + decoded x decode + rows x row + beside x mixed
-              + felt x (slowness - 1)
+              + (felt + felt_tokens x rows of the shape) x (slowness - 1)
     host_s  = host + rows x host_row + host_felt x (slowness - 1)
 
 with squares, read and decoded of the slowest stage and group as in `GroupWork`; `mixed` is 1 where decodes run beside
-prompts, and 0 elsewhere. A slow machine adds the same to every tick: those with a prompt chunk were seen to grow by
-about as many milliseconds as those of one decode (docs/simulation.md). Programs read KV in blocks: read is rounded up
+prompts, and 0 elsewhere. A slow machine adds the same to every tick of a shape: of a small model, ticks with a prompt
+chunk were seen to grow by about as many milliseconds as those of one decode, and of a larger one by more
+(docs/simulation.md). Programs read KV in blocks: read is rounded up
 to a multiple of `block` for each chunk, and decoded to one of `decode_block`; the sizes are those of `BLOCKS` that fit
 best. A robust fit with a base that is linear in rows comes first; then each shape that has ticks enough gets a base of
 its own, the median of what is left.
@@ -70,7 +71,7 @@ class MeasuredTimes:
         bases: seconds of shapes that were measured often enough.
         block, decode_block: tokens that are read at once, by prompt chunks and by decodes.
         delays: mean of measured over predicted seconds; the scheduler does not predict it.
-        felt: seconds that a tick takes longer on a machine that is twice as slow.
+        felt, felt_tokens: of ticks on a machine that is twice as slow: seconds longer, and seconds a row of the shape.
         host, host_row: of the host between ticks: seconds, and seconds a real row. The scheduler does not predict them.
         host_felt: seconds that the host takes longer on a machine that is twice as slow.
     """
@@ -87,6 +88,7 @@ class MeasuredTimes:
     decode_block: int = 1
     delays: float = 1.0
     felt: float = 0.0
+    felt_tokens: float = 0.0
     host: float = 0.0
     host_row: float = 0.0
     host_felt: float = 0.0
@@ -109,13 +111,17 @@ class MeasuredTimes:
             seconds += self.attention * squares + self.context * (-(-read // block) * block)
         return seconds + self.beside if 0 < len(chunks) < work.rows else seconds
 
-    def slowed(self, seconds: float, slowness: float) -> float:
+    def longer(self, shape: Shape) -> float:
+        """Seconds that a tick of a shape takes longer on a machine that is twice as slow."""
+        return self.felt + self.felt_tokens * shape.rows
+
+    def slowed(self, seconds: float, shape: Shape, slowness: float) -> float:
         """Seconds on a machine that is so slow of what takes `group_seconds` at its best, where slowness is 1."""
-        return seconds + (self.delays * self.felt + self.host_felt) * (slowness - 1)
+        return seconds + (self.delays * self.longer(shape) + self.host_felt) * (slowness - 1)
 
     def predicted(self, tick: Tick) -> float:
         """Seconds of a measured tick, the median of its like."""
-        return self.tick_seconds(tick.shape, tick.work) + self.felt * (tick.slowness - 1)
+        return self.tick_seconds(tick.shape, tick.work) + self.longer(tick.shape) * (tick.slowness - 1)
 
     def seconds(self, work: TickWork) -> float:
         """Seconds of a tick, of sums over its slowest group."""

@@ -119,8 +119,8 @@ def simulate(
         isolated: seconds of a prompt alone, which deadlines are multiples of; None for those of this machine.
         most: requests that clients have under way at once, None for any number. Who comes later is sent, and counts
             as arrived, when another has finished.
-        slowed: seconds of a tick, by when it begins and its usual seconds, on a machine that is not always as fast. The
-            scheduler does not know.
+        slowed: seconds of a tick on a machine that is not always as fast, of when it begins, its usual seconds and its
+            shape. The scheduler does not know.
 
     Raises:
         SimulationError: the engine stands still, or asks for what no runtime could do.

@@ -40,7 +40,7 @@ def ticks(
             chunk_work(work, start, length, 2**62)
         seconds = true.tick_seconds(shape, work) + (bump - 1) * true.base(shape) * (shape == SHAPES[-1])
         slowness = rng.uniform(1.0, slowest)
-        seconds += true.felt * (slowness - 1)
+        seconds += true.longer(shape) * (slowness - 1)
         host = true.host + true.host_row * work.rows + true.host_felt * (slowness - 1)
         off = 1 + rng.uniform(-noise, noise)
         slow = 3 if rng.random() < 0.05 * (noise > 0) else 1  # somebody else had the machine
@@ -90,9 +90,9 @@ def test_kv_that_is_read_in_blocks_and_decodes_beside_prompts_are_found(tmp_path
 
 
 def test_what_a_slow_machine_adds_to_a_tick_is_found(tmp_path: Path) -> None:
-    true = dataclasses.replace(TRUE, felt=1.5e-3, host_felt=2e-4)
+    true = dataclasses.replace(TRUE, felt=1.5e-3, felt_tokens=2e-5, host_felt=2e-4)
     found = read_calibration(written(tmp_path, ticks(600, 0.0, true=true, slowest=2.0)))
-    for name in ("felt", "host", "host_felt", "row"):
+    for name in ("felt", "felt_tokens", "host", "host_felt", "row"):
         assert getattr(found.times, name) == pytest.approx(getattr(true, name), rel=1e-2), name
     for shape in SHAPES:
         assert found.times.base(shape) == pytest.approx(TRUE.base(shape), rel=1e-2)
@@ -101,7 +101,7 @@ def test_what_a_slow_machine_adds_to_a_tick_is_found(tmp_path: Path) -> None:
     assert found.times.predicted(tick) == pytest.approx(tick.seconds, rel=1e-3)
     usual = found.times.group_seconds(tick.shape, tick.work)
     assert tick.host_s is not None
-    assert found.times.slowed(usual, tick.slowness) == pytest.approx(tick.seconds + tick.host_s, rel=1e-3)
+    assert found.times.slowed(usual, tick.shape, tick.slowness) == pytest.approx(tick.seconds + tick.host_s, rel=1e-3)
 
 
 def test_ticks_that_take_longer_delay_requests_and_not_predictions(tmp_path: Path) -> None:

@@ -42,9 +42,9 @@ def test_a_lone_request_takes_what_it_takes_alone(stages: int, prompt: int) -> N
 def test_a_machine_may_be_slow_for_a_while() -> None:
     settings, lone = SchedulerConfig(idle_tick_s=10, tpot_target_s=10), [Arrival(0.0, 20_480, 5)]
     (alone,) = simulate(MACHINE, settings, lone).served
-    (slow,) = simulate(MACHINE, settings, lone, slowed=lambda at, seconds: 2 * seconds).served
+    (slow,) = simulate(MACHINE, settings, lone, slowed=lambda at, seconds, shape: 2 * seconds).served
     assert slow.ttft == pytest.approx(2 * alone.ttft)
-    (later,) = simulate(MACHINE, settings, lone, slowed=lambda at, seconds: seconds if at < 0.1 else 2 * seconds).served
+    (later,) = simulate(MACHINE, settings, lone, slowed=lambda at, seconds, shape: seconds * (2 - (at < 0.1))).served
     assert alone.ttft < later.ttft < slow.ttft
 
 
