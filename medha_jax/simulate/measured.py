@@ -7,12 +7,12 @@ The model of a tick, whose numbers are all fitted:
     host_s  = host + rows x host_row + host_felt x (slowness - 1)
 
 with squares, read and decoded of the slowest stage and group as in `GroupWork`; `mixed` is 1 where decodes run beside
-prompts, and 0 elsewhere. A slow machine adds the same to every tick of a shape: of a small model, ticks with a prompt
-chunk were seen to grow by about as many milliseconds as those of one decode, and of a larger one by more
-(docs/simulation.md). Programs read KV in blocks: read is rounded up
-to a multiple of `block` for each chunk, and decoded to one of `decode_block`; the sizes are those of `BLOCKS` that fit
-best. A robust fit with a base that is linear in rows comes first; then each shape that has ticks enough gets a base of
-its own, the median of what is left.
+prompts, and 0 elsewhere. A slow machine adds the same to every tick of a shape: those with a prompt chunk were seen to
+grow by more milliseconds than those of decodes, and by a smaller share (docs/simulation.md).
+
+Programs read KV in blocks: read is rounded up to a multiple of `block` for each chunk, and decoded to one of
+`decode_block`; the sizes are those of `BLOCKS` that fit best. A robust fit with a base that is
+linear in rows comes first; then each shape that has ticks enough gets a base of its own, the median of what is left.
 
 That predicts the median of ticks that do the same. Some take longer, because somebody else had the processor, and
 requests wait for these as well: `delays` is the mean of measured over predicted seconds, and simulated ticks take so
