@@ -33,7 +33,7 @@ setup: .venv/.installed ## make .venv and install the package and its test tools
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) -e '.[test]'
 	@touch $@
 
-lint: .venv/.installed ## style, types, import arrows, BUILD against the source
+lint: .venv/.installed ## style, types, imports against imports.bzl
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target types style imports build
 
 style:

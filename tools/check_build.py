@@ -1,110 +1,80 @@
-"""Check that BUILD, import-linter's contracts and the source agree on who imports whom.
+"""Hold imports.bzl, the list of which part of medha_jax may import which, against the imports in the source.
 
-Bazel does not look inside Python files, and import-linter does not know BUILD, so either could drift alone.
-A part is a module or folder directly under medha_jax; an arrow says that one part may import another.
+BUILD makes its targets from the same list, so nothing else has to be compared. A part is a module or folder
+directly under medha_jax.
 """
 
 import ast
 import sys
-import tomllib
 from pathlib import Path
 
+import grimp
+
 PACKAGE = "medha_jax"
-Arrows = dict[str, set[str]]
+ROOT = Path(__file__).resolve().parent.parent
 
 
-def build_arrows(build: Path) -> Arrows:
-    """Read `name -> deps` of every py_library in a BUILD file, whose syntax is Python's."""
-    arrows: Arrows = {}
-    for node in ast.walk(ast.parse(build.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "py_library":
-            given = {keyword.arg: keyword.value for keyword in node.keywords}
-            deps = ast.literal_eval(given["deps"]) if "deps" in given else []
-            arrows[ast.literal_eval(given["name"])] = {dep.removeprefix(":") for dep in deps}
-    return arrows
+def declared_imports(file: Path) -> dict[str, list[str]]:
+    """Read `part -> parts that it may import` from imports.bzl, whose syntax is Python's.
+
+    Raises:
+        ValueError: the file assigns no dictionary to IMPORTS.
+    """
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        match node:
+            case ast.Assign(targets=[ast.Name(id="IMPORTS")], value=value):
+                imports: dict[str, list[str]] = ast.literal_eval(value)
+                return imports
+    raise ValueError(f"{file.name} assigns no IMPORTS")
 
 
-def contract_arrows(pyproject: Path) -> Arrows:
-    """Read `importer -> parts it may import` out of import-linter's "protected" contracts."""
-    contracts = tomllib.loads(pyproject.read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"]
-    arrows: Arrows = {}
-    for contract in contracts:
-        if contract["type"] != "protected":
-            continue
-        for module in contract["protected_modules"]:
-            arrows.setdefault(part_of(module), set())
-            for importer in contract["allowed_importers"]:
-                arrows.setdefault(part_of(importer), set()).add(part_of(module))
-    return arrows
-
-
-def part_of(module: str) -> str:
-    """Name the part that a dotted module of the package belongs to: `medha_jax.kv.allocator` -> `kv`."""
-    return module.split(".")[1]
-
-
-def source_parts(package: Path) -> dict[str, list[Path]]:
-    """Map every part to its Python files; folders that hold only data are not parts."""
-    parts: dict[str, list[Path]] = {}
-    for entry in sorted(package.iterdir()):
-        files = sorted(entry.rglob("*.py")) if entry.is_dir() else [entry] * (entry.suffix == ".py")
-        if files and not entry.name.startswith("__"):
-            parts[entry.stem] = files
+def real_imports(package: str) -> dict[str, dict[str, str]]:
+    """Find `part -> {imported part: a place that imports it}` in a package's source."""
+    graph = grimp.build_graph(package, cache_dir=None)
+    parts: dict[str, dict[str, str]] = {child.split(".")[1]: {} for child in graph.find_children(package)}
+    for importer in sorted(graph.modules - {package}):
+        part = importer.split(".")[1]
+        for imported in sorted(graph.find_modules_directly_imported_by(importer) - {package}):
+            other = imported.split(".")[1]
+            if other != part:
+                line = graph.get_import_details(importer=importer, imported=imported)[0]["line_number"]
+                parts[part].setdefault(other, f"{importer}, line {line}")
     return parts
 
 
-def imported_modules(file: Path, root: Path) -> list[tuple[int, str]]:
-    """List `(line, dotted module)` of every import in a file, relative ones resolved."""
-    folder = list(file.relative_to(root).parent.parts)
-    found: list[tuple[int, str]] = []
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            found += [(node.lineno, alias.name) for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            base = folder[: len(folder) - node.level + 1] if node.level else []
-            module = ".".join(base + ([node.module] if node.module else []))
-            # `from medha_jax import kv` names the part in the alias, not in the module.
-            found += [(node.lineno, f"{module}.{alias.name}") for alias in node.names]
-    return found
-
-
-def problems(root: Path) -> list[str]:
-    """Compare the three accounts of the arrows under a repository root.
+def problems(declared: dict[str, list[str]], real: dict[str, dict[str, str]]) -> list[str]:
+    """Compare the list with the source.
 
     Args:
-        root: folder that holds BUILD, pyproject.toml and medha_jax/.
+        declared: what each part may import, in the order of the list.
+        real: what each part imports, and where.
 
     Returns:
-        One plain sentence per disagreement; empty when all agree.
+        One sentence per disagreement; empty when both agree.
     """
-    build, contract = build_arrows(root / "BUILD"), contract_arrows(root / "pyproject.toml")
-    parts = source_parts(root / PACKAGE)
-    found: list[str] = []
-    for part in sorted(parts.keys() | build.keys() | contract.keys()):
-        if part not in parts:
-            found.append(f"{part}: named in BUILD or pyproject.toml, but {PACKAGE}/ has no such part")
-        if part not in build:
-            found.append(f"{part}: BUILD has no py_library for it; add one")
-        if part not in contract:
-            found.append(f'{part}: no "Who may import" contract in pyproject.toml names it; add it there')
-        allowed, listed = contract.get(part, set()), build.get(part, set())
-        found += [f"{part} -> {to}: missing in BUILD, allowed by pyproject.toml" for to in sorted(allowed - listed)]
-        found += [
-            f"{part} -> {to}: superfluous in BUILD, not allowed by pyproject.toml" for to in sorted(listed - allowed)
-        ]
-        for file in parts.get(part, []):
-            for line, module in imported_modules(file, root):
-                to = part_of(module) if module.startswith(f"{PACKAGE}.") else part
-                if to in parts and to != part and to not in listed:
-                    place = f"{file.relative_to(root)}:{line}"
-                    found.append(f"{part} -> {to}: {place} imports it, missing in BUILD")
+    found = [f"{part}: imports.bzl has no line for this part; add one" for part in sorted(real.keys() - declared)]
+    above: set[str] = set()
+    for part, allowed in declared.items():
+        if part not in real:
+            found.append(f"{part}: stands in imports.bzl, but {PACKAGE}/ has no such part")
+        imported = real.get(part, {})
+        for other in sorted(imported.keys() - set(allowed)):
+            found.append(f"{part} -> {other}: imported by {imported[other]}, but not allowed by imports.bzl")
+        for other in sorted(set(allowed) - imported.keys()):
+            found.append(f"{part} -> {other}: allowed by imports.bzl, but no file imports it; take it out")
+        for other in sorted(set(allowed) - above):
+            found.append(f"{part} -> {other}: imports.bzl lists {other} below {part}; imports point upwards there")
+        if allowed != sorted(set(allowed)):
+            found.append(f"{part}: its imports in imports.bzl are not sorted, or name a part twice")
+        above.add(part)
     return found
 
 
 def main() -> int:
     """Print every disagreement; return the process's exit status."""
-    found = problems(Path(__file__).resolve().parent.parent)
-    print("\n".join(found) if found else "BUILD, import contracts and source agree.")
+    sys.path.insert(0, str(ROOT))
+    found = problems(declared_imports(ROOT / "imports.bzl"), real_imports(PACKAGE))
+    print("\n".join(found) if found else "imports.bzl and the imports in the source agree.")
     return 1 if found else 0
 
 
