@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ _CALLED = re.compile(
     r"(?:\{([^}]*)\}|(%?[\w.\-]+))"
 )
 _IOTA = re.compile(r"\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
+_MESH = re.compile(r"@?mesh\[([^\]]+)\](?:, ?device_ids=\((?:\[([\d,]+)\](?:T\(([\d,]+)\))?|([\d,]+))\))? ?\{([^}]*)\}")
+_AXIS = re.compile(r"'?(\w+)'?(?:=(\d+)|:\((\d+)\)(\d+))?")
 
 
 class HloError(ValueError):
@@ -131,7 +134,43 @@ def device_groups(attributes: str, devices: int) -> tuple[bool, tuple[tuple[int,
         ids = np.arange(math.prod(dims)).reshape(dims)
         ids = ids.transpose(_numbers(iota[3])) if iota[3] else ids
         return False, tuple(tuple(group) for group in ids.reshape(shape).reshape(shape[0], -1).tolist())
+    if mesh := _MESH.match(stated):
+        return False, _along_axes(*mesh.groups())
     raise HloError(f"replica groups {stated[:60]!r} stand in a form that is not known")
+
+
+def _along_axes(
+    mesh: str, iota: str | None, order: str | None, ids: str | None, grouped: str
+) -> tuple[tuple[int, ...], ...]:
+    """Groups along named axes of a mesh: `mesh['a'=2,'b'=4] {'b'}`.
+
+    Args:
+        mesh: its axes and their sizes.
+        iota: device numbers are counted in this shape and transposed to `order`; None if they are counted in the mesh.
+        order: the permutation, None for none.
+        ids: device numbers in the order of the mesh, if they are listed.
+        grouped: axes of a group; `'b':(2)2` is the part of an axis of size 2 after a part of size 2.
+    """
+    sizes = {name: int(size) for name, size, *_ in _AXIS.findall(mesh)}
+    if ids:
+        places = np.array(_numbers(ids))
+    else:
+        shape = _numbers(iota) if iota else tuple(sizes.values())
+        places = np.arange(math.prod(shape)).reshape(shape)
+        places = places.transpose(_numbers(order)) if order else places
+    inside: dict[str, list[tuple[int, int]]] = {name: [] for name in sizes}
+    for name, _, before, size in _AXIS.findall(grouped):
+        first = int(before or 1)
+        inside[name].append((first, first * int(size or sizes[name])))
+    parts, within = [], []
+    for name, size in sizes.items():
+        borders = sorted({1, size, *(border for part in inside[name] for border in part)})
+        for first, last in itertools.pairwise(borders):
+            parts.append(last // first)
+            within.append(any(start <= first and last <= end for start, end in inside[name]))
+    axes = [n for n, one in enumerate(within) if not one] + [n for n, one in enumerate(within) if one]
+    size = math.prod(part for part, one in zip(parts, within, strict=True) if one)
+    return tuple(tuple(group) for group in places.reshape(parts).transpose(axes).reshape(-1, size).tolist())
 
 
 def _explicit(attributes: str, name: str) -> tuple[tuple[int, ...], ...]:

@@ -98,6 +98,18 @@ def test_conditions_that_are_no_plain_count_are_unknown(change):
         ("[4,2]<=[2,2,2]T(0,2,1)", ((0, 2), (1, 3), (4, 6), (5, 7))),
         ("{}", (tuple(range(8)),)),
         ("{{0,4},{1,5},{2,6},{3,7}}", ((0, 4), (1, 5), (2, 6), (3, 7))),
+        # named axes, as jax 0.12 writes them
+        ("mesh['spp'=2,'kvp'=2,'tp'=2] {'tp'}, use_global_device_ids=true", ((0, 1), (2, 3), (4, 5), (6, 7))),
+        ("mesh['spp'=2,'kvp'=2,'tp'=2] {'kvp'}", ((0, 2), (1, 3), (4, 6), (5, 7))),
+        ("mesh['spp'=2,'kvp'=2,'tp'=2] {'spp','tp'}", ((0, 1, 4, 5), (2, 3, 6, 7))),
+        ("mesh['spp'=2,'kvp'=2,'tp'=2] {}", tuple((n,) for n in range(8))),
+        ("mesh['spp'=2,'kvp'=1,'tp'=4] {'kvp'}", tuple((n,) for n in range(8))),
+        ("mesh['a'=8] {'a':(1)2}", ((0, 4), (1, 5), (2, 6), (3, 7))),
+        ("mesh['a'=8] {'a':(4)2}", ((0, 1), (2, 3), (4, 5), (6, 7))),
+        ("mesh['a'=8] {'a':(1)2,'a':(4)2}", ((0, 1, 4, 5), (2, 3, 6, 7))),
+        ("mesh['a'=2,'b'=4], device_ids=([4,2]T(1,0)) {'b'}", ((0, 2, 4, 6), (1, 3, 5, 7))),
+        ("mesh['a'=2,'b'=4], device_ids=(7,6,5,4,3,2,1,0) {'b'}", ((7, 6, 5, 4), (3, 2, 1, 0))),
+        ("mesh[spp=4,tp=2] {tp}", ((0, 1), (2, 3), (4, 5), (6, 7))),
     ],
 )
 def test_replica_groups(stated, groups):
@@ -107,7 +119,7 @@ def test_replica_groups(stated, groups):
 
 
 def test_groups_in_another_form_are_refused():
-    line = "ROOT %g = f32[8]{0} all-gather(%x), replica_groups=mesh['a'=2]{'a'}, dimensions={0}"
+    line = "ROOT %g = f32[8]{0} all-gather(%x), replica_groups=maximal_mesh[device_id=3] {}, dimensions={0}"
     with pytest.raises(HloError, match="replica groups"):
         Program.parse(entry("%x = f32[4]{0} parameter(0)", line)).collectives  # noqa: B018
 
