@@ -1,6 +1,8 @@
 # Needs GNU make, git and Python 3.11 or later with venv and pip. `make` alone lists the targets.
-BIN := .venv/bin
-# The first of these that is Python 3.11 or later makes .venv; `make setup PYTHON=python3.12` chooses one.
+# `make test VENV=.venv-new PYTHON=python3.13` works beside an environment of another Python.
+VENV := .venv
+BIN := $(VENV)/bin
+# The first of these that is Python 3.11 or later makes the environment; `make setup PYTHON=python3.12` chooses one.
 PYTHONS := $(or $(PYTHON),python3 python3.13 python3.12 python3.11 python)
 
 .DEFAULT_GOAL := help
@@ -9,11 +11,11 @@ PYTHONS := $(or $(PYTHON),python3 python3.13 python3.12 python3.11 python)
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
 
-setup: .venv/.installed ## make .venv and install the package and its test tools
-	@echo "setup: .venv is ready ($$($(BIN)/python --version))"
+setup: $(VENV)/.installed ## make .venv and install the package and its test tools
+	@echo "setup: $(VENV) is ready ($$($(BIN)/python --version))"
 
 # The stamp makes the second run instant; a change of dependencies makes it stale. PIP_OPTIONS goes to pip.
-.venv/.installed: pyproject.toml
+$(VENV)/.installed: pyproject.toml
 	@set -e; \
 	if ! $(BIN)/python -c '' 2>/dev/null; then \
 		found=; \
@@ -26,14 +28,14 @@ setup: .venv/.installed ## make .venv and install the package and its test tools
 				"install one, or name it: make setup PYTHON=/path/to/python" >&2; \
 			exit 1; \
 		fi; \
-		echo "setup: creating .venv with $$found ($$($$found --version))"; \
-		$$found -m venv --clear .venv; \
+		echo "setup: creating $(VENV) with $$found ($$($$found --version))"; \
+		$$found -m venv --clear $(VENV); \
 	fi
-	@echo "setup: installing medha-jax and its test tools into .venv (the first time takes minutes)"
+	@echo "setup: installing medha-jax and its test tools into $(VENV) (the first time takes minutes)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) -e '.[test]'
 	@touch $@
 
-lint: .venv/.installed ## style, types, imports against imports.bzl
+lint: $(VENV)/.installed ## style, types, imports against imports.bzl
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target types style imports build
 
 style:
@@ -77,5 +79,5 @@ bazel: ## check and build the Bazel targets, where bazel is installed
 	fi
 
 clean: ## remove everything that these targets made
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-* build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

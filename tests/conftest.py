@@ -52,13 +52,19 @@ def pytest_collection_finish() -> None:
 def programs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The cache directory of commands that tests start: of this run, for all tests and workers.
 
-    Programs of the tests themselves are kept where the next run finds them. The backend starts with all devices,
-    whichever test comes first: a command that is run in a test asks for as many as it needs.
+    The backend starts with all devices, whichever test comes first: a command that is run in a test asks for as many
+    as it needs.
     """
     assert jax.device_count() == DEVICES
     use_compilation_cache(request.config.cache.mkdir("programs"))
     base = tmp_path_factory.getbasetemp()
     return (base if WORKER is None else base.parent) / "programs"
+
+
+@pytest.fixture(autouse=True)
+def own_programs(request: pytest.FixtureRequest) -> None:
+    """Each test begins with the cache that the next run finds again; the test before may have used another one."""
+    use_compilation_cache(request.config.cache.mkdir("programs"))
 
 
 @pytest.fixture(scope="session")

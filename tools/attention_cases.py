@@ -118,7 +118,7 @@ def random_mix(case: Case, rng: np.random.Generator) -> Mix:
         return int(rng.choice([1, case.page, 2 * case.page, case.keys + 1, most, int(rng.integers(1, most + 1))]))
 
     def shard(start: int, count: int) -> tuple[int, bool]:
-        kind = rng.choice(["own", "own", "own", "earlier", "nothing"])
+        kind = str(rng.choice(["own", "own", "own", "earlier", "nothing"]))
         return {"own": (start + count, True), "earlier": (max(1, start // 2), False), "nothing": (0, False)}[kind]
 
     runs.append((0, 1, slots.pop(), most - 1, most, True))  # a full context, which is worth cutting

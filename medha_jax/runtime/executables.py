@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 from jax import stages
+from jax.experimental.compilation_cache import compilation_cache
 
 from medha_jax.runtime.buckets import Bucket, UnknownShapeError
 
@@ -94,10 +95,14 @@ class ExecutableTable:
 
 
 def use_compilation_cache(directory: Path | None) -> None:
-    """Turn on JAX's persistent compilation cache for every program, however quickly it compiles."""
+    """Turn on JAX's persistent compilation cache for every program, however quickly it compiles.
+
+    JAX opens a cache once and stays with its directory, so the one that is open is closed first.
+    """
     if directory is None:
         return
     directory.mkdir(parents=True, exist_ok=True)
     jax.config.update("jax_compilation_cache_dir", str(directory))
+    compilation_cache.reset_cache()
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

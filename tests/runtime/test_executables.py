@@ -29,12 +29,15 @@ def test_only_what_was_compiled_can_run() -> None:
 
 
 def test_it_is_told_what_the_cache_had(tmp_path: Path) -> None:
-    before = jax.config.jax_compilation_cache_dir
     use_compilation_cache(tmp_path / "programs")
-    try:
+    assert not any(made.cached for made in compile_all()[1].values())
+    jax.clear_caches()
+    assert all(made.cached for made in compile_all()[1].values())
+
+
+def test_a_new_cache_directory_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        jax.clear_caches()
+        use_compilation_cache(tmp_path / name)
         assert not any(made.cached for made in compile_all()[1].values())
-        jax.clear_caches()
-        assert all(made.cached for made in compile_all()[1].values())
-    finally:
-        jax.config.update("jax_compilation_cache_dir", before)
-        jax.clear_caches()
+        assert list((tmp_path / name).iterdir())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -133,7 +134,7 @@ def _share_cpu_devices(layout: Layout, processes: int) -> None:
     request_cpu_devices(layout.devices // processes)
 
 
-def _initialize(cluster: ClusterConfig, coordinator: str, timeouts: dict[str, int]) -> None:
+def _initialize(cluster: ClusterConfig, coordinator: str, timeouts: Mapping[str, Any]) -> None:
     host, port = split_address(coordinator, "--coordinator")
     address, bind = coordinator, coordinator if is_loopback(host) else None
     if cluster.process:
