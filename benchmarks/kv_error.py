@@ -20,11 +20,12 @@ import numpy as np
 from medha_jax.checkpoints import load_parameters, random_parameters
 from medha_jax.config import BUNDLED_MODEL, Buckets, MeshConfig, RuntimeConfig
 from medha_jax.engine import GenerationRequest, OfflineEngine
-from medha_jax.mesh import Layout, build_mesh
-from medha_jax.models import Architecture
+from medha_jax.mesh import build_mesh
 from medha_jax.plan import SamplingParams
 from medha_jax.runtime import MeshExecutor, TokenResult
 from medha_jax.runtime.placement import place_parameters
+from medha_jax.specs.layout import Layout
+from medha_jax.specs.model import Architecture
 from medha_jax.text import Tokenizer
 from tools.tiny_corpus import documents, split, standard_library
 

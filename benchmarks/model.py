@@ -18,11 +18,13 @@ from benchmarks.measure import copy_rate, machine, matmul_rate
 from medha_jax.checkpoints import random_parameters
 from medha_jax.checkpoints.export import write_huggingface
 from medha_jax.config import Buckets, MeshConfig, RuntimeConfig
-from medha_jax.kv.allocator import pages_for
-from medha_jax.mesh import Layout, build_mesh, parameter_sharding
-from medha_jax.models import Architecture, parameter_specs
+from medha_jax.mesh import build_mesh, parameter_sharding
+from medha_jax.models import parameter_specs
 from medha_jax.plan import Chunk, SamplingParams, StepPlan
 from medha_jax.runtime import MeshExecutor
+from medha_jax.specs.layout import Layout
+from medha_jax.specs.model import Architecture
+from medha_jax.specs.sizes import pages_for
 
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],

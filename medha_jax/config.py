@@ -80,13 +80,38 @@ class Buckets:
 
 
 @dataclass(frozen=True)
-class MeshConfig:
-    """A layout of devices and the sizes that go with it.
+class Axes:
+    """How many devices each axis of the mesh has.
 
     Args:
         tp: devices that split every layer (tensor axis).
         spp: pipeline stages that hold consecutive layers.
         kvp: groups with a KV pool of their own.
+    """
+
+    tp: int = 1
+    spp: int = 1
+    kvp: int = 1
+
+    def __post_init__(self) -> None:
+        for name in (TENSOR, STAGE, GROUP):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
+
+    def __str__(self) -> str:
+        return f"{TENSOR}={self.tp},{STAGE}={self.spp},{GROUP}={self.kvp}"
+
+    @property
+    def devices(self) -> int:
+        """Devices in the whole mesh, e.g. tp=8, spp=2 needs 16."""
+        return self.tp * self.spp * self.kvp
+
+
+@dataclass(frozen=True)
+class MeshConfig(Axes):
+    """A layout of devices and the sizes that go with it; the first three settings are those of `Axes`.
+
+    Args:
         page_size: tokens in a KV page.
         tokens_per_group: tokens of one request that a group holds before the next group takes over; None for
             everything, which one group always does.
@@ -96,9 +121,6 @@ class MeshConfig:
         hardware: name of the device kind that the layout is meant for.
     """
 
-    tp: int = 1
-    spp: int = 1
-    kvp: int = 1
     page_size: int = 64
     tokens_per_group: int | None = None
     buckets: Buckets = field(default_factory=Buckets)
@@ -107,17 +129,20 @@ class MeshConfig:
     hardware: str = "cpu"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 1 <= self.page_size <= 1024 or self.page_size & (self.page_size - 1):
             raise ConfigError(f"page size is {self.page_size}; allowed are powers of two from 1 to 1024")
-        for name in (TENSOR, STAGE, GROUP):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.tokens_per_group is not None and (self.tokens_per_group < 1 or self.tokens_per_group % self.page_size):
             raise ConfigError(
                 f"tokens per group is {self.tokens_per_group}; it must be a multiple of the page size {self.page_size}"
             )
         if not 0 < self.memory_fraction <= 1:
             raise ConfigError(f"memory fraction is {self.memory_fraction}; allowed is (0, 1]")
+
+    @property
+    def spread_buckets(self) -> Buckets | None:
+        """`shared_buckets` where there are several groups to share rows, None where there is one."""
+        return self.shared_buckets if self.kvp > 1 else None
 
 
 def load_mesh(text: str) -> MeshConfig:

@@ -10,10 +10,11 @@ import numpy as np
 
 from medha_jax.checkpoints import random_parameters
 from medha_jax.config import Buckets, MeshConfig, RuntimeConfig
-from medha_jax.mesh import Layout, build_mesh
-from medha_jax.models import Architecture
+from medha_jax.mesh import build_mesh
 from medha_jax.runtime import MeshExecutor
 from medha_jax.runtime.placement import place_parameters
+from medha_jax.specs.layout import Layout
+from medha_jax.specs.model import Architecture
 
 CONFIG: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
@@ -50,7 +51,7 @@ def small_executor(changes: dict[str, Any] | None = None, **settings: Any) -> Me
     )
     chosen = {**defaults, **settings}
     mesh_config = MeshConfig(**{name: chosen.pop(name) for name in MESH_SETTINGS & set(chosen)})
-    layout = Layout(mesh_config.tp, mesh_config.spp, mesh_config.kvp)
+    layout = Layout.of(mesh_config)
     mesh = build_mesh(layout)
     one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     parameters = random_parameters(arch, "float32", one, seed=0)

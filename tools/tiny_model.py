@@ -15,7 +15,9 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 from safetensors.numpy import save_file
 
-from medha_jax.models import Architecture, Decoder, layer_graph, rotary_angles, rotary_constants
+from medha_jax.models import Decoder, layer_graph, rotary_angles
+from medha_jax.specs.model import Architecture
+from medha_jax.specs.rope import rotary_constants
 
 CONFIG: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],

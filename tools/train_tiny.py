@@ -23,7 +23,7 @@ from rich.console import Console
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from medha_jax.models import Architecture
+from medha_jax.specs.model import Architecture
 from tools import tiny_corpus
 from tools.tiny_model import CONFIG, LLAMA_LAYER, Parameters, export, initial_parameters, token_losses
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import jax.numpy as jnp
 
-from medha_jax.models import Architecture, parameter_specs
+from medha_jax.models import parameter_specs
+from medha_jax.specs.model import Architecture
 
 LLAMA_3_8B = {
     "architectures": ["LlamaForCausalLM"],

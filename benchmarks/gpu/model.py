@@ -29,11 +29,13 @@ from medha_jax.attention.gpu.launch import GpuTarget, LaunchError
 from medha_jax.checkpoints import random_parameters
 from medha_jax.config import ATTENTIONS, BUNDLED_MODEL, KV_DTYPES, XLA_OPTIONS, Buckets, MeshConfig, RuntimeConfig
 from medha_jax.engine import Delta, Finished, GenerationRequest, OfflineEngine
-from medha_jax.kv.allocator import pages_for
-from medha_jax.mesh import Layout, build_mesh, parameter_sharding
-from medha_jax.models import Architecture, parameter_specs
+from medha_jax.mesh import build_mesh, parameter_sharding
+from medha_jax.models import parameter_specs
 from medha_jax.plan import Chunk, SamplingParams, StepPlan
 from medha_jax.runtime import MeshExecutor
+from medha_jax.specs.layout import Layout
+from medha_jax.specs.model import Architecture
+from medha_jax.specs.sizes import pages_for
 from medha_jax.text import Tokenizer
 from tools.gpu_check import NO_GPU, facts
 

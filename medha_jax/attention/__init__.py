@@ -8,10 +8,9 @@ from medha_jax.attention.merge import merge, pack
 from medha_jax.attention.pool import Fp8Pool, Pool, empty_pool, values_of
 from medha_jax.attention.store import store
 from medha_jax.attention.work import AttentionWork, Tiles
-from medha_jax.attention.xla import BLOCK_TOKENS, attend
+from medha_jax.attention.xla import attend
 
 __all__ = [
-    "BLOCK_TOKENS",
     "Attention",
     "AttentionWork",
     "Fp8Pool",

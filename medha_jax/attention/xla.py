@@ -16,8 +16,8 @@ from jaxtyping import Array, Float, Int
 
 from medha_jax.attention.pool import Pool, read, values_of
 from medha_jax.attention.work import AttentionWork, Tiles
+from medha_jax.specs.sizes import BLOCK_TOKENS
 
-BLOCK_TOKENS = 256
 NOTHING = -1e30  # a score that no exponential survives, and that can be subtracted from itself
 LOG2_E = math.log2(math.e)
 

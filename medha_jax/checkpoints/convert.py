@@ -11,7 +11,7 @@ from typing import Any
 from medha_jax.checkpoints import huggingface
 from medha_jax.checkpoints.errors import CheckpointError, float_dtype
 from medha_jax.checkpoints.load import is_converted, stored_dtype
-from medha_jax.models import Architecture
+from medha_jax.specs.model import Architecture
 
 Progress = Callable[[str, int, int], None]
 

@@ -15,7 +15,8 @@ from medha_jax.checkpoints.directory import new_directory
 from medha_jax.checkpoints.errors import CheckpointError, float_dtype, mismatch
 from medha_jax.checkpoints.layout import TABLE
 from medha_jax.checkpoints.safetensors_files import INDEX, SINGLE
-from medha_jax.models import Architecture, ParameterSpec, parameter_specs
+from medha_jax.models import ParameterSpec, parameter_specs
+from medha_jax.specs.model import Architecture
 
 
 def write_huggingface(

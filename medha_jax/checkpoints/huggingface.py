@@ -25,7 +25,8 @@ from medha_jax.checkpoints.safetensors_files import (
     TensorHeader,
     read_tensors,
 )
-from medha_jax.models import Architecture, ParameterSpec, parameter_specs
+from medha_jax.models import ParameterSpec, parameter_specs
+from medha_jax.specs.model import Architecture
 
 # layers are copied in parallel; beyond this many threads the memory bus is the limit
 COPY_THREADS = 8

@@ -13,7 +13,7 @@ from medha_jax.checkpoints.description import DESCRIPTION, describe, is_describe
 from medha_jax.checkpoints.errors import CheckpointError, float_dtype
 from medha_jax.checkpoints.placement import Shapes, Shardings, enlarged, place, resolve, zero_filled
 from medha_jax.checkpoints.safetensors_files import INDEX, SINGLE
-from medha_jax.models import Architecture
+from medha_jax.specs.model import Architecture
 
 
 def load_parameters(

@@ -22,7 +22,8 @@ from medha_jax.checkpoints.directory import new_directory
 from medha_jax.checkpoints.errors import DTYPES, CheckpointError, float_dtype, mismatch
 from medha_jax.checkpoints.export import check_parameters
 from medha_jax.checkpoints.placement import Shapes, Shardings, check_finite, enlarged, resolve
-from medha_jax.models import Architecture, ParameterSpec, parameter_specs
+from medha_jax.models import ParameterSpec, parameter_specs
+from medha_jax.specs.model import Architecture
 
 COPIED = ("config.json", "tokenizer.json", "generation_config.json")
 # A device reads whole chunks: small ones keep it near its own slice, large ones keep the overhead low.

@@ -9,7 +9,8 @@ from flax import nnx
 
 from medha_jax.checkpoints.errors import float_dtype
 from medha_jax.checkpoints.placement import Shardings, resolve
-from medha_jax.models import Architecture, Decoder, parameter_specs
+from medha_jax.models import Decoder, parameter_specs
+from medha_jax.specs.model import Architecture
 
 
 def random_parameters(arch: Architecture, dtype: Any, shardings: Shardings, seed: int) -> dict[str, jax.Array]:

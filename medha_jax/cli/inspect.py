@@ -119,8 +119,8 @@ def _inspect(config: RuntimeConfig, model: str, dtype: Dtype, usable: int | None
     import jax
     import jax.numpy as jnp
 
-    from medha_jax.models import Architecture
     from medha_jax.runtime.inspection import corners, every, inspect_layout
+    from medha_jax.specs.model import Architecture
 
     # an accelerator that is there must not be taken: only virtual devices are compiled for
     jax.config.update("jax_platforms", "cpu")

@@ -68,7 +68,7 @@ def model_sizes(config: RuntimeConfig) -> tuple[int, int]:
         UnsupportedModelError: the architecture or a setting of it is not supported.
         typer.BadParameter: more context is wanted than the model has.
     """
-    from medha_jax.models import Architecture
+    from medha_jax.specs.model import Architecture
 
     arch = Architecture.from_directory(config.model)
     context, max_context = arch.context, config.max_context

@@ -11,11 +11,6 @@ class OutOfPagesError(RuntimeError):
     """More pages were asked for than are free."""
 
 
-def pages_for(tokens: int, page_size: int) -> int:
-    """Pages that hold `tokens` tokens, e.g. 65 tokens need 2 pages of 64."""
-    return -(-tokens // page_size)
-
-
 class PageAllocator:
     """Hands out page numbers of one pool; the only owner of the free list and of the reference counts.
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
 
-from medha_jax.kv.allocator import OutOfPagesError, PageAllocator, pages_for
+from medha_jax.kv.allocator import OutOfPagesError, PageAllocator
 from medha_jax.kv.prefix import PrefixIndex, page_digests, root_digest
+from medha_jax.specs.sizes import pages_for, parts_of
 
 
 @dataclass(frozen=True)
@@ -33,10 +34,6 @@ class Holding:
     def owners(self, position: int) -> tuple[int, ...]:
         """The groups that hold the request up to `position`; the last one owns that position."""
         return self.groups[: position // self.per_group + 1]
-
-    def border(self, position: int) -> int:
-        """Tokens from `position` to the end of its owner's part."""
-        return self.per_group - position % self.per_group
 
     def new_pages(self, start: int, end: int) -> tuple[int, tuple[int, ...]]:
         """Pages that the positions `[start, end)` of one group are the first to use, and the index of the first."""
@@ -85,7 +82,7 @@ class GroupedPages:
         Raises:
             OutOfPagesError: it never fits; the message has the numbers.
         """
-        needed = self._parts(tokens)
+        needed = parts_of(tokens, self._per_group, self._page_size)
         if len(needed) > len(self._pools):
             raise OutOfPagesError(
                 f"{tokens} tokens need {len(needed)} KV groups of {self._per_group} tokens; "
@@ -108,7 +105,7 @@ class GroupedPages:
         Raises:
             OutOfPagesError: not enough are free now; nothing was taken.
         """
-        needed, free = self._parts(tokens), self.free
+        needed, free = parts_of(tokens, self._per_group, self._page_size), self.free
         if order is None:
             order = sorted(range(len(free)), key=lambda group: -free[group])
         groups = tuple(order[: len(needed)])
@@ -194,7 +191,3 @@ class GroupedPages:
         if pages > pool.free:
             self._indexes[group].evict(pages - pool.free)
         return pool.allocate(pages)
-
-    def _parts(self, tokens: int) -> list[int]:
-        starts = range(0, tokens, self._per_group)
-        return [pages_for(min(self._per_group, tokens - start), self._page_size) for start in starts]

@@ -10,8 +10,8 @@ from medha_jax.mesh.collectives import (
     sum_over_tensor,
     to_next_stage,
 )
+from medha_jax.mesh.devices import build_mesh, request_cpu_devices
 from medha_jax.mesh.groups import axes_of, axes_of_pairs
-from medha_jax.mesh.layout import Layout, LayoutError, build_mesh, nearest_layouts, request_cpu_devices
 from medha_jax.mesh.rules import (
     parameter_sharding,
     parameter_spec,
@@ -22,8 +22,6 @@ from medha_jax.mesh.rules import (
 )
 
 __all__ = [
-    "Layout",
-    "LayoutError",
     "axes_of",
     "axes_of_pairs",
     "build_mesh",
@@ -31,7 +29,6 @@ __all__ = [
     "from_last_stage",
     "gather_groups",
     "gather_vocabulary",
-    "nearest_layouts",
     "parameter_sharding",
     "parameter_spec",
     "per_group",

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from medha_jax.config import GROUP, STAGE, TENSOR
-from medha_jax.mesh.layout import Layout
+from medha_jax.specs.layout import Layout
 
 
 def sum_over_tensor(x: Array) -> Array:

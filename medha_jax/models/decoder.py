@@ -16,9 +16,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from medha_jax.models.architecture import Architecture
 from medha_jax.models.parameters import ParameterSpec, declare
 from medha_jax.models.rope import rotate
+from medha_jax.specs.model import Architecture
 
 Attend = Callable[[Array, Array, Array], Array]
 Reduce = Callable[[Array], Array]

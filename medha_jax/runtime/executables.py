@@ -14,7 +14,7 @@ import jax
 from jax import stages
 from jax.experimental.compilation_cache import compilation_cache
 
-from medha_jax.runtime.buckets import Bucket, UnknownShapeError
+from medha_jax.specs.buckets import Bucket, UnknownShapeError
 
 CACHE_HIT = "/jax/compilation_cache/cache_hits"
 

@@ -19,14 +19,14 @@ from jax.sharding import Mesh
 from medha_jax.attention import Attention, values_of
 from medha_jax.config import RuntimeConfig
 from medha_jax.mesh import per_group
-from medha_jax.models import Architecture
 from medha_jax.plan import SamplingParams, StepPlan
-from medha_jax.runtime.buckets import Bucket
 from medha_jax.runtime.executables import Compiled, ExecutableTable, use_compilation_cache
 from medha_jax.runtime.packing import EMPTY, bucket_for, pack, places
 from medha_jax.runtime.programs import Programs
 from medha_jax.runtime.sampler import Sampled
 from medha_jax.runtime.state import admit, adopt, slot_settings
+from medha_jax.specs.buckets import Bucket
+from medha_jax.specs.model import Architecture
 
 Report = Callable[[str], Any]
 

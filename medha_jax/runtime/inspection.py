@@ -18,16 +18,16 @@ import jax.numpy as jnp
 
 from medha_jax.attention import values_of
 from medha_jax.config import RuntimeConfig
-from medha_jax.mesh import Layout, LayoutError, build_mesh, request_cpu_devices
-from medha_jax.models import Architecture
-from medha_jax.runtime.buckets import Bucket
+from medha_jax.mesh import build_mesh, request_cpu_devices
 from medha_jax.runtime.executables import Compiled, ExecutableTable
 from medha_jax.runtime.hlo import CONVERSIONS, COPIES, Program
 from medha_jax.runtime.layout_report import BucketReport, LayoutReport
 from medha_jax.runtime.memory import MemoryPlan, check_memory, plan_memory
-from medha_jax.runtime.placement import check_layout
 from medha_jax.runtime.programs import Programs
 from medha_jax.runtime.traffic import UNKNOWN, bytes_by_axis, traffic
+from medha_jax.specs.buckets import Bucket
+from medha_jax.specs.layout import Layout, LayoutError, check_layout
+from medha_jax.specs.model import Architecture
 
 Choose = Callable[[Sequence[Bucket]], Sequence[Bucket]]
 
@@ -81,7 +81,7 @@ class _Inspection:
 
     @cached_property
     def programs(self) -> Programs:
-        layout = Layout(self.config.mesh.tp, self.config.mesh.spp, self.config.mesh.kvp)
+        layout = Layout.of(self.config.mesh)
         check_layout(self.arch, layout)
         asked = getattr(jax.config, "jax_num_cpu_devices", 0)
         request_cpu_devices(max(layout.devices, asked))

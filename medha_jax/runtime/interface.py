@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from medha_jax.config import RuntimeConfig
-from medha_jax.mesh import Layout
-from medha_jax.models import Architecture
 from medha_jax.plan import SamplingParams, StepPlan
 from medha_jax.runtime.executor import TokenResult
-from medha_jax.runtime.programs import Sizes
+from medha_jax.specs.layout import Layout
+from medha_jax.specs.model import Architecture
+from medha_jax.specs.sizes import Sizes
 
 
 class Executor(Protocol):

@@ -9,9 +9,8 @@ from typing import Any
 
 import jax
 
-from medha_jax.mesh import Layout, LayoutError, nearest_layouts
-from medha_jax.runtime.placement import misfits
 from medha_jax.runtime.programs import Programs
+from medha_jax.specs.layout import Layout, LayoutError, nearest_layouts
 
 MIB = 2**20
 
@@ -107,7 +106,7 @@ def check_memory(plan: MemoryPlan, programs: Programs, devices: int) -> None:
 
     def fits(other: Layout) -> bool:
         # weights shrink with tp and spp, the pool with kvp as well
-        return not misfits(arch, other) and other.devices / layout.devices >= ratio
+        return not other.misfits(arch) and other.devices / layout.devices >= ratio
 
     raise LayoutError(
         f"{layout} needs {plan.total / MIB:,.0f} MiB a device (weights {plan.weights / MIB:,.0f}, KV pool "

@@ -10,7 +10,8 @@ import numpy as np
 from medha_jax.attention import Launch, list_tiles, plan_items
 from medha_jax.config import Buckets
 from medha_jax.plan import Chunk, StepPlan
-from medha_jax.runtime.buckets import SMALL_TILE, Bucket, Need, plan_layout, smallest_bucket
+from medha_jax.runtime.plan_layout import plan_layout
+from medha_jax.specs.buckets import NO_ROWS, SMALL_TILE, Bucket, Segment, smallest_bucket
 
 EMPTY = StepPlan(())
 
@@ -37,14 +38,14 @@ def chunks_of(plan: StepPlan, group: int | None) -> tuple[list[Chunk], list[Chun
     return [c for c in mine if c.length == 1], [c for c in mine if c.length > 1]
 
 
-def needs(plan: StepPlan, groups: int) -> tuple[Need, Need]:
+def needs(plan: StepPlan, groups: int) -> tuple[Segment, Segment]:
     """What the own segment (the largest group's) and the shared segment of a plan must hold."""
 
-    def count(group: int | None) -> Need:
+    def count(group: int | None) -> Segment:
         single, longer = chunks_of(plan, group)
-        return Need(len(single), sum(c.length for c in longer), len(longer))
+        return Segment(len(single), sum(c.length for c in longer), len(longer))
 
-    own = Need()
+    own = NO_ROWS
     for group in range(groups):
         own |= count(group)
     return own, count(None)
@@ -56,7 +57,7 @@ def bucket_for(plans: Sequence[StepPlan], geometry: Geometry) -> Bucket:
     Raises:
         UnknownShapeError: none does.
     """
-    own, shared = Need(), Need()
+    own, shared = NO_ROWS, NO_ROWS
     for plan in plans:
         mine, common = needs(plan, geometry.groups)
         own, shared = own | mine, shared | common

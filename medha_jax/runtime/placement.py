@@ -10,28 +10,12 @@ import jax.numpy as jnp
 from jax import Array
 from jax.sharding import Mesh
 
-from medha_jax.mesh import Layout, LayoutError, nearest_layouts, parameter_sharding
-from medha_jax.models import Architecture, ParameterSpec, parameter_specs
+from medha_jax.mesh import parameter_sharding
+from medha_jax.models import ParameterSpec, parameter_specs
+from medha_jax.specs.layout import Layout
+from medha_jax.specs.model import Architecture
 
 KV_HEADS = "kv_heads"
-
-
-def misfits(arch: Architecture, layout: Layout) -> list[str]:
-    """What of a model cannot be divided over a layout, with the numbers; empty if all can."""
-    return layout.misfits(arch.heads, arch.kv_heads, arch.ffn, arch.layers)
-
-
-def check_layout(arch: Architecture, layout: Layout) -> None:
-    """Check that a model can be divided over a layout.
-
-    Raises:
-        LayoutError: with every number that does not fit, and the nearest layouts that do.
-    """
-    if found := misfits(arch, layout):
-        near = nearest_layouts(layout, lambda other: not misfits(arch, other), layout.devices)
-        raise LayoutError(
-            f"the model does not fit {layout}: {'; '.join(found)}. What fits: {' or '.join(map(str, near)) or 'none'}"
-        )
 
 
 def placed_specs(arch: Architecture, layout: Layout, dtype: jnp.dtype) -> dict[str, ParameterSpec]:

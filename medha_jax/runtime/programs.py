@@ -17,44 +17,20 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh, NamedSharding
 
-from medha_jax.attention import BLOCK_TOKENS, Attention, Fp8Pool, GpuTarget, Launch, choose, empty_pool
+from medha_jax.attention import Attention, Fp8Pool, GpuTarget, Launch, choose, empty_pool
 from medha_jax.config import RuntimeConfig
-from medha_jax.kv.allocator import pages_for
-from medha_jax.mesh import Layout, parameter_spec, per_group, plan_spec, pool_spec, register_spec
-from medha_jax.models import Architecture, rotary_constants
-from medha_jax.runtime.buckets import Bucket, PlanLayout, all_buckets, plan_layout
+from medha_jax.mesh import parameter_spec, per_group, plan_spec, pool_spec, register_spec
 from medha_jax.runtime.compiler import compiler_options
 from medha_jax.runtime.packing import Geometry
-from medha_jax.runtime.placement import check_layout, placed_specs
+from medha_jax.runtime.placement import placed_specs
+from medha_jax.runtime.plan_layout import PlanLayout, plan_layout
 from medha_jax.runtime.state import DeviceState, SlotState, empty_slots
 from medha_jax.runtime.tick import Program, build_tick
-
-UNBOUNDED = 2**30
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """What a configuration comes to on a mesh; tokens and pages are those of one group."""
-
-    context: int
-    per_group: int
-    pages: int
-    table_width: int
-
-    @classmethod
-    def of(cls, config: RuntimeConfig, arch: Architecture) -> Sizes:
-        """Derive them from the settings and the model's own limit."""
-        mesh = config.mesh
-        context = min(config.max_context or arch.context, arch.context)
-        per_group = UNBOUNDED
-        if mesh.kvp > 1:
-            whole_pages = -(-context // mesh.page_size) * mesh.page_size
-            per_group = mesh.tokens_per_group or whole_pages
-            context = min(context, mesh.kvp * per_group)
-        held = min(context, per_group)
-        block = max(1, BLOCK_TOKENS // mesh.page_size)
-        width = -(-pages_for(held, mesh.page_size) // block) * block
-        return cls(context, per_group, pages_for(config.pool_tokens or held, mesh.page_size), width)
+from medha_jax.specs.buckets import Bucket, all_buckets
+from medha_jax.specs.layout import Layout, check_layout
+from medha_jax.specs.model import Architecture
+from medha_jax.specs.rope import rotary_constants
+from medha_jax.specs.sizes import Sizes
 
 
 @dataclass(frozen=True)
@@ -85,20 +61,19 @@ class Programs:
     @cached_property
     def layout(self) -> Layout:
         """Sizes of the mesh axes."""
-        return Layout(self.config.mesh.tp, self.config.mesh.spp, self.config.mesh.kvp)
+        return Layout.of(self.config.mesh)
 
     @cached_property
     def sizes(self) -> Sizes:
         """Context, pages and table of the configuration."""
-        return Sizes.of(self.config, self.arch)
+        return Sizes.of(self.config, self.arch.context)
 
     @cached_property
     def geometry(self) -> Geometry:
         """What packing needs to know."""
         mesh = self.config.mesh
-        shared = mesh.shared_buckets if mesh.kvp > 1 else None
-        group = self.sizes.per_group
-        return Geometry(mesh.kvp, mesh.page_size, group, self.config.slots, mesh.buckets, shared, self.launches)
+        group, own, shared = self.sizes.per_group, mesh.buckets, mesh.spread_buckets
+        return Geometry(mesh.kvp, mesh.page_size, group, self.config.slots, own, shared, self.launches)
 
     @cached_property
     def attention(self) -> Attention:
@@ -139,8 +114,7 @@ class Programs:
     @cached_property
     def buckets(self) -> tuple[Bucket, ...]:
         """Every shape that is compiled ahead."""
-        mesh = self.config.mesh
-        return all_buckets(mesh.buckets, mesh.shared_buckets if mesh.kvp > 1 else None)
+        return all_buckets(self.config.mesh.buckets, self.config.mesh.spread_buckets)
 
     @cached_property
     def largest(self) -> Bucket:

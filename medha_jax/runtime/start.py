@@ -9,18 +9,18 @@ import jax.numpy as jnp
 
 from medha_jax.checkpoints import load_parameters
 from medha_jax.config import RuntimeConfig
-from medha_jax.mesh import Layout, build_mesh, request_cpu_devices
-from medha_jax.models import Architecture
+from medha_jax.mesh import build_mesh, request_cpu_devices
 from medha_jax.runtime.executor import MeshExecutor, Report
 from medha_jax.runtime.memory import check_memory, plan_memory, usable_bytes
 from medha_jax.runtime.placement import (
-    check_layout,
     place_parameters,
     placed_specs,
     stored_shapes,
     stored_shardings,
 )
 from medha_jax.runtime.programs import Programs
+from medha_jax.specs.layout import Layout, check_layout
+from medha_jax.specs.model import Architecture
 
 
 def resolve_dtype(dtype: str) -> jnp.dtype:
@@ -44,7 +44,7 @@ def open_executor(config: RuntimeConfig, report: Report) -> MeshExecutor:
         LaunchError: the configuration asks for attention that cannot run here.
     """
     arch = Architecture.from_directory(config.model)
-    layout = Layout(config.mesh.tp, config.mesh.spp, config.mesh.kvp)
+    layout = Layout.of(config.mesh)
     check_layout(arch, layout)
     request_cpu_devices(layout.devices)
     mesh = build_mesh(layout)

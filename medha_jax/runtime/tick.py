@@ -11,7 +11,6 @@ from jax import Array, lax
 
 from medha_jax.attention import Attention, AttentionWork, KernelWork, Launch, Pool, Tiles, merge, pack, values_of
 from medha_jax.mesh import (
-    Layout,
     embed_tokens,
     from_last_stage,
     gather_groups,
@@ -21,10 +20,13 @@ from medha_jax.mesh import (
     sum_over_tensor,
     to_next_stage,
 )
-from medha_jax.models import Architecture, final_logits, layer_graph, rotary_angles
-from medha_jax.runtime.buckets import Bucket, PlanLayout
+from medha_jax.models import final_logits, layer_graph, rotary_angles
+from medha_jax.runtime.plan_layout import PlanLayout
 from medha_jax.runtime.sampler import Sampled, sample
 from medha_jax.runtime.state import DeviceState, note_inputs, note_outputs
+from medha_jax.specs.buckets import Bucket
+from medha_jax.specs.layout import Layout
+from medha_jax.specs.model import Architecture
 
 Tick = Callable[[Mapping[str, Array], DeviceState, Array], tuple[DeviceState, Sampled]]
 Carry = tuple[Array, Pool]  # hidden states and the KV pool

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from medha_jax.kv.allocator import pages_for
+from medha_jax.specs.sizes import pages_for
 
 
 def parts_of(tokens: int, per_group: int, page_size: int) -> tuple[int, ...]:

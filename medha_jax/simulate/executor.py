@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from medha_jax.config import Buckets, RuntimeConfig
-from medha_jax.kv.allocator import pages_for
 from medha_jax.plan import SamplingParams, StepPlan
 from medha_jax.simulate.clock import VirtualClock
 from medha_jax.simulate.times import GroupTimes, GroupWork, Shape, chunk_work
+from medha_jax.specs.sizes import pages_for
 
 VOCAB = 2**31
 UNBOUNDED = 2**30

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from medha_jax.kv.allocator import pages_for
 from medha_jax.simulate.hardware import Hardware
 from medha_jax.simulate.sizes import DeviceSizes
+from medha_jax.specs.sizes import pages_for
 
 GIB = 2**30
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from medha_jax.config import GROUP, STAGE, TENSOR, Buckets, MeshConfig
-from medha_jax.kv.allocator import pages_for
 from medha_jax.simulate.hardware import SpecError
 from medha_jax.simulate.model import Model
 from medha_jax.simulate.times import Shape
+from medha_jax.specs.sizes import pages_for
 
 ITEMSIZE = {"float32": 4, "bfloat16": 2}
 TABLE_BLOCK = 256  # tokens; page tables are as wide as a whole number of attention's blocks

@@ -21,10 +21,11 @@ import jax.numpy as jnp
 
 from medha_jax.attention import GpuTarget, KernelAttention, values_of
 from medha_jax.config import Buckets, MeshConfig, RuntimeConfig
-from medha_jax.mesh import Layout, build_mesh, request_cpu_devices
-from medha_jax.models import Architecture
+from medha_jax.mesh import build_mesh, request_cpu_devices
 from medha_jax.runtime.hlo import CONVERSIONS, COPIES, Program
 from medha_jax.runtime.programs import Programs
+from medha_jax.specs.layout import Layout
+from medha_jax.specs.model import Architecture
 
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],

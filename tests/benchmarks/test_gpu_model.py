@@ -12,7 +12,7 @@ from benchmarks.gpu import model
 from benchmarks.gpu.ceilings import Ceilings
 from benchmarks.gpu.counts import LLAMA_3_8B, Counts
 from medha_jax.attention.gpu.launch import LaunchError
-from medha_jax.models import Architecture
+from medha_jax.specs.model import Architecture
 
 EIGHT_B = Architecture.from_config(LLAMA_3_8B)
 SIZES = replace(model.SMALL, config={**model.TINY, "num_hidden_layers": 1}, prompt=96, long=256, batch=2, steps=4)

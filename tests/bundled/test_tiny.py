@@ -15,7 +15,8 @@ from safetensors import safe_open
 from tokenizers import Tokenizer
 
 import medha_jax
-from medha_jax.models import Architecture, parameter_specs
+from medha_jax.models import parameter_specs
+from medha_jax.specs.model import Architecture
 from tools.tiny_model import LLAMA_LAYER, LOGIT_ROWS, dense_attention, token_losses
 
 DIRECTORY = Path(medha_jax.__file__).parent / "bundled" / "tiny"

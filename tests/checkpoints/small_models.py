@@ -14,7 +14,7 @@ import ml_dtypes
 import numpy as np
 from safetensors.numpy import save_file
 
-from medha_jax.models import Architecture
+from medha_jax.specs.model import Architecture
 
 ROOT = Path(__file__).parents[2]
 DTYPES = {"bfloat16": ml_dtypes.bfloat16, "float16": np.float16, "float32": np.float32}

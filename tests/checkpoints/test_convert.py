@@ -16,7 +16,7 @@ from medha_jax.checkpoints import (
     stored_dtype,
     write_huggingface,
 )
-from medha_jax.models import UnsupportedModelError
+from medha_jax.specs.model import UnsupportedModelError
 from tests.checkpoints.small_models import (
     CONFIGS,
     DTYPES,

@@ -20,7 +20,7 @@ def model(tmp_path_factory):
     import jax
 
     from medha_jax.checkpoints import random_parameters, write_huggingface
-    from medha_jax.models import Architecture
+    from medha_jax.specs.model import Architecture
 
     directory = tmp_path_factory.mktemp("models") / "random"
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])

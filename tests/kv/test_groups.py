@@ -14,8 +14,6 @@ def test_positions_follow_the_order_of_allocation() -> None:
     held = Holding(groups=(2, 0), pages=((5, 6, 7, 8), (1, 9)), per_group=PER_GROUP, page_size=PAGE)
     assert held.owners(0) == held.owners(15) == (2,)
     assert held.owners(16) == (2, 0)
-    assert held.border(0) == 16
-    assert held.border(21) == 11
     assert held.new_pages(0, 5) == (0, (5, 6))
     assert held.new_pages(5, 8) == (2, ())
     assert held.new_pages(16, 21) == (0, (1, 9))

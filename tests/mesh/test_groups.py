@@ -2,7 +2,8 @@ import jax
 import numpy as np
 import pytest
 
-from medha_jax.mesh import Layout, axes_of, axes_of_pairs, build_mesh
+from medha_jax.mesh import axes_of, axes_of_pairs, build_mesh
+from medha_jax.specs.layout import Layout
 
 
 @pytest.fixture(scope="module")

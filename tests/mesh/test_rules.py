@@ -4,7 +4,8 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from medha_jax.mesh import parameter_spec
-from medha_jax.models import Architecture, parameter_specs
+from medha_jax.models import parameter_specs
+from medha_jax.specs.model import Architecture
 from tests.small import CONFIG
 
 

@@ -3,8 +3,9 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 
-from medha_jax.models import Architecture, ParameterSpec, parameter_specs
+from medha_jax.models import ParameterSpec, parameter_specs
 from medha_jax.models.decoder import rms_norm
+from medha_jax.specs.model import Architecture
 from tests.small import CONFIG
 
 

@@ -6,8 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from medha_jax.models import RopeScaling, rotary_angles, rotary_constants
-from medha_jax.models.rope import inverse_frequencies, rotate
+from medha_jax.models import rotary_angles
+from medha_jax.models.rope import rotate
+from medha_jax.specs.rope import RopeScaling, rotary_constants
 
 HEAD_DIM = 8
 
@@ -15,22 +16,6 @@ HEAD_DIM = 8
 def angles(rope: RopeScaling, position: int, length: int) -> np.ndarray:
     cos, sin = rotary_angles(rotary_constants(rope, HEAD_DIM), jnp.array([position]), jnp.array([length]))
     return np.arctan2(np.asarray(sin[0]), np.asarray(cos[0]))
-
-
-def test_base_frequencies_by_hand() -> None:
-    np.testing.assert_allclose(inverse_frequencies(RopeScaling(theta=10000.0), 8), [1, 0.1, 0.01, 0.001], rtol=1e-6)
-    linear = RopeScaling("linear", theta=10000.0, factor=4.0)
-    np.testing.assert_allclose(inverse_frequencies(linear, 8), [0.25, 0.025, 0.0025, 0.00025], rtol=1e-6)
-
-
-def test_llama3_keeps_fast_pairs_and_slows_slow_ones() -> None:
-    rope = RopeScaling("llama3", 10000.0, 8.0, 1024, 1.0, 4.0)
-    plain = inverse_frequencies(RopeScaling(), HEAD_DIM)
-    ratio = inverse_frequencies(rope, HEAD_DIM) / plain
-    # wavelengths 6.3, 63, 628, 6283 against borders 256 and 1024
-    assert ratio[0] == ratio[1] == 1
-    assert 1 / 8 < ratio[2] < 1
-    assert ratio[3] == pytest.approx(1 / 8)
 
 
 def test_yarn_scales_cos_and_sin_by_its_temperature() -> None:

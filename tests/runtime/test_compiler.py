@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import pytest
 
 from medha_jax.config import ConfigError, RuntimeConfig
-from medha_jax.runtime.buckets import Bucket, Segment
 from medha_jax.runtime.compiler import GPU_OPTIONS, compiler_options
 from medha_jax.runtime.executables import ExecutableTable
+from medha_jax.specs.buckets import Bucket, Segment
 
 SHAPE = Bucket(Segment(1, 0, 0), Segment(0, 0, 0))
 

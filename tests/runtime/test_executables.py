@@ -5,8 +5,8 @@ from pathlib import Path
 import jax
 import pytest
 
-from medha_jax.runtime.buckets import Bucket, Segment, UnknownShapeError
 from medha_jax.runtime.executables import Compiled, ExecutableTable, use_compilation_cache
+from medha_jax.specs.buckets import Bucket, Segment, UnknownShapeError
 
 SHAPES = [Bucket(Segment(decode)) for decode in (1, 2, 4)]
 

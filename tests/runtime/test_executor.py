@@ -8,8 +8,8 @@ import pytest
 
 from medha_jax.plan import Chunk, SamplingParams, StepPlan
 from medha_jax.runtime import MeshExecutor
-from medha_jax.runtime.buckets import UnknownShapeError
 from medha_jax.runtime.executor import NO_TOKEN
+from medha_jax.specs.buckets import UnknownShapeError
 
 GREEDY = SamplingParams(temperature=0)
 

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import pytest
 
 from medha_jax.config import Buckets, MeshConfig, RuntimeConfig
-from medha_jax.mesh import LayoutError
-from medha_jax.models import Architecture
 from medha_jax.runtime.inspection import corners, inspect_layout
+from medha_jax.specs.layout import LayoutError
+from medha_jax.specs.model import Architecture
 from tests.small import CONFIG
 
 LAYERS, PER_STAGE, HEADS, WIDTH, VOCAB = 4, 2, 4, 64, 256
@@ -117,7 +117,7 @@ def test_matrix_products_are_counted_from_the_sizes(report, ticks):
 
 
 def test_corners_are_smallest_and_largest_of_each_kind():
-    from medha_jax.runtime.buckets import all_buckets
+    from medha_jax.specs.buckets import all_buckets
 
     buckets = all_buckets(Buckets(decode=(1, 8), prefill=(16, 64)), Buckets(decode=(4,), prefill=(16,)))
     assert [str(bucket) for bucket in corners(buckets)] == ["1+0", "8+64", "1+0/4+0", "8+64/4+16"]

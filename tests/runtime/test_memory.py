@@ -7,10 +7,12 @@ import jax.numpy as jnp
 import pytest
 
 from medha_jax.config import Buckets, MeshConfig, RuntimeConfig
-from medha_jax.mesh import Layout, LayoutError, build_mesh
-from medha_jax.models import Architecture, parameter_specs
+from medha_jax.mesh import build_mesh
+from medha_jax.models import parameter_specs
 from medha_jax.runtime.memory import check_memory, plan_memory
 from medha_jax.runtime.programs import Programs
+from medha_jax.specs.layout import Layout, LayoutError
+from medha_jax.specs.model import Architecture
 from tests.small import CONFIG
 
 

@@ -10,15 +10,10 @@ import numpy as np
 import pytest
 
 from medha_jax.checkpoints import convert, load_parameters, random_parameters, write_huggingface
-from medha_jax.mesh import Layout, LayoutError, build_mesh
-from medha_jax.models import Architecture
-from medha_jax.runtime.placement import (
-    check_layout,
-    place_parameters,
-    placed_specs,
-    stored_shapes,
-    stored_shardings,
-)
+from medha_jax.mesh import build_mesh
+from medha_jax.runtime.placement import place_parameters, placed_specs, stored_shapes, stored_shardings
+from medha_jax.specs.layout import Layout
+from medha_jax.specs.model import Architecture
 from tests.small import CONFIG
 
 MODEL = {**CONFIG, "num_hidden_layers": 3, "vocab_size": 251}
@@ -57,17 +52,3 @@ def test_files_fill_up_and_repeat(directories: dict[str, Path], kind: str, layou
         np.testing.assert_array_equal(got[inside], own, name)
         assert got.sum(dtype=np.float64) == pytest.approx(own.sum(dtype=np.float64), abs=1e-3), "the rest is zeros"
     assert placed["layers.mlp.up.kernel"].addressable_shards[0].data.shape[0] == -(-3 // layout.spp)
-
-
-def test_what_does_not_divide_is_refused_with_what_does() -> None:
-    with pytest.raises(LayoutError) as caught:
-        check_layout(ARCH, Layout(tp=8, spp=4))
-    message = str(caught.value)
-    assert "heads 4 is not divisible by tp=8" in message
-    assert "spp=4 is more than 3 layers" in message
-    assert "What fits: " in message
-    suggested = message.split("What fits: ")[1].split(" or ")
-    assert len(suggested) == 3
-    for text in suggested:
-        axes = dict(part.split("=") for part in text.split(","))
-        check_layout(ARCH, Layout(**{name: int(size) for name, size in axes.items()}))

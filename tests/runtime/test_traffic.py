@@ -2,9 +2,10 @@
 
 import pytest
 
-from medha_jax.mesh import Layout, build_mesh
+from medha_jax.mesh import build_mesh
 from medha_jax.runtime.hlo import Program
 from medha_jax.runtime.traffic import bytes_by_axis, traffic
+from medha_jax.specs.layout import Layout
 
 NEIGHBOURS, ALONE, CROSSED = "[4,2]<=[8]", "[8,1]<=[8]", "{{0,3},{1,2},{4,7},{5,6}}"
 

@@ -30,7 +30,7 @@ def model(tmp_path_factory):
     import numpy as np
 
     from medha_jax.checkpoints import random_parameters, write_huggingface
-    from medha_jax.models import Architecture
+    from medha_jax.specs.model import Architecture
 
     directory = tmp_path_factory.mktemp("models") / "small"
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])

@@ -11,15 +11,16 @@ import jax.numpy as jnp
 import pytest
 
 from medha_jax.config import BUNDLED_MODEL, Buckets, MeshConfig, RuntimeConfig
-from medha_jax.mesh import Layout, build_mesh
-from medha_jax.models import Architecture, parameter_specs
+from medha_jax.mesh import build_mesh
+from medha_jax.models import parameter_specs
 from medha_jax.runtime.inspection import inspect_layout
 from medha_jax.runtime.memory import plan_memory
-from medha_jax.runtime.placement import misfits as runtime_misfits
 from medha_jax.runtime.programs import Programs
 from medha_jax.simulate.hardware import SpecError
 from medha_jax.simulate.model import load_model, model_from, model_names
 from medha_jax.simulate.sizes import DeviceSizes, misfits, shapes_of
+from medha_jax.specs.layout import Layout
+from medha_jax.specs.model import Architecture
 from tests.small import CONFIG
 
 BUCKETS = Buckets(decode=(2, 4), prefill=(16,), chunks=3)
@@ -112,7 +113,7 @@ def test_what_a_device_sends_is_what_its_compiled_tick_sends() -> None:
 def test_a_layout_that_does_not_divide_says_what_the_runtime_says() -> None:
     for layout in (Layout(3, 1, 1), Layout(8, 1, 1), Layout(1, 8, 1), Layout(2, 2, 1)):
         model, arch = model_from(ODD, "odd"), Architecture.from_config(ODD)
-        assert misfits(model, mesh_of(layout)) == runtime_misfits(arch, layout)
+        assert misfits(model, mesh_of(layout)) == layout.misfits(arch)
     with pytest.raises(SpecError, match="heads 4 is not divisible by tp=3"):
         DeviceSizes(model_from(ODD, "odd"), mesh_of(Layout(3)))
     with pytest.raises(SpecError, match="dtype is 'int8'"):

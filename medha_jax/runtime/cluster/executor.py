@@ -8,16 +8,16 @@ from types import TracebackType
 from typing import TypeVar
 
 from medha_jax.config import RuntimeConfig
-from medha_jax.mesh import Layout
-from medha_jax.models import Architecture
 from medha_jax.plan import SamplingParams, StepPlan
 from medha_jax.protos import plans_pb2 as pb
-from medha_jax.runtime.buckets import Bucket
 from medha_jax.runtime.cluster.errors import ClusterError
 from medha_jax.runtime.cluster.leader import Leader
 from medha_jax.runtime.cluster.wire import Admission, decode_results, encode_admission, encode_plan
 from medha_jax.runtime.executor import MeshExecutor, TickHandle, TokenResult
-from medha_jax.runtime.programs import Sizes
+from medha_jax.specs.buckets import Bucket
+from medha_jax.specs.layout import Layout
+from medha_jax.specs.model import Architecture
+from medha_jax.specs.sizes import Sizes
 
 T = TypeVar("T")
 

@@ -9,10 +9,11 @@ from typing import Any
 
 import jax
 
-from medha_jax.mesh import Layout, request_cpu_devices
+from medha_jax.mesh import request_cpu_devices
 from medha_jax.runtime.cluster.errors import ClusterError, ClusterSettingError
 from medha_jax.runtime.cluster.relay import Relay
 from medha_jax.runtime.cluster.transport import Tls, check_protected, is_loopback, split_address
+from medha_jax.specs.layout import Layout
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,6 @@ from collections.abc import Callable
 import jax
 
 from medha_jax.config import RuntimeConfig
-from medha_jax.mesh import Layout
-from medha_jax.models import Architecture
 from medha_jax.runtime.cluster.errors import ClusterError
 from medha_jax.runtime.cluster.executor import ClusterExecutor
 from medha_jax.runtime.cluster.follower import Follower
@@ -22,8 +20,10 @@ from medha_jax.runtime.cluster.membership import ClusterConfig, Membership, join
 from medha_jax.runtime.cluster.watchdog import leave
 from medha_jax.runtime.cluster.wire import message_limit
 from medha_jax.runtime.executor import MeshExecutor, Report
-from medha_jax.runtime.programs import Sizes
 from medha_jax.runtime.start import open_executor
+from medha_jax.specs.layout import Layout
+from medha_jax.specs.model import Architecture
+from medha_jax.specs.sizes import Sizes
 
 
 def lead(
@@ -101,11 +101,11 @@ def follow(config: RuntimeConfig, cluster: ClusterConfig, report: Report, end: C
 
 def _limit(config: RuntimeConfig) -> int:
     arch = Architecture.from_directory(config.model)
-    return message_limit(config, arch.vocab, Sizes.of(config, arch).table_width)
+    return message_limit(config, arch.vocab, Sizes.of(config, arch.context).table_width)
 
 
 def _join(config: RuntimeConfig, cluster: ClusterConfig, report: Report) -> Membership:
-    member = join(cluster, Layout(config.mesh.tp, config.mesh.spp, config.mesh.kvp))
+    member = join(cluster, Layout.of(config.mesh))
     report(
         f"process {member.process} of {member.processes}, {len(jax.local_devices())} devices of {jax.device_count()}"
     )

@@ -19,7 +19,7 @@ import tokenizers
 from tokenizers import models, pre_tokenizers
 
 from medha_jax.checkpoints import random_parameters, write_huggingface
-from medha_jax.models import Architecture
+from medha_jax.specs.model import Architecture
 from tests.forking import Forked, Forker
 
 CONFIG: dict[str, Any] = {

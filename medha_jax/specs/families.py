@@ -1,4 +1,4 @@
-"""What sets the model families apart; everything else they share stands in `decoder.py`."""
+"""What sets the model families apart; everything that they share stands in `models/decoder.py`."""
 
 from __future__ import annotations
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medha_jax.models.families import FAMILIES
-from medha_jax.models.rope import RopeScaling
+from medha_jax.specs.families import FAMILIES, Family
+from medha_jax.specs.rope import RopeScaling
 
 
 class UnsupportedModelError(ValueError):
@@ -45,6 +45,17 @@ class Architecture:
         """Query heads that share one KV head, e.g. 32 heads over 8 KV heads give 4."""
         return self.heads // self.kv_heads
 
+    @property
+    def parameters(self) -> int:
+        """Parameters of the whole model, e.g. 8.03e9 for Llama-3 8B."""
+        queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        matrices = self.embed * (2 * queries + 2 * keys + 3 * self.ffn)
+        biases = self.qkv_bias * (queries + 2 * keys) + self.output_bias * self.embed
+        biases += self.mlp_bias * (2 * self.ffn + self.embed)
+        norms = 2 * self.embed + self.qk_norm * 2 * self.head_dim
+        ends = (1 if self.tied_embeddings else 2) * self.vocab * self.embed + self.embed
+        return self.layers * (matrices + biases + norms) + ends
+
     @classmethod
     def from_directory(cls, directory: Path) -> Architecture:
         """Read `config.json` of a Hugging Face model directory (or the file itself)."""
@@ -77,7 +88,7 @@ class Architecture:
             raise UnsupportedModelError(f"config.json: {error}") from None
 
     @classmethod
-    def _read(cls, family: Any, config: Mapping[str, Any]) -> Architecture:
+    def _read(cls, family: Family, config: Mapping[str, Any]) -> Architecture:
         if (activation := config.get("hidden_act", "silu")) != "silu":
             raise ValueError(f"hidden_act {activation!r} is not supported; supported is 'silu'")
         if "quantization_config" in config:
@@ -103,9 +114,9 @@ class Architecture:
             raise ValueError(f"head_dim {head_dim} must be even and at least 4")
         rope = RopeScaling.from_config(config)
         context = rope.extended_context(sizes["max_position_embeddings"])
-        if family.window(config):
+        if window := family.window(config):
             # inside the window sliding attention and full attention are the same thing
-            context = min(context, int(family.window(config)))
+            context = min(context, int(window))
         bias = bool(config.get("attention_bias", False)) if family.reads_attention_bias else False
         return cls(
             family=family.name,

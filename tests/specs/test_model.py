@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from medha_jax.models import Architecture, UnsupportedModelError
+from medha_jax.specs.model import Architecture, UnsupportedModelError
 from tests.small import CONFIG
 
 

@@ -1,0 +1,35 @@
+"""The mesh of a layout's devices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh
+
+from medha_jax.config import GROUP, STAGE, TENSOR, patient_cpu_collectives
+from medha_jax.specs.layout import Layout, LayoutError
+
+AXES = (STAGE, GROUP, TENSOR)
+
+
+def request_cpu_devices(count: int) -> None:
+    """Ask for virtual CPU devices; without effect on other platforms, and once a backend has started."""
+    patient_cpu_collectives()
+    with suppress(RuntimeError):
+        jax.config.update("jax_num_cpu_devices", count)
+
+
+def build_mesh(layout: Layout, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Arrange devices as `[spp, kvp, tp]`, tensor neighbours innermost because they talk most.
+
+    Raises:
+        LayoutError: there are fewer devices than the layout needs.
+    """
+    devices = list(devices if devices is not None else jax.devices())
+    if len(devices) < layout.devices:
+        raise LayoutError(f"{layout} needs {layout.devices} devices; there are {len(devices)}")
+    grid = np.array(devices[: layout.devices]).reshape(layout.spp, layout.kvp, layout.tp)
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))

@@ -1,0 +1,178 @@
+"""The padded shapes of a tick, and the smallest that holds a plan."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from medha_jax.config import Buckets
+
+LARGE_TILE, SMALL_TILE = 512, 64
+
+
+class UnknownShapeError(RuntimeError):
+    """A plan needs a shape that no program was compiled for."""
+
+
+class Segment(NamedTuple):
+    """Part of a tick: `decode` rows of one token and `prefill` rows of at most `chunks` prompt chunks.
+
+    It is a part of a compiled shape, padding included, or what a plan needs such a part to hold.
+    """
+
+    decode: int = 0
+    prefill: int = 0
+    chunks: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.decode}+{self.prefill}"
+
+    def __or__(self, other: Segment) -> Segment:
+        """The smallest segment that holds either."""
+        return Segment(max(self.decode, other.decode), max(self.prefill, other.prefill), max(self.chunks, other.chunks))
+
+    @property
+    def rows(self) -> int:
+        """Rows of the segment, e.g. 8 decodes and 256 prompt tokens are 264."""
+        return self.decode + self.prefill
+
+    @property
+    def samples(self) -> int:
+        """Rows that a token is sampled for: every decode and the last row of every chunk."""
+        return self.decode + self.chunks
+
+    @property
+    def tiles(self) -> dict[int, int]:
+        """Query tile sizes of the attention, largest first, each with how many may be needed.
+
+        A chunk is cut into large tiles; a rest of at most half a large tile is cut into small ones.
+        """
+        if not self.prefill:
+            return {}
+        if self.prefill <= SMALL_TILE:
+            return {self.prefill: self.chunks}
+        large = min(LARGE_TILE, self.prefill)
+        return {
+            large: -(-self.prefill // (large // 2)),
+            SMALL_TILE: -(-self.prefill // SMALL_TILE) + self.chunks,
+        }
+
+    def updates(self, page: int) -> int:
+        """Page-table entries that its chunks may set in one tick."""
+        return self.decode + (-(-self.prefill // page) + self.chunks if self.prefill else 0)
+
+
+NO_ROWS = Segment()
+
+
+class Bucket(NamedTuple):
+    """One compiled shape: rows that all groups share, and rows that each group has of its own.
+
+    Rows lie as `[shared decodes | own decodes | shared prompt chunks | own prompt chunks]`.
+    """
+
+    own: Segment
+    shared: Segment = NO_ROWS
+
+    def __str__(self) -> str:
+        return f"{self.own}/{self.shared}" if self.shared.rows else str(self.own)
+
+    @property
+    def segments(self) -> tuple[Segment, Segment]:
+        """Shared rows first."""
+        return self.shared, self.own
+
+    @property
+    def decodes(self) -> int:
+        """Rows of one token; they come before all others."""
+        return self.shared.decode + self.own.decode
+
+    @property
+    def rows(self) -> int:
+        """All rows of the tick."""
+        return self.shared.rows + self.own.rows
+
+    @property
+    def samples(self) -> int:
+        """Rows that a token is sampled for; the shared ones come first."""
+        return self.shared.samples + self.own.samples
+
+    @property
+    def tiles(self) -> dict[int, int]:
+        """Tile sizes of both segments, largest first."""
+        sizes: dict[int, int] = {}
+        for segment in self.segments:
+            for size, count in segment.tiles.items():
+                sizes[size] = sizes.get(size, 0) + count
+        return dict(sorted(sizes.items(), reverse=True))
+
+    @property
+    def prompts(self) -> tuple[tuple[int, int], ...]:
+        """(prompt tokens, most chunks) of each segment that has any."""
+        return tuple((segment.prefill, segment.chunks) for segment in self.segments if segment.prefill)
+
+    def starts(self, segment: int) -> tuple[int, int]:
+        """First decode row and first prefill row of a segment (0 shared, 1 own)."""
+        if segment == 0:
+            return 0, self.decodes
+        return self.shared.decode, self.decodes + self.shared.prefill
+
+    def slices(self, largest: Bucket) -> list[tuple[slice, slice]]:
+        """Where each run of this bucket's rows, in order, lies among the rows of a larger one: (here, there)."""
+        pairs = []
+        for segment in (0, 1):
+            sizes = self.segments[segment].decode, self.segments[segment].prefill
+            for here, there, size in zip(self.starts(segment), largest.starts(segment), sizes, strict=True):
+                pairs.append((slice(here, here + size), slice(there, there + size)))
+        return sorted((pair for pair in pairs if pair[0].start < pair[0].stop), key=lambda pair: pair[0].start)
+
+
+def all_buckets(own: Buckets, shared: Buckets | None) -> tuple[Bucket, ...]:
+    """Every shape that is compiled ahead; `shared` is None where there is one group only."""
+    privates, commons = list(_segments(own)), [NO_ROWS]
+    if shared is not None:
+        commons += _segments(shared)
+    return tuple(Bucket(private, common) for common in commons for private in privates)
+
+
+def _segments(buckets: Buckets) -> Iterable[Segment]:
+    for decode in buckets.decode:
+        for prefill in buckets.prefill_sizes:
+            yield Segment(decode, prefill, buckets.chunks if prefill else 0)
+
+
+def smallest_bucket(own: Buckets, shared: Buckets | None, need: Segment, shared_need: Segment = NO_ROWS) -> Bucket:
+    """The smallest shape that holds these rows; `shared` is None where there is one group only.
+
+    Raises:
+        UnknownShapeError: nothing compiled is large enough.
+    """
+    if shared_need == NO_ROWS:
+        return Bucket(_smallest_segment(own, need, ""))
+    if shared is None:
+        raise UnknownShapeError("a plan has rows that groups share, but there is only one group")
+    return Bucket(_smallest_segment(own, need, ""), _smallest_segment(shared, shared_need, "shared "))
+
+
+def _smallest_segment(buckets: Buckets, need: Segment, kind: str) -> Segment:
+    if need.chunks <= buckets.chunks and need.decode <= buckets.decode[-1] and need.prefill <= buckets.prefill[-1]:
+        prefill = smallest_size(buckets.prefill_sizes, need.prefill)
+        return Segment(smallest_size(buckets.decode, need.decode), prefill, buckets.chunks if prefill else 0)
+    raise UnknownShapeError(
+        f"a plan of {need.decode} {kind}decodes and {need.prefill} {kind}prompt tokens in {need.chunks} chunks is "
+        f"beyond the compiled shapes: {buckets.decode[-1]} decodes, {buckets.prefill[-1]} tokens, "
+        f"{buckets.chunks} chunks"
+    )
+
+
+def smallest_size(sizes: Sequence[int], count: int) -> int:
+    """The smallest of increasing sizes that holds `count`, which the largest does."""
+    return sizes[bisect_left(sizes, count)]
+
+
+def smallest_sizes(sizes: Sequence[int], counts: np.ndarray) -> np.ndarray:
+    """`smallest_size` of many counts; the largest where none holds a count."""
+    return np.array(sizes)[np.minimum(np.searchsorted(sizes, counts), len(sizes) - 1)]

@@ -1,0 +1,57 @@
+"""Tokens and pages that a configuration comes to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from medha_jax.config import MeshConfig, RuntimeConfig
+
+UNBOUNDED = 2**30  # tokens of one request on a group, where one group holds everything; fits an int32
+BLOCK_TOKENS = 256  # that XLA's attention reads at a time; page tables are whole blocks wide
+
+
+def pages_for(tokens: int, page_size: int) -> int:
+    """Pages that hold `tokens` tokens, e.g. 65 tokens need 2 pages of 64."""
+    return -(-tokens // page_size)
+
+
+def parts_of(tokens: int, per_group: int, page_size: int) -> tuple[int, ...]:
+    """Pages of each part of a request: all parts but the last are `per_group` tokens."""
+    starts = range(0, tokens, per_group)
+    return tuple(pages_for(min(per_group, tokens - start), page_size) for start in starts)
+
+
+def tokens_per_group(mesh: MeshConfig, context: int) -> int:
+    """Tokens of one request that a group holds, where the longest request has `context` tokens."""
+    if mesh.kvp == 1:
+        return UNBOUNDED
+    return mesh.tokens_per_group or pages_for(context, mesh.page_size) * mesh.page_size
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a configuration comes to on a mesh.
+
+    Args:
+        context: most tokens of one request, prompt and output.
+        per_group: tokens of one request that a group holds; `UNBOUNDED` where there is one group.
+        pages: in each group's pool.
+        table_width: pages of one request that a group's page table has room for.
+    """
+
+    context: int
+    per_group: int
+    pages: int
+    table_width: int
+
+    @classmethod
+    def of(cls, config: RuntimeConfig, context: int) -> Sizes:
+        """Derive them from the settings and the model's own limit of `context` tokens."""
+        mesh = config.mesh
+        context = min(config.max_context or context, context)
+        per_group = tokens_per_group(mesh, context)
+        context = min(context, mesh.kvp * per_group)
+        held = min(context, per_group)
+        block = max(1, BLOCK_TOKENS // mesh.page_size)
+        width = pages_for(pages_for(held, mesh.page_size), block) * block
+        return cls(context, per_group, pages_for(config.pool_tokens or held, mesh.page_size), width)
