@@ -7,6 +7,7 @@ and a name here that no file needs. Parts that must run without JAX are listed i
 
 IMPORTS = {
     "config": [],
+    "net": [],
     "text": [],
     "protos": [],
     "workload": [],
@@ -19,10 +20,10 @@ IMPORTS = {
     "kv": ["specs"],
     "client": ["protos"],
     "checkpoints": ["models", "specs"],
-    "runtime": ["attention", "checkpoints", "config", "mesh", "models", "plan", "protos", "specs"],
+    "runtime": ["attention", "checkpoints", "config", "mesh", "models", "net", "plan", "protos", "specs"],
     "scheduler": ["config", "kv", "plan", "specs"],
     "engine": ["config", "kv", "plan", "runtime", "scheduler", "text"],
-    "server": ["config", "engine", "plan", "protos", "text"],
+    "server": ["config", "engine", "net", "plan", "protos", "runtime", "specs", "text"],
     "bench": ["client", "results", "workload"],
     "simulate": ["config", "engine", "plan", "results", "scheduler", "specs", "workload"],
     "cli": [
@@ -31,6 +32,7 @@ IMPORTS = {
         "client",
         "config",
         "engine",
+        "net",
         "plan",
         "results",
         "runtime",

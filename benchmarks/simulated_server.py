@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
 import os
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any, cast
 
 from medha_jax.config import BUNDLED_MODEL, POLICIES, Buckets, MeshConfig, RuntimeConfig, SchedulerConfig
 from medha_jax.engine import Engine, EngineService, GenerationRequest, RequestOutput, scheduler_for
 from medha_jax.plan import SamplingParams
 from medha_jax.scheduler.time_model import LinearTimeModel
-from medha_jax.server.inference import Backend
 from medha_jax.server.requests import ServedModel
-from medha_jax.server.server import Listener, Surroundings, serve
+from medha_jax.server.server import Listener, OnTick, serve
 from medha_jax.server.settings import Limits, ServerSettings
 from medha_jax.simulate.executor import SimulatedExecutor, SimulatedModel, SimulatedToken
 from medha_jax.simulate.times import SummedTimes
@@ -44,8 +45,8 @@ class RealClock:
             time.sleep(left)
 
 
-def main() -> None:
-    """Serve until SIGTERM."""
+def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the options; None reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--tick-ms", type=float, default=5.0, help="of a tick, whatever is in it")
@@ -67,11 +68,14 @@ def main() -> None:
     for name in ("--model", "--mesh"):
         parser.add_argument(name, help="ignored: so it can stand in for `medha-jax serve`")
     parser.add_argument("--no-prefix-cache", action="store_true", help="it has none")
-    given = parser.parse_args()
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    """Serve until SIGTERM."""
+    given = parsed()
     limits = Limits(
         max_output=given.max_output,
-        max_queue=given.max_queue,
-        max_queue_tokens=given.max_queue_tokens,
         max_streams=given.max_streams,
         part_seconds=given.part_seconds,
     )
@@ -79,55 +83,62 @@ def main() -> None:
         port=given.port, drain_seconds=given.drain_seconds, access_log=given.access_log, limits=limits
     )
     clock = RealClock()
-
-    def load(listener: Listener) -> Backend:
-        time.sleep(given.load_seconds)
-        return backend(given, listener, clock)
+    tokenizer = Tokenizer.from_directory(BUNDLED_MODEL)
+    model = ServedModel("simulated", tokenizer, VOCAB, given.context, SamplingParams(temperature=0))
 
     def tell(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
-    around = Surroundings(
-        load=load,
-        announce=lambda line: print(line, flush=True),
-        tell=tell,
-        write_log=tell,
-        on_refused=lambda code: None,
-        clock=clock,
-    )
-    asyncio.run(serve(settings, given.context, None, (), around))
+    loader = SimulatedLoader(given, tokenizer, clock)
+    announce = functools.partial(print, flush=True)
+    asyncio.run(serve(settings, model, loader, clock=clock, announce=announce, tell=tell))
     os._exit(0)
 
 
-def backend(given: argparse.Namespace, listener: Listener, clock: RealClock) -> Backend:
-    """The engine on a simulated mesh, with the bundled model's tokenizer."""
-    decode = tuple(size for size in (1, 8, 32, 128, 512, 2048) if size < given.slots)
-    buckets = Buckets(decode=(*decode, given.slots), prefill=(64, 256, 1024), chunks=16)
-    mesh = MeshConfig(page_size=PAGE, buckets=buckets)
-    config = RuntimeConfig(mesh=mesh, slots=given.slots, pool_tokens=given.pool_tokens, compilation_cache=None)
-    model = LinearTimeModel(fixed=given.tick_ms / 1000, tokens=given.token_us / 1e6)
-    executor = cast(Any, SimulatedExecutor(config, given.context, SummedTimes(model), cast(Any, clock)))
-    executor.arch = SimulatedModel(VOCAB)
-    tokenizer = Tokenizer.from_directory(BUNDLED_MODEL)
-    # one token that has text
-    executor._token = SimulatedToken(token=next(n for n in range(VOCAB) if tokenizer.decode([n]).isalpha()))
+class SimulatedLoader:
+    """Loads an engine on a simulated mesh.
 
-    def output(request: GenerationRequest, limit: int) -> RequestOutput:
-        return RequestOutput(request, tokenizer, limit=limit)
+    Args:
+        given: options, as `parsed` gives them.
+        tokenizer: of the text that it generates.
+        clock: of the engine.
+    """
 
-    scheduling = SchedulerConfig(
-        policy=given.policy,
-        chunk_preemption=not given.no_chunk_preemption,
-        tpot_target_s=given.tpot_target_ms / 1000,
-        max_waiting=given.max_queue,
-        max_waiting_tokens=given.max_queue_tokens,
-        prefix_cache=False,
-    )
-    engine = Engine(executor, scheduler_for(executor, scheduling, model), model, clock, output)
-    service = EngineService(engine, listener, clock)
-    service.start()
-    served = ServedModel("simulated", tokenizer, VOCAB, given.context, SamplingParams(temperature=0))
-    return Backend(service, served)
+    def __init__(self, given: argparse.Namespace, tokenizer: Tokenizer, clock: RealClock) -> None:
+        self._given, self._tokenizer, self._clock = given, tokenizer, clock
+
+    def load(self, listener: Listener, on_tick: OnTick | None) -> EngineService:
+        """Start the engine after the stated seconds."""
+        given, clock, tokenizer = self._given, self._clock, self._tokenizer
+        time.sleep(given.load_seconds)
+        decode = tuple(size for size in (1, 8, 32, 128, 512, 2048) if size < given.slots)
+        buckets = Buckets(decode=(*decode, given.slots), prefill=(64, 256, 1024), chunks=16)
+        mesh = MeshConfig(page_size=PAGE, buckets=buckets)
+        config = RuntimeConfig(mesh=mesh, slots=given.slots, pool_tokens=given.pool_tokens, compilation_cache=None)
+        model = LinearTimeModel(fixed=given.tick_ms / 1000, tokens=given.token_us / 1e6)
+        executor = cast(Any, SimulatedExecutor(config, given.context, SummedTimes(model), cast(Any, clock)))
+        executor.arch = SimulatedModel(VOCAB)
+        # one token that has text
+        executor._token = SimulatedToken(token=next(n for n in range(VOCAB) if tokenizer.decode([n]).isalpha()))
+
+        def output(request: GenerationRequest, limit: int) -> RequestOutput:
+            return RequestOutput(request, tokenizer, limit=limit)
+
+        scheduling = SchedulerConfig(
+            policy=given.policy,
+            chunk_preemption=not given.no_chunk_preemption,
+            tpot_target_s=given.tpot_target_ms / 1000,
+            max_waiting=given.max_queue,
+            max_waiting_tokens=given.max_queue_tokens,
+            prefix_cache=False,
+        )
+        engine = Engine(executor, scheduler_for(executor, scheduling, model), model, clock, output)
+        service = EngineService(engine, listener, clock, on_tick=on_tick)
+        service.start()
+        return service
+
+    def close(self) -> None:
+        """Nothing to give back."""
 
 
 if __name__ == "__main__":

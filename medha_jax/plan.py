@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 MAX_STOP_TOKENS = 16
@@ -85,6 +87,18 @@ class SamplingParams:
                 raise InvalidRequestError(
                     f"a stop string has {len(text)} characters; allowed are 1 to {MAX_STOP_STRING_LENGTH}"
                 )
+
+    @classmethod
+    def from_file(cls, path: Path, stated: Mapping[str, float | int]) -> SamplingParams:
+        """The defaults of a model, from fields that a file of it states.
+
+        Raises:
+            InvalidRequestError: a value is out of its range; the message names the file.
+        """
+        try:
+            return cls(**stated)  # type: ignore[arg-type]
+        except InvalidRequestError as error:
+            raise InvalidRequestError(f"{path}: {error}") from None
 
 
 class Chunk(NamedTuple):

@@ -139,10 +139,7 @@ def sampling_params(
     Raises:
         InvalidRequestError: a value is out of its range.
     """
-    try:
-        base = SamplingParams(**defaults.sampling)  # type: ignore[arg-type]
-    except InvalidRequestError as error:
-        raise InvalidRequestError(f"{directory / 'generation_config.json'}: {error}") from None
+    base = SamplingParams.from_file(directory / "generation_config.json", defaults.sampling)
     changes = {name: value for name, value in given.items() if value is not None}
     return dataclasses.replace(base, **changes)  # type: ignore[arg-type]
 

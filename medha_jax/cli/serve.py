@@ -6,7 +6,6 @@ import contextlib
 import os
 import signal
 import sys
-import time
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -36,18 +35,14 @@ from medha_jax.cli.cluster import (
 from medha_jax.cli.generate import Dtype
 from medha_jax.cli.mesh import MeshOption, PageSizeOption, TokensPerGroupOption, mesh_config
 from medha_jax.cli.opening import tell
-from medha_jax.cli.prompt import model_directory, sampling_params
+from medha_jax.cli.prompt import model_directory
 from medha_jax.cli.simulate import DEFAULT_POLICY, Policy
 from medha_jax.config import ConfigError, RuntimeConfig, SchedulerConfig
-from medha_jax.server.settings import LOG_FORMATS, Limits, ServerSettings, TlsFiles, join_address
-from medha_jax.text import GenerationDefaults, Tokenizer
+from medha_jax.net import TlsFiles
+from medha_jax.server.settings import LOG_FORMATS, Limits, ServerSettings
 
 if TYPE_CHECKING:
-    from medha_jax.cli.serving import Watchers
-    from medha_jax.server.inference import Backend
-    from medha_jax.server.metrics import Metrics
-    from medha_jax.server.server import Listener
-    from medha_jax.server.trace import ScheduleTrace
+    from medha_jax.runtime.cluster import ClusterConfig
 
 _LISTEN, _LIMITS, _SECURITY = "Where to listen", "Limits", "Security"
 _SCHEDULER, _PROCESSES, _MEMORY = "Scheduler", "Several processes", "Memory"
@@ -184,7 +179,7 @@ def serve(
     One line on standard output says when it is ready, and where. Everything else goes to standard error.
     """
     signal.signal(signal.SIGTERM, _leave)  # until the event loop takes it over, there is nothing to finish
-    limits = Limits(max_output, max_queue, max_queue_tokens, max_streams, max_message_bytes, part_seconds)
+    limits = Limits(max_output, max_streams, max_message_bytes, part_seconds)
     settings = ServerSettings(
         host=host,
         port=port,
@@ -194,6 +189,7 @@ def serve(
         insecure=insecure,
         drain_seconds=drain_seconds,
         access_log=access_log,  # type: ignore[arg-type]  # checked by its callback
+        trace=trace,
         limits=limits,
     )
     cluster = cluster_config(
@@ -229,89 +225,29 @@ def serve(
     )
     if cluster is not None:
         quiet_stdout()
-    _serve(settings, runtime, scheduling, cluster, model, trace)
+    _serve(settings, runtime, scheduling, cluster, Path(model).name)
 
 
 def _serve(
     settings: ServerSettings,
     runtime: RuntimeConfig,
     scheduling: SchedulerConfig,
-    cluster: Any,
+    cluster: ClusterConfig | None,
     name: str,
-    trace_file: Path | None,
 ) -> None:
-    """Check everything that can be checked, then listen, load and serve. Ends the process."""
+    """Serve, and end the process."""
     import asyncio
 
-    from medha_jax.server.security import check_protected, read_tokens, server_credentials
-
-    check_protected(settings)
-    credentials = None if settings.tls is None else server_credentials(settings.tls)
-    tokens = () if settings.token_file is None else read_tokens(settings.token_file)
-    defaults = GenerationDefaults.from_directory(runtime.model)
-    sampling = sampling_params(runtime.model, defaults, {})
-    tokenizer = Tokenizer.from_directory(runtime.model)
-
     from medha_jax.cli.opening import model_sizes
-    from medha_jax.cli.serving import Loader
-    from medha_jax.server.metrics import Metrics
-    from medha_jax.server.requests import ServedModel
-    from medha_jax.server.server import ListenError, Surroundings
+    from medha_jax.server.assembly import assemble
     from medha_jax.server.server import serve as run
-    from medha_jax.server.trace import ScheduleTrace
 
-    vocab, context = model_sizes(runtime)
-    clock = time.perf_counter
-    metrics = Metrics()
-    if settings.metrics_port is not None:
-        try:
-            bound = metrics.listen(settings.host, settings.metrics_port)
-        except OSError as error:
-            address = join_address(settings.host, settings.metrics_port)
-            raise ListenError(f"cannot listen on {address} for metrics: {error.strerror}") from None
-        tell(f"metrics on http://{join_address(settings.host, bound)}/metrics")
-    trace = None if trace_file is None else ScheduleTrace(trace_file, clock)
-    served = ServedModel(Path(name).name, tokenizer, vocab, context, sampling, defaults.eos_ids)
-    loader = Loader(runtime, scheduling, cluster, served, _watchers(metrics, trace), clock)
-
-    def load(listener: Listener) -> Backend:
-        backend = loader.load(listener)
-        metrics.watch(backend.service.load)
-        return backend
-
-    around = Surroundings(
-        load=load,
-        announce=lambda line: print(line, flush=True),
-        tell=tell,
-        write_log=tell,
-        on_refused=metrics.refused,
-        clock=clock,
-    )
     with contextlib.nullcontext() if cluster is None else ended_at_once():
-        asyncio.run(run(settings, context, credentials, tokens, around))
-        loader.close()
-    metrics.close()
-    if trace is not None:
-        trace.close()
+        model, loader = assemble(runtime, scheduling, name=name, cluster=cluster, tell=tell)
+        model_sizes(runtime)  # refuses a --max-context beyond the model's
+        asyncio.run(run(settings, model, loader, announce=lambda line: print(line, flush=True), tell=tell))
     sys.stdout.flush()
     os._exit(0)  # a load that was given up would hold the exit up, and so would JAX in a mesh of several processes
-
-
-def _watchers(metrics: Metrics, trace: ScheduleTrace | None) -> Watchers:
-    from medha_jax.cli.serving import Watchers
-
-    if trace is None:
-        return Watchers(metrics.on_tick, metrics.on_events)
-
-    def on_tick(report: Any) -> None:
-        metrics.on_tick(report)
-        trace.on_tick(report)
-
-    def on_events(events: Any) -> None:
-        metrics.on_events(events)
-        trace.on_events(events)
-
-    return Watchers(on_tick, on_events)
 
 
 def _tls(cert: Path | None, key: Path | None, ca: Path | None) -> TlsFiles | None:

@@ -15,6 +15,7 @@ from medha_jax.engine.events import (
     TokenLogprobs,
 )
 from medha_jax.engine.generation import Output
+from medha_jax.engine.loading import EngineLoader
 from medha_jax.engine.loop import Engine
 from medha_jax.engine.offline import ModelOutputError, OfflineEngine, generate
 from medha_jax.engine.output import RequestOutput
@@ -34,6 +35,7 @@ __all__ = [
     "Course",
     "Delta",
     "Engine",
+    "EngineLoader",
     "EngineService",
     "Event",
     "Failed",

@@ -65,6 +65,11 @@ class Engine:
         return self._healthy
 
     @property
+    def context(self) -> int:
+        """Most tokens of a prompt and its output together."""
+        return self._executor.context
+
+    @property
     def free_pages(self) -> int:
         """Pages of all groups that no request holds."""
         return sum(self._scheduler.free_pages)

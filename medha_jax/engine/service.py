@@ -74,6 +74,11 @@ class EngineService:
         with self._changed:
             return self._load.healthy
 
+    @property
+    def context(self) -> int:
+        """Most tokens of a prompt and its output together."""
+        return self._engine.context
+
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()

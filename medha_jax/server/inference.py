@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 
 from grpc import StatusCode
 
@@ -32,19 +31,6 @@ from medha_jax.server.streams import Stream, Streams
 ID_BYTES = 4
 
 
-@dataclass(frozen=True)
-class Backend:
-    """What answers requests once it is loaded.
-
-    Args:
-        service: the engine's thread; `Streams.listen` hears its events.
-        model: what it runs.
-    """
-
-    service: EngineService
-    model: ServedModel
-
-
 class Inference:
     """The calls of the service; messages come as bytes, so that none can fail before it is in here.
 
@@ -59,13 +45,13 @@ class Inference:
 
     def __init__(self, calls: Calls, streams: Streams, limits: Limits, message_bytes: int) -> None:
         self._calls, self._streams, self._limits, self._message_bytes = calls, streams, limits, message_bytes
-        self._backend: Backend | None = None
+        self._service: EngineService | None = None
         self._requests: Requests | None = None
         self._closed = "the server is starting"
 
-    def open(self, backend: Backend) -> None:
-        """Take requests from now on."""
-        self._backend, self._requests = backend, Requests(backend.model, self._limits)
+    def open(self, service: EngineService, model: ServedModel) -> None:
+        """Take requests from now on, for a model that an engine has loaded; `Streams.listen` hears its events."""
+        self._service, self._requests = service, Requests(model, self._limits)
         self._closed = ""
 
     def close(self, reason: str) -> None:
@@ -141,9 +127,9 @@ class Inference:
         """What runs, what waits and what is free; answered while the server starts and ends, too."""
         async with self._calls.answered("GetLoad", context):
             parse(pb.GetLoadRequest, data)
-            if self._backend is None:
+            if self._service is None:
                 return pb.LoadInfo(accepting=False)
-            load = self._backend.service.load()
+            load = self._service.load()
             return pb.LoadInfo(
                 running=load.running,
                 waiting=load.waiting,
@@ -161,15 +147,15 @@ class Inference:
             if stream is None:
                 return pb.AbortResponse(found=False)
             record.request_id = stream.request_id
-            if stream.number is not None and self._backend is not None:
-                self._backend.service.cancel(stream.number)  # at once, however slowly its client reads
+            if stream.number is not None and self._service is not None:
+                self._service.cancel(stream.number)  # at once, however slowly its client reads
             stream.put(Refusal(StatusCode.CANCELLED, "the request was aborted"))
             return pb.AbortResponse(found=True)
 
     def _ready(self) -> tuple[EngineService, Requests]:
-        if self._backend is None or self._requests is None or self._closed:
+        if self._service is None or self._requests is None or self._closed:
             raise unavailable(f"{self._closed}; no requests are taken")
-        return self._backend.service, self._requests
+        return self._service, self._requests
 
     def _opened(self, settings: pb.GenerateSettings, record: Record) -> Stream:
         stream = self._streams.open(request_id(settings) or uuid.uuid4().hex)

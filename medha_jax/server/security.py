@@ -1,9 +1,8 @@
-"""Who may speak to the server: TLS files, bearer tokens, addresses. All is checked before anything is loaded."""
+"""Who may speak to the server: TLS credentials and bearer tokens, checked before anything is loaded."""
 
 from __future__ import annotations
 
 import hmac
-import ipaddress
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -13,31 +12,10 @@ import grpc
 from grpc import aio
 
 from medha_jax.config import ConfigError
-from medha_jax.server.settings import ServerSettings, TlsFiles
+from medha_jax.net import TlsFiles
 
 SHORTEST_TOKEN = 16  # characters
 OPEN_METHODS = "/grpc.health.v1.Health/"  # probes carry no token
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach an address."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def check_protected(settings: ServerSettings) -> None:
-    """Check that prompts do not travel through a network in the open unless that is wanted.
-
-    Raises:
-        ConfigError: the host is not loopback, and there is neither TLS nor `insecure`.
-    """
-    if not (settings.tls or settings.insecure or is_loopback(settings.host)):
-        raise ConfigError(
-            f"prompts would travel unprotected to {settings.host}; give --tls-cert and --tls-key, a loopback --host, "
-            "or --insecure in a network that you trust"
-        )
 
 
 def server_credentials(files: TlsFiles) -> grpc.ServerCredentials:

@@ -4,133 +4,192 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from dataclasses import replace
+from typing import Any, Protocol, TypeVar
 
 import grpc
-from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from medha_jax.engine import Event
+from medha_jax.engine import EngineService, Event, TickReport
+from medha_jax.net import join_address
 from medha_jax.protos import inference_pb2 as pb
 from medha_jax.server.access_log import AccessLog
 from medha_jax.server.calls import Calls
-from medha_jax.server.inference import Backend, Inference
+from medha_jax.server.inference import Inference
+from medha_jax.server.listening import ListenError, grpc_server, handlers
+from medha_jax.server.metrics import Metrics
 from medha_jax.server.refusal import unavailable
-from medha_jax.server.security import TokenCheck
-from medha_jax.server.settings import ServerSettings, join_address
+from medha_jax.server.requests import ServedModel
+from medha_jax.server.security import read_tokens, server_credentials
+from medha_jax.server.settings import ServerSettings
 from medha_jax.server.streams import Streams
+from medha_jax.server.trace import ScheduleTrace
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Inference"].full_name
 REFLECTION = reflection.SERVICE_NAME
-OTHER_CALLS = 256  # beside streams: health, load, tokenize
 WORKERS = 2  # threads for long texts and prompts
 HEALTH_SECONDS = 0.25  # between looks at the engine
 LAST_WORDS_SECONDS = 1.0  # that ended streams have to be told so
 T = TypeVar("T")
 Listener = Callable[[list[tuple[int, Event]]], None]
+OnTick = Callable[[TickReport], None]
+logger = logging.getLogger(__name__)
 
 
-class ListenError(RuntimeError):
-    """The address cannot be listened on."""
+class Loader(Protocol):
+    """Loads the engine of a server, as `engine.EngineLoader` does."""
 
+    def load(self, listener: Listener, on_tick: OnTick | None) -> EngineService:
+        """Load the engine and start its thread; called once, in a thread of its own.
 
-@dataclass(frozen=True)
-class Surroundings:
-    """What a server is given from outside.
+        Args:
+            listener: hears the engine's events.
+            on_tick: told of every tick, before the listener; None where no one wants to know.
+        """
 
-    Args:
-        load: makes the backend, in a thread, around the listener that it is given.
-        announce: takes the line that says where the server is.
-        tell: takes other lines for people.
-        write_log: takes the lines of the access log.
-        on_refused: told the status of every call that does not end with OK.
-        clock: the engine's, in seconds.
-    """
-
-    load: Callable[[Listener], Backend]
-    announce: Callable[[str], None]
-    tell: Callable[[str], None]
-    write_log: Callable[[str], None]
-    on_refused: Callable[[str], None]
-    clock: Callable[[], float]
+    def close(self) -> None:
+        """Give back what the load took. Called once, when the engine has stopped."""
 
 
 async def serve(
     settings: ServerSettings,
-    context: int,
-    credentials: grpc.ServerCredentials | None,
-    tokens: tuple[bytes, ...],
-    around: Surroundings,
+    model: ServedModel,
+    loader: Loader,
+    *,
+    clock: Callable[[], float] = time.perf_counter,
+    announce: Callable[[str], None] = logger.info,
+    tell: Callable[[str], None] = logger.info,
+    stopping: asyncio.Event | None = None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT; then let running streams finish. A second signal ends them at once.
+    """Serve until stopped; then let running streams finish.
 
     Args:
         settings: of the server.
-        context: of the model in tokens, from which the size of messages follows.
-        credentials: of TLS.
-        tokens: one of which every call needs, if there are any.
-        around: what it works with.
+        model: what is served, with the most tokens of context that it can have.
+        loader: loads the engine once the address is listened on.
+        clock: the engine's, in seconds.
+        announce: takes the line that says that the server is ready, and where.
+        tell: takes all other lines: what happens, and the access log.
+        stopping: stops the server when it is set. Without it SIGTERM and SIGINT do, and a second signal ends the
+            running streams at once; the caller must then be the main thread.
 
     Raises:
-        ListenError: the address cannot be listened on; nothing was loaded.
+        ConfigError: a file of TLS or of tokens is not what it should be; nothing was loaded.
+        ListenError: an address cannot be listened on; nothing was loaded.
+        OSError: the trace cannot be written; nothing was loaded.
     """
-    stopping, hurry = asyncio.Event(), asyncio.Event()
+    credentials = None if settings.tls is None else server_credentials(settings.tls)
+    tokens = () if settings.token_file is None else read_tokens(settings.token_file)
+    with contextlib.ExitStack() as closing:
+        metrics = trace = None
+        if settings.metrics_port is not None:
+            metrics = closing.enter_context(contextlib.closing(Metrics()))
+            tell(f"metrics on http://{_listen_for_metrics(metrics, settings.host, settings.metrics_port)}/metrics")
+        if settings.trace is not None:
+            trace = closing.enter_context(contextlib.closing(ScheduleTrace(settings.trace, clock)))
+        stop = _Stop(stopping)
+        stop.listen()
+        streams = Streams(settings.limits.max_streams)
+        size = settings.limits.message_bytes(model.context)
+        workers = ThreadPoolExecutor(WORKERS, "prompts")
+        log = AccessLog(settings.access_log, tell, time.time)
+        calls = Calls(log, clock, workers, (lambda code: None) if metrics is None else metrics.refused)
+        inference = Inference(calls, streams, settings.limits, size)
+        server, port = grpc_server(settings, size, credentials, tokens)
+        readiness = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(readiness, server)
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers(inference)),))
+        reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, REFLECTION), server)
+        await _tell_health(readiness, False)
+        await server.start()
+        loading = _in_thread(lambda: _load(loader, streams, metrics, trace))
+        waiting = asyncio.create_task(stop.asked.wait())
+        try:
+            await asyncio.wait((loading, waiting), return_when=asyncio.FIRST_COMPLETED)
+            if stop.asked.is_set():
+                tell("stopped before it was ready")
+            else:
+                service = await loading
+                stop.listen()  # again: what the load started may have taken the signals over
+                inference.open(service, replace(model, context=service.context))
+                await _tell_health(readiness, True)
+                announce(f"serving {model.name} on {join_address(settings.host, port)}")
+                watching = asyncio.create_task(_watch(service, readiness))
+                await waiting
+                watching.cancel()
+                await readiness.enter_graceful_shutdown()
+                inference.close("the server is about to end")
+                await _drain(streams, settings.drain_seconds, stop.hurry, tell)
+                await asyncio.to_thread(service.stop)
+        finally:
+            await server.stop(LAST_WORDS_SECONDS / 2)
+            workers.shutdown(wait=False, cancel_futures=True)
+            stop.leave()
+        loader.close()
 
-    def stop() -> None:
-        (hurry if stopping.is_set() else stopping).set()
 
-    _on_signals(stop)
-    streams = Streams(settings.limits.max_streams)
-    size = settings.limits.message_bytes(context)
-    workers = ThreadPoolExecutor(WORKERS, "prompts")
-    calls = Calls(AccessLog(settings.access_log, around.write_log, time.time), around.clock, workers, around.on_refused)
-    inference = Inference(calls, streams, settings.limits, size)
-    server, port = _listening(settings, size, credentials, tokens)
-    readiness = health.aio.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(readiness, server)
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, _handlers(inference)),))
-    reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, REFLECTION), server)
-    await _tell_health(readiness, False)
-    await server.start()
-    loading = _in_thread(lambda: around.load(streams.listen))
-    waiting = asyncio.create_task(stopping.wait())
+class _Stop:
+    """What ends a server: an event of the caller's, or signals. Belongs to the event loop.
+
+    Attributes:
+        asked: set when the server is to stop.
+        hurry: set when it is to end running streams at once.
+    """
+
+    def __init__(self, asked: asyncio.Event | None) -> None:
+        self.asked, self.hurry = asyncio.Event() if asked is None else asked, asyncio.Event()
+        self._signals = (signal.SIGTERM, signal.SIGINT) if asked is None else ()
+
+    def listen(self) -> None:
+        """Take the signals."""
+        for number in self._signals:
+            asyncio.get_running_loop().add_signal_handler(number, self._on_signal)
+
+    def leave(self) -> None:
+        """Leave the signals to whoever comes next."""
+        for number in self._signals:
+            asyncio.get_running_loop().remove_signal_handler(number)
+
+    def _on_signal(self) -> None:
+        (self.hurry if self.asked.is_set() else self.asked).set()
+
+
+def _listen_for_metrics(metrics: Metrics, host: str, port: int) -> str:
+    """Open the endpoint of the metrics; returns its HOST:PORT."""
     try:
-        await asyncio.wait((loading, waiting), return_when=asyncio.FIRST_COMPLETED)
-        if stopping.is_set():
-            around.tell("stopped before it was ready")
-            return
-        backend = await loading
-        _on_signals(stop)  # again: what the load started may have taken them over
-        inference.open(backend)
-        await _tell_health(readiness, True)
-        around.announce(f"serving {backend.model.name} on {join_address(settings.host, port)}")
-        watching = asyncio.create_task(_watch(backend, readiness))
-        await waiting
-        watching.cancel()
-        await readiness.enter_graceful_shutdown()
-        inference.close("the server is about to end")
-        await _drain(streams, settings.drain_seconds, hurry, around.tell)
-        await asyncio.to_thread(backend.service.stop)
-    finally:
-        await server.stop(LAST_WORDS_SECONDS / 2)
-        workers.shutdown(wait=False, cancel_futures=True)
+        return join_address(host, metrics.listen(host, port))
+    except OSError as error:
+        raise ListenError(f"cannot listen on {join_address(host, port)} for metrics: {error.strerror}") from None
 
 
-def _on_signals(stop: Callable[[], None]) -> None:
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop)
+def _load(loader: Loader, streams: Streams, metrics: Metrics | None, trace: ScheduleTrace | None) -> EngineService:
+    """Load the engine. Metrics and trace are told of each tick and event, in its thread, before the streams are."""
+    told = [watcher for watcher in (metrics, trace) if watcher is not None]
+
+    def on_tick(report: TickReport) -> None:
+        for watcher in told:
+            watcher.on_tick(report)
+
+    def listen(events: list[tuple[int, Event]]) -> None:
+        for watcher in told:
+            watcher.on_events(events)
+        streams.listen(events)
+
+    service = loader.load(listen, on_tick if told else None)
+    if metrics is not None:
+        metrics.watch(service.load)
+    return service
 
 
 def _in_thread(work: Callable[[], T]) -> asyncio.Future[T]:
-    """Run work in a thread that is left alone when nobody waits for it any more: a load cannot be interrupted."""
+    """Run work in a thread, which goes on alone if its caller stops waiting: a load cannot be interrupted."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
 
@@ -166,7 +225,7 @@ async def _drain(streams: Streams, seconds: float, hurry: asyncio.Event, tell: C
 
 
 async def _first(wanted: Any, other: Any, seconds: float) -> bool:
-    """Wait for either of two, but no longer than so; returns whether the first one came."""
+    """Wait for either of two, at most `seconds`; returns whether the first one came."""
     first, second = asyncio.ensure_future(wanted), asyncio.ensure_future(other)
     await asyncio.wait((first, second), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
     done = first.done()
@@ -175,9 +234,9 @@ async def _first(wanted: Any, other: Any, seconds: float) -> bool:
     return done
 
 
-async def _watch(backend: Backend, readiness: health.aio.HealthServicer) -> None:
+async def _watch(service: EngineService, readiness: health.aio.HealthServicer) -> None:
     """Say NOT_SERVING when the engine cannot go on."""
-    while backend.service.healthy:
+    while service.healthy:
         await asyncio.sleep(HEALTH_SECONDS)
     await _tell_health(readiness, False)
 
@@ -186,69 +245,3 @@ async def _tell_health(readiness: health.aio.HealthServicer, serving: bool) -> N
     status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
     for name in ("", SERVICE):
         await readiness.set(name, status)
-
-
-def _listening(
-    settings: ServerSettings, size: int, credentials: grpc.ServerCredentials | None, tokens: tuple[bytes, ...]
-) -> tuple[aio.Server, int]:
-    """A server with its port.
-
-    Raises:
-        ListenError: the address cannot be listened on.
-    """
-    options = [
-        ("grpc.max_receive_message_length", size),
-        ("grpc.max_send_message_length", -1),  # bounded by the deltas that are joined
-        ("grpc.max_metadata_size", 16384),
-        ("grpc.so_reuseport", 0),  # or a second server would share the port
-        ("grpc.keepalive_time_ms", 20_000),
-        ("grpc.keepalive_timeout_ms", 10_000),
-        ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
-    ]
-    server = aio.server(
-        interceptors=[TokenCheck(tokens)] if tokens else [],
-        options=options,
-        maximum_concurrent_rpcs=settings.limits.max_streams + OTHER_CALLS,
-    )
-    try:
-        _check_address(settings.host, settings.port)
-        if credentials is None:
-            port = server.add_insecure_port(settings.address)
-        else:
-            port = server.add_secure_port(settings.address, credentials)
-    except (OSError, RuntimeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise ListenError(f"cannot listen on {settings.address}: {reason}; give another --host or --port") from None
-    return server, port
-
-
-def _check_address(host: str, port: int) -> None:
-    """Listen for a moment: gRPC would write lines of its own, and does not say what is wrong.
-
-    Raises:
-        OSError: the port is taken, or the host is not this machine's.
-    """
-    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    socket.create_server(address[:2], family=family).close()
-
-
-def _handlers(inference: Inference) -> dict[str, grpc.RpcMethodHandler]:
-    """The service's methods by name."""
-
-    def unary(method: Any) -> grpc.RpcMethodHandler:
-        return grpc.unary_unary_rpc_method_handler(method, response_serializer=_serialized)
-
-    return {
-        "Generate": grpc.unary_stream_rpc_method_handler(inference.generate, response_serializer=_serialized),
-        "GenerateStream": grpc.stream_stream_rpc_method_handler(
-            inference.generate_stream, response_serializer=_serialized
-        ),
-        "Tokenize": unary(inference.tokenize),
-        "GetModelInfo": unary(inference.get_model_info),
-        "GetLoad": unary(inference.get_load),
-        "Abort": unary(inference.abort),
-    }
-
-
-def _serialized(message: Any) -> bytes:
-    return message.SerializeToString()

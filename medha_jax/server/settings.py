@@ -1,4 +1,4 @@
-"""What a server is built from: addresses, limits, TLS and token files. No JAX, no gRPC."""
+"""Settings of a server: address, limits, TLS and token files. No JAX, no gRPC."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from medha_jax.config import ConfigError
+from medha_jax.net import TlsFiles, is_protected, join_address
 
 LogFormat = Literal["text", "json", "off"]
 LOG_FORMATS = ("text", "json", "off")
@@ -22,22 +23,18 @@ class Limits:
 
     Args:
         max_output: output tokens of a request.
-        max_queue: requests that wait for pages.
-        max_queue_tokens: prompt tokens of those that wait.
         max_streams: Generate and GenerateStream calls at once, served or waiting.
         max_message_bytes: of one message.
         part_seconds: that GenerateStream waits for the next part of a prompt.
     """
 
     max_output: int | None = None
-    max_queue: int = 1024
-    max_queue_tokens: int | None = None
     max_streams: int = 2048
     max_message_bytes: int | None = None
     part_seconds: float = 60.0
 
     def __post_init__(self) -> None:
-        for name in ("max_output", "max_queue", "max_queue_tokens", "max_streams"):
+        for name in ("max_output", "max_streams"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name} is {value}; it must be at least 1")
@@ -57,15 +54,6 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class TlsFiles:
-    """PEM files: the server's certificate and key, and the authority of its clients' certificates, if they need one."""
-
-    cert: Path
-    key: Path
-    ca: Path | None = None
-
-
-@dataclass(frozen=True)
 class ServerSettings:
     """Where and how a server listens.
 
@@ -73,12 +61,16 @@ class ServerSettings:
         host: address to listen on.
         port: 0 picks a free one.
         metrics_port: of the Prometheus endpoint on the same host; 0 picks a free one, None is off.
-        tls: without it nothing is encrypted.
+        tls: without it nothing is encrypted; with an authority in it, every client needs a certificate.
         token_file: bearer tokens, one a line, one of which every call needs; None lets everybody in.
         insecure: whether other machines may be served without TLS.
-        drain_seconds: that running streams have to finish after SIGTERM.
+        drain_seconds: that running streams have to finish when the server stops.
         access_log: form of the line that every call ends with.
+        trace: file for every tick, for ui.perfetto.dev; it is replaced. None is off.
         limits: what is taken.
+
+    Raises:
+        ConfigError: a value is out of range, or prompts would cross a network unprotected.
     """
 
     host: str = "127.0.0.1"
@@ -89,6 +81,7 @@ class ServerSettings:
     insecure: bool = False
     drain_seconds: float = 30.0
     access_log: LogFormat = "text"
+    trace: Path | None = None
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
@@ -100,13 +93,13 @@ class ServerSettings:
             raise ConfigError(f"access_log is {self.access_log!r}; allowed are {', '.join(LOG_FORMATS)}")
         if not 0 <= self.drain_seconds < math.inf:
             raise ConfigError(f"drain_seconds is {self.drain_seconds}; it must be at least 0")
+        if not is_protected(self.host, self.tls, self.insecure):
+            raise ConfigError(
+                f"prompts would travel unprotected to {self.host}; give --tls-cert and --tls-key, a loopback --host, "
+                "or --insecure in a network that you trust"
+            )
 
     @property
     def address(self) -> str:
         """HOST:PORT as gRPC takes it."""
         return join_address(self.host, self.port)
-
-
-def join_address(host: str, port: int) -> str:
-    """HOST:PORT; an IPv6 host stands in brackets."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

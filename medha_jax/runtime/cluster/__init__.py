@@ -4,14 +4,13 @@ from medha_jax.runtime.cluster.errors import ClusterError, ClusterSettingError
 from medha_jax.runtime.cluster.executor import ClusterExecutor
 from medha_jax.runtime.cluster.membership import ClusterConfig
 from medha_jax.runtime.cluster.start import follow, lead
-from medha_jax.runtime.cluster.transport import Tls, tls_files
+from medha_jax.runtime.cluster.transport import tls_files
 
 __all__ = [
     "ClusterConfig",
     "ClusterError",
     "ClusterExecutor",
     "ClusterSettingError",
-    "Tls",
     "follow",
     "lead",
     "tls_files",

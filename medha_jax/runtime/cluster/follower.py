@@ -9,9 +9,10 @@ from queue import SimpleQueue
 
 import grpc
 
+from medha_jax.net import TlsFiles
 from medha_jax.protos import plans_pb2 as pb
 from medha_jax.runtime.cluster.errors import ClusterError
-from medha_jax.runtime.cluster.transport import ACCEPTED, Stream, Tls, check_protected, connect, open_stream, options
+from medha_jax.runtime.cluster.transport import ACCEPTED, Stream, check_protected, connect, open_stream, options
 from medha_jax.runtime.cluster.watchdog import Watchdog, leave
 from medha_jax.runtime.cluster.wire import decode_admission, decode_plan, encode_results
 from medha_jax.runtime.executor import MeshExecutor
@@ -43,7 +44,7 @@ class Follower:
         address: str,
         limit: int,
         heartbeat: float,
-        tls: Tls | None = None,
+        tls: TlsFiles | None = None,
         insecure: bool = False,
         end: Callable[[str], None] = leave,
     ) -> None:

@@ -9,10 +9,11 @@ from queue import SimpleQueue
 
 import grpc
 
+from medha_jax.net import TlsFiles
 from medha_jax.protos import plans_pb2 as pb
 from medha_jax.runtime.cluster.errors import ClusterError
 from medha_jax.runtime.cluster.identity import difference
-from medha_jax.runtime.cluster.transport import ACCEPTED, Tls, check_protected, options, serve
+from medha_jax.runtime.cluster.transport import ACCEPTED, check_protected, options, serve
 from medha_jax.runtime.cluster.watchdog import Watchdog, leave
 
 FLUSH = 0.5  # seconds that a last word to the followers may take
@@ -56,7 +57,7 @@ class Leader:
         address: str,
         limit: int,
         heartbeat: float,
-        tls: Tls | None = None,
+        tls: TlsFiles | None = None,
         insecure: bool = False,
         end: Callable[[str], None] = leave,
     ) -> None:

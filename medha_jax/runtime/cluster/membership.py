@@ -10,9 +10,10 @@ from typing import Any
 import jax
 
 from medha_jax.mesh import request_cpu_devices
+from medha_jax.net import TlsFiles, is_loopback, join_address
 from medha_jax.runtime.cluster.errors import ClusterError, ClusterSettingError
 from medha_jax.runtime.cluster.relay import Relay
-from medha_jax.runtime.cluster.transport import Tls, check_protected, is_loopback, split_address
+from medha_jax.runtime.cluster.transport import check_protected, host_and_port
 from medha_jax.specs.layout import Layout
 
 
@@ -49,7 +50,7 @@ class ClusterConfig:
     plans: str | None = None
     heartbeat: float = 10.0
     patience: float = 300.0
-    tls: Tls | None = None
+    tls: TlsFiles | None = None
     insecure: bool = False
 
     def __post_init__(self) -> None:
@@ -58,7 +59,7 @@ class ClusterConfig:
             if not (math.isfinite(value) and value > 0):
                 raise ClusterSettingError(f"{name} is {value} s; it must be more than 0")
         if self.coordinator is not None:
-            split_address(self.coordinator, "--coordinator")
+            host_and_port(self.coordinator, "--coordinator")
             if self.processes is None or self.process is None:
                 raise ClusterSettingError("with --coordinator, --processes and --process-id must be given, too")
         elif self.plans is None:
@@ -80,10 +81,10 @@ class ClusterConfig:
     def plans_address(self) -> str:
         """Where process 0 serves plans, e.g. host:8477 for coordinator host:8476."""
         if self.plans is not None:
-            split_address(self.plans, "--plans")
+            host_and_port(self.plans, "--plans")
             return self.plans
-        host, port = split_address(self.coordinator or "", "--coordinator")
-        return f"[{host}]:{port + 1}" if ":" in host else f"{host}:{port + 1}"
+        host, port = host_and_port(self.coordinator or "", "--coordinator")
+        return join_address(host, port + 1)
 
 
 def join(cluster: ClusterConfig, layout: Layout) -> Membership:
@@ -136,7 +137,7 @@ def _share_cpu_devices(layout: Layout, processes: int) -> None:
 
 
 def _initialize(cluster: ClusterConfig, coordinator: str, timeouts: Mapping[str, Any]) -> None:
-    host, port = split_address(coordinator, "--coordinator")
+    host, port = host_and_port(coordinator, "--coordinator")
     address, bind = coordinator, coordinator if is_loopback(host) else None
     if cluster.process:
         address = Relay(host, port).address

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import grpc
 
+from medha_jax.net import TlsFiles, is_protected, split_address
 from medha_jax.protos import plans_pb2 as pb
 from medha_jax.runtime.cluster.errors import ClusterError, ClusterSettingError
 
@@ -21,34 +20,14 @@ Follow = Callable[[Iterator[pb.FollowerMessage], grpc.ServicerContext], Iterator
 Stream = Any  # both an iterator of commands and a grpc.Call
 
 
-@dataclass(frozen=True)
-class Tls:
-    """PEM files of mutual TLS: this side's certificate and key, and the authority that signed the other side's."""
-
-    cert: Path
-    key: Path
-    ca: Path
-
-    def read(self) -> tuple[bytes, bytes, bytes]:
-        """Certificate, key and authority.
-
-        Raises:
-            ClusterSettingError: a file cannot be read.
-        """
-        try:
-            return self.cert.read_bytes(), self.key.read_bytes(), self.ca.read_bytes()
-        except OSError as error:
-            raise ClusterSettingError(f"cannot read {error.filename}: {error.strerror}; give a PEM file") from None
-
-
-def tls_files(cert: Path | None, key: Path | None, ca: Path | None) -> Tls | None:
-    """The three files, or None if none is given.
+def tls_files(cert: Path | None, key: Path | None, ca: Path | None) -> TlsFiles | None:
+    """The three files of mutual TLS, or None if none is given.
 
     Raises:
         ClusterSettingError: some are missing.
     """
     if cert and key and ca:
-        return Tls(cert, key, ca)
+        return TlsFiles(cert, key, ca)
     if cert or key or ca:
         given = dict(zip(("--tls-cert", "--tls-key", "--tls-ca"), (cert, key, ca), strict=True))
         missing = ", ".join(name for name, value in given.items() if not value)
@@ -56,38 +35,44 @@ def tls_files(cert: Path | None, key: Path | None, ca: Path | None) -> Tls | Non
     return None
 
 
-def split_address(address: str, what: str) -> tuple[str, int]:
-    """Host and port of `HOST:PORT`; a host that is an IPv6 address stands in brackets.
+def host_and_port(address: str, what: str) -> tuple[str, int]:
+    """Host and port of `HOST:PORT`.
 
     Raises:
         ClusterSettingError: it is not of that form.
     """
-    host, colon, port = address.rpartition(":")
-    if not (colon and host and port.isascii() and port.isdigit() and 0 < int(port) < 2**16):
+    split = split_address(address)
+    if split is None:
         raise ClusterSettingError(f"{what} is {address!r}; give HOST:PORT with a port from 1 to 65535")
-    return host.removeprefix("[").removesuffix("]"), int(port)
+    return split
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach an address."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def check_protected(address: str, tls: Tls | None, insecure: bool) -> None:
-    """Check that plans do not travel in the open unless that is wanted.
+def check_protected(address: str, tls: TlsFiles | None, insecure: bool) -> None:
+    """Check that plans do not cross a network unprotected unless that is wanted.
 
     Raises:
         ClusterSettingError: the address is not loopback, and there is neither TLS nor `insecure`.
     """
-    host, _ = split_address(address, "the address of the plans")
-    if not (tls or insecure or is_loopback(host)):
+    host, _ = host_and_port(address, "the address of the plans")
+    if not is_protected(host, tls, insecure):
         raise ClusterSettingError(
             f"plans would travel unprotected through {address}; give --tls-cert, --tls-key and --tls-ca, "
             "a loopback address, or --insecure in a network that you trust"
         )
+
+
+def read_tls(files: TlsFiles) -> tuple[bytes, bytes, bytes]:
+    """Certificate, key and authority, in PEM.
+
+    Raises:
+        ClusterSettingError: a file cannot be read, or there is no authority.
+    """
+    if files.ca is None:
+        raise ClusterSettingError("TLS needs certificate, key and authority on both sides; missing: --tls-ca")
+    try:
+        return files.cert.read_bytes(), files.key.read_bytes(), files.ca.read_bytes()
+    except OSError as error:
+        raise ClusterSettingError(f"cannot read {error.filename}: {error.strerror}; give a PEM file") from None
 
 
 def options(limit: int, heartbeat: float) -> list[tuple[str, int]]:
@@ -115,7 +100,7 @@ def options(limit: int, heartbeat: float) -> list[tuple[str, int]]:
 
 
 def serve(
-    follow: Follow, address: str, streams: int, settings: list[tuple[str, int]], tls: Tls | None
+    follow: Follow, address: str, streams: int, settings: list[tuple[str, int]], tls: TlsFiles | None
 ) -> tuple[grpc.Server, int]:
     """Serve `medha.v1.Plans`.
 
@@ -148,7 +133,7 @@ def serve(
         if tls is None:
             port = server.add_insecure_port(address)
         else:
-            cert, key, ca = tls.read()
+            cert, key, ca = read_tls(tls)
             # who has no certificate of this authority is refused before it can say anything
             port = server.add_secure_port(address, grpc.ssl_server_credentials([(key, cert)], ca, True))
     except RuntimeError as error:
@@ -157,11 +142,11 @@ def serve(
     return server, port
 
 
-def connect(address: str, settings: list[tuple[str, int]], tls: Tls | None) -> grpc.Channel:
+def connect(address: str, settings: list[tuple[str, int]], tls: TlsFiles | None) -> grpc.Channel:
     """A channel to process 0; nothing is sent yet."""
     if tls is None:
         return grpc.insecure_channel(address, settings)
-    cert, key, ca = tls.read()
+    cert, key, ca = read_tls(tls)
     return grpc.secure_channel(address, grpc.ssl_channel_credentials(ca, key, cert), settings)
 
 

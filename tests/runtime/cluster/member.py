@@ -102,7 +102,8 @@ def main() -> None:
     endless = settings.pop("endless", False)
     paths = {name: Path(path) for name, path in settings.pop("tls", {}).get(str(process), {}).items()}
 
-    from medha_jax.runtime.cluster import ClusterConfig, Tls, follow, lead
+    from medha_jax.net import TlsFiles
+    from medha_jax.runtime.cluster import ClusterConfig, follow, lead
     from medha_jax.text import Tokenizer
 
     names = ("coordinator", "processes", "plans", "heartbeat", "patience")
@@ -111,7 +112,7 @@ def main() -> None:
         del stated["processes"]
     else:
         stated["process"] = process
-    cluster = ClusterConfig(tls=Tls(**paths) if paths else None, **stated)
+    cluster = ClusterConfig(tls=TlsFiles(**paths) if paths else None, **stated)
     built = config(model, **{**settings, **own})
     if process:
         follow(built, cluster, lambda line: None)

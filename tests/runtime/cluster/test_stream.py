@@ -10,11 +10,12 @@ from pathlib import Path
 import grpc
 import pytest
 
+from medha_jax.net import TlsFiles
 from medha_jax.protos import plans_pb2 as pb
-from medha_jax.runtime.cluster import ClusterConfig, ClusterError, ClusterSettingError, Tls, tls_files
+from medha_jax.runtime.cluster import ClusterConfig, ClusterError, ClusterSettingError, tls_files
 from medha_jax.runtime.cluster.follower import Follower
 from medha_jax.runtime.cluster.leader import Leader
-from medha_jax.runtime.cluster.transport import open_stream
+from medha_jax.runtime.cluster.transport import open_stream, read_tls
 from tests.runtime.cluster.conftest import free_ports
 
 HELLO = dict(version="1", digest="d")
@@ -23,7 +24,7 @@ HEARTBEAT = 1.0
 pytestmark = pytest.mark.timeout(60)
 
 
-def make_tls(directory: Path, authority: Path, name: str) -> Tls:
+def make_tls(directory: Path, authority: Path, name: str) -> TlsFiles:
     """A certificate for 127.0.0.1 of an authority, which is made if it is not there."""
 
     def openssl(*arguments: object) -> None:
@@ -38,19 +39,19 @@ def make_tls(directory: Path, authority: Path, name: str) -> Tls:
     openssl("req", *key, "-subj", f"/CN={name}", "-keyout", own, "-out", request)
     signed = ("-CA", ca, "-CAkey", ca_key, "-CAcreateserial", "-days", 2, "-extfile", names)
     openssl("x509", "-req", "-in", request, *signed, "-out", cert)
-    return Tls(cert, own, ca)
+    return TlsFiles(cert, own, ca)
 
 
 def end(text: str) -> None:
     """Instead of ending this process."""
 
 
-def lead(ended: list[str] | None = None, tls: Tls | None = None, processes: int = 2) -> Leader:
+def lead(ended: list[str] | None = None, tls: TlsFiles | None = None, processes: int = 2) -> Leader:
     note = end if ended is None else ended.append
     return Leader(pb.Hello(process=0, **HELLO), processes, f"127.0.0.1:{free_ports()}", LIMIT, HEARTBEAT, tls, end=note)
 
 
-def join(leader: Leader, tls: Tls | None = None, seconds: float = 5, process: int = 1, **hello: str) -> Follower:
+def join(leader: Leader, tls: TlsFiles | None = None, seconds: float = 5, process: int = 1, **hello: str) -> Follower:
     said = pb.Hello(process=process, **{**HELLO, **hello})
     follower = Follower(said, f"127.0.0.1:{leader.port}", LIMIT, HEARTBEAT, tls, end=end)
     follower.join(seconds)
@@ -71,7 +72,7 @@ class Recorder:
         self.adopted.append((slot, group, pages))
 
 
-def run_through(tls: Tls | None) -> None:
+def run_through(tls: TlsFiles | None) -> None:
     """Join, a few commands, a clean end."""
     leader, recorder = lead(tls=tls), Recorder()
     follower, reasons = join(leader, tls), []
@@ -109,7 +110,7 @@ def test_mutual_tls(tmp_path: Path) -> None:
     with pytest.raises(ClusterError, match="does not answer within 1 s"):
         join(leader, None, 1)  # in the open
     with pytest.raises(ClusterError, match="does not answer within 1 s"):
-        join(leader, Tls(stranger.cert, stranger.key, leaders.ca), 1)
+        join(leader, TlsFiles(stranger.cert, stranger.key, leaders.ca), 1)
     join(leader, followers)
     leader.wait_joined(1)
     leader.stop("done", failed=False)
@@ -175,4 +176,4 @@ def test_settings_that_cannot_work_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ClusterSettingError, match="missing: --tls-key, --tls-ca"):
         tls_files(tmp_path, None, None)
     with pytest.raises(ClusterSettingError, match="cannot read .*nowhere: No such file"):
-        Tls(tmp_path / "nowhere", tmp_path, tmp_path).read()
+        read_tls(TlsFiles(tmp_path / "nowhere", tmp_path, tmp_path))

@@ -1,4 +1,4 @@
-"""What `medha-jax serve` puts together: runtime, scheduler, time model, engine, service."""
+"""Loading of an engine that serves: runtime, scheduler, time model, thread."""
 
 from __future__ import annotations
 
@@ -8,57 +8,39 @@ import gc
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from medha_jax.cli.opening import tell
 from medha_jax.config import RuntimeConfig, SchedulerConfig
-from medha_jax.engine import (
-    Engine,
-    EngineService,
-    Event,
-    FittedTimeModel,
-    GenerationRequest,
-    RequestOutput,
-    TickReport,
-    open_executor,
-    scheduler_for,
-)
+from medha_jax.engine.events import GenerationRequest
+from medha_jax.engine.loop import Engine, OnTick
+from medha_jax.engine.output import RequestOutput
+from medha_jax.engine.scheduling import scheduler_for
+from medha_jax.engine.service import EngineService, Listener
 from medha_jax.plan import SamplingParams
-from medha_jax.scheduler.time_model import LEAST_TICKS, TimeModelError
-from medha_jax.server.inference import Backend
-from medha_jax.server.requests import ServedModel
-from medha_jax.server.server import Listener
+from medha_jax.runtime import Executor, open_executor
+from medha_jax.scheduler.time_model import LEAST_TICKS, FittedTimeModel, TimeModelError
+from medha_jax.text import Tokenizer
 
 if TYPE_CHECKING:
-    from medha_jax.runtime import Executor
     from medha_jax.runtime.cluster import ClusterConfig, ClusterExecutor
 
 MEASURED_SECONDS = 3.0  # of ticks at a first start
 MEASURED_OUTPUT = 4  # tokens of each request that is measured
 
 
-@dataclass(frozen=True)
-class Watchers:
-    """Who is told what the engine does, in its thread: of a tick, and of the events that it brought."""
-
-    on_tick: Callable[[TickReport], None]
-    on_events: Callable[[list[tuple[int, Event]]], None]
-
-
-class Loader:
-    """Loads what a server serves; its owner calls `close` when the engine has stopped.
+class EngineLoader:
+    """Loads an engine; its owner calls `close` when the engine has stopped.
 
     Args:
         config: of the runtime.
         scheduling: of the scheduler.
         cluster: the processes of the mesh, if there are several.
-        model: what is served; its context may turn out smaller.
-        watchers: of the engine.
+        tokenizer: of the model.
         clock: of the engine, in seconds.
+        tell: takes a line about each step of the start.
     """
 
     def __init__(
@@ -66,43 +48,37 @@ class Loader:
         config: RuntimeConfig,
         scheduling: SchedulerConfig,
         cluster: ClusterConfig | None,
-        model: ServedModel,
-        watchers: Watchers,
+        tokenizer: Tokenizer,
         clock: Callable[[], float],
+        tell: Callable[[str], None],
     ) -> None:
         self._config, self._scheduling, self._cluster = config, scheduling, cluster
-        self._model, self._watchers, self._clock = model, watchers, clock
+        self._tokenizer, self._clock, self._say = tokenizer, clock, tell
         self._times: tuple[FittedTimeModel, Path] | None = None
         self._leading: ClusterExecutor | None = None
 
-    def load(self, listener: Listener) -> Backend:
+    def load(self, listener: Listener, on_tick: OnTick | None = None) -> EngineService:
         """Load the model, measure ticks where none are known, start the engine's thread."""
         executor = self._open()
-        times = self._time_model(executor)
-        tokenizer = self._model.tokenizer
+        times = self._time_model()
 
         def output(request: GenerationRequest, limit: int) -> RequestOutput:
-            return RequestOutput(request, tokenizer, limit=limit)
+            return RequestOutput(request, self._tokenizer, limit=limit)
 
         if times.ticks < LEAST_TICKS:
             measured = dataclasses.replace(self._scheduling, prefix_cache=False)
             engine = Engine(executor, scheduler_for(executor, measured, times), times, self._clock, output)
-            measure(engine, executor, self._clock)
-            tell(f"measured {times.ticks} ticks")
+            measure_ticks(engine, executor, self._clock)
+            self._say(f"measured {times.ticks} ticks")
         engine = Engine(executor, scheduler_for(executor, self._scheduling, times), times, self._clock, output)
-
-        def heard(events: list[tuple[int, Event]]) -> None:
-            self._watchers.on_events(events)
-            listener(events)
-
         gc.collect()
         gc.freeze()  # to look at all that was loaded takes 0.1 to 0.3 s, in the middle of a tick
-        service = EngineService(engine, heard, self._clock, on_tick=self._watchers.on_tick)
+        service = EngineService(engine, listener, self._clock, on_tick=on_tick)
         service.start()
-        return Backend(service, dataclasses.replace(self._model, context=executor.context))
+        return service
 
     def close(self) -> None:
-        """Let the other processes go, and keep what was learnt about the time of ticks for the next start."""
+        """Let the other processes go, and keep the measured time of ticks for the next start."""
         if self._leading is not None:
             import jax
 
@@ -117,17 +93,17 @@ class Loader:
 
     def _open(self) -> Executor:
         if self._cluster is None:
-            return open_executor(self._config, tell)
+            return open_executor(self._config, self._say)
         import jax
 
         from medha_jax.runtime.cluster import lead
 
         jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM for itself
-        self._leading = lead(self._config, self._cluster, tell)
+        self._leading = lead(self._config, self._cluster, self._say)
         return self._leading
 
-    def _time_model(self, executor: Executor) -> FittedTimeModel:
-        """What is known of this model, mesh, dtype and device; nothing, where nothing is."""
+    def _time_model(self) -> FittedTimeModel:
+        """What is known of this model, mesh, dtype and device; nothing at a first start."""
         import jax
 
         mesh, cache = self._config.mesh, self._config.compilation_cache
@@ -143,14 +119,14 @@ class Loader:
         path = cache / "time_models" / f"{digest}.json"
         try:
             times = FittedTimeModel.load(path, key)
-            tell(f"time of ticks is known from {times.ticks} earlier ones")
+            self._say(f"time of ticks is known from {times.ticks} earlier ones")
         except TimeModelError:
             times = FittedTimeModel(key)
         self._times = times, path
         return times
 
 
-def measure(engine: Engine, executor: Executor, clock: Callable[[], float]) -> None:
+def measure_ticks(engine: Engine, executor: Executor, clock: Callable[[], float]) -> None:
     """Run prompts of every shape that was compiled, for MEASURED_SECONDS at most, so that the time model has ticks."""
     vocab, context = executor.arch.vocab, executor.context
     draw = np.random.default_rng(0)

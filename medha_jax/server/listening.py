@@ -1,0 +1,91 @@
+"""The gRPC server of a service: its address, its options, its methods."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+import grpc
+from grpc import aio
+
+from medha_jax.server.inference import Inference
+from medha_jax.server.security import TokenCheck
+from medha_jax.server.settings import ServerSettings
+
+OTHER_CALLS = 256  # beside streams: health, load, tokenize
+
+
+class ListenError(RuntimeError):
+    """The address cannot be listened on."""
+
+
+def grpc_server(
+    settings: ServerSettings, size: int, credentials: grpc.ServerCredentials | None, tokens: tuple[bytes, ...]
+) -> tuple[aio.Server, int]:
+    """A server that is not started yet, and its port.
+
+    Args:
+        settings: of the server.
+        size: bytes of the largest message that it takes.
+        credentials: of TLS; None for none.
+        tokens: one of which every call needs, if there are any.
+
+    Raises:
+        ListenError: the address cannot be listened on.
+    """
+    options = [
+        ("grpc.max_receive_message_length", size),
+        ("grpc.max_send_message_length", -1),  # bounded by the deltas that are joined
+        ("grpc.max_metadata_size", 16384),
+        ("grpc.so_reuseport", 0),  # or a second server would share the port
+        ("grpc.keepalive_time_ms", 20_000),
+        ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    ]
+    server = aio.server(
+        interceptors=[TokenCheck(tokens)] if tokens else [],
+        options=options,
+        maximum_concurrent_rpcs=settings.limits.max_streams + OTHER_CALLS,
+    )
+    try:
+        _check_address(settings.host, settings.port)
+        if credentials is None:
+            port = server.add_insecure_port(settings.address)
+        else:
+            port = server.add_secure_port(settings.address, credentials)
+    except (OSError, RuntimeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ListenError(f"cannot listen on {settings.address}: {reason}; give another --host or --port") from None
+    return server, port
+
+
+def _check_address(host: str, port: int) -> None:
+    """Listen for a moment: gRPC would write lines of its own, and does not say what is wrong.
+
+    Raises:
+        OSError: the port is taken, or the host is not this machine's.
+    """
+    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    socket.create_server(address[:2], family=family).close()
+
+
+def handlers(inference: Inference) -> dict[str, grpc.RpcMethodHandler]:
+    """The service's methods by name."""
+
+    def unary(method: Any) -> grpc.RpcMethodHandler:
+        return grpc.unary_unary_rpc_method_handler(method, response_serializer=_serialized)
+
+    return {
+        "Generate": grpc.unary_stream_rpc_method_handler(inference.generate, response_serializer=_serialized),
+        "GenerateStream": grpc.stream_stream_rpc_method_handler(
+            inference.generate_stream, response_serializer=_serialized
+        ),
+        "Tokenize": unary(inference.tokenize),
+        "GetModelInfo": unary(inference.get_model_info),
+        "GetLoad": unary(inference.get_load),
+        "Abort": unary(inference.abort),
+    }
+
+
+def _serialized(message: Any) -> bytes:
+    return message.SerializeToString()

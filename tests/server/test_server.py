@@ -1,0 +1,114 @@
+"""A server embedded in a program: `serve` called directly, on a real socket."""
+
+import asyncio
+import socket
+import threading
+from contextlib import contextmanager
+
+import pytest
+
+from benchmarks.simulated_server import VOCAB, RealClock, SimulatedLoader, parsed
+from medha_jax.client import Client, Finished
+from medha_jax.config import BUNDLED_MODEL, ConfigError
+from medha_jax.plan import SamplingParams
+from medha_jax.server.requests import ServedModel
+from medha_jax.server.server import serve
+from medha_jax.server.settings import ServerSettings, TlsFiles
+from medha_jax.text import Tokenizer
+
+UNPROTECTED = "prompts would travel unprotected to 0.0.0.0; give --tls-cert and --tls-key"
+
+
+class CountingLoader(SimulatedLoader):
+    """Counts what it is asked for."""
+
+    loads = closes = 0
+
+    def load(self, listener, on_tick):
+        self.loads += 1
+        return super().load(listener, on_tick)
+
+    def close(self):
+        self.closes += 1
+
+
+def embedded():
+    """A model and its loader, as a program that embeds a server makes them."""
+    given, tokenizer = (
+        parsed(["--tick-ms", "1", "--slots", "4", "--context", "512"]),
+        Tokenizer.from_directory(BUNDLED_MODEL),
+    )
+    model = ServedModel("simulated", tokenizer, VOCAB, given.context, SamplingParams(temperature=0))
+    return model, CountingLoader(given, tokenizer, RealClock())
+
+
+@contextmanager
+def running(settings):
+    """Serve in a thread; gives the lines that are told, the loader, and the announced address."""
+    model, loader = embedded()
+    ready, ended, lines = threading.Event(), [], []
+    loop, stopping = asyncio.new_event_loop(), asyncio.Event()
+
+    def announce(line):
+        lines.append(line)
+        ready.set()
+
+    def run():
+        try:
+            loop.run_until_complete(
+                serve(settings, model, loader, announce=announce, tell=lines.append, stopping=stopping)
+            )
+        except Exception as error:
+            ended.append(error)
+        finally:
+            ready.set()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert ready.wait(60) and not ended, ended
+    try:
+        yield lines, loader
+    finally:
+        loop.call_soon_threadsafe(stopping.set)
+        thread.join(30)
+        loop.close()
+    assert not thread.is_alive() and not ended
+
+
+def test_who_embeds_it_is_refused_an_open_address_without_protection():
+    """Nothing is listened on, and nothing is loaded."""
+    model, loader = embedded()
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with pytest.raises(ConfigError, match=UNPROTECTED):
+        asyncio.run(serve(ServerSettings(host="0.0.0.0", port=port), model, loader))
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port), 5)
+    assert not loader.loads
+
+
+def test_tls_files_and_tokens_are_checked_before_it_listens(tmp_path):
+    missing = tmp_path / "none.pem"
+    for settings in (
+        ServerSettings(host="0.0.0.0", port=0, tls=TlsFiles(missing, missing)),
+        ServerSettings(port=0, token_file=missing),
+    ):
+        model, loader = embedded()
+        with pytest.raises(ConfigError, match=r"cannot read .*none\.pem"):
+            asyncio.run(serve(settings, model, loader))
+        assert not loader.loads
+
+
+@pytest.mark.parametrize("given", [{}, {"host": "0.0.0.0", "insecure": True}])
+def test_it_serves_from_a_thread_until_its_event_is_set(given, tmp_path):
+    trace = tmp_path / "trace.json"
+    with running(ServerSettings(port=0, metrics_port=0, trace=trace, **given)) as (lines, loader):
+        assert lines[0].startswith("metrics on http://") and lines[-1].startswith("serving simulated on ")
+        address = "127.0.0.1:" + lines[-1].rpartition(":")[2]
+        with Client(address) as client:
+            *_, last = client.generate([1, 2, 3], max_tokens=4)
+            assert isinstance(last, Finished)
+            assert client.model().context_tokens == 512
+        assert (loader.loads, loader.closes) == (1, 0)
+    assert loader.closes == 1
+    assert "decode" in trace.read_text()
