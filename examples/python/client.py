@@ -1,7 +1,7 @@
 """A client of a medha-jax server: streaming, targets, cancelling, and many requests at once.
 
-    medha-jax serve &
-    python examples/python/client.py 127.0.0.1:9320 'import unittest'
+medha-jax serve &
+python examples/python/client.py 127.0.0.1:9320 'import unittest'
 """
 
 import asyncio
