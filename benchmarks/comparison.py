@@ -14,8 +14,7 @@ from benchmarks.speed import Slowness
 from medha_jax.config import BUNDLED_MODEL, RuntimeConfig, SchedulerConfig, load_mesh
 from medha_jax.results import RequestRecord
 from medha_jax.results.metrics import tpot, ttft
-from medha_jax.scheduler.time_model import FittedTimeModel
-from medha_jax.scheduler.work import TickWork
+from medha_jax.scheduler.time_model import FittedTimeModel, TickWork
 from medha_jax.simulate.calibration import Calibration, read_calibration, write_ticks
 from medha_jax.simulate.fitting import errors
 from medha_jax.simulate.run import Outcome, simulate

@@ -16,7 +16,7 @@ import numpy as np
 from benchmarks.measure import machine
 from medha_jax.config import POLICIES, Buckets, SchedulerConfig
 from medha_jax.kv.groups import GroupedPages
-from medha_jax.scheduler.request import Request
+from medha_jax.scheduler.request import SchedulerRequest
 from medha_jax.scheduler.scheduler import Scheduler
 from medha_jax.scheduler.shapes import Shapes
 from medha_jax.scheduler.time_model import LinearTimeModel
@@ -70,13 +70,13 @@ def measure(policy: str, waiting: int, running: int, groups: int, plans: int) ->
         busy.append(len(planned.states))
 
     for number in range(running):
-        scheduler.add(Request(range(1000), 10 * (1 + number), now))
+        scheduler.add(SchedulerRequest(range(1000), 10 * (1 + number), now))
     while scheduler.waiting:
         tick()
     for _ in range(plans + WARM_PLANS):
         while scheduler.waiting < waiting:
             prompt, output = next(coming)
-            scheduler.add(Request(range(prompt), output, now))
+            scheduler.add(SchedulerRequest(range(prompt), output, now))
         tick()
     del planning[:-plans], telling[:-plans], busy[:-plans]
     milliseconds = np.array(planning) * 1e3

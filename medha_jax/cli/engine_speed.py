@@ -21,8 +21,7 @@ from medha_jax.engine import (
 )
 from medha_jax.plan import SamplingParams
 from medha_jax.runtime import Executor
-from medha_jax.scheduler.time_model import REFIT_TICKS, LinearTimeModel
-from medha_jax.scheduler.work import TickWork
+from medha_jax.scheduler.time_model import REFIT_TICKS, LinearTimeModel, TickWork
 from medha_jax.text import Tokenizer
 
 Clock = Callable[[], float]

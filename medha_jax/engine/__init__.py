@@ -24,8 +24,8 @@ from medha_jax.engine.scheduling import scheduler_for
 from medha_jax.engine.service import EngineService, NotServingError
 from medha_jax.engine.sizing import sized_for
 from medha_jax.runtime import open_executor
-from medha_jax.scheduler.limits import QueueFullError
 from medha_jax.scheduler.request import OnDeadline, Slo
+from medha_jax.scheduler.scheduler import QueueFullError
 from medha_jax.scheduler.time_model import FittedTimeModel
 
 __all__ = [

@@ -8,7 +8,7 @@ from medha_jax.engine.events import GenerationRequest
 from medha_jax.plan import InvalidRequestError
 from medha_jax.runtime import Executor
 from medha_jax.scheduler.chunking import chunk_lengths
-from medha_jax.scheduler.request import Request
+from medha_jax.scheduler.request import SchedulerRequest
 
 
 def check_request(request: GenerationRequest, vocab: int, context: int) -> None:
@@ -56,7 +56,7 @@ def check_ids(what: str, ids: Sequence[int], vocab: int) -> None:
         raise InvalidRequestError(f"{what} {bad} is outside the vocabulary; allowed are 0 to {vocab - 1}")
 
 
-def for_scheduler(request: GenerationRequest, executor: Executor, arrival: float) -> Request:
+def for_scheduler(request: GenerationRequest, executor: Executor, arrival: float) -> SchedulerRequest:
     """A request as a scheduler takes it, checked against an executor. Any thread may ask.
 
     Args:
@@ -78,7 +78,7 @@ def for_scheduler(request: GenerationRequest, executor: Executor, arrival: float
     if bound is not None:
         # where the KV of a prefix depends on the whole prompt, nothing can be computed before that is there
         prompt = list(request.prompt_ids) if executor.prefix_cacheable else []
-    return Request(
+    return SchedulerRequest(
         prompt=prompt,
         max_tokens=wished if bound is not None else min(wished, context - most),
         arrival_s=arrival,

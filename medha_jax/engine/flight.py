@@ -10,8 +10,8 @@ from typing import Any
 
 from medha_jax.plan import StepPlan
 from medha_jax.runtime import Executor, TokenResult
-from medha_jax.scheduler.draft import Planned
-from medha_jax.scheduler.work import TickWork, TimeModel
+from medha_jax.scheduler.plan_builder import Planned
+from medha_jax.scheduler.time_model import TickWork, TimeModel
 
 NOTHING = Planned(StepPlan(()), (), (), (), (), TickWork(), 0.0)
 

@@ -14,11 +14,10 @@ from medha_jax.engine.report import Load, TickReport, report_tick
 from medha_jax.kv.allocator import OutOfPagesError
 from medha_jax.plan import Chunk, InvalidRequestError
 from medha_jax.runtime import Executor, TokenResult
-from medha_jax.scheduler.draft import Planned
-from medha_jax.scheduler.limits import check_queue
-from medha_jax.scheduler.request import Request, RequestState
-from medha_jax.scheduler.scheduler import Scheduler
-from medha_jax.scheduler.work import TimeModel
+from medha_jax.scheduler.plan_builder import Planned
+from medha_jax.scheduler.request import RequestState, SchedulerRequest
+from medha_jax.scheduler.scheduler import Scheduler, check_queue
+from medha_jax.scheduler.time_model import TimeModel
 
 PAUSE_S = 0.002  # while requests are there, nothing runs, and only time can change that
 OnTick = Callable[[TickReport], None]
@@ -122,7 +121,7 @@ class Engine:
         self.begin(number, request, wanted)
         return number
 
-    def prepare(self, request: GenerationRequest, arrival: float) -> Request:
+    def prepare(self, request: GenerationRequest, arrival: float) -> SchedulerRequest:
         """Check a request that came at `arrival` seconds, and translate it for `begin`. Any thread may ask.
 
         Raises:
@@ -151,7 +150,7 @@ class Engine:
         """
         check_ids("token id", ids, self._executor.arch.vocab)
 
-    def begin(self, number: int, request: GenerationRequest, wanted: Request) -> Accepted:
+    def begin(self, number: int, request: GenerationRequest, wanted: SchedulerRequest) -> Accepted:
         """Queue a request that was prepared, under a number larger than those before."""
         generation = Generation(request, wanted.arrival_s)
         if request.prompt_bound is None:

@@ -9,7 +9,7 @@ from medha_jax.kv.groups import GroupedPages
 from medha_jax.runtime import Executor
 from medha_jax.scheduler.scheduler import Scheduler
 from medha_jax.scheduler.shapes import Shapes
-from medha_jax.scheduler.work import TimeModel
+from medha_jax.scheduler.time_model import TimeModel
 
 
 def scheduler_for(executor: Executor, config: SchedulerConfig, model: TimeModel, ahead: int | None = None) -> Scheduler:

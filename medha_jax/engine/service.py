@@ -13,7 +13,7 @@ from medha_jax.engine.events import Event, Failed, Finished, GenerationRequest
 from medha_jax.engine.loop import Engine, OnTick
 from medha_jax.engine.report import Load, TickReport
 from medha_jax.plan import InvalidRequestError
-from medha_jax.scheduler.request import Request
+from medha_jax.scheduler.request import SchedulerRequest
 
 Events = list[tuple[int, Event]]
 Listener = Callable[[Events], None]
@@ -221,7 +221,7 @@ class EngineService:
         self._inbox.append(command)
         self._changed.notify_all()
 
-    def _begin(self, number: int, request: GenerationRequest, wanted: Request) -> Events:
+    def _begin(self, number: int, request: GenerationRequest, wanted: SchedulerRequest) -> Events:
         return self._guarded(number, lambda: [(number, self._engine.begin(number, request, wanted))])
 
     def _extend(self, number: int, ids: Sequence[int], done: bool) -> Events:

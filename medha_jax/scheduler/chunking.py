@@ -11,7 +11,7 @@ import numpy as np
 from medha_jax.config import Buckets
 from medha_jax.plan import InvalidRequestError
 from medha_jax.scheduler.shapes import Shapes
-from medha_jax.scheduler.work import TimeModel
+from medha_jax.scheduler.time_model import TimeModel
 
 
 def chunk_lengths(

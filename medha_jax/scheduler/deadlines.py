@@ -6,10 +6,10 @@ import heapq
 import math
 
 from medha_jax.config import SchedulerConfig
-from medha_jax.scheduler.request import Request, RequestState
+from medha_jax.scheduler.request import RequestState, SchedulerRequest
 
 
-def due_at(request: Request, config: SchedulerConfig, alone: float) -> float:
+def due_at(request: SchedulerRequest, config: SchedulerConfig, alone: float) -> float:
     """When the first token is due, in seconds.
 
     After the request's TTFT target, else at its deadline, else `max(ttft_multiple * alone, ttft_floor_s)` after its
@@ -28,7 +28,7 @@ class Expiries:
     def __init__(self) -> None:
         self._moments: list[tuple[float, int]] = []
 
-    def add(self, number: int, request: Request, due: float) -> None:
+    def add(self, number: int, request: SchedulerRequest, due: float) -> None:
         """Note a request, unless it is served whatever the time."""
         if request.on_deadline == "drop":
             for moment in {due, due if request.deadline_s is None else request.deadline_s}:

@@ -32,7 +32,7 @@ NO_SLO = Slo()
 
 
 @dataclass(frozen=True, eq=False)
-class Request:
+class SchedulerRequest:
     """What the scheduler needs to know of a request.
 
     Args:
@@ -82,7 +82,7 @@ class RequestState:
     """
 
     number: int
-    request: Request
+    request: SchedulerRequest
     due: float
     tpot: float
     long: bool
@@ -157,7 +157,7 @@ class RequestState:
         return (*self.request.prompt[start:prompt], *generated)
 
 
-def new_state(number: int, request: Request, config: SchedulerConfig) -> RequestState:
+def new_state(number: int, request: SchedulerRequest, config: SchedulerConfig) -> RequestState:
     """The record of a request that has just come; its work is not predicted yet."""
     state = RequestState(
         number=number,

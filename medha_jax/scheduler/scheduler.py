@@ -8,19 +8,15 @@ from collections.abc import Sequence
 from medha_jax.config import SchedulerConfig
 from medha_jax.kv.groups import GroupedPages
 from medha_jax.plan import Chunk
-from medha_jax.scheduler.admissions import Admissions
 from medha_jax.scheduler.deadlines import Expiries, expired_at
-from medha_jax.scheduler.draft import Draft, Planned
-from medha_jax.scheduler.limits import check_queue
-from medha_jax.scheduler.packing import Load
-from medha_jax.scheduler.prompts import Prompts
-from medha_jax.scheduler.request import Request, RequestState, new_state
-from medha_jax.scheduler.residents import Residents
-from medha_jax.scheduler.round import Round
+from medha_jax.scheduler.decode_queue import DecodeQueue
+from medha_jax.scheduler.plan_builder import Draft, Planned, Round
+from medha_jax.scheduler.prefill_queue import PrefillQueue
+from medha_jax.scheduler.request import RequestState, SchedulerRequest, new_state
+from medha_jax.scheduler.running import Admissions, RunningRequests
 from medha_jax.scheduler.shapes import Shapes
-from medha_jax.scheduler.targets import TickTargets
-from medha_jax.scheduler.turns import Turns
-from medha_jax.scheduler.work import TimeModel
+from medha_jax.scheduler.tick_budget import TickLoad, TickTargets
+from medha_jax.scheduler.time_model import TimeModel
 
 TABLE_TICKS = 1024  # between looks at whether the time model has changed
 
@@ -50,8 +46,8 @@ class Scheduler:
     ) -> None:
         self._config, self._shapes, self._pages, self._model = config, shapes, pages, model
         self._ahead = ahead
-        self._prompts = Prompts(config, shapes, model, sum(pages.free) * shapes.page_size)
-        self._residents = Residents(config, shapes, pages)
+        self._prompts = PrefillQueue(config, shapes, model, sum(pages.free) * shapes.page_size)
+        self._residents = RunningRequests(config, shapes, pages)
         self._admissions = Admissions(self._prompts, self._residents)
         self._states: dict[int, RequestState] = {}
         self._expiries = Expiries()
@@ -133,7 +129,7 @@ class Scheduler:
         """
         return self._states[number]
 
-    def add(self, request: Request) -> int:
+    def add(self, request: SchedulerRequest) -> int:
         """Queue a request and return its number.
 
         Raises:
@@ -146,7 +142,7 @@ class Scheduler:
         self.enqueue(number, request)
         return number
 
-    def check_pages(self, request: Request) -> None:
+    def check_pages(self, request: SchedulerRequest) -> None:
         """Check that a request would fit empty pools. Any thread may ask.
 
         Raises:
@@ -154,7 +150,7 @@ class Scheduler:
         """
         self._pages.check(request.reserved or len(request.prompt) + request.max_tokens)
 
-    def enqueue(self, number: int, request: Request) -> None:
+    def enqueue(self, number: int, request: SchedulerRequest) -> None:
         """Queue a request that was checked, under a number larger than those before."""
         self._count = number + 1
         state = new_state(number, request, self._config)
@@ -276,8 +272,8 @@ class Scheduler:
     def _clear_flight(self) -> None:
         """Nothing is in the pipeline."""
         stages = self._shapes.stages
-        self._turns = Turns(stages)
-        self._flight: deque[Load] = deque([Load()] * (stages - 1), stages - 1)
+        self._turns = DecodeQueue(stages)
+        self._flight: deque[TickLoad] = deque([TickLoad()] * (stages - 1), stages - 1)
 
     def _forget(self, state: RequestState) -> None:
         """An ended request has nothing in flight any more."""
@@ -293,3 +289,28 @@ class Scheduler:
                 self.cancel(number)
                 expired.append(state)
         return expired
+
+
+class QueueFullError(RuntimeError):
+    """As many requests wait as may; the caller should come again later."""
+
+
+def check_queue(config: SchedulerConfig, waiting: int, tokens: int, prompt: int) -> None:
+    """Check that one more request may wait.
+
+    Args:
+        config: the limits.
+        waiting: requests that wait.
+        tokens: of their prompts.
+        prompt: tokens of the new one.
+
+    Raises:
+        QueueFullError: it may not; the message says what is allowed.
+    """
+    if waiting >= config.max_waiting:
+        raise QueueFullError(f"{waiting} requests wait; allowed are {config.max_waiting}")
+    most = config.max_waiting_tokens
+    if most is not None and waiting and tokens + prompt > most:
+        raise QueueFullError(
+            f"requests with {tokens} tokens wait and this one has {prompt}; allowed are {most} together"
+        )

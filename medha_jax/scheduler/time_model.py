@@ -8,10 +8,9 @@ from collections import deque
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple, Protocol
 
 import numpy as np
-
-from medha_jax.scheduler.work import TickWork
 
 FEATURES = ("fixed", "tokens", "attention", "context", "rows")
 REFIT_TICKS = 128
@@ -20,6 +19,37 @@ KEPT_OF_A_KIND = 32
 LATEST_TICKS = 8
 MOST_SCALED = 4.0
 ERRORS_KEPT = 256
+
+
+class TickWork(NamedTuple):
+    """The features of a tick's time, of its largest pipeline stage and KV group.
+
+    A tuple, because a plan makes dozens: a frozen dataclass takes twice as long to make.
+
+    Args:
+        tokens: rows of the bucket, padding included: decode rows and prompt tokens, own and shared.
+        attention: sum over prompt rows of the context that they attend to, in tokens².
+        context: KV tokens read: sum over decodes and prompt chunks of their context, in tokens.
+        rows: real rows of one token, and prompt chunks: each is sampled once.
+    """
+
+    tokens: int = 0
+    attention: float = 0.0
+    context: float = 0.0
+    rows: int = 0
+
+
+class TimeModel(Protocol):
+    """Predicts the seconds of a tick: fixed coefficients, fitted ones, or a roofline."""
+
+    def seconds(self, work: TickWork) -> float:
+        """Seconds of one tick, which every stage of a pipeline takes in lockstep."""
+
+    def many(self, tokens: np.ndarray, attention: np.ndarray, context: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Seconds of many ticks; float64 arrays of one shape `[ticks]`, features as in `TickWork`."""
+
+    def observe(self, work: TickWork, seconds: float) -> None:
+        """Learn from a measured tick; a fixed model ignores it."""
 
 
 class TimeModelError(ValueError):

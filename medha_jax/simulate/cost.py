@@ -20,7 +20,7 @@ from functools import cached_property
 import numpy as np
 
 from medha_jax.config import STAGE, TENSOR, MeshConfig
-from medha_jax.scheduler.work import TickWork
+from medha_jax.scheduler.time_model import TickWork
 from medha_jax.simulate.hardware import Coefficients, Hardware, Link
 from medha_jax.simulate.model import Model
 from medha_jax.simulate.sizes import Collective, DeviceSizes, shapes_of

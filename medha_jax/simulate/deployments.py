@@ -24,8 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from medha_jax.config import Buckets, MeshConfig, RuntimeConfig
-from medha_jax.scheduler.time_model import LinearTimeModel
-from medha_jax.scheduler.work import TimeModel
+from medha_jax.scheduler.time_model import LinearTimeModel, TimeModel
 from medha_jax.simulate.cost import CostModel
 from medha_jax.simulate.hardware import SpecError
 from medha_jax.simulate.room import room_of

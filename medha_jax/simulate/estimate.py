@@ -21,7 +21,7 @@ import numpy as np
 from medha_jax.config import SchedulerConfig
 from medha_jax.scheduler.chunking import PrefillTable
 from medha_jax.scheduler.shapes import Shapes
-from medha_jax.scheduler.work import TickWork
+from medha_jax.scheduler.time_model import TickWork
 from medha_jax.simulate.cost import CostModel
 from medha_jax.simulate.hardware import Hardware
 from medha_jax.simulate.layouts import Candidate, Feasible

@@ -27,7 +27,7 @@ from functools import cached_property
 
 import numpy as np
 
-from medha_jax.scheduler.work import TickWork
+from medha_jax.scheduler.time_model import TickWork
 from medha_jax.simulate.times import GroupWork, Shape
 
 SHORT_CONTEXT = 1024

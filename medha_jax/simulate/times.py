@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from medha_jax.scheduler.work import TickWork, TimeModel
+from medha_jax.scheduler.time_model import TickWork, TimeModel
 
 
 class Shape(NamedTuple):

@@ -9,13 +9,12 @@ from dataclasses import dataclass, field
 from medha_jax.config import Buckets, SchedulerConfig
 from medha_jax.kv.groups import GroupedPages
 from medha_jax.plan import Chunk
-from medha_jax.scheduler.draft import Planned
-from medha_jax.scheduler.placement import attention_seen
-from medha_jax.scheduler.request import Request, RequestState
+from medha_jax.scheduler.kvp_placement import attention_seen
+from medha_jax.scheduler.plan_builder import Planned
+from medha_jax.scheduler.request import RequestState, SchedulerRequest
 from medha_jax.scheduler.scheduler import Scheduler
 from medha_jax.scheduler.shapes import Shapes
-from medha_jax.scheduler.time_model import LinearTimeModel
-from medha_jax.scheduler.work import TimeModel
+from medha_jax.scheduler.time_model import LinearTimeModel, TimeModel
 from tests.scheduler.device import Device
 
 OWN = Buckets(decode=(2, 4), prefill=(8, 32), chunks=3)
@@ -44,7 +43,7 @@ class Server:
     finished: dict[int, float] = field(default_factory=dict)
     expired: list[int] = field(default_factory=list)
     plans: list[Planned] = field(default_factory=list)
-    requests: dict[int, Request] = field(default_factory=dict)
+    requests: dict[int, SchedulerRequest] = field(default_factory=dict)
     reached: dict[int, int] = field(default_factory=dict)
     preemptions: Counter[int] = field(default_factory=Counter)
 
@@ -60,7 +59,7 @@ class Server:
         self.device = Device(self.shapes)
         self._flight: deque[tuple[RequestState, ...]] = deque([()] * (self.shapes.stages - 1))
 
-    def add(self, request: Request) -> int:
+    def add(self, request: SchedulerRequest) -> int:
         number = self.scheduler.add(request)
         self.requests[number] = request
         self.outputs[number] = []
@@ -68,7 +67,7 @@ class Server:
 
     def ask(self, prompt: int, tokens: int = 4, first: int = 0, **stated: object) -> int:
         """Add a request of `prompt` tokens that count up from `first`, arriving now."""
-        return self.add(Request(range(first, first + prompt), tokens, self.now, **stated))  # type: ignore[arg-type]
+        return self.add(SchedulerRequest(range(first, first + prompt), tokens, self.now, **stated))  # type: ignore[arg-type]
 
     def step(self) -> Planned:
         planned = self.scheduler.plan(self.now)

@@ -12,8 +12,7 @@ from medha_jax.config import Buckets
 from medha_jax.plan import InvalidRequestError
 from medha_jax.scheduler.chunking import PrefillTable, candidates, chunk_lengths, largest_within, worthwhile
 from medha_jax.scheduler.shapes import Shapes
-from medha_jax.scheduler.time_model import FittedTimeModel, LinearTimeModel
-from medha_jax.scheduler.work import TickWork
+from medha_jax.scheduler.time_model import FittedTimeModel, LinearTimeModel, TickWork
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import pytest
 from medha_jax.config import Buckets, SchedulerConfig
 from medha_jax.kv.allocator import OutOfPagesError
 from medha_jax.plan import InvalidRequestError
-from medha_jax.scheduler.limits import QueueFullError
-from medha_jax.scheduler.request import Request, Slo
+from medha_jax.scheduler.request import SchedulerRequest, Slo
+from medha_jax.scheduler.scheduler import QueueFullError
 from medha_jax.scheduler.shapes import Shapes
 from medha_jax.scheduler.time_model import LinearTimeModel
 from tests.scheduler.device import continuation
@@ -24,7 +24,7 @@ def config(**changes: object) -> SchedulerConfig:
 
 
 def prompts(server: Server) -> list[list[tuple[int, int]]]:
-    """Request and length of every prompt chunk, by tick."""
+    """SchedulerRequest and length of every prompt chunk, by tick."""
     return [
         [
             (state.number, chunk.length)
@@ -154,13 +154,13 @@ def test_without_chunk_preemption_one_prompt_runs_to_its_end_and_decodes_ride_al
 @pytest.mark.parametrize(
     ("request_", "due"),
     [
-        (Request(range(100), 4, 2.0, Slo(ttft_s=0.25)), 2.25),
-        (Request(range(100), 4, 2.0, Slo(ttft_s=0.25), deadline_s=99.0), 2.25),
-        (Request(range(100), 4, 2.0, deadline_s=7.0), 7.0),
-        (Request(range(3), 4, 2.0), 2.5),
+        (SchedulerRequest(range(100), 4, 2.0, Slo(ttft_s=0.25)), 2.25),
+        (SchedulerRequest(range(100), 4, 2.0, Slo(ttft_s=0.25), deadline_s=99.0), 2.25),
+        (SchedulerRequest(range(100), 4, 2.0, deadline_s=7.0), 7.0),
+        (SchedulerRequest(range(3), 4, 2.0), 2.5),
     ],
 )
-def test_when_the_first_token_is_due(request_: Request, due: float) -> None:
+def test_when_the_first_token_is_due(request_: SchedulerRequest, due: float) -> None:
     server = Server(config(), shapes_of())
     assert server.scheduler.state(server.add(request_)).due == pytest.approx(due)
 

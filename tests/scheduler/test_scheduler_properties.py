@@ -11,14 +11,12 @@ from hypothesis import strategies as st
 
 from medha_jax.config import POLICIES, SchedulerConfig
 from medha_jax.kv.allocator import OutOfPagesError
-from medha_jax.scheduler.draft import Planned
-from medha_jax.scheduler.limits import QueueFullError
-from medha_jax.scheduler.packing import TickRoom
-from medha_jax.scheduler.request import Request, Slo
+from medha_jax.scheduler.plan_builder import Planned
+from medha_jax.scheduler.request import SchedulerRequest, Slo
+from medha_jax.scheduler.scheduler import QueueFullError
 from medha_jax.scheduler.shapes import Shapes
-from medha_jax.scheduler.targets import IDLE_PATIENCE
-from medha_jax.scheduler.time_model import LinearTimeModel
-from medha_jax.scheduler.work import TickWork
+from medha_jax.scheduler.tick_budget import IDLE_PATIENCE, TickBudget
+from medha_jax.scheduler.time_model import LinearTimeModel, TickWork
 from tests.scheduler.device import continuation
 from tests.scheduler.serving import OWN, Server, shapes_of
 
@@ -84,7 +82,7 @@ def serve(setting: dict[str, Any], happening: list[Any]) -> tuple[Server, set[in
             deadline = event["deadline_s"]
             stated = {**event, "deadline_s": None if deadline is None else server.now + deadline}
             try:
-                server.add(Request(arrival_s=server.now, **stated))
+                server.add(SchedulerRequest(arrival_s=server.now, **stated))
             except (OutOfPagesError, QueueFullError):
                 refused.append(at)
         elif event is not None and event in server.requests and event not in server.finished:
@@ -148,7 +146,9 @@ def test_waits_stay_within_their_bounds(setting: dict[str, Any], happening: list
     for event in happening:
         if isinstance(event, dict):
             try:
-                server.add(Request(arrival_s=server.now, **{**event, "deadline_s": None, "on_deadline": "continue"}))
+                server.add(
+                    SchedulerRequest(arrival_s=server.now, **{**event, "deadline_s": None, "on_deadline": "continue"})
+                )
             except (OutOfPagesError, QueueFullError):
                 continue
         step()
@@ -188,7 +188,7 @@ def smallest_seconds(server: Server, planned: Planned, stages: int) -> float:
 
 def own_work(planned: Planned, shapes: Shapes, longest: int = 2**31) -> TickWork:
     """The work of a plan by itself, counted from its chunks, of which none counts for more than `longest` tokens."""
-    room = TickRoom(shapes, LinearTimeModel())
+    room = TickBudget(shapes, LinearTimeModel())
     for chunk in planned.plan.chunks:
         room.prefill(chunk.groups, chunk.start, min(chunk.length, longest), long=False)
     load = room.load

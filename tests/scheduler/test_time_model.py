@@ -11,11 +11,11 @@ from medha_jax.scheduler.time_model import (
     LATEST_TICKS,
     FittedTimeModel,
     LinearTimeModel,
+    TickWork,
     TimeModelError,
     nonnegative_least_squares,
     robust_fit,
 )
-from medha_jax.scheduler.work import TickWork
 
 TRUE = LinearTimeModel(fixed=5e-3, tokens=2e-5, attention=3e-10, context=4e-9, rows=5e-6)
 KEY = {"model": "small", "mesh": "tp=1,spp=1,kvp=1", "dtype": "float32", "device": "cpu"}

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from medha_jax.config import Buckets, MeshConfig, SchedulerConfig
-from medha_jax.scheduler.work import TickWork
+from medha_jax.scheduler.time_model import TickWork
 from medha_jax.simulate.baselines.decoding import DecodePool, Decoding
 from medha_jax.simulate.baselines.elastic import Instances, simulate_elastic
 from medha_jax.simulate.baselines.fixed import first_come, fixed_chunks

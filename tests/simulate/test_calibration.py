@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from medha_jax.config import Buckets, MeshConfig, RuntimeConfig, SchedulerConfig
-from medha_jax.scheduler.work import TickWork
+from medha_jax.scheduler.time_model import TickWork
 from medha_jax.simulate.calibration import FORMAT, read_calibration, write_ticks
 from medha_jax.simulate.fitting import errors, fit
 from medha_jax.simulate.hardware import SpecError

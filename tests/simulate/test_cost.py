@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medha_jax.config import Buckets, MeshConfig, SchedulerConfig
-from medha_jax.scheduler.work import TickWork
+from medha_jax.scheduler.time_model import TickWork
 from medha_jax.simulate.cost import ACTIVATIONS, CostModel
 from medha_jax.simulate.deployments import deploy
 from medha_jax.simulate.hardware import Coefficients, Hardware, Link, SpecError, load_hardware

@@ -9,7 +9,7 @@ import numpy as np
 from medha_jax.config import Buckets, MeshConfig
 from medha_jax.scheduler.chunking import PrefillTable
 from medha_jax.scheduler.shapes import Shapes
-from medha_jax.scheduler.work import TickWork
+from medha_jax.scheduler.time_model import TickWork
 from medha_jax.simulate.cost import CostModel
 from medha_jax.simulate.hardware import load_hardware
 from medha_jax.simulate.model import load_model

@@ -7,8 +7,8 @@ from functools import partial
 import numpy as np
 
 from medha_jax.config import SchedulerConfig
-from medha_jax.scheduler.policy import LEAST_WORK_S, Columns, Policy, PriorityRule, Stateless
-from medha_jax.scheduler.relegation import Relegation
+from medha_jax.scheduler.policies.base import LEAST_WORK_S, Columns, Policy, PriorityRule, Stateless
+from medha_jax.scheduler.policies.red import Relegation
 
 
 def fcfs(requests: Columns, now: float) -> np.ndarray:

@@ -4,14 +4,14 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medha_jax.scheduler.backlog import FIRST_ROWS, Backlog
-from medha_jax.scheduler.policies import fcfs, srtf
-from medha_jax.scheduler.policy import Stateless
-from medha_jax.scheduler.request import Request, RequestState
+from medha_jax.scheduler.policies.base import Stateless
+from medha_jax.scheduler.policies.formulas import fcfs, srtf
+from medha_jax.scheduler.prefill_queue import FIRST_ROWS, Backlog
+from medha_jax.scheduler.request import RequestState, SchedulerRequest
 
 
 def state(number: int, arrival: float, work: float) -> RequestState:
-    return RequestState(number, Request((0,), 1, arrival), arrival + 1, 0.05, False, 1, work, work)
+    return RequestState(number, SchedulerRequest((0,), 1, arrival), arrival + 1, 0.05, False, 1, work, work)
 
 
 rows = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5), st.booleans()), max_size=40)

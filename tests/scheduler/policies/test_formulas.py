@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from medha_jax.config import POLICIES, ConfigError, SchedulerConfig
-from medha_jax.scheduler.policies import edf, fcfs, lars, lrs, policy_from, srtf
-from medha_jax.scheduler.policy import Columns
+from medha_jax.scheduler.policies.base import Columns
+from medha_jax.scheduler.policies.formulas import edf, fcfs, lars, lrs, policy_from, srtf
 
 # the paper's three requests and a late one: a long prompt of 10 s due in 16 s, two short ones of 0.5 s due in 1 s that
 # come at 5 s, and a medium one of 2 s (half done) that came at 2 s and was due at 5 s

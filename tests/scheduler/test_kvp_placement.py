@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medha_jax.scheduler.placement import Placement, attention_seen, parts_of
+from medha_jax.scheduler.kvp_placement import Placement, attention_seen, parts_of
 
 
 def test_parts_by_hand() -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 from dataclasses import dataclass
 
 import numpy as np
 
-from medha_jax.scheduler.feasible import on_time_together
-from medha_jax.scheduler.policy import LEAST_WORK_S, NOBODY, Columns
-from medha_jax.scheduler.speed import Speed
+from medha_jax.scheduler.policies.base import LEAST_WORK_S, NOBODY, Columns
 
 GAP = 0.25  # of the slack of all before it, that a request which goes first may use up
 LEAST_GAP_S = 0.05  # slack from which on there is such a gap
@@ -17,6 +16,9 @@ DEAREST_TOKENS = 1e5  # shorter requests do not become cheaper to keep, so that 
 ADVANCE_S = 10.0  # work done for the oldest relegated request without need, that is taken off later
 GOOD_S = 0.05  # an order stays good for so long while nobody comes, goes or is admitted
 NONE = -1.0
+MEMORY_S = 20.0  # a decode of the length of the authors' trace takes as long
+SPEED_MARGIN = 0.95  # of the speed that was seen is counted on, for short requests that will come meanwhile
+LEAST_SPEED = 0.3
 
 
 class Relegation:
@@ -37,20 +39,8 @@ class Relegation:
     what is done for the oldest is taken off, in predicted seconds of work; it goes first while there is credit. The
     oldest is the first to have arrived when the one before was done, and stays it to its end; it keeps its pages.
 
-    **Bound.** Where the request that goes first gets at least ω predicted seconds of work done in a second of ticks
-    (the rest is for decodes), the first token of a request comes within
-
-        D + T + (W + F) / min(φ, ω) + N A + p T
-
-    seconds of its arrival. D is its own deadline, W the work of the N requests that came before it and are not done,
-    of the longest one, and of its own; F is `ADVANCE_S`, T the longest tick, p the stages, and A the longest time that
-    a request waits for pages once nobody else is admitted. Proof: by D + T it is relegated or has its prompt behind it.
-    Those that can be the oldest before it are the one that is, and those that came before it; each is so once, so W + F
-    is all that can be taken off. So after (W + F) / φ there is credit at every moment until it is done. Let t be the
-    last moment before that without credit, and w the work taken off until t: then w + F >= φ t, and after t the
-    oldest goes first, and the work that is left takes (W - w) / ω, and the waits for pages. The sum is largest with
-    w = W, or with w = 0, F = 0: it is at most (W + F) / min(φ, ω) + N A + T. None of these depends on how much work
-    comes later.
+    So the wait for a first token has a bound, which no later work is part of: docs/scheduling.md#the-bound states and
+    proves it.
 
     From: Moore and Hodgson 1968; relegation as in Niyama (arXiv 2503.22562), there without a bound.
 
@@ -64,7 +54,7 @@ class Relegation:
 
     def __init__(self, share: float, tokens: float, long_tokens: int) -> None:
         self._share, self._most, self._long = share, tokens, long_tokens
-        self._speed = Speed()
+        self._speed = MeasuredSpeed()
         self._relegated = NOBODY  # numbers
         self._oldest = NONE
         self._credit = 0.0
@@ -210,3 +200,73 @@ class _Made:
 def _by(column: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Rows in the order of a column."""
     return rows[np.argsort(column[rows], kind="stable")] if len(rows) > 1 else rows
+
+
+class MeasuredSpeed:
+    """Owns the measured speed of prompts: predicted seconds of their work that are done in a second.
+
+    Predictions are for a prompt that is alone. Decodes take a part of every tick, and where there are none ticks are
+    longer and chunks larger than predicted, so it is below or above 1. Recent seconds count more, by
+    `e^(-age / MEMORY_S)`.
+    """
+
+    def __init__(self) -> None:
+        self._done = self._seconds = MEMORY_S / 4  # as if a while at speed 1 had been seen
+        self._pending = 0.0
+        self._now, self._newest = -math.inf, -1.0
+
+    @property
+    def expected(self) -> float:
+        """Speed that can be counted on; never more than predicted."""
+        return min(max(SPEED_MARGIN * self._done / self._seconds, LEAST_SPEED), 1.0)
+
+    def worked(self, seconds: float) -> None:
+        """So much predicted work is in a plan."""
+        self._pending += seconds
+
+    def passed(self, numbers: np.ndarray, now: float) -> float:
+        """Seconds since the last call; 0 if the prompts of that time are all gone, for then nothing may have run.
+
+        Args:
+            numbers: of the prompts that have work left, at least one.
+            now: seconds.
+        """
+        passed = now - self._now if numbers.min() <= self._newest else 0.0
+        if passed > 0:
+            faded = math.exp(-passed / MEMORY_S)
+            self._done = self._done * faded + self._pending
+            self._seconds = self._seconds * faded + passed
+        if passed > 0 or numbers.min() > self._newest:
+            self._pending = 0.0
+        self._now, self._newest = now, float(numbers.max())
+        return passed
+
+
+def on_time_together(work: np.ndarray, time: np.ndarray, cost: np.ndarray) -> np.ndarray:
+    """Choose requests that are all done in time if they run one after the other, earliest deadline first.
+
+    Moore and Hodgson (1968): take them by deadline, and where one would be late, set aside the one of highest cost so
+    far. With the work as the cost as many as possible are kept. It takes O(n log n), and one sum where all can be on
+    time.
+
+    Args:
+        work: seconds of each, `[requests]`, in order of their deadlines.
+        time: seconds to the deadline of each; none is less than its work.
+        cost: of keeping each.
+
+    Returns:
+        Whether each is kept, `[requests]`.
+    """
+    kept = np.ones(len(work), bool)
+    if not np.any(np.cumsum(work) > time):
+        return kept
+    heap: list[tuple[float, int]] = []
+    busy, works = 0.0, work.tolist()
+    for at, (own, until, price) in enumerate(zip(works, time.tolist(), cost.tolist(), strict=True)):
+        heapq.heappush(heap, (-price, at))
+        busy += own
+        while busy > until and heap:
+            _, dearest = heapq.heappop(heap)
+            busy -= works[dearest]
+            kept[dearest] = False
+    return kept

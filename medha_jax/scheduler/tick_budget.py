@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from medha_jax.config import Buckets
+from medha_jax.config import Buckets, SchedulerConfig
 from medha_jax.scheduler.chunking import candidates, largest_within, worthwhile
 from medha_jax.scheduler.shapes import Shapes
-from medha_jax.scheduler.work import TickWork, TimeModel
+from medha_jax.scheduler.time_model import TickWork, TimeModel
 
 
 @dataclass(slots=True)
-class _Rows:
+class _RowBudget:
     """What one kind of rows of a tick carries so far, in the units of `TickWork`."""
 
     buckets: Buckets
@@ -30,7 +32,7 @@ class _Rows:
         return bool(self.decodes or self.chunks)
 
 
-class Load(NamedTuple):
+class TickLoad(NamedTuple):
     """What one plan makes a tick do.
 
     Args:
@@ -44,7 +46,7 @@ class Load(NamedTuple):
     rows: int = 0
 
 
-class TickRoom:
+class TickBudget:
     """What is left of a tick while its plan is made.
 
     Requests on one group have rows of their own there; those spread over groups have shared rows, which every group
@@ -56,17 +58,17 @@ class TickRoom:
         flight: the plans that are in the other stages while this one is in the first.
     """
 
-    def __init__(self, shapes: Shapes, model: TimeModel, flight: Sequence[Load] = ()) -> None:
+    def __init__(self, shapes: Shapes, model: TimeModel, flight: Sequence[TickLoad] = ()) -> None:
         self._shapes, self._model = shapes, model
         self._flight = [load for load in flight if load.rows]
         self._sizes = tuple(max(load.sizes[n] for load in self._flight) for n in range(4)) if self._flight else ()
-        self._own = [_Rows(shapes.own) for _ in range(shapes.groups)]
-        self._shared = _Rows(shapes.shared)
+        self._own = [_RowBudget(shapes.own) for _ in range(shapes.groups)]
+        self._shared = _RowBudget(shapes.shared)
         self._kinds = [*self._own, self._shared] if shapes.groups > 1 else self._own
-        self._taken: Load | None = None
+        self._taken: TickLoad | None = None
 
     @property
-    def load(self) -> Load:
+    def load(self) -> TickLoad:
         """Everything that was taken."""
         if self._taken is None:
             self._taken = self._load(self._own, self._shared)
@@ -161,10 +163,10 @@ class TickRoom:
         rows.long = rows.long or long
         self._taken = None
 
-    def _rows(self, owners: Sequence[int]) -> _Rows:
+    def _rows(self, owners: Sequence[int]) -> _RowBudget:
         return self._own[owners[0]] if len(owners) == 1 else self._shared
 
-    def _has_place(self, rows: _Rows, length: int) -> bool:
+    def _has_place(self, rows: _RowBudget, length: int) -> bool:
         if length == 1:
             return rows.decodes < rows.buckets.decode[-1]
         return rows.chunks < rows.buckets.chunks and rows.tokens + length <= rows.buckets.prefill[-1]
@@ -173,12 +175,12 @@ class TickRoom:
         """Seconds that the other stages take, whatever is added here."""
         return self._slowest(self.load)[1] if self._flight else 0.0
 
-    def _seconds_with(self, rows: _Rows, start: int, length: int, before: float) -> float:
+    def _seconds_with(self, rows: _RowBudget, start: int, length: int, before: float) -> float:
         """Seconds that count for one more prompt chunk: those of the tick.
 
         Where the chunk does not make this tick longer than it is `before`, those of the next ticks: of its plan alone.
         """
-        more = _Rows(rows.buckets, rows.decodes, rows.tokens, rows.chunks, rows.attention, rows.context)
+        more = _RowBudget(rows.buckets, rows.decodes, rows.tokens, rows.chunks, rows.attention, rows.context)
         _take(more, self._shapes, start, length)
         if rows is self._shared:
             load = self._load(self._own, more)
@@ -187,10 +189,10 @@ class TickRoom:
         seconds = self._slowest(load)[1]
         return self._alone(load) if seconds <= before else seconds
 
-    def _alone(self, load: Load) -> float:
+    def _alone(self, load: TickLoad) -> float:
         return self._model.seconds(TickWork(sum(load.sizes), load.attention, load.context, load.rows))
 
-    def _slowest(self, load: Load) -> tuple[TickWork, float]:
+    def _slowest(self, load: TickLoad) -> tuple[TickWork, float]:
         """All stages run in the smallest bucket that holds every plan, and wait for the slowest of them."""
         sizes = map(max, load.sizes, self._sizes) if self._flight else load.sizes
         tokens = sum(sizes)
@@ -203,7 +205,7 @@ class TickRoom:
                 work, longest = theirs, seconds
         return work, longest
 
-    def _load(self, own: Sequence[_Rows], shared: _Rows) -> Load:
+    def _load(self, own: Sequence[_RowBudget], shared: _RowBudget) -> TickLoad:
         if len(own) == 1:
             (only,) = own
             decodes, tokens, attention = only.decodes, only.tokens, only.attention
@@ -214,8 +216,8 @@ class TickRoom:
             real = max(rows.decodes + rows.chunks for rows in own)
         sizes = _bucket(self._shapes.own, decodes, tokens)
         if not shared.used:
-            return Load((*sizes, 0, 0), attention, context, real)
-        return Load(
+            return TickLoad((*sizes, 0, 0), attention, context, real)
+        return TickLoad(
             (*sizes, *_bucket(shared.buckets, shared.decodes, shared.tokens)),
             attention + shared.attention,
             context + shared.context,
@@ -223,7 +225,7 @@ class TickRoom:
         )
 
 
-def _take(rows: _Rows, shapes: Shapes, start: int, length: int) -> None:
+def _take(rows: _RowBudget, shapes: Shapes, start: int, length: int) -> None:
     """Add a prompt chunk; one token runs as a decode row."""
     rows.context += shapes.read(start + length)
     if length == 1:
@@ -240,3 +242,94 @@ def _bucket(buckets: Buckets, decodes: int, tokens: int) -> tuple[int, int]:
     if not tokens and not buckets.mixed_only:
         return decode, 0
     return decode, buckets.prefill[bisect_left(buckets.prefill, tokens)]
+
+
+IDLE_PATIENCE = 2.0
+
+
+@dataclass(frozen=True)
+class TickTarget:
+    """How long a tick may take.
+
+    Args:
+        seconds: that it aims at.
+        at_most: seconds that it may take with the smallest chunk of its first prompt.
+        patience: times `seconds`, or what the smallest chunk takes, that it may take with a chunk of its first prompt
+            which is worth it.
+    """
+
+    seconds: float
+    at_most: float
+    patience: float = 1.0
+
+    def within(self, seconds: float) -> TickTarget:
+        """The same, but no longer than so many seconds."""
+        return TickTarget(min(self.seconds, seconds), self.at_most, self.patience)
+
+    def share(self, slack: float, most: float) -> TickTarget:
+        """What a long prompt with so much relative slack fills at most: `seconds * (1 - min(max(slack, 0), most))`.
+
+        Medha's Algorithm 2, in which short prompts yield too, against its own example.
+        """
+        return TickTarget(self.seconds * (1 - min(max(slack, 0.0), most)), self.at_most)
+
+
+class TickTargets:
+    """Owns what was promised to the decodes in flight, and what ticks have saved of it.
+
+    A token takes as many ticks as there are stages, and all stages wait for the slowest plan. So a tick aims at the
+    tightest TPOT target of the decodes in any stage, divided by the stages. A prompt whose last chunk is in flight
+    counts as a decode: what is planned meanwhile shares ticks with its next token.
+
+    Where no prompt chunk fits beside the decodes, the smallest one is taken all the same as soon as the ticks before
+    have saved the time for it, so the time per token keeps its mean. It is taken at once where there are no decodes,
+    and where they take too long by themselves. Without decodes nobody waits for a token, so a tick may take up to
+    IDLE_PATIENCE times its limit, or what its smallest chunk takes if that is more, where a smaller chunk would hardly
+    make it shorter. Where prompts run to their end, nothing is promised to anybody else, and chunks are as large as
+    they can be.
+
+    Args:
+        config: the limit without decodes, and whether chunks of prompts take turns; ticks save for `ageing_ticks` of
+            them at most.
+        stages: of the pipeline.
+    """
+
+    def __init__(self, config: SchedulerConfig, stages: int) -> None:
+        self._idle, self._most_saved = config.idle_tick_s, config.ageing_ticks
+        self._unlimited = not config.chunk_preemption
+        self._stages = stages
+        self._promised: deque[float] = deque(maxlen=stages - 1)
+        self._saved = 0.0
+
+    def target(self, tpot: float, seconds: float) -> TickTarget:
+        """The target of a tick.
+
+        Args:
+            tpot: tightest TPOT target of the decodes of its plan, in seconds; infinite without any.
+            seconds: that the decodes take.
+        """
+        if self._unlimited:
+            return TickTarget(math.inf, math.inf)
+        promised = self._tightest(tpot)
+        if promised == math.inf:
+            return TickTarget(self._idle, math.inf, IDLE_PATIENCE)
+        return TickTarget(promised, math.inf if seconds > promised else promised + self._saved)
+
+    def planned(self, tpot: float, coming: float, seconds: float) -> None:
+        """A tick was planned.
+
+        Args:
+            tpot: as for `target`.
+            coming: the same, with the prompts that end in this plan.
+            seconds: that the tick takes.
+        """
+        promised = self._tightest(tpot)
+        if promised < math.inf:
+            self._saved = min(max(self._saved + promised - seconds, 0.0), self._most_saved * promised)
+        else:
+            self._saved = 0.0
+        self._promised.append(coming)
+
+    def _tightest(self, tpot: float) -> float:
+        """Seconds of a tick that keep every promise; infinite without any."""
+        return min([tpot, *self._promised]) / self._stages

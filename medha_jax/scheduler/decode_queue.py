@@ -11,7 +11,7 @@ Turn = tuple[RequestState, int, int]
 """A request, the tokens that were scheduled of it, and how often it had been preempted, when its turn was noted."""
 
 
-class Turns:
+class DecodeQueue:
     """Owns the order in which requests that have their whole prompt behind them get their next token planned.
 
     A token that a chunk samples lies on the devices when the chunk has left the last of `stages` stages, so it can be
@@ -48,7 +48,7 @@ class Turns:
 
 
 def _turns(states: Iterable[RequestState]) -> list[Turn]:
-    """Turns of those that did not lose their pages while the plan was made."""
+    """DecodeQueue of those that did not lose their pages while the plan was made."""
     return [
         (state, state.scheduled, state.preemptions)
         for state in states

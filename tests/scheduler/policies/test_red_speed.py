@@ -1,15 +1,17 @@
+"""The speed that RED counts on, as it measures it."""
+
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from medha_jax.scheduler.speed import LEAST, MARGIN, MEMORY_S, Speed
+from medha_jax.scheduler.policies.red import LEAST_SPEED, MEMORY_S, SPEED_MARGIN, MeasuredSpeed
 
 ONE = np.array([1.0])
 
 
-def measured(rate: float, seconds: int, numbers: np.ndarray = ONE) -> Speed:
-    speed = Speed()
+def measured(rate: float, seconds: int, numbers: np.ndarray = ONE) -> MeasuredSpeed:
+    speed = MeasuredSpeed()
     speed.passed(numbers, 0.0)
     for second in range(seconds):
         speed.worked(rate)
@@ -18,10 +20,10 @@ def measured(rate: float, seconds: int, numbers: np.ndarray = ONE) -> Speed:
 
 
 def test_it_follows_the_work_that_is_done() -> None:
-    assert Speed().expected == MARGIN
-    assert measured(0.6, 200).expected == pytest.approx(0.6 * MARGIN, rel=1e-3)
+    assert MeasuredSpeed().expected == SPEED_MARGIN
+    assert measured(0.6, 200).expected == pytest.approx(0.6 * SPEED_MARGIN, rel=1e-3)
     assert measured(1.5, 200).expected == 1, "never more than predicted"
-    assert measured(0.0, 200).expected == LEAST
+    assert measured(0.0, 200).expected == LEAST_SPEED
 
 
 def test_recent_seconds_count_more() -> None:
@@ -29,7 +31,7 @@ def test_recent_seconds_count_more() -> None:
     for second in range(200, 200 + int(MEMORY_S)):
         speed.worked(0.8)
         speed.passed(ONE, second + 1.0)
-    assert speed.expected / MARGIN == pytest.approx(0.8 - 0.2 * np.exp(-1), rel=1e-2)
+    assert speed.expected / SPEED_MARGIN == pytest.approx(0.8 - 0.2 * np.exp(-1), rel=1e-2)
 
 
 def test_time_without_prompts_does_not_count() -> None:

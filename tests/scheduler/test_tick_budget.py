@@ -1,21 +1,24 @@
 from __future__ import annotations
 
+import math
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medha_jax.config import Buckets
-from medha_jax.scheduler.packing import Load, TickRoom
+from medha_jax.config import Buckets, SchedulerConfig
 from medha_jax.scheduler.shapes import Shapes
-from medha_jax.scheduler.time_model import LinearTimeModel
-from medha_jax.scheduler.work import TickWork
+from medha_jax.scheduler.tick_budget import TickBudget, TickLoad, TickTarget, TickTargets
+from medha_jax.scheduler.time_model import LinearTimeModel, TickWork
+from tests.scheduler.serving import Server, shapes_of
 
 OWN = Buckets(decode=(2, 4), prefill=(16, 64), chunks=3)
 SHARED = Buckets(decode=(1,), prefill=(32,), chunks=1)
 ROWS = LinearTimeModel(tokens=1.0)  # a second for every row of the bucket
 
 
-def room(groups: int = 1, model: LinearTimeModel = ROWS, own: Buckets = OWN) -> TickRoom:
-    return TickRoom(Shapes(own, SHARED, groups, 100, 4, 1, 8, 400), model)
+def room(groups: int = 1, model: LinearTimeModel = ROWS, own: Buckets = OWN) -> TickBudget:
+    return TickBudget(Shapes(own, SHARED, groups, 100, 4, 1, 8, 400), model)
 
 
 def test_work_by_hand_on_one_group() -> None:
@@ -103,7 +106,7 @@ def test_one_long_prompt_a_group() -> None:
 def test_stages_run_in_one_bucket_and_wait_for_the_slowest() -> None:
     model = LinearTimeModel(tokens=1.0, attention=0.1)
     shapes = Shapes(OWN, SHARED, 1, 1000, 4, 3, 8, 400)
-    tick = TickRoom(shapes, model, [Load((1, 64, 1, 0), 100.0, 9.0, 1), Load()])
+    tick = TickBudget(shapes, model, [TickLoad((1, 64, 1, 0), 100.0, 9.0, 1), TickLoad()])
     assert tick.decode((0,), 5) and tick.decode((0,), 5) and tick.decode((0,), 5)
     assert tick.tick == (TickWork(4 + 64 + 1, 100.0, 9.0, 1), 69 + 10)
     assert tick.seconds == 4, "alone"
@@ -115,7 +118,7 @@ def test_what_is_in_flight_widens_the_tick() -> None:
     """A plan of 64 rows in the next stage: 16 rows here cost as much as 64, and attention has less time left."""
     model = LinearTimeModel(tokens=1.0, attention=0.1)
     shapes = Shapes(OWN, SHARED, 1, 1000, 4, 2, 8, 400)
-    alone, beside = TickRoom(shapes, model), TickRoom(shapes, model, [Load((2, 64, 0, 0), rows=1)])
+    alone, beside = TickBudget(shapes, model), TickBudget(shapes, model, [TickLoad((2, 64, 0, 0), rows=1)])
     assert alone.largest((0,), 100, most=300, limit=192, at_most=0) == 16  # 18 rows, 16 that see 100 to 116
     assert beside.largest((0,), 100, most=300, limit=192, at_most=0) == 0  # 66 rows
     assert beside.largest((0,), 100, most=300, limit=240, at_most=0) == 16
@@ -125,20 +128,22 @@ def test_what_does_not_lengthen_the_tick_is_free() -> None:
     """The other stage takes 500 s: up to their own target, rows here cost nothing in this tick."""
     shapes = Shapes(OWN, SHARED, 1, 1000, 4, 2, 8, 400)
     model = LinearTimeModel(tokens=1.0, attention=0.1)
-    tick = TickRoom(shapes, model, [Load((2, 64, 0, 0), attention=5000.0, rows=1)])
+    tick = TickBudget(shapes, model, [TickLoad((2, 64, 0, 0), attention=5000.0, rows=1)])
     assert tick.largest((0,), 0, most=300, limit=20, at_most=0) == 0, "18 rows and 13.6 s are too much by themselves"
     assert tick.largest((0,), 0, most=300, limit=40, at_most=0) == 16
     assert tick.largest((0,), 0, most=300, limit=400, at_most=0) == 64
 
 
 @st.composite
-def rooms(draw: st.DrawFn) -> tuple[TickRoom, int]:
+def rooms(draw: st.DrawFn) -> tuple[TickBudget, int]:
     """A tick with some rows taken, and perhaps a plan in another stage; and how many groups it has."""
     groups, share = draw(st.sampled_from([1, 2])), st.floats(0, 2)
     model = LinearTimeModel(*(draw(share) for _ in range(5)))
     shapes = Shapes(OWN, SHARED, groups, 100, 4, 1, 8, 400)
-    other = Load((2, draw(st.sampled_from([0, 16, 64])), 0, 0), draw(st.floats(0, 5000)), draw(st.floats(0, 400)), 2)
-    tick = TickRoom(shapes, model, draw(st.sampled_from([(), (other,)])))
+    other = TickLoad(
+        (2, draw(st.sampled_from([0, 16, 64])), 0, 0), draw(st.floats(0, 5000)), draw(st.floats(0, 400)), 2
+    )
+    tick = TickBudget(shapes, model, draw(st.sampled_from([(), (other,)])))
     for _ in range(draw(st.integers(0, 6))):
         owners = draw(st.sampled_from([(0,), (1, 0)][:groups]))
         start = draw(st.integers(0, 99)) + 100 * (len(owners) - 1)
@@ -151,7 +156,7 @@ def rooms(draw: st.DrawFn) -> tuple[TickRoom, int]:
 
 @given(rooms(), st.floats(0, 3000), st.data())
 def test_where_no_more_fits_no_chunk_of_several_tokens_does(
-    made: tuple[TickRoom, int], limit: float, data: st.DataObject
+    made: tuple[TickBudget, int], limit: float, data: st.DataObject
 ) -> None:
     tick, groups = made
     owners = data.draw(st.sampled_from([(0,), (1, 0)][:groups]))
@@ -159,3 +164,60 @@ def test_where_no_more_fits_no_chunk_of_several_tokens_does(
     most = data.draw(st.integers(2, 60))
     if tick.largest(owners, start, most, limit, 0):
         assert tick.more_fits(limit)
+
+
+CONFIG = SchedulerConfig(idle_tick_s=0.2, ageing_ticks=10)
+
+
+def test_without_decodes_the_idle_limit_holds_and_the_smallest_chunk_always_runs() -> None:
+    assert TickTargets(CONFIG, 2).target(math.inf, 0.0) == TickTarget(0.2, math.inf, patience=2.0)
+
+
+def test_prompts_that_run_to_their_end_have_no_limit() -> None:
+    config = SchedulerConfig(chunk_preemption=False)
+    assert TickTargets(config, 1).target(0.05, 0.01) == TickTarget(math.inf, math.inf)
+
+
+def test_a_pipeline_divides_the_target_and_remembers_who_is_in_it() -> None:
+    targets = TickTargets(CONFIG, 2)
+    assert targets.target(0.05, 0.01).seconds == 0.025
+    targets.planned(0.05, 0.05, 0.02)
+    assert targets.target(math.inf, 0.0).seconds == 0.025, "its decode is in the second stage"
+    targets.planned(math.inf, math.inf, 0.02)
+    assert targets.target(math.inf, 0.0).seconds == 0.2
+    targets.planned(math.inf, 0.03, 0.02)
+    assert targets.target(0.05, 0.0).seconds == 0.015, "a prompt that ends counts as a decode"
+
+
+def test_what_ticks_save_may_be_spent_on_a_smallest_chunk() -> None:
+    targets = TickTargets(CONFIG, 1)
+    for _ in range(3):
+        targets.planned(0.05, 0.05, 0.02)
+    assert targets.target(0.05, 0.02).at_most == pytest.approx(0.05 + 3 * 0.03)
+    targets.planned(0.05, 0.05, 0.12)
+    assert targets.target(0.05, 0.02).at_most == pytest.approx(0.05 + 0.02)
+    for _ in range(1000):
+        targets.planned(0.05, 0.05, 0.02)
+    assert targets.target(0.05, 0.02).at_most == pytest.approx(0.05 + 10 * 0.05), "not for ever"
+    targets.planned(math.inf, math.inf, 0.1)
+    assert targets.target(0.05, 0.02).at_most == pytest.approx(0.05), "nobody was promised anything meanwhile"
+
+
+def test_decodes_that_take_too_long_by_themselves_do_not_stop_prompts() -> None:
+    assert TickTargets(CONFIG, 1).target(0.05, 0.06) == TickTarget(0.05, math.inf)
+
+
+def test_the_mean_time_per_token_is_kept_beside_a_prompt_whose_chunks_are_all_too_long() -> None:
+    """Reading its context takes 6 to 10 ms, and 4 ms are promised; a tick without it takes 1 ms."""
+    model = LinearTimeModel(fixed=1e-3, context=4e-5)
+    config = SchedulerConfig(policy="srtf", preemption=False, tpot_target_s=4e-3, tpot_floor_s=1e-3, ageing_ticks=1000)
+    server = Server(config, shapes_of(), pages=200, model=model)
+    server.ask(390, 1)
+    while server.scheduler.state(0).scheduled < 100:
+        server.step()
+    short = server.ask(2, 30)
+    server.run()
+    tokens = [planned for planned in server.plans if short in {state.number for state in planned.states}]
+    tpot = (server.finished[short] - server.first_token[short]) / 29
+    assert 3e-3 < tpot <= 4.2e-3
+    assert max(planned.seconds for planned in tokens) > 6e-3, "single ticks are longer"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medha_jax.config import Buckets, SchedulerConfig
-from medha_jax.scheduler import relegation
-from medha_jax.scheduler.policy import Columns
-from medha_jax.scheduler.relegation import Relegation
-from medha_jax.scheduler.request import Request, Slo
+from medha_jax.scheduler.policies import red
+from medha_jax.scheduler.policies.base import Columns
+from medha_jax.scheduler.policies.red import (
+    Relegation,
+    on_time_together,
+)
+from medha_jax.scheduler.request import SchedulerRequest, Slo
 from medha_jax.scheduler.shapes import Shapes
 from tests.scheduler.device import Device
 from tests.scheduler.serving import Server
@@ -47,8 +51,8 @@ def served(policy: Relegation, requests: Columns, number: int, seconds: float) -
 @pytest.fixture(autouse=True)
 def exact(monkeypatch: pytest.MonkeyPatch) -> None:
     """Orders that are made anew each time, at the predicted speed."""
-    monkeypatch.setattr(relegation, "GOOD_S", 0.0)
-    monkeypatch.setattr("medha_jax.scheduler.speed.MARGIN", 1.0)
+    monkeypatch.setattr(red, "GOOD_S", 0.0)
+    monkeypatch.setattr("medha_jax.scheduler.policies.red.SPEED_MARGIN", 1.0)
 
 
 def test_those_on_time_go_by_deadline_and_what_fits_between_goes_first() -> None:
@@ -109,10 +113,10 @@ def test_what_it_was_given_freely_is_taken_off_but_not_for_ever() -> None:
     for second in range(100):
         ranked(policy, requests, float(second))
         requests = served(policy, requests, 0, 1.0)
-    assert policy._credit >= -relegation.ADVANCE_S
+    assert policy._credit >= -red.ADVANCE_S
     both = columns((0, 10, 400, 500, 300e3), (100, 1e4, 5000, 5000, 900e3))
     waits = next(s for s in range(100, 1000) if ranked(policy, both, float(s))[0] == 0)
-    assert waits - 100 == pytest.approx(relegation.ADVANCE_S / SHARE, abs=2)
+    assert waits - 100 == pytest.approx(red.ADVANCE_S / SHARE, abs=2)
 
 
 def test_the_relegated_keep_no_more_than_they_may() -> None:
@@ -199,7 +203,7 @@ def test_every_first_token_comes_within_the_bound(
     shapes = Shapes(BUCKETS, BUCKETS, 1, 2**20, 4, stages, slots, 400)
     server = Server(config, shapes, pages=200 if slots == 4 else 10_000)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(relegation, "ADVANCE_S", ADVANCE_S)
+        patch.setattr(red, "ADVANCE_S", ADVANCE_S)
         check_bound(server, prompts, slos, [tail] * (5000 // tail), load)
 
 
@@ -218,7 +222,7 @@ def check_bound(
             at, prompt = coming.pop()
             number = len(server.requests)
             slo = Slo(ttft_s=slos[number % len(slos)] if number < len(first) else None)
-            server.add(Request(range(prompt), 2, at, slo=slo))
+            server.add(SchedulerRequest(range(prompt), 2, at, slo=slo))
         before = server.now
         owed = scheduler._states.get(int(policy._oldest)) if policy._credit > 0 else None
         waits = owed is not None and owed.queued and owed.holding is None
@@ -247,9 +251,33 @@ def test_a_long_prompt_is_served_while_short_ones_overload_the_machine() -> None
         came = 0
         while long not in server.first_token:
             while came * step <= server.now and came < 1000:
-                server.add(Request(range(20), 1, came * step))
+                server.add(SchedulerRequest(range(20), 1, came * step))
                 came += 1
             server.step()
         waits[policy] = server.first_token[long]
     assert waits["srtf"] > 1000 * step
     assert waits["red"] < 0.5 * waits["srtf"]
+
+
+def possible(work: np.ndarray, time: np.ndarray) -> bool:
+    return bool(np.all(np.cumsum(work) <= time))
+
+
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(0, 20)), max_size=8))
+def test_no_choice_keeps_more_where_the_cost_is_the_work(drawn: list[tuple[int, int]]) -> None:
+    work = np.array([own for own, _ in drawn], float)
+    time = np.array([own + more for own, more in drawn], float)
+    order = np.argsort(time, kind="stable")
+    work, time = work[order], time[order]
+    kept = on_time_together(work, time, work)
+    assert possible(work[kept], time[kept])
+    for more in range(int(kept.sum()) + 1, len(work) + 1):
+        for chosen in combinations(range(len(work)), more):
+            rows = list(chosen)
+            assert not possible(work[rows], time[rows])
+
+
+def test_the_dearest_is_set_aside() -> None:
+    work, time = np.array([3.0, 4.0, 2.0]), np.array([4.0, 8.0, 8.5])
+    np.testing.assert_array_equal(on_time_together(work, time, work), [True, False, True])
+    np.testing.assert_array_equal(on_time_together(work, time, np.array([9.0, 4.0, 2.0])), [False, True, True])
