@@ -47,3 +47,14 @@ def test_the_client_says_what_the_server_refuses(server):
     done = example("client.py", server.address, "")
     assert done.returncode == 1
     assert done.stderr.startswith("error: INVALID_ARGUMENT: ")
+
+
+def test_an_embedded_server_answers_as_a_served_one_and_ends(server):
+    with Client(server.address) as client:
+        events = client.generate("import unittest", max_tokens=20, temperature=0)
+        text = "".join(event.text for event in events if isinstance(event, Delta))
+    done = example("embedding.py", "import unittest")
+    assert done.returncode == 0, done.stderr
+    first, _, rest = done.stdout.partition("\n")
+    assert first.startswith("serving tiny on 127.0.0.1:")
+    assert rest == text + "\n"
