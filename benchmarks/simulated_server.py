@@ -17,11 +17,20 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from medha_jax.config import BUNDLED_MODEL, POLICIES, Buckets, MeshConfig, RuntimeConfig, SchedulerConfig
-from medha_jax.engine import Engine, EngineService, GenerationRequest, RequestOutput, scheduler_for
+from medha_jax.engine import (
+    Engine,
+    EngineService,
+    GenerationRequest,
+    Listener,
+    OnTick,
+    RequestOutput,
+    log_error,
+    scheduler_for,
+)
 from medha_jax.plan import SamplingParams
 from medha_jax.scheduler.time_model import LinearTimeModel
 from medha_jax.server.requests import ServedModel
-from medha_jax.server.server import Listener, OnTick, serve
+from medha_jax.server.server import serve
 from medha_jax.server.settings import Limits, ServerSettings
 from medha_jax.simulate.executor import SimulatedExecutor, SimulatedModel, SimulatedToken
 from medha_jax.simulate.times import SummedTimes
@@ -132,8 +141,9 @@ class SimulatedLoader:
             max_waiting_tokens=given.max_queue_tokens,
             prefix_cache=False,
         )
-        engine = Engine(executor, scheduler_for(executor, scheduling, model), model, clock, output)
-        service = EngineService(engine, listener, clock, on_tick=on_tick)
+        scheduler = scheduler_for(executor, scheduling, model)
+        engine = Engine(executor, scheduler, model, clock, output, on_tick=on_tick, on_error=log_error)
+        service = EngineService(engine, listener, clock)
         service.start()
         return service
 

@@ -162,7 +162,9 @@ class EngineSpeed:
             return RequestOutput(request, tokenizer, limit=limit)
 
         scheduler = scheduler_for(runtime, ALL_AT_ONCE, self._model, ahead=0)
-        self._engine = Engine(runtime, scheduler, self._model, clock, output)
+        self._note: Callable[[TickReport], bool] = lambda report: True
+        self._wants_more = True
+        self._engine = Engine(runtime, scheduler, self._model, clock, output, on_tick=self._noted)
         self._draw = np.random.default_rng(0)
         self._host: list[tuple[float, float, float]] = []
 
@@ -273,19 +275,17 @@ class EngineSpeed:
             ids = self._draw.integers(vocab, size=prompt).tolist()
             sampling = SamplingParams(temperature=0, max_tokens=output, ignore_eos=True)
             numbers.append(self._engine.add(GenerationRequest(ids, sampling, chunks=chunks)))
-        wants_more = True
-
-        def noted(report: TickReport) -> None:
-            nonlocal wants_more
-            wants_more = note(report) and wants_more
-
+        self._note, self._wants_more = note, True
         while self._engine.busy:
             before, began = (self._watched.submit_s, self._watched.collect_s), self._clock()
-            self._engine.step(noted)
+            self._engine.step()
             step = self._clock() - began
             submit, wait = self._watched.submit_s - before[0], self._watched.collect_s - before[1]
             self._host.append((step - submit - wait, submit, wait))
             self._on_tick(what)
-            if not wants_more:
+            if not self._wants_more:
                 for number in numbers:
                     self._engine.cancel(number)
+
+    def _noted(self, report: TickReport) -> None:
+        self._wants_more = self._note(report) and self._wants_more

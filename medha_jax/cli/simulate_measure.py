@@ -63,8 +63,8 @@ def measure(
     executor = open_executor(config, _tell)
     times = FittedTimeModel({})
     scheduler = scheduler_for(executor, SchedulerConfig(prefix_cache=False), times)
-    engine = Loop(executor, scheduler, times, time.perf_counter, CountedOutput)
     recorder = _Recorder()
+    engine = Loop(executor, scheduler, times, time.perf_counter, CountedOutput, on_tick=recorder)
     _serve(engine, recorder, random.Random(seed), executor.context, executor.arch.vocab, slots, seconds)
     about = {
         "model": model if model == "tiny" else directory.name,
@@ -128,7 +128,7 @@ def _serve(
             engine.add(_request(rng, context, vocab))
             active += 1
         before = active
-        active -= sum(not _goes_on(event) for _, event in engine.step(recorder))
+        active -= sum(not _goes_on(event) for _, event in engine.step())
         if active < before:
             wanted = rng.randint(1, slots)
         if now - told > 5:

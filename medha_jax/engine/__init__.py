@@ -16,12 +16,12 @@ from medha_jax.engine.events import (
 )
 from medha_jax.engine.generation import Output
 from medha_jax.engine.loading import EngineLoader
-from medha_jax.engine.loop import Engine
+from medha_jax.engine.loop import Engine, OnTick
 from medha_jax.engine.offline import ModelOutputError, OfflineEngine, generate
 from medha_jax.engine.output import RequestOutput
 from medha_jax.engine.report import ChunkReport, Load, TickReport
 from medha_jax.engine.scheduling import scheduler_for
-from medha_jax.engine.service import EngineService, NotServingError
+from medha_jax.engine.service import EngineService, Listener, NotServingError, log_error
 from medha_jax.engine.sizing import sized_for
 from medha_jax.runtime import open_executor
 from medha_jax.scheduler.request import OnDeadline, Slo
@@ -42,11 +42,13 @@ __all__ = [
     "Finished",
     "FittedTimeModel",
     "GenerationRequest",
+    "Listener",
     "Load",
     "ModelOutputError",
     "NotServingError",
     "OfflineEngine",
     "OnDeadline",
+    "OnTick",
     "Output",
     "Prefilled",
     "QueueFullError",
@@ -57,6 +59,7 @@ __all__ = [
     "TokenLogprobs",
     "check_request",
     "generate",
+    "log_error",
     "open_executor",
     "scheduler_for",
     "sized_for",

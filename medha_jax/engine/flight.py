@@ -8,12 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from medha_jax.plan import StepPlan
 from medha_jax.runtime import Executor, TokenResult
 from medha_jax.scheduler.plan_builder import Planned
-from medha_jax.scheduler.time_model import TickWork, TimeModel
+from medha_jax.scheduler.time_model import TimeModel
 
-NOTHING = Planned(StepPlan(()), (), (), (), (), TickWork(), 0.0)
+NOTHING = Planned()  # for what no scheduler planned
 
 
 @dataclass(frozen=True, slots=True)

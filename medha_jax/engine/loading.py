@@ -18,7 +18,7 @@ from medha_jax.engine.events import GenerationRequest
 from medha_jax.engine.loop import Engine, OnTick
 from medha_jax.engine.output import RequestOutput
 from medha_jax.engine.scheduling import scheduler_for
-from medha_jax.engine.service import EngineService, Listener
+from medha_jax.engine.service import EngineService, Listener, log_error
 from medha_jax.plan import SamplingParams
 from medha_jax.runtime import Executor, open_executor
 from medha_jax.scheduler.time_model import LEAST_TICKS, FittedTimeModel, TimeModelError
@@ -70,10 +70,18 @@ class EngineLoader:
             engine = Engine(executor, scheduler_for(executor, measured, times), times, self._clock, output)
             measure_ticks(engine, executor, self._clock)
             self._say(f"measured {times.ticks} ticks")
-        engine = Engine(executor, scheduler_for(executor, self._scheduling, times), times, self._clock, output)
+        engine = Engine(
+            executor,
+            scheduler_for(executor, self._scheduling, times),
+            times,
+            self._clock,
+            output,
+            on_tick=on_tick,
+            on_error=log_error,
+        )
         gc.collect()
         gc.freeze()  # to look at all that was loaded takes 0.1 to 0.3 s, in the middle of a tick
-        service = EngineService(engine, listener, self._clock, on_tick=on_tick)
+        service = EngineService(engine, listener, self._clock)
         service.start()
         return service
 

@@ -1,4 +1,4 @@
-"""The loop between requests and the runtime: plan, submit, collect, deliver."""
+"""The loop between requests and the runtime: plan, announce, submit, collect, deliver."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 
 from medha_jax.engine.admission import check_ids, for_scheduler
 from medha_jax.engine.events import Accepted, Event, Failed, FailReason, Finished, GenerationRequest
-from medha_jax.engine.flight import NOTHING, Flight
+from medha_jax.engine.flight import NOTHING, Flight, Tick, Times
 from medha_jax.engine.generation import Generation, OutputFactory
+from medha_jax.engine.recovery import Recovery, internal_error
 from medha_jax.engine.report import Load, TickReport, report_tick
 from medha_jax.kv.allocator import OutOfPagesError
 from medha_jax.plan import Chunk, InvalidRequestError
@@ -20,6 +21,7 @@ from medha_jax.scheduler.scheduler import Scheduler, check_queue
 from medha_jax.scheduler.time_model import TimeModel
 
 PAUSE_S = 0.002  # while requests are there, nothing runs, and only time can change that
+Events = list[tuple[int, Event]]
 OnTick = Callable[[TickReport], None]
 OnError = Callable[[Exception], None]
 
@@ -28,11 +30,13 @@ class Engine:
     """Runs requests together as its scheduler plans them; owned by one thread.
 
     Args:
-        executor: runs the plans; nobody else submits any.
+        executor: runs the plans; nothing else submits any.
         scheduler: of `scheduler_for` this executor.
         model: told what each tick took.
         clock: seconds, monotonic.
         outputs: makes each request's output.
+        on_tick: told of each tick whose results were read. If it raises, it is not told again.
+        on_error: told of errors, which end the requests of the tick; without it they are raised.
         on_result: sees every chunk's raw result (for tests that look at logits).
     """
 
@@ -43,15 +47,19 @@ class Engine:
         model: TimeModel,
         clock: Callable[[], float],
         outputs: OutputFactory,
+        *,
+        on_tick: OnTick | None = None,
+        on_error: OnError | None = None,
         on_result: Callable[[int, TokenResult], None] | None = None,
     ) -> None:
         self._executor, self._scheduler = executor, scheduler
-        self._clock, self._outputs, self._on_result = clock, outputs, on_result
+        self._clock, self._outputs = clock, outputs
+        self._on_tick, self._on_error, self._on_result = on_tick, on_error, on_result
         self._generations: dict[int, Generation] = {}
         self._flight = Flight(executor, model, clock)
+        self._recovery = Recovery(executor, scheduler, self._flight, clock)
         self._cancelled: list[int] = []
         self._healthy = self._moved = True
-        self._renewed = False  # and nothing was computed since
 
     @property
     def busy(self) -> bool:
@@ -59,19 +67,9 @@ class Engine:
         return self._scheduler.busy
 
     @property
-    def healthy(self) -> bool:
-        """Whether it can run requests: no error has made the runtime unusable."""
-        return self._healthy
-
-    @property
     def context(self) -> int:
         """Most tokens of a prompt and its output together."""
         return self._executor.context
-
-    @property
-    def free_pages(self) -> int:
-        """Pages of all groups that no request holds."""
-        return sum(self._scheduler.free_pages)
 
     @property
     def scheduler(self) -> Scheduler:
@@ -95,7 +93,7 @@ class Engine:
 
     @property
     def rest_s(self) -> float:
-        """Seconds for which another step would do nothing, if nobody asks for anything; infinite without requests."""
+        """Seconds for which another step would do nothing unless a request comes; infinite without requests."""
         if not self.busy:
             return math.inf
         if self._moved:
@@ -116,8 +114,9 @@ class Engine:
             QueueFullError: too many requests wait; nothing was queued.
         """
         wanted = self.prepare(request, self._clock() if arrival_s is None else arrival_s)
-        self.check_queue(self._scheduler.waiting, self._scheduler.waiting_tokens, request)
-        number = self._scheduler.next_number
+        scheduler = self._scheduler
+        check_queue(scheduler.config, scheduler.waiting, scheduler.waiting_tokens, len(request.prompt_ids))
+        number = scheduler.next_number
         self.begin(number, request, wanted)
         return number
 
@@ -133,14 +132,6 @@ class Engine:
         except OutOfPagesError as error:
             raise InvalidRequestError(f"prompt and output: {error}") from None
         return wanted
-
-    def check_queue(self, waiting: int, tokens: int, request: GenerationRequest) -> None:
-        """Check that a request may wait behind `waiting` others with so many tokens. Any thread may ask.
-
-        Raises:
-            QueueFullError: it may not.
-        """
-        check_queue(self._scheduler.config, waiting, tokens, len(request.prompt_ids))
 
     def check_ids(self, ids: Sequence[int]) -> None:
         """Check token ids of a prompt. Any thread may ask.
@@ -182,69 +173,48 @@ class Engine:
             generation.request = dataclasses.replace(generation.request, prompt_ids=prompt, prompt_bound=None)
             generation.output = self._outputs(generation.request, most)
             if state.holding is not None:
-                self._tell(state, state.scheduled)
+                self._write_slot(state, state.scheduled)
 
     def cancel(self, number: int) -> None:
-        """End a request that nobody wants any more; no event of it follows. One that is at its end is ignored."""
+        """End a request early; no event of it follows. One that is at its end is ignored."""
         if self._generations.pop(number, None) is not None:
             self._scheduler.cancel(number)
             self._cancelled.append(number)
 
-    def step(self, on_tick: OnTick | None = None, on_error: OnError | None = None) -> list[tuple[int, Event]]:
+    def step(self) -> Events:
         """Run one tick; returns what it brought, as (request number, event).
 
         The last event of every request is `Finished` or `Failed`. With nothing to run, nothing is submitted. Where
         ticks are dispatched ahead, what it brings is that of an earlier one.
-
-        Args:
-            on_tick: told of the tick whose results were read.
-            on_error: told of errors, which end the requests of the tick; without it they are raised.
         """
-        events: list[tuple[int, Event]] = []
+        events: Events = []
         try:
-            submitted = self._submit(events, on_error)
-            collect = len(self._flight) > (self._scheduler.ahead if submitted else 0)
-            if collect:
-                self._collect(events, on_tick, on_error)
-            self._moved = submitted or collect or bool(events)
+            planned, first = self._plan()
+            events += self._expire(planned)
+            try:
+                self._announce(planned)
+                submitted = self._submit(planned, first)
+            except Exception as error:
+                events += self._fail_plan(planned, (*planned.states, *planned.admitted), error)
+                submitted = self._submit(NOTHING, frozenset())  # the other stages go on
+            collects = len(self._flight) > (self._scheduler.ahead if submitted else 0)
+            if collects:
+                events += self._collect()
+            self._moved = submitted or collects or bool(events)
         except Exception as error:
-            if on_error is None:
-                raise
-            on_error(error)
-            self._healthy = False
-            events += self.end_all("internal", _message(error))
+            events += self._fail_all(error)
         return events
 
-    def end_all(self, reason: FailReason, message: str) -> list[tuple[int, Event]]:
+    def end_all(self, reason: FailReason, message: str) -> Events:
         """End every request, those in flight without their results; to be called when nothing will run any more."""
-        numbers = list(self._generations)
-        for number in numbers:
-            self._end(number)
-        for planned in self._flight.plans:
-            self._abandon(planned)
-        self._flight.clear()
-        return [(number, Failed(reason, message)) for number in numbers]
+        events = [self._end(number, Failed(reason, message)) for number in list(self._generations)]
+        self._recovery.drop_all()
+        return events
 
-    def _submit(self, events: list[tuple[int, Event]], on_error: OnError | None) -> bool:
-        """Plan the next tick and dispatch it, if there is anything to run."""
+    def _plan(self) -> tuple[Planned, frozenset[int]]:
+        """Plan the next tick; returns the plan, and the requests whose first chunk is in it."""
         now = self._clock()
         planned = self._scheduler.plan(now)
-        for state in planned.expired:
-            del self._generations[state.number]
-            events.append((state.number, Failed("deadline", "the deadline has passed")))
-        first = self._note_first(planned, now)
-        try:
-            self._announce(planned)
-            if not planned.states and not self._flight.entered:
-                return False
-            self._flight.submit(planned, first)
-        except Exception as error:
-            if self._without(planned, (*planned.states, *planned.admitted), error, events, on_error):
-                self._flight.submit(NOTHING, frozenset())  # the other stages go on
-        return True
-
-    def _note_first(self, planned: Planned, now: float) -> frozenset[int]:
-        """Requests whose first chunk is in a plan."""
         first = []
         for state in planned.states:
             generation = self._generations[state.number]
@@ -252,19 +222,25 @@ class Engine:
                 generation.first_chunk = now
                 generation.cached = state.holding.cached if state.holding is not None else 0
                 first.append(state.number)
-        return frozenset(first)
+        return planned, frozenset(first)
+
+    def _expire(self, planned: Planned) -> Events:
+        """Tell of the requests that the scheduler dropped."""
+        for state in planned.expired:
+            del self._generations[state.number]
+        return [(state.number, Failed("deadline", "the deadline has passed")) for state in planned.expired]
 
     def _announce(self, planned: Planned) -> None:
         """Tell the executor of the requests that a plan admits, and of those that another group joins."""
         for state in planned.admitted:
-            self._tell(state, state.computed)
+            self._write_slot(state, state.computed)
             holding = state.holding
             if holding is not None and holding.cached:
                 self._executor.adopt(state.slot, holding.groups[0], holding.adopted)
         for state in planned.joining:
-            self._tell(state, state.computed)
+            self._write_slot(state, state.computed)
 
-    def _tell(self, state: RequestState, done: int) -> None:
+    def _write_slot(self, state: RequestState, done: int) -> None:
         """Write a request's settings, and its first `done` tokens, into its slot on every group."""
         request = self._generations[state.number].request
         # positions of an incomplete prompt are all the prompt's
@@ -274,103 +250,84 @@ class Engine:
         known = state.ids(0, done)
         self._executor.admit(state.slot, request.sampling, prompt, ends, known[:prompt], known[prompt:])
 
-    def _collect(self, events: list[tuple[int, Event]], on_tick: OnTick | None, on_error: OnError | None) -> None:
+    def _submit(self, planned: Planned, first: frozenset[int]) -> bool:
+        """Dispatch a plan; returns False where it is empty and no earlier one is in the pipeline."""
+        if not planned.states and not self._flight.entered:
+            return False
+        self._flight.submit(planned, first)
+        return True
+
+    def _collect(self) -> Events:
         """Wait for the oldest tick and deliver its results."""
         tick = self._flight.take()
         leaving = tick.leaving
         try:
             results, times = self._flight.read(tick)
         except Exception as error:
-            self._without(leaving, leaving.states, error, events, on_error)
-            return
+            return self._fail_plan(leaving, leaving.states, error)
+        events: Events = []
         if leaving.states:
-            self._renewed = False
+            self._recovery.progressed()
         for state, chunk, result in zip(leaving.states, leaving.plan.chunks, results, strict=True):
             if self._scheduler.computed(state, chunk, result.token, times.ended):
-                self._deliver(events, state, chunk, result, times.ended, on_error)
-        if on_tick is not None:
-            on_tick(report_tick(tick, times, self._scheduler, self._executor.pages, self._cancelled))
+                events += self._deliver(state, chunk, result, times.ended)
+        self._report(tick, times)
         self._cancelled.clear()
+        return events
 
-    def _deliver(
-        self,
-        events: list[tuple[int, Event]],
-        state: RequestState,
-        chunk: Chunk,
-        result: TokenResult,
-        now: float,
-        on_error: OnError | None,
-    ) -> None:
-        number = state.number
+    def _deliver(self, state: RequestState, chunk: Chunk, result: TokenResult, now: float) -> Events:
+        """Turn the result of a chunk into events of its request."""
+        number, events = state.number, Events()
         if self._on_result is not None:
             self._on_result(number, result)
         if chunk.last and not result.finite:
             message = f"request {number}: the model's logits are not finite at {chunk.end} tokens"
-            events.append((number, Failed("not_finite", message)))
-            self._end(number)
-            return
+            return [self._end(number, Failed("not_finite", message))]
         try:
             for event in self._generations[number].computed(state, chunk, result, now):
-                events.append((number, event))
-                if isinstance(event, Finished):
-                    self._end(number)
+                events.append(self._end(number, event) if isinstance(event, Finished) else (number, event))
         except Exception as error:
-            if on_error is None:
-                raise
-            on_error(error)
-            events.append((number, Failed("internal", _message(error))))
-            self._end(number)
+            events.append(self._end(number, self._failed(error)))
+        return events
 
-    def _without(
-        self,
-        planned: Planned,
-        states: Sequence[RequestState],
-        error: Exception,
-        events: list[tuple[int, Event]],
-        on_error: OnError | None,
-    ) -> bool:
-        """End the requests of a plan that could not run; returns whether other plans are in flight still.
-
-        Raises the error where the others cannot go on.
-        """
-        if on_error is None:
-            raise error
-        for state in states:
-            if state.number in self._generations:
-                self._end(state.number)
-                events.append((state.number, Failed("internal", _message(error))))
-        self._abandon(planned)
-        usable = self._executor.usable()
-        if not usable:
-            self._renew(error)
-        on_error(error)
-        return usable
-
-    def _renew(self, error: Exception) -> None:
-        """Begin again after an error that took the devices' state: what others had there is computed again.
-
-        Raises the error where that cannot be done, and where nothing was computed since the last time.
-        """
-        if self._renewed:
-            raise error
-        self._renewed = True
-        self._flight.clear()
-        self._scheduler.lose(self._clock())
+    def _report(self, tick: Tick, times: Times) -> None:
+        """Tell the observer of a tick; no answer depends on it, so one that raises is dropped."""
+        if self._on_tick is None:
+            return
         try:
-            self._executor.renew()
-        except Exception as cause:
-            raise error from cause
+            self._on_tick(report_tick(tick, times, self._scheduler, self._executor.pages, self._cancelled))
+        except Exception as error:
+            if self._on_error is None:
+                raise
+            self._on_tick = None
+            self._on_error(error)
 
-    def _abandon(self, planned: Planned) -> None:
-        """The chunks of a plan, whose requests have ended, are in flight no longer."""
-        for state, chunk in zip(planned.states, planned.plan.chunks, strict=True):
-            self._scheduler.computed(state, chunk, 0, 0.0)
+    def _fail_plan(self, planned: Planned, states: Sequence[RequestState], error: Exception) -> Events:
+        """End the requests of a plan that could not run, and all others where they cannot go on."""
+        if self._on_error is None:
+            raise error
+        failed = internal_error(error)
+        events = [self._end(state.number, failed) for state in states if state.number in self._generations]
+        if not self._recovery.drop_plan(planned, error):
+            return events + self._fail_all(error)
+        self._on_error(error)
+        return events
 
-    def _end(self, number: int) -> None:
+    def _fail_all(self, error: Exception) -> Events:
+        """End every request after an error that leaves nothing to go on with."""
+        failed = self._failed(error)
+        self._healthy = False
+        return self.end_all(failed.reason, failed.message)
+
+    def _failed(self, error: Exception) -> Failed:
+        """Tell of an error; raises it where nothing listens to errors."""
+        if self._on_error is None:
+            raise error
+        self._on_error(error)
+        return internal_error(error)
+
+    def _end(self, number: int, event: Event) -> tuple[int, Event]:
+        """Forget a request; returns its last event."""
         del self._generations[number]
         self._scheduler.cancel(number)
-
-
-def _message(error: Exception) -> str:
-    """What a caller is told; the error's own text may name paths."""
-    return f"an internal error ended the request ({type(error).__name__})"
+        return number, event

@@ -46,7 +46,7 @@ class OfflineEngine(Engine):
 
         model = LinearTimeModel()  # every tick is free
         scheduler = scheduler_for(executor, config, model, ahead)
-        super().__init__(executor, scheduler, model, clock, output, on_result)
+        super().__init__(executor, scheduler, model, clock, output, on_result=on_result)
 
 
 def generate(

@@ -6,21 +6,54 @@ import dataclasses
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from functools import partial
 from itertools import count
 
-from medha_jax.engine.events import Event, Failed, Finished, GenerationRequest
-from medha_jax.engine.loop import Engine, OnTick
-from medha_jax.engine.report import Load, TickReport
+from medha_jax.engine.events import Failed, Finished, GenerationRequest
+from medha_jax.engine.loop import Engine, Events
+from medha_jax.engine.recovery import internal_error
+from medha_jax.engine.report import Load
 from medha_jax.plan import InvalidRequestError
 from medha_jax.scheduler.request import SchedulerRequest
+from medha_jax.scheduler.scheduler import check_queue
 
-Events = list[tuple[int, Event]]
 Listener = Callable[[Events], None]
+
+
+def log_error(error: Exception) -> None:
+    """Log an error of an engine, with its trace; for an engine's `on_error`."""
+    logging.getLogger(__name__).error("the engine: %s", error, exc_info=error)
 
 
 class NotServingError(RuntimeError):
     """No new requests are taken: the engine is draining, stopped, or unusable after an error."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Begin:
+    """Begin a request that was checked."""
+
+    number: int
+    request: GenerationRequest
+    wanted: SchedulerRequest
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Extend:
+    """Add tokens to a prompt, perhaps the last ones."""
+
+    number: int
+    ids: tuple[int, ...]
+    done: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Cancel:
+    """End a request early."""
+
+    number: int
+
+
+_Command = _Begin | _Extend | _Cancel
 
 
 @dataclasses.dataclass(slots=True)
@@ -38,30 +71,19 @@ class EngineService:
     takes effect between two ticks, in the order in which it was asked.
 
     Args:
-        engine: nobody else uses it from `start` on.
+        engine: used by nothing else from `start` on. One without `on_error` ends with its first error.
         listener: called in the engine's thread, at most once a tick, with all that the tick brought, in order. It must
             not wait.
         clock: the engine's, in seconds.
-        on_tick: told of every tick, in the engine's thread, before the listener.
-        logger: told of errors, with their traces.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        listener: Listener,
-        clock: Callable[[], float],
-        *,
-        on_tick: OnTick | None = None,
-        logger: logging.Logger | None = None,
-    ) -> None:
-        self._engine, self._listener, self._clock, self._on_tick = engine, listener, clock, on_tick
-        self._logger = logger or logging.getLogger(__name__)
+    def __init__(self, engine: Engine, listener: Listener, clock: Callable[[], float]) -> None:
+        self._engine, self._listener, self._clock = engine, listener, clock
         self._numbers = count(engine.scheduler.next_number)
         self._thread = threading.Thread(target=self._main, name="engine", daemon=True)
         # everything below is changed and read under this lock
         self._changed = threading.Condition()
-        self._inbox: list[Callable[[], Events]] = []
+        self._inbox: list[_Command] = []
         self._coming = self._coming_tokens = 0
         self._live: set[int] = set()
         self._prompts: dict[int, _Prompt] = {}
@@ -96,14 +118,15 @@ class EngineService:
             if self._draining or self._stopping or not self._load.healthy:
                 raise NotServingError("no new requests are taken")
             load = self._load
-            self._engine.check_queue(load.waiting + self._coming, load.waiting_tokens + self._coming_tokens, request)
+            waiting, tokens = load.waiting + self._coming, load.waiting_tokens + self._coming_tokens
+            check_queue(self._engine.scheduler.config, waiting, tokens, len(request.prompt_ids))
             number = next(self._numbers)
             self._live.add(number)
             if request.prompt_bound is not None:
                 self._prompts[number] = _Prompt(len(request.prompt_ids), request.prompt_bound)
             self._coming += 1
             self._coming_tokens += len(request.prompt_ids)
-            self._ask(partial(self._begin, number, request, wanted))
+            self._ask(_Begin(number, request, wanted))
         return number
 
     def extend(self, number: int, prompt_ids: Sequence[int], done: bool) -> None:
@@ -129,13 +152,13 @@ class EngineService:
             prompt.tokens += len(prompt_ids)
             if done:
                 del self._prompts[number]
-            self._ask(partial(self._extend, number, tuple(prompt_ids), done))
+            self._ask(_Extend(number, tuple(prompt_ids), done))
 
     def cancel(self, number: int) -> None:
         """End a request; no event of it follows once that has taken effect. One that is at its end is ignored."""
         with self._changed:
             if number in self._live:
-                self._ask(partial(self._cancel, number))
+                self._ask(_Cancel(number))
 
     def load(self) -> Load:
         """What the engine has to do, as of the last tick, with what was asked for since."""
@@ -148,7 +171,7 @@ class EngineService:
             )
 
     def drain(self, seconds: float) -> bool:
-        """Take no new requests from now on; returns whether all others ended within so many seconds."""
+        """Take no new requests from now on; returns whether all others ended within `seconds`."""
         with self._changed:
             self._draining = True
             return self._changed.wait_for(lambda: not self._live, seconds)
@@ -165,11 +188,11 @@ class EngineService:
         try:
             while self._wait():
                 events = self._take()
-                events += self._engine.step(self._watch if self._on_tick else None, self._on_error)
+                events += self._engine.step()
                 self._tell(events)
             self._tell(self._take() + self._engine.end_all("stopped", "the engine was stopped"))
-        except Exception as error:  # a listener's, say: nobody would hear of anything any more
-            self._on_error(error)
+        except Exception as error:  # a listener's, say: no event would be heard any more
+            log_error(error)
             with self._changed:
                 self._load = dataclasses.replace(self._load, healthy=False)
                 self._live.clear()
@@ -189,7 +212,7 @@ class EngineService:
         with self._changed:
             inbox, self._inbox = self._inbox, []
             coming, tokens = self._coming, self._coming_tokens
-        events = [event for command in inbox for event in command()]
+        events = [event for command in inbox for event in self._do(command)]
         with self._changed:
             self._coming, self._coming_tokens = self._coming - coming, self._coming_tokens - tokens
             self._load = self._engine.load
@@ -207,48 +230,29 @@ class EngineService:
         with self._changed:
             self._changed.notify_all()
 
-    def _watch(self, report: TickReport) -> None:
-        """Tell of a tick. Who cannot bear it is not told again: nobody's answer depends on it."""
-        if self._on_tick is None:
-            return
-        try:
-            self._on_tick(report)
-        except Exception as error:
-            self._on_tick = None
-            self._on_error(error)
-
-    def _ask(self, command: Callable[[], Events]) -> None:
+    def _ask(self, command: _Command) -> None:
         self._inbox.append(command)
         self._changed.notify_all()
 
-    def _begin(self, number: int, request: GenerationRequest, wanted: SchedulerRequest) -> Events:
-        return self._guarded(number, lambda: [(number, self._engine.begin(number, request, wanted))])
-
-    def _extend(self, number: int, ids: Sequence[int], done: bool) -> Events:
-        def extend() -> Events:
-            self._engine.extend(number, ids, done)
-            return []
-
-        return self._guarded(number, extend)
-
-    def _cancel(self, number: int) -> Events:
-        self._engine.cancel(number)
-        with self._changed:
-            self._forget(number)
-        return []
-
-    def _guarded(self, number: int, work: Callable[[], Events]) -> Events:
-        """An error in the work for one request ends that request alone."""
+    def _do(self, command: _Command) -> Events:
+        """Do what was asked for one request; an error ends that request alone."""
+        number = command.number
         try:
-            return work()
+            match command:
+                case _Begin():
+                    return [(number, self._engine.begin(number, command.request, command.wanted))]
+                case _Extend():
+                    self._engine.extend(number, command.ids, command.done)
+                case _Cancel():
+                    self._engine.cancel(number)
+                    with self._changed:
+                        self._forget(number)
         except Exception as error:
-            self._on_error(error)
+            log_error(error)
             self._engine.cancel(number)
-            return [(number, Failed("internal", f"an internal error ended the request ({type(error).__name__})"))]
+            return [(number, internal_error(error))]
+        return []
 
     def _forget(self, number: int) -> None:
         self._live.discard(number)
         self._prompts.pop(number, None)
-
-    def _on_error(self, error: Exception) -> None:
-        self._logger.error("the engine: %s", error, exc_info=error)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from medha_jax.config import SchedulerConfig
 from medha_jax.plan import Chunk, StepPlan
@@ -39,13 +39,13 @@ class Planned:
         preempted: requests that lost their pages, or will as soon as their chunks in flight have left.
     """
 
-    plan: StepPlan
-    states: tuple[RequestState, ...]
-    admitted: tuple[RequestState, ...]
-    joining: tuple[RequestState, ...]
-    expired: tuple[RequestState, ...]
-    work: TickWork
-    seconds: float
+    plan: StepPlan = field(default_factory=lambda: StepPlan(()))
+    states: tuple[RequestState, ...] = ()
+    admitted: tuple[RequestState, ...] = ()
+    joining: tuple[RequestState, ...] = ()
+    expired: tuple[RequestState, ...] = ()
+    work: TickWork = field(default_factory=TickWork)
+    seconds: float = 0.0
     sizes: tuple[int, ...] = (0, 0, 0, 0)
     slacks: tuple[float, ...] = ()
     preempted: tuple[RequestState, ...] = ()

@@ -17,7 +17,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from medha_jax.engine import EngineService, Event, TickReport
+from medha_jax.engine import EngineService, Event, Listener, OnTick, TickReport
 from medha_jax.net import join_address
 from medha_jax.protos import inference_pb2 as pb
 from medha_jax.server.access_log import AccessLog
@@ -38,8 +38,6 @@ WORKERS = 2  # threads for long texts and prompts
 HEALTH_SECONDS = 0.25  # between looks at the engine
 LAST_WORDS_SECONDS = 1.0  # that ended streams have to be told so
 T = TypeVar("T")
-Listener = Callable[[list[tuple[int, Event]]], None]
-OnTick = Callable[[TickReport], None]
 logger = logging.getLogger(__name__)
 
 

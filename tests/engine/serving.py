@@ -24,6 +24,7 @@ from medha_jax.engine import (
     RequestOutput,
     TickReport,
     generate,
+    log_error,
     scheduler_for,
 )
 from medha_jax.plan import SamplingParams
@@ -108,6 +109,7 @@ def engine_of(
     config: SchedulerConfig = CONFIG,
     clock: Callable[[], float] = time.monotonic,
     ahead: int | None = None,
+    **callbacks: Any,
 ) -> Engine:
     model = LinearTimeModel()
     scheduler = scheduler_for(cast(Any, executor), config, model, ahead)
@@ -115,7 +117,7 @@ def engine_of(
     def output(request: GenerationRequest, limit: int) -> RequestOutput:
         return RequestOutput(request, tokenizer, limit=limit)
 
-    return Engine(executor, scheduler, model, clock, output)
+    return Engine(executor, scheduler, model, clock, output, **callbacks)
 
 
 @contextlib.contextmanager
@@ -123,8 +125,8 @@ def serving(
     executor: Any, tokenizer: Tokenizer, config: SchedulerConfig = CONFIG, **settings: Any
 ) -> Iterator[tuple[EngineService, Heard]]:
     heard = Heard()
-    engine = engine_of(executor, tokenizer, config, **settings)
-    service = EngineService(engine, heard, time.monotonic, on_tick=heard.reports.append)
+    told = {"on_tick": heard.reports.append, "on_error": log_error}
+    service = EngineService(engine_of(executor, tokenizer, config, **told, **settings), heard, time.monotonic)
     service.start()
     try:
         yield service, heard

@@ -57,21 +57,21 @@ def test_the_other_stages_go_on_when_a_plan_cannot_enter(pipeline: MeshExecutor,
     from tests.engine.serving import engine_of
 
     faulty, errors = Faulty(pipeline), list[Exception]()
-    engine = engine_of(faulty, byte_tokenizer)
+    engine = engine_of(faulty, byte_tokenizer, on_error=errors.append)
     wanted = ask(1, 20, 6)
     first = engine.add(wanted)
-    events = engine.step(on_error=errors.append)
+    events = engine.step()
     second = engine.add(ask(2, 20, 6))
     faulty.fail["submit"] = ZeroDivisionError()
-    events += engine.step(on_error=errors.append)
+    events += engine.step()
     assert (second, FAILED) in events
     while engine.busy:
-        events += engine.step(on_error=errors.append)
+        events += engine.step()
     assert len(errors) == 1
     (end,) = (event for number, event in events if number == first and isinstance(event, (Finished, Failed)))
     assert isinstance(end, Finished)
     assert end.completion.token_ids == alone(pipeline, byte_tokenizer, wanted).token_ids
-    assert engine.free_pages == pipeline.pages
+    assert sum(engine.load.free_pages) == pipeline.pages
 
 
 @pytest.mark.parametrize("place", ["submit", "collect"])

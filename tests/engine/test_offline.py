@@ -74,7 +74,7 @@ def test_together_each_request_gets_what_it_gets_alone(
                     tokens[number].extend(ids)
                 case Finished(completion=completion):
                     done[number] = completion
-    assert engine.free_pages == executor.pages
+    assert sum(engine.load.free_pages) == executor.pages
     for number, request in enumerate(batch):
         assert computed[number] == len(request.prompt_ids)
         assert tuple(tokens[number]) == done[number].token_ids
@@ -145,7 +145,7 @@ def test_what_cannot_run_is_refused_before_anything_is_taken(
     with pytest.raises(InvalidRequestError, match=message):
         engine.add(request_)
     assert not engine.busy
-    assert engine.free_pages == executor.pages
+    assert sum(engine.load.free_pages) == executor.pages
 
 
 def test_what_never_fits_the_pool_is_refused(byte_tokenizer: Tokenizer) -> None:
@@ -163,6 +163,6 @@ def test_logits_that_are_not_numbers_end_the_request_with_an_error(byte_tokenize
     *_, (number, event) = engine.step()
     assert (number, event) == (0, Failed("not_finite", "request 0: the model's logits are not finite at 3 tokens"))
     assert not engine.busy
-    assert engine.free_pages == broken.pages
+    assert sum(engine.load.free_pages) == broken.pages
     with pytest.raises(ModelOutputError, match="the model's logits are not finite at 3 tokens"):
         alone(broken, byte_tokenizer, GenerationRequest((1, 2, 3), SamplingParams()))

@@ -84,7 +84,7 @@ def test_any_split_with_any_delays_gives_the_same_tokens(
     config = SchedulerConfig(policy="fcfs", prefix_cache=cache)
     engine = engine_of(executor, byte_tokenizer, config, itertools.count().__next__, ahead)
     ended = run(engine, arrivals)
-    assert engine.free_pages == executor.pages
+    assert sum(engine.load.free_pages) == executor.pages
     assert engine.scheduler.pending == (0,)
     assert engine.scheduler.waiting_tokens == 0
     for number, (_, request, _) in enumerate(arrivals):

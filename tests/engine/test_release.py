@@ -31,7 +31,7 @@ def reach(engine: Engine, phase: str, stages: int, **stated: Any) -> tuple[int, 
     number = engine.add(ask(2, 200, 100, **stated))
     if phase == "queued":
         engine.step()
-        before = {**before, "free": engine.free_pages}
+        before = {**before, "free": sum(engine.load.free_pages)}
     else:
         for _ in range(1000):
             events = engine.step()
@@ -50,7 +50,7 @@ def reach(engine: Engine, phase: str, stages: int, **stated: Any) -> tuple[int, 
 def gauges(engine: Engine) -> dict[str, int]:
     scheduler = engine.scheduler
     return {
-        "free": engine.free_pages,
+        "free": sum(engine.load.free_pages),
         "running": scheduler.running,
         "waiting": scheduler.waiting,
         "tokens": scheduler.waiting_tokens,

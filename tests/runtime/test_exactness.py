@@ -85,7 +85,7 @@ def serve(executor: MeshExecutor, tokenizer: Tokenizer, arrivals: list[Arrival])
                 tokens[number] = event.completion.token_ids
         tick += 1
         assert tick < 5000, "the engine makes no progress"
-    assert engine.free_pages == executor.pages * executor.layout.kvp
+    assert sum(engine.load.free_pages) == executor.pages * executor.layout.kvp
     return Outcome(tokens, {n: np.stack(rows[-len(tokens[n]) :]) for n, rows in logits.items()}, tick)
 
 

@@ -164,8 +164,8 @@ def test_what_a_running_engine_gives(executor: MeshExecutor, byte_tokenizer: Tok
         metrics.on_events(events)
         heard(events)
 
-    engine = engine_of(executor, byte_tokenizer, SchedulerConfig())
-    service = EngineService(engine, listen, time.monotonic, on_tick=metrics.on_tick)
+    engine = engine_of(executor, byte_tokenizer, SchedulerConfig(), on_tick=metrics.on_tick)
+    service = EngineService(engine, listen, time.monotonic)
     metrics.watch(service.load)
     service.start()
     try:

@@ -168,8 +168,8 @@ def test_the_trace_of_a_running_engine(executor: MeshExecutor, byte_tokenizer: T
         trace.on_events(events)
         heard(events)
 
-    engine = engine_of(executor, byte_tokenizer, SchedulerConfig(prefix_cache=False))
-    service = EngineService(engine, listen, time.monotonic, on_tick=trace.on_tick)
+    engine = engine_of(executor, byte_tokenizer, SchedulerConfig(prefix_cache=False), on_tick=trace.on_tick)
+    service = EngineService(engine, listen, time.monotonic)
     service.start()
     numbers = [service.submit(ask(seed, 300, 5)) for seed in range(3)]
     chunks = {number: heard.completion(number).chunks for number in numbers}

@@ -35,21 +35,21 @@ def traced(path: Path, mesh: MeshConfig) -> list[TickReport]:
     config = RuntimeConfig(mesh=mesh, slots=4, pool_tokens=CONTEXT)
     executor: Any = SimulatedExecutor(config, CONTEXT, SummedTimes(model), clock)
     scheduler = scheduler_for(executor, SchedulerConfig(prefix_cache=False), model)
-    engine = Engine(executor, scheduler, model, clock, CountedOutput)
     trace, told = ScheduleTrace(path, clock), list[TickReport]()
 
     def on_tick(report: TickReport) -> None:
         told.append(report)
         trace.on_tick(report)
 
+    engine = Engine(executor, scheduler, model, clock, CountedOutput, on_tick=on_tick)
     for prompt, output in ((300, 8), (20, 12), (100, 1)):
         engine.add(request_for(Arrival(clock(), prompt, output), 0.1))
     while engine.busy:
-        engine.step(on_tick)
+        engine.step()
     clock.advance_to(clock() + 7)
     engine.add(request_for(Arrival(clock(), 40, 3), 0.1))
     while engine.busy:
-        engine.step(on_tick)
+        engine.step()
     trace.close()
     return told
 

@@ -1,0 +1,67 @@
+"""After an error: drop the plans that it hit, and begin again where the devices lost their state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from medha_jax.engine.events import Failed
+from medha_jax.engine.flight import Flight
+from medha_jax.runtime import Executor
+from medha_jax.scheduler.plan_builder import Planned
+from medha_jax.scheduler.scheduler import Scheduler
+
+
+class Recovery:
+    """Drops plans. Its caller ends their requests first.
+
+    Args:
+        executor: of the plans.
+        scheduler: of the plans.
+        flight: the ticks under way.
+        clock: seconds.
+    """
+
+    def __init__(self, executor: Executor, scheduler: Scheduler, flight: Flight, clock: Callable[[], float]) -> None:
+        self._executor, self._scheduler, self._flight, self._clock = executor, scheduler, flight, clock
+        self._renewed = False  # and nothing was computed since
+
+    def progressed(self) -> None:
+        """Results came: the next loss of the devices' state may be mended again."""
+        self._renewed = False
+
+    def drop_plan(self, planned: Planned, error: Exception) -> bool:
+        """Drop a plan that an error hit; returns whether the other requests can go on.
+
+        Where the error took the devices' state, what others had there is computed again. They cannot go on where the
+        state cannot be renewed, and where nothing was computed since the last time that it was.
+        """
+        self._drop(planned)
+        if self._executor.usable():
+            return True
+        if self._renewed:
+            return False
+        self._renewed = True
+        self._flight.clear()
+        self._scheduler.lose(self._clock())
+        try:
+            self._executor.renew()
+        except Exception as cause:
+            error.__cause__ = cause
+            return False
+        return True
+
+    def drop_all(self) -> None:
+        """Drop every plan whose results were not read."""
+        for planned in self._flight.plans:
+            self._drop(planned)
+        self._flight.clear()
+
+    def _drop(self, planned: Planned) -> None:
+        """The chunks of a plan are in flight no longer."""
+        for state, chunk in zip(planned.states, planned.plan.chunks, strict=True):
+            self._scheduler.computed(state, chunk, 0, 0.0)
+
+
+def internal_error(error: Exception) -> Failed:
+    """What a caller is told of an error, whose own text may name paths."""
+    return Failed("internal", f"an internal error ended the request ({type(error).__name__})")
