@@ -18,8 +18,8 @@ from medha_jax.config import POLICIES, Buckets, SchedulerConfig
 from medha_jax.kv.groups import GroupedPages
 from medha_jax.scheduler.request import SchedulerRequest
 from medha_jax.scheduler.scheduler import Scheduler
-from medha_jax.scheduler.shapes import Shapes
 from medha_jax.scheduler.time_model import LinearTimeModel
+from medha_jax.specs.tick_shapes import TickShapes
 
 BUCKETS = Buckets(decode=(1, 8, 32, 128), prefill=(64, 256, 512, 1024, 2048, 4096, 8192), chunks=16)
 CONTEXT = 10_000_000
@@ -39,7 +39,7 @@ def requests(rng: np.random.Generator) -> Iterator[tuple[int, int]]:
 
 def measure(policy: str, waiting: int, running: int, groups: int, plans: int) -> None:
     """Print the time of plans with so many requests waiting and running."""
-    shapes = Shapes(
+    shapes = TickShapes(
         own=BUCKETS,
         shared=Buckets(decode=(4,), prefill=(64, 512, 2048), chunks=2),
         groups=groups,

@@ -8,8 +8,8 @@ from medha_jax.config import SchedulerConfig
 from medha_jax.kv.groups import GroupedPages
 from medha_jax.runtime import Executor
 from medha_jax.scheduler.scheduler import Scheduler
-from medha_jax.scheduler.shapes import Shapes
 from medha_jax.scheduler.time_model import TimeModel
+from medha_jax.specs.tick_shapes import TickShapes
 
 
 def scheduler_for(executor: Executor, config: SchedulerConfig, model: TimeModel, ahead: int | None = None) -> Scheduler:
@@ -23,7 +23,7 @@ def scheduler_for(executor: Executor, config: SchedulerConfig, model: TimeModel,
     """
     mesh = executor.config.mesh
     config = dataclasses.replace(config, prefix_cache=config.prefix_cache and executor.prefix_cacheable)
-    shapes = Shapes(
+    shapes = TickShapes(
         own=mesh.buckets,
         shared=mesh.shared_buckets or mesh.buckets,  # without shared shapes no request is spread
         groups=mesh.kvp,

@@ -10,8 +10,10 @@ import numpy as np
 
 from medha_jax.config import Buckets
 from medha_jax.plan import InvalidRequestError
-from medha_jax.scheduler.shapes import Shapes
 from medha_jax.scheduler.time_model import TimeModel
+from medha_jax.specs.buckets import smallest_sizes
+from medha_jax.specs.tick_shapes import TickShapes
+from medha_jax.specs.work import chunk_attentions, chunk_reads
 
 
 def chunk_lengths(
@@ -94,7 +96,7 @@ class PrefillTable:
         target: seconds that a tick aims at.
     """
 
-    def __init__(self, model: TimeModel, shapes: Shapes, target: float) -> None:
+    def __init__(self, model: TimeModel, shapes: TickShapes, target: float) -> None:
         self._model, self._shapes, self._target = model, shapes, target
         starts, seconds = self._chunks()
         self._positions = np.append(starts, float(shapes.context))
@@ -156,17 +158,10 @@ class PrefillTable:
         shapes = self._shapes
         own, shared = shapes.own, shapes.shared
         spread = starts >= shapes.per_group
-        sizes = np.array(own.prefill), np.array(shared.prefill)
         rows = np.where(
             spread,
-            own.decode[0] + own.prefill_sizes[0] + shared.decode[0] + _padded(sizes[1], lengths),
-            own.decode[0] + _padded(sizes[0], lengths),
+            own.decode[0] + own.prefill_sizes[0] + shared.decode[0] + smallest_sizes(shared.prefill, lengths),
+            own.decode[0] + smallest_sizes(own.prefill, lengths),
         )
-        attention = np.where(spread, lengths * shapes.per_group, lengths * starts + lengths * (lengths + 1) / 2)
-        context = np.minimum(starts + lengths, shapes.per_group)
-        return self._model.many(rows, attention, context, np.ones_like(starts))
-
-
-def _padded(sizes: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """The smallest size that holds each length, the largest where none does."""
-    return sizes[np.minimum(np.searchsorted(sizes, lengths), len(sizes) - 1)]
+        attention = chunk_attentions(starts, lengths, shapes.per_group)
+        return self._model.many(rows, attention, chunk_reads(starts + lengths, shapes.per_group), np.ones_like(starts))

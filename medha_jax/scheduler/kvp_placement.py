@@ -4,14 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from medha_jax.specs.sizes import pages_for
-
-
-def parts_of(tokens: int, per_group: int, page_size: int) -> tuple[int, ...]:
-    """Pages of each part of a request: all but the last part are `per_group` tokens."""
-    starts = range(0, tokens, per_group)
-    return tuple(pages_for(min(per_group, tokens - start), page_size) for start in starts)
-
 
 def attention_seen(part: int, tokens: int, per_group: int) -> int:
     """Sum over the first `tokens` positions of the tokens that each sees in part `part`, in tokens².

@@ -11,9 +11,9 @@ from medha_jax.plan import Chunk, StepPlan
 from medha_jax.scheduler.prefill_queue import Order, PrefillQueue, slack
 from medha_jax.scheduler.request import RequestState
 from medha_jax.scheduler.running import Admissions, RunningRequests
-from medha_jax.scheduler.shapes import Shapes
 from medha_jax.scheduler.tick_budget import TickBudget, TickLoad, TickTarget
 from medha_jax.scheduler.time_model import TickWork, TimeModel
+from medha_jax.specs.tick_shapes import TickShapes
 
 NO_PAGES: tuple[int, ...] = ()
 MOST_SKIPPED = 32  # prompts that do not fit a tick, until the search for smaller ones ends
@@ -69,7 +69,7 @@ class Draft:
 
     def __init__(
         self,
-        shapes: Shapes,
+        shapes: TickShapes,
         model: TimeModel,
         residents: RunningRequests,
         flight: Sequence[TickLoad] = (),
@@ -142,7 +142,7 @@ class Draft:
             return 0
         limit = target.seconds
         at_most = limit if self.prompts else max(limit, target.at_most)
-        most = min(state.fill - start, self._shapes.border(start))
+        most = min(state.fill - start, self._shapes.left_on_group(start))
         if request.chunks is None:
             return self._room.largest(owners, start, most, limit, at_most, 1.0 if self.prompts else target.patience)
         stated = request.chunks[min(state.chunk, len(request.chunks) - 1)]
@@ -213,7 +213,7 @@ class Round:
     def __init__(
         self,
         config: SchedulerConfig,
-        shapes: Shapes,
+        shapes: TickShapes,
         prompts: PrefillQueue,
         residents: RunningRequests,
         admissions: Admissions,

@@ -14,8 +14,8 @@ from medha_jax.scheduler.deadlines import due_at
 from medha_jax.scheduler.policies.base import LEAST_WORK_S, Columns, Policy
 from medha_jax.scheduler.policies.formulas import policy_from
 from medha_jax.scheduler.request import RequestState
-from medha_jax.scheduler.shapes import Shapes
 from medha_jax.scheduler.time_model import TimeModel
+from medha_jax.specs.tick_shapes import TickShapes
 
 ARRIVAL, NUMBER, DUE, REMAINING, TOTAL, TOKENS, SERVED, FIELDS = range(8)
 WAITING = np.inf  # `served` of requests that are not admitted
@@ -31,7 +31,7 @@ class PrefillQueue:
         model: predicts their seconds.
     """
 
-    def __init__(self, config: SchedulerConfig, shapes: Shapes, model: TimeModel, pool_tokens: int) -> None:
+    def __init__(self, config: SchedulerConfig, shapes: TickShapes, model: TimeModel, pool_tokens: int) -> None:
         self._config, self._shapes, self._model = config, shapes, model
         self.policy = policy_from(config, pool_tokens)
         self._table = self._build_table()

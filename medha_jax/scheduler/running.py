@@ -8,11 +8,12 @@ import numpy as np
 
 from medha_jax.config import SchedulerConfig
 from medha_jax.kv.groups import GroupedPages
-from medha_jax.scheduler.kvp_placement import Placement, attention_seen, parts_of
+from medha_jax.scheduler.kvp_placement import Placement, attention_seen
 from medha_jax.scheduler.policies.base import Columns, Policy
 from medha_jax.scheduler.prefill_queue import PrefillQueue
 from medha_jax.scheduler.request import RequestState
-from medha_jax.scheduler.shapes import Shapes
+from medha_jax.specs.sizes import parts_of
+from medha_jax.specs.tick_shapes import TickShapes
 
 
 class RunningRequests:
@@ -24,7 +25,7 @@ class RunningRequests:
         pages: of all groups.
     """
 
-    def __init__(self, config: SchedulerConfig, shapes: Shapes, pages: GroupedPages) -> None:
+    def __init__(self, config: SchedulerConfig, shapes: TickShapes, pages: GroupedPages) -> None:
         self._config, self._shapes, self._pages = config, shapes, pages
         self._free_slots = list(range(shapes.slots - 1, -1, -1))
         self._placement = Placement(shapes.groups, shapes.per_group)

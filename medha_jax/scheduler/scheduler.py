@@ -14,9 +14,9 @@ from medha_jax.scheduler.plan_builder import Draft, Planned, Round
 from medha_jax.scheduler.prefill_queue import PrefillQueue
 from medha_jax.scheduler.request import RequestState, SchedulerRequest, new_state
 from medha_jax.scheduler.running import Admissions, RunningRequests
-from medha_jax.scheduler.shapes import Shapes
 from medha_jax.scheduler.tick_budget import TickLoad, TickTargets
 from medha_jax.scheduler.time_model import TimeModel
+from medha_jax.specs.tick_shapes import TickShapes
 
 TABLE_TICKS = 1024  # between looks at whether the time model has changed
 
@@ -42,7 +42,7 @@ class Scheduler:
     """
 
     def __init__(
-        self, config: SchedulerConfig, shapes: Shapes, pages: GroupedPages, model: TimeModel, ahead: int = 0
+        self, config: SchedulerConfig, shapes: TickShapes, pages: GroupedPages, model: TimeModel, ahead: int = 0
     ) -> None:
         self._config, self._shapes, self._pages, self._model = config, shapes, pages, model
         self._ahead = ahead

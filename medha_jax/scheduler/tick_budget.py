@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,8 +10,10 @@ from typing import NamedTuple
 
 from medha_jax.config import Buckets, SchedulerConfig
 from medha_jax.scheduler.chunking import candidates, largest_within, worthwhile
-from medha_jax.scheduler.shapes import Shapes
 from medha_jax.scheduler.time_model import TickWork, TimeModel
+from medha_jax.specs.buckets import smallest_size
+from medha_jax.specs.tick_shapes import TickShapes
+from medha_jax.specs.work import chunk_attention, chunk_read
 
 
 @dataclass(slots=True)
@@ -58,7 +59,7 @@ class TickBudget:
         flight: the plans that are in the other stages while this one is in the first.
     """
 
-    def __init__(self, shapes: Shapes, model: TimeModel, flight: Sequence[TickLoad] = ()) -> None:
+    def __init__(self, shapes: TickShapes, model: TimeModel, flight: Sequence[TickLoad] = ()) -> None:
         self._shapes, self._model = shapes, model
         self._flight = [load for load in flight if load.rows]
         self._sizes = tuple(max(load.sizes[n] for load in self._flight) for n in range(4)) if self._flight else ()
@@ -110,7 +111,7 @@ class TickBudget:
         if rows.decodes == rows.buckets.decode[-1]:
             return False
         rows.decodes += 1
-        rows.context += self._shapes.read(position + 1)
+        rows.context += chunk_read(position + 1, self._shapes.per_group)
         self._taken = None
         return True
 
@@ -159,7 +160,7 @@ class TickBudget:
     def prefill(self, owners: Sequence[int], start: int, length: int, long: bool) -> None:
         """Take a prompt chunk; `long` if it is of a long prompt."""
         rows = self._rows(owners)
-        _take(rows, self._shapes, start, length)
+        _take(rows, start, length, self._shapes.per_group)
         rows.long = rows.long or long
         self._taken = None
 
@@ -181,7 +182,7 @@ class TickBudget:
         Where the chunk does not make this tick longer than it is `before`, those of the next ticks: of its plan alone.
         """
         more = _RowBudget(rows.buckets, rows.decodes, rows.tokens, rows.chunks, rows.attention, rows.context)
-        _take(more, self._shapes, start, length)
+        _take(more, start, length, self._shapes.per_group)
         if rows is self._shared:
             load = self._load(self._own, more)
         else:
@@ -225,23 +226,20 @@ class TickBudget:
         )
 
 
-def _take(rows: _RowBudget, shapes: Shapes, start: int, length: int) -> None:
+def _take(rows: _RowBudget, start: int, length: int, per_group: int) -> None:
     """Add a prompt chunk; one token runs as a decode row."""
-    rows.context += shapes.read(start + length)
+    rows.context += chunk_read(start + length, per_group)
     if length == 1:
         rows.decodes += 1
         return
     rows.tokens += length
     rows.chunks += 1
-    rows.attention += shapes.attention(start, length)
+    rows.attention += chunk_attention(start, length, per_group)
 
 
 def _bucket(buckets: Buckets, decodes: int, tokens: int) -> tuple[int, int]:
     """Decode and prompt rows of the smallest bucket that holds so many."""
-    decode = buckets.decode[bisect_left(buckets.decode, decodes)]
-    if not tokens and not buckets.mixed_only:
-        return decode, 0
-    return decode, buckets.prefill[bisect_left(buckets.prefill, tokens)]
+    return smallest_size(buckets.decode, decodes), smallest_size(buckets.prefill_sizes, tokens)
 
 
 IDLE_PATIENCE = 2.0

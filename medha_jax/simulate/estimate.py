@@ -20,12 +20,12 @@ import numpy as np
 
 from medha_jax.config import SchedulerConfig
 from medha_jax.scheduler.chunking import PrefillTable
-from medha_jax.scheduler.shapes import Shapes
 from medha_jax.scheduler.time_model import TickWork
 from medha_jax.simulate.cost import CostModel
 from medha_jax.simulate.hardware import Hardware
 from medha_jax.simulate.layouts import Candidate, Feasible
 from medha_jax.simulate.room import Room
+from medha_jax.specs.tick_shapes import TickShapes
 from medha_jax.workload import Arrival
 
 SHARES = np.linspace(0.01, 0.99, 99)  # of the capacity
@@ -147,9 +147,9 @@ class Estimator:
         return mesh.tp * mesh.spp * mesh.kvp
 
     @cached_property
-    def _shapes(self) -> Shapes:
+    def _shapes(self) -> TickShapes:
         mesh = self.cost.sizes.mesh
-        return Shapes(
+        return TickShapes(
             own=mesh.buckets,
             shared=mesh.shared_buckets or mesh.buckets,
             groups=mesh.kvp,

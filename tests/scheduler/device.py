@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from medha_jax.config import Buckets
 from medha_jax.plan import Chunk, StepPlan
-from medha_jax.scheduler.shapes import Shapes
+from medha_jax.specs.tick_shapes import TickShapes
 
 VOCAB = 1000
 
@@ -34,7 +34,7 @@ def continuation(prompt: Sequence[int], count: int) -> list[int]:
 class Device:
     """Runs plans as the tick does: one stage a tick, page tables and last tokens by slot and group."""
 
-    def __init__(self, shapes: Shapes) -> None:
+    def __init__(self, shapes: TickShapes) -> None:
         self.shapes = shapes
         self.ticks = 0
         self._flight: deque[StepPlan] = deque([StepPlan(())] * (shapes.stages - 1))
@@ -112,7 +112,7 @@ class Device:
         return group, self._tables[group, chunk.slot][inside // self.shapes.page_size], inside % self.shapes.page_size
 
 
-def check_fits(plan: StepPlan, shapes: Shapes) -> None:
+def check_fits(plan: StepPlan, shapes: TickShapes) -> None:
     """A plan is within the largest shape, and a request has one chunk in it."""
     assert len({chunk.slot for chunk in plan.chunks}) == len(plan.chunks)
     kinds: dict[int | None, list[Chunk]] = {}

@@ -13,8 +13,8 @@ from medha_jax.scheduler.kvp_placement import attention_seen
 from medha_jax.scheduler.plan_builder import Planned
 from medha_jax.scheduler.request import RequestState, SchedulerRequest
 from medha_jax.scheduler.scheduler import Scheduler
-from medha_jax.scheduler.shapes import Shapes
 from medha_jax.scheduler.time_model import LinearTimeModel, TimeModel
+from medha_jax.specs.tick_shapes import TickShapes
 from tests.scheduler.device import Device
 
 OWN = Buckets(decode=(2, 4), prefill=(8, 32), chunks=3)
@@ -24,9 +24,9 @@ MODEL = LinearTimeModel(fixed=1e-3, tokens=1e-4, attention=1e-6, context=1e-6, r
 
 def shapes_of(
     groups: int = 1, stages: int = 1, slots: int = 4, per_group: int | None = None, context: int = 400
-) -> Shapes:
+) -> TickShapes:
     """Small shapes with pages of four tokens."""
-    return Shapes(OWN, SHARED, groups, per_group or 2**20, 4, stages, slots, context)
+    return TickShapes(OWN, SHARED, groups, per_group or 2**20, 4, stages, slots, context)
 
 
 @dataclass
@@ -34,7 +34,7 @@ class Server:
     """A virtual clock, a scheduler and a device; a tick takes what the time model says."""
 
     config: SchedulerConfig
-    shapes: Shapes
+    shapes: TickShapes
     pages: int = 100
     model: TimeModel = MODEL
     now: float = 0.0

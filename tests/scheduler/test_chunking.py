@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from medha_jax.config import Buckets
 from medha_jax.plan import InvalidRequestError
 from medha_jax.scheduler.chunking import PrefillTable, candidates, chunk_lengths, largest_within, worthwhile
-from medha_jax.scheduler.shapes import Shapes
 from medha_jax.scheduler.time_model import FittedTimeModel, LinearTimeModel, TickWork
+from medha_jax.specs.tick_shapes import TickShapes
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,9 @@ def test_sizes_that_make_no_progress_are_refused(sizes: tuple[int, ...]) -> None
 
 
 BUCKETS = Buckets(decode=(4,), prefill=(16, 64, 256), chunks=4)
-SHAPES = Shapes(own=BUCKETS, shared=BUCKETS, groups=1, per_group=2**31, page_size=16, stages=1, slots=8, context=20_000)
+SHAPES = TickShapes(
+    own=BUCKETS, shared=BUCKETS, groups=1, per_group=2**31, page_size=16, stages=1, slots=8, context=20_000
+)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +87,7 @@ def test_a_longer_chunk_is_worth_it_until_its_rows_take_as_long_as_its_context(
     assert worthwhile([16, 32, 64, 256], lambda length: read + length, least, limit) == expected
 
 
-def alone(model: LinearTimeModel, shapes: Shapes, target: float, prompt: int) -> tuple[list[int], float]:
+def alone(model: LinearTimeModel, shapes: TickShapes, target: float, prompt: int) -> tuple[list[int], float]:
     """Chunks of a lone prompt and their seconds, one after the other."""
     done, sizes, elapsed = 0, [], 0.0
 

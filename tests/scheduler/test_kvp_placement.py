@@ -4,14 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medha_jax.scheduler.kvp_placement import Placement, attention_seen, parts_of
-
-
-def test_parts_by_hand() -> None:
-    # parts of 32 tokens in pages of 4: 8 pages each, and 10 tokens more in 3
-    assert parts_of(74, 32, 4) == (8, 8, 3)
-    assert parts_of(64, 32, 4) == (8, 8)
-    assert parts_of(1, 32, 4) == (1,)
+from medha_jax.scheduler.kvp_placement import Placement, attention_seen
 
 
 @given(st.integers(0, 3), st.integers(0, 60), st.integers(1, 20))

@@ -14,9 +14,9 @@ from medha_jax.kv.allocator import OutOfPagesError
 from medha_jax.scheduler.plan_builder import Planned
 from medha_jax.scheduler.request import SchedulerRequest, Slo
 from medha_jax.scheduler.scheduler import QueueFullError
-from medha_jax.scheduler.shapes import Shapes
 from medha_jax.scheduler.tick_budget import IDLE_PATIENCE, TickBudget
 from medha_jax.scheduler.time_model import LinearTimeModel, TickWork
+from medha_jax.specs.tick_shapes import TickShapes
 from tests.scheduler.device import continuation
 from tests.scheduler.serving import OWN, Server, shapes_of
 
@@ -186,7 +186,7 @@ def smallest_seconds(server: Server, planned: Planned, stages: int) -> float:
     return server.model.seconds(own._replace(tokens=max(own.tokens, *flight, 0)))
 
 
-def own_work(planned: Planned, shapes: Shapes, longest: int = 2**31) -> TickWork:
+def own_work(planned: Planned, shapes: TickShapes, longest: int = 2**31) -> TickWork:
     """The work of a plan by itself, counted from its chunks, of which none counts for more than `longest` tokens."""
     room = TickBudget(shapes, LinearTimeModel())
     for chunk in planned.plan.chunks:

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medha_jax.config import Buckets, SchedulerConfig
-from medha_jax.scheduler.shapes import Shapes
 from medha_jax.scheduler.tick_budget import TickBudget, TickLoad, TickTarget, TickTargets
 from medha_jax.scheduler.time_model import LinearTimeModel, TickWork
+from medha_jax.specs.tick_shapes import TickShapes
 from tests.scheduler.serving import Server, shapes_of
 
 OWN = Buckets(decode=(2, 4), prefill=(16, 64), chunks=3)
@@ -18,7 +18,7 @@ ROWS = LinearTimeModel(tokens=1.0)  # a second for every row of the bucket
 
 
 def room(groups: int = 1, model: LinearTimeModel = ROWS, own: Buckets = OWN) -> TickBudget:
-    return TickBudget(Shapes(own, SHARED, groups, 100, 4, 1, 8, 400), model)
+    return TickBudget(TickShapes(own, SHARED, groups, 100, 4, 1, 8, 400), model)
 
 
 def test_work_by_hand_on_one_group() -> None:
@@ -105,7 +105,7 @@ def test_one_long_prompt_a_group() -> None:
 
 def test_stages_run_in_one_bucket_and_wait_for_the_slowest() -> None:
     model = LinearTimeModel(tokens=1.0, attention=0.1)
-    shapes = Shapes(OWN, SHARED, 1, 1000, 4, 3, 8, 400)
+    shapes = TickShapes(OWN, SHARED, 1, 1000, 4, 3, 8, 400)
     tick = TickBudget(shapes, model, [TickLoad((1, 64, 1, 0), 100.0, 9.0, 1), TickLoad()])
     assert tick.decode((0,), 5) and tick.decode((0,), 5) and tick.decode((0,), 5)
     assert tick.tick == (TickWork(4 + 64 + 1, 100.0, 9.0, 1), 69 + 10)
@@ -117,7 +117,7 @@ def test_stages_run_in_one_bucket_and_wait_for_the_slowest() -> None:
 def test_what_is_in_flight_widens_the_tick() -> None:
     """A plan of 64 rows in the next stage: 16 rows here cost as much as 64, and attention has less time left."""
     model = LinearTimeModel(tokens=1.0, attention=0.1)
-    shapes = Shapes(OWN, SHARED, 1, 1000, 4, 2, 8, 400)
+    shapes = TickShapes(OWN, SHARED, 1, 1000, 4, 2, 8, 400)
     alone, beside = TickBudget(shapes, model), TickBudget(shapes, model, [TickLoad((2, 64, 0, 0), rows=1)])
     assert alone.largest((0,), 100, most=300, limit=192, at_most=0) == 16  # 18 rows, 16 that see 100 to 116
     assert beside.largest((0,), 100, most=300, limit=192, at_most=0) == 0  # 66 rows
@@ -126,7 +126,7 @@ def test_what_is_in_flight_widens_the_tick() -> None:
 
 def test_what_does_not_lengthen_the_tick_is_free() -> None:
     """The other stage takes 500 s: up to their own target, rows here cost nothing in this tick."""
-    shapes = Shapes(OWN, SHARED, 1, 1000, 4, 2, 8, 400)
+    shapes = TickShapes(OWN, SHARED, 1, 1000, 4, 2, 8, 400)
     model = LinearTimeModel(tokens=1.0, attention=0.1)
     tick = TickBudget(shapes, model, [TickLoad((2, 64, 0, 0), attention=5000.0, rows=1)])
     assert tick.largest((0,), 0, most=300, limit=20, at_most=0) == 0, "18 rows and 13.6 s are too much by themselves"
@@ -139,7 +139,7 @@ def rooms(draw: st.DrawFn) -> tuple[TickBudget, int]:
     """A tick with some rows taken, and perhaps a plan in another stage; and how many groups it has."""
     groups, share = draw(st.sampled_from([1, 2])), st.floats(0, 2)
     model = LinearTimeModel(*(draw(share) for _ in range(5)))
-    shapes = Shapes(OWN, SHARED, groups, 100, 4, 1, 8, 400)
+    shapes = TickShapes(OWN, SHARED, groups, 100, 4, 1, 8, 400)
     other = TickLoad(
         (2, draw(st.sampled_from([0, 16, 64])), 0, 0), draw(st.floats(0, 5000)), draw(st.floats(0, 400)), 2
     )

@@ -8,7 +8,6 @@ import numpy as np
 
 from medha_jax.config import Buckets, MeshConfig
 from medha_jax.scheduler.chunking import PrefillTable
-from medha_jax.scheduler.shapes import Shapes
 from medha_jax.scheduler.time_model import TickWork
 from medha_jax.simulate.cost import CostModel
 from medha_jax.simulate.hardware import load_hardware
@@ -16,6 +15,7 @@ from medha_jax.simulate.model import load_model
 from medha_jax.simulate.reproduce import published
 from medha_jax.simulate.reproduce.published import KI
 from medha_jax.simulate.reproduce.report import Comparison, Reproduction, Run
+from medha_jax.specs.tick_shapes import TickShapes
 
 MEGA = KI * KI
 SIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
@@ -96,6 +96,6 @@ def _tick(cost: CostModel, start: int, size: int) -> float:
     return cost.seconds(TickWork(1 + size, size * start + size * (size + 1) / 2, start + size, 1))
 
 
-def _shapes(cost: CostModel) -> Shapes:
+def _shapes(cost: CostModel) -> TickShapes:
     buckets = cost.sizes.mesh.buckets
-    return Shapes(buckets, dataclasses.replace(buckets), 1, 2**62, 64, 1, 1, MEGA)
+    return TickShapes(buckets, dataclasses.replace(buckets), 1, 2**62, 64, 1, 1, MEGA)

@@ -21,7 +21,7 @@ from medha_jax.scheduler.policies.red import (
     on_time_together,
 )
 from medha_jax.scheduler.request import SchedulerRequest, Slo
-from medha_jax.scheduler.shapes import Shapes
+from medha_jax.specs.tick_shapes import TickShapes
 from tests.scheduler.device import Device
 from tests.scheduler.serving import Server
 
@@ -155,7 +155,7 @@ ADVANCE_S = 0.02  # so that it does not hide the rest of the bound, which is of 
 
 
 def test_an_answer_that_is_interrupted_goes_on_first() -> None:
-    shapes = Shapes(BUCKETS, BUCKETS, 1, 2**20, 4, 1, 4, 400)
+    shapes = TickShapes(BUCKETS, BUCKETS, 1, 2**20, 4, 1, 4, 400)
     server = Server(CONFIG, shapes, pages=1000)
     begun = server.ask(300, tokens=50)
     while not server.outputs[begun]:
@@ -200,7 +200,7 @@ def test_every_first_token_comes_within_the_bound(
 ) -> None:
     """Sustained overload, and then of one kind only, which is what starves everybody else under other policies."""
     config = dataclasses.replace(CONFIG, relegated_tokens=relegated_tokens)
-    shapes = Shapes(BUCKETS, BUCKETS, 1, 2**20, 4, stages, slots, 400)
+    shapes = TickShapes(BUCKETS, BUCKETS, 1, 2**20, 4, stages, slots, 400)
     server = Server(config, shapes, pages=200 if slots == 4 else 10_000)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(red, "ADVANCE_S", ADVANCE_S)
@@ -245,7 +245,7 @@ def test_a_long_prompt_is_served_while_short_ones_overload_the_machine() -> None
     waits = {}
     for policy in ("srtf", "red"):
         config = dataclasses.replace(CONFIG, policy=policy, preemption=False)
-        server = Server(config, Shapes(BUCKETS, BUCKETS, 1, 2**20, 4, 1, 100, 400), pages=10_000)
+        server = Server(config, TickShapes(BUCKETS, BUCKETS, 1, 2**20, 4, 1, 100, 400), pages=10_000)
         long = server.ask(330)
         step = server.scheduler.prefill_seconds(20) / 4  # three of them share a tick
         came = 0

@@ -1,4 +1,4 @@
-"""The shapes of ticks as the scheduler sees them, and the work of one chunk in them."""
+"""What a deployment can run in one tick, as the scheduler sees it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from medha_jax.config import Buckets
 
 
 @dataclass(frozen=True)
-class Shapes:
+class TickShapes:
     """What a deployment can run in one tick.
 
     Args:
@@ -35,16 +35,6 @@ class Shapes:
         """Sizes of the rows of a chunk that starts at position `start`."""
         return self.own if start < self.per_group else self.shared
 
-    def border(self, start: int) -> int:
+    def left_on_group(self, start: int) -> int:
         """Tokens from `start` to the end of the part that one group holds."""
         return self.per_group - start % self.per_group
-
-    def attention(self, start: int, length: int) -> float:
-        """Sum over a chunk's rows of the context that they see on the group that holds most of it, in tokens²."""
-        if start < self.per_group:
-            return length * start + length * (length + 1) / 2
-        return float(length * self.per_group)
-
-    def read(self, end: int) -> int:
-        """KV tokens that a chunk up to position `end` reads on the group that holds most of them."""
-        return min(end, self.per_group)
