@@ -22,7 +22,7 @@ IMPORTS = {
     "checkpoints": ["models", "specs"],
     "runtime": ["attention", "checkpoints", "config", "mesh", "models", "net", "plan", "protos", "specs"],
     "scheduler": ["config", "kv", "plan", "specs"],
-    "engine": ["config", "kv", "plan", "runtime", "scheduler", "text"],
+    "engine": ["config", "kv", "plan", "runtime", "scheduler", "specs", "text"],
     "server": ["config", "engine", "net", "plan", "protos", "runtime", "specs", "text"],
     "bench": ["client", "results", "workload"],
     "simulate": ["config", "engine", "plan", "results", "scheduler", "specs", "workload"],

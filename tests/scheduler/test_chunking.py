@@ -13,6 +13,7 @@ from medha_jax.plan import InvalidRequestError
 from medha_jax.scheduler.chunking import PrefillTable, candidates, chunk_lengths, largest_within, worthwhile
 from medha_jax.scheduler.time_model import FittedTimeModel, LinearTimeModel, TickWork
 from medha_jax.specs.tick_shapes import TickShapes
+from medha_jax.specs.work import chunk_attention, chunk_read
 
 
 @pytest.mark.parametrize(
@@ -96,7 +97,8 @@ def alone(model: LinearTimeModel, shapes: TickShapes, target: float, prompt: int
         rows += shapes.own.decode[0]
         if done >= shapes.per_group:
             rows += shapes.shared.decode[0]
-        return model.seconds(TickWork(rows, shapes.attention(done, length), shapes.read(done + length), 1))
+        attention = chunk_attention(done, length, shapes.per_group)
+        return model.seconds(TickWork(rows, attention, chunk_read(done + length, shapes.per_group), 1))
 
     while done < prompt:
         most = min(prompt - done, shapes.per_group - done % shapes.per_group)
