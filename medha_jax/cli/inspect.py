@@ -17,7 +17,7 @@ from medha_jax.cli.report import reader_may_leave
 from medha_jax.config import BUNDLED_MODEL, MeshConfig, RuntimeConfig
 
 if TYPE_CHECKING:
-    from medha_jax.runtime.layout_report import LayoutReport
+    from medha_jax.inspection import LayoutReport
 
 GIB = 2**30
 SLOTS = 32
@@ -119,7 +119,7 @@ def _inspect(config: RuntimeConfig, model: str, dtype: Dtype, usable: int | None
     import jax
     import jax.numpy as jnp
 
-    from medha_jax.runtime.inspection import corners, every, inspect_layout
+    from medha_jax.inspection import corners, every, inspect_layout
     from medha_jax.specs.model import Architecture
 
     # an accelerator that is there must not be taken: only virtual devices are compiled for

@@ -8,8 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from medha_jax.runtime.layout_report import BucketReport, LayoutReport
-    from medha_jax.runtime.traffic import Traffic
+    from medha_jax.inspection import BucketReport, LayoutReport, Traffic
 
 WIDTH = 120  # of output that is no terminal
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB")

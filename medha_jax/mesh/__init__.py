@@ -11,7 +11,6 @@ from medha_jax.mesh.collectives import (
     to_next_stage,
 )
 from medha_jax.mesh.devices import build_mesh, request_cpu_devices
-from medha_jax.mesh.groups import axes_of, axes_of_pairs
 from medha_jax.mesh.rules import (
     parameter_sharding,
     parameter_spec,
@@ -22,8 +21,6 @@ from medha_jax.mesh.rules import (
 )
 
 __all__ = [
-    "axes_of",
-    "axes_of_pairs",
     "build_mesh",
     "embed_tokens",
     "from_last_stage",

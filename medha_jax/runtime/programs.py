@@ -202,11 +202,8 @@ class Programs:
             slots=empty_slots(layout.kvp, config.slots, arch.vocab),
         )
 
-    def lower(self, bucket: Bucket) -> jax.stages.Lowered:
-        """Trace and lower the tick of one shape; the state is donated.
-
-        With a `target` it is lowered for CUDA, whatever the mesh consists of.
-        """
+    def trace(self, bucket: Bucket) -> jax.stages.Traced:
+        """Trace the tick of one shape; the state is donated."""
         plan = self.plan_layout(bucket)
         program = Program(self.attention, self.arch, self.layout, plan, self.largest, self.config.keep_logits)
         parameters = {name: shape.sharding.spec for name, shape in self.argument_shapes.items()}
@@ -222,7 +219,14 @@ class Programs:
         # because the setting is a thread's own.
         exact = self.dtype == jnp.float32 and self.mesh.devices.flat[0].platform != "cpu"
         with jax.default_matmul_precision("highest" if exact else None):
-            traced = jax.jit(mapped, donate_argnums=1).trace(*arguments)
+            return jax.jit(mapped, donate_argnums=1).trace(*arguments)
+
+    def lower(self, bucket: Bucket) -> jax.stages.Lowered:
+        """Trace and lower the tick of one shape.
+
+        With a `target` it is lowered for CUDA, whatever the mesh consists of.
+        """
+        traced = self.trace(bucket)
         if not self.launches:
             return traced.lower()
         with self._lowering:  # Triton compiles its kernels here; nobody promises that it can from several threads

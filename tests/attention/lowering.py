@@ -21,8 +21,8 @@ import jax.numpy as jnp
 
 from medha_jax.attention import GpuTarget, KernelAttention, values_of
 from medha_jax.config import Buckets, MeshConfig, RuntimeConfig
+from medha_jax.inspection.hlo import CONVERSIONS, COPIES, instructions, making
 from medha_jax.mesh import build_mesh, request_cpu_devices
-from medha_jax.runtime.hlo import CONVERSIONS, COPIES, Program
 from medha_jax.runtime.programs import Programs
 from medha_jax.specs.layout import Layout
 from medha_jax.specs.model import Architecture
@@ -149,11 +149,11 @@ def pool_copies(made: Programs, lowered: jax.stages.Lowered) -> dict[str, int]:
     compiled = lowered.compile()
     shape = values_of(made.state_shapes.pool)
     elements = math.prod(shape.sharding.shard_shape(shape.shape))
-    program = Program.parse(compiled.as_text() or "")
+    program = instructions(compiled.as_text() or "")
     memory = compiled.memory_analysis()
     return dict(
-        copies=len(program.making(COPIES, elements)),
-        conversions=len(program.making(CONVERSIONS, elements)),
+        copies=len(making(program, COPIES, elements)),
+        conversions=len(making(program, CONVERSIONS, elements)),
         pool=elements * shape.dtype.itemsize,
         aliased=memory.alias_size_in_bytes,
     )

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import pytest
 
 from medha_jax.config import BUNDLED_MODEL, Buckets, MeshConfig, RuntimeConfig
+from medha_jax.inspection import inspect_layout
 from medha_jax.mesh import build_mesh
 from medha_jax.models import parameter_specs
-from medha_jax.runtime.inspection import inspect_layout
 from medha_jax.runtime.memory import plan_memory
 from medha_jax.runtime.programs import Programs
 from medha_jax.simulate.hardware import SpecError

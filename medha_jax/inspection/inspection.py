@@ -1,7 +1,7 @@
 """What a layout would keep on a device, send and compute, without weights, requests or the devices themselves.
 
-The programs are compiled for virtual CPU devices, so what is read from them is that compiler's: collectives stand where
-the tick puts them, while its fp32 in place of bf16, its temporary memory and its cost estimates are its own.
+Ticks are traced and compiled for virtual CPU devices. The collectives are those of the tick; fp32 in place of bf16,
+temporary memory and the estimated cost are that compiler's own.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ import jax.numpy as jnp
 
 from medha_jax.attention import values_of
 from medha_jax.config import RuntimeConfig
+from medha_jax.inspection.hlo import CONVERSIONS, COPIES, collectives, instructions, making
+from medha_jax.inspection.layout_report import BucketReport, LayoutReport
+from medha_jax.inspection.traced import WrittenCollective, written_collectives
+from medha_jax.inspection.traffic import UNKNOWN, bytes_by_axis, traffic
 from medha_jax.mesh import build_mesh, request_cpu_devices
 from medha_jax.runtime.executables import Compiled, ExecutableTable
-from medha_jax.runtime.hlo import CONVERSIONS, COPIES, Program
-from medha_jax.runtime.layout_report import BucketReport, LayoutReport
 from medha_jax.runtime.memory import MemoryPlan, check_memory, plan_memory
 from medha_jax.runtime.programs import Programs
-from medha_jax.runtime.traffic import UNKNOWN, bytes_by_axis, traffic
 from medha_jax.specs.buckets import Bucket
 from medha_jax.specs.layout import Layout, LayoutError, check_layout
 from medha_jax.specs.model import Architecture
@@ -53,7 +54,7 @@ def inspect_layout(
 ) -> LayoutReport:
     """Compile the ticks of a layout for virtual CPU devices and read what they do.
 
-    To be called before anything else has started JAX's CPU backend with fewer devices.
+    Call it before anything else starts JAX's CPU backend with fewer devices.
 
     Args:
         config: layout, shapes, slots and pool; its model and compilation cache are not read.
@@ -132,13 +133,13 @@ class _Inspection:
         )
 
     def _compile(self, on_progress: Callable[[str], Any], chosen: Sequence[Bucket]) -> tuple[BucketReport, ...]:
-        stated: dict[Bucket, str] = {}
+        written: dict[Bucket, tuple[WrittenCollective, ...]] = {}
         made: dict[Bucket, Compiled] = {}
 
         def lower(bucket: Bucket) -> jax.stages.Lowered:
-            lowered = self.programs.lower(bucket)
-            stated[bucket] = lowered.as_text("hlo")
-            return lowered
+            traced = self.programs.trace(bucket)
+            written[bucket] = tuple(written_collectives(traced.jaxpr.jaxpr))
+            return traced.lower()
 
         def done(bucket: Bucket, compiled: Compiled) -> None:
             made[bucket] = compiled
@@ -147,11 +148,11 @@ class _Inspection:
         on_progress(f"compiling {len(chosen)} of {len(self.programs.buckets)} shapes for {self.programs.layout}")
         threads = max(1, min(len(chosen), os.cpu_count() or 1))
         ExecutableTable.compile({bucket: partial(lower, bucket) for bucket in chosen}, threads, done)
-        return tuple(self._bucket(bucket, stated[bucket], made[bucket]) for bucket in chosen)
+        return tuple(self._bucket(bucket, written[bucket], made[bucket]) for bucket in chosen)
 
-    def _bucket(self, bucket: Bucket, stated: str, compiled: Compiled) -> BucketReport:
-        program = Program.parse(compiled.program.as_text() or "")
-        found = traffic(program, Program.parse(stated), self.programs.mesh)
+    def _bucket(self, bucket: Bucket, written: Sequence[WrittenCollective], compiled: Compiled) -> BucketReport:
+        program = instructions(compiled.program.as_text() or "")
+        found = traffic(collectives(program), written, self.programs.mesh.shape)
         cost = _cost(compiled.program)
         pool = _local_elements(values_of(self.programs.state_shapes.pool))
         memory = compiled.program.memory_analysis()
@@ -167,8 +168,8 @@ class _Inspection:
             matmul_flops=self._matmul_flops(bucket),
             temporary_bytes=getattr(memory, "temp_size_in_bytes", None),
             compile_seconds=compiled.seconds,
-            pool_copies=len(program.making(COPIES, pool)),
-            pool_conversions=len(program.making(CONVERSIONS, pool)),
+            pool_copies=len(making(program, COPIES, pool)),
+            pool_conversions=len(making(program, CONVERSIONS, pool)),
         )
 
     def _matmul_flops(self, bucket: Bucket) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from medha_jax.runtime.traffic import Traffic
+from medha_jax.inspection.traffic import Traffic
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class BucketReport:
         collectives: what devices say to each other.
         bytes_by_axis: result bytes a tick of each mesh axis, in the element types the tick is written in. A
             collective that runs unknown times is not in it.
-        uncounted: collectives in loops whose trip count is not known.
+        uncounted: collectives whose number of runs is not known, see `Traffic.count`, or that follow no axes.
         program_flops: the compiler's estimate, which counts the body of every loop once; None if it gives none.
         program_bytes: bytes accessed, estimated the same way.
         matmul_flops: of projections, MLP and head, counted from the model's sizes for all rows and layers; attention

@@ -1,4 +1,4 @@
-"""What the compiled ticks of a 2x2x2 layout say to each other, read from their text."""
+"""What the ticks of a 2x2x2 layout send, keep and compute, read from their programs."""
 
 import dataclasses
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from medha_jax.config import Buckets, MeshConfig, RuntimeConfig
-from medha_jax.runtime.inspection import corners, inspect_layout
+from medha_jax.inspection import corners, inspect_layout
 from medha_jax.specs.layout import LayoutError
 from medha_jax.specs.model import Architecture
 from tests.small import CONFIG

@@ -1,0 +1,7 @@
+"""What a layout would keep on a device, send and compute, found without weights, requests or the devices."""
+
+from medha_jax.inspection.inspection import corners, every, inspect_layout
+from medha_jax.inspection.layout_report import BucketReport, LayoutReport
+from medha_jax.inspection.traffic import Traffic
+
+__all__ = ["BucketReport", "LayoutReport", "Traffic", "corners", "every", "inspect_layout"]

@@ -1,0 +1,113 @@
+"""Reading the text of a compiled program: which arrays its instructions make. No JAX."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+COLLECTIVES = (
+    "all-reduce",
+    "all-gather",
+    "reduce-scatter",
+    "collective-permute",
+    "all-to-all",
+    "ragged-all-to-all",
+    "collective-broadcast",
+)
+COPIES = ("copy", "copy-start", "transpose")
+CONVERSIONS = ("convert",)
+
+_BITS = {"pred": 8, "token": 0, "opaque": 0, "c64": 64, "c128": 128}
+# the result is one shape, which has no spaces, or a tuple in brackets; layouts such as {1,0:T(8,128)} have brackets too
+_INSTRUCTION = re.compile(r"\s+(?:ROOT\s+)?%?([\w.\-]+) = (\(.*?\)|\S+) ([a-z][\w\-]*)\(")
+_SHAPE = re.compile(r"\b([a-z]\w*)\[([\d,<= ]*)\]")
+
+
+class HloError(ValueError):
+    """A program's text cannot be read."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """An array's element type, as HLO names it, and its dimensions."""
+
+    dtype: str
+    dims: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{self.dtype}[{','.join(map(str, self.dims))}]"
+
+    @property
+    def elements(self) -> int:
+        """Number of elements."""
+        return math.prod(self.dims)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the elements, packed."""
+        return -(-self.elements * element_bits(self.dtype) // 8)
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """One line of a program: its opcode and the shapes of its result, several where that is a tuple."""
+
+    name: str
+    opcode: str
+    shapes: tuple[Shape, ...]
+
+    @property
+    def elements(self) -> int:
+        """Elements of the whole result."""
+        return sum(shape.elements for shape in self.shapes)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the whole result."""
+        return sum(shape.nbytes for shape in self.shapes)
+
+
+def element_bits(dtype: str) -> int:
+    """Bits of one element: `bf16` 16, `f8e4m3fn` 8, `pred` 8. Raises HloError for an unknown type."""
+    if dtype in _BITS:
+        return _BITS[dtype]
+    if width := re.match(r"(?:bf|f|s|u)(\d+)", dtype):
+        return int(width[1])
+    raise HloError(f"element type {dtype!r} of the program's text is not known")
+
+
+def instructions(text: str) -> tuple[Instruction, ...]:
+    """Every instruction of HLO text as `compiled.as_text()` gives it, in its order, those inside fusions too.
+
+    Raises:
+        HloError: the text has no entry computation.
+    """
+    if "\nENTRY " not in text:
+        raise HloError("the text has no ENTRY computation; give the HLO text of a compiled program")
+    found = (_INSTRUCTION.match(line) for line in text.splitlines())
+    return tuple(Instruction(head[1], head[3], _shapes(head[2])) for head in found if head)
+
+
+def making(program: Iterable[Instruction], opcodes: tuple[str, ...], elements: int) -> tuple[Instruction, ...]:
+    """Instructions of these opcodes, such as COPIES, that make an array of this number of elements."""
+    return tuple(
+        one for one in program if one.opcode in opcodes and any(shape.elements == elements for shape in one.shapes)
+    )
+
+
+def collectives(program: Iterable[Instruction]) -> tuple[Instruction, ...]:
+    """Instructions between devices. Of an asynchronous pair it is the end, whose result is the collective's."""
+    return tuple(
+        Instruction(one.name, kind, one.shapes)
+        for one in program
+        if (kind := one.opcode.removesuffix("-done")) in COLLECTIVES
+    )
+
+
+def _shapes(text: str) -> tuple[Shape, ...]:
+    return tuple(
+        Shape(dtype, tuple(int(size.replace("<=", "")) for size in dims.split(",") if size.strip()))
+        for dtype, dims in _SHAPE.findall(text)
+    )
