@@ -12,7 +12,7 @@ IMPORTS = {
     "protos": [],
     "workload": [],
     "results": [],
-    "plan": [],
+    "plan": ["config"],
     "specs": ["config"],
     "mesh": ["config", "specs"],
     "models": ["specs"],

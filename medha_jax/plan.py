@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import NamedTuple
+
+from medha_jax.config import setting, setting_of
 
 MAX_STOP_TOKENS = 16
 MAX_STOP_STRINGS = 16
 MAX_STOP_STRING_LENGTH = 256
 MAX_LOGPROBS = 20
 MAX_SEED = 2**63 - 1
+_SAMPLING, _END = "Sampling", "Where to end"
 
 
 class InvalidRequestError(ValueError):
     """A request states a value that is not allowed; the message says what is."""
-
-
-def _within(name: str, value: float, low: float, high: float, *, open_low: bool = False) -> None:
-    """Refuse a value that is not a finite number in `[low, high]` (or `(low, high]`)."""
-    inside = (low < value if open_low else low <= value) and value <= high
-    if not (math.isfinite(value) and inside):
-        left = "(" if open_low else "["
-        right = "inf)" if high == math.inf else f"{high:g}]"
-        raise InvalidRequestError(f"{name} is {value}; allowed is {left}{low:g}, {right}")
 
 
 @dataclass(frozen=True)
@@ -40,44 +33,69 @@ class SamplingParams:
         InvalidRequestError: a value is out of its range.
     """
 
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    seed: int | None = None
-    max_tokens: int | None = None
-    min_tokens: int = 0
-    stop_token_ids: tuple[int, ...] = ()
-    stop: tuple[str, ...] = ()
-    include_stop: bool = False
-    ignore_eos: bool = False
-    logprobs: int | None = None
+    temperature: float = setting(1.0, "0 always takes the likeliest token.", at_least=0, at_most=100, panel=_SAMPLING)
+    top_k: int = setting(
+        0, "Sample from the K likeliest tokens; 0 or -1: all.", at_least=-1, metavar="K", panel=_SAMPLING
+    )
+    top_p: float = setting(
+        1.0,
+        "Sample from the likeliest tokens that hold this probability; in (0, 1].",
+        above=0,
+        at_most=1,
+        panel=_SAMPLING,
+    )
+    min_p: float = setting(
+        0.0,
+        "Drop tokens below this share of the likeliest one's probability; in [0, 1].",
+        at_least=0,
+        at_most=1,
+        panel=_SAMPLING,
+    )
+    repetition_penalty: float = setting(
+        1.0, "Above 1 avoids tokens seen before; in (0, 2].", above=0, at_most=2, panel=_SAMPLING
+    )
+    presence_penalty: float = setting(
+        0.0, "Subtracted once from generated tokens; in [-2, 2].", at_least=-2, at_most=2, panel=_SAMPLING
+    )
+    frequency_penalty: float = setting(
+        0.0, "Subtracted per earlier occurrence; in [-2, 2].", at_least=-2, at_most=2, panel=_SAMPLING
+    )
+    seed: int | None = setting(
+        None, "Repeats a sampled generation.", at_least=0, at_most=MAX_SEED, metavar="SEED", panel=_SAMPLING
+    )
+    max_tokens: int | None = setting(None, "Default: until the context is full.", at_least=1, panel=_END)
+    min_tokens: int = setting(0, "Do not stop before this many.", at_least=0, panel=_END)
+    stop_token_ids: tuple[int, ...] = setting(
+        (),
+        "End at this token; repeatable.",
+        at_least=0,
+        at_most=2**31 - 1,
+        option="stop_token_id",
+        metavar="ID",
+        panel=_END,
+    )
+    stop: tuple[str, ...] = setting((), "End at this text (cut off); repeatable.", metavar="TEXT", panel=_END)
+    include_stop: bool = setting(False, "Show what ended the text.", switch=True, panel=_END)
+    ignore_eos: bool = setting(False, "Go on after the model's own end.", switch=True, panel=_END)
+    logprobs: int | None = setting(
+        None,
+        "With --json: log-probabilities of the tokens and the N likeliest; 0 to 20.",
+        at_least=0,
+        at_most=MAX_LOGPROBS,
+        panel=_SAMPLING,
+    )
 
     def __post_init__(self) -> None:
-        _within("temperature", self.temperature, 0, 100)
-        _within("top_k", self.top_k, -1, math.inf)
-        _within("top_p", self.top_p, 0, 1, open_low=True)
-        _within("min_p", self.min_p, 0, 1)
-        _within("repetition_penalty", self.repetition_penalty, 0, 2, open_low=True)
-        _within("presence_penalty", self.presence_penalty, -2, 2)
-        _within("frequency_penalty", self.frequency_penalty, -2, 2)
-        _within("min_tokens", self.min_tokens, 0, math.inf)
-        if self.seed is not None:
-            _within("seed", self.seed, 0, MAX_SEED)
-        if self.max_tokens is not None:
-            _within("max_tokens", self.max_tokens, 1, math.inf)
-            if self.min_tokens > self.max_tokens:
-                raise InvalidRequestError(
-                    f"min_tokens is {self.min_tokens}; allowed is [0, {self.max_tokens}] (max_tokens)"
-                )
-        if self.logprobs is not None:
-            _within("logprobs", self.logprobs, 0, MAX_LOGPROBS)
+        for declared in fields(self):
+            stated, value = setting_of(declared), getattr(self, declared.name)
+            if stated is not None and value is not None and not stated.allows(value):
+                raise InvalidRequestError(f"{declared.name} is {value}; allowed is {stated.interval}")
+        if self.max_tokens is not None and self.min_tokens > self.max_tokens:
+            raise InvalidRequestError(
+                f"min_tokens is {self.min_tokens}; allowed is [0, {self.max_tokens}] (max_tokens)"
+            )
         if len(self.stop_token_ids) > MAX_STOP_TOKENS:
-            stated = len(self.stop_token_ids)
-            raise InvalidRequestError(f"{stated} stop token ids; allowed are {MAX_STOP_TOKENS}")
+            raise InvalidRequestError(f"{len(self.stop_token_ids)} stop token ids; allowed are {MAX_STOP_TOKENS}")
         if len(self.stop) > MAX_STOP_STRINGS:
             raise InvalidRequestError(f"{len(self.stop)} stop strings; allowed are {MAX_STOP_STRINGS}")
         if min(self.stop_token_ids, default=0) < 0:

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from medha_jax.cli.bench_options import ClientOptions, DeadlineRule, OutputOptions, PolicyOptions, ServerOptions
+from medha_jax.cli.bench_options import ClientOptions, OutputOptions, PolicyOptions, ServerOptions
 from medha_jax.cli.bench_run import Book, Opened, complain, spoken_to, write
 from medha_jax.cli.bench_serve import shown_config
 from medha_jax.cli.bench_target import Target, check_own, opened
 from medha_jax.cli.interrupt import INTERRUPTED
-from medha_jax.cli.option_groups import takes_groups
+from medha_jax.cli.option_groups import Shown, takes_groups
 from medha_jax.cli.report import reader_may_leave
-from medha_jax.cli.simulate import Policy
+from medha_jax.config import POLICIES, setting
 
 if TYPE_CHECKING:
     from medha_jax.bench.convoy import Convoy
@@ -23,12 +23,33 @@ if TYPE_CHECKING:
     from medha_jax.workload import ConvoyConfig
 
 WHOLE = "fcfs-whole"
-DEFAULT_POLICIES = f"{WHOLE},fcfs,lars"
-_CONVOY = "The convoy"
 
 
-def _tokens(help: str) -> Any:
-    return typer.Option(min=1, metavar="N", help=help, rich_help_panel=_CONVOY)
+@dataclasses.dataclass(frozen=True)
+class ConvoyOptions:
+    """The convoy, and under which policies it is served."""
+
+    policies: str = setting(
+        f"{WHOLE},fcfs,lars",
+        f"Of one's own servers, one after the other: {WHOLE} (first come, first served without turns), "
+        f"{', '.join(POLICIES)}. Ratios are to the first.",
+        metavar="NAME,…",
+    )
+    long_prompt: int = setting(32768, "Tokens of the long prompt.", at_least=1)
+    long_output: int = setting(16, "Tokens that the long request generates.", at_least=1)
+    shorts: int = setting(10, "Short requests.", at_least=1)
+    short_prompt: int = setting(128, "Tokens of a short prompt.", at_least=1)
+    short_output: int = setting(16, "Tokens that it generates.", at_least=2)
+    interval: float = setting(1.0, "Seconds between them.", at_least=0, metavar="S")
+    seed: int = setting(0, "Of the prompts' content.", at_least=0)
+
+    @property
+    def config(self) -> ConvoyConfig:
+        """The requests."""
+        from medha_jax.workload import ConvoyConfig
+
+        shape = {one.name: getattr(self, one.name) for one in dataclasses.fields(self) if one.name != "policies"}
+        return ConvoyConfig(**shape, first=self.interval)
 
 
 @takes_groups
@@ -37,50 +58,22 @@ def convoy(
     service: ServerOptions,
     client: ClientOptions,
     output: OutputOptions,
-    policies: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME,…",
-            help=f"Of one's own servers, one after the other: {WHOLE} (first come, first served without turns), "
-            f"{', '.join(Policy)}. Ratios are to the first.",
-            rich_help_panel=_CONVOY,
-        ),
-    ] = DEFAULT_POLICIES,
-    long_prompt: Annotated[int, _tokens("Tokens of the long prompt.")] = 32768,
-    long_output: Annotated[int, _tokens("Tokens that the long request generates.")] = 16,
-    shorts: Annotated[int, _tokens("Short requests.")] = 10,
-    short_prompt: Annotated[int, _tokens("Tokens of a short prompt.")] = 128,
-    short_output: Annotated[
-        int, typer.Option(min=2, metavar="N", help="Tokens that it generates.", rich_help_panel=_CONVOY)
-    ] = 16,
-    interval: Annotated[
-        float, typer.Option(min=0, metavar="S", help="Seconds between them.", rich_help_panel=_CONVOY)
-    ] = 1.0,
-    seed: Annotated[int, typer.Option(min=0, help="Of the prompts' content.", rich_help_panel=_CONVOY)] = 0,
+    asked: Annotated[ConvoyOptions, Shown(panel="The convoy")],
 ) -> int:
     """One long prompt and short ones behind it: who waits for whom, policy by policy.
 
     Every policy gets a server of its own and the same requests; with --server or --url there is that server's row only.
     Before each convoy its requests are measured alone.
     """
-    from medha_jax.workload import ConvoyConfig, build_convoy
+    from medha_jax.workload import build_convoy
 
     check_own(context, service)
-    config = ConvoyConfig(
-        long_prompt=long_prompt,
-        long_output=long_output,
-        shorts=shorts,
-        short_prompt=short_prompt,
-        short_output=short_output,
-        first=interval,
-        interval=interval,
-        seed=seed,
-    )
+    config = asked.config
     requests = build_convoy(config).requests
     convoys: list[Convoy] = []
     runs: list[Run] = []
     book, stopped = Book(), False
-    for policy in [PolicyOptions()] if service.remote else parse_policies(policies):
+    for policy in [PolicyOptions()] if service.remote else parse_policies(asked.policies):
         with opened(service, policy, requests) as target:
             one, run, stopped = spoken_to(target, client, lambda opened: _measure(opened, target, config, client, book))
         if one is not None and run is not None:
@@ -109,7 +102,7 @@ def parse_policies(text: str) -> list[PolicyOptions]:
     Raises:
         typer.BadParameter: there is none of a name, or one is named twice.
     """
-    allowed = [WHOLE, *Policy]
+    allowed = [WHOLE, *POLICIES]
     names = [name.strip() for name in text.split(",")]
     for name in names:
         if name not in allowed or names.count(name) > 1:
@@ -117,7 +110,7 @@ def parse_policies(text: str) -> list[PolicyOptions]:
             raise typer.BadParameter(
                 f"{name!r} is {what}; give some of {','.join(allowed)}, separated by commas", param_hint="'--policies'"
             )
-    return [PolicyOptions(Policy.FCFS, False) if name == WHOLE else PolicyOptions(Policy(name)) for name in names]
+    return [PolicyOptions("fcfs", False) if name == WHOLE else PolicyOptions(name) for name in names]
 
 
 async def _measure(
@@ -127,7 +120,7 @@ async def _measure(
     from medha_jax.bench.convoy import run_convoy
 
     fitted = dataclasses.replace(config, vocabulary=opened.vocabulary)
-    by_length = client.deadline is DeadlineRule.LENGTH_AWARE or client.slo_ttft_ms is None
+    by_length = client.deadline is not None or client.slo_ttft_ms is None
     one = await run_convoy(opened.session, target.name, fitted, by_length)
     if one is None:
         return None, None, opened.session.stopped

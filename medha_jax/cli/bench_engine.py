@@ -4,52 +4,53 @@ from __future__ import annotations
 
 import dataclasses
 import json as jsons
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from medha_jax.cli.generate import Dtype
 from medha_jax.cli.interrupt import noted_interrupts
-from medha_jax.cli.mesh import MeshOption, mesh_config
+from medha_jax.cli.mesh import LayoutOptions, RuntimeOptions
 from medha_jax.cli.opening import StartWatch, model_sizes, tell
+from medha_jax.cli.option_groups import Shown, takes_groups
 from medha_jax.cli.prompt import MAX_DIGITS, model_directory
 from medha_jax.cli.report import reader_may_leave
-from medha_jax.config import Buckets, RuntimeConfig
+from medha_jax.config import Buckets, RuntimeConfig, same_setting, setting
 
 if TYPE_CHECKING:
     from medha_jax.cli.engine_speed import EngineSpeed, Speed
 
-MOST_TICKS = 10_000
+FITTED = {"model", "mesh", "max_context", "slots", "pool_tokens"}  # settings that follow from what is measured
 
 
-def engine(
-    model: Annotated[
-        str, typer.Option(metavar="tiny|DIR", help="The bundled tiny model, or a Hugging Face model directory.")
-    ] = "tiny",
-    mesh: MeshOption = "tp=1",
-    dtype: Annotated[Dtype, typer.Option(help="auto: float32 on a CPU, else bfloat16.")] = Dtype.AUTO,
-    chunks: Annotated[
-        str, typer.Option(metavar="N,…", help="Tokens of prompt chunks. Default: the layout's shapes.")
-    ] = "layout",
-    contexts: Annotated[str, typer.Option(metavar="N,…", help="Tokens before them.")] = "0,4096,16384",
-    batches: Annotated[
-        str, typer.Option(metavar="N,…", help="Decodes in a tick. Default: the layout's shapes.")
-    ] = "layout",
-    decode_context: Annotated[int, typer.Option(min=1, metavar="N", help="Tokens before a decode.")] = 512,
-    ticks: Annotated[int, typer.Option(min=1, max=MOST_TICKS, metavar="N", help="To time of each kind.")] = 8,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
-) -> None:
+@dataclass(frozen=True)
+class EngineOptions:
+    """What is measured."""
+
+    model: str = same_setting(RuntimeOptions, "model")
+    layout: LayoutOptions = field(default_factory=LayoutOptions)
+    settings: Annotated[dict[str, Any], Shown(of=RuntimeConfig, without=FITTED)] = field(default_factory=dict)
+    chunks: str = setting("layout", "Tokens of prompt chunks. Default: the layout's shapes.", metavar="N,…")
+    contexts: str = setting("0,4096,16384", "Tokens before them.", metavar="N,…")
+    batches: str = setting("layout", "Decodes in a tick. Default: the layout's shapes.", metavar="N,…")
+    decode_context: int = setting(512, "Tokens before a decode.", at_least=1)
+    ticks: int = setting(8, "To time of each kind.", at_least=1, at_most=10_000)
+    json: bool = setting(False, "Print one JSON object instead of tables.", switch=True)
+
+
+@takes_groups
+def engine(asked: EngineOptions) -> None:
     """Speed of the engine without a network: prompts by chunk and context, decodes by batch, host time, start-up.
 
     Every figure is a median over ticks of one kind. The time model is fitted to half of all ticks and predicts the
     others.
     """
-    layout = mesh_config(mesh)
+    layout, decode_context, ticks = asked.layout.config, asked.decode_context, asked.ticks
     buckets = layout.buckets
-    wanted = sizes("--chunks", chunks, buckets.prefill)
-    before = sizes("--contexts", contexts, (), least=0)
-    decodes = sizes("--batches", batches, buckets.decode)
-    directory = model_directory(model)
+    wanted = sizes("--chunks", asked.chunks, buckets.prefill)
+    before = sizes("--contexts", asked.contexts, (), least=0)
+    decodes = sizes("--batches", asked.batches, buckets.decode)
+    directory = model_directory(asked.model)
     check_rows(buckets, wanted, decodes)
 
     from medha_jax.cli.engine_speed import EngineSpeed, decode_output
@@ -59,11 +60,11 @@ def engine(
     pool = max(longest, max(decodes) * (decoding + layout.page_size))
     config = RuntimeConfig(
         model=directory,
-        dtype=str(dtype),
-        max_context=longest,
         mesh=layout,
+        max_context=longest,
         slots=max(RuntimeConfig.slots, buckets.decode[-1]),
         pool_tokens=pool,
+        **asked.settings,
     )
     model_sizes(config)
 
@@ -76,7 +77,7 @@ def engine(
     with noted_interrupts() as check, reader_may_leave():
         speed = EngineSpeed(executor, Tokenizer.from_directory(directory), on_tick=lambda what: check())
         prefills, decoded = measure(speed, wanted, before, decodes, decode_context, ticks)
-        if json:
+        if asked.json:
             print(jsons.dumps(as_json(speed, prefills, decoded, start)), flush=True)
         else:
             from medha_jax.cli.bench_tables import print_engine

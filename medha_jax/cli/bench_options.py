@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from medha_jax.cli.mesh import MeshOption
-from medha_jax.cli.simulate import DEFAULT_POLICY, Policy
-from medha_jax.config import RuntimeConfig
+from medha_jax.cli.mesh import LayoutOptions, RuntimeOptions
+from medha_jax.cli.remote import RemoteOptions
+from medha_jax.config import RuntimeConfig, SchedulerConfig, same_setting, setting
 
 if TYPE_CHECKING:
     from medha_jax.workload import Slos, WorkloadConfig
@@ -23,71 +22,43 @@ _TIMES, _CLIENT, _SLO, _OUT = "When it is asked", "The client", "Objectives", "R
 SOURCES = "sharegpt-8k|medha-0pct|medha-1pct|medha-5pct|azure-code-2023|azure-conv-2023|mooncake-conv|random|prompts|…"
 
 
-class BackendName(StrEnum):
-    """How the server is spoken to."""
-
-    GRPC = "grpc"
-    OPENAI = "openai"
-
-
-class Process(StrEnum):
-    """When requests arrive."""
-
-    POISSON = "poisson"
-    GAMMA = "gamma"
-    CONSTANT = "constant"
-    RAMP = "ramp"
-    TRACE = "trace"
-
-
-class DeadlineRule(StrEnum):
-    """Deadlines that follow from the request."""
-
-    LENGTH_AWARE = "length-aware"
-
-
-def _option(help: str, panel: str, *names: str, **more: Any) -> Any:
-    return typer.Option(*names, help=help, rich_help_panel=panel, **more)
+BACKENDS = ("grpc", "openai")
+PROCESSES = ("poisson", "gamma", "constant", "ramp", "trace")
+LENGTH_AWARE = "length-aware"
 
 
 @dataclass(frozen=True)
 class ServerOptions:
     """Which server is measured, and how it is spoken to."""
 
-    server: Annotated[str | None, _option("A medha-jax server.", _SERVER, metavar="HOST:PORT")] = None
-    url: Annotated[str | None, _option("A server with the OpenAI API.", _SERVER, metavar="URL")] = None
-    backend: Annotated[
-        BackendName | None, _option("How it is spoken to. Default: openai with --url, else grpc.", _SERVER)
-    ] = None
-    served_model: Annotated[
-        str | None, _option("To ask for. Default: the first that /v1/models lists.", _SERVER, metavar="NAME")
-    ] = None
-    auth_token_file: Annotated[
-        Path | None, _option("Bearer token; its first line is sent.", _SERVER, metavar="FILE")
-    ] = None
-    server_ca: Annotated[
-        Path | None, _option("Authority of its certificate (PEM), over gRPC; TLS.", _SERVER, metavar="FILE")
-    ] = None
-    model: Annotated[
-        str, _option("The bundled tiny model, or a Hugging Face model directory.", _OWN, metavar="tiny|DIR")
-    ] = "tiny"
-    mesh: MeshOption = "tp=1"
-    tpot_target_ms: Annotated[float, _option("As serve's option.", _OWN, min=1)] = 50.0
-    prefix_cache: Annotated[bool, _option("As serve's option.", _OWN)] = True
-    max_context: Annotated[
-        int | None, _option("In tokens. Default: the longest request.", _OWN, min=1, metavar="N")
-    ] = None
-    slots: Annotated[int, _option("Requests that run at once.", _OWN, min=1, metavar="N")] = RuntimeConfig.slots
-    pool_tokens: Annotated[
-        int | None, _option("KV tokens of each group. Default: from the requests.", _OWN, min=1, metavar="N")
-    ] = None
+    server: str | None = setting(None, "A medha-jax server.", metavar="HOST:PORT", panel=_SERVER)
+    url: str | None = setting(None, "A server with the OpenAI API.", metavar="URL", panel=_SERVER)
+    backend: str | None = setting(
+        None, "How it is spoken to. Default: openai with --url, else grpc.", choices=BACKENDS, panel=_SERVER
+    )
+    served_model: str | None = setting(
+        None, "To ask for. Default: the first that /v1/models lists.", metavar="NAME", panel=_SERVER
+    )
+    auth_token_file: Path | None = same_setting(RemoteOptions, "auth_token_file", panel=_SERVER)
+    server_ca: Path | None = setting(None, "Authority of its certificate (PEM), over gRPC; TLS.", panel=_SERVER)
+    model: str = same_setting(RuntimeOptions, "model", panel=_OWN)
+    mesh: str = same_setting(LayoutOptions, "mesh")
+    tpot_target_ms: float = setting(50.0, "As serve's option.", at_least=1, panel=_OWN)
+    prefix_cache: bool = setting(True, "As serve's option.", panel=_OWN)
+    max_context: int | None = same_setting(
+        RuntimeConfig, "max_context", help="In tokens. Default: the longest request.", panel=_OWN
+    )
+    slots: int = same_setting(RuntimeConfig, "slots", panel=_OWN)
+    pool_tokens: int | None = same_setting(
+        RuntimeConfig, "pool_tokens", help="KV tokens of each group. Default: from the requests.", panel=_OWN
+    )
 
     def __post_init__(self) -> None:
         if self.server is not None and self.url is not None:
             raise typer.BadParameter("--server and --url given; give at most one")
-        if self.backend is BackendName.OPENAI and self.url is None:
+        if self.backend == "openai" and self.url is None:
             raise typer.BadParameter("--backend openai without --url, which says where that server is")
-        if self.backend is BackendName.GRPC and self.url is not None:
+        if self.backend == "grpc" and self.url is not None:
             raise typer.BadParameter("--url is for --backend openai; give --server HOST:PORT for grpc")
         if self.served_model is not None and self.url is None:
             raise typer.BadParameter("--served-model without --url")
@@ -106,46 +77,37 @@ class ServerOptions:
 class PolicyOptions:
     """How one's own server schedules."""
 
-    policy: Annotated[Policy, _option("Order of the prompts.", _OWN)] = DEFAULT_POLICY
-    chunk_preemption: Annotated[
-        bool, _option("Prompts take turns chunk by chunk; without, one runs to its end before the next begins.", _OWN)
-    ] = True
+    policy: str = same_setting(SchedulerConfig, "policy", panel=_OWN)
+    chunk_preemption: bool = same_setting(SchedulerConfig, "chunk_preemption", panel=_OWN)
 
     @property
     def words(self) -> str:
         """As a row is called."""
-        return str(self.policy) if self.chunk_preemption else f"{self.policy}, whole prompts"
+        return self.policy if self.chunk_preemption else f"{self.policy}, whole prompts"
 
 
 @dataclass(frozen=True)
 class ClientOptions:
     """How requests are sent, beside when."""
 
-    max_concurrency: Annotated[
-        int | None, _option("Requests at once; more wait in the client.", _CLIENT, min=1, metavar="N")
-    ] = None
-    ignore_eos: Annotated[bool, _option("Generate every token that is asked for.", _CLIENT)] = True
-    temperature: Annotated[float, _option("0 always takes the likeliest token.", _CLIENT, min=0, max=100)] = 0.0
-    timeout: Annotated[
-        float | None,
-        _option("Seconds after which a request has failed. Default: any.", _CLIENT, min=0.001, metavar="S"),
-    ] = None
-    vocabulary: Annotated[
-        int | None,
-        _option(
-            "Token ids of prompts are below it. Default: the server's; 1000 with --url.",
-            _CLIENT,
-            min=1,
-            metavar="N",
-        ),
-    ] = None
-    slo_ttft_ms: Annotated[float | None, _option("To the first token.", _SLO, min=0.001, metavar="MS")] = None
-    slo_tpot_ms: Annotated[float | None, _option("Per token after it.", _SLO, min=0.001, metavar="MS")] = None
-    deadline: Annotated[
-        DeadlineRule | None,
-        _option("First token within max(1.5 x its prefill alone, 0.5 s); a few are measured before.", _SLO),
-    ] = None
-    tell_slos: Annotated[bool, _option("Tell the server's scheduler of them (grpc).", _SLO)] = True
+    max_concurrency: int | None = setting(None, "Requests at once; more wait in the client.", at_least=1, panel=_CLIENT)
+    ignore_eos: bool = setting(True, "Generate every token that is asked for.", panel=_CLIENT)
+    temperature: float = setting(0.0, "0 always takes the likeliest token.", at_least=0, at_most=100, panel=_CLIENT)
+    timeout: float | None = setting(
+        None, "Seconds after which a request has failed. Default: any.", at_least=0.001, metavar="S", panel=_CLIENT
+    )
+    vocabulary: int | None = setting(
+        None, "Token ids of prompts are below it. Default: the server's; 1000 with --url.", at_least=1, panel=_CLIENT
+    )
+    slo_ttft_ms: float | None = setting(None, "To the first token.", at_least=0.001, metavar="MS", panel=_SLO)
+    slo_tpot_ms: float | None = setting(None, "Per token after it.", at_least=0.001, metavar="MS", panel=_SLO)
+    deadline: str | None = setting(
+        None,
+        "First token within max(1.5 x its prefill alone, 0.5 s); a few are measured before.",
+        choices=(LENGTH_AWARE,),
+        panel=_SLO,
+    )
+    tell_slos: bool = setting(True, "Tell the server's scheduler of them (grpc).", panel=_SLO)
 
     def __post_init__(self) -> None:
         for name, value in (("timeout", self.timeout), ("temperature", self.temperature)):
@@ -167,32 +129,34 @@ class ClientOptions:
 class WorkloadOptions:
     """What is asked."""
 
-    workload: Annotated[
-        str, _option("A preset; random; or the kind of --file: prompts, mooncake, azure.", _WORKLOAD, metavar=SOURCES)
-    ] = "sharegpt-8k"
-    file: Annotated[
-        Path | None,
-        _option("Prompts (JSON lines) or a trace (Mooncake's JSON lines, Azure's CSV).", _WORKLOAD, metavar="FILE"),
-    ] = None
-    prompt_tokens: Annotated[str, _option("Of random prompts.", _WORKLOAD, metavar="N|N-N")] = "1024"
-    output_tokens: Annotated[
-        str, _option("Of random requests, and of prompts that name none.", _WORKLOAD, metavar="N|N-N")
-    ] = "128"
-    scale: Annotated[str, _option("Factor of all lengths, as in 1/32.", _WORKLOAD, metavar="X|1/N")] = "1"
-    output_scale: Annotated[
-        str | None, _option("Of output lengths, if it is another one.", _WORKLOAD, metavar="X|1/N")
-    ] = None
-    seed: Annotated[int, _option("Of lengths, arrivals and content.", _WORKLOAD, min=0)] = 0
-    warmup: Annotated[int, _option("Requests before the measured ones.", _WORKLOAD, min=0, metavar="N")] = 0
-    probe: Annotated[
-        float, _option("Short requests a second beside them, in even steps.", _WORKLOAD, min=0, metavar="RATE")
-    ] = 0.0
-    cancel_rate: Annotated[
-        float, _option("Share of requests that the client gives up.", _WORKLOAD, min=0, max=1, metavar="SHARE")
-    ] = 0.0
-    num_requests: Annotated[int | None, _option("Default: 100 without --duration.", _TIMES, min=1, metavar="N")] = None
-    duration: Annotated[float | None, _option("Seconds in which requests are due.", _TIMES, min=0.001, metavar="S")] = (
-        None
+    workload: str = setting(
+        "sharegpt-8k",
+        "A preset; random; or the kind of --file: prompts, mooncake, azure.",
+        metavar=SOURCES,
+        panel=_WORKLOAD,
+    )
+    file: Path | None = setting(
+        None, "Prompts (JSON lines) or a trace (Mooncake's JSON lines, Azure's CSV).", panel=_WORKLOAD
+    )
+    prompt_tokens: str = setting("1024", "Of random prompts.", metavar="N|N-N", panel=_WORKLOAD)
+    output_tokens: str = setting(
+        "128", "Of random requests, and of prompts that name none.", metavar="N|N-N", panel=_WORKLOAD
+    )
+    scale: str = setting("1", "Factor of all lengths, as in 1/32.", metavar="X|1/N", panel=_WORKLOAD)
+    output_scale: str | None = setting(
+        None, "Of output lengths, if it is another one.", metavar="X|1/N", panel=_WORKLOAD
+    )
+    seed: int = setting(0, "Of lengths, arrivals and content.", at_least=0, panel=_WORKLOAD)
+    warmup: int = setting(0, "Requests before the measured ones.", at_least=0, panel=_WORKLOAD)
+    probe: float = setting(
+        0.0, "Short requests a second beside them, in even steps.", at_least=0, metavar="RATE", panel=_WORKLOAD
+    )
+    cancel_rate: float = setting(
+        0.0, "Share of requests that the client gives up.", at_least=0, at_most=1, metavar="SHARE", panel=_WORKLOAD
+    )
+    num_requests: int | None = setting(None, "Default: 100 without --duration.", at_least=1, panel=_TIMES)
+    duration: float | None = setting(
+        None, "Seconds in which requests are due.", at_least=0.001, metavar="S", panel=_TIMES
     )
 
     def config(self, times: dict[str, Any]) -> WorkloadConfig:
@@ -207,7 +171,7 @@ class WorkloadOptions:
         """
         from medha_jax.workload import WorkloadConfig
 
-        endless = self.duration is None and times.get("process") != Process.TRACE
+        endless = self.duration is None and times.get("process") != "trace"
         return WorkloadConfig(
             source=self.workload,
             path=None if self.file is None else str(self.file),
@@ -229,19 +193,19 @@ class WorkloadOptions:
 class ArrivalOptions:
     """When requests arrive."""
 
-    arrivals: Annotated[Process, _option("How requests arrive.", _TIMES)] = Process.POISSON
-    rate: Annotated[float, _option("Requests a second; inf sends all at once.", _TIMES)] = 1.0
-    rate_end: Annotated[float | None, _option("At the end of a ramp.", _TIMES)] = None
-    burstiness: Annotated[
-        float | None, _option("Shape of gamma's gaps: below 1 in bursts, above 1 more regular.", _TIMES)
-    ] = None
-    speed: Annotated[float, _option("How much faster a trace's times go by.", _TIMES)] = 1.0
+    arrivals: str = setting("poisson", "How requests arrive.", choices=PROCESSES, panel=_TIMES)
+    rate: float = setting(1.0, "Requests a second; inf sends all at once.", panel=_TIMES)
+    rate_end: float | None = setting(None, "At the end of a ramp.", panel=_TIMES)
+    burstiness: float | None = setting(
+        None, "Shape of gamma's gaps: below 1 in bursts, above 1 more regular.", panel=_TIMES
+    )
+    speed: float = setting(1.0, "How much faster a trace's times go by.", panel=_TIMES)
 
     @property
     def times(self) -> dict[str, Any]:
         """As fields of `WorkloadConfig`."""
         return dict(
-            process=str(self.arrivals),
+            process=self.arrivals,
             rate=self.rate,
             rate_end=self.rate_end,
             burstiness=self.burstiness,
@@ -253,11 +217,10 @@ class ArrivalOptions:
 class OutputOptions:
     """Where results go."""
 
-    out: Annotated[
-        Path | None,
-        _option("Write summary.json, requests.jsonl, report.html and plots there.", _OUT, metavar="DIR"),
-    ] = None
-    json: Annotated[bool, _option("Print one JSON object instead of tables.", _OUT, "--json")] = False
+    out: Path | None = setting(
+        None, "Write summary.json, requests.jsonl, report.html and plots there.", metavar="DIR", panel=_OUT
+    )
+    json: bool = setting(False, "Print one JSON object instead of tables.", switch=True, panel=_OUT)
 
 
 def factor(option: str, text: str) -> float:

@@ -8,39 +8,37 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medha_jax.cli.bench_options import ClientOptions, OutputOptions, PolicyOptions, ServerOptions, WorkloadOptions
+from medha_jax.cli.bench_options import (
+    LENGTH_AWARE,
+    ClientOptions,
+    OutputOptions,
+    PolicyOptions,
+    ServerOptions,
+    WorkloadOptions,
+)
 from medha_jax.cli.bench_run import Book, Opened, complain, ready, spoken_to, write
 from medha_jax.cli.bench_serve import fitted_to, shown_config
 from medha_jax.cli.bench_target import Target, check_own, opened
 from medha_jax.cli.interrupt import INTERRUPTED
 from medha_jax.cli.opening import tell
-from medha_jax.cli.option_groups import takes_groups
+from medha_jax.cli.option_groups import Shown, takes_groups
 from medha_jax.cli.report import reader_may_leave
+from medha_jax.config import setting
 
 if TYPE_CHECKING:
     from medha_jax.bench.search import Found
     from medha_jax.results import Run
     from medha_jax.workload import WorkloadConfig
 
-_SEARCH = "The search"
-
 
 @dataclasses.dataclass(frozen=True)
 class SearchOptions:
     """What is looked for."""
 
-    attainment: Annotated[
-        float,
-        typer.Option(min=0.01, max=1, help="Share of requests that must be on time.", rich_help_panel=_SEARCH),
-    ] = 0.9
-    start_rate: Annotated[
-        float, typer.Option(min=0.001, max=1e5, help="First rate, requests/s.", rich_help_panel=_SEARCH)
-    ] = 1.0
-    precision: Annotated[
-        float,
-        typer.Option(min=0.001, max=1, help="How far a bad rate may be above the good one.", rich_help_panel=_SEARCH),
-    ] = 0.1
-    most_rates: Annotated[int, typer.Option(min=1, max=50, help="To try.", rich_help_panel=_SEARCH)] = 12
+    attainment: float = setting(0.9, "Share of requests that must be on time.", at_least=0.01, at_most=1)
+    start_rate: float = setting(1.0, "First rate, requests/s.", at_least=0.001, at_most=1e5)
+    precision: float = setting(0.1, "How far a bad rate may be above the good one.", at_least=0.001, at_most=1)
+    most_rates: int = setting(12, "To try.", at_least=1, at_most=50)
 
 
 @takes_groups
@@ -51,18 +49,17 @@ def search(
     asked: WorkloadOptions,
     client: ClientOptions,
     output: OutputOptions,
-    wanted: SearchOptions,
+    wanted: Annotated[SearchOptions, Shown(panel="The search")],
 ) -> int:
     """Find the highest rate of Poisson arrivals at which enough requests meet their objectives.
 
     Rates double until one is too high, then halve the distance. Without objectives it is --deadline length-aware.
     """
-    from medha_jax.cli.bench_options import DeadlineRule
     from medha_jax.workload import build
 
     check_own(context, service)
     if client.slo_ttft_ms is None and client.slo_tpot_ms is None and client.deadline is None:
-        client = dataclasses.replace(client, deadline=DeadlineRule.LENGTH_AWARE)
+        client = dataclasses.replace(client, deadline=LENGTH_AWARE)
     config = asked.config(dict(process="poisson", rate=wanted.start_rate))
     drawn, book = build(config), Book()
     with opened(service, policy, (*drawn.warmup, *drawn.requests)) as target:

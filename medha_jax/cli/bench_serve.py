@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -20,12 +20,24 @@ from medha_jax.cli.bench_target import Target, check_own, opened
 from medha_jax.cli.interrupt import INTERRUPTED
 from medha_jax.cli.option_groups import takes_groups
 from medha_jax.cli.report import reader_may_leave
+from medha_jax.config import setting
 
 if TYPE_CHECKING:
     from medha_jax.results import Run
     from medha_jax.workload import ConvoyConfig, WorkloadConfig
 
-MOST_REPEATS = 100
+
+@dataclasses.dataclass(frozen=True)
+class RepeatOptions:
+    """How often it is measured."""
+
+    repeat: int = setting(
+        1,
+        "Runs, with the next seeds; tables then have means and 95 % intervals.",
+        at_least=1,
+        at_most=100,
+        panel="What is asked",
+    )
 
 
 @takes_groups
@@ -37,16 +49,7 @@ def serve(
     times: ArrivalOptions,
     client: ClientOptions,
     output: OutputOptions,
-    repeat: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            max=MOST_REPEATS,
-            metavar="N",
-            help="Runs, with the next seeds; tables then have means and 95 % intervals.",
-            rich_help_panel="What is asked",
-        ),
-    ] = 1,
+    repeats: RepeatOptions,
 ) -> int:
     """Put load on a server and report what its requests get: TTFT, TPOT, throughput, goodput.
 
@@ -59,7 +62,9 @@ def serve(
     drawn = build(config)
     book = Book()
     with opened(service, policy, (*drawn.warmup, *drawn.requests)) as target:
-        run, stopped = spoken_to(target, client, lambda opened: _measure(opened, target, config, client, repeat, book))
+        run, stopped = spoken_to(
+            target, client, lambda opened: _measure(opened, target, config, client, repeats.repeat, book)
+        )
     if run is None:
         return INTERRUPTED
     failed = complain(run.repeats)

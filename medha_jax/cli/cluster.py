@@ -6,80 +6,69 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
 from medha_jax.cli.interrupt import INTERRUPTED
+from medha_jax.cli.option_groups import Shown
+from medha_jax.config import setting
 
 if TYPE_CHECKING:
     from medha_jax.runtime.cluster import ClusterConfig
 
-PANEL = "Several processes"
-HEARTBEAT = 10.0  # seconds
+SEVERAL = Shown(panel="Several processes")
 DETECT = "auto"
 
 
-def _option(help: str, metavar: str) -> typer.models.OptionInfo:
-    return typer.Option(help=help, metavar=metavar, rich_help_panel=PANEL)
+@dataclass(frozen=True)
+class ClusterOptions:
+    """Which of several processes this one is, and how they reach each other."""
 
-
-CoordinatorOption = Annotated[
-    str | None,
-    _option("jax.distributed's address in process 0; auto: detect Slurm, Kubernetes, MPI, …", "HOST:PORT|auto"),
-]
-ProcessesOption = Annotated[int | None, _option("How many processes there are.", "N")]
-ProcessIdOption = Annotated[int | None, _option("Number of this process, from 0.", "I")]
-PlansOption = Annotated[
-    str | None, _option("Where process 0 serves plans. Default: the port after the coordinator's.", "HOST:PORT")
-]
-HeartbeatOption = Annotated[float, _option("Give up a silent process after this time.", "SECONDS")]
-TlsCertOption = Annotated[Path | None, _option("Certificate of this process (PEM).", "FILE")]
-TlsKeyOption = Annotated[Path | None, _option("Its key (PEM).", "FILE")]
-TlsCaOption = Annotated[Path | None, _option("Authority that signed the other processes' certificates.", "FILE")]
-InsecureOption = Annotated[
-    bool,
-    typer.Option("--insecure", help="Plans may cross a network without TLS.", rich_help_panel=PANEL),
-]
-
-
-def cluster_config(
-    coordinator: str | None,
-    processes: int | None,
-    process_id: int | None,
-    plans: str | None,
-    heartbeat_seconds: float,
-    tls_cert: Path | None,
-    tls_key: Path | None,
-    tls_ca: Path | None,
-    insecure: bool,
-) -> ClusterConfig | None:
-    """The cluster that the options describe; None if they describe a single process.
-
-    Raises:
-        ClusterSettingError: an option is missing or out of range.
-    """
-    if coordinator is None:
-        given = dict(processes=processes, process_id=process_id, plans=plans, tls_cert=tls_cert, tls_key=tls_key)
-        named = [
-            f"--{name.replace('_', '-')}" for name, value in {**given, "tls_ca": tls_ca}.items() if value is not None
-        ]
-        if named:
-            raise typer.BadParameter(f"{', '.join(named)} given without --coordinator; give it, or none of them")
-        return None
-
-    from medha_jax.runtime.cluster import ClusterConfig, tls_files
-
-    return ClusterConfig(
-        coordinator=None if coordinator == DETECT else coordinator,
-        processes=processes,
-        process=process_id,
-        plans=plans,
-        heartbeat=heartbeat_seconds,
-        tls=tls_files(tls_cert, tls_key, tls_ca),
-        insecure=insecure,
+    coordinator: str | None = setting(
+        None, "jax.distributed's address in process 0; auto: detect Slurm, Kubernetes, MPI, …", metavar="HOST:PORT|auto"
     )
+    processes: int | None = setting(None, "How many processes there are.")
+    process_id: int | None = setting(None, "Number of this process, from 0.", metavar="I")
+    plans: str | None = setting(
+        None, "Where process 0 serves plans. Default: the port after the coordinator's.", metavar="HOST:PORT"
+    )
+    heartbeat_seconds: float = setting(10.0, "Give up a silent process after this time.", metavar="SECONDS")
+    tls_cert: Path | None = setting(None, "Certificate of this process (PEM).")
+    tls_key: Path | None = setting(None, "Its key (PEM).")
+    tls_ca: Path | None = setting(None, "Authority that signed the other processes' certificates.")
+    insecure: bool = setting(False, "Plans may cross a network without TLS.", switch=True)
+
+    @property
+    def config(self) -> ClusterConfig | None:
+        """The cluster; None for a single process.
+
+        Raises:
+            ClusterSettingError: an option is missing or out of range.
+        """
+        if self.coordinator is None:
+            named = [
+                f"--{name.replace('_', '-')}"
+                for name in ("processes", "process_id", "plans", "tls_cert", "tls_key", "tls_ca")
+                if getattr(self, name) is not None
+            ]
+            if named:
+                raise typer.BadParameter(f"{', '.join(named)} given without --coordinator; give it, or none of them")
+            return None
+
+        from medha_jax.runtime.cluster import ClusterConfig, tls_files
+
+        return ClusterConfig(
+            coordinator=None if self.coordinator == DETECT else self.coordinator,
+            processes=self.processes,
+            process=self.process_id,
+            plans=self.plans,
+            heartbeat=self.heartbeat_seconds,
+            tls=tls_files(self.tls_cert, self.tls_key, self.tls_ca),
+            insecure=self.insecure,
+        )
 
 
 def quiet_stdout() -> None:

@@ -1,13 +1,15 @@
-"""The layout options that every command has: `--mesh`, and single settings that override it."""
+"""The options of what a command computes on: the layout of the devices, the model, the runtime."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 import typer
 
-from medha_jax.config import MeshConfig, load_mesh
+from medha_jax.cli.option_groups import Shown
+from medha_jax.cli.prompt import model_directory
+from medha_jax.config import MeshConfig, RuntimeConfig, load_mesh, same_setting, setting
 
 PANEL = "Layout"
 MeshOption = Annotated[
@@ -34,3 +36,48 @@ def mesh_config(text: str, **overrides: Any) -> MeshConfig:
         ConfigError: the layout cannot be read, or a setting is out of range.
     """
     return replace(load_mesh(text), **{name: value for name, value in overrides.items() if value is not None})
+
+
+@dataclass(frozen=True)
+class LayoutOptions:
+    """`--mesh`, and single settings that override it."""
+
+    mesh: str = setting(
+        "tp=1",
+        "Layout of the devices: a YAML file, a name from mesh_configs/, or the axes themselves.",
+        metavar="FILE|NAME|tp=N,spp=N,kvp=N",
+        panel=PANEL,
+    )
+    page_size: int | None = same_setting(MeshConfig, "page_size", default=None, panel=PANEL)
+    tokens_per_group: int | None = same_setting(MeshConfig, "tokens_per_group", panel=PANEL)
+
+    @property
+    def config(self) -> MeshConfig:
+        """The layout.
+
+        Raises:
+            ConfigError: it cannot be read, or a setting is out of range.
+        """
+        return mesh_config(self.mesh, page_size=self.page_size, tokens_per_group=self.tokens_per_group)
+
+
+@dataclass(frozen=True)
+class RuntimeOptions:
+    """The model, the layout, and the other settings of a runtime."""
+
+    model: str = setting("tiny", "The bundled tiny model, or a Hugging Face model directory.", metavar="tiny|DIR")
+    layout: LayoutOptions = field(default_factory=LayoutOptions)
+    settings: Annotated[dict[str, Any], Shown(of=RuntimeConfig, without={"model", "mesh"})] = field(
+        default_factory=dict
+    )
+
+    @property
+    def config(self) -> RuntimeConfig:
+        """The runtime's configuration.
+
+        Raises:
+            typer.BadParameter: there is no such model directory.
+            ConfigError: the layout cannot be read, or a setting is out of range.
+        """
+        directory = model_directory(self.model)
+        return RuntimeConfig(model=directory, mesh=self.layout.config, **self.settings)

@@ -1,50 +1,211 @@
-"""Options that several commands share, as frozen dataclasses."""
+"""Options from dataclasses: a command takes groups, and every setting of a group becomes an option.
+
+A setting is declared with `medha_jax.config.setting`; this is the only place that makes an option of one.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
-from collections.abc import Callable
-from typing import Any, get_type_hints
+import operator
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import typer
+from typer.models import OptionInfo
+
+from medha_jax.config import Setting, setting_of
+
+
+@dataclass(frozen=True)
+class Shown:
+    """How a command shows a group, where that differs from how its settings are declared.
+
+    Args:
+        of: the group, where the command wants a mapping of its values and not an instance.
+        unset: whether nothing has a default, so that the command sees what was stated; it is checked elsewhere.
+        panel: heading in `--help` of settings that name none.
+        without: settings that the command has no option for; they keep their defaults.
+        defaults: other defaults than the declared ones, by setting.
+        options: other names of options, by setting.
+    """
+
+    of: type | None = None
+    unset: bool = False
+    panel: str | None = None
+    without: Collection[str] = ()
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, str] = field(default_factory=dict)
+
+    def inside(self, outer: Shown) -> Shown:
+        """How a group within another one is shown."""
+        return dataclasses.replace(
+            self,
+            panel=self.panel or outer.panel,
+            without={*self.without, *outer.without},
+            defaults={**self.defaults, **outer.defaults},
+            options={**self.options, **outer.options},
+        )
 
 
 def takes_groups(command: Callable[..., Any]) -> Callable[..., Any]:
     """A typer command in which every parameter of a dataclass type becomes the options that its fields declare.
 
-    The fields are annotated as a command's parameters are, and have defaults. The command gets instances, made of what
-    was given; where a group refuses its values, the command is not called.
+    A parameter may be annotated with `Shown`. A field that is a dataclass of settings is a group, too. Where groups
+    share the name of an option there is one option, shown as in the first of them, and all of them get its value.
+    The command gets instances; where a group refuses its values, the command is not called.
 
     Args:
         command: with annotated parameters; those of other types stay as they are.
     """
     hints = get_type_hints(command, include_extras=True)
-    groups: dict[str, Any] = {}
-    parameters = []
+    groups: dict[str, _Group] = {}
+    parameters: dict[str, inspect.Parameter] = {}
+    own: list[str] = []
     for name, parameter in inspect.signature(command).parameters.items():
-        kind = hints[name]
-        if not dataclasses.is_dataclass(kind):
-            parameters.append(parameter.replace(annotation=kind, kind=inspect.Parameter.KEYWORD_ONLY))
-            continue
-        groups[name] = kind
-        annotations = get_type_hints(kind, include_extras=True)
-        parameters += [
-            inspect.Parameter(
-                field.name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=field.default,
-                annotation=annotations[field.name],
-            )
-            for field in dataclasses.fields(kind)
-        ]
+        group = _group(hints[name], Shown())
+        if group is None:
+            own.append(name)
+            parameters[name] = parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY)
+        else:
+            groups[name] = group
+            for option in group.parameters():
+                parameters.setdefault(option.name, option)
 
     def run(**given: Any) -> Any:
-        made = {
-            name: kind(**{field.name: given.pop(field.name) for field in dataclasses.fields(kind)})
-            for name, kind in groups.items()
-        }
-        return command(**given, **made)
+        made = {name: group.made(given) for name, group in groups.items()}
+        return command(**{name: given[name] for name in own}, **made)
 
     run.__name__, run.__doc__ = command.__name__, command.__doc__
-    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what typer reads
+    run.__signature__ = inspect.Signature([*parameters.values()])  # type: ignore[attr-defined]  # what typer reads
     run.__annotations__ = {}
     return run
+
+
+def option_names(kind: type) -> list[str]:
+    """Names of a group's options, as a command's context has them."""
+    return [option.name for option in _Group(kind, Shown()).parameters()]
+
+
+@dataclass(frozen=True)
+class _Option:
+    """One option, and the way back from its value to that of the field."""
+
+    parameter: inspect.Parameter
+    setting: Setting | None
+    many: bool = False
+
+    def read(self, given: Mapping[str, Any]) -> Any:
+        value = given[self.parameter.name]
+        if self.many:
+            return tuple(map(self._one, value or ()))
+        return value if value is None else self._one(value)
+
+    def _one(self, value: Any) -> Any:
+        if self.setting is None:
+            return value
+        if self.setting.choices:
+            return str(value)
+        return value if self.setting.per == 1 else value / self.setting.per
+
+
+class _Group:
+    """The options of a dataclass, those of the groups in it included."""
+
+    def __init__(self, kind: type, shown: Shown) -> None:
+        self._kind, self._shown = kind, shown
+        self._options: dict[str, _Option] = {}
+        self._inner: dict[str, _Group] = {}
+        hints = get_type_hints(kind, include_extras=True)
+        for declared in dataclasses.fields(kind):
+            if declared.name in shown.without:
+                continue
+            inner = _group(hints[declared.name], shown)
+            if inner is not None:
+                self._inner[declared.name] = inner
+                continue
+            option = _option(declared, hints[declared.name], shown)
+            if option is not None:
+                self._options[declared.name] = option
+
+    def parameters(self) -> Iterator[inspect.Parameter]:
+        """What typer is told of, in the order of the fields."""
+        for declared in dataclasses.fields(self._kind):
+            if declared.name in self._options:
+                yield self._options[declared.name].parameter
+            elif declared.name in self._inner:
+                yield from self._inner[declared.name].parameters()
+
+    def made(self, given: Mapping[str, Any]) -> Any:
+        """The instance, or the mapping, from what was given on the command line."""
+        hidden = {name: value for name, value in self._shown.defaults.items() if name in self._shown.without}
+        values = {name: hidden[name] for name in (one.name for one in dataclasses.fields(self._kind)) if name in hidden}
+        values |= {name: option.read(given) for name, option in self._options.items()}
+        values |= {name: inner.made(given) for name, inner in self._inner.items()}
+        return values if self._shown.of is not None else self._kind(**values)
+
+
+def _group(annotation: Any, outer: Shown) -> _Group | None:
+    """The group that an annotation names, None where it names none."""
+    kind, shown = annotation, Shown()
+    if get_origin(annotation) is Annotated:
+        kind, *extras = get_args(annotation)
+        shown = next((one for one in extras if isinstance(one, Shown)), shown)
+    kind = shown.of or kind
+    return _Group(kind, shown.inside(outer)) if dataclasses.is_dataclass(kind) else None
+
+
+def _option(declared: dataclasses.Field[Any], annotation: Any, shown: Shown) -> _Option | None:
+    """The option that a field is; None where the field is no setting."""
+    stated = setting_of(declared)
+    if stated is None:
+        if not any(isinstance(one, OptionInfo) for one in get_args(annotation)):
+            return None
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        return _Option(inspect.Parameter(declared.name, keyword, default=declared.default, annotation=annotation), None)
+    name = shown.options.get(declared.name, stated.option or declared.name)
+    kind, many = annotation, get_origin(annotation) is tuple
+    if many:
+        kind = list[get_args(annotation)[0]] | None  # type: ignore[misc]
+    if get_origin(kind) is Literal:
+        kind = str
+    if stated.choices and stated.metavar is None:  # otherwise the group refuses what it does not know
+        kind = _with(kind, StrEnum("Choice", {choice: choice for choice in stated.choices}))
+    default = None if many else shown.defaults.get(declared.name, declared.default)
+    if shown.unset and annotation is not bool:
+        kind, default = kind | None, None
+    if stated.per != 1 and default is not None:
+        default = default * stated.per
+    # typer knows no open ends of ranges; a command without defaults passes values on to whoever checks them
+    checked_later = stated.above is not None or stated.below is not None or (shown.unset and not many)
+    limits = (None, None) if checked_later else (stated.at_least, stated.at_most)
+    low, high = (None if limit is None else limit * stated.per for limit in limits)
+    words = {int: "N", Path: "FILE"}
+    metavar = next((word for part, word in words.items() if part in (kind, *get_args(kind))), None)
+    told = typer.Option(
+        *([f"--{name.replace('_', '-')}"] if stated.switch else []),
+        min=low,
+        max=high,
+        metavar=stated.metavar or metavar,
+        help=stated.help,
+        rich_help_panel=stated.panel or shown.panel,
+    )
+    parameter = inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, told]
+    )
+    return _Option(parameter, stated, many)
+
+
+def _with(annotation: Any, words: Any) -> Any:
+    """An annotation with an enumeration in place of text."""
+    if annotation is str:
+        return words
+    origin, parts = get_origin(annotation), tuple(_with(part, words) for part in get_args(annotation))
+    if not parts:
+        return annotation
+    return functools.reduce(operator.or_, parts) if origin in (Union, UnionType) else origin[parts]

@@ -4,62 +4,29 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from medha_jax.cli.interrupt import noted_interrupts
-from medha_jax.config import ConfigError
+from medha_jax.cli.option_groups import option_names
+from medha_jax.config import ConfigError, setting
+from medha_jax.plan import SamplingParams
 
 if TYPE_CHECKING:
     from medha_jax.client import Connection, TokenLogprob
 
-PANEL = "From a server"
-ServerOption = Annotated[
-    str | None,
-    typer.Option(metavar="HOST:PORT", help="Send the prompt to `medha-jax serve`.", rich_help_panel=PANEL),
-]
-TokenFileOption = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE", help="Bearer token; its first line is sent.", rich_help_panel=PANEL),
-]
-ServerCaOption = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE", help="Authority of the server's certificate (PEM); TLS.", rich_help_panel=PANEL),
-]
-TimeoutOption = Annotated[
-    float | None,
-    typer.Option(min=0, metavar="SECONDS", help="Give up after this; the server is told.", rich_help_panel=PANEL),
-]
-# options of `generate` that mean the same to a server; any other one is refused beside --server
-PASSED_ON = {
-    "prompt",
-    "prompt_file",
-    "prompt_ids",
-    "temperature",
-    "top_k",
-    "top_p",
-    "min_p",
-    "repetition_penalty",
-    "presence_penalty",
-    "frequency_penalty",
-    "seed",
-    "logprobs",
-    "max_tokens",
-    "min_tokens",
-    "stop",
-    "stop_token_id",
-    "include_stop",
-    "ignore_eos",
-    "json",
-    "server",
-    "auth_token_file",
-    "server_ca",
-    "timeout",
-}
-REMOTE = {"auth_token_file", "server_ca", "timeout"}
+
+@dataclass(frozen=True)
+class RemoteOptions:
+    """The server that generates, in place of this process."""
+
+    server: str | None = setting(None, "Send the prompt to `medha-jax serve`.", metavar="HOST:PORT")
+    auth_token_file: Path | None = setting(None, "Bearer token; its first line is sent.")
+    server_ca: Path | None = setting(None, "Authority of the server's certificate (PEM); TLS.")
+    timeout: float | None = setting(None, "Give up after this; the server is told.", at_least=0, metavar="SECONDS")
 
 
 @dataclass(frozen=True)
@@ -83,8 +50,10 @@ def check_options(context: typer.Context, server: str | None) -> None:
     Raises:
         typer.BadParameter: an option of the local runtime beside `--server`, or the reverse.
     """
+    remote = {one.name for one in fields(RemoteOptions)}
+    passed_on = remote | {"prompt", "prompt_file", "prompt_ids", "json", *option_names(SamplingParams)}
     given = {name for name in context.params if _stated(context, name)}
-    wrong = given & REMOTE if server is None else given - PASSED_ON
+    wrong = given & (remote - {"server"}) if server is None else given - passed_on
     if wrong:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(wrong))
         raise typer.BadParameter(

@@ -1,0 +1,59 @@
+"""Every setting, as frozen data; the only part that reads or writes the environment."""
+
+from medha_jax.config.declaration import (
+    ConfigError,
+    Setting,
+    check_settings,
+    same_setting,
+    setting,
+    setting_of,
+)
+from medha_jax.config.environment import default_compilation_cache, patient_cpu_collectives
+from medha_jax.config.mesh_config import (
+    GROUP,
+    MESH_CONFIGS,
+    STAGE,
+    TENSOR,
+    Axes,
+    Buckets,
+    MeshConfig,
+    load_mesh,
+    mesh_from,
+)
+from medha_jax.config.runtime_config import (
+    ATTENTIONS,
+    BUNDLED_MODEL,
+    DTYPES,
+    KV_DTYPES,
+    XLA_OPTIONS,
+    RuntimeConfig,
+)
+from medha_jax.config.scheduler_config import POLICIES, SchedulerConfig
+
+__all__ = [
+    "ATTENTIONS",
+    "BUNDLED_MODEL",
+    "DTYPES",
+    "GROUP",
+    "KV_DTYPES",
+    "MESH_CONFIGS",
+    "POLICIES",
+    "STAGE",
+    "TENSOR",
+    "XLA_OPTIONS",
+    "Axes",
+    "Buckets",
+    "ConfigError",
+    "MeshConfig",
+    "RuntimeConfig",
+    "SchedulerConfig",
+    "Setting",
+    "check_settings",
+    "default_compilation_cache",
+    "load_mesh",
+    "mesh_from",
+    "patient_cpu_collectives",
+    "same_setting",
+    "setting",
+    "setting_of",
+]

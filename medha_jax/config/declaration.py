@@ -1,0 +1,131 @@
+"""How a setting is declared: once, with its default, its range and what it means.
+
+`check_settings` refuses what is out of range, and the command line makes an option of it (`cli/option_groups.py`).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+
+class ConfigError(ValueError):
+    """A setting is out of its range; the message says what is allowed."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What one field of a dataclass of settings means and allows.
+
+    Args:
+        help: one line; it stands in `--help`, and is the documentation of the field.
+        at_least, above: the smallest value, or the one that it must exceed.
+        at_most, below: the largest value, or the one that it must not reach.
+        choices: the words that are allowed.
+        words: its name in error messages, where that is not the field's.
+        option: its name on the command line, where that is not the field's.
+        per: what 1 of the field is on the command line: 1000 for an option in ms of a field in seconds.
+        metavar: what stands for the value in `--help`.
+        panel: heading under which it stands there.
+        switch: a flag that can only be turned on, without `--no-...`.
+    """
+
+    help: str
+    at_least: float | None = None
+    above: float | None = None
+    at_most: float | None = None
+    below: float | None = None
+    choices: tuple[str, ...] = ()
+    words: str | None = None
+    option: str | None = None
+    per: float = 1
+    metavar: str | None = None
+    panel: str | None = None
+    switch: bool = False
+
+    @property
+    def interval(self) -> str:
+        """Its range, as in `[0, 1)`."""
+        left = f"[{self.at_least:g}" if self.above is None else f"({self.above:g}"
+        if self.at_most is None and self.below is None:
+            return f"{left}, inf)"
+        return f"{left}, {self.at_most:g}]" if self.below is None else f"{left}, {self.below:g})"
+
+    def allows(self, value: Any) -> bool:
+        """Whether a value is one of the choices, or in the range; without an upper end it must be finite.
+
+        Parts of a tuple are looked at where they are typed; its owner may allow more.
+        """
+        if self.choices:
+            return value in self.choices
+        if isinstance(value, tuple):
+            return True
+        return (
+            (self.at_least is None or value >= self.at_least)
+            and (self.above is None or value > self.above)
+            and (self.at_most is None or value <= self.at_most)
+            and (self.below is None or value < self.below)
+            and (not self._bounded_below or value < math.inf)
+        )
+
+    @property
+    def allowed(self) -> str:
+        """In words for an error message."""
+        if self.choices:
+            return f"allowed are {', '.join(self.choices)}"
+        if self.at_most is None and self.below is None:
+            return f"it must be above {self.above}" if self.at_least is None else f"it must be at least {self.at_least}"
+        if self.above is not None and self.below is not None:
+            return f"it must be above {self.above} and below {self.below}"
+        if isinstance(self.at_least, int) and isinstance(self.at_most, int):
+            return f"allowed are {self.at_least} to {self.at_most}"
+        return f"allowed is {self.interval}"
+
+    @property
+    def _bounded_below(self) -> bool:
+        return self.at_least is not None or self.above is not None
+
+
+def setting(default: Any, help: str, **allowed: Any) -> Any:
+    """A field of a dataclass that is a setting.
+
+    Args:
+        default: if nothing is stated.
+        help: what it means, in one line.
+        **allowed: further fields of `Setting`.
+    """
+    return field(default=default, metadata={Setting.__name__: Setting(help, **allowed)})
+
+
+def setting_of(declared: Any) -> Setting | None:
+    """The setting that a field of a dataclass is, if it is one."""
+    found: Setting | None = declared.metadata.get(Setting.__name__)
+    return found
+
+
+def same_setting(kind: type, name: str, **changed: Any) -> Any:
+    """A field that is declared as the one of another dataclass.
+
+    Args:
+        kind: that dataclass.
+        name: of the field in it.
+        **changed: another `default`, or other fields of `Setting`.
+    """
+    (declared,) = (one for one in fields(kind) if one.name == name)
+    default = changed.pop("default", declared.default)
+    stated = replace(declared.metadata[Setting.__name__], **changed)
+    return field(default=default, metadata={Setting.__name__: stated})
+
+
+def check_settings(group: Any) -> None:
+    """Refuse the first setting of a dataclass that is out of its range; None is always allowed.
+
+    Raises:
+        ConfigError: with the allowed range.
+    """
+    for declared in fields(group):
+        stated, value = setting_of(declared), getattr(group, declared.name)
+        if stated is not None and value is not None and not stated.allows(value):
+            shown = repr(value) if stated.choices else value
+            raise ConfigError(f"{stated.words or declared.name} is {shown}; {stated.allowed}")

@@ -1,0 +1,28 @@
+"""The only place that reads or writes the environment."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+CPU_COLLECTIVE_FLAGS = (
+    "--xla_cpu_collective_call_warn_stuck_timeout_seconds=300",
+    "--xla_cpu_collective_call_terminate_timeout_seconds=600",
+)
+
+
+def default_compilation_cache() -> Path:
+    """Directory of the persistent compilation cache: `MEDHA_JAX_CACHE`, else below the user's cache directory."""
+    stated = os.environ.get("MEDHA_JAX_CACHE")
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(stated) if stated else base / "medha-jax" / "compiled"
+
+
+def patient_cpu_collectives() -> None:
+    """Give devices that share few cores time to meet in a collective; to be called before JAX starts a backend.
+
+    Flags that `XLA_FLAGS` already states are left as they are.
+    """
+    stated = os.environ.get("XLA_FLAGS", "")
+    missing = [flag for flag in CPU_COLLECTIVE_FLAGS if flag.split("=")[0] not in stated]
+    os.environ["XLA_FLAGS"] = " ".join([stated, *missing]).strip()

@@ -1,0 +1,159 @@
+"""The layout of the devices, and the shapes that ticks are compiled for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from medha_jax.config.declaration import ConfigError, check_settings, setting
+
+# Axes of the mesh, and the settings of their sizes; `mesh` alone divides arrays over them.
+TENSOR, STAGE, GROUP = "tp", "spp", "kvp"
+MESH_CONFIGS = Path(__file__).parents[2] / "mesh_configs"
+
+
+def _increasing(name: str, sizes: tuple[int, ...], smallest: int) -> None:
+    if not sizes or sizes[0] < smallest or list(sizes) != sorted(set(sizes)):
+        raise ConfigError(f"{name} is {sizes}; it must increase from at least {smallest}")
+
+
+@dataclass(frozen=True)
+class Buckets:
+    """The padded shapes that a tick is compiled for: every pair of a decode and a prefill size.
+
+    Beside the prefill sizes there is 0, unless `mixed_only`.
+    """
+
+    decode: tuple[int, ...] = setting((1, 8, 32), "Rows of one token.")
+    prefill: tuple[int, ...] = setting((16, 64, 256, 1024), "Tokens of prompt chunks.")
+    chunks: int = setting(8, "Most prefill chunks that one tick may carry.", at_least=1, words="chunks a tick")
+    mixed_only: bool = setting(False, "Fewer shapes are compiled; ticks without a prompt are slower.")
+
+    @property
+    def prefill_sizes(self) -> tuple[int, ...]:
+        """All prompt sizes, smallest first."""
+        return self.prefill if self.mixed_only else (0, *self.prefill)
+
+    def __post_init__(self) -> None:
+        _increasing("decode buckets", self.decode, 1)
+        _increasing("prefill buckets", self.prefill, 1)
+        check_settings(self)
+
+
+@dataclass(frozen=True)
+class Axes:
+    """How many devices each axis of the mesh has."""
+
+    tp: int = setting(1, "Devices that split every layer (tensor axis).", at_least=1)
+    spp: int = setting(1, "Pipeline stages that hold consecutive layers.", at_least=1)
+    kvp: int = setting(1, "Groups with a KV pool of their own.", at_least=1)
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+    def __str__(self) -> str:
+        return f"{TENSOR}={self.tp},{STAGE}={self.spp},{GROUP}={self.kvp}"
+
+    @property
+    def devices(self) -> int:
+        """Devices in the whole mesh, e.g. tp=8, spp=2 needs 16."""
+        return self.tp * self.spp * self.kvp
+
+
+@dataclass(frozen=True)
+class MeshConfig(Axes):
+    """A layout of devices and the sizes that go with it; the first three settings are those of `Axes`."""
+
+    page_size: int = setting(64, "Tokens in a KV page; a power of two.", metavar="N")
+    # None: one group holds everything
+    tokens_per_group: int | None = setting(None, "Tokens of one request that a KV group holds.", metavar="N")
+    # shapes of the rows that each group has of its own
+    buckets: Buckets = field(default_factory=Buckets)
+    # shapes of the rows of requests that are spread over groups; None if there are none
+    shared_buckets: Buckets | None = field(default_factory=lambda: Buckets(decode=(4,), prefill=(256,), chunks=2))
+    memory_fraction: float = setting(
+        0.9,
+        "Of a device's memory that weights, pool and programs may take.",
+        above=0,
+        at_most=1,
+        words="memory fraction",
+    )
+    hardware: str = setting("cpu", "Device kind that the layout is meant for.")
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.page_size <= 1024 or self.page_size & (self.page_size - 1):
+            raise ConfigError(f"page size is {self.page_size}; allowed are powers of two from 1 to 1024")
+        if self.tokens_per_group is not None and (self.tokens_per_group < 1 or self.tokens_per_group % self.page_size):
+            raise ConfigError(
+                f"tokens per group is {self.tokens_per_group}; it must be a multiple of the page size {self.page_size}"
+            )
+        super().__post_init__()
+
+    @property
+    def spread_buckets(self) -> Buckets | None:
+        """`shared_buckets` where there are several groups to share rows, None where there is one."""
+        return self.shared_buckets if self.kvp > 1 else None
+
+
+def load_mesh(text: str) -> MeshConfig:
+    """Read a layout: a YAML file, the name of one in `mesh_configs/`, or settings as in `tp=2,spp=2,kvp=2`.
+
+    Raises:
+        ConfigError: there is no such file or name, or a setting is unknown or out of range.
+    """
+    if "=" in text:
+        pairs = [part.partition("=") for part in text.split(",")]
+        return mesh_from({name.strip(): _number(name, value) for name, _, value in pairs})
+    named = MESH_CONFIGS / f"{text}.yaml"
+    path = Path(text) if text.endswith((".yaml", ".yml")) else named
+    try:
+        stated = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        names = ", ".join(sorted(file.stem for file in MESH_CONFIGS.glob("*.yaml")))
+        raise ConfigError(
+            f"cannot read layout {text!r} ({error.strerror}); give a YAML file, tp=N,spp=N,kvp=N, or one of: {names}"
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"layout {text!r} is not valid YAML: {error}") from None
+    if not isinstance(stated, dict):
+        raise ConfigError(f"layout {text!r} must be a mapping of settings")
+    return mesh_from(stated)
+
+
+def mesh_from(stated: Mapping[str, Any]) -> MeshConfig:
+    """A layout from settings by name; `buckets` and `shared_buckets` are mappings of decode, prefill and chunks.
+
+    Raises:
+        ConfigError: a setting is unknown, of the wrong type or out of range.
+    """
+    values = dict(stated)
+    _known("layout", values, MeshConfig)
+    for name in ("buckets", "shared_buckets"):
+        if isinstance(values.get(name), Mapping):
+            sizes: dict[str, Any] = dict(values[name])
+            _known(name, sizes, Buckets)
+            sizes = {key: tuple(size) if isinstance(size, list) else size for key, size in sizes.items()}
+            values[name] = Buckets(**sizes)
+    try:
+        return MeshConfig(**values)
+    except TypeError as error:
+        raise ConfigError(f"layout: {error}") from None
+
+
+def _known(what: str, values: Mapping[str, Any], kind: type) -> None:
+    allowed = [field.name for field in fields(kind)]
+    unknown = [str(name) for name in values if name not in allowed]
+    if unknown:
+        raise ConfigError(f"{what} has unknown settings {', '.join(unknown)}; allowed are {', '.join(allowed)}")
+
+
+def _number(name: str, value: str) -> int:
+    if not (value.strip().isascii() and value.strip().isdigit()):
+        raise ConfigError(
+            f"layout setting {name.strip()}={value} is not a whole number; give for example tp=2,spp=2,kvp=2"
+        )
+    return int(value)

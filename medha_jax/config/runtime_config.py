@@ -1,0 +1,57 @@
+"""What a runtime is built from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from medha_jax.config.declaration import ConfigError, check_settings, setting
+from medha_jax.config.environment import default_compilation_cache
+from medha_jax.config.mesh_config import MeshConfig
+
+DTYPES = ("auto", "float32", "bfloat16")
+KV_DTYPES = ("auto", "fp8")
+ATTENTIONS = ("auto", "xla", "triton")
+XLA_OPTIONS = ("auto", "none")
+BUNDLED_MODEL = Path(__file__).parents[1] / "bundled" / "tiny"
+_MEMORY = "Memory"
+
+
+@dataclass(frozen=True)
+class RuntimeConfig:
+    """What a runtime is built from.
+
+    With `dtype` auto a CPU computes in float32: XLA converts bf16 weights on every step there (26 against 6 ms a token
+    were measured). `kv_dtype` fp8 is e4m3 with an exponent for each token and head. `xla_options` auto compiles the
+    ticks of a GPU with `runtime.compiler.GPU_OPTIONS`.
+    """
+
+    model: Path = BUNDLED_MODEL  # a Hugging Face or Orbax directory
+    dtype: str = setting("auto", "auto: float32 on a CPU, else bfloat16.", choices=DTYPES)
+    kv_dtype: str = setting(
+        "auto", "Of the KV cache; auto: that of the activations, fp8: half the bytes of bfloat16.", choices=KV_DTYPES
+    )
+    attention: str = setting(
+        "auto", "auto: the Triton kernels on NVIDIA GPUs where they run, else XLA.", choices=ATTENTIONS
+    )
+    xla_options: str = setting(
+        "auto",
+        "auto: command buffers and latency hiding for ticks on GPUs; none: XLA's own settings.",
+        choices=XLA_OPTIONS,
+    )
+    max_context: int | None = setting(
+        None, "Prompt and output together, in tokens. Default: the model's.", at_least=1, panel=_MEMORY
+    )
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    slots: int = setting(32, "Requests that run at once.", at_least=1, panel=_MEMORY)
+    pool_tokens: int | None = setting(
+        None, "KV tokens of each group. Default: one request of the whole context.", at_least=1, panel=_MEMORY
+    )
+    keep_logits: bool = False  # return the logits of sampled rows to the host: for tests, it costs a copy
+    seed: int = 0  # of requests that state none
+    compilation_cache: Path | None = field(default_factory=default_compilation_cache)
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        if self.mesh.buckets.decode[-1] > self.slots:
+            raise ConfigError(f"decode bucket {self.mesh.buckets.decode[-1]} is larger than {self.slots} slots")
