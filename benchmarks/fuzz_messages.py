@@ -51,6 +51,7 @@ def fill(draw: random.Random, message) -> None:
 
 
 def value(draw: random.Random, field):
+    """Draw a value of a field's type, often an odd one."""
     if field.type == field.TYPE_STRING:
         return draw.choice(TEXTS)
     if field.type == field.TYPE_DOUBLE:

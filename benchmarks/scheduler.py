@@ -89,6 +89,7 @@ def measure(policy: str, waiting: int, running: int, groups: int, plans: int) ->
 
 
 def main() -> None:
+    """Measure what the command line asks for, and print it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--policy", choices=[*POLICIES, "all"], default="all")
     parser.add_argument("--waiting", type=int, nargs="+", default=[1000, 10_000])

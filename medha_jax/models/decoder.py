@@ -50,6 +50,7 @@ class Norm(nnx.Module):
         self.scale = declare(rngs, ones, dtype, **axes)
 
     def __call__(self, x: Float[Array, "*rows width"]) -> Float[Array, "*rows width"]:
+        """Normalise each row."""
         return rms_norm(x, self.scale[...], self.epsilon)
 
 
@@ -62,6 +63,7 @@ class Projection(nnx.Module):
         self.bias = declare(rngs, zeros, dtype, **outputs) if bias else None
 
     def __call__(self, x: Array, reduce: Reduce = identity) -> Array:
+        """Multiply rows by the matrix; `reduce` adds up what several devices have of the product."""
         kernel = self.kernel[...]
         outputs = kernel.shape[self.contracted :]
         width = 1
@@ -91,6 +93,7 @@ class Attention(nnx.Module):
     def __call__(
         self, x: Float[Array, "rows embed"], angles: Angles, attend: Attend, reduce: Reduce
     ) -> Float[Array, "rows embed"]:
+        """Project, rotate, attend and project back."""
         query, key, value = self.query(x), self.key(x), self.value(x)
         if self.query_norm is not None and self.key_norm is not None:
             query, key = self.query_norm(query), self.key_norm(key)
@@ -107,6 +110,7 @@ class MLP(nnx.Module):
         self.down = Projection(ffn, embed, arch.mlp_bias, dtype, rngs)
 
     def __call__(self, x: Float[Array, "rows embed"], reduce: Reduce) -> Float[Array, "rows embed"]:
+        """Widen, gate and project back."""
         return self.down(jax.nn.silu(self.gate(x)) * self.up(x), reduce)
 
 

@@ -67,7 +67,6 @@ class ExecutableTable:
             on_done: told each shape as it is ready.
             options: of XLA, beside its own: str, bool or int by name.
         """
-
         found: set[int] = set()  # threads whose present compilation the cache answered
 
         def listen(event: str, **_: object) -> None:
