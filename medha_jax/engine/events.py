@@ -112,8 +112,8 @@ class Course:
     deadline_met: bool = True
 
 
-@dataclass(frozen=True)
-class Completion:
+@dataclass(frozen=True, kw_only=True)
+class Completion(Course):
     """A finished generation; `text` is the joined text of its deltas.
 
     `token_ids` holds every generated token, the one that ended the generation included. `matched` is the
@@ -127,12 +127,6 @@ class Completion:
     matched: str | int | None
     prompt_tokens: int
     logprobs: tuple[TokenLogprobs, ...]
-    course: Course
-
-    @property
-    def timings(self) -> Timings:
-        """How long its parts took."""
-        return self.course.timings
 
     @property
     def ttft_s(self) -> float:
@@ -143,26 +137,6 @@ class Completion:
     def tpot_s(self) -> float | None:
         """Seconds per token after the first; None for a single token."""
         return self.timings.tpot_s
-
-    @property
-    def chunks(self) -> tuple[int, ...]:
-        """Computed prefill chunk sizes in tokens."""
-        return self.course.chunks
-
-    @property
-    def preemptions(self) -> int:
-        """How often it lost its pages."""
-        return self.course.preemptions
-
-    @property
-    def cached_tokens(self) -> int:
-        """Tokens of its prompt that were found in the prefix cache."""
-        return self.course.cached_tokens
-
-    @property
-    def deadline_met(self) -> bool:
-        """Whether its first token came when it was due, and its last one before its deadline."""
-        return self.course.deadline_met
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,7 @@ class RequestOutput:
             matched=self._matched,
             prompt_tokens=len(self._request.prompt_ids),
             logprobs=tuple(self._logprobs),
-            course=course,
+            **vars(course),
         )
 
     def _read(self, text: str, searched: bool) -> str:

@@ -1,4 +1,4 @@
-"""From a message to an engine's request: every field is checked here, before anything is taken for it."""
+"""From a message to an engine's request. Fields are checked here; token ids where the engine takes them."""
 
 from __future__ import annotations
 
@@ -6,19 +6,18 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 from grpc import StatusCode
 
-from medha_jax.engine import GenerationRequest, Slo, check_request
+from medha_jax.engine import GenerationRequest, OnDeadline, Slo
 from medha_jax.plan import InvalidRequestError, SamplingParams
 from medha_jax.protos import inference_pb2 as pb
 from medha_jax.server.refusal import Refusal, invalid, never_fits
 from medha_jax.server.settings import Limits
 from medha_jax.text import Tokenizer, TokenizerError
 
-OnDeadline = Literal["continue", "drop"]
 LONGEST_ID = 128  # characters, of a request id and of a cache salt
 ON_DEADLINE: dict[int, OnDeadline] = {
     pb.ON_DEADLINE_UNSPECIFIED: "continue",
@@ -163,7 +162,6 @@ class Requests:
                 prompt_bound=bound,
             )
             _check_priority(settings.priority)
-            check_request(request, self.model.vocab, self.model.context)
         except InvalidRequestError as error:
             raise invalid(str(error)) from None
         return request

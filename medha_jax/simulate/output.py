@@ -35,4 +35,12 @@ class CountedOutput:
 
     def completion(self, course: Course) -> Completion:
         """The finished generation."""
-        return Completion((), "", "length", None, self._prompt, (), course)
+        return Completion(
+            token_ids=(),
+            text="",
+            finish_reason="length",
+            matched=None,
+            prompt_tokens=self._prompt,
+            logprobs=(),
+            **vars(course),
+        )

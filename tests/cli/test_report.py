@@ -4,7 +4,7 @@ import math
 import pytest
 
 from medha_jax.cli.report import as_json, summary
-from medha_jax.engine.events import Completion, Course, Timings, TokenLogprobs
+from medha_jax.engine.events import Completion, Timings, TokenLogprobs
 
 COMPLETION = Completion(
     token_ids=(7, 8),
@@ -13,9 +13,10 @@ COMPLETION = Completion(
     matched="\n\n",
     prompt_tokens=1024,
     logprobs=(),
-    course=Course(Timings(0.1, 0.4, 0.5, 0.05, 0.55, 0.05), (1000, 24)),
+    timings=Timings(0.1, 0.4, 0.5, 0.05, 0.55, 0.05),
+    chunks=(1000, 24),
 )
-SINGLE = Course(Timings(0.1, 0.4, 0.5, 0.0, 0.5, None), (1,))
+SINGLE = {"timings": Timings(0.1, 0.4, 0.5, 0.0, 0.5, None), "chunks": (1,)}
 
 
 def test_json_holds_everything():
@@ -47,7 +48,7 @@ def test_json_of_logprobs_has_no_infinities():
     [
         ({}, "1,024 prompt tokens, TTFT 0.5 s (2,048 tokens/s); 2 tokens, 20.0 tokens/s; stop"),
         (
-            dict(token_ids=(7,), course=SINGLE, prompt_tokens=1, finish_reason="length"),
+            dict(token_ids=(7,), **SINGLE, prompt_tokens=1, finish_reason="length"),
             "1 prompt token, TTFT 0.5 s (2 tokens/s); 1 token; length",
         ),
     ],

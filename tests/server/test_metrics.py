@@ -12,7 +12,6 @@ from medha_jax.engine import (
     Accepted,
     ChunkReport,
     Completion,
-    Course,
     Delta,
     EngineService,
     Event,
@@ -50,7 +49,17 @@ REPORT = TickReport(
     cancelled=(),
 )
 COMPLETION = Completion(
-    (1, 2, 3), "abc", "stop", "c", 100, (), Course(Timings(0.5, 1.5, 2.0, 0.2, 2.2, 0.1), (64, 20), 1, 16, False)
+    token_ids=(1, 2, 3),
+    text="abc",
+    finish_reason="stop",
+    matched="c",
+    prompt_tokens=100,
+    logprobs=(),
+    timings=Timings(0.5, 1.5, 2.0, 0.2, 2.2, 0.1),
+    chunks=(64, 20),
+    preemptions=1,
+    cached_tokens=16,
+    deadline_met=False,
 )
 
 
