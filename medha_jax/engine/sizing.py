@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from medha_jax.config import Buckets, RuntimeConfig
 from medha_jax.engine.events import GenerationRequest
 from medha_jax.scheduler.chunking import chunk_lengths
+from medha_jax.specs.buckets import smallest_size
 
 PREFILL_SIZES = (16, 64, 256, 1024, 2048, 4096, 8192)
 AUTO_CHUNK = 1024
@@ -29,8 +30,7 @@ def sized_for(config: RuntimeConfig, requests: Sequence[GenerationRequest], cont
         length = min(prompt + (request.sampling.max_tokens or context), context)
         tokens, longest_request = tokens + length + config.mesh.page_size, max(longest_request, length)
         lengths.update(chunk_lengths(prompt, request.chunks or (AUTO_CHUNK,)))
-    longest = max(PREFILL_SIZES)
-    sizes = {next((size for size in PREFILL_SIZES if size >= n), longest) for n in lengths if n > 1}
+    sizes = {smallest_size(PREFILL_SIZES, min(length, PREFILL_SIZES[-1])) for length in lengths if length > 1}
     buckets = Buckets(
         decode=tuple(sorted({1, len(requests)})), prefill=tuple(sorted(sizes)) or PREFILL_SIZES[:1], chunks=1
     )
