@@ -57,9 +57,7 @@ def main() -> None:
 def print_calibration(beside: str, calibrated: Calibrated) -> None:
     """What was fitted, and how far it is off among the ticks that it was not fitted to."""
     times = calibrated.calibration.times
-    longer = ", ".join(
-        f"{shape.own_decode}+{shape.own_prefill} {1e3 * times.longer(shape):.1f}" for shape in times.bases
-    )
+    longer = ", ".join(f"{bucket.own} {1e3 * times.longer(bucket):.1f}" for bucket in times.bases)
     print(
         f"\nBeside {beside}: KV is read in blocks of {times.block} (prompts) and {times.decode_block} (decodes) "
         f"tokens; where fetching takes twice as long, ticks (decodes+prompt tokens) take {longer} ms more and the host "

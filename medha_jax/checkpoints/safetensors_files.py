@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from medha_jax.checkpoints.errors import CheckpointError, mismatch
+from medha_jax.specs.sizes import ITEM_BYTES
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 STORED_DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
-ITEM_BYTES = {"BF16": 2, "F16": 2, "F32": 4}
 # the format's own limit on a header
 HEADER_LIMIT = 100_000_000
 ADVICE = "Download or export the files again."
@@ -144,8 +144,8 @@ def _tensor(directory: Path, file: str, name: str, entry: Any, available: int) -
             f"{file} in {directory} is truncated: tensor {name} ends at byte {end} of the values, of which "
             f"the file has {available}. {ADVICE}"
         )
-    expected = math.prod(shape) * ITEM_BYTES.get(dtype, 0)
-    if dtype in ITEM_BYTES and end - start != expected:
+    expected = math.prod(shape) * ITEM_BYTES.get(STORED_DTYPES.get(dtype, ""), 0)
+    if dtype in STORED_DTYPES and end - start != expected:
         raise CheckpointError(
             f"{file} in {directory} is corrupt: tensor {name} of dtype {dtype} and shape {list(shape)} needs "
             f"{expected} bytes, its offsets leave {end - start}. {ADVICE}"

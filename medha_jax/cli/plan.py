@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from medha_jax.simulate.estimate import Estimate
     from medha_jax.simulate.hardware import Hardware
     from medha_jax.simulate.layouts import Refused
-    from medha_jax.simulate.model import Model
+    from medha_jax.specs.model import Architecture
     from medha_jax.workload import Arrival
 
 MOST_DEVICES = 16384
@@ -102,36 +102,36 @@ def plan(
     from medha_jax.simulate.hardware import load_hardware
     from medha_jax.simulate.model import load_model
 
-    of, on, tokens = load_model(model), load_hardware(hardware), token_count(context)
+    arch, on, tokens = load_model(model), load_hardware(hardware), token_count(context)
     on.peak_of(str(dtype))
     if plot is not None:
         from medha_jax.cli.plan_plot import check_plot
 
         check_plot(plot)
-    found, refused = _compare(of, on, devices, tokens, str(dtype), slots, _sample(workload), slo_ttft_s, slo_tpot_ms)
+    found, refused = _compare(arch, on, devices, tokens, str(dtype), slots, _sample(workload), slo_ttft_s, slo_tpot_ms)
     keeping = [one for one in found if one.tpot_s <= slo_tpot_ms / 1000 and one.ttft_s <= (slo_ttft_s or math.inf)]
     chosen = _best(keeping or found, choose) if found else None
     with reader_may_leave():
         if json:
             from medha_jax.cli.plan_tables import as_json
 
-            print(as_json(of, on, tokens, found, refused, chosen), flush=True)
+            print(as_json(model, on, tokens, found, refused, chosen), flush=True)
         else:
             from medha_jax.cli.plan_tables import print_plan
 
-            print_plan(of, on, tokens, found, refused, chosen, all_rows)
+            print_plan(model, on, tokens, found, refused, chosen, all_rows)
     if found and not keeping:
         _tell("no layout keeps the targets with a longest request")
-    if tokens > of.context:
-        _tell(f"{tokens:,} tokens are more than the model's own {of.context:,}")
+    if tokens > arch.context:
+        _tell(f"{tokens:,} tokens are more than the model's own {arch.context:,}")
     if chosen is None:
         raise typer.Exit(1)
     if write is not None:
-        _write(write, chosen, of, devices, tokens)
+        _write(write, chosen, model, devices, tokens)
     if plot is not None:
         from medha_jax.cli.plan_plot import draw
 
-        draw(plot, found, chosen, f"{of.name}, {devices} x {on.name}, {tokens:,} tokens: estimates")
+        draw(plot, found, chosen, f"{model}, {devices} x {on.name}, {tokens:,} tokens: estimates")
 
 
 def token_count(text: str) -> int:
@@ -155,7 +155,7 @@ def _sample(workload: str) -> list[Arrival]:
 
 
 def _compare(
-    model: Model,
+    arch: Architecture,
     hardware: Hardware,
     devices: int,
     context: int,
@@ -175,7 +175,7 @@ def _compare(
     every = list(candidates(devices, context, hardware))
     with LayoutProgress(len(every), time.monotonic) as progress:
         for candidate in every:
-            looked = look_at(candidate, model, hardware, dtype, context, slots)
+            looked = look_at(candidate, arch, hardware, dtype, context, slots)
             if isinstance(looked, Refused):
                 refused.append(looked)
             else:
@@ -197,12 +197,12 @@ def _best(found: Sequence[Estimate], choose: Choose) -> Estimate:
     return min(found, key=lambda one: (order(one), one.ttft_s))
 
 
-def _write(path: Path, chosen: Estimate, model: Model, devices: int, context: int) -> None:
+def _write(path: Path, chosen: Estimate, model: str, devices: int, context: int) -> None:
     from medha_jax.simulate.layouts import layout_yaml
 
     mesh = chosen.candidate.mesh
     comment = (
-        f"{model.name} on {devices} x {mesh.hardware} for {context:,} tokens, chosen by medha-jax plan. Estimated, not "
+        f"{model} on {devices} x {mesh.hardware} for {context:,} tokens, chosen by medha-jax plan. Estimated, not "
         f"measured: {chosen.ttft_s:,.2f} s to the first token of a longest prompt alone, then "
         f"{1000 * chosen.tpot_s:.1f} ms a token."
     )

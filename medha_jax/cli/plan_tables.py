@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from medha_jax.simulate.estimate import Estimate
     from medha_jax.simulate.hardware import Hardware
     from medha_jax.simulate.layouts import Refused
-    from medha_jax.simulate.model import Model
 
 WIDTH = 140  # of output that is no terminal
 ROWS, REASONS = 24, 12
@@ -23,7 +22,7 @@ GIB = 2**30
 
 
 def print_plan(
-    model: Model,
+    model: str,
     hardware: Hardware,
     context: int,
     found: Sequence[Estimate],
@@ -52,7 +51,7 @@ def print_plan(
 
 
 def as_json(
-    model: Model,
+    model: str,
     hardware: Hardware,
     context: int,
     found: Sequence[Estimate],
@@ -62,7 +61,7 @@ def as_json(
     """All of it as one line; times in seconds, memory in bytes."""
     stated: dict[str, Any] = {
         "estimated": True,
-        "model": model.name,
+        "model": model,
         "hardware": hardware.name,
         "assumed": list(hardware.assumed),
         "context": context,
@@ -97,8 +96,8 @@ def _figures(one: Estimate) -> dict[str, Any]:
     }
 
 
-def _table(model: Model, context: int, rows: Sequence[Estimate], chosen: Estimate | None) -> Table:
-    table = Table(title=f"Estimated: {model.name}, requests of up to {context:,} tokens", title_justify="left")
+def _table(model: str, context: int, rows: Sequence[Estimate], chosen: Estimate | None) -> Table:
+    table = Table(title=f"Estimated: {model}, requests of up to {context:,} tokens", title_justify="left")
     table.add_column("")
     table.add_column("layout", no_wrap=True)
     for name in (

@@ -114,7 +114,7 @@ def _modelled(model: str, mesh: str, context: int, slots: int) -> Deployment:
     hardware = load_hardware(layout.hardware)
     dtype = "float32" if hardware.name == "cpu" else "bfloat16"
     cost = CostModel(DeviceSizes(load_model(model), layout, dtype), hardware)
-    return deploy(cost, context, max(slots, layout.buckets.decode[-1]))
+    return deploy(cost, context, max(slots, layout.buckets.decode[-1]), model)
 
 
 def _measured(path: Path) -> Calibration:

@@ -117,7 +117,7 @@ class EngineLoader:
         mesh, cache = self._config.mesh, self._config.compilation_cache
         key = {
             "model": str(self._config.model.resolve()),
-            "mesh": f"tp={mesh.tp},spp={mesh.spp},kvp={mesh.kvp}",
+            "mesh": str(mesh),
             "dtype": self._config.dtype,
             "device": jax.devices()[0].device_kind,
         }

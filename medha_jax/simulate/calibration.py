@@ -32,7 +32,9 @@ from medha_jax.simulate.deployments import Deployment
 from medha_jax.simulate.fitting import Errors, errors, fit
 from medha_jax.simulate.hardware import SpecError
 from medha_jax.simulate.measured import MeasuredTimes, Tick
-from medha_jax.simulate.times import GroupWork, Shape, chunk_work
+from medha_jax.simulate.times import GroupWork, chunk_work
+from medha_jax.specs.buckets import NO_ROWS, Bucket, padded_segment
+from medha_jax.specs.sizes import tokens_per_group
 
 FORMAT = "medha-jax ticks 1"
 LEAST_TICKS = 32
@@ -132,8 +134,10 @@ def _tick(stated: Mapping[str, Any], mesh: MeshConfig, context: int) -> Tick:
     seconds = float(stated["seconds"])
     if not 0 < seconds < math.inf:
         raise SpecError(f"a tick took {stated['seconds']} seconds; they must be above 0")
-    shape = Shape(*map(int, stated["shape"]))
-    per_group = (mesh.tokens_per_group or context) if mesh.kvp > 1 else 2**62
+    decode, prefill, *of_all = map(int, stated["shape"])
+    common = padded_segment(mesh.shared_buckets or mesh.buckets, *of_all) if of_all else NO_ROWS
+    bucket = Bucket(padded_segment(mesh.buckets, decode, prefill), common)
+    per_group = tokens_per_group(mesh, context)
     works: list[GroupWork] = []
     for stage in stated["stages"]:
         shared, own = GroupWork(), dict[int, GroupWork]()
@@ -146,4 +150,4 @@ def _tick(stated: Mapping[str, Any], mesh: MeshConfig, context: int) -> Tick:
     slowness = float(stated.get("slowness", 1))
     if not 0 < slowness < math.inf:
         raise SpecError(f"a tick has slowness {slowness}; it must be above 0")
-    return Tick(shape, most, seconds, None if host is None else max(0.0, float(host)), slowness)
+    return Tick(bucket, most, seconds, None if host is None else max(0.0, float(host)), slowness)

@@ -22,9 +22,10 @@ import numpy as np
 from medha_jax.config import STAGE, TENSOR, MeshConfig
 from medha_jax.scheduler.time_model import TickWork
 from medha_jax.simulate.hardware import Coefficients, Hardware, Link
-from medha_jax.simulate.model import Model
-from medha_jax.simulate.sizes import Collective, DeviceSizes, shapes_of
-from medha_jax.simulate.times import GroupWork, Shape
+from medha_jax.simulate.sizes import Collective, DeviceSizes
+from medha_jax.simulate.times import GroupWork
+from medha_jax.specs.buckets import Bucket, Segment
+from medha_jax.specs.model import Architecture
 
 ACTIVATIONS = 12  # times that a layer reads or writes its rows: norms, projections, residuals
 
@@ -51,7 +52,7 @@ class CostModel:
     query_tile: int | None = None
 
     @classmethod
-    def of(cls, model: Model, mesh: MeshConfig, hardware: Hardware, dtype: str = "bfloat16") -> CostModel:
+    def of(cls, model: Architecture, mesh: MeshConfig, hardware: Hardware, dtype: str = "bfloat16") -> CostModel:
         """The times of a model on a mesh."""
         return cls(DeviceSizes(model, mesh, dtype), hardware)
 
@@ -93,7 +94,7 @@ class CostModel:
     def observe(self, work: TickWork, seconds: float) -> None:
         """Fixed: nothing is learnt."""
 
-    def group_seconds(self, shape: Shape, work: GroupWork) -> float:
+    def group_seconds(self, shape: Bucket, work: GroupWork) -> float:
         """Seconds of a group's part of a tick."""
         attention = self.context_s * work.context
         for squares, context in work.chunks:
@@ -109,14 +110,14 @@ class CostModel:
         Where two shapes have as many rows it is that with more shared ones, which takes longer.
         """
         shape = self._by_rows.get(rows)
-        return self._of_shape(Shape(rows) if shape is None else shape)
+        return self._of_shape(Bucket(Segment(rows)) if shape is None else shape)
 
-    def parts(self, shape: Shape) -> dict[str, float]:
+    def parts(self, shape: Bucket) -> dict[str, float]:
         """Seconds of each part of a shape: matmul, head, and collectives by axis."""
         sizes = self.sizes
         found = {
             "matmul": sizes.layers * self._product(sizes.layer_weights, shape.rows, ACTIVATIONS),
-            "head": self._product(sizes.head_weights, sizes.samples(shape), 2),
+            "head": self._product(sizes.head_weights, shape.samples, 2),
         }
         for one in sizes.collectives(shape):
             found[one.axis] = found.get(one.axis, 0.0) + one.count * self._collective(one)
@@ -133,22 +134,22 @@ class CostModel:
         return self.sizes.layers * self.used.launch_s
 
     @cached_property
-    def _by_rows(self) -> dict[int, Shape]:
-        found: dict[int, Shape] = {}
-        for shape in shapes_of(self.sizes.mesh):
-            if shape.rows not in found or shape.shared_rows > found[shape.rows].shared_rows:
+    def _by_rows(self) -> dict[int, Bucket]:
+        found: dict[int, Bucket] = {}
+        for shape in self.sizes.buckets:
+            if shape.rows not in found or shape.shared.rows > found[shape.rows].shared.rows:
                 found[shape.rows] = shape
         return found
 
     @cached_property
-    def _compiled(self) -> dict[Shape, float]:
-        return {shape: sum(self.parts(shape).values()) for shape in shapes_of(self.sizes.mesh)}
+    def _compiled(self) -> dict[Bucket, float]:
+        return {shape: sum(self.parts(shape).values()) for shape in self.sizes.buckets}
 
     def _tick(self, shape: float, attention: float, rows: int) -> float:
         used = self.used
         return used.tick_s + max(self._launch, shape + attention) + used.row_s * rows
 
-    def _of_shape(self, shape: Shape) -> float:
+    def _of_shape(self, shape: Bucket) -> float:
         known = self._compiled.get(shape)
         return sum(self.parts(shape).values()) if known is None else known
 

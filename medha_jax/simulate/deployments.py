@@ -29,18 +29,15 @@ from medha_jax.simulate.cost import CostModel
 from medha_jax.simulate.hardware import SpecError
 from medha_jax.simulate.room import room_of
 from medha_jax.simulate.times import GroupTimes, SummedTimes
+from medha_jax.specs.buckets import smallest_sizes
+from medha_jax.specs.sizes import tokens_per_group
+from medha_jax.specs.work import chunk_attentions, chunk_reads
 
 CHUNK = 2048  # tokens, of the measured prefills
 PREFILL = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, CHUNK)  # at most half is padding
 FIT = (0.0387, 1.70e-5, 1.393e-10)  # seconds, a token, a token²
 TPOT_SHORT_S = 0.0075
 TPOT_1M_S = 0.187
-
-
-def published_prefill(prompt: int) -> float:
-    """Seconds of a prompt alone, by the authors' measurements."""
-    constant, linear, square = FIT
-    return constant + linear * prompt + square * prompt**2
 
 
 def fitted(context: float) -> LinearTimeModel:
@@ -82,17 +79,17 @@ class Deployment:
         N chunks take N + spp - 1 ticks; all stages run in the largest shape in flight and wait for the slowest.
         """
         mesh, stages = self.config.mesh, self.config.mesh.spp
-        per_group = (mesh.tokens_per_group or self.context) if mesh.kvp > 1 else self.context
+        per_group = tokens_per_group(mesh, self.context)
         starts, lengths = self._chunks(prompt, per_group)
         spread, several = starts >= per_group, lengths > 1  # a chunk of one token is a decode row
         own, shared = mesh.buckets, mesh.shared_buckets or mesh.buckets
         rows = (
             np.full_like(starts, own.decode[0]),
-            _padded(own, np.where(several & ~spread, lengths, 0)),
+            smallest_sizes(own.prefill_sizes, np.where(several & ~spread, lengths, 0)),
             np.where(spread, shared.decode[0], 0),
-            np.where(spread, _padded(shared, np.where(several & spread, lengths, 0)), 0),
+            np.where(spread, smallest_sizes(shared.prefill_sizes, np.where(several & spread, lengths, 0)), 0),
         )
-        attention = np.where(spread, lengths * per_group, lengths * starts + lengths * (lengths + 1) / 2)
+        attention = chunk_attentions(starts, lengths, per_group)
 
         def in_stages(feature: np.ndarray) -> np.ndarray:
             """A feature of each chunk, by tick and stage `[chunks + stages - 1, stages]`."""
@@ -104,7 +101,7 @@ class Deployment:
         largest = sum(in_stages(kind).max(axis=1, keepdims=True) for kind in rows)
         attention, context, one = (
             in_stages(feature)
-            for feature in (attention * several, np.minimum(starts + lengths, per_group), np.ones_like(starts))
+            for feature in (attention * several, chunk_reads(starts + lengths, per_group), np.ones_like(starts))
         )
         seconds = self.model.many(np.repeat(largest, stages, axis=1), attention, context, one)
         return float(seconds.max(axis=1).sum())
@@ -121,21 +118,15 @@ class Deployment:
         return begin, np.concatenate(ends) - begin
 
 
-def _padded(buckets: Buckets, lengths: np.ndarray) -> np.ndarray:
-    """Prompt rows of the smallest shape that holds each chunk."""
-    sizes = np.array(buckets.prefill_sizes, float)
-    return sizes[np.minimum(np.searchsorted(sizes, lengths), len(sizes) - 1)]
-
-
-def deploy(cost: CostModel, context: int, slots: int, name: str = "", pool_tokens: int | None = None) -> Deployment:
+def deploy(cost: CostModel, context: int, slots: int, model: str, name: str = "") -> Deployment:
     """A machine whose times are those of a cost model.
 
     Args:
         cost: model, mesh and hardware.
         context: most tokens of one request.
         slots: most requests at once.
+        model: its name.
         name: of the machine; made of model, hardware and mesh if it is empty.
-        pool_tokens: of each group's KV pool; None for as many as the memory holds.
 
     Raises:
         SpecError: the longest request does not fit.
@@ -144,9 +135,8 @@ def deploy(cost: CostModel, context: int, slots: int, name: str = "", pool_token
     if room.shortage:
         raise SpecError(room.shortage)
     mesh = cost.sizes.mesh
-    config = RuntimeConfig(mesh=mesh, slots=slots, pool_tokens=pool_tokens or room.pool_tokens, max_context=context)
-    axes = f"tp={mesh.tp},spp={mesh.spp},kvp={mesh.kvp}"
-    about = f"{cost.sizes.model.name} on {mesh.tp * mesh.spp * mesh.kvp} x {cost.hardware.name}, {axes}"
+    config = RuntimeConfig(mesh=mesh, slots=slots, pool_tokens=room.pool_tokens, max_context=context)
+    about = f"{model} on {mesh.devices} x {cost.hardware.name}, {mesh}"
     return Deployment(name or about, about, cost, config, context, cost)
 
 

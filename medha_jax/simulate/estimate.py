@@ -25,7 +25,10 @@ from medha_jax.simulate.cost import CostModel
 from medha_jax.simulate.hardware import Hardware
 from medha_jax.simulate.layouts import Candidate, Feasible
 from medha_jax.simulate.room import Room
+from medha_jax.specs.buckets import smallest_sizes
+from medha_jax.specs.sizes import UNBOUNDED, tokens_per_group
 from medha_jax.specs.tick_shapes import TickShapes
+from medha_jax.specs.work import chunk_attentions
 from medha_jax.workload import Arrival
 
 SHARES = np.linspace(0.01, 0.99, 99)  # of the capacity
@@ -97,7 +100,7 @@ class Estimator:
         candidate = self.feasible.candidate
         requests, goodput = self._traffic(sample)
         tokens = requests * sum(one.prompt + one.output for one in sample) / len(sample)
-        hourly = self.hardware.price * self._devices * candidate.replicas
+        hourly = self.hardware.price * candidate.mesh.devices * candidate.replicas
         return Estimate(
             candidate=candidate,
             room=self.feasible.room,
@@ -141,11 +144,6 @@ class Estimator:
     def _stages(self) -> int:
         return self.cost.sizes.mesh.spp
 
-    @property
-    def _devices(self) -> int:
-        mesh = self.cost.sizes.mesh
-        return mesh.tp * mesh.spp * mesh.kvp
-
     @cached_property
     def _shapes(self) -> TickShapes:
         mesh = self.cost.sizes.mesh
@@ -153,7 +151,7 @@ class Estimator:
             own=mesh.buckets,
             shared=mesh.shared_buckets or mesh.buckets,
             groups=mesh.kvp,
-            per_group=mesh.tokens_per_group or 2**62,
+            per_group=tokens_per_group(mesh, self.context),
             page_size=mesh.page_size,
             stages=mesh.spp,
             slots=self.slots,
@@ -169,8 +167,8 @@ class Estimator:
         """Seconds of prompts in one chunk through all stages; of longer ones, of their first chunk."""
         own = self.cost.sizes.mesh.buckets
         lengths = np.minimum(prompts, own.prefill[-1])
-        rows = own.decode[0] + np.array(own.prefill, float)[np.searchsorted(own.prefill, lengths)]
-        squares = lengths * (lengths + 1) / 2
+        rows = own.decode[0] + smallest_sizes(own.prefill, lengths)
+        squares = chunk_attentions(np.zeros_like(lengths), lengths, UNBOUNDED)
         return self._stages * self.cost.many(rows, squares, lengths, np.ones_like(lengths))
 
     def _traffic(self, sample: Sequence[Arrival]) -> tuple[float, float]:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from medha_jax.config import Buckets, RuntimeConfig
+from medha_jax.config import RuntimeConfig
 from medha_jax.plan import SamplingParams, StepPlan
 from medha_jax.simulate.clock import VirtualClock
-from medha_jax.simulate.times import GroupTimes, GroupWork, Shape, chunk_work
-from medha_jax.specs.sizes import pages_for
+from medha_jax.simulate.times import GroupTimes, GroupWork, chunk_work
+from medha_jax.specs.buckets import NO_ROWS, Bucket, Segment, smallest_bucket
+from medha_jax.specs.layout import Layout
+from medha_jax.specs.sizes import UNBOUNDED, Sizes
+from medha_jax.specs.work import chunk_attention
 
 VOCAB = 2**31
-UNBOUNDED = 2**30
-Slowed = Callable[[float, float, Shape], float]  # seconds of a tick: of when it begins, its usual seconds, its shape
+Slowed = Callable[[float, float, Bucket], float]  # seconds of a tick: of when it begins, its usual seconds, its shape
 
 
 class SimulationError(RuntimeError):
@@ -27,24 +28,6 @@ class SimulatedModel:
     """What an engine asks of a model: entries of its vocabulary."""
 
     vocab: int = VOCAB
-
-
-@dataclass(frozen=True)
-class SimulatedLayout:
-    """Sizes of the mesh axes."""
-
-    tp: int
-    spp: int
-    kvp: int
-
-
-@dataclass(frozen=True)
-class SimulatedSizes:
-    """Context and pool; tokens and pages are those of one group."""
-
-    context: int
-    per_group: int
-    pages: int
 
 
 @dataclass(frozen=True)
@@ -91,6 +74,11 @@ class _Rows:
     chunks: int = 0
     work: GroupWork = field(default_factory=GroupWork)
 
+    @property
+    def need(self) -> Segment:
+        """What a shape must hold for them."""
+        return Segment(self.singles, self.tokens, self.chunks)
+
     def add(self, start: int, length: int, per_group: int) -> None:
         """Take in a chunk."""
         chunk_work(self.work, start, length, per_group)
@@ -102,14 +90,14 @@ class _Rows:
 
 
 class _Stage(NamedTuple):
-    """What a stage does in a tick: rows that each group has of its own, those that all share, and each group's work."""
+    """What a stage does in a tick: most of any group's own rows, rows that all groups share, and each group's work."""
 
-    own: tuple[_Rows, ...]
-    shared: _Rows | None
+    own: Segment
+    shared: Segment
     work: tuple[GroupWork, ...]
 
 
-EMPTY = _Stage((_Rows(),), None, (GroupWork(),))
+EMPTY = _Stage(NO_ROWS, NO_ROWS, (GroupWork(),))
 
 
 class SimulatedExecutor:
@@ -134,21 +122,15 @@ class SimulatedExecutor:
         clock: VirtualClock,
         slowed: Slowed | None = None,
     ) -> None:
-        mesh = config.mesh
-        per_group = UNBOUNDED
-        if mesh.kvp > 1:
-            per_group = mesh.tokens_per_group or pages_for(context, mesh.page_size) * mesh.page_size
-            context = min(context, mesh.kvp * per_group)
-        pages = pages_for(config.pool_tokens or min(context, per_group), mesh.page_size)
         self.config = config
         self.arch = SimulatedModel()
-        self.layout = SimulatedLayout(mesh.tp, mesh.spp, mesh.kvp)
-        self.sizes = SimulatedSizes(context, per_group, pages)
+        self.layout = Layout.of(config.mesh)
+        self.sizes = Sizes.of(config, context)
         self.totals = Totals()
         self._times, self._clock, self._slowed = times, clock, slowed
         self._token = SimulatedToken()
         self._free_at = 0.0
-        self._flight = [(StepPlan(()), EMPTY)] * mesh.spp
+        self._flight = [(StepPlan(()), EMPTY)] * config.mesh.spp
         self._next: dict[int, int | None] = {}
 
     @property
@@ -205,27 +187,27 @@ class SimulatedExecutor:
         """Dispatch one tick, in which `plan` enters the first stage and an earlier one leaves the last.
 
         Raises:
-            SimulationError: the plan fits no shape, or a request's chunks do not follow each other.
+            SimulationError: a request's chunks do not follow each other.
+            UnknownShapeError: the plans in flight are larger than every compiled shape.
         """
         stage, ends = self._enter(plan)
         flight = [(plan, stage), *self._flight[:-1]]
         stages = [stage for _, stage in flight]
-        shape, seconds_of = self._shape(stages), self._times.group_seconds
-        seconds = max(seconds_of(shape, work) for stage in stages for work in stage.work)
+        bucket, seconds_of = self._bucket(stages), self._times.group_seconds
+        seconds = max(seconds_of(bucket, work) for stage in stages for work in stage.work)
         self._next.update(ends)
         self._flight = flight
         began = max(self._clock(), self._free_at)
         if self._slowed is not None:
-            seconds = self._slowed(began, seconds, shape)
+            seconds = self._slowed(began, seconds, bucket)
         self._free_at = began + seconds
         totals = self.totals
         totals.ticks += 1
         totals.seconds += seconds
         tokens, attention = 0, 0.0
         for chunk in plan.chunks:
-            length = chunk.length
-            tokens += length
-            attention += length * (2 * chunk.start + length + 1) / 2
+            tokens += chunk.length
+            attention += chunk_attention(chunk.start, chunk.length, UNBOUNDED)
         totals.tokens += tokens
         totals.attention += attention
         return SimulatedTick(flight[-1][0], self._free_at)
@@ -254,30 +236,17 @@ class SimulatedExecutor:
             else:
                 rows = own[groups[0]] = _Rows()
             rows.add(start, length, per_group)
-        every = tuple(own.values()) or EMPTY.own
+        need = NO_ROWS
+        for rows in own.values():
+            need |= rows.need
+        works = tuple(rows.work for rows in own.values()) or EMPTY.work
         if shared is None:
-            return _Stage(every, None, tuple(rows.work for rows in every)), ends
-        return _Stage(every, shared, tuple(shared.work + rows.work for rows in every)), ends
+            return _Stage(need, NO_ROWS, works), ends
+        return _Stage(need, shared.need, tuple(shared.work + work for work in works)), ends
 
-    def _shape(self, stages: Sequence[_Stage]) -> Shape:
-        """The smallest that holds what every stage does; all run in it."""
-        mesh = self.config.mesh
-        sizes = _padded(mesh.buckets, [rows for stage in stages for rows in stage.own])
-        shared = [stage.shared for stage in stages if stage.shared is not None]
-        return Shape(*sizes, *(_padded(mesh.shared_buckets or mesh.buckets, shared) if shared else ()))
-
-
-def _padded(buckets: Buckets, kinds: Sequence[_Rows]) -> tuple[int, int]:
-    """Decode and prompt rows of the smallest shape that holds every one of these.
-
-    Raises:
-        SimulationError: none does.
-    """
-    singles, tokens = max(rows.singles for rows in kinds), max(rows.tokens for rows in kinds)
-    chunks = max(rows.chunks for rows in kinds)
-    decode, prefill = buckets.decode, buckets.prefill_sizes
-    if singles > decode[-1] or tokens > prefill[-1] or chunks > buckets.chunks:
-        raise SimulationError(
-            f"a plan of {singles} single tokens and {tokens} prompt tokens in {chunks} chunks fits no shape"
-        )
-    return decode[bisect_left(decode, singles)], prefill[bisect_left(prefill, tokens)]
+    def _bucket(self, stages: Sequence[_Stage]) -> Bucket:
+        """The smallest shape that holds what every stage does; all run in it."""
+        mesh, own, shared = self.config.mesh, NO_ROWS, NO_ROWS
+        for stage in stages:
+            own, shared = own | stage.own, shared | stage.shared
+        return smallest_bucket(mesh.buckets, mesh.shared_buckets or mesh.buckets, own, shared)

@@ -11,8 +11,7 @@ import numpy as np
 from medha_jax.config import MeshConfig
 from medha_jax.scheduler.time_model import nonnegative_least_squares, robust_fit
 from medha_jax.simulate.measured import MeasuredTimes, Tick
-from medha_jax.simulate.sizes import shapes_of
-from medha_jax.simulate.times import Shape
+from medha_jax.specs.buckets import Bucket, all_buckets
 
 FITTED = ("fixed", "tokens", "attention", "context", "decode", "row", "beside")
 OWN_BASE_TICKS = 5
@@ -75,11 +74,11 @@ def _fitted(ticks: Sequence[Tick], mesh: MeshConfig, block: int, decode_block: i
     named["fixed"] += felt
     named["tokens"] += felt_tokens
     plain = MeasuredTimes(**named, felt=felt, felt_tokens=felt_tokens, block=block, decode_block=decode_block)
-    left: dict[Shape, list[tuple[float, float]]] = {}
+    left: dict[Bucket, list[tuple[float, float]]] = {}
     for tick in ticks:
         rest = tick.seconds - plain.predicted(tick) + plain.base(tick.shape)
         left.setdefault(tick.shape, []).append((rest, 1 / tick.seconds))
-    compiled = set(shapes_of(mesh))
+    compiled = set(all_buckets(mesh.buckets, mesh.spread_buckets))
     bases = {
         shape: max(_weighted_median(rest), plain.longer(shape))
         for shape, rest in left.items()

@@ -10,9 +10,10 @@ import yaml
 
 from medha_jax.config import GROUP, STAGE, TENSOR, Buckets, MeshConfig
 from medha_jax.simulate.hardware import Hardware
-from medha_jax.simulate.model import Model
 from medha_jax.simulate.room import Room, room_of
-from medha_jax.simulate.sizes import DeviceSizes, misfits
+from medha_jax.simulate.sizes import DeviceSizes
+from medha_jax.specs.layout import Layout
+from medha_jax.specs.model import Architecture
 
 PAGE = 128
 WIDTH = 120
@@ -35,7 +36,7 @@ class Candidate:
     spread: int
 
     def __str__(self) -> str:
-        return axes(self.mesh)
+        return str(self.mesh)
 
 
 @dataclass(frozen=True)
@@ -53,11 +54,6 @@ class Refused:
 
     candidate: Candidate
     reason: str
-
-
-def axes(mesh: MeshConfig) -> str:
-    """The layout's axes: `tp=8,spp=4,kvp=2`."""
-    return f"tp={mesh.tp},spp={mesh.spp},kvp={mesh.kvp}"
 
 
 def candidates(devices: int, context: int, hardware: Hardware) -> Iterator[Candidate]:
@@ -85,7 +81,7 @@ def candidates(devices: int, context: int, hardware: Hardware) -> Iterator[Candi
 
 
 def look_at(
-    candidate: Candidate, model: Model, hardware: Hardware, dtype: str, context: int, slots: int
+    candidate: Candidate, model: Architecture, hardware: Hardware, dtype: str, context: int, slots: int
 ) -> Feasible | Refused:
     """Check that a candidate divides the model and fits the memory.
 
@@ -98,7 +94,7 @@ def look_at(
         slots: most requests at once.
     """
     mesh = candidate.mesh
-    if found := misfits(model, mesh):
+    if found := Layout.of(mesh).misfits(model):
         return Refused(candidate, "; ".join(found))
     sizes = DeviceSizes(model, mesh, dtype)
     room = room_of(sizes, hardware, slots, context)

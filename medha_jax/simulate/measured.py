@@ -28,7 +28,8 @@ from functools import cached_property
 import numpy as np
 
 from medha_jax.scheduler.time_model import TickWork
-from medha_jax.simulate.times import GroupWork, Shape
+from medha_jax.simulate.times import GroupWork
+from medha_jax.specs.buckets import Bucket
 
 SHORT_CONTEXT = 1024
 
@@ -40,7 +41,7 @@ class Tick:
     `slowness` is that of the machine at that time, as measured by something else.
     """
 
-    shape: Shape
+    shape: Bucket
     work: GroupWork
     seconds: float
     host_s: float | None = None
@@ -83,7 +84,7 @@ class MeasuredTimes:
     decode: float
     row: float
     beside: float = 0.0
-    bases: Mapping[Shape, float] = field(default_factory=dict)
+    bases: Mapping[Bucket, float] = field(default_factory=dict)
     block: int = 1
     decode_block: int = 1
     delays: float = 1.0
@@ -93,16 +94,16 @@ class MeasuredTimes:
     host_row: float = 0.0
     host_felt: float = 0.0
 
-    def base(self, shape: Shape) -> float:
+    def base(self, shape: Bucket) -> float:
         """Seconds of a shape without anything in it."""
         known = self.bases.get(shape)
         return self.fixed + self.tokens * shape.rows if known is None else known
 
-    def group_seconds(self, shape: Shape, work: GroupWork) -> float:
+    def group_seconds(self, shape: Bucket, work: GroupWork) -> float:
         """Seconds of a group's part of a tick, and of the host before it."""
         return self.delays * self.tick_seconds(shape, work) + self.host + self.host_row * work.rows
 
-    def tick_seconds(self, shape: Shape, work: GroupWork) -> float:
+    def tick_seconds(self, shape: Bucket, work: GroupWork) -> float:
         """Seconds of a group's part of a tick, the median."""
         decoded = -(-work.context // self.decode_block) * self.decode_block
         seconds = self.base(shape) + self.decode * decoded + self.row * work.rows
@@ -111,11 +112,11 @@ class MeasuredTimes:
             seconds += self.attention * squares + self.context * (-(-read // block) * block)
         return seconds + self.beside if 0 < len(chunks) < work.rows else seconds
 
-    def longer(self, shape: Shape) -> float:
+    def longer(self, shape: Bucket) -> float:
         """Seconds that a tick of a shape takes longer on a machine that is twice as slow."""
         return self.felt + self.felt_tokens * shape.rows
 
-    def slowed(self, seconds: float, shape: Shape, slowness: float) -> float:
+    def slowed(self, seconds: float, shape: Bucket, slowness: float) -> float:
         """Seconds on a machine that is so slow of what takes `group_seconds` at its best, where slowness is 1."""
         return seconds + (self.delays * self.longer(shape) + self.host_felt) * (slowness - 1)
 

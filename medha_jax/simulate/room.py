@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from medha_jax.simulate.hardware import Hardware
 from medha_jax.simulate.sizes import DeviceSizes
-from medha_jax.specs.sizes import pages_for
+from medha_jax.specs.sizes import Sizes
 
 GIB = 2**30
 
@@ -66,5 +66,5 @@ def room_of(sizes: DeviceSizes, hardware: Hardware, slots: int, context: int) ->
     weights, register, state = sizes.weight_bytes, sizes.register_bytes, sizes.slot_bytes(slots, context)
     page = mesh.page_size
     left = max(0, usable - weights - register - state) // (page * sizes.kv_token_bytes)
-    held = min(context, mesh.tokens_per_group or context) if mesh.kvp > 1 else context
-    return Room(usable, weights, register, state, sizes.kv_token_bytes, left * page, pages_for(held, page) * page)
+    needed = Sizes.on(mesh, context).pages * page
+    return Room(usable, weights, register, state, sizes.kv_token_bytes, left * page, needed)

@@ -3,28 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from medha_jax.scheduler.time_model import TickWork, TimeModel
-
-
-class Shape(NamedTuple):
-    """A compiled shape: rows that each group has of its own, and rows that all groups share; padding included."""
-
-    own_decode: int
-    own_prefill: int = 0
-    shared_decode: int = 0
-    shared_prefill: int = 0
-
-    @property
-    def shared_rows(self) -> int:
-        """Rows that all groups compute."""
-        return self.shared_decode + self.shared_prefill
-
-    @property
-    def rows(self) -> int:
-        """All rows of a group."""
-        return self.own_decode + self.own_prefill + self.shared_rows
+from medha_jax.specs.buckets import Bucket
+from medha_jax.specs.work import chunk_attention, chunk_read
 
 
 @dataclass(slots=True)
@@ -48,20 +31,18 @@ class GroupWork:
 
 def chunk_work(work: GroupWork, start: int, length: int, per_group: int) -> None:
     """Add a chunk to a group's work, as the group sees it that holds most of its context; one token is a decode."""
-    end = start + length
-    context = end if end <= per_group else per_group
+    read = chunk_read(start + length, per_group)
     work.rows += 1
     if length == 1:
-        work.context += context
+        work.context += read
     else:
-        squares = length * per_group if end > per_group else length * (start + end + 1) / 2
-        work.chunks.append((squares, context))
+        work.chunks.append((chunk_attention(start, length, per_group), read))
 
 
 class GroupTimes(Protocol):
     """Says how long a group needs for its part of a tick."""
 
-    def group_seconds(self, shape: Shape, work: GroupWork) -> float:
+    def group_seconds(self, shape: Bucket, work: GroupWork) -> float:
         """Seconds of work in a shape; a tick takes those of its slowest stage and group."""
 
 
@@ -71,7 +52,7 @@ class SummedTimes:
 
     model: TimeModel
 
-    def group_seconds(self, shape: Shape, work: GroupWork) -> float:
+    def group_seconds(self, shape: Bucket, work: GroupWork) -> float:
         """Seconds of work in a shape."""
         attention, context = 0.0, work.context
         for squares, read in work.chunks:

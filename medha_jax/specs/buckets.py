@@ -138,10 +138,13 @@ def all_buckets(own: Buckets, shared: Buckets | None) -> tuple[Bucket, ...]:
     return tuple(Bucket(private, common) for common in commons for private in privates)
 
 
+def padded_segment(buckets: Buckets, decode: int, prefill: int) -> Segment:
+    """The compiled segment of two padded sizes: it has all chunks where it has prompt rows."""
+    return Segment(decode, prefill, buckets.chunks if prefill else 0)
+
+
 def _segments(buckets: Buckets) -> Iterable[Segment]:
-    for decode in buckets.decode:
-        for prefill in buckets.prefill_sizes:
-            yield Segment(decode, prefill, buckets.chunks if prefill else 0)
+    return (padded_segment(buckets, decode, prefill) for decode in buckets.decode for prefill in buckets.prefill_sizes)
 
 
 def smallest_bucket(own: Buckets, shared: Buckets | None, need: Segment, shared_need: Segment = NO_ROWS) -> Bucket:
@@ -159,8 +162,8 @@ def smallest_bucket(own: Buckets, shared: Buckets | None, need: Segment, shared_
 
 def _smallest_segment(buckets: Buckets, need: Segment, kind: str) -> Segment:
     if need.chunks <= buckets.chunks and need.decode <= buckets.decode[-1] and need.prefill <= buckets.prefill[-1]:
-        prefill = smallest_size(buckets.prefill_sizes, need.prefill)
-        return Segment(smallest_size(buckets.decode, need.decode), prefill, buckets.chunks if prefill else 0)
+        decode, prefill = smallest_size(buckets.decode, need.decode), smallest_size(buckets.prefill_sizes, need.prefill)
+        return padded_segment(buckets, decode, prefill)
     raise UnknownShapeError(
         f"a plan of {need.decode} {kind}decodes and {need.prefill} {kind}prompt tokens in {need.chunks} chunks is "
         f"beyond the compiled shapes: {buckets.decode[-1]} decodes, {buckets.prefill[-1]} tokens, "

@@ -75,7 +75,9 @@ class Architecture:
         Raises:
             UnsupportedModelError: names the architecture or setting that is not supported or missing.
         """
-        names = config.get("architectures") or []
+        if not isinstance(config, Mapping):
+            raise UnsupportedModelError("config.json must be a mapping")
+        names = list(map(str, config.get("architectures") or []))
         family = next((FAMILIES[name] for name in names if name in FAMILIES), None)
         if family is None:
             stated = ", ".join(names) or "none stated"
@@ -84,7 +86,7 @@ class Architecture:
             return cls._read(family, config)
         except KeyError as error:
             raise UnsupportedModelError(f"config.json lacks {error.args[0]!r}") from None
-        except (TypeError, ValueError) as error:
+        except (AttributeError, OverflowError, TypeError, ValueError) as error:
             raise UnsupportedModelError(f"config.json: {error}") from None
 
     @classmethod

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from medha_jax.config import MeshConfig, RuntimeConfig
 
 UNBOUNDED = 2**30  # tokens of one request on a group, where one group holds everything; fits an int32
+ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 BLOCK_TOKENS = 256  # that XLA's attention reads at a time; page tables are whole blocks wide
 
 
@@ -46,12 +47,15 @@ class Sizes:
 
     @classmethod
     def of(cls, config: RuntimeConfig, context: int) -> Sizes:
-        """Derive them from the settings and the model's own limit of `context` tokens."""
-        mesh = config.mesh
-        context = min(config.max_context or context, context)
+        """The sizes of a runtime, whose model has a limit of `context` tokens of its own."""
+        return cls.on(config.mesh, min(config.max_context or context, context), config.pool_tokens)
+
+    @classmethod
+    def on(cls, mesh: MeshConfig, context: int, pool_tokens: int | None = None) -> Sizes:
+        """The sizes of a layout; without `pool_tokens` each group's pool holds one request of `context` tokens."""
         per_group = tokens_per_group(mesh, context)
         context = min(context, mesh.kvp * per_group)
         held = min(context, per_group)
         block = max(1, BLOCK_TOKENS // mesh.page_size)
         width = pages_for(pages_for(held, mesh.page_size), block) * block
-        return cls(context, per_group, pages_for(config.pool_tokens or held, mesh.page_size), width)
+        return cls(context, per_group, pages_for(pool_tokens or held, mesh.page_size), width)

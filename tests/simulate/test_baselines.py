@@ -17,7 +17,7 @@ from medha_jax.simulate.executor import SimulationError
 from medha_jax.simulate.hardware import Link, load_hardware
 from medha_jax.simulate.model import load_model
 from medha_jax.simulate.run import simulate
-from medha_jax.simulate.times import Shape
+from medha_jax.specs.buckets import Bucket, padded_segment
 from medha_jax.workload import Arrival
 
 H100, LLAMA = load_hardware("h100"), load_model("llama3-8b")
@@ -30,7 +30,7 @@ def cost(tp: int = 8) -> CostModel:
 
 
 def machine(tp: int = 8) -> Deployment:
-    return deploy(cost(tp), 2**20, 32)
+    return deploy(cost(tp), 2**20, 32, "llama3-8b")
 
 
 def alone(prompt: int) -> float:
@@ -71,8 +71,8 @@ def test_a_ring_of_one_is_the_prompt_at_once_and_more_divide_it() -> None:
     )
 
 
-def one_shape(tokens: int) -> Shape:
-    return Shape(1, tokens)
+def one_shape(tokens: int) -> Bucket:
+    return Bucket(padded_segment(cost().sizes.mesh.buckets, 1, tokens))
 
 
 def instances(count: int = 4, most: int = 4) -> Instances:

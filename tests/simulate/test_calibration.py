@@ -15,13 +15,15 @@ from medha_jax.simulate.fitting import errors, fit
 from medha_jax.simulate.hardware import SpecError
 from medha_jax.simulate.measured import MeasuredTimes
 from medha_jax.simulate.run import simulate
-from medha_jax.simulate.times import GroupWork, Shape, chunk_work
+from medha_jax.simulate.times import GroupWork, chunk_work
+from medha_jax.specs.buckets import all_buckets
 from medha_jax.workload import Arrival
 
 MESH = MeshConfig(page_size=16, buckets=Buckets(decode=(1, 8), prefill=(16, 64), chunks=2))
 CONFIG = RuntimeConfig(mesh=MESH, slots=8, pool_tokens=8 * 1024)
 TRUE = MeasuredTimes(2e-3, 5e-5, 3e-8, 2e-7, 4e-7, 1e-5, host=3e-4, host_row=2e-5)
-SHAPES = [Shape(decode, prefill) for decode in (1, 8) for prefill in (0, 16, 64)]
+SHAPES = list(all_buckets(MESH.buckets, None))
+DECODE, PROMPT = SHAPES[0], SHAPES[2]  # one row; one row beside 64 of a prompt
 
 
 def ticks(
@@ -32,9 +34,9 @@ def ticks(
     found = []
     for _ in range(count):
         shape = rng.choice(SHAPES)
-        stage = [[rng.randint(1, 900), 1, [0]] for _ in range(rng.randint(0, shape.own_decode))]
-        if shape.own_prefill:
-            stage.append([rng.randint(0, 900), rng.randint(2, shape.own_prefill), [0]])
+        stage = [[rng.randint(1, 900), 1, [0]] for _ in range(rng.randint(0, shape.own.decode))]
+        if shape.own.prefill:
+            stage.append([rng.randint(0, 900), rng.randint(2, shape.own.prefill), [0]])
         work = GroupWork()
         for start, length, _ in stage:
             chunk_work(work, start, length, 2**62)
@@ -44,7 +46,12 @@ def ticks(
         host = true.host + true.host_row * work.rows + true.host_felt * (slowness - 1)
         off = 1 + rng.uniform(-noise, noise)
         slow = 3 if rng.random() < 0.05 * (noise > 0) else 1  # somebody else had the machine
-        tick = {"shape": list(shape), "seconds": slow * off * seconds, "host_s": off * host, "stages": [stage]}
+        tick = {
+            "shape": [shape.own.decode, shape.own.prefill, 0, 0],
+            "seconds": slow * off * seconds,
+            "host_s": off * host,
+            "stages": [stage],
+        }
         found.append(tick if slowest == 1 else {**tick, "slowness": slowness})
     return found
 
@@ -108,7 +115,7 @@ def test_ticks_that_take_longer_delay_requests_and_not_predictions(tmp_path: Pat
     found = read_calibration(written(tmp_path, ticks(1200, 0.02)))
     # one in twenty takes three times as long
     assert found.times.delays == pytest.approx(1.1, abs=0.03)
-    shape, work = Shape(1, 64), GroupWork()
+    shape, work = PROMPT, GroupWork()
     chunk_work(work, 0, 64, 2**62)
     alone = found.times.tick_seconds(shape, work)
     assert found.times.seconds(TickWork(65, 64 * 65 / 2, 64, 1)) == pytest.approx(alone)
@@ -120,7 +127,7 @@ def test_a_calibrated_machine_takes_its_measured_times(tmp_path: Path) -> None:
     machine = read_calibration(written(tmp_path, ticks(600, 0.0))).machine()
     outcome = simulate(machine, SchedulerConfig(), [Arrival(0.0, 100, 3)])
     (served,) = outcome.served
-    works = [(Shape(1, 64), 0, 64), (Shape(1, 64), 64, 36), (Shape(1), 100, 1), (Shape(1), 101, 1)]
+    works = [(PROMPT, 0, 64), (PROMPT, 64, 36), (DECODE, 100, 1), (DECODE, 101, 1)]
     wanted = []
     for shape, start, length in works:
         work = GroupWork()
@@ -134,8 +141,8 @@ def test_the_scheduler_predicts_lone_work_exactly_and_without_the_host() -> None
     work = GroupWork()
     chunk_work(work, 50, 30, 2**62)
     ((squares, read),) = work.chunks
-    assert TRUE.seconds(TickWork(65, squares, read, 1)) == pytest.approx(TRUE.tick_seconds(Shape(1, 64), work))
-    assert TRUE.seconds(TickWork(1, 0, 80, 1)) == pytest.approx(TRUE.tick_seconds(Shape(1), GroupWork([], 80, 1)))
+    assert TRUE.seconds(TickWork(65, squares, read, 1)) == pytest.approx(TRUE.tick_seconds(PROMPT, work))
+    assert TRUE.seconds(TickWork(1, 0, 80, 1)) == pytest.approx(TRUE.tick_seconds(DECODE, GroupWork([], 80, 1)))
 
 
 def test_the_slowest_stage_and_group_counts(tmp_path: Path) -> None:

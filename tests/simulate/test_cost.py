@@ -15,13 +15,14 @@ from medha_jax.simulate.deployments import deploy
 from medha_jax.simulate.hardware import Coefficients, Hardware, Link, SpecError, load_hardware
 from medha_jax.simulate.model import load_model
 from medha_jax.simulate.run import simulate
-from medha_jax.simulate.sizes import shapes_of
-from medha_jax.simulate.times import GroupWork, Shape
+from medha_jax.simulate.times import GroupWork
+from medha_jax.specs.buckets import Bucket, all_buckets, padded_segment
 from medha_jax.workload import Arrival
 
 LLAMA, H100 = load_model("llama3-8b"), load_hardware("h100")
 BUCKETS = Buckets(decode=(1, 8, 32), prefill=(64, 512, 2048), chunks=4)
 SHARED = Buckets(decode=(4,), prefill=(64, 512, 2048), chunks=2)
+SHAPES = all_buckets(BUCKETS, None)
 
 
 def mesh_of(**settings: Any) -> MeshConfig:
@@ -30,6 +31,10 @@ def mesh_of(**settings: Any) -> MeshConfig:
 
 def cost(hardware: Hardware = H100, **mesh: Any) -> CostModel:
     return CostModel.of(LLAMA, mesh_of(**mesh), hardware)
+
+
+def shape_of(decode: int, prefill: int = 0, shared_decode: int = 0, shared_prefill: int = 0) -> Bucket:
+    return Bucket(padded_segment(BUCKETS, decode, prefill), padded_segment(SHARED, shared_decode, shared_prefill))
 
 
 def lone(start: int, length: int) -> tuple[float, float]:
@@ -48,12 +53,12 @@ def test_one_device_by_hand() -> None:
     squares, read = lone(100_000, 2048)
     attention = squares * 4 * 32 * 32 * 128 / (used.attention * 9.89e14)
     wanted = used.tick_s + 32 * product + head + attention
-    found = model.group_seconds(Shape(1, 2048), GroupWork([(squares, read)], rows=1))
+    found = model.group_seconds(shape_of(1, 2048), GroupWork([(squares, read)], rows=1))
     assert found == pytest.approx(wanted, rel=0.01)  # the head reads its few rows too
     assert model.seconds(TickWork(2049, squares, read, 1)) == pytest.approx(found)
     # a token of output reads the weights and its context
-    decode = model.group_seconds(Shape(1), GroupWork(context=500_000, rows=1)) - model.group_seconds(
-        Shape(1), GroupWork()
+    decode = model.group_seconds(shape_of(1), GroupWork(context=500_000, rows=1)) - model.group_seconds(
+        shape_of(1), GroupWork()
     )
     assert decode == pytest.approx(500_000 * 2**17 / (used.kv * 3.35e12))
 
@@ -61,7 +66,7 @@ def test_one_device_by_hand() -> None:
 def test_a_tick_is_never_shorter_than_its_launches() -> None:
     slow = dataclasses.replace(H100.coefficients, launch_s=0.01, tick_s=0.5, row_s=0.25)
     model = dataclasses.replace(cost(), coefficients=slow)
-    assert model.group_seconds(Shape(1), GroupWork(rows=2)) == pytest.approx(0.5 + 32 * 0.01 + 2 * 0.25)
+    assert model.group_seconds(shape_of(1), GroupWork(rows=2)) == pytest.approx(0.5 + 32 * 0.01 + 2 * 0.25)
 
 
 def test_axes_within_a_node_use_its_link() -> None:
@@ -72,23 +77,23 @@ def test_axes_within_a_node_use_its_link() -> None:
 
 
 def test_collectives_take_what_a_ring_takes() -> None:
-    parts = cost(tp=8).parts(Shape(8, 2048))
+    parts = cost(tp=8).parts(shape_of(8, 2048))
     rate, rows, samples = H100.coefficients.link * 4.5e11, 2056, 12
     one = 2 * 7 / 8 * rows * 4096 * 2 / rate + H100.near.latency
     gather = 7 / 8 * samples * 128256 * 4 / rate + H100.near.latency
     assert parts["tp"] == pytest.approx(65 * one + gather)
-    assert set(cost().parts(Shape(8, 2048))) == {"matmul", "head"}
-    assert "kvp" not in cost(kvp=2, tokens_per_group=4096).parts(Shape(8, 64))
-    assert "kvp" in cost(kvp=2, tokens_per_group=4096).parts(Shape(8, 64, 4, 64))
+    assert set(cost().parts(shape_of(8, 2048))) == {"matmul", "head"}
+    assert "kvp" not in cost(kvp=2, tokens_per_group=4096).parts(shape_of(8, 64))
+    assert "kvp" in cost(kvp=2, tokens_per_group=4096).parts(shape_of(8, 64, 4, 64))
 
 
 def test_few_queries_leave_cores_idle_where_kernels_do_not_split_the_context() -> None:
     whole = dataclasses.replace(cost(tp=8), query_tile=128)
-    base = whole.group_seconds(Shape(1, 2048), GroupWork())
+    base = whole.group_seconds(shape_of(1, 2048), GroupWork())
 
     def attention(model: CostModel, length: int) -> float:
         chunk = length * 1e6, 1e6  # every query sees a million tokens
-        return model.group_seconds(Shape(1, 2048), GroupWork([chunk])) - base
+        return model.group_seconds(shape_of(1, 2048), GroupWork([chunk])) - base
 
     # 4 heads a device and 128 queries a block: 16 blocks on 132 cores
     assert attention(whole, 512) == pytest.approx(132 / 16 * attention(cost(tp=8), 512))
@@ -97,7 +102,7 @@ def test_few_queries_leave_cores_idle_where_kernels_do_not_split_the_context() -
 
 works = st.builds(
     TickWork,
-    tokens=st.sampled_from([shape.rows for shape in shapes_of(mesh_of())]),
+    tokens=st.sampled_from([shape.rows for shape in SHAPES]),
     attention=st.floats(0, 1e10),
     context=st.floats(0, 1e8),
     rows=st.integers(0, 64),
@@ -117,7 +122,7 @@ def test_many_ticks_are_the_ticks_one_by_one(ticks: list[TickWork]) -> None:
 def test_more_work_never_takes_less(work: TickWork, name: str, factor: float) -> None:
     model = cost(tp=2, spp=2)
     value = getattr(work, name)
-    sizes = sorted({shape.rows for shape in shapes_of(mesh_of())})
+    sizes = sorted({shape.rows for shape in SHAPES})
     more = (
         min([size for size in sizes if size >= value * factor], default=value) if name == "tokens" else value * factor
     )
@@ -151,18 +156,18 @@ def faster(hardware: Hardware, name: str, factor: float) -> Hardware:
     return dataclasses.replace(hardware, coefficients=dataclasses.replace(hardware.coefficients, **{name: better}))
 
 
-@given(group_works, st.sampled_from(RATES), st.floats(1, 10), st.sampled_from(shapes_of(mesh_of(kvp=2))))
+@given(group_works, st.sampled_from(RATES), st.floats(1, 10), st.sampled_from(all_buckets(BUCKETS, SHARED)))
 @settings(max_examples=100, deadline=None)
-def test_better_hardware_is_never_slower(work: GroupWork, name: str, factor: float, shape: Shape) -> None:
+def test_better_hardware_is_never_slower(work: GroupWork, name: str, factor: float, shape: Bucket) -> None:
     layout = dict(tp=2, spp=2, kvp=2, tokens_per_group=2**20)
     before, after = cost(**layout), cost(faster(H100, name, factor), **layout)
     assert after.group_seconds(shape, work) <= before.group_seconds(shape, work) * (1 + 1e-12)
 
 
-@given(group_works, st.sampled_from(["tp", "spp"]), st.integers(0, 2), st.sampled_from(shapes_of(mesh_of())))
+@given(group_works, st.sampled_from(["tp", "spp"]), st.integers(0, 2), st.sampled_from(SHAPES))
 @settings(max_examples=60, deadline=None)
 def test_more_devices_are_never_slower_where_links_cost_nothing(
-    work: GroupWork, axis: str, doublings: int, shape: Shape
+    work: GroupWork, axis: str, doublings: int, shape: Bucket
 ) -> None:
     free = dataclasses.replace(H100, near=Link(1e18, 0), far=Link(1e18, 0))
     few, more = (cost(free, **{axis: 2**power}) for power in (doublings, doublings + 1))
@@ -172,7 +177,7 @@ def test_more_devices_are_never_slower_where_links_cost_nothing(
 @given(group_works)
 @settings(max_examples=60, deadline=None)
 def test_sums_are_predicted_between_full_overlap_and_none(work: GroupWork) -> None:
-    model, shape = cost(tp=2), Shape(8, 2048)
+    model, shape = cost(tp=2), shape_of(8, 2048)
     squares, read = sum(chunk[0] for chunk in work.chunks), work.context + sum(chunk[1] for chunk in work.chunks)
     predicted = model.seconds(TickWork(shape.rows, squares, read, work.rows))
     base = model.seconds(TickWork(shape.rows, 0, 0, 0))
@@ -188,12 +193,13 @@ def test_a_lone_request_takes_the_closed_form(layout: dict[str, int], prompt: in
     """The engine and the scheduler on the virtual clock, over one group and over several."""
     big = Buckets(decode=(1,), prefill=(2048,), chunks=1)
     mesh = mesh_of(**layout, buckets=big, shared_buckets=big)
-    machine = deploy(CostModel.of(LLAMA, mesh, load_hardware("b200")), 32768, slots=1)
+    machine = deploy(CostModel.of(LLAMA, mesh, load_hardware("b200")), 32768, 1, "llama3-8b")
     patient = SchedulerConfig(idle_tick_s=10, tpot_target_s=10)
     outcome = simulate(machine, patient, [Arrival(1.0, prompt, 1)])
     assert outcome.served[0].ttft == pytest.approx(machine.isolated_prefill(prompt))
 
 
 def test_what_does_not_fit_says_so() -> None:
+    large = CostModel.of(load_model("llama3-70b"), mesh_of(tp=8, spp=1), load_hardware("h100"))
     with pytest.raises(SpecError, match="4,000,000 tokens of KV a group need 152.6 GiB a device; 50.6 are left"):
-        deploy(CostModel.of(load_model("llama3-70b"), mesh_of(tp=8, spp=1), load_hardware("h100")), 10**6 * 4, slots=1)
+        deploy(large, 4 * 10**6, 1, "llama3-70b")

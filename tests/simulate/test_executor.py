@@ -10,6 +10,7 @@ from medha_jax.scheduler.time_model import LinearTimeModel
 from medha_jax.simulate.clock import VirtualClock
 from medha_jax.simulate.executor import SimulatedExecutor, SimulationError
 from medha_jax.simulate.times import SummedTimes
+from medha_jax.specs.buckets import UnknownShapeError
 
 BUCKETS = Buckets(decode=(1, 4), prefill=(8, 32), chunks=2)
 MODEL = LinearTimeModel(fixed=1.0, tokens=0.1, attention=0.001, context=0.01, rows=0.5)
@@ -96,9 +97,9 @@ def test_groups_work_side_by_side_and_meet_in_shared_rows() -> None:
 def test_what_no_runtime_could_do_is_an_error() -> None:
     runtime = executor(VirtualClock())
     admit(runtime, 0, 1, 2)
-    with pytest.raises(SimulationError, match="fits no shape"):
+    with pytest.raises(UnknownShapeError, match="beyond the compiled shapes"):
         runtime.submit(StepPlan((Chunk(0, 0, 33, (1,) * 33, True),)))
-    with pytest.raises(SimulationError, match="fits no shape"):
+    with pytest.raises(UnknownShapeError, match="beyond the compiled shapes"):
         runtime.submit(StepPlan(tuple(Chunk(slot, 0, 2, (1, 1), True) for slot in (0, 1, 2))))
     assert runtime.totals.ticks == 0
     runtime.submit(StepPlan((Chunk(0, 0, 4, (1,) * 4, False),)))

@@ -10,7 +10,7 @@ import yaml
 
 from medha_jax.config import MESH_CONFIGS, load_mesh
 from medha_jax.simulate.hardware import COEFFICIENTS, SpecError, hardware_from, hardware_names, load_hardware
-from medha_jax.simulate.model import load_model, model_from
+from medha_jax.simulate.model import load_model
 
 
 def stated(name: str = "h100") -> dict[str, Any]:
@@ -80,9 +80,12 @@ def test_devices_and_models_of_ones_own(tmp_path: Path) -> None:
         load_hardware("x")
     with pytest.raises(SpecError, match=r"cannot read model .*; give a config.json, its directory, or one of: llama3"):
         load_model(str(tmp_path / "nothing"))
-    with pytest.raises(SpecError, match="is not supported; supported are LlamaForCausalLM"):
-        model_from({"architectures": ["OtherForCausalLM"]}, "other")
-    with pytest.raises(SpecError, match="vocab_size is None"):
-        model_from({"architectures": ["LlamaForCausalLM"]}, "other")
+    other = tmp_path / "config.json"
+    other.write_text('{"architectures": ["OtherForCausalLM"]}', encoding="utf-8")
+    with pytest.raises(SpecError, match="not supported: OtherForCausalLM; supported are LlamaForCausalLM"):
+        load_model(str(tmp_path))
+    other.write_text('{"architectures": ["LlamaForCausalLM"]}', encoding="utf-8")
+    with pytest.raises(SpecError, match="config.json lacks 'num_attention_heads'"):
+        load_model(str(other))
     with pytest.raises(SpecError, match="no peak rate for float8"):
         load_hardware("h100").peak_of("float8")

@@ -82,7 +82,7 @@ def test_estimates_of_a_lone_request_are_what_the_simulator_says(axes: tuple[int
     """The scheduler chooses chunks itself there, so a few per cent are between them."""
     context, prompt = 2**19, 500_000
     estimated = estimator(*axes, context=context)
-    machine = deploy(estimated.cost, context, 128)
+    machine = deploy(estimated.cost, context, 128, "llama3-8b")
     arrival = dataclasses.replace(SAMPLE[0], at=0.0, prompt=prompt, output=20)
     (served,) = simulate(machine, SchedulerConfig(), [arrival]).served
     assert estimated.ttft(prompt) == pytest.approx(served.ttft, rel=0.05)
@@ -92,7 +92,7 @@ def test_estimates_of_a_lone_request_are_what_the_simulator_says(axes: tuple[int
 def test_estimated_capacity_is_near_what_the_simulator_can_serve() -> None:
     estimated = estimator(8, 1, 1, 1, 2**20)
     capacity = estimated.estimate(SAMPLE).requests_per_s
-    machine = deploy(estimated.cost, 2**20, 128)
+    machine = deploy(estimated.cost, 2**20, 128, "llama3-8b")
     done = []
     for share in (0.5, 2.0):
         arrivals = load_mix("5").poisson(share * capacity, 120, 0)

@@ -22,7 +22,8 @@ from medha_jax.simulate.baselines.ring import ring_prefill
 from medha_jax.simulate.cost import CostModel
 from medha_jax.simulate.executor import SimulationError, Totals
 from medha_jax.simulate.run import Outcome, Served
-from medha_jax.simulate.times import GroupWork, Shape
+from medha_jax.simulate.times import GroupWork
+from medha_jax.specs.buckets import Bucket, Segment
 from medha_jax.workload import Arrival
 
 NEARLY = 1.1  # times the least seconds of a prefill, for fewer instances
@@ -165,4 +166,4 @@ class _Elastic:
         """Seconds of a token for everybody who decodes, over the instances that no prefill has."""
         share = max(1, self._free)
         work = GroupWork(context=context / share, rows=-(-count // share))
-        return self._of.cost.group_seconds(Shape(-(-count // share)), work)
+        return self._of.cost.group_seconds(Bucket(Segment(-(-count // share))), work)

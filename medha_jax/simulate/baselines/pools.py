@@ -11,7 +11,8 @@ from medha_jax.simulate.cost import CostModel
 from medha_jax.simulate.deployments import Deployment
 from medha_jax.simulate.executor import Totals
 from medha_jax.simulate.run import Outcome, Served, simulate
-from medha_jax.simulate.times import GroupWork, Shape
+from medha_jax.simulate.times import GroupWork
+from medha_jax.specs.buckets import Bucket, Segment
 from medha_jax.workload import Arrival
 
 FOREVER = float("inf")
@@ -48,7 +49,7 @@ def simulate_split(
     def round_seconds(count: int, context: float) -> float:
         """A token for everybody: each stage has its part of the requests in a tick of its own."""
         rows = -(-count // stages)
-        return stages * cost.group_seconds(Shape(rows), GroupWork(context=context / stages, rows=rows))
+        return stages * cost.group_seconds(Bucket(Segment(rows)), GroupWork(context=context / stages, rows=rows))
 
     pool = DecodePool(round_seconds, decode.config.pool_tokens or decode.context, decode.config.slots)
     finished: list[float | None] = [None] * len(prompts.served)

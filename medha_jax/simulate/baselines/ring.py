@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from medha_jax.simulate.cost import CostModel
-from medha_jax.simulate.times import Shape
+from medha_jax.specs.buckets import Bucket, padded_segment
 
 
 def ring_prefill(cost: CostModel, prompts: Sequence[int], degree: int) -> float:
@@ -24,5 +24,6 @@ def ring_prefill(cost: CostModel, prompts: Sequence[int], degree: int) -> float:
     attention = cost.attention_s * sum(prompt * (prompt + 1) / 2 for prompt in prompts) / degree
     link = hardware.near if sizes.mesh.tp * degree <= hardware.node else hardware.far
     one = tokens * sizes.kv_token_bytes / (used.link * link.bandwidth) + sizes.layers * link.latency
-    device = sum(cost.parts(Shape(1, tokens)).values()) + max(attention, (degree - 1) * one)
+    shape = Bucket(padded_segment(sizes.mesh.buckets, 1, tokens))
+    device = sum(cost.parts(shape).values()) + max(attention, (degree - 1) * one)
     return used.tick_s + max(sizes.layers * used.launch_s, device)

@@ -15,7 +15,9 @@ from medha_jax.simulate.model import load_model
 from medha_jax.simulate.reproduce import published
 from medha_jax.simulate.reproduce.published import KI
 from medha_jax.simulate.reproduce.report import Comparison, Reproduction, Run
+from medha_jax.specs.sizes import UNBOUNDED
 from medha_jax.specs.tick_shapes import TickShapes
+from medha_jax.specs.work import chunk_attention, chunk_attentions
 
 MEGA = KI * KI
 SIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
@@ -60,7 +62,7 @@ def pareto(run: Run) -> Reproduction:
     for size in SIZES:
         cost = _cost("llama3-8b", (size,))
         starts = np.arange(0, MEGA, size, dtype=float)
-        squares = size * starts + size * (size + 1) / 2
+        squares = chunk_attentions(starts, np.full_like(starts, size), UNBOUNDED)
         ticks = cost.many(np.full_like(starts, 1 + size), squares, starts + size, np.ones_like(starts))
         static.append((float(ticks.max()), float(ticks.sum())))
         rows += [
@@ -93,9 +95,9 @@ def _cost(model: str, sizes: tuple[int, ...]) -> CostModel:
 
 
 def _tick(cost: CostModel, start: int, size: int) -> float:
-    return cost.seconds(TickWork(1 + size, size * start + size * (size + 1) / 2, start + size, 1))
+    return cost.seconds(TickWork(1 + size, chunk_attention(start, size, UNBOUNDED), start + size, 1))
 
 
 def _shapes(cost: CostModel) -> TickShapes:
     buckets = cost.sizes.mesh.buckets
-    return TickShapes(buckets, dataclasses.replace(buckets), 1, 2**62, 64, 1, 1, MEGA)
+    return TickShapes(buckets, dataclasses.replace(buckets), 1, UNBOUNDED, 64, 1, 1, MEGA)

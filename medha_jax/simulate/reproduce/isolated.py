@@ -28,6 +28,7 @@ SIZES = (64, 128, 256, 512, 768, 1024, 1280, 1536, 1792, 2048)
 FITTED = ("attention", "matmul", "launch_s")
 START = {"attention": 0.6, "matmul": 0.6, "launch_s": 1e-3, "constant": 0.02}
 SWEEPS = 60
+MODEL = "llama3-8b"
 TILE = 64  # queries of a thread block
 
 
@@ -43,7 +44,7 @@ class Calibrated:
         mesh = dataclasses.replace(self.cost.sizes.mesh, buckets=_buckets(chunk))
         sizes = dataclasses.replace(self.cost.sizes, mesh=mesh)
         name = f"Sarathi-Serve, chunks of {chunk:,}"
-        return deploy(dataclasses.replace(self.cost, sizes=sizes), 2**20 + 2**13, slots, name)
+        return deploy(dataclasses.replace(self.cost, sizes=sizes), 2**20 + 2**13, slots, MODEL, name)
 
     def ttft(self, prompt: int, chunk: int) -> float:
         """Seconds to the first token of a prompt alone."""
@@ -54,7 +55,7 @@ def fitted() -> Calibrated:
     """The cost model of 8B on eight A100 with the coefficients that give the TTFTs of chunk 2,048 best."""
     hardware = load_hardware("a100-80")
     mesh = MeshConfig(tp=8, page_size=64, buckets=_buckets(2048), hardware=hardware.name)
-    plain = CostModel.of(load_model("llama3-8b"), mesh, hardware)
+    plain = CostModel.of(load_model(MODEL), mesh, hardware)
 
     def system(values: Mapping[str, float]) -> Calibrated:
         changed = {name: values[name] for name in FITTED}

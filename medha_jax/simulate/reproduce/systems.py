@@ -27,6 +27,7 @@ from medha_jax.workload import Arrival, load_mix
 
 DURATION_S, RATE, MIXES = 900.0, 0.75, ("0", "1", "5")
 RATES = (0.25, 0.75, 1.25)
+MODEL = "llama3-8b"
 CONTEXT, SLOTS, ENOUGH = 2**20 + 2**13, 128, 0.9
 OWN = Buckets(decode=(1, 8, 32, 128), prefill=PREFILL, chunks=8)
 SETTING = (
@@ -45,7 +46,7 @@ class Systems:
     @cached_property
     def ours(self) -> Deployment:
         """Two stages of eight."""
-        return deploy(self._cost(8, 2), CONTEXT, SLOTS)
+        return deploy(self._cost(8, 2), CONTEXT, SLOTS, MODEL)
 
     @cached_property
     def isolated(self) -> Callable[[int], float]:
@@ -61,13 +62,13 @@ class Systems:
         if system == "loongserve":
             return simulate_elastic(self._instances, arrivals, self.isolated, until)
         if system == "split":
-            half, decode = deploy(self._cost(8), CONTEXT, SLOTS), deploy(self._cost(8), CONTEXT, 1024)
+            half, decode = deploy(self._cost(8), CONTEXT, SLOTS, MODEL), deploy(self._cost(8), CONTEXT, 1024, MODEL)
             settings = first_come(self.settings)
             return simulate_split(
                 fixed_chunks(half, 2048), decode, self._cost(8), settings, arrivals, self.isolated, until
             )
         if system == "pools":
-            half = fixed_chunks(deploy(self._cost(8), CONTEXT, SLOTS), 2048)
+            half = fixed_chunks(deploy(self._cost(8), CONTEXT, SLOTS, MODEL), 2048)
             return simulate_apart(half, half, first_come(self.settings), arrivals, self.isolated, until=until)
         machine, settings = self.ours, self.settings
         if system.startswith("fixed-"):
@@ -80,7 +81,7 @@ class Systems:
 
     def _cost(self, tp: int, spp: int = 1) -> CostModel:
         mesh = MeshConfig(tp=tp, spp=spp, page_size=64, buckets=OWN, hardware=self._hardware.name)
-        return CostModel(DeviceSizes(load_model("llama3-8b"), mesh), self._hardware)
+        return CostModel(DeviceSizes(load_model(MODEL), mesh), self._hardware)
 
     @cached_property
     def _instances(self) -> Instances:

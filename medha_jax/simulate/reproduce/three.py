@@ -82,7 +82,7 @@ def _machine(stages: int, groups: int) -> Deployment:
         shared_buckets=SHARED,
         hardware=hardware.name,
     )
-    return deploy(CostModel.of(load_model("llama3-70b"), mesh, hardware), context, 128)
+    return deploy(CostModel.of(load_model("llama3-70b"), mesh, hardware), context, 128, "llama3-70b")
 
 
 def _run(machine: Deployment, rate: float, duration: float, run: Run, name: str) -> Outcome:
