@@ -30,7 +30,7 @@ class HloError(ValueError):
 
 
 @dataclass(frozen=True)
-class Shape:
+class ArrayShape:
     """An array's element type, as HLO names it, and its dimensions."""
 
     dtype: str
@@ -56,7 +56,7 @@ class Instruction:
 
     name: str
     opcode: str
-    shapes: tuple[Shape, ...]
+    shapes: tuple[ArrayShape, ...]
 
     @property
     def elements(self) -> int:
@@ -106,8 +106,8 @@ def collectives(program: Iterable[Instruction]) -> tuple[Instruction, ...]:
     )
 
 
-def _shapes(text: str) -> tuple[Shape, ...]:
+def _shapes(text: str) -> tuple[ArrayShape, ...]:
     return tuple(
-        Shape(dtype, tuple(int(size.replace("<=", "")) for size in dims.split(",") if size.strip()))
+        ArrayShape(dtype, tuple(int(size.replace("<=", "")) for size in dims.split(",") if size.strip()))
         for dtype, dims in _SHAPE.findall(text)
     )

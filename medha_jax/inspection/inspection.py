@@ -7,9 +7,8 @@ temporary memory and the estimated cost are that compiler's own.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
+from collections.abc import Callable, Sequence
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -24,7 +23,7 @@ from medha_jax.inspection.traced import WrittenCollective, written_collectives
 from medha_jax.inspection.traffic import UNKNOWN, bytes_by_axis, traffic
 from medha_jax.mesh import build_mesh, request_cpu_devices
 from medha_jax.runtime.executables import Compiled, ExecutableTable
-from medha_jax.runtime.memory import MemoryPlan, check_memory, plan_memory
+from medha_jax.runtime.memory import check_memory, plan_memory
 from medha_jax.runtime.programs import Programs
 from medha_jax.specs.buckets import Bucket
 from medha_jax.specs.layout import Layout, LayoutError, check_layout
@@ -68,121 +67,100 @@ def inspect_layout(
         LayoutError: the model cannot be divided over the layout, it does not fit the memory, or there are too few
             virtual devices.
     """
-    inspection = _Inspection(config, arch, dtype, usable_bytes)
-    inspection.check()
-    return inspection.report(on_progress, choose)
+    layout = Layout.of(config.mesh)
+    check_layout(arch, layout)
+    asked = getattr(jax.config, "jax_num_cpu_devices", 0)
+    request_cpu_devices(max(layout.devices, asked))
+    programs = Programs(config, arch, dtype, build_mesh(layout, jax.devices("cpu")))
+    memory = plan_memory(programs, usable_bytes)
+    try:
+        check_memory(memory, programs, layout.devices)
+    except LayoutError as error:
+        longest = f"the longest context that would fit is {memory.longest_context:,} tokens"
+        raise LayoutError(f"{error}; {longest}") from None
+    parameters = programs.parameter_shapes.values()
+    per_token = memory.pool_per_page // memory.page_size
+    table = _local_bytes(programs.state_shapes.table)
+    layers = layout.padded_layers(arch.layers) // layout.spp
+    return LayoutReport(
+        axes=dict(programs.mesh.shape),
+        devices=layout.devices,
+        family=arch.family,
+        dtype=str(dtype),
+        layers=arch.layers,
+        parameters=sum(prod(shape.shape) for shape in parameters),
+        device_parameters=sum(_local_elements(shape) for shape in parameters),
+        weight_bytes=memory.weights,
+        kv_bytes_per_token=per_token,
+        model_kv_bytes_per_token=per_token * layout.spp * layout.tp,
+        pool_bytes=memory.pool,
+        pool_tokens=memory.pages * memory.page_size,
+        register_bytes=memory.register,
+        table_bytes=table,
+        sampler_bytes=memory.slots - table,
+        total_bytes=memory.total,
+        usable_bytes=memory.limit,
+        context=programs.sizes.context,
+        model_context=arch.context,
+        longest_context=memory.longest_context,
+        attention_flops=4 * layers * (arch.heads // layout.tp) * arch.head_dim,
+        compiler=f"XLA for {programs.mesh.devices.flat[0].platform}, jax {jax.__version__}",
+        buckets=_compile(programs, choose(programs.buckets), on_progress),
+    )
 
 
-@dataclass(frozen=True)
-class _Inspection:
-    config: RuntimeConfig
-    arch: Architecture
-    dtype: jnp.dtype
-    usable_bytes: int | None
+def _compile(
+    programs: Programs, chosen: Sequence[Bucket], on_progress: Callable[[str], Any]
+) -> tuple[BucketReport, ...]:
+    written: dict[Bucket, tuple[WrittenCollective, ...]] = {}
+    made: dict[Bucket, Compiled] = {}
 
-    @cached_property
-    def programs(self) -> Programs:
-        layout = Layout.of(self.config.mesh)
-        check_layout(self.arch, layout)
-        asked = getattr(jax.config, "jax_num_cpu_devices", 0)
-        request_cpu_devices(max(layout.devices, asked))
-        return Programs(self.config, self.arch, self.dtype, build_mesh(layout, jax.devices("cpu")))
+    def lower(bucket: Bucket) -> jax.stages.Lowered:
+        traced = programs.trace(bucket)
+        written[bucket] = tuple(written_collectives(traced.jaxpr.jaxpr))
+        return traced.lower()
 
-    @cached_property
-    def memory(self) -> MemoryPlan:
-        return plan_memory(self.programs, self.usable_bytes)
+    def done(bucket: Bucket, compiled: Compiled) -> None:
+        made[bucket] = compiled
+        on_progress(f"compiled {len(made)}/{len(chosen)}: {bucket} in {compiled.seconds:.1f} s")
 
-    def check(self) -> None:
-        try:
-            check_memory(self.memory, self.programs, self.programs.layout.devices)
-        except LayoutError as error:
-            longest = f"the longest context that would fit is {self.memory.longest_context:,} tokens"
-            raise LayoutError(f"{error}; {longest}") from None
-
-    def report(self, on_progress: Callable[[str], Any], choose: Choose) -> LayoutReport:
-        programs, memory, arch = self.programs, self.memory, self.arch
-        stages, share = programs.layout.spp, programs.layout.tp
-        layers = programs.layout.padded_layers(arch.layers) // stages
-        parameters = programs.parameter_shapes.values()
-        per_token = memory.pool_per_page // memory.page_size
-        table = _local_bytes(programs.state_shapes.table)
-        return LayoutReport(
-            axes=dict(programs.mesh.shape),
-            devices=programs.layout.devices,
-            family=arch.family,
-            dtype=str(self.dtype),
-            layers=arch.layers,
-            parameters=sum(prod(shape.shape) for shape in parameters),
-            device_parameters=sum(_local_elements(shape) for shape in parameters),
-            weight_bytes=memory.weights,
-            kv_bytes_per_token=per_token,
-            model_kv_bytes_per_token=per_token * stages * share,
-            pool_bytes=memory.pool,
-            pool_tokens=memory.pages * memory.page_size,
-            register_bytes=memory.register,
-            table_bytes=table,
-            sampler_bytes=memory.slots - table,
-            total_bytes=memory.total,
-            usable_bytes=memory.limit,
-            context=programs.sizes.context,
-            model_context=arch.context,
-            longest_context=memory.longest_context,
-            attention_flops=4 * layers * (arch.heads // share) * arch.head_dim,
-            compiler=f"XLA for {programs.mesh.devices.flat[0].platform}, jax {jax.__version__}",
-            buckets=self._compile(on_progress, choose(programs.buckets)),
-        )
-
-    def _compile(self, on_progress: Callable[[str], Any], chosen: Sequence[Bucket]) -> tuple[BucketReport, ...]:
-        written: dict[Bucket, tuple[WrittenCollective, ...]] = {}
-        made: dict[Bucket, Compiled] = {}
-
-        def lower(bucket: Bucket) -> jax.stages.Lowered:
-            traced = self.programs.trace(bucket)
-            written[bucket] = tuple(written_collectives(traced.jaxpr.jaxpr))
-            return traced.lower()
-
-        def done(bucket: Bucket, compiled: Compiled) -> None:
-            made[bucket] = compiled
-            on_progress(f"compiled {len(made)}/{len(chosen)}: {bucket} in {compiled.seconds:.1f} s")
-
-        on_progress(f"compiling {len(chosen)} of {len(self.programs.buckets)} shapes for {self.programs.layout}")
-        threads = max(1, min(len(chosen), os.cpu_count() or 1))
-        ExecutableTable.compile({bucket: partial(lower, bucket) for bucket in chosen}, threads, done)
-        return tuple(self._bucket(bucket, written[bucket], made[bucket]) for bucket in chosen)
-
-    def _bucket(self, bucket: Bucket, written: Sequence[WrittenCollective], compiled: Compiled) -> BucketReport:
-        program = instructions(compiled.program.as_text() or "")
-        found = traffic(collectives(program), written, self.programs.mesh.shape)
-        cost = _cost(compiled.program)
-        pool = _local_elements(values_of(self.programs.state_shapes.pool))
-        memory = compiled.program.memory_analysis()
-        return BucketReport(
-            bucket=str(bucket),
-            rows=bucket.rows,
-            shared_rows=bucket.shared.rows,
-            collectives=found,
-            bytes_by_axis=bytes_by_axis(found),
-            uncounted=sum(collective.count is None or collective.axis == UNKNOWN for collective in found),
-            program_flops=cost.get("flops"),
-            program_bytes=cost.get("bytes accessed"),
-            matmul_flops=self._matmul_flops(bucket),
-            temporary_bytes=getattr(memory, "temp_size_in_bytes", None),
-            compile_seconds=compiled.seconds,
-            pool_copies=len(making(program, COPIES, pool)),
-            pool_conversions=len(making(program, CONVERSIONS, pool)),
-        )
-
-    def _matmul_flops(self, bucket: Bucket) -> int:
-        """Two for each weight and row: every layer's matrices for all rows, the head for the sampled ones."""
-        shapes, layout = self.programs.parameter_shapes, self.programs.layout
-        layers = sum(_local_elements(shape) for name, shape in shapes.items() if name.endswith(".kernel"))
-        head = layout.padded_vocab(self.arch.vocab) // (layout.tp * layout.spp) * self.arch.embed
-        return 2 * (bucket.rows * layers + bucket.samples * head)
+    on_progress(f"compiling {len(chosen)} of {len(programs.buckets)} shapes for {programs.layout}")
+    threads = max(1, min(len(chosen), os.cpu_count() or 1))
+    ExecutableTable.compile({bucket: partial(lower, bucket) for bucket in chosen}, threads, done)
+    return tuple(_report(programs, bucket, written[bucket], made[bucket]) for bucket in chosen)
 
 
-def _cost(program: jax.stages.Compiled) -> Mapping[str, float]:
-    cost = program.cost_analysis() or {}
-    return cost[0] if isinstance(cost, list) else cost
+def _report(
+    programs: Programs, bucket: Bucket, written: Sequence[WrittenCollective], compiled: Compiled
+) -> BucketReport:
+    text = instructions(compiled.program.as_text() or "")
+    found = traffic(collectives(text), written, programs.mesh.shape)
+    cost = compiled.program.cost_analysis() or {}
+    pool = _local_elements(values_of(programs.state_shapes.pool))
+    return BucketReport(
+        bucket=str(bucket),
+        rows=bucket.rows,
+        shared_rows=bucket.shared.rows,
+        collectives=found,
+        bytes_by_axis=bytes_by_axis(found),
+        uncounted=sum(collective.count is None or collective.axis == UNKNOWN for collective in found),
+        program_flops=cost.get("flops"),
+        program_bytes=cost.get("bytes accessed"),
+        matmul_flops=_matmul_flops(programs, bucket),
+        temporary_bytes=getattr(compiled.program.memory_analysis(), "temp_size_in_bytes", None),
+        compile_seconds=compiled.seconds,
+        pool_copies=len(making(text, COPIES, pool)),
+        pool_conversions=len(making(text, CONVERSIONS, pool)),
+    )
+
+
+def _matmul_flops(programs: Programs, bucket: Bucket) -> int:
+    """Two for each weight and row: every layer's matrices for all rows, the head for the sampled ones."""
+    arch, layout = programs.arch, programs.layout
+    shapes = programs.parameter_shapes.items()
+    layers = sum(_local_elements(shape) for name, shape in shapes if name.endswith(".kernel"))
+    head = layout.padded_vocab(arch.vocab) // (layout.tp * layout.spp) * arch.embed
+    return 2 * (bucket.rows * layers + bucket.samples * head)
 
 
 def _local_elements(shape: Any) -> int:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from medha_jax.inspection.hlo import Instruction, Shape
+from medha_jax.inspection.hlo import ArrayShape, Instruction
 from medha_jax.inspection.traced import WrittenCollective
 
 UNKNOWN = "unknown"
@@ -99,7 +99,7 @@ def _only_compiled(instruction: Instruction) -> Traffic:
 
 
 def _only_written(one: WrittenCollective, axes: Mapping[str, int]) -> Traffic:
-    shape = str(Shape(one.dtype, one.dims))
+    shape = str(ArrayShape(one.dtype, one.dims))
     return Traffic(one.kind, _axis(one, axes), (shape,), one.dtype, one.nbytes, one.nbytes, None, one.conditional)
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from medha_jax.inspection.hlo import CONVERSIONS, COPIES, HloError, Shape, collectives, instructions, making
+from medha_jax.inspection.hlo import CONVERSIONS, COPIES, ArrayShape, HloError, collectives, instructions, making
 
 HEADER = "HloModule tick, is_scheduled=true, num_partitions=8\n\n"
 # the same sum, as the compilers of two releases of JAX write it
@@ -30,7 +30,7 @@ def found(*lines):
 @pytest.mark.parametrize("line", [JAX_0_10, JAX_0_12, *OTHER_GROUPS])
 def test_a_collective_is_read_however_its_groups_are_written(line):
     (one,) = collectives(instructions(entry("%x = f32[20,64]{1,0} parameter(0)", line)))
-    assert (one.name, one.opcode, one.shapes) == ("sum", "all-reduce", (Shape("f32", (20, 64)),))
+    assert (one.name, one.opcode, one.shapes) == ("sum", "all-reduce", (ArrayShape("f32", (20, 64)),))
     assert (one.elements, one.nbytes) == (1280, 5120)
 
 
@@ -97,4 +97,4 @@ def test_text_without_an_entry_is_refused():
 
 def test_an_unknown_element_type_is_refused():
     with pytest.raises(HloError, match="'q4' of the program's text is not known"):
-        Shape("q4", (2,)).nbytes  # noqa: B018
+        ArrayShape("q4", (2,)).nbytes  # noqa: B018

@@ -1,6 +1,6 @@
 """Written collectives and compiled ones brought together, on the axes of a 2x2x2 mesh."""
 
-from medha_jax.inspection.hlo import Instruction, Shape
+from medha_jax.inspection.hlo import ArrayShape, Instruction
 from medha_jax.inspection.traced import WrittenCollective
 from medha_jax.inspection.traffic import bytes_by_axis, traffic
 
@@ -12,7 +12,7 @@ def written(axes=("tp",), dims=(4, 8), dtype="f32", count=1, depth=0, kind="all-
 
 
 def compiled(dims=(4, 8), dtype="f32", kind="all-reduce"):
-    return Instruction("r", kind, (Shape(dtype, dims),))
+    return Instruction("r", kind, (ArrayShape(dtype, dims),))
 
 
 def test_bytes_are_those_of_the_type_that_was_written():
