@@ -70,13 +70,13 @@ def measure(policy: str, waiting: int, running: int, groups: int, plans: int) ->
         busy.append(len(planned.states))
 
     for number in range(running):
-        scheduler.add(SchedulerRequest(range(1000), 10 * (1 + number), now))
+        scheduler.enqueue(scheduler.next_number, SchedulerRequest(range(1000), 10 * (1 + number), now))
     while scheduler.waiting:
         tick()
     for _ in range(plans + WARM_PLANS):
         while scheduler.waiting < waiting:
             prompt, output = next(coming)
-            scheduler.add(SchedulerRequest(range(prompt), output, now))
+            scheduler.enqueue(scheduler.next_number, SchedulerRequest(range(prompt), output, now))
         tick()
     del planning[:-plans], telling[:-plans], busy[:-plans]
     milliseconds = np.array(planning) * 1e3

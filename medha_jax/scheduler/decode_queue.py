@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 
-from medha_jax.scheduler.request import RequestState
+from medha_jax.scheduler.request import Phase, RequestState
 
 Turn = tuple[RequestState, int, int]
 """A request, the tokens that were scheduled of it, and how often it had been preempted, when its turn was noted."""
@@ -31,9 +31,7 @@ class DecodeQueue:
         return [
             state
             for state, scheduled, preemptions in self._due
-            if state.holding is not None
-            and not state.leaving
-            and (state.scheduled, state.preemptions) == (scheduled, preemptions)
+            if state.phase is Phase.DECODING and (state.scheduled, state.preemptions) == (scheduled, preemptions)
         ]
 
     def end(self, left: Iterable[RequestState], sampling: Iterable[RequestState]) -> None:
@@ -49,8 +47,4 @@ class DecodeQueue:
 
 def _turns(states: Iterable[RequestState]) -> list[Turn]:
     """DecodeQueue of those that did not lose their pages while the plan was made."""
-    return [
-        (state, state.scheduled, state.preemptions)
-        for state in states
-        if state.holding is not None and not state.leaving
-    ]
+    return [(state, state.scheduled, state.preemptions) for state in states if state.phase is Phase.DECODING]

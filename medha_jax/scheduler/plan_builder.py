@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 from medha_jax.config import SchedulerConfig
 from medha_jax.plan import Chunk, StepPlan
-from medha_jax.scheduler.prefill_queue import Order, PrefillQueue, slack
+from medha_jax.scheduler.prefill_queue import PolicyOrder, PrefillQueue, slack
 from medha_jax.scheduler.request import RequestState
-from medha_jax.scheduler.running import Admissions, RunningRequests
+from medha_jax.scheduler.running import RunningRequests
 from medha_jax.scheduler.tick_budget import TickBudget, TickLoad, TickTarget
 from medha_jax.scheduler.time_model import TickWork, TimeModel
 from medha_jax.specs.tick_shapes import TickShapes
@@ -109,7 +109,7 @@ class Draft:
             holding, start, owners = state.holding, state.scheduled, state.owners
             assert holding is not None
             unread = 0 if self._begins_to_be_shared(start) else self._ahead  # there the host sends the last token
-            if state.flying > unread or not self._room.decode(owners, start):
+            if state.in_flight > unread or not self._room.decode(owners, start):
                 left.append(state)
                 continue
             tokens: tuple[int, ...] | None = None
@@ -119,8 +119,7 @@ class Draft:
                 if self._begins_to_be_shared(start):
                     self._joining.append(state)
                     tokens = (state.generated[-1],)  # the other groups have not sampled it
-            state.flying += 1
-            self._residents.scheduled(state, start + 1)
+            self._residents.plan_chunk(state, start + 1)
             self._take(state, Chunk(state.slot, start, 1, tokens, True, first_page, pages, owners), math.nan)
             self.tightest = min(self.tightest, state.tpot)
         self.coming = min(self.coming, self.tightest)
@@ -136,16 +135,16 @@ class Draft:
             target: of the tick; the smallest chunk may take more if it is the first of a prompt in this tick.
         """
         request = state.request
-        if request.counts_tokens and state.flying and self._begins_to_be_shared(start):
+        if request.counts_tokens and state.in_flight and self._begins_to_be_shared(start):
             return 0  # the other groups can only be told what was counted when it was
         if state.long and self._room.crowded(owners):
             return 0
         limit = target.seconds
         at_most = limit if self.prompts else max(limit, target.at_most)
-        most = min(state.fill - start, self._shapes.left_on_group(start))
+        most = min(state.to_feed - start, self._shapes.left_on_group(start))
         if request.chunks is None:
             return self._room.largest(owners, start, most, limit, at_most, 1.0 if self.prompts else target.patience)
-        stated = request.chunks[min(state.chunk, len(request.chunks) - 1)]
+        stated = request.chunks[min(state.prompt_chunks, len(request.chunks) - 1)]
         length = min(stated, most, self._shapes.buckets(start).prefill[-1])
         return self._room.stated(owners, start, length, at_most)
 
@@ -155,16 +154,13 @@ class Draft:
         assert holding is not None
         start, end, owners = state.scheduled, state.scheduled + length, state.owners
         self._room.prefill(owners, start, length, state.long)
-        if self._begins_to_be_shared(start) and not state.flying:
+        if self._begins_to_be_shared(start) and not state.in_flight:
             self._joining.append(state)
         first_page, pages = holding.new_pages(start, end)
-        tokens, last = state.ids(start, end), end == state.fill and state.complete
+        tokens, last = state.ids(start, end), end == state.to_feed and state.complete
         self._take(state, Chunk(state.slot, start, length, tokens, last, first_page, pages, owners), slack)
         self.prompts += 1
-        state.flying += 1
-        state.chunk += 1
-        state.chunks.append(length)
-        self._residents.scheduled(state, end)
+        self._residents.plan_chunk(state, end)
         if last:
             self.coming = min(self.coming, state.tpot)
 
@@ -204,7 +200,6 @@ class Round:
         shapes: of ticks.
         prompts: that have work left.
         residents: who holds pages.
-        admissions: moves requests between both.
         draft: of the plan; takes the chunks.
         tick: number of the plan.
         now: seconds.
@@ -216,13 +211,12 @@ class Round:
         shapes: TickShapes,
         prompts: PrefillQueue,
         residents: RunningRequests,
-        admissions: Admissions,
         draft: Draft,
         tick: int,
         now: float,
     ) -> None:
         self._config, self._shapes = config, shapes
-        self._prompts, self._residents, self._admissions = prompts, residents, admissions
+        self._prompts, self._residents = prompts, residents
         self._draft, self._tick, self._now = draft, tick, now
         self._preemptive = config.preemption and config.chunk_preemption
 
@@ -232,10 +226,10 @@ class Round:
         Not where the policy sees to everybody, or prompts do not take turns.
         """
         ageing = self._config.ageing_ticks
-        if self._tick % ageing or self._prompts.policy.paces or not self._config.chunk_preemption:
+        if self._tick % ageing or self._prompts.policy.bounds_waits or not self._config.chunk_preemption:
             return
-        for state in self._prompts.longest_unserved():
-            if state.served > self._tick - ageing:
+        for state in self._prompts.longest_unplanned():
+            if state.last_planned_tick > self._tick - ageing:
                 return
             length = self._draft.length(state, state.scheduled, state.owners, SMALLEST)
             if length:
@@ -248,14 +242,14 @@ class Round:
         if draft.packed(target):
             return
         if self._preemptive:
-            for surplus in self._prompts.surplus():
+            for surplus in self._prompts.over_quota():
                 self._preempt(surplus)
         order = self._prompts.order(self._now)
         skipped = 0
         for state, priority in self._entries(order):
             if skipped == MOST_SKIPPED:
                 return
-            if not state.queued or state.served == self._tick:
+            if not state.queued or state.last_planned_tick == self._tick:
                 continue
             share = self._share(state, target)
             if state.holding is not None:
@@ -275,10 +269,10 @@ class Round:
             if state.queued and not self._config.chunk_preemption:
                 return  # the next prompt begins when this one is done
 
-    def _entries(self, order: Order) -> Iterator[tuple[RequestState, float]]:
+    def _entries(self, order: PolicyOrder) -> Iterator[tuple[RequestState, float]]:
         """Who is looked at, in which order: first those that have been out of their pages for too long."""
         if not self._config.chunk_preemption:
-            yield from ((state, math.inf) for state in self._prompts.longest_unserved())
+            yield from ((state, math.inf) for state in self._prompts.longest_unplanned())
         overdue = self._prompts.overdue(self._now)
         yield from ((state, math.inf) for state in overdue)
         if not self._residents.free_slots and not self._preemptive:
@@ -287,20 +281,20 @@ class Round:
 
     def _stands_still(self, state: RequestState) -> bool:
         """Whether the first prompt, of a policy that paces, has had no chunk for long and may need a longer tick."""
-        long_ago = self._tick - state.served >= self._config.ageing_ticks
-        return long_ago and self._prompts.policy.paces and self._config.chunk_preemption
+        long_ago = self._tick - state.last_planned_tick >= self._config.ageing_ticks
+        return long_ago and self._prompts.policy.bounds_waits and self._config.chunk_preemption
 
     def _share(self, state: RequestState, target: TickTarget) -> TickTarget:
         """The part of the tick that a prompt may fill: a long one with slack leaves some of it to others."""
         if not state.long or not self._config.chunk_preemption:
             return target
-        if self._prompts.policy.paces:
+        if self._prompts.policy.bounds_waits:
             return target.within(self._config.idle_tick_s / self._shapes.stages)
         if len(self._prompts) == 1:
             return target
         return target.share(slack(state, self._now), self._config.rho_max)
 
-    def _place(self, order: Order, state: RequestState, priority: float) -> tuple[int, ...] | None:
+    def _place(self, order: PolicyOrder, state: RequestState, priority: float) -> tuple[int, ...] | None:
         """Groups that have the pages of a waiting request, made free by preemption if need be; None if there are none.
 
         Where others have been admitted past it for too long, or its pages come when chunks in flight have left, nobody
@@ -311,7 +305,7 @@ class Round:
             return groups
         draft, now = self._draft, self._now
         draft.blocked += 1
-        state.blocked_since = min(state.blocked_since, now)
+        state.block(now)
         if draft.blocked == 1 and self._preemptive:
             victims = self._residents.victims(state, priority, self._prompts.policy, now, draft.admitted)
             if victims is not None:
@@ -328,18 +322,18 @@ class Round:
     def _admit(self, state: RequestState, groups: tuple[int, ...], target: TickTarget) -> int:
         """Give a waiting request its pages, if its first chunk fits the tick; returns the chunk's tokens, or 0."""
         draft = self._draft
-        start = min(state.found[groups[0]], self._shapes.per_group - 1) if state.found else 0
+        start = min(state.cached_by_group[groups[0]], self._shapes.per_group - 1) if state.cached_by_group else 0
         if not draft.length(state, start, groups[:1], target):
             return 0
-        self._admissions.admit(state, groups, self._tick - 1)
+        self._residents.admit(state, groups, self._tick - 1)
         draft.admitted.append(state)
         return draft.length(state, state.scheduled, state.owners, target)
 
     def _preempt(self, state: RequestState) -> None:
         self._draft.preempted.append(state)
-        self._admissions.preempt(state, self._now)
+        self._residents.preempt(state, self._now)
 
     def _serve(self, state: RequestState, length: int) -> None:
         """Plan a chunk of an admitted prompt."""
         self._draft.prompt(state, length, slack(state, self._now))
-        self._prompts.served(state, self._tick)
+        self._prompts.planned(state, self._tick)

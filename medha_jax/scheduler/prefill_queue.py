@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -13,22 +12,25 @@ from medha_jax.scheduler.chunking import PrefillTable
 from medha_jax.scheduler.deadlines import due_at
 from medha_jax.scheduler.policies.base import LEAST_WORK_S, Columns, Policy
 from medha_jax.scheduler.policies.formulas import policy_from
-from medha_jax.scheduler.request import RequestState
+from medha_jax.scheduler.request import Phase, RequestState
 from medha_jax.scheduler.time_model import TimeModel
 from medha_jax.specs.tick_shapes import TickShapes
 
-ARRIVAL, NUMBER, DUE, REMAINING, TOTAL, TOKENS, SERVED, FIELDS = range(8)
-WAITING = np.inf  # `served` of requests that are not admitted
+ARRIVAL, NUMBER, DUE, REMAINING, TOTAL, TOKENS, LAST_TICK, FIELDS = range(8)
+NEVER = np.inf  # the LAST_TICK of requests that are not admitted
 FIRST_ROWS = 128
 
 
 class PrefillQueue:
-    """Owns the backlog, the prediction of every prompt's work, and the list of those that lost their pages.
+    """Owns the prompts that have work left, waiting and admitted, and the prediction of their work.
+
+    It also counts the tokens of every waiting request, and knows who lost its pages and was not admitted since.
 
     Args:
         config: policy and targets.
         shapes: of ticks.
         model: predicts their seconds.
+        pool_tokens: KV tokens that all groups hold together.
     """
 
     def __init__(self, config: SchedulerConfig, shapes: TickShapes, model: TimeModel, pool_tokens: int) -> None:
@@ -37,112 +39,127 @@ class PrefillQueue:
         self._table = self._build_table()
         self._backlog = Backlog()
         self._preempted: list[RequestState] = []
+        self._waiting_tokens = 0
 
     def __len__(self) -> int:
         return len(self._backlog)
 
+    @property
+    def waiting_tokens(self) -> int:
+        """Tokens of requests that are not admitted: of their prompts, and those that they generated before."""
+        return self._waiting_tokens
+
     def seconds(self, tokens: int) -> float:
-        """Predicted seconds of a prompt of so many tokens that has the machine to itself."""
+        """Predicted seconds of a prompt of `tokens` tokens that has the machine to itself."""
         return self._table.between(0, tokens)
 
-    def assess(self, state: RequestState) -> None:
-        """Predict a request's work by the tokens that are known of it, and when it is due."""
-        state.total = self.seconds(state.fill)
-        state.remaining = self._table.between(state.scheduled, state.fill)
-        state.due = due_at(state.request, self._config, state.total)
-        state.long = len(state.request.prompt) >= self._config.long_tokens
-
     def add(self, state: RequestState) -> None:
-        """A request has tokens to be fed."""
-        self._backlog.add(state, state.remaining)
-        state.queued = True
+        """Take in a request that has just come."""
+        self._waiting_tokens += state.known
+        self._assess(state)
+        if state.queued:
+            self._backlog.add(state)
 
-    def remove(self, state: RequestState) -> None:
-        """It has none any more, or lost its pages, or has ended."""
-        self._backlog.remove(state)
-        state.queued = False
-        if state in self._preempted:
-            self._preempted.remove(state)
-
-    def grown(self, state: RequestState) -> None:
-        """More of its prompt has come."""
+    def extend(self, state: RequestState, ids: Sequence[int], complete: bool) -> None:
+        """Add to a request's prompt, perhaps the last of it."""
         if state.queued:
             self._backlog.remove(state)
-            state.queued = False
-        if state.prefilling and not state.leaving:
-            self.assess(state)
-            self.add(state)
-            if state.holding is not None:
-                self._backlog.serve(state, state.remaining, state.served)
+        if state.phase is Phase.WAITING:
+            self._waiting_tokens += len(ids)
+        state.grow(ids, complete)
+        if state.queued:
+            self._assess(state)
+            self._backlog.add(state)
+            if state.phase is Phase.PREFILLING:
+                self._backlog.note_tick(state)
+
+    def remove(self, state: RequestState) -> None:
+        """Forget a request that is about to end, or to give its pages back."""
+        if state.phase is Phase.WAITING:
+            self._waiting_tokens -= state.known
+        if state.queued:
+            self._drop(state)
 
     def admitted(self, state: RequestState, tick: int) -> None:
-        """It has pages now, and its first chunk comes in the tick after `tick`."""
-        self._note(state, tick)
-        state.blocked_since = math.inf
-        # under a policy that paces, an interrupted answer goes first until it goes on (`overdue`)
-        if state in self._preempted and not (self.policy.paces and state.generated):
+        """A waiting request has pages now, and its first chunk comes in the tick after `tick`."""
+        self._waiting_tokens -= state.known
+        self._note_tick(state, tick)
+        # under a policy that bounds waits, an interrupted answer goes first until it goes on (`overdue`)
+        if state in self._preempted and not (self.policy.bounds_waits and state.generated):
             self._preempted.remove(state)
 
-    def served(self, state: RequestState, tick: int) -> None:
-        """A chunk of it was planned."""
+    def planned(self, state: RequestState, tick: int) -> None:
+        """A chunk of an admitted prompt is in the plan of a tick."""
         before = state.remaining
-        if state.prefilling:
-            self._note(state, tick)
+        if state.queued:
+            self._note_tick(state, tick)
         else:
-            state.served, state.remaining = tick, 0.0
-            self.remove(state)
-        self.policy.served(state.number, before - state.remaining)
+            state.note_tick(tick, 0.0)
+            self._drop(state)
+        self.policy.planned(state.number, before - state.remaining)
 
-    def waits_again(self, state: RequestState, now: float) -> None:
-        """It has lost its pages, and what it was told is to be computed again."""
-        state.preempted_at = now
-        state.total = state.remaining = self.seconds(state.fill)
+    def requeued(self, state: RequestState) -> None:
+        """A preempted request has given its pages back and waits again."""
+        self._waiting_tokens += state.known
+        work = self.seconds(state.to_feed)
+        state.predict(work, work)
         self._preempted.append(state)
-        self.add(state)
+        self._backlog.add(state)
 
     def before(self, state: RequestState, now: float) -> tuple[int, float]:
-        """Who is served before a waiting request: how many others wait, and seconds of work of all of them."""
+        """Who goes before a waiting request: how many others wait, and seconds of work of all of them."""
         return self._backlog.before(state, self.policy, now)
 
-    def order(self, now: float) -> Order:
-        """All of them by policy."""
+    def order(self, now: float) -> PolicyOrder:
+        """All prompts in the order of the policy."""
         return self._backlog.order(self.policy, now)
 
-    def surplus(self) -> list[RequestState]:
-        """Those that hold more pages than they should."""
-        numbers = set(self.policy.surplus(self._backlog.columns).tolist())
+    def over_quota(self) -> list[RequestState]:
+        """Prompts that hold more pages than the policy allows them."""
+        numbers = set(self.policy.over_quota(self._backlog.columns).tolist())
         return [state for state in self._backlog if state.number in numbers] if numbers else []
 
-    def longest_unserved(self) -> list[RequestState]:
-        """The admitted ones, the one first whose last chunk is longest ago."""
-        return self._backlog.longest_unserved()
+    def longest_unplanned(self) -> list[RequestState]:
+        """Admitted prompts, first the one whose last chunk is longest ago."""
+        return self._backlog.longest_unplanned()
 
     def overdue(self, now: float) -> list[RequestState]:
-        """Those that have been out of their pages for too long.
+        """Requests that have been without their pages for too long.
 
-        Where the policy sees to that, only answers that were interrupted: it would give up on them as too late.
+        A policy that bounds waits sees to them itself, except to interrupted answers, which it would give up as late.
         """
-        if self.policy.paces:
+        if self.policy.bounds_waits:
             return [state for state in self._preempted if state.generated]
         return [state for state in self._preempted if now - state.preempted_at >= self._config.bypass_s]
 
     def renew(self) -> None:
-        """Predict every prompt's work again, if the time model says something else by now."""
+        """Predict every prompt's work again if the time model has changed."""
         if not self._table.stale():
             return
         self._table = self._build_table()
         states = list(self._backlog)
         done = np.array([state.scheduled for state in states], float)
-        ends = self._table.elapsed(np.array([state.fill for state in states], float))
+        ends = self._table.elapsed(np.array([state.to_feed for state in states], float))
         remaining = ends - self._table.elapsed(done)
         self._backlog.set_work(remaining, ends)
         for state, left, total in zip(states, remaining.tolist(), ends.tolist(), strict=True):
-            state.remaining, state.total = left, total
+            state.predict(left, total)
 
-    def _note(self, state: RequestState, tick: int) -> None:
-        state.served = tick
-        state.remaining = self._table.between(state.scheduled, state.fill)
-        self._backlog.serve(state, state.remaining, tick)
+    def _assess(self, state: RequestState) -> None:
+        """Predict a request's work by the tokens that are known of it, and when it is due."""
+        total = self.seconds(state.to_feed)
+        state.predict(self._table.between(state.scheduled, state.to_feed), total)
+        long = len(state.request.prompt) >= self._config.long_tokens
+        state.expect(due_at(state.request, self._config, total), long)
+
+    def _note_tick(self, state: RequestState, tick: int) -> None:
+        state.note_tick(tick, self._table.between(state.scheduled, state.to_feed))
+        self._backlog.note_tick(state)
+
+    def _drop(self, state: RequestState) -> None:
+        self._backlog.remove(state)
+        if state in self._preempted:
+            self._preempted.remove(state)
 
     def _build_table(self) -> PrefillTable:
         return PrefillTable(self._model, self._shapes, self._config.tpot_target_s / self._shapes.stages)
@@ -169,15 +186,15 @@ class Backlog:
     def __iter__(self) -> Iterator[RequestState]:
         return iter(self._states)
 
-    def add(self, state: RequestState, remaining: float) -> None:
-        """Take in a request that waits, with its predicted seconds of remaining work."""
+    def add(self, state: RequestState) -> None:
+        """Take in a request as one that waits."""
         count = len(self._states)
         if count == self._table.shape[1]:
             self._table = np.concatenate([self._table, np.zeros_like(self._table)], axis=1)
         row = self._row(state)
         self._table[:, row + 1 : count + 1] = self._table[:, row:count].copy()
-        times = state.request.arrival_s, state.number, state.due, remaining, state.total
-        self._table[:, row] = *times, state.tokens, WAITING
+        times = state.request.arrival_s, state.number, state.due, state.remaining, state.total
+        self._table[:, row] = *times, state.tokens, NEVER
         self._states.insert(row, state)
 
     def remove(self, state: RequestState) -> None:
@@ -186,11 +203,11 @@ class Backlog:
         self._table[:, row : count - 1] = self._table[:, row + 1 : count].copy()
         del self._states[row]
 
-    def serve(self, state: RequestState, remaining: float, tick: int) -> None:
-        """A request got a chunk in tick number `tick`."""
+    def note_tick(self, state: RequestState) -> None:
+        """A request was admitted, or a chunk of it was planned."""
         row = self._row(state)
-        self._table[REMAINING, row] = remaining
-        self._table[SERVED, row] = tick
+        self._table[REMAINING, row] = state.remaining
+        self._table[LAST_TICK, row] = state.last_planned_tick
 
     def set_work(self, remaining: np.ndarray, total: np.ndarray) -> None:
         """Replace the predicted seconds of all requests, in the order of iteration."""
@@ -198,31 +215,31 @@ class Backlog:
         self._table[REMAINING, :count] = remaining
         self._table[TOTAL, :count] = total
 
-    def longest_unserved(self) -> list[RequestState]:
-        """The admitted requests, the one first whose last chunk is longest ago."""
-        served = self._table[SERVED, : len(self._states)]
-        rows = np.flatnonzero(served != WAITING)
-        return [self._states[row] for row in rows[np.argsort(served[rows], kind="stable")]]
+    def longest_unplanned(self) -> list[RequestState]:
+        """The admitted requests, first the one whose last chunk is longest ago."""
+        last = self._table[LAST_TICK, : len(self._states)]
+        rows = np.flatnonzero(last != NEVER)
+        return [self._states[row] for row in rows[np.argsort(last[rows], kind="stable")]]
 
     @property
     def columns(self) -> Columns:
         """What policies see of the requests, in the order of iteration; good until the next change."""
         table = self._table[:, : len(self._states)]
         times = table[ARRIVAL], table[DUE], table[REMAINING], table[TOTAL]
-        return Columns(*times, table[TOKENS], table[NUMBER], table[SERVED] != WAITING)
+        return Columns(*times, table[TOKENS], table[NUMBER], table[LAST_TICK] != NEVER)
 
     def before(self, state: RequestState, policy: Policy, now: float) -> tuple[int, float]:
-        """Who is served before a waiting request: how many others wait, and seconds of work of all of them."""
+        """Who goes before a waiting request: how many others wait, and seconds of work of all of them."""
         count, row = len(self._states), self._row(state)
         table = self._table[:, :count]
         priorities = policy.order(self.columns, now)
         first = (priorities < priorities[row]) | ((priorities == priorities[row]) & (np.arange(count) < row))
-        return int(np.sum(first & (table[SERVED] == WAITING))), float(np.sum(table[REMAINING], where=first))
+        return int(np.sum(first & (table[LAST_TICK] == NEVER))), float(np.sum(table[REMAINING], where=first))
 
-    def order(self, policy: Policy, now: float) -> Order:
+    def order(self, policy: Policy, now: float) -> PolicyOrder:
         """The requests by policy, least priority first."""
         columns = self.columns
-        return Order(self._states, policy.order(columns, now), columns.admitted)
+        return PolicyOrder(self._states, policy.order(columns, now), columns.admitted)
 
     def _row(self, state: RequestState) -> int:
         """Where a request stands, or would."""
@@ -233,7 +250,7 @@ def _key(state: RequestState) -> tuple[float, int]:
     return state.request.arrival_s, state.number
 
 
-class Order:
+class PolicyOrder:
     """One round through the backlog, each request at most once; later ones are only sorted when they are asked for.
 
     Args:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from enum import Enum
 from typing import Literal
 
 from medha_jax.config import SchedulerConfig
@@ -61,14 +62,27 @@ class SchedulerRequest:
     reserved: int | None = None
 
 
+class Phase(Enum):
+    """Where a request is on its way; a preempted one goes from LEAVING back to WAITING."""
+
+    WAITING = "waiting"
+    """It has no slot and no pages."""
+    PREFILLING = "prefilling"
+    """It has both. Known tokens are still to be planned, or more of its prompt is to come."""
+    DECODING = "decoding"
+    """Every known token is planned; each further one is planned after it was sampled."""
+    LEAVING = "leaving"
+    """It was preempted: it gets no more chunks, and gives slot and pages back when none is in flight."""
+    ENDED = "ended"
+    """It is finished or cancelled, and gives back what it holds when no chunk is in flight."""
+
+
 @dataclass(slots=True, eq=False)
 class RequestState:
-    """Where a request is and what it holds; only the scheduler changes it.
+    """Where a request is and what it holds. Its methods are the only ones that change it.
 
-    It waits while `holding` is None. Then its first `fill` tokens are fed as a prompt: the prompt, and after a
-    preemption what it had generated before. `scheduled` tokens have entered the first pipeline stage, `computed` ones
-    have left the last, `flying` chunks are in between. A request that is `leaving` gets no more chunks, and gives its
-    pages and slot back when none is in flight. `queued` ones are in the backlog.
+    While it is admitted its first `to_feed` tokens are fed as a prompt: the prompt, and after a preemption what it had
+    generated before.
 
     Args:
         number: names it; later requests have larger ones.
@@ -76,9 +90,24 @@ class RequestState:
         due: when its first token is due, in seconds.
         tpot: seconds per output token that its decodes allow.
         long: whether its prompt is a long one.
-        fill: tokens to feed before the next one is sampled.
+        to_feed: tokens to feed before the next one is sampled.
         total: predicted seconds of all its prompt work.
-        remaining: of these, what is not scheduled.
+        remaining: of these, what is not planned.
+        generated: token ids of its output.
+        chunks: lengths of the prompt chunks that were planned, in tokens.
+        phase: where it is on its way.
+        holding: its pages; None without any.
+        owners: groups that hold it up to `scheduled`.
+        slot: on the devices; -1 without one.
+        scheduled: tokens that have entered the first pipeline stage.
+        computed: tokens that have left the last stage.
+        in_flight: chunks in between.
+        prompt_chunks: that were planned since it was admitted.
+        last_planned_tick: number of the tick in which it was admitted or got its last prompt chunk.
+        cached_by_group: tokens of it that the prefix cache has on each group; None where that was not looked up.
+        preemptions: how often it lost its pages.
+        preempted_at: when it lost them last, in seconds.
+        blocked_since: when its pages were first found taken since it waits, in seconds.
     """
 
     number: int
@@ -86,26 +115,32 @@ class RequestState:
     due: float
     tpot: float
     long: bool
-    fill: int
+    to_feed: int
     total: float
     remaining: float
     generated: list[int] = field(default_factory=list)
     chunks: list[int] = field(default_factory=list)
+    phase: Phase = Phase.WAITING
     holding: Holding | None = None
     owners: tuple[int, ...] = ()
     slot: int = -1
     scheduled: int = 0
     computed: int = 0
-    flying: int = 0
-    chunk: int = 0
-    served: int = 0
-    found: tuple[int, ...] | None = None
+    in_flight: int = 0
+    prompt_chunks: int = 0
+    last_planned_tick: int = 0
+    cached_by_group: tuple[int, ...] | None = None
     preemptions: int = 0
     preempted_at: float = math.inf
     blocked_since: float = math.inf
-    queued: bool = False
-    leaving: bool = False
-    ended: bool = False
+
+    @classmethod
+    def new(cls, number: int, request: SchedulerRequest, config: SchedulerConfig) -> RequestState:
+        """The record of a request that has just come; its work is not predicted yet."""
+        tpot = max(request.slo.tpot_s or config.tpot_target_s, config.tpot_floor_s)
+        state = cls(number, request, math.inf, tpot, False, 0, 0.0, 0.0)
+        state.to_feed = state._feedable
+        return state
 
     @property
     def tokens(self) -> int:
@@ -123,30 +158,24 @@ class RequestState:
         return self.request.reserved is None
 
     @property
-    def fillable(self) -> int:
-        """Known tokens that may be fed now; the last one of an incomplete prompt is kept, to sample after it."""
-        return self.known if self.complete else max(0, self.known - 1)
-
-    @property
     def wants_more(self) -> bool:
         """Whether it may have a token beyond the one that is sampled after those that are scheduled."""
         return self.scheduled + 1 < len(self.request.prompt) + self.request.max_tokens
 
     @property
-    def prefilling(self) -> bool:
-        """Whether tokens that are known already are still to be fed."""
-        return self.scheduled < self.fill
+    def running(self) -> bool:
+        """Whether it is admitted and keeps its pages."""
+        return self.phase is Phase.DECODING or self.phase is Phase.PREFILLING
 
-    def grow(self, ids: Sequence[int], complete: bool) -> None:
-        """Take in more of an incomplete prompt."""
-        request = self.request
-        assert request.reserved is not None and isinstance(request.prompt, list)
-        request.prompt.extend(ids)
-        if complete:
-            most = min(request.max_tokens, request.reserved - len(request.prompt))
-            self.request = replace(request, max_tokens=most, reserved=None)
-        self.fill = self.fillable
-        self.found = None
+    @property
+    def queued(self) -> bool:
+        """Whether it belongs in the prefill queue: waiting or admitted, with known tokens that are not planned."""
+        return self.scheduled < self.to_feed and (self.phase is Phase.WAITING or self.phase is Phase.PREFILLING)
+
+    @property
+    def _feedable(self) -> int:
+        """Known tokens that may be fed now; the last one of an incomplete prompt is kept, to sample after it."""
+        return self.known if self.complete else max(0, self.known - 1)
 
     def ids(self, start: int, end: int) -> tuple[int, ...]:
         """The token ids at positions `[start, end)`: of the prompt, then of what was generated."""
@@ -156,18 +185,84 @@ class RequestState:
         generated = self.generated[max(0, start - prompt) : end - prompt]
         return (*self.request.prompt[start:prompt], *generated)
 
+    def grow(self, ids: Sequence[int], complete: bool) -> None:
+        """Take in more of an incomplete prompt."""
+        request = self.request
+        assert request.reserved is not None and isinstance(request.prompt, list)
+        request.prompt.extend(ids)
+        if complete:
+            most = min(request.max_tokens, request.reserved - len(request.prompt))
+            self.request = replace(request, max_tokens=most, reserved=None)
+        self.to_feed = self._feedable
+        self.cached_by_group = None
 
-def new_state(number: int, request: SchedulerRequest, config: SchedulerConfig) -> RequestState:
-    """The record of a request that has just come; its work is not predicted yet."""
-    state = RequestState(
-        number=number,
-        request=request,
-        due=math.inf,
-        tpot=max(request.slo.tpot_s or config.tpot_target_s, config.tpot_floor_s),
-        long=False,
-        fill=0,
-        total=0.0,
-        remaining=0.0,
-    )
-    state.fill = state.fillable
-    return state
+    def predict(self, remaining: float, total: float) -> None:
+        """Note the predicted seconds of its prompt work, left and in all."""
+        self.remaining, self.total = remaining, total
+
+    def expect(self, due: float, long: bool) -> None:
+        """Note when its first token is due, in seconds, and whether its prompt is a long one."""
+        self.due, self.long = due, long
+
+    def find_cached(self, tokens: tuple[int, ...]) -> None:
+        """Note how many of its tokens the prefix cache has on each group."""
+        self.cached_by_group = tokens
+
+    def block(self, now: float) -> None:
+        """Note that its pages are taken."""
+        self.blocked_since = min(self.blocked_since, now)
+
+    def admit(self, holding: Holding, slot: int) -> None:
+        """Take slot and pages; cached tokens count as computed."""
+        self.phase = Phase.PREFILLING
+        self.holding, self.slot = holding, slot
+        self.scheduled = self.computed = holding.cached
+        self.owners = holding.owners(holding.cached)
+        self.blocked_since = math.inf
+
+    def plan_chunk(self, end: int, owners: tuple[int, ...]) -> None:
+        """A chunk up to position `end` is in a plan; `owners` are the groups that hold the request up to there."""
+        if self.scheduled < self.to_feed:
+            self.chunks.append(end - self.scheduled)
+            self.prompt_chunks += 1
+            if end == self.to_feed and self.complete:
+                self.phase = Phase.DECODING
+        self.in_flight += 1
+        self.scheduled, self.owners = end, owners
+
+    def note_tick(self, tick: int, remaining: float) -> None:
+        """It was admitted or got a prompt chunk in tick `tick`, after which `remaining` seconds of work are left."""
+        self.last_planned_tick, self.remaining = tick, remaining
+
+    def chunk_left(self, end: int, token: int | None) -> None:
+        """The oldest chunk in flight, up to position `end`, has left the last stage; it may have sampled a token."""
+        self.in_flight -= 1
+        if self.phase is not Phase.ENDED:
+            self.computed = end
+            if token is not None:
+                self.generated.append(token)
+
+    def lose_chunks(self) -> None:
+        """The chunks in flight are lost, and so is the KV of the others."""
+        self.in_flight = 0
+
+    def preempt(self) -> None:
+        """It is to give its pages back. Its tokens are kept."""
+        self.phase = Phase.LEAVING
+        self.preemptions += 1
+
+    def release(self) -> None:
+        """Give slot and pages back; nothing is in flight."""
+        self.holding, self.owners, self.slot = None, (), -1
+
+    def requeue(self, now: float) -> None:
+        """It waits again after a preemption, and all its known tokens are fed again."""
+        self.phase = Phase.WAITING
+        self.to_feed = self._feedable
+        self.scheduled = self.computed = self.prompt_chunks = 0
+        self.cached_by_group = None
+        self.preempted_at = now
+
+    def end(self) -> None:
+        """It is finished or cancelled."""
+        self.phase = Phase.ENDED

@@ -1,4 +1,4 @@
-"""Who holds pages and a slot, who could have them, and who would have to give theirs up."""
+"""Requests that hold a slot and pages: who is admitted, preempted and requeued."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ from medha_jax.specs.tick_shapes import TickShapes
 
 
 class RunningRequests:
-    """Admitted requests: owns the slots, the pages and the count of attention work of every group.
+    """Owns the slots, the pages and the count of attention work of every group, and moves requests to and from them.
 
     Args:
         config: whether prefixes are cached, and how often a request may be preempted.
         shapes: slots and groups.
         pages: of all groups.
+        queue: where requests come from, and where preempted ones go.
     """
 
-    def __init__(self, config: SchedulerConfig, shapes: TickShapes, pages: GroupedPages) -> None:
-        self._config, self._shapes, self._pages = config, shapes, pages
+    def __init__(self, config: SchedulerConfig, shapes: TickShapes, pages: GroupedPages, queue: PrefillQueue) -> None:
+        self._config, self._shapes, self._pages, self._queue = config, shapes, pages, queue
         self._free_slots = list(range(shapes.slots - 1, -1, -1))
         self._placement = Placement(shapes.groups, shapes.per_group)
         self._holders: dict[int, RequestState] = {}
@@ -38,11 +39,6 @@ class RunningRequests:
     def holders(self) -> Sequence[RequestState]:
         """Every admitted request, in the order of admission."""
         return list(self._holders.values())
-
-    @property
-    def pending(self) -> tuple[int, ...]:
-        """Attention work of each group that admitted prompts have left, in tokens²."""
-        return self._placement.pending
 
     @property
     def free_slots(self) -> int:
@@ -67,35 +63,50 @@ class RunningRequests:
         groups = self._placement.choose(parts, self._pages.free)
         if groups is None or not self._config.prefix_cache:
             return groups
-        if state.found is None:
-            state.found = self._pages.cached_prefix(state.ids(0, state.fill), state.request.cache_salt)
-        seen = [attention_seen(0, tokens, self._shapes.per_group) for tokens in state.found]
+        cached = state.cached_by_group
+        if cached is None:
+            cached = self._pages.cached_prefix(state.ids(0, state.to_feed), state.request.cache_salt)
+            state.find_cached(cached)
+        seen = [attention_seen(0, tokens, self._shapes.per_group) for tokens in cached]
         return self._placement.choose(parts, self._pages.free, [-work for work in seen])
 
-    def admit(self, state: RequestState, groups: Sequence[int]) -> None:
-        """Give a request a slot and its pages on groups that `place` named; cached tokens count as computed."""
-        ids = state.ids(0, state.fill) if self._config.prefix_cache else ()
-        holding = self._pages.reserve(state.tokens, groups, ids, state.request.cache_salt)
-        state.holding, state.slot = holding, self._free_slots.pop()
-        state.scheduled = state.computed = holding.cached
-        state.owners = holding.owners(state.scheduled)
-        self._placement.add(holding.groups, state.scheduled, state.fill)
-        self._holders[state.number] = state
+    def admit(self, state: RequestState, groups: Sequence[int], tick: int) -> None:
+        """Give a waiting request a slot and its pages on groups that `place` named.
 
-    def scheduled(self, state: RequestState, end: int) -> None:
-        """The request's chunk up to position `end` is in a plan."""
+        Cached tokens count as computed. Its first chunk comes in the tick after `tick`.
+        """
+        ids = state.ids(0, state.to_feed) if self._config.prefix_cache else ()
+        holding = self._pages.reserve(state.tokens, groups, ids, state.request.cache_salt)
+        state.admit(holding, self._free_slots.pop())
+        self._placement.add(holding.groups, state.scheduled, state.to_feed)
+        self._holders[state.number] = state
+        self._queue.admitted(state, tick)
+
+    def plan_chunk(self, state: RequestState, end: int) -> None:
+        """A chunk of a request up to position `end` is in a plan."""
         holding = state.holding
         assert holding is not None
-        if state.scheduled < state.fill:
+        if state.scheduled < state.to_feed:
             self._placement.remove(holding.groups, state.scheduled, end)
-        state.scheduled = end
-        if end % self._shapes.per_group == 0:
-            state.owners = holding.owners(end)
+        state.plan_chunk(end, state.owners if end % self._shapes.per_group else holding.owners(end))
 
     def grown(self, state: RequestState, before: int) -> None:
-        """The prompt of an admitted request has grown; `before` tokens of it could be fed until now."""
+        """The prompt of a request that holds pages has grown; `before` tokens of it could be fed until now."""
         assert state.holding is not None
-        self._placement.add(state.holding.groups, before, state.fill)
+        self._placement.add(state.holding.groups, before, state.to_feed)
+
+    def preempt(self, state: RequestState, now: float) -> None:
+        """Take a request's pages and slot, at once or when its chunks in flight have left."""
+        self._queue.remove(state)
+        state.preempt()
+        if not state.in_flight:
+            self.requeue(state, now)
+
+    def requeue(self, state: RequestState, now: float) -> None:
+        """A preempted request has nothing in flight: it waits again, and its tokens must be computed again."""
+        self.release(state)
+        state.requeue(now)
+        self._queue.requeued(state)
 
     def publish(self, state: RequestState) -> None:
         """Let later requests find the pages that this one has filled."""
@@ -106,14 +117,14 @@ class RunningRequests:
     def release(self, state: RequestState) -> None:
         """Take slot and pages back from a request that has nothing in flight."""
         holding = state.holding
-        assert holding is not None and not state.flying
+        assert holding is not None and not state.in_flight
         self.publish(state)
-        if state.scheduled < state.fill:
-            self._placement.remove(holding.groups, state.scheduled, state.fill)
+        if state.scheduled < state.to_feed:
+            self._placement.remove(holding.groups, state.scheduled, state.to_feed)
         self._pages.release(holding)
         self._free_slots.append(state.slot)
         del self._holders[state.number]
-        state.holding, state.owners, state.slot, state.leaving = None, (), -1, False
+        state.release()
 
     def forget(self) -> None:
         """The pools have lost their contents; nobody may be admitted."""
@@ -125,8 +136,8 @@ class RunningRequests:
         """Admitted requests to preempt so that a waiting one fits, least urgent first; None if that does not help.
 
         A victim must be less urgent than the waiting request even when its work is to be done again, must not have
-        been preempted `max_preemptions` times before, and must be needed. None are where requests that are leaving
-        already make room.
+        been preempted `max_preemptions` times before, and must be needed. There are none if requests that are leaving
+        free enough.
 
         Args:
             state: the waiting request.
@@ -138,14 +149,14 @@ class RunningRequests:
         holders = self.holders
         free, slots = list(self._pages.free), self.free_slots
         for holder in holders:
-            if holder.leaving:
+            if not holder.running:
                 slots += 1
                 _give(free, holder)
         parts = self._parts(state)
         if self._fits(parts, free, slots):
             return []
         most = self._config.max_preemptions
-        able = [h for h in holders if not h.leaving and h.preemptions < most and h not in spared]
+        able = [h for h in holders if h.running and h.preemptions < most and h not in spared]
         if not able:
             return None
         arrival, due, total, tokens, number = np.array(
@@ -190,49 +201,3 @@ def _give(free: list[int], holder: RequestState, sign: int = 1) -> None:
     assert holder.holding is not None
     for group, pages in zip(holder.holding.groups, holder.holding.pages, strict=True):
         free[group] += sign * len(pages)
-
-
-class Admissions:
-    """Gives requests their pages and takes them back; owner of the count of tokens that wait.
-
-    Args:
-        prompts: told who may run.
-        residents: hands out slots and pages.
-    """
-
-    def __init__(self, prompts: PrefillQueue, residents: RunningRequests) -> None:
-        self._prompts, self._residents = prompts, residents
-        self._waiting_tokens = 0
-
-    @property
-    def waiting_tokens(self) -> int:
-        """Tokens of requests that are not admitted: of their prompts, and those that they generated before."""
-        return self._waiting_tokens
-
-    def count(self, tokens: int) -> None:
-        """So many more tokens wait, or fewer."""
-        self._waiting_tokens += tokens
-
-    def admit(self, state: RequestState, groups: Sequence[int], tick: int) -> None:
-        """Give a waiting request slot and pages on `groups`; its first chunk comes in the tick after `tick`."""
-        self._residents.admit(state, groups)
-        self.count(-state.known)
-        self._prompts.admitted(state, tick)
-
-    def preempt(self, state: RequestState, now: float) -> None:
-        """Take a request's pages and slot; its tokens are kept and are computed again later."""
-        state.preemptions += 1
-        if state.queued:
-            self._prompts.remove(state)
-        state.leaving = True
-        if not state.flying:
-            self.requeue(state, now)
-
-    def requeue(self, state: RequestState, now: float) -> None:
-        """A preempted request has nothing in flight any more: it waits again."""
-        self._residents.release(state)
-        state.fill = state.fillable
-        self.count(state.known)
-        state.scheduled = state.computed = state.chunk = 0
-        state.found = None
-        self._prompts.waits_again(state, now)

@@ -12,8 +12,8 @@ from medha_jax.scheduler.deadlines import Expiries, expired_at
 from medha_jax.scheduler.decode_queue import DecodeQueue
 from medha_jax.scheduler.plan_builder import Draft, Planned, Round
 from medha_jax.scheduler.prefill_queue import PrefillQueue
-from medha_jax.scheduler.request import RequestState, SchedulerRequest, new_state
-from medha_jax.scheduler.running import Admissions, RunningRequests
+from medha_jax.scheduler.request import Phase, RequestState, SchedulerRequest
+from medha_jax.scheduler.running import RunningRequests
 from medha_jax.scheduler.tick_budget import TickLoad, TickTargets
 from medha_jax.scheduler.time_model import TimeModel
 from medha_jax.specs.tick_shapes import TickShapes
@@ -46,9 +46,8 @@ class Scheduler:
     ) -> None:
         self._config, self._shapes, self._pages, self._model = config, shapes, pages, model
         self._ahead = ahead
-        self._prompts = PrefillQueue(config, shapes, model, sum(pages.free) * shapes.page_size)
-        self._residents = RunningRequests(config, shapes, pages)
-        self._admissions = Admissions(self._prompts, self._residents)
+        self._prefill_queue = PrefillQueue(config, shapes, model, sum(pages.free) * shapes.page_size)
+        self._running = RunningRequests(config, shapes, pages, self._prefill_queue)
         self._states: dict[int, RequestState] = {}
         self._expiries = Expiries()
         self._targets = TickTargets(config, shapes.stages)
@@ -78,27 +77,27 @@ class Scheduler:
     @property
     def waiting(self) -> int:
         """Requests that are not admitted."""
-        return len(self._states) - len(self._residents)
+        return len(self._states) - len(self._running)
 
     @property
     def waiting_tokens(self) -> int:
         """Prompt tokens that requests which are not admitted have, and tokens that they generated before."""
-        return self._admissions.waiting_tokens
+        return self._prefill_queue.waiting_tokens
 
     @property
     def running(self) -> int:
         """Requests that hold pages."""
-        return len(self._residents)
+        return len(self._running)
 
     @property
     def free_pages(self) -> tuple[int, ...]:
         """Pages of each group that no request holds."""
-        return self._residents.free_pages
+        return self._running.free_pages
 
     @property
     def cached_pages(self) -> tuple[int, ...]:
         """Of these, the pages that the prefix cache knows."""
-        return self._residents.cached_pages
+        return self._running.cached_pages
 
     @property
     def next_expiry(self) -> float:
@@ -108,18 +107,13 @@ class Scheduler:
     @property
     def starved(self) -> bool:
         """Whether every request waits for more of its prompt, if there are any, and has nothing in flight."""
-        return not len(self._prompts) and all(
-            not state.complete and not state.flying for state in self._states.values()
+        return not len(self._prefill_queue) and all(
+            not state.complete and not state.in_flight for state in self._states.values()
         )
-
-    @property
-    def pending(self) -> tuple[int, ...]:
-        """Attention work of each group that admitted prompts have left, in tokens²."""
-        return self._residents.pending
 
     def prefill_seconds(self, tokens: int) -> float:
         """Predicted seconds of a prompt of so many tokens that has the machine to itself."""
-        return self._prompts.seconds(tokens)
+        return self._prefill_queue.seconds(tokens)
 
     def state(self, number: int) -> RequestState:
         """The record of a request that is not at its end.
@@ -128,19 +122,6 @@ class Scheduler:
             KeyError: there is none.
         """
         return self._states[number]
-
-    def add(self, request: SchedulerRequest) -> int:
-        """Queue a request and return its number.
-
-        Raises:
-            OutOfPagesError: prompt and output never fit the pages; nothing was queued.
-            QueueFullError: too many requests wait; nothing was queued.
-        """
-        self.check_pages(request)
-        check_queue(self._config, self.waiting, self.waiting_tokens, len(request.prompt))
-        number = self._count
-        self.enqueue(number, request)
-        return number
 
     def check_pages(self, request: SchedulerRequest) -> None:
         """Check that a request would fit empty pools. Any thread may ask.
@@ -153,27 +134,19 @@ class Scheduler:
     def enqueue(self, number: int, request: SchedulerRequest) -> None:
         """Queue a request that was checked, under a number larger than those before."""
         self._count = number + 1
-        state = new_state(number, request, self._config)
-        self._states[number] = state
-        self._admissions.count(state.known)
-        self._prompts.assess(state)
-        if state.prefilling:
-            self._prompts.add(state)
+        state = self._states[number] = RequestState.new(number, request, self._config)
+        self._prefill_queue.add(state)
         self._expiries.add(number, request, state.due)
 
     def extend(self, number: int, ids: Sequence[int], complete: bool) -> None:
         """More of an incomplete prompt has come, perhaps the last of it. One that is at its end is ignored."""
         state = self._states.get(number)
-        if state is None or state.ended:
+        if state is None or state.phase is Phase.ENDED:
             return
-        before = state.fill
-        state.grow(ids, complete)
-        if state.holding is None:
-            self._admissions.count(len(ids))
-        else:
-            self._residents.grown(state, before)
-        due = state.due
-        self._prompts.grown(state)
+        before, due = state.to_feed, state.due
+        self._prefill_queue.extend(state, ids, complete)
+        if state.holding is not None:
+            self._running.grown(state, before)
         if state.due != due:
             self._expiries.add(number, state.request, state.due)
 
@@ -187,7 +160,7 @@ class Scheduler:
         state = self._states[number]
         if not state.queued:
             return self.waiting - 1, 0.0
-        position, seconds = self._prompts.before(state, now)
+        position, seconds = self._prefill_queue.before(state, now)
         return position, seconds + state.remaining
 
     def cancel(self, number: int) -> None:
@@ -197,35 +170,29 @@ class Scheduler:
         is ignored.
         """
         state = self._states.get(number)
-        if state is None or state.ended:
+        if state is None or state.phase is Phase.ENDED:
             return
-        state.ended = True
-        if state.queued:
-            self._prompts.remove(state)
-        if state.holding is None:
-            self._admissions.count(-state.known)
-            del self._states[number]
-        elif state.flying:
-            state.leaving = True
-        else:
+        self._prefill_queue.remove(state)
+        state.end()
+        if not state.in_flight:
             self._forget(state)
 
     def plan(self, now: float) -> Planned:
         """The next tick's plan; its chunks count as in flight until `computed` is told of each."""
         self._tick += 1
         if self._tick % TABLE_TICKS == 0:
-            self._prompts.renew()
+            self._prefill_queue.renew()
         expired = self._expire(now)
-        draft = Draft(self._shapes, self._model, self._residents, self._flight, self._ahead)
-        parts = self._prompts, self._residents, self._admissions
+        draft = Draft(self._shapes, self._model, self._running, self._flight, self._ahead)
+        parts = self._prefill_queue, self._running
         prompts = Round(self._config, self._shapes, *parts, draft, self._tick, now)
-        due = self._turns.begin()
+        due = self._decode_queue.begin()
         prompts.aged()
         left = draft.decodes(due)
-        if len(self._prompts):
+        if len(self._prefill_queue):
             prompts.fill(self._targets.target(draft.tightest, draft.seconds))
         planned = draft.planned(expired)
-        self._turns.end(left, draft.sampling)
+        self._decode_queue.end(left, draft.sampling)
         self._targets.planned(draft.tightest, draft.coming, planned.seconds)
         self._flight.appendleft(draft.load)
         return planned
@@ -242,42 +209,40 @@ class Scheduler:
         Returns:
             Whether the request still wants the result: false if it has ended in the meantime.
         """
-        state.flying -= 1
-        if state.ended:
-            if not state.flying:
+        state.chunk_left(chunk.end, token if chunk.last else None)
+        if state.phase is Phase.ENDED:
+            if not state.in_flight:
                 self._forget(state)
             return False
-        state.computed = chunk.end
-        if chunk.last:
-            state.generated.append(token)
-            if chunk.end == state.fill:
-                self._residents.publish(state)
-        if state.leaving and not state.flying:
-            self._admissions.requeue(state, now)
+        if chunk.last and chunk.end == state.to_feed:
+            self._running.publish(state)
+        if state.phase is Phase.LEAVING and not state.in_flight:
+            self._running.requeue(state, now)
         return True
 
     def lose(self, now: float) -> None:
         """The devices have lost all KV and every plan in flight: who was admitted waits again, with all its tokens."""
-        for state in self._residents.holders:
-            state.flying = 0
-            if state.ended:
+        for state in self._running.holders:
+            state.lose_chunks()
+            if state.phase is Phase.ENDED:
                 self._forget(state)
-            elif state.leaving:
-                self._admissions.requeue(state, now)
+            elif state.phase is Phase.LEAVING:
+                self._running.requeue(state, now)
             else:
-                self._admissions.preempt(state, now)
-        self._residents.forget()
+                self._running.preempt(state, now)
+        self._running.forget()
         self._clear_flight()
 
     def _clear_flight(self) -> None:
         """Nothing is in the pipeline."""
         stages = self._shapes.stages
-        self._turns = DecodeQueue(stages)
+        self._decode_queue = DecodeQueue(stages)
         self._flight: deque[TickLoad] = deque([TickLoad()] * (stages - 1), stages - 1)
 
     def _forget(self, state: RequestState) -> None:
         """An ended request has nothing in flight any more."""
-        self._residents.release(state)
+        if state.holding is not None:
+            self._running.release(state)
         del self._states[state.number]
 
     def _expire(self, now: float) -> list[RequestState]:

@@ -17,6 +17,7 @@ from medha_jax.plan import InvalidRequestError
 from medha_jax.runtime import MeshExecutor
 from medha_jax.text import Tokenizer
 from tests.engine.serving import CONFIG, alone, ask, engine_of, serving
+from tests.scheduler.serving import pending_work
 from tests.small import small_executor
 
 SAMPLED: list[dict[str, Any]] = [
@@ -85,7 +86,7 @@ def test_any_split_with_any_delays_gives_the_same_tokens(
     engine = engine_of(executor, byte_tokenizer, config, itertools.count().__next__, ahead)
     ended = run(engine, arrivals)
     assert sum(engine.load.free_pages) == executor.pages
-    assert engine.scheduler.pending == (0,)
+    assert pending_work(engine.scheduler) == (0,)
     assert engine.scheduler.waiting_tokens == 0
     for number, (_, request, _) in enumerate(arrivals):
         single = alone(executor, byte_tokenizer, request)

@@ -12,6 +12,7 @@ from medha_jax.engine import Delta, Engine, Failed, Slo
 from medha_jax.runtime import MeshExecutor
 from medha_jax.text import Tokenizer
 from tests.engine.serving import ask, engine_of
+from tests.scheduler.serving import pending_work
 from tests.small import small_executor
 
 PHASES = ("queued", "prefill", "pipeline", "decode")
@@ -38,7 +39,7 @@ def reach(engine: Engine, phase: str, stages: int, **stated: Any) -> tuple[int, 
             state = engine.scheduler.state(number)
             if phase == "prefill" and 0 < state.computed < 200:
                 break
-            if phase == "pipeline" and state.flying:
+            if phase == "pipeline" and state.in_flight:
                 break
             if phase == "decode" and any(isinstance(event, Delta) for _, event in events):
                 break
@@ -54,7 +55,7 @@ def gauges(engine: Engine) -> dict[str, int]:
         "running": scheduler.running,
         "waiting": scheduler.waiting,
         "tokens": scheduler.waiting_tokens,
-        "work": sum(scheduler.pending) if scheduler.running == 0 else 0,
+        "work": sum(pending_work(scheduler)) if scheduler.running == 0 else 0,
     }
 
 

@@ -12,7 +12,7 @@ from medha_jax.plan import Chunk
 from medha_jax.scheduler.kvp_placement import attention_seen
 from medha_jax.scheduler.plan_builder import Planned
 from medha_jax.scheduler.request import RequestState, SchedulerRequest
-from medha_jax.scheduler.scheduler import Scheduler
+from medha_jax.scheduler.scheduler import Scheduler, check_queue
 from medha_jax.scheduler.time_model import LinearTimeModel, TimeModel
 from medha_jax.specs.tick_shapes import TickShapes
 from tests.scheduler.device import Device
@@ -27,6 +27,20 @@ def shapes_of(
 ) -> TickShapes:
     """Small shapes with pages of four tokens."""
     return TickShapes(OWN, SHARED, groups, per_group or 2**20, 4, stages, slots, context)
+
+
+def enqueue(scheduler: Scheduler, request: SchedulerRequest) -> int:
+    """Check and queue a request as an engine does; returns its number."""
+    scheduler.check_pages(request)
+    check_queue(scheduler.config, scheduler.waiting, scheduler.waiting_tokens, len(request.prompt))
+    number = scheduler.next_number
+    scheduler.enqueue(number, request)
+    return number
+
+
+def pending_work(scheduler: Scheduler) -> tuple[int, ...]:
+    """Attention work of each group that admitted prompts have left, in tokens²."""
+    return scheduler._running._placement.pending
 
 
 @dataclass
@@ -60,7 +74,7 @@ class Server:
         self._flight: deque[tuple[RequestState, ...]] = deque([()] * (self.shapes.stages - 1))
 
     def add(self, request: SchedulerRequest) -> int:
-        number = self.scheduler.add(request)
+        number = enqueue(self.scheduler, request)
         self.requests[number] = request
         self.outputs[number] = []
         return number
@@ -100,7 +114,7 @@ class Server:
 
     def _deliver(self, state: RequestState, chunk: Chunk, token: int) -> None:
         number = state.number
-        assert state.flying >= 1
+        assert state.in_flight >= 1
         before = state.preemptions, state.computed
         if not self.scheduler.computed(state, chunk, token, self.now):
             return
@@ -116,7 +130,7 @@ class Server:
     def check(self) -> None:
         """Pages, slots, cursors and counters are what they must be."""
         scheduler, shapes = self.scheduler, self.shapes
-        holders: Sequence[RequestState] = scheduler._residents.holders
+        holders: Sequence[RequestState] = scheduler._running.holders
         slots = [state.slot for state in holders]
         assert len(set(slots)) == len(slots) <= shapes.slots
         pending = [0] * shapes.groups
@@ -127,10 +141,10 @@ class Server:
             assert 0 <= state.computed <= state.scheduled <= holding_tokens(state)
             for part, (group, pages) in enumerate(zip(holding.groups, holding.pages, strict=True)):
                 held[group].update(pages)
-                if state.scheduled < state.fill:
-                    seen = [attention_seen(part, n, shapes.per_group) for n in (state.scheduled, state.fill)]
+                if state.scheduled < state.to_feed:
+                    seen = [attention_seen(part, n, shapes.per_group) for n in (state.scheduled, state.to_feed)]
                     pending[group] += seen[1] - seen[0]
-        assert scheduler.pending == tuple(pending), "the counters of attention work do not drift"
+        assert pending_work(scheduler) == tuple(pending), "the counters of attention work do not drift"
         assert scheduler.free_pages == tuple(self.pages - len(pages) for pages in held)
         if not self.config.prefix_cache:
             assert all(count == 1 for pages in held for count in pages.values()), "a page has one owner"

@@ -22,7 +22,7 @@ def test_order_is_that_of_sorting_with_ties_by_arrival_then_number(drawn: list[t
     backlog, kept = Backlog(), []
     for number, (arrival, work, stays) in enumerate(drawn):
         one = state(number, float(arrival), float(work))
-        backlog.add(one, one.remaining)
+        backlog.add(one)
         if stays:
             kept.append(one)
         else:
@@ -37,11 +37,12 @@ def test_thousands_are_ordered_lazily_and_completely() -> None:
     rng = np.random.default_rng(0)
     states = [state(n, 0.0, float(rng.integers(0, 50))) for n in range(10 * FIRST_ROWS)]
     for one in states:
-        backlog.add(one, one.remaining)
+        backlog.add(one)
     expected = sorted(states, key=lambda s: (s.remaining, s.number))
     assert [one for one, _ in backlog.order(Stateless(srtf), 0.0)] == expected
     for one in states[::7]:
-        backlog.serve(one, one.remaining, 1)
+        one.note_tick(1, one.remaining)
+        backlog.note_tick(one)
     order = backlog.order(Stateless(srtf), 0.0)
     seen = []
     for one, _ in order:
@@ -51,12 +52,13 @@ def test_thousands_are_ordered_lazily_and_completely() -> None:
     assert seen == expected[:5] + [one for one in expected[5:] if one.number % 7 == 0]
 
 
-def test_a_served_request_moves_back_and_the_longest_unserved_comes_first() -> None:
+def test_a_planned_request_moves_back_and_the_longest_unplanned_comes_first() -> None:
     backlog = Backlog()
     states = [state(n, 0.0, 1.0) for n in range(4)]
     for one in states:
-        backlog.add(one, 1.0)
+        backlog.add(one)
     for tick, number in enumerate((2, 0, 1)):
-        backlog.serve(states[number], 1.0 - 0.1 * number, tick)
-    assert [one.number for one in backlog.longest_unserved()] == [2, 0, 1], "the last one is not admitted"
+        states[number].note_tick(tick, 1.0 - 0.1 * number)
+        backlog.note_tick(states[number])
+    assert [one.number for one in backlog.longest_unplanned()] == [2, 0, 1], "the last one is not admitted"
     assert [one.number for one, _ in backlog.order(Stateless(srtf), 0.0)] == [2, 1, 0, 3]

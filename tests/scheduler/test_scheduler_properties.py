@@ -131,11 +131,11 @@ def test_waits_stay_within_their_bounds(setting: dict[str, Any], happening: list
         planned = server.step()
         served = {state.number for state in planned.states}
         left = {}
-        for state in server.scheduler._residents.holders:
-            if state.leaving or state.number in served:
+        for state in server.scheduler._running.holders:
+            if not state.running or state.number in served:
                 continue
-            kind = "prompt" if state.prefilling else "decode"
-            if kind == "prompt" or not state.flying:
+            kind = "prompt" if state.queued else "decode"
+            if kind == "prompt" or not state.in_flight:
                 left[kind, state.number] = waited.get((kind, state.number), 0) + 1
         waited.clear()
         waited.update(left)

@@ -39,7 +39,7 @@ class Policy(Protocol):
     """Decides who runs next; owner of what it has to remember for that."""
 
     @property
-    def paces(self) -> bool:
+    def bounds_waits(self) -> bool:
         """Whether it bounds every wait by itself.
 
         Then the order is left to it alone: no turns by age, nobody goes first because he was preempted, and no long
@@ -55,10 +55,10 @@ class Policy(Protocol):
     def urgency(self, requests: Columns, now: float) -> np.ndarray:
         """Priorities `[requests]` of admitted requests whose work would all be done again, beside those of `order`."""
 
-    def served(self, number: int, seconds: float) -> None:
+    def planned(self, number: int, seconds: float) -> None:
         """A chunk was planned, of so many predicted seconds of work."""
 
-    def surplus(self, requests: Columns) -> np.ndarray:
+    def over_quota(self, requests: Columns) -> np.ndarray:
         """Numbers of the prompts that hold pages and should not."""
 
 
@@ -74,7 +74,7 @@ class Stateless:
     """
 
     rule: PriorityRule
-    paces: bool = False
+    bounds_waits: bool = False
 
     def order(self, requests: Columns, now: float) -> np.ndarray:
         """By the formula."""
@@ -84,9 +84,9 @@ class Stateless:
         """By the formula."""
         return self.rule(requests, now)
 
-    def served(self, number: int, seconds: float) -> None:
+    def planned(self, number: int, seconds: float) -> None:
         """Nothing depends on it."""
 
-    def surplus(self, requests: Columns) -> np.ndarray:
+    def over_quota(self, requests: Columns) -> np.ndarray:
         """None."""
         return NOBODY

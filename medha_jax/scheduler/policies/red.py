@@ -50,7 +50,7 @@ class Relegation:
         long_tokens: requests with fewer are short.
     """
 
-    paces = True
+    bounds_waits = True
 
     def __init__(self, share: float, tokens: float, long_tokens: int) -> None:
         self._share, self._most, self._long = share, tokens, long_tokens
@@ -88,13 +88,13 @@ class Relegation:
         found[number == self._oldest] = -math.inf
         return found
 
-    def served(self, number: int, seconds: float) -> None:
+    def planned(self, number: int, seconds: float) -> None:
         """Measures the speed, and takes it off the credit if it was done for the oldest."""
         self._speed.worked(seconds)
         if number == self._oldest:
             self._credit = max(self._credit - seconds, -ADVANCE_S)
 
-    def surplus(self, requests: Columns) -> np.ndarray:
+    def over_quota(self, requests: Columns) -> np.ndarray:
         """The relegated with the least work done, as many as hold more than they all may."""
         if not len(self._relegated):
             return NOBODY

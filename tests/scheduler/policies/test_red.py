@@ -44,7 +44,7 @@ def ranked(policy: Relegation, requests: Columns, now: float) -> list[int]:
 
 def served(policy: Relegation, requests: Columns, number: int, seconds: float) -> Columns:
     """The requests when one of them has got so much work done."""
-    policy.served(number, seconds)
+    policy.planned(number, seconds)
     return dataclasses.replace(requests, remaining=requests.remaining - seconds * (requests.number == number))
 
 
@@ -125,7 +125,7 @@ def test_the_relegated_keep_no_more_than_they_may() -> None:
     policy = Relegation(SHARE, 100e3, LONG)
     order = ranked(policy, requests, 20.0)
     assert 3 not in order, "it would be the second beside the oldest"
-    np.testing.assert_array_equal(policy.surplus(requests), [1]), "the least of it is done"
+    np.testing.assert_array_equal(policy.over_quota(requests), [1]), "the least of it is done"
     urgency = policy.urgency(requests, 20.0)
     priorities = policy.order(requests, 20.0)
     assert urgency[0] == -math.inf, "the oldest keeps its pages"
@@ -213,7 +213,7 @@ def check_bound(
     """Serve prompts with stated targets and then others, and compare every wait with the formula."""
     prompts = [*first, *rest]
     scheduler, share = server.scheduler, server.config.relegated_share
-    policy: Any = scheduler._prompts.policy
+    policy: Any = scheduler._prefill_queue.policy
     moments = overload(load, prompts, scheduler.prefill_seconds)
     coming = list(zip(moments, prompts, strict=True))[::-1]
     blocked = longest = 0.0

@@ -1,0 +1,95 @@
+"""A request's record: its way from phase to phase, and that nothing else writes it."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import medha_jax
+from medha_jax.config import SchedulerConfig
+from medha_jax.kv.groups import GroupedPages
+from medha_jax.scheduler.request import Phase, RequestState, SchedulerRequest
+
+PACKAGE = Path(medha_jax.__file__).parent
+FIELDS = {field.name for field in dataclasses.fields(RequestState)}
+
+
+def test_the_way_of_a_request_that_is_preempted() -> None:
+    pages = GroupedPages(1, 10, 4, 2**20)
+    state = RequestState.new(0, SchedulerRequest(range(10), 3, 0.0), SchedulerConfig())
+    assert (state.phase, state.to_feed, state.queued, state.running) == (Phase.WAITING, 10, True, False)
+    state.admit(pages.reserve(state.tokens, (0,)), 1)
+    assert (state.phase, state.owners, state.slot, state.running) == (Phase.PREFILLING, (0,), 1, True)
+    state.plan_chunk(8, (0,))
+    assert (state.phase, state.chunks, state.queued) == (Phase.PREFILLING, [8], True)
+    state.plan_chunk(10, (0,))
+    assert (state.phase, state.chunks, state.queued, state.in_flight) == (Phase.DECODING, [8, 2], False, 2)
+    state.chunk_left(8, None)
+    state.preempt()
+    assert (state.phase, state.running, state.in_flight) == (Phase.LEAVING, False, 1)
+    state.chunk_left(10, 77)
+    assert (state.computed, state.generated) == (10, [77])
+    state.release()
+    state.requeue(5.0)
+    assert (state.phase, state.to_feed, state.scheduled, state.holding) == (Phase.WAITING, 11, 0, None)
+    assert (state.preemptions, state.preempted_at, state.ids(9, 11)) == (1, 5.0, (9, 77))
+    state.end()
+    assert (state.phase, state.queued) == (Phase.ENDED, False)
+
+
+def test_an_incomplete_prompt_keeps_its_last_token() -> None:
+    state = RequestState.new(0, SchedulerRequest([1, 2, 3], 5, 0.0, reserved=8), SchedulerConfig())
+    assert (state.to_feed, state.complete) == (2, False)
+    state.admit(GroupedPages(1, 10, 4, 2**20).reserve(state.tokens, (0,)), 0)
+    state.plan_chunk(2, (0,))
+    assert (state.phase, state.queued) == (Phase.PREFILLING, False), "more is to come"
+    state.grow([4], complete=False)
+    assert (state.to_feed, state.queued) == (3, True)
+    state.grow([], complete=True)
+    assert (state.to_feed, state.request.max_tokens, state.complete) == (4, 4, True)
+
+
+def written(tree: ast.AST) -> Iterator[tuple[ast.expr, str, int]]:
+    """Objects that a file writes attributes of, the attribute, and the line; lists that are changed count too."""
+    for node in ast.walk(tree):
+        targets: list[ast.expr] = []
+        if isinstance(node, ast.Assign):
+            targets = [part for target in node.targets for part in ast.walk(target) if isinstance(part, ast.Attribute)]
+        elif isinstance(node, ast.AugAssign | ast.AnnAssign):
+            targets = [node.target]
+        elif isinstance(node, ast.Delete):
+            targets = node.targets
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            if node.func.attr in {"append", "extend", "clear", "insert", "pop", "remove"}:
+                targets = [node.func.value]
+        for target in targets:
+            if isinstance(target, ast.Attribute):
+                yield target.value, target.attr, target.lineno
+
+
+def violations(path: Path) -> list[str]:
+    """Writes of a request's record: of any object in the scheduler, and of what is called `state` elsewhere."""
+    found = []
+    for value, attribute, line in written(ast.parse(path.read_text(encoding="utf-8"))):
+        name = value.id if isinstance(value, ast.Name) else ""
+        suspect = name != "self" if "scheduler" in path.parts else name == "state"
+        if suspect and attribute in FIELDS:
+            found.append(f"{path.relative_to(PACKAGE)}:{line}: {name}.{attribute}")
+    return found
+
+
+def test_only_its_own_methods_write_a_request_s_record() -> None:
+    files = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "request.py")
+    assert not [line for path in files for line in violations(path)]
+
+
+@pytest.mark.parametrize(
+    "line", ["state.slot = 1", "a.b, state.slot = 1, 2", "state.in_flight -= 1", "state.chunks.append(1)"]
+)
+def test_a_write_is_seen(line: str) -> None:
+    writes = list(written(ast.parse(line)))
+    assert writes[-1][1] in FIELDS
