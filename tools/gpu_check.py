@@ -10,28 +10,25 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import subprocess
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from benchmarks.gpu.attention import LOADS, Row, attention_rows
-from benchmarks.gpu.ceilings import Ceilings, driver, measure_ceilings
+from benchmarks.gpu.ceilings import Ceilings, measure_ceilings
+from benchmarks.gpu.device import NO_GPU, facts
 from benchmarks.gpu.writes import write_rows
 from medha_jax.attention.gpu.launch import GpuTarget, LaunchError
 from tools.gpu_correctness import Outcome, all_cases, check_large_pool, check_million
 from tools.gpu_program import check_generation
 
-NO_GPU = 3
-PACKAGES = ("jax", "jaxlib", "jax-cuda12-plugin", "jax-cuda13-plugin", "jax-triton", "triton", "torch", "numpy")
 SECTIONS = ("cases", "large", "program", "speed", "torch")
 
 
@@ -71,31 +68,6 @@ class Report:
         )
         file.write_text(json.dumps(stated, indent=1) + "\n", encoding="utf-8")
         return file
-
-
-def installed(package: str) -> str | None:
-    """A package's version, None if it is not there."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def facts(device: jax.Device, target: GpuTarget, seed: int) -> dict[str, Any]:
-    """What this runs on."""
-    versions = {name: found for name in PACKAGES if (found := installed(name))}
-    stats = device.memory_stats() or {}
-    return dict(
-        date=time.strftime("%Y-%m-%d"),
-        gpu=target.name,
-        capability=target.capability,
-        multiprocessors=target.processors,
-        memory_gib=round(stats.get("bytes_limit", 0) / 2**30, 1),
-        driver=driver(),
-        python=platform.python_version(),
-        seed=seed,
-        **versions,
-    )
 
 
 def torch_rates() -> dict[str, Any]:

@@ -23,10 +23,10 @@ import jax.numpy as jnp
 import yaml
 
 from benchmarks.gpu.attention import Load, Prepared, Shape, kernels_for, prepare, random_pool
+from benchmarks.gpu.device import NO_GPU
 from medha_jax.attention import KernelAttention, Pool
 from medha_jax.attention.gpu.launch import TABLE, GpuTarget, LaunchError, LaunchTable, TileConfig, shipped_table
 
-NO_GPU = 3
 HEAD_DIMS = (64, 128, 256)
 MEGA = 2**20
 SHARED_BYTES = {80: 163 * 1024, 90: 227 * 1024}  # of a program at most

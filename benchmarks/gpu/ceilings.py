@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -75,13 +74,3 @@ def _copy_and_read(mib: int) -> tuple[float, float, int]:
     copy = jax.jit(lambda x: x ^ jnp.uint32(1))
     add = jax.jit(lambda x: x.sum(dtype=jnp.uint32))
     return median_seconds(lambda: copy(words)), median_seconds(lambda: add(words)), words.nbytes
-
-
-def driver() -> str:
-    """The NVIDIA driver's version, as nvidia-smi says it; `unknown` where that is missing."""
-    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return done.stdout.splitlines()[0].strip()

@@ -25,6 +25,7 @@ import numpy as np
 from benchmarks.gpu.attention import Row
 from benchmarks.gpu.ceilings import Ceilings, measure_ceilings
 from benchmarks.gpu.counts import LLAMA_3_8B, Counts
+from benchmarks.gpu.device import NO_GPU, facts
 from medha_jax.attention.gpu.launch import GpuTarget, LaunchError
 from medha_jax.checkpoints import random_parameters
 from medha_jax.config import ATTENTIONS, BUNDLED_MODEL, KV_DTYPES, XLA_OPTIONS, Buckets, MeshConfig, RuntimeConfig
@@ -37,7 +38,6 @@ from medha_jax.specs.layout import Layout
 from medha_jax.specs.model import Architecture
 from medha_jax.specs.sizes import pages_for
 from medha_jax.text import Tokenizer
-from tools.gpu_check import NO_GPU, facts
 
 DTYPE = "bfloat16"
 GREEDY = SamplingParams(temperature=0)

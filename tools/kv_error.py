@@ -1,4 +1,4 @@
-"""What an eight-bit KV cache costs in exactness: `python -m benchmarks.kv_error`.
+"""What an eight-bit KV cache costs in exactness: `python -m tools.kv_error`.
 
 The bundled model's loss on Python source that it was not trained on, and logits of models with random weights, each
 against the same with the KV of the model's own dtype. Every figure is from the real runtime: a prompt in chunks, then
