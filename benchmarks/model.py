@@ -20,7 +20,7 @@ from medha_jax.checkpoints.export import write_huggingface
 from medha_jax.config import Buckets, MeshConfig, RuntimeConfig
 from medha_jax.mesh import build_mesh, parameter_sharding
 from medha_jax.models import parameter_specs
-from medha_jax.plan import Chunk, SamplingParams, StepPlan
+from medha_jax.plan import Admission, Chunk, SamplingParams, StepPlan
 from medha_jax.runtime import MeshExecutor
 from medha_jax.specs.layout import Layout
 from medha_jax.specs.model import Architecture
@@ -64,8 +64,8 @@ def write_model(directory: Path) -> None:
 def prefill(executor: MeshExecutor, slot: int, tokens: int, first_page: int = 0) -> float:
     """Seconds to compute a prompt in chunks of CHUNK."""
     page = executor.config.mesh.page_size
-    ids = np.random.default_rng(slot).integers(0, executor.arch.vocab, tokens).tolist()
-    executor.admit(slot, GREEDY, tokens, ())
+    ids = np.random.default_rng(slot).integers(0, executor.vocab, tokens).tolist()
+    executor.admit(Admission(slot, GREEDY, tokens))
     started = time.perf_counter()
     for start in range(0, tokens, CHUNK):
         end = min(start + CHUNK, tokens)

@@ -14,7 +14,6 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any, cast
 
 from medha_jax.config import BUNDLED_MODEL, POLICIES, Buckets, MeshConfig, RuntimeConfig, SchedulerConfig
 from medha_jax.engine import (
@@ -32,7 +31,7 @@ from medha_jax.scheduler.time_model import LinearTimeModel
 from medha_jax.server.requests import ServedModel
 from medha_jax.server.server import serve
 from medha_jax.server.settings import Limits, ServerSettings
-from medha_jax.simulate.executor import SimulatedExecutor, SimulatedModel, SimulatedToken
+from medha_jax.simulate.executor import SimulatedExecutor
 from medha_jax.simulate.times import SummedTimes
 from medha_jax.text import Tokenizer
 
@@ -125,10 +124,8 @@ class SimulatedLoader:
         mesh = MeshConfig(page_size=PAGE, buckets=buckets)
         config = RuntimeConfig(mesh=mesh, slots=given.slots, pool_tokens=given.pool_tokens, compilation_cache=None)
         model = LinearTimeModel(fixed=given.tick_ms / 1000, tokens=given.token_us / 1e6)
-        executor = cast(Any, SimulatedExecutor(config, given.context, SummedTimes(model), cast(Any, clock)))
-        executor.arch = SimulatedModel(VOCAB)
-        # one token that has text
-        executor._token = SimulatedToken(token=next(n for n in range(VOCAB) if tokenizer.decode([n]).isalpha()))
+        token = next(number for number in range(VOCAB) if tokenizer.decode([number]).isalpha())  # one that has text
+        executor = SimulatedExecutor(config, given.context, SummedTimes(model), clock, vocab=VOCAB, token=token)
 
         def output(request: GenerationRequest, limit: int) -> RequestOutput:
             return RequestOutput(request, tokenizer, limit=limit)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
 
 from medha_jax.config import setting, setting_of
 
@@ -161,3 +163,45 @@ class StepPlan:
     """The chunks of one microbatch, of different requests: decodes and prefill chunks in any mix."""
 
     chunks: tuple[Chunk, ...]
+
+
+@dataclass(frozen=True)
+class Admission:
+    """A request that gets a slot.
+
+    Args:
+        slot: free, or the same request's when one more group joins it.
+        sampling: its settings.
+        prompt: tokens in its prompt.
+        end_tokens: ids that end it; suppressed before `min_tokens`.
+        prompted: prompt tokens that were computed before.
+        generated: tokens that it generated before.
+    """
+
+    slot: int
+    sampling: SamplingParams
+    prompt: int
+    end_tokens: Sequence[int] = ()
+    prompted: Sequence[int] = ()
+    generated: Sequence[int] = ()
+
+
+@dataclass(frozen=True)
+class TokenResult:
+    """What a tick gave for one chunk of the plan that left.
+
+    Only a `last` chunk's token is the request's next one.
+
+    Args:
+        token: the id that was chosen.
+        finite: whether the logits were finite; otherwise the token means nothing.
+        logprob: natural log-probability of the token, if the request asked for it.
+        top: the likeliest tokens with their log-probabilities, best first, if the request asked for them.
+        logits: fp32 `[vocab]`; empty unless the runtime keeps them.
+    """
+
+    token: int
+    finite: bool = True
+    logprob: float = 0.0
+    top: tuple[tuple[int, float], ...] = ()
+    logits: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Iterator, Sequence
@@ -12,13 +13,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from medha_jax.attention import KernelAttention
+from medha_jax.attention import KernelAttention, values_of
 from medha_jax.checkpoints import load_parameters
 from medha_jax.config import BUNDLED_MODEL, Buckets, MeshConfig, RuntimeConfig
 from medha_jax.engine import Finished, GenerationRequest, OfflineEngine
 from medha_jax.mesh import build_mesh
-from medha_jax.plan import SamplingParams
-from medha_jax.runtime import MeshExecutor, TokenResult
+from medha_jax.plan import SamplingParams, TokenResult
+from medha_jax.runtime import MeshExecutor
 from medha_jax.runtime.placement import place_parameters, stored_shapes, stored_shardings
 from medha_jax.specs.layout import Layout
 from medha_jax.specs.model import Architecture
@@ -80,16 +81,17 @@ def pool_copies(text: str, shape: Sequence[int]) -> list[str]:
 
 def check_tick(executor: MeshExecutor) -> Iterator[Outcome]:
     """The compiled ticks: calls of the kernels, no copy of the pool, its memory reused."""
-    for bucket in executor.buckets:
-        compiled = executor.program(bucket)
+    pool = executor.programs.state_shapes.pool
+    shape = values_of(pool).shape
+    size = sum(math.prod(part.shape) * part.dtype.itemsize for part in jax.tree.leaves(pool))
+    for bucket in executor.executables.buckets:
+        compiled = executor.executables.compiled(bucket)
         text, memory = compiled.as_text() or "", compiled.memory_analysis()
-        copies = pool_copies(text, executor.pool_shape)
+        copies = pool_copies(text, shape)
         calls = len(re.findall(r"custom_call_target=\"(?:__gpu\$)?(?:xla\.gpu\.)?triton", text))
         aliased = getattr(memory, "alias_size_in_bytes", 0)
-        passed = not copies and calls >= 3 and aliased >= executor.pool_bytes
-        detail = (
-            f"{calls} kernel calls, {len(copies)} copies of the pool, {aliased / executor.pool_bytes:.2f} of it aliased"
-        )
+        passed = not copies and calls >= 3 and aliased >= size
+        detail = f"{calls} kernel calls, {len(copies)} copies of the pool, {aliased / size:.2f} of it aliased"
         yield Outcome(f"compiled tick {bucket}", passed, detail)
         if copies:
             yield Outcome("first copy of the pool", False, copies[0].strip()[:200])
@@ -103,7 +105,7 @@ def check_generation(gpu: jax.Device) -> Iterator[Outcome]:
         for setting in ("triton", "xla"):
             executor = open_on(gpu, replace(CONFIG, attention=setting), "float32")
             if setting == "triton":
-                assert isinstance(executor.attention, KernelAttention)
+                assert isinstance(executor.programs.attention, KernelAttention)
                 yield from check_tick(executor)
             tokens, mine = generated(executor)
             same = sum(a == b for a, b in zip(tokens, wanted, strict=True))

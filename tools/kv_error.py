@@ -21,8 +21,8 @@ from medha_jax.checkpoints import load_parameters, random_parameters
 from medha_jax.config import BUNDLED_MODEL, Buckets, MeshConfig, RuntimeConfig
 from medha_jax.engine import GenerationRequest, OfflineEngine
 from medha_jax.mesh import build_mesh
-from medha_jax.plan import SamplingParams
-from medha_jax.runtime import MeshExecutor, TokenResult
+from medha_jax.plan import SamplingParams, TokenResult
+from medha_jax.runtime import MeshExecutor
 from medha_jax.runtime.placement import place_parameters
 from medha_jax.specs.layout import Layout
 from medha_jax.specs.model import Architecture

@@ -32,7 +32,7 @@ from medha_jax.config import ATTENTIONS, BUNDLED_MODEL, KV_DTYPES, XLA_OPTIONS, 
 from medha_jax.engine import Delta, Finished, GenerationRequest, OfflineEngine
 from medha_jax.mesh import build_mesh, parameter_sharding
 from medha_jax.models import parameter_specs
-from medha_jax.plan import Chunk, SamplingParams, StepPlan
+from medha_jax.plan import Admission, Chunk, SamplingParams, StepPlan
 from medha_jax.runtime import MeshExecutor
 from medha_jax.specs.layout import Layout
 from medha_jax.specs.model import Architecture
@@ -115,8 +115,8 @@ def ticks(executor: MeshExecutor, plans: Iterable[StepPlan]) -> None:
 
 def prefill_seconds(executor: MeshExecutor, sizes: Sizes, tokens: int) -> float:
     """Of a prompt in chunks, alone."""
-    ids = np.random.default_rng(0).integers(0, executor.arch.vocab, tokens).tolist()
-    executor.admit(0, GREEDY, tokens, ())
+    ids = np.random.default_rng(0).integers(0, executor.vocab, tokens).tolist()
+    executor.admit(Admission(0, GREEDY, tokens))
     executor.adopt(0, 0, range(pages_for(tokens, sizes.page)))
     edges = [*range(0, tokens, sizes.chunk), tokens]
     spans = itertools.pairwise(edges)
@@ -129,12 +129,12 @@ def prefill_seconds(executor: MeshExecutor, sizes: Sizes, tokens: int) -> float:
 def place(executor: MeshExecutor, sizes: Sizes, batch: int, context: int) -> int:
     """Give `batch` slots pages for a context and what follows, scattered; how many pages are not another's too."""
     share = pages_for(context + sizes.steps + 2 * WARM, sizes.page)
-    order = np.random.default_rng(1).permutation(executor.pages)
+    order = np.random.default_rng(1).permutation(executor.sizes.pages)
     for slot in range(batch):
-        executor.admit(slot, GREEDY, context, ())
-        pages = order[np.arange(slot * share, (slot + 1) * share) % executor.pages]
+        executor.admit(Admission(slot, GREEDY, context))
+        pages = order[np.arange(slot * share, (slot + 1) * share) % executor.sizes.pages]
         executor.adopt(slot, 0, pages.tolist())
-    return min(batch * share, executor.pages)
+    return min(batch * share, executor.sizes.pages)
 
 
 def decodes(batch: int, context: int, count: int) -> list[StepPlan]:
@@ -171,7 +171,7 @@ def engine_seconds(executor: MeshExecutor, sizes: Sizes) -> float:
     engine = OfflineEngine(executor, tokenizer, time.perf_counter)
     sampling = SamplingParams(temperature=0, max_tokens=sizes.slot - sizes.short, ignore_eos=True)
     for _ in range(sizes.batch):
-        engine.add(GenerationRequest(tuple(rng.integers(0, executor.arch.vocab, sizes.short).tolist()), sampling))
+        engine.add(GenerationRequest(tuple(rng.integers(0, executor.vocab, sizes.short).tolist()), sampling))
     begun: set[int] = set()
     while len(begun) < sizes.batch:
         begun |= {number for number, event in engine.step() if isinstance(event, Delta)}
@@ -191,7 +191,7 @@ def engine_seconds(executor: MeshExecutor, sizes: Sizes) -> float:
 def measure(executor: MeshExecutor, sizes: Sizes, ceilings: Ceilings) -> Iterable[Row]:
     """Every row, each beside its ceiling; the aims are those for one H200."""
     kv = " fp8" if executor.config.kv_dtype == "fp8" else ""
-    counts = Counts.of(executor.arch, DTYPE, bool(kv))
+    counts = Counts.of(executor.programs.arch, DTYPE, bool(kv))
     prefill_seconds(executor, sizes, sizes.chunk)
     seconds = prefill_seconds(executor, sizes, sizes.prompt)
     rate = counts.prefill_flops(sizes.prompt) / seconds
@@ -246,7 +246,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(line)
     given.out.mkdir(parents=True, exist_ok=True)
     file = given.out / "gpu_model.json"
-    used = dict(settings, attention=executor.attention.name, why=executor.attention.why)
+    used = dict(settings, attention=executor.programs.attention.name, why=executor.programs.attention.why)
     stated = dict(facts=found, settings=used, ceilings=asdict(ceilings), rows=[asdict(row) for row in rows])
     file.write_text(json.dumps(stated, indent=1) + "\n", encoding="utf-8")
     print(f"written to {file}")

@@ -68,7 +68,7 @@ def engine(asked: EngineOptions) -> None:
     )
     model_sizes(config)
 
-    from medha_jax.engine import open_executor
+    from medha_jax.runtime import open_executor
     from medha_jax.text import Tokenizer
 
     start = StartWatch()

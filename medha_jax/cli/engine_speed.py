@@ -13,6 +13,7 @@ import numpy as np
 from medha_jax.config import ConfigError, SchedulerConfig
 from medha_jax.engine import (
     Engine,
+    Executor,
     FittedTimeModel,
     GenerationRequest,
     RequestOutput,
@@ -20,7 +21,6 @@ from medha_jax.engine import (
     scheduler_for,
 )
 from medha_jax.plan import SamplingParams
-from medha_jax.runtime import Executor
 from medha_jax.scheduler.time_model import REFIT_TICKS, LinearTimeModel, TickWork
 from medha_jax.text import Tokenizer
 
@@ -182,11 +182,11 @@ class EngineSpeed:
         sizes = self._executor.config.mesh.buckets.prefill
         if not 2 <= chunk <= sizes[-1]:
             raise ConfigError(f"a chunk of {chunk} tokens; allowed are 2 to {sizes[-1]}, the largest compiled shape")
-        room = (self._executor.context - context - 1) // chunk - UNTIMED
+        room = (self._executor.sizes.context - context - 1) // chunk - UNTIMED
         if room < 1:
             raise ConfigError(
                 f"chunks of {chunk:,} tokens at a context of {context:,}: the runtime's context is "
-                f"{self._executor.context:,} tokens"
+                f"{self._executor.sizes.context:,} tokens"
             )
         timed = min(ticks, room) + UNTIMED
         whole, rest = divmod(context, sizes[-1])
@@ -218,16 +218,16 @@ class EngineSpeed:
         if not 1 <= batch <= most:
             raise ConfigError(f"{batch} decodes in a tick; allowed are 1 to {most}")
         output = decode_output(batch, context, ticks, config.mesh.buckets.prefill[-1])
-        if context + output > self._executor.context:
+        if context + output > self._executor.sizes.context:
             raise ConfigError(
-                f"decodes at {context:,} tokens; the runtime's context is {self._executor.context:,} tokens"
+                f"decodes at {context:,} tokens; the runtime's context is {self._executor.sizes.context:,} tokens"
             )
         page = config.mesh.page_size
         pages = -(-(context + output) // page) * batch
-        if pages > self._executor.pages:
+        if pages > self._executor.sizes.pages:
             raise ConfigError(
                 f"{batch} requests of {context:,} tokens need {pages:,} pages of {page}; the pool has "
-                f"{self._executor.pages:,} (--pool-tokens)"
+                f"{self._executor.sizes.pages:,} (--pool-tokens)"
             )
         seconds: list[float] = []
 
@@ -269,7 +269,7 @@ class EngineSpeed:
         note: Callable[[TickReport], bool],
     ) -> None:
         """Run requests of some prompt tokens, output tokens and chunk sizes, while `note` says of a tick to go on."""
-        vocab = self._executor.arch.vocab
+        vocab = self._executor.vocab
         numbers = []
         for prompt, output, chunks in wanted:
             ids = self._draw.integers(vocab, size=prompt).tolist()

@@ -32,8 +32,7 @@ from medha_jax.plan import SamplingParams
 from medha_jax.text import GenerationDefaults, Tokenizer
 
 if TYPE_CHECKING:
-    from medha_jax.engine import Completion, GenerationRequest
-    from medha_jax.runtime import Executor
+    from medha_jax.engine import Completion, Executor, GenerationRequest
 
 
 @dataclass(frozen=True)

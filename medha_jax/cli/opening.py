@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 def open_runtime(request: GenerationRequest, config: RuntimeConfig) -> MeshExecutor:
     """A runtime just large enough for the request; what its start does goes to stderr."""
-    from medha_jax.engine import open_executor, sized_for
+    from medha_jax.engine import sized_for
+    from medha_jax.runtime import open_executor
 
     sized = sized_for(config, [request], _check(request, config))
     return open_executor(sized, tell)

@@ -48,7 +48,8 @@ def measure(
     import jax
 
     from medha_jax.engine import Engine as Loop
-    from medha_jax.engine import FittedTimeModel, open_executor, scheduler_for
+    from medha_jax.engine import FittedTimeModel, scheduler_for
+    from medha_jax.runtime import open_executor
     from medha_jax.simulate.calibration import write_ticks
     from medha_jax.simulate.output import CountedOutput
 
@@ -65,14 +66,14 @@ def measure(
     scheduler = scheduler_for(executor, SchedulerConfig(prefix_cache=False), times)
     recorder = _Recorder()
     engine = Loop(executor, scheduler, times, time.perf_counter, CountedOutput, on_tick=recorder)
-    _serve(engine, recorder, random.Random(seed), executor.context, executor.arch.vocab, slots, seconds)
+    _serve(engine, recorder, random.Random(seed), executor.sizes.context, executor.vocab, slots, seconds)
     about = {
         "model": model if model == "tiny" else directory.name,
         "device": f"{platform.processor() or platform.machine()}, {jax.devices()[0].platform}",
         "dtype": "float32" if jax.devices()[0].platform == "cpu" else "bfloat16",
         "jax": jax.__version__,
     }
-    write_ticks(out, about, executor.config, executor.context, recorder.ticks)
+    write_ticks(out, about, executor.config, executor.sizes.context, recorder.ticks)
     _tell(f"wrote {len(recorder.ticks):,} ticks to {out}")
 
 

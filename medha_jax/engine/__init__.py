@@ -14,6 +14,7 @@ from medha_jax.engine.events import (
     Timings,
     TokenLogprobs,
 )
+from medha_jax.engine.executor import Executor
 from medha_jax.engine.generation import Output
 from medha_jax.engine.loading import EngineLoader
 from medha_jax.engine.loop import Engine, OnTick
@@ -23,7 +24,6 @@ from medha_jax.engine.report import ChunkReport, Load, TickReport
 from medha_jax.engine.scheduling import scheduler_for
 from medha_jax.engine.service import EngineService, Listener, NotServingError, log_error
 from medha_jax.engine.sizing import sized_for
-from medha_jax.runtime import open_executor
 from medha_jax.scheduler.request import OnDeadline, Slo
 from medha_jax.scheduler.scheduler import QueueFullError
 from medha_jax.scheduler.time_model import FittedTimeModel
@@ -38,6 +38,7 @@ __all__ = [
     "EngineLoader",
     "EngineService",
     "Event",
+    "Executor",
     "Failed",
     "Finished",
     "FittedTimeModel",
@@ -60,7 +61,6 @@ __all__ = [
     "check_request",
     "generate",
     "log_error",
-    "open_executor",
     "scheduler_for",
     "sized_for",
 ]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from medha_jax.engine.events import GenerationRequest
+from medha_jax.engine.executor import Executor
 from medha_jax.plan import InvalidRequestError
-from medha_jax.runtime import Executor
 from medha_jax.scheduler.chunking import chunk_lengths
 from medha_jax.scheduler.request import SchedulerRequest
 
@@ -67,8 +67,8 @@ def for_scheduler(request: GenerationRequest, executor: Executor, arrival: float
     Raises:
         InvalidRequestError: it cannot run.
     """
-    context, sampling, bound = executor.context, request.sampling, request.prompt_bound
-    check_request(request, executor.arch.vocab, context)
+    context, sampling, bound = executor.sizes.context, request.sampling, request.prompt_bound
+    check_request(request, executor.vocab, context)
     most = len(request.prompt_ids) if bound is None else bound
     largest = executor.config.mesh.buckets.prefill[-1]
     if request.chunks is not None and max(chunk_lengths(most, request.chunks)) > largest:

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from medha_jax.runtime import Executor, TokenResult
+from medha_jax.engine.executor import Executor
+from medha_jax.plan import TokenResult
 from medha_jax.scheduler.plan_builder import Planned
 from medha_jax.scheduler.time_model import TimeModel
 

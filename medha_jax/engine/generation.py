@@ -18,8 +18,7 @@ from medha_jax.engine.events import (
     Timings,
     TokenLogprobs,
 )
-from medha_jax.plan import Chunk
-from medha_jax.runtime import TokenResult
+from medha_jax.plan import Chunk, TokenResult
 from medha_jax.scheduler.request import RequestState
 
 

@@ -15,12 +15,12 @@ import numpy as np
 
 from medha_jax.config import RuntimeConfig, SchedulerConfig
 from medha_jax.engine.events import GenerationRequest
+from medha_jax.engine.executor import Executor
 from medha_jax.engine.loop import Engine, OnTick
 from medha_jax.engine.output import RequestOutput
 from medha_jax.engine.scheduling import scheduler_for
 from medha_jax.engine.service import EngineService, Listener, log_error
 from medha_jax.plan import SamplingParams
-from medha_jax.runtime import Executor, open_executor
 from medha_jax.scheduler.time_model import LEAST_TICKS, FittedTimeModel, TimeModelError
 from medha_jax.text import Tokenizer
 
@@ -101,6 +101,8 @@ class EngineLoader:
 
     def _open(self) -> Executor:
         if self._cluster is None:
+            from medha_jax.runtime import open_executor
+
             return open_executor(self._config, self._say)
         import jax
 
@@ -136,7 +138,7 @@ class EngineLoader:
 
 def measure_ticks(engine: Engine, executor: Executor, clock: Callable[[], float]) -> None:
     """Run prompts of every shape that was compiled, for MEASURED_SECONDS at most, so that the time model has ticks."""
-    vocab, context = executor.arch.vocab, executor.context
+    vocab, context = executor.vocab, executor.sizes.context
     draw = np.random.default_rng(0)
     end = clock() + MEASURED_SECONDS
     for length in _lengths(executor):

@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 
 from medha_jax.engine.admission import check_ids, for_scheduler
 from medha_jax.engine.events import Accepted, Event, Failed, FailReason, Finished, GenerationRequest
+from medha_jax.engine.executor import Executor
 from medha_jax.engine.flight import NOTHING, Flight, Tick, Times
 from medha_jax.engine.generation import Generation, OutputFactory
 from medha_jax.engine.recovery import Recovery, internal_error
 from medha_jax.engine.report import Load, TickReport, report_tick
 from medha_jax.kv.allocator import OutOfPagesError
-from medha_jax.plan import Chunk, InvalidRequestError
-from medha_jax.runtime import Executor, TokenResult
+from medha_jax.plan import Admission, Chunk, InvalidRequestError, TokenResult
 from medha_jax.scheduler.plan_builder import Planned
 from medha_jax.scheduler.request import RequestState, SchedulerRequest
 from medha_jax.scheduler.scheduler import Scheduler, check_queue
@@ -69,7 +69,7 @@ class Engine:
     @property
     def context(self) -> int:
         """Most tokens of a prompt and its output together."""
-        return self._executor.context
+        return self._executor.sizes.context
 
     @property
     def scheduler(self) -> Scheduler:
@@ -85,7 +85,7 @@ class Engine:
             waiting=scheduler.waiting,
             waiting_tokens=scheduler.waiting_tokens,
             slots=self._executor.config.slots,
-            total_pages=self._executor.pages,
+            total_pages=self._executor.sizes.pages,
             free_pages=scheduler.free_pages,
             cached_pages=scheduler.cached_pages,
             healthy=self._healthy,
@@ -139,13 +139,13 @@ class Engine:
         Raises:
             InvalidRequestError: one is outside the vocabulary.
         """
-        check_ids("token id", ids, self._executor.arch.vocab)
+        check_ids("token id", ids, self._executor.vocab)
 
     def begin(self, number: int, request: GenerationRequest, wanted: SchedulerRequest) -> Accepted:
         """Queue a request that was prepared, under a number larger than those before."""
         generation = Generation(request, wanted.arrival_s)
         if request.prompt_bound is None:
-            generation.output = self._outputs(request, self._executor.context - len(request.prompt_ids))
+            generation.output = self._outputs(request, self._executor.sizes.context - len(request.prompt_ids))
         elif not self._executor.prefix_cacheable:
             generation.held = list(request.prompt_ids)
         self._scheduler.enqueue(number, wanted)
@@ -248,7 +248,7 @@ class Engine:
         ends = (*request.eos_ids, *request.sampling.stop_token_ids)
         # the newest token is counted when it is fed
         known = state.ids(0, done)
-        self._executor.admit(state.slot, request.sampling, prompt, ends, known[:prompt], known[prompt:])
+        self._executor.admit(Admission(state.slot, request.sampling, prompt, ends, known[:prompt], known[prompt:]))
 
     def _submit(self, planned: Planned, first: frozenset[int]) -> bool:
         """Dispatch a plan; returns False where it is empty and no earlier one is in the pipeline."""
@@ -295,7 +295,7 @@ class Engine:
         if self._on_tick is None:
             return
         try:
-            self._on_tick(report_tick(tick, times, self._scheduler, self._executor.pages, self._cancelled))
+            self._on_tick(report_tick(tick, times, self._scheduler, self._executor.sizes.pages, self._cancelled))
         except Exception as error:
             if self._on_error is None:
                 raise

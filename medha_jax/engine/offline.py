@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator
 
 from medha_jax.config import SchedulerConfig
 from medha_jax.engine.events import Event, Failed, GenerationRequest
+from medha_jax.engine.executor import Executor
 from medha_jax.engine.loop import Engine
 from medha_jax.engine.output import RequestOutput
 from medha_jax.engine.scheduling import scheduler_for
-from medha_jax.runtime import Executor, TokenResult
+from medha_jax.plan import TokenResult
 from medha_jax.scheduler.time_model import LinearTimeModel
 from medha_jax.text import Tokenizer
 

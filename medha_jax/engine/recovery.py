@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from medha_jax.engine.events import Failed
+from medha_jax.engine.executor import Executor
 from medha_jax.engine.flight import Flight
-from medha_jax.runtime import Executor
 from medha_jax.scheduler.plan_builder import Planned
 from medha_jax.scheduler.scheduler import Scheduler
 

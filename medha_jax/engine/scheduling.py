@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 from medha_jax.config import SchedulerConfig
+from medha_jax.engine.executor import Executor
 from medha_jax.kv.groups import GroupedPages
-from medha_jax.runtime import Executor
 from medha_jax.scheduler.scheduler import Scheduler
 from medha_jax.scheduler.time_model import TimeModel
 from medha_jax.specs.tick_shapes import TickShapes
@@ -21,17 +21,17 @@ def scheduler_for(executor: Executor, config: SchedulerConfig, model: TimeModel,
         model: predicts the seconds of a tick.
         ahead: ticks that are dispatched before the results of those before them are read; None for as many as pay.
     """
-    mesh = executor.config.mesh
+    mesh, sizes = executor.config.mesh, executor.sizes
     config = dataclasses.replace(config, prefix_cache=config.prefix_cache and executor.prefix_cacheable)
     shapes = TickShapes(
         own=mesh.buckets,
         shared=mesh.shared_buckets or mesh.buckets,  # without shared shapes no request is spread
         groups=mesh.kvp,
-        per_group=executor.per_group,
+        per_group=sizes.per_group,
         page_size=mesh.page_size,
         stages=mesh.spp,
         slots=executor.config.slots,
-        context=executor.context,
+        context=sizes.context,
     )
-    pages = GroupedPages(mesh.kvp, executor.pages, mesh.page_size, executor.per_group, prefix_cache=config.prefix_cache)
+    pages = GroupedPages(mesh.kvp, sizes.pages, mesh.page_size, sizes.per_group, prefix_cache=config.prefix_cache)
     return Scheduler(config, shapes, pages, model, executor.ahead if ahead is None else ahead)

@@ -61,9 +61,9 @@ def _greedy(logits: Array) -> Array:
 
 
 def _penalise(logits: Array, state: SlotState, slots: Array) -> Array:
-    repetition = state.column("repetition", slots)[:, None]
-    presence = state.column("presence", slots)[:, None]
-    frequency = state.column("frequency", slots)[:, None]
+    repetition = state.column("repetition_penalty", slots)[:, None]
+    presence = state.column("presence_penalty", slots)[:, None]
+    frequency = state.column("frequency_penalty", slots)[:, None]
 
     def apply() -> Array:
         counts = state.generated[slots]

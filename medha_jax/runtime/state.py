@@ -11,11 +11,20 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from medha_jax.attention import Pool
-from medha_jax.plan import MAX_STOP_TOKENS, SamplingParams
+from medha_jax.plan import MAX_STOP_TOKENS, Admission
 
+INT32 = 2**31 - 1  # the largest one
 MAX_END_TOKENS = MAX_STOP_TOKENS + 8  # stop tokens and the model's own end tokens
-# settings of a slot, and what they are for rows of no slot, which ask for nothing
-FLOATS = {"temperature": 0.0, "top_p": 1.0, "min_p": 0.0, "repetition": 1.0, "presence": 0.0, "frequency": 0.0}
+# Settings of a slot, with the values that ask for nothing, which rows of no slot get.
+# FLOATS are named as in SamplingParams.
+FLOATS = {
+    "temperature": 0.0,
+    "top_p": 1.0,
+    "min_p": 0.0,
+    "repetition_penalty": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+}
 INTEGERS = {"top_k": 0, "seed_high": 0, "seed_low": 0, "prompt": 0, "min_tokens": 0, "logprobs": -1}
 
 
@@ -70,39 +79,33 @@ def empty_slots(groups: int, slots: int, vocab: int) -> SlotState:
     )
 
 
-def slot_settings(
-    sampling: SamplingParams, seed: int, prompt: int, end_tokens: Sequence[int]
-) -> tuple[np.ndarray, np.ndarray]:
-    """The rows of `SlotState.floats` and `SlotState.integers` for one request.
+def admission_arrays(admission: Admission, seed: int, vocab: int) -> tuple[np.ndarray, ...]:
+    """What `admit` takes beside the state: the slot, then one row of each array of `SlotState`.
 
     Args:
-        sampling: the request's settings.
+        admission: of the request.
         seed: used when the request states none.
-        prompt: tokens in the prompt.
-        end_tokens: ids that end the request; suppressed before `min_tokens`.
+        vocab: entries of the vocabulary.
     """
-    floats = np.array(
-        [
-            sampling.temperature,
-            sampling.top_p,
-            sampling.min_p,
-            sampling.repetition_penalty,
-            sampling.presence_penalty,
-            sampling.frequency_penalty,
-        ],
-        np.float32,
-    )
+    sampling = admission.sampling
+    stated = seed if sampling.seed is None else sampling.seed
+    high, low = np.array([stated >> 32, stated & 0xFFFFFFFF], np.uint32).view(np.int32)
+    values = {
+        "top_k": max(0, min(sampling.top_k, INT32)),  # a larger one means the same as "all"
+        "seed_high": high,
+        "seed_low": low,
+        "prompt": admission.prompt,
+        "min_tokens": min(sampling.min_tokens, INT32),
+        "logprobs": -1 if sampling.logprobs is None else sampling.logprobs,
+    }
     integers = np.full(len(INTEGERS) + MAX_END_TOKENS, -1, np.int32)
-    chosen = seed if sampling.seed is None else sampling.seed
-    words = np.array([chosen >> 32, chosen & 0xFFFFFFFF], np.uint32).view(np.int32)
-    logprobs = -1 if sampling.logprobs is None else sampling.logprobs
-    # vocabularies and min_tokens stay below 2**31; a larger top_k means the same as "all"
-    top_k = max(0, min(sampling.top_k, 2**31 - 1))
-    integers[: len(INTEGERS)] = (top_k, *words, prompt, min(sampling.min_tokens, 2**31 - 1), logprobs)
-    # a model may name end tokens that its vocabulary does not have
-    ends = [token for token in end_tokens if 0 <= token < 2**31][:MAX_END_TOKENS]
+    integers[: len(INTEGERS)] = [values[name] for name in INTEGERS]
+    ends = kept_end_tokens(admission.end_tokens)
     integers[len(INTEGERS) : len(INTEGERS) + len(ends)] = ends
-    return floats, integers
+    generated = np.bincount(np.asarray(admission.generated, np.int64), minlength=vocab).astype(np.int32)
+    prompted = np.bincount(np.asarray(admission.prompted, np.int64), minlength=vocab) > 0
+    floats = np.array([getattr(sampling, name) for name in FLOATS], np.float32)
+    return np.array(admission.slot, np.int32), floats, integers, generated, prompted.astype(np.int8)
 
 
 def admit(
@@ -124,6 +127,18 @@ def adopt(table: Array, slot: Array, group: Array, pages: Array) -> Array:
     """
     here = jnp.arange(table.shape[0])[:, None] == group
     return table.at[:, slot].set(jnp.where(here, pages, table[:, slot]))
+
+
+def kept_end_tokens(stated: Sequence[int]) -> list[int]:
+    """The end tokens of a slot; a model may name some that its vocabulary does not have."""
+    return [token for token in stated if 0 <= token <= INT32][:MAX_END_TOKENS]
+
+
+def adoption_arrays(slot: int, group: int, pages: Sequence[int], width: int) -> tuple[np.ndarray, ...]:
+    """What `adopt` takes beside the table, whose rows are `width` pages."""
+    row = np.zeros(width, np.int32)
+    row[: len(pages)] = pages
+    return np.array(slot, np.int32), np.array(group, np.int32), row
 
 
 def note_inputs(state: SlotState, slots: Array, tokens: Array, positions: Array, given: Array) -> SlotState:

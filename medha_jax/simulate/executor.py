@@ -7,11 +7,10 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from medha_jax.config import RuntimeConfig
-from medha_jax.plan import SamplingParams, StepPlan
-from medha_jax.simulate.clock import VirtualClock
+from medha_jax.plan import Admission, StepPlan, TokenResult
+from medha_jax.simulate.clock import Clock
 from medha_jax.simulate.times import GroupTimes, GroupWork, chunk_work
 from medha_jax.specs.buckets import NO_ROWS, Bucket, Segment, smallest_bucket
-from medha_jax.specs.layout import Layout
 from medha_jax.specs.sizes import UNBOUNDED, Sizes
 from medha_jax.specs.work import chunk_attention
 
@@ -21,23 +20,6 @@ Slowed = Callable[[float, float, Bucket], float]  # seconds of a tick: of when i
 
 class SimulationError(RuntimeError):
     """The engine asked for something that no runtime could do."""
-
-
-@dataclass(frozen=True)
-class SimulatedModel:
-    """What an engine asks of a model: entries of its vocabulary."""
-
-    vocab: int = VOCAB
-
-
-@dataclass(frozen=True)
-class SimulatedToken:
-    """What every tick gives for every chunk."""
-
-    token: int = 1
-    finite: bool = True
-    logprob: float = 0.0
-    top: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -112,6 +94,8 @@ class SimulatedExecutor:
         times: seconds of every group's part of a tick.
         clock: moved on when results are collected.
         slowed: on a machine that is not always as fast; None for always the usual seconds.
+        vocab: entries of the vocabulary.
+        token: that every chunk gives.
     """
 
     def __init__(
@@ -119,44 +103,19 @@ class SimulatedExecutor:
         config: RuntimeConfig,
         context: int,
         times: GroupTimes,
-        clock: VirtualClock,
+        clock: Clock,
         slowed: Slowed | None = None,
+        vocab: int = VOCAB,
+        token: int = 1,
     ) -> None:
-        self.config = config
-        self.arch = SimulatedModel()
-        self.layout = Layout.of(config.mesh)
-        self.sizes = Sizes.of(config, context)
+        self.config, self.sizes, self.vocab = config, Sizes.of(config, context), vocab
+        self.prefix_cacheable, self.ahead = True, 0  # no host waits while a tick runs
         self.totals = Totals()
         self._times, self._clock, self._slowed = times, clock, slowed
-        self._token = SimulatedToken()
+        self._token = TokenResult(token)
         self._free_at = 0.0
         self._flight = [(StepPlan(()), EMPTY)] * config.mesh.spp
         self._next: dict[int, int | None] = {}
-
-    @property
-    def context(self) -> int:
-        """Most tokens of one request, prompt and output."""
-        return self.sizes.context
-
-    @property
-    def pages(self) -> int:
-        """Pages in each group's pool."""
-        return self.sizes.pages
-
-    @property
-    def per_group(self) -> int:
-        """Tokens of one request that a group holds; without bound where there is one group only."""
-        return self.sizes.per_group
-
-    @property
-    def prefix_cacheable(self) -> bool:
-        """Whether the KV of a prefix is the same whatever follows it."""
-        return True
-
-    @property
-    def ahead(self) -> int:
-        """None: time does not pass between ticks."""
-        return 0
 
     def usable(self) -> bool:
         """Whether it goes on after an error; what it refuses it has not taken."""
@@ -167,17 +126,9 @@ class SimulatedExecutor:
         self._flight = [(StepPlan(()), EMPTY)] * self.config.mesh.spp
         self._next.clear()
 
-    def admit(
-        self,
-        slot: int,
-        sampling: SamplingParams,
-        prompt: int,
-        end_tokens: Sequence[int],
-        prompted: Sequence[int] = (),
-        generated: Sequence[int] = (),
-    ) -> None:
-        """Give `slot` to a request."""
-        self._next[slot] = None
+    def admit(self, admission: Admission) -> None:
+        """Give a slot to a request."""
+        self._next[admission.slot] = None
 
     def adopt(self, slot: int, group: int, pages: Sequence[int]) -> None:
         """Let an admitted request begin after pages that are filled already."""
@@ -212,7 +163,7 @@ class SimulatedExecutor:
         totals.attention += attention
         return SimulatedTick(flight[-1][0], self._free_at)
 
-    def collect(self, handle: SimulatedTick) -> list[SimulatedToken]:
+    def collect(self, handle: SimulatedTick) -> list[TokenResult]:
         """Wait for a tick; one result a chunk of its leaving plan."""
         self._clock.advance_to(handle.ends)
         return [self._token] * len(handle.leaving.chunks)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
 
 from medha_jax.config import SchedulerConfig
 from medha_jax.engine import Delta, Engine, Finished, GenerationRequest, scheduler_for
@@ -84,8 +83,8 @@ def alone(deployment: Deployment, settings: SchedulerConfig) -> Callable[[int], 
     The scheduler's own prediction: ticks of at most the TPOT target over the stages. It leaves out the filling of the
     pipeline, so it is never taken for less than the prompt in the largest chunks, which short prompts come in anyway.
     """
-    runtime = cast(Any, SimulatedExecutor(deployment.config, deployment.context, deployment.times, VirtualClock()))
-    predicted = scheduler_for(runtime, settings, deployment.model).prefill_seconds
+    executor = SimulatedExecutor(deployment.config, deployment.context, deployment.times, VirtualClock())
+    predicted = scheduler_for(executor, settings, deployment.model).prefill_seconds
 
     def seconds(prompt: int) -> float:
         return max(predicted(prompt), deployment.isolated_prefill(prompt))
@@ -127,10 +126,9 @@ def simulate(
     """
     clock = VirtualClock()
     executor = SimulatedExecutor(deployment.config, deployment.context, deployment.times, clock, slowed)
-    runtime = cast(Any, executor)
     settings = replace(settings, prefix_cache=False)
     model = deployment.model
-    engine = Engine(runtime, scheduler_for(runtime, settings, model), model, clock, CountedOutput)
+    engine = Engine(executor, scheduler_for(executor, settings, model), model, clock, CountedOutput)
     seconds_alone = isolated or alone(deployment, settings)
     prefills = [seconds_alone(arrival.prompt) for arrival in arrivals]
     first: list[float | None] = [None] * len(arrivals)

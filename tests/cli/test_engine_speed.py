@@ -1,7 +1,5 @@
 """Ticks are timed on a simulated mesh, where what they take is known."""
 
-from typing import Any, cast
-
 import pytest
 
 from medha_jax.cli.bench_tables import print_engine
@@ -10,7 +8,7 @@ from medha_jax.cli.opening import StartWatch
 from medha_jax.config import Buckets, ConfigError, MeshConfig, RuntimeConfig
 from medha_jax.scheduler.time_model import LinearTimeModel, TickWork
 from medha_jax.simulate.clock import VirtualClock
-from medha_jax.simulate.executor import SimulatedExecutor, SimulatedModel
+from medha_jax.simulate.executor import SimulatedExecutor
 from medha_jax.simulate.times import SummedTimes
 
 MODEL = LinearTimeModel(fixed=0.004, tokens=1e-5, attention=2e-9, context=1e-8, rows=1e-4)
@@ -21,8 +19,7 @@ def simulated(byte_tokenizer, spp=1, on_tick=lambda what: None):
     buckets = Buckets(decode=(1, 8), prefill=(16, 64), chunks=2)
     config = RuntimeConfig(mesh=MeshConfig(spp=spp, page_size=16, buckets=buckets), slots=8, pool_tokens=16 * 1024)
     clock = VirtualClock()
-    executor = cast(Any, SimulatedExecutor(config, CONTEXT, SummedTimes(MODEL), clock))
-    executor.arch = SimulatedModel(256)
+    executor = SimulatedExecutor(config, CONTEXT, SummedTimes(MODEL), clock, vocab=256)
     return EngineSpeed(executor, byte_tokenizer, clock, on_tick)
 
 

@@ -7,7 +7,7 @@ import dataclasses
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -112,7 +112,7 @@ def engine_of(
     **callbacks: Any,
 ) -> Engine:
     model = LinearTimeModel()
-    scheduler = scheduler_for(cast(Any, executor), config, model, ahead)
+    scheduler = scheduler_for(executor, config, model, ahead)
 
     def output(request: GenerationRequest, limit: int) -> RequestOutput:
         return RequestOutput(request, tokenizer, limit=limit)

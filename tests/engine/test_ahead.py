@@ -64,7 +64,7 @@ def serve(
                 done[number] = event.completion
         tick += 1
         assert tick < 3000
-    assert sum(engine.load.free_pages) == executor.pages * executor.layout.kvp
+    assert sum(engine.load.free_pages) == executor.sizes.pages * executor.config.mesh.kvp
     assert engine.scheduler.running == engine.scheduler.waiting == 0
     return done, tokens, tick
 

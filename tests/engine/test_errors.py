@@ -44,7 +44,7 @@ def test_a_tick_that_raises_ends_its_requests_and_no_others(
         assert heard.completion(service.submit(after)).token_ids == alone(runtime, byte_tokenizer, after).token_ids
         assert service.healthy
         assert service.drain(10)
-        assert service.load().free_pages == (runtime.pages,)
+        assert service.load().free_pages == (runtime.sizes.pages,)
     for number, request in zip(numbers, waiting, strict=True):
         end = ends[number]
         assert end == FAILED or isinstance(end, Finished)
@@ -71,7 +71,7 @@ def test_the_other_stages_go_on_when_a_plan_cannot_enter(pipeline: MeshExecutor,
     (end,) = (event for number, event in events if number == first and isinstance(event, (Finished, Failed)))
     assert isinstance(end, Finished)
     assert end.completion.token_ids == alone(pipeline, byte_tokenizer, wanted).token_ids
-    assert sum(engine.load.free_pages) == pipeline.pages
+    assert sum(engine.load.free_pages) == pipeline.sizes.pages
 
 
 @pytest.mark.parametrize("place", ["submit", "collect"])
@@ -93,7 +93,7 @@ def test_what_others_had_is_computed_again_when_the_state_is_lost(
         assert 0 < ends.count(FAILED) <= 8
         assert service.healthy
         assert service.drain(10)
-        assert service.load().free_pages == (runtime.pages,)
+        assert service.load().free_pages == (runtime.sizes.pages,)
         assert (service.load().running, service.load().waiting) == (0, 0)
     survivors = [(request, end) for request, end in zip(wanted, ends, strict=True) if end != FAILED]
     assert survivors
@@ -114,7 +114,7 @@ def test_a_state_that_is_lost_before_a_tick_has_run_ends_all_and_readiness(byte_
         assert service.drain(10)
         assert not service.healthy
         assert not service.load().healthy
-        assert service.load().free_pages == (broken.pages,)
+        assert service.load().free_pages == (broken.sizes.pages,)
         assert (service.load().running, service.load().waiting) == (0, 0)
         with pytest.raises(NotServingError):
             service.submit(ask(1, 10))
@@ -151,6 +151,6 @@ def test_logits_that_are_not_numbers_end_only_their_request(byte_tokenizer: Toke
         got = [heard.completion(number) for number in numbers]
         assert service.healthy
         assert service.drain(10)
-        assert service.load().free_pages == (runtime.pages,)
+        assert service.load().free_pages == (runtime.sizes.pages,)
     for request, completion in zip(good, got, strict=True):
         assert completion.token_ids == alone(runtime, byte_tokenizer, request).token_ids

@@ -74,7 +74,7 @@ def test_together_each_request_gets_what_it_gets_alone(
                     tokens[number].extend(ids)
                 case Finished(completion=completion):
                     done[number] = completion
-    assert sum(engine.load.free_pages) == executor.pages
+    assert sum(engine.load.free_pages) == executor.sizes.pages
     for number, request in enumerate(batch):
         assert computed[number] == len(request.prompt_ids)
         assert tuple(tokens[number]) == done[number].token_ids
@@ -118,7 +118,7 @@ def test_end_of_sequence_and_the_context_end_a_generation(executor: MeshExecutor
     held = SamplingParams(temperature=0, max_tokens=8, min_tokens=6)
     later = alone(executor, byte_tokenizer, GenerationRequest(prompt, held, eos_ids=(end,)))
     assert end not in later.token_ids[:6]
-    full = tuple(np.random.default_rng(0).integers(0, 256, executor.context - 3).tolist())
+    full = tuple(np.random.default_rng(0).integers(0, 256, executor.sizes.context - 3).tolist())
     got = alone(executor, byte_tokenizer, GenerationRequest(full, SamplingParams(temperature=0)))
     assert got.finish_reason == "length"
     assert len(got.token_ids) == 3
@@ -145,7 +145,7 @@ def test_what_cannot_run_is_refused_before_anything_is_taken(
     with pytest.raises(InvalidRequestError, match=message):
         engine.add(request_)
     assert not engine.busy
-    assert sum(engine.load.free_pages) == executor.pages
+    assert sum(engine.load.free_pages) == executor.sizes.pages
 
 
 def test_what_never_fits_the_pool_is_refused(byte_tokenizer: Tokenizer) -> None:
@@ -163,6 +163,6 @@ def test_logits_that_are_not_numbers_end_the_request_with_an_error(byte_tokenize
     *_, (number, event) = engine.step()
     assert (number, event) == (0, Failed("not_finite", "request 0: the model's logits are not finite at 3 tokens"))
     assert not engine.busy
-    assert sum(engine.load.free_pages) == broken.pages
+    assert sum(engine.load.free_pages) == broken.sizes.pages
     with pytest.raises(ModelOutputError, match="the model's logits are not finite at 3 tokens"):
         alone(broken, byte_tokenizer, GenerationRequest((1, 2, 3), SamplingParams()))

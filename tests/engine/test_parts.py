@@ -85,7 +85,7 @@ def test_any_split_with_any_delays_gives_the_same_tokens(
     config = SchedulerConfig(policy="fcfs", prefix_cache=cache)
     engine = engine_of(executor, byte_tokenizer, config, itertools.count().__next__, ahead)
     ended = run(engine, arrivals)
-    assert sum(engine.load.free_pages) == executor.pages
+    assert sum(engine.load.free_pages) == executor.sizes.pages
     assert pending_work(engine.scheduler) == (0,)
     assert engine.scheduler.waiting_tokens == 0
     for number, (_, request, _) in enumerate(arrivals):
@@ -130,7 +130,7 @@ def test_what_is_there_is_computed_before_the_rest_comes(executor: MeshExecutor,
         number = service.submit(first)
         # all but the last token of what is there, which is kept to sample after
         heard.until(lambda: Prefilled(199, 200) in heard.events.get(number, []))
-        assert service.load().free_pages == (executor.pages - -(-405 // 16),)
+        assert service.load().free_pages == (executor.sizes.pages - -(-405 // 16),)
         service.extend(number, request.prompt_ids[200:], True)
         assert heard.completion(number).token_ids == alone(executor, byte_tokenizer, request).token_ids
         service.extend(number, (1, 2, 3), True)  # it is over: nothing happens

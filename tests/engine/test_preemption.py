@@ -71,7 +71,7 @@ def serve(
                 done[number] = event.completion
         tick += 1
         assert tick < 2000
-    assert sum(engine.load.free_pages) == executor.pages * executor.layout.kvp
+    assert sum(engine.load.free_pages) == executor.sizes.pages * executor.config.mesh.kvp
     return [done[number] for number in range(len(arrivals))]
 
 
@@ -126,7 +126,7 @@ def test_a_cancelled_request_in_the_pipeline_gives_its_pages_back_when_it_has_le
     second = request(2, 200, 20, 10.0, temperature=0)
     engine.step()
     engine.cancel(first)
-    assert sum(engine.load.free_pages) < executor.pages
+    assert sum(engine.load.free_pages) < executor.sizes.pages
     number = engine.add(second)
     done = {}
     while engine.busy:
@@ -135,4 +135,4 @@ def test_a_cancelled_request_in_the_pipeline_gives_its_pages_back_when_it_has_le
             if isinstance(event, Finished):
                 done[of] = event.completion
     assert done[number].token_ids == alone(executor, byte_tokenizer, second).token_ids
-    assert sum(engine.load.free_pages) == executor.pages
+    assert sum(engine.load.free_pages) == executor.sizes.pages

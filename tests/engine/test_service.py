@@ -30,7 +30,7 @@ def test_requests_from_many_threads_get_what_they_get_alone(executor: MeshExecut
             thread.join()
         got = [heard.completion(numbers[seed]) for seed in range(24)]
         assert service.drain(10)
-        assert service.load().free_pages == (executor.pages,)
+        assert service.load().free_pages == (executor.sizes.pages,)
     assert sorted(numbers.values()) == list(range(24))
     assert heard.threads.isdisjoint({threading.get_ident()}) and len(heard.threads) == 1
     for seed, completion in enumerate(got):
@@ -137,7 +137,7 @@ def test_stopping_ends_what_runs(executor: MeshExecutor, byte_tokenizer: Tokeniz
         service.stop()
         for number in numbers:
             assert heard.events[number][-1] == Failed("stopped", "the engine was stopped")
-        assert service.load().free_pages == (executor.pages,)
+        assert service.load().free_pages == (executor.sizes.pages,)
         assert (service.load().running, service.load().waiting) == (0, 0)
         with pytest.raises(NotServingError):
             service.submit(ask(2, 10))
@@ -187,7 +187,7 @@ def test_random_cancels_leave_nothing_behind(executor: MeshExecutor, byte_tokeni
         assert service.drain(60)
         load = service.load()
         assert (load.running, load.waiting, load.waiting_tokens) == (0, 0, 0)
-        assert load.free_pages == (executor.pages,)
+        assert load.free_pages == (executor.sizes.pages,)
     for seed in set(wanted) - gone:
         got = heard.completion(numbers[seed])
         assert got.token_ids == alone(executor, byte_tokenizer, wanted[seed]).token_ids

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from medha_jax.config import Buckets, MeshConfig, RuntimeConfig
-from medha_jax.engine import Delta, GenerationRequest, OfflineEngine, open_executor
-from medha_jax.plan import SamplingParams
-from medha_jax.runtime import TokenResult
+from medha_jax.engine import Delta, GenerationRequest, OfflineEngine
+from medha_jax.plan import SamplingParams, TokenResult
+from medha_jax.runtime import open_executor
 from medha_jax.text import Tokenizer
 from tools.make_goldens import FAMILIES, GOLDEN, NEW_TOKENS, PROMPT_LENGTHS, ROPES
 
@@ -84,4 +84,4 @@ def test_same_tokens_and_logits_as_transformers(
         np.testing.assert_array_equal(tokens[number], golden[f"tokens_{length}"], f"{length} tokens, chunks {name}")
         np.testing.assert_allclose(first, expected[0], rtol=0, atol=TOLERANCE, err_msg=f"{length}, {name}, prompt")
         np.testing.assert_allclose(last, expected[1], rtol=0, atol=TOLERANCE, err_msg=f"{length}, {name}, last")
-    assert sum(engine.load.free_pages) == executor.pages
+    assert sum(engine.load.free_pages) == executor.sizes.pages

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medha_jax.engine import GenerationRequest, OfflineEngine, open_executor
-from medha_jax.plan import SamplingParams
-from medha_jax.runtime import TokenResult
+from medha_jax.engine import GenerationRequest, OfflineEngine
+from medha_jax.plan import SamplingParams, TokenResult
+from medha_jax.runtime import open_executor
 from medha_jax.text import Tokenizer
 from tests.reference.test_golden import runtime
 from tools.make_goldens import NEW_TOKENS, config, decisive, random_model

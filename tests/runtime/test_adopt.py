@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from medha_jax.config import Buckets
-from medha_jax.plan import Chunk, SamplingParams, StepPlan
-from medha_jax.runtime import MeshExecutor, TokenResult
+from medha_jax.plan import Admission, Chunk, SamplingParams, StepPlan, TokenResult
+from medha_jax.runtime import MeshExecutor
 from tests.small import small_executor
 
 PAGE = 16
@@ -18,14 +18,14 @@ PROMPT = tuple(np.random.default_rng(3).integers(0, 256, 75).tolist())
 def run(executor: MeshExecutor, *chunks: Chunk) -> list[TokenResult]:
     """One plan, through all stages."""
     handle = executor.submit(StepPlan(chunks))
-    for _ in range(executor.layout.spp - 1):
+    for _ in range(executor.config.mesh.spp - 1):
         handle = executor.submit(StepPlan(()))
     return executor.collect(handle)
 
 
 def generate(executor: MeshExecutor, slot: int, pages: tuple[int, ...], group: int, cached: int) -> list[TokenResult]:
     """Five results of PROMPT, of which `cached` tokens are on the first pages already."""
-    executor.admit(slot, GREEDY, len(PROMPT), (), PROMPT[:cached])
+    executor.admit(Admission(slot, GREEDY, len(PROMPT), (), PROMPT[:cached]))
     whole = cached // PAGE
     if cached:
         executor.adopt(slot, group, pages[:whole])
@@ -60,7 +60,7 @@ def test_neighbours_keep_their_pages(executor: MeshExecutor) -> None:
     """Two requests of one prefix run beside each other on the same pages."""
     alone = generate(executor, 0, (3, 11, 7, 0, 20), 0, cached=0)
     for slot in (1, 2):
-        executor.admit(slot, GREEDY, len(PROMPT), ())
+        executor.admit(Admission(slot, GREEDY, len(PROMPT)))
         executor.adopt(slot, 0, (3, 11, 7, 0))
     rest = PROMPT[64:]
     together = run(executor, *(Chunk(slot, 64, len(rest), rest, True, 4, (20 + slot,)) for slot in (1, 2)))

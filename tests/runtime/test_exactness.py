@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from medha_jax.config import Buckets
 from medha_jax.engine import Finished, GenerationRequest, OfflineEngine
-from medha_jax.plan import SamplingParams
-from medha_jax.runtime import MeshExecutor, TokenResult
+from medha_jax.plan import SamplingParams, TokenResult
+from medha_jax.runtime import MeshExecutor
 from medha_jax.text import Tokenizer
 from tests.small import small_executor
 
@@ -85,7 +85,7 @@ def serve(executor: MeshExecutor, tokenizer: Tokenizer, arrivals: list[Arrival])
                 tokens[number] = event.completion.token_ids
         tick += 1
         assert tick < 5000, "the engine makes no progress"
-    assert sum(engine.load.free_pages) == executor.pages * executor.layout.kvp
+    assert sum(engine.load.free_pages) == executor.sizes.pages * executor.config.mesh.kvp
     return Outcome(tokens, {n: np.stack(rows[-len(tokens[n]) :]) for n, rows in logits.items()}, tick)
 
 
@@ -157,7 +157,7 @@ def test_random_deployments_and_arrivals(byte_tokenizer: Tokenizer, deployment: 
     for _ in range(int(rng.integers(3, 9))):
         tick += int(rng.integers(0, 6))
         tokens = int(rng.integers(1, 20))
-        prompt = int(rng.integers(1, min(executor.context, 900) - tokens))
+        prompt = int(rng.integers(1, min(executor.sizes.context, 900) - tokens))
         chunks = tuple(rng.integers(1, largest + 1, 3).tolist()) if rng.random() < 0.7 else None
         penalty = float(rng.choice([0, 0.3]))
         arrivals.append(Arrival(tick, request(rng, prompt, tokens, chunks, presence_penalty=penalty)))

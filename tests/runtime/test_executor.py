@@ -6,9 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from medha_jax.plan import Chunk, SamplingParams, StepPlan
+from medha_jax.plan import Admission, Chunk, SamplingParams, StepPlan
 from medha_jax.runtime import MeshExecutor
-from medha_jax.runtime.executor import NO_TOKEN
+from medha_jax.runtime.tick_results import NO_TOKEN
 from medha_jax.specs.buckets import UnknownShapeError
 
 GREEDY = SamplingParams(temperature=0)
@@ -34,7 +34,7 @@ def test_nothing_is_compiled_after_the_start(executor: MeshExecutor) -> None:
         slots = rng.permutation(8)[: rng.integers(1, 5)]
         chunks = []
         for slot in slots:
-            executor.admit(int(slot), SamplingParams(temperature=float(rng.random())), 3, (1,))
+            executor.admit(Admission(int(slot), SamplingParams(temperature=float(rng.random())), 3, (1,)))
             executor.adopt(int(slot), 0, rng.integers(0, 99, rng.integers(0, 9)).tolist())
             length = int(rng.integers(1, 30))
             chunks.append(prompt_chunk(int(slot), [5] * length, (int(slot) * 2, int(slot) * 2 + 1)))
@@ -54,13 +54,14 @@ def test_nothing_is_compiled_after_the_start(executor: MeshExecutor) -> None:
 
 
 def test_the_pool_is_updated_in_place(executor: MeshExecutor) -> None:
-    for bucket in executor.buckets:
-        compiled = executor.program(bucket)
+    pool = executor.programs.state_shapes.pool
+    size, shape = pool.size * pool.dtype.itemsize, ",".join(map(str, pool.shape))
+    for bucket in executor.executables.buckets:
+        compiled = executor.executables.compiled(bucket)
         memory = compiled.memory_analysis()
-        assert memory.alias_size_in_bytes >= executor.pool_bytes
-        assert memory.temp_size_in_bytes < executor.pool_bytes
-        pool = ",".join(map(str, executor.pool_shape))
-        copies = re.findall(rf"= f32\[{pool}\]\S* copy\(", compiled.as_text())
+        assert memory.alias_size_in_bytes >= size
+        assert memory.temp_size_in_bytes < size
+        copies = re.findall(rf"= f32\[{shape}\]\S* copy\(", compiled.as_text())
         assert copies == [], bucket
 
 
@@ -71,7 +72,7 @@ def test_decodes_take_the_token_of_their_slot_not_of_their_row(executor: MeshExe
 
     def prefill(slots: list[int]) -> dict[int, int]:
         for slot in slots:
-            executor.admit(slot, GREEDY, len(prompts[slot]), ())
+            executor.admit(Admission(slot, GREEDY, len(prompts[slot])))
         chunks = tuple(prompt_chunk(slot, prompts[slot], pages[slot]) for slot in slots)
         results = executor.collect(executor.submit(StepPlan(chunks)))
         return dict(zip(slots, (r.token for r in results), strict=True))
@@ -93,13 +94,13 @@ def test_decodes_take_the_token_of_their_slot_not_of_their_row(executor: MeshExe
 
 
 def test_where_no_chunk_is_the_last_there_is_no_token(executor: MeshExecutor) -> None:
-    executor.admit(0, GREEDY, 8, ())
+    executor.admit(Admission(0, GREEDY, 8))
     first = Chunk(0, 0, 4, (1, 2, 3, 4), False, 0, (0,))
     (nothing,) = executor.collect(executor.submit(StepPlan((first,))))
     assert nothing is NO_TOKEN
     rest = Chunk(0, 4, 4, (5, 6, 7, 8), True)
     (cut,) = executor.collect(executor.submit(StepPlan((rest,))))
-    executor.admit(0, GREEDY, 8, ())
+    executor.admit(Admission(0, GREEDY, 8))
     (whole,) = executor.collect(executor.submit(StepPlan((prompt_chunk(0, list(range(1, 9)), (0,)),))))
     assert cut.token == whole.token
     np.testing.assert_allclose(cut.logits, whole.logits, atol=1e-5)
@@ -107,8 +108,8 @@ def test_where_no_chunk_is_the_last_there_is_no_token(executor: MeshExecutor) ->
 
 def test_what_a_slot_asks_for_is_computed_only_where_a_token_of_it_is_read(executor: MeshExecutor) -> None:
     last = executor.config.slots - 1
-    executor.admit(0, GREEDY, 4, ())
-    executor.admit(last, SamplingParams(temperature=0, logprobs=3), 8, ())
+    executor.admit(Admission(0, GREEDY, 4))
+    executor.admit(Admission(last, SamplingParams(temperature=0, logprobs=3), 8))
     alone, begun = prompt_chunk(0, [1, 2, 3, 4], (0,)), Chunk(last, 0, 4, (1, 2, 3, 4), False, 0, (0,))
     for chunks in ((alone,), (begun, alone)):
         *_, greedy = executor.collect(executor.submit(StepPlan(chunks)))
@@ -118,8 +119,8 @@ def test_what_a_slot_asks_for_is_computed_only_where_a_token_of_it_is_read(execu
 
 
 def test_a_tokens_logprob_and_results_come_in_plan_order(executor: MeshExecutor) -> None:
-    executor.admit(0, SamplingParams(temperature=0, logprobs=3), 4, ())
-    executor.admit(1, GREEDY, 1, ())
+    executor.admit(Admission(0, SamplingParams(temperature=0, logprobs=3), 4))
+    executor.admit(Admission(1, GREEDY, 1))
     first, second = prompt_chunk(0, [1, 2, 3, 4], (0,)), prompt_chunk(1, [9], (1,))
     forward = executor.collect(executor.submit(StepPlan((first, second))))
     backward = executor.collect(executor.submit(StepPlan((second, first))))

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medha_jax.plan import SamplingParams
+from medha_jax.plan import Admission, SamplingParams
 from medha_jax.runtime.sampler import Sampled, sample
-from medha_jax.runtime.state import SlotState, admit, empty_slots, note_inputs, note_outputs, slot_settings
+from medha_jax.runtime.state import SlotState, admission_arrays, admit, empty_slots, note_inputs, note_outputs
 
 VOCAB, SLOTS = 40, 8
 jitted = functools.cache(lambda f: jax.jit(f))
@@ -22,10 +22,8 @@ jitted = functools.cache(lambda f: jax.jit(f))
 def state_of(*params: SamplingParams, prompt: int = 0, ends: tuple[int, ...] = ()) -> SlotState:
     """Slots 0, 1, … with these settings."""
     state = empty_slots(1, SLOTS, VOCAB)
-    nothing = np.zeros(VOCAB, np.int32), np.zeros(VOCAB, np.int8)
     for slot, sampling in enumerate(params):
-        settings = slot_settings(sampling, seed=7, prompt=prompt, end_tokens=ends)
-        state = jitted(admit)(state, slot, *settings, *nothing)
+        state = jitted(admit)(state, *admission_arrays(Admission(slot, sampling, prompt, ends), 7, VOCAB))
     return jax.tree.map(lambda x: x[0], state)
 
 
@@ -134,8 +132,8 @@ def test_penalties_follow_their_definitions() -> None:
 
 def test_a_request_that_begins_to_be_shared_keeps_its_counts_on_every_group() -> None:
     counts, seen = np.arange(VOCAB, dtype=np.int32), np.ones(VOCAB, np.int8)
-    settings_ = slot_settings(SamplingParams(), seed=0, prompt=3, end_tokens=())
-    state = jitted(admit)(empty_slots(3, SLOTS, VOCAB), 2, *settings_, counts, seen)
+    admission = Admission(2, SamplingParams(), 3, (), range(VOCAB), np.repeat(np.arange(VOCAB), counts).tolist())
+    state = jitted(admit)(empty_slots(3, SLOTS, VOCAB), *admission_arrays(admission, 0, VOCAB))
     for group in range(3):
         np.testing.assert_array_equal(state.generated[group, 2], counts)
         np.testing.assert_array_equal(state.prompted[group, 2], seen)

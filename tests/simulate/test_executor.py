@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from medha_jax.config import Buckets, MeshConfig, RuntimeConfig
-from medha_jax.plan import Chunk, SamplingParams, StepPlan
+from medha_jax.plan import Admission, Chunk, SamplingParams, StepPlan
 from medha_jax.scheduler.time_model import LinearTimeModel
 from medha_jax.simulate.clock import VirtualClock
 from medha_jax.simulate.executor import SimulatedExecutor, SimulationError
@@ -25,7 +25,7 @@ def executor(clock: VirtualClock, model: LinearTimeModel = MODEL, **mesh: int) -
 
 def admit(runtime: SimulatedExecutor, *slots: int) -> None:
     for slot in slots:
-        runtime.admit(slot, SamplingParams(), 1, ())
+        runtime.admit(Admission(slot, SamplingParams(), 1))
 
 
 def test_a_tick_takes_what_its_rows_and_their_context_take() -> None:
@@ -112,9 +112,9 @@ def test_what_no_runtime_could_do_is_an_error() -> None:
 
 
 def test_sizes_are_those_of_a_runtime() -> None:
-    one = executor(VirtualClock())
+    one = executor(VirtualClock()).sizes
     assert (one.context, one.pages, one.per_group) == (128, 64, 2**30)
     four = executor(VirtualClock(), kvp=4, tokens_per_group=16)
-    assert (four.context, four.pages, four.per_group) == (64, 64, 16)
+    assert (four.sizes.context, four.sizes.pages, four.sizes.per_group) == (64, 64, 16)
     config = dataclasses.replace(four.config, pool_tokens=None)
-    assert SimulatedExecutor(config, 128, SummedTimes(MODEL), VirtualClock()).pages == 4
+    assert SimulatedExecutor(config, 128, SummedTimes(MODEL), VirtualClock()).sizes.pages == 4

@@ -7,17 +7,14 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TypeVar
 
-from medha_jax.config import RuntimeConfig
-from medha_jax.plan import SamplingParams, StepPlan
+from medha_jax.plan import Admission, StepPlan, TokenResult
 from medha_jax.protos import plans_pb2 as pb
+from medha_jax.runtime.cluster.answering import answering
 from medha_jax.runtime.cluster.errors import ClusterError
 from medha_jax.runtime.cluster.leader import Leader
-from medha_jax.runtime.cluster.wire import Admission, decode_results, encode_admission, encode_plan
-from medha_jax.runtime.executor import MeshExecutor, TickHandle, TokenResult
-from medha_jax.specs.buckets import Bucket
-from medha_jax.specs.layout import Layout
-from medha_jax.specs.model import Architecture
-from medha_jax.specs.sizes import Sizes
+from medha_jax.runtime.cluster.wire import decode_results, encode_admission, encode_plan
+from medha_jax.runtime.executor import MeshExecutor
+from medha_jax.runtime.tick_results import TickHandle, local_results
 
 T = TypeVar("T")
 
@@ -28,16 +25,6 @@ class ClusterHandle:
 
     sequence: int
     own: TickHandle
-
-    @property
-    def leaving(self) -> StepPlan:
-        """The plan that leaves the last stage in it."""
-        return self.own.leaving
-
-    @property
-    def bucket(self) -> Bucket:
-        """The shape that it runs in."""
-        return self.own.bucket
 
 
 class ClusterExecutor:
@@ -52,38 +39,10 @@ class ClusterExecutor:
     """
 
     def __init__(self, executor: MeshExecutor, leader: Leader) -> None:
-        self._executor = executor
-        self._leader = leader
-        self.config: RuntimeConfig = executor.config
-        self.arch: Architecture = executor.arch
-        self.layout: Layout = executor.layout
-        self.sizes: Sizes = executor.sizes
+        self._executor, self._leader = executor, leader
+        self.config, self.sizes, self.vocab = executor.config, executor.sizes, executor.vocab
+        self.prefix_cacheable, self.ahead = executor.prefix_cacheable, executor.ahead
         self._closed = self._failed = False
-
-    @property
-    def context(self) -> int:
-        """Most tokens of one request, prompt and output."""
-        return self._executor.context
-
-    @property
-    def pages(self) -> int:
-        """Pages in each group's pool."""
-        return self._executor.pages
-
-    @property
-    def per_group(self) -> int:
-        """Tokens of one request that a group holds; without bound where there is one group only."""
-        return self._executor.per_group
-
-    @property
-    def prefix_cacheable(self) -> bool:
-        """Whether the KV of a prefix is the same whatever follows it."""
-        return self._executor.prefix_cacheable
-
-    @property
-    def ahead(self) -> int:
-        """Ticks that are dispatched before the results of those before them are read."""
-        return self._executor.ahead
 
     def usable(self) -> bool:
         """Whether all processes are in the same state: not after an error on this one alone."""
@@ -97,39 +56,10 @@ class ClusterExecutor:
         """
         raise ClusterError("an error took the state of one process; all processes have to be started again")
 
-    @property
-    def buckets(self) -> tuple[Bucket, ...]:
-        """The shapes that were compiled."""
-        return self._executor.buckets
-
-    @property
-    def pool_shape(self) -> tuple[int, ...]:
-        """Shape of the KV pool on all devices."""
-        return self._executor.pool_shape
-
-    @property
-    def pool_bytes(self) -> int:
-        """Bytes of the KV pool on all devices."""
-        return self._executor.pool_bytes
-
-    @property
-    def in_flight(self) -> bool:
-        """Whether a plan is in the pipeline and has not left it."""
-        return self._executor.in_flight
-
-    def admit(
-        self,
-        slot: int,
-        sampling: SamplingParams,
-        prompt: int,
-        end_tokens: Sequence[int],
-        prompted: Sequence[int] = (),
-        generated: Sequence[int] = (),
-    ) -> None:
-        """Give `slot` to a request on every group; see `MeshExecutor.admit`."""
-        admission = Admission(slot, sampling, prompt, tuple(end_tokens), tuple(prompted), tuple(generated))
+    def admit(self, admission: Admission) -> None:
+        """Give a slot to a request on every group."""
         self._leader.broadcast(pb.Command(admit=encode_admission(admission)))
-        self._run(lambda: self._executor.admit(slot, sampling, prompt, end_tokens, prompted, generated))
+        self._run(lambda: self._executor.admit(admission))
 
     def adopt(self, slot: int, group: int, pages: Sequence[int]) -> None:
         """Give filled pages to an admitted request; see `MeshExecutor.adopt`."""
@@ -152,9 +82,9 @@ class ClusterExecutor:
         Raises:
             ClusterError: a follower's results are not those of the plan.
         """
-        results = self._run(lambda: self._executor.results(handle.own))
-        answering = self._executor.answering(handle.own)
-        missing = {number: process for number, process in answering.items() if number not in results}
+        results = self._run(lambda: local_results(handle.own))
+        expected = answering(handle.own)
+        missing = {number: process for number, process in expected.items() if number not in results}
         for process in sorted(set(missing.values())):
             wanted = {number for number, of in missing.items() if of == process}
             try:
@@ -166,7 +96,7 @@ class ClusterExecutor:
                     f"process {process} sent results of chunks {sorted(theirs)}; expected were {sorted(wanted)}"
                 )
             results.update(theirs)
-        return [results[number] for number in range(len(handle.leaving.chunks))]
+        return [results[number] for number in range(len(handle.own.leaving.chunks))]
 
     def close(self, reason: str = "process 0 is done", failed: bool = False) -> None:
         """Stop the followers; further calls do nothing."""

@@ -11,11 +11,13 @@ import grpc
 
 from medha_jax.net import TlsFiles
 from medha_jax.protos import plans_pb2 as pb
+from medha_jax.runtime.cluster.answering import answering
 from medha_jax.runtime.cluster.errors import ClusterError
 from medha_jax.runtime.cluster.transport import ACCEPTED, Stream, check_protected, connect, open_stream, options
 from medha_jax.runtime.cluster.watchdog import Watchdog, leave
 from medha_jax.runtime.cluster.wire import decode_admission, decode_plan, encode_results
 from medha_jax.runtime.executor import MeshExecutor
+from medha_jax.runtime.tick_results import local_results
 
 PAUSE = 0.2  # seconds between attempts to reach process 0
 Message = Callable[[], pb.FollowerMessage]
@@ -122,15 +124,7 @@ class Follower:
             expected += 1
             match command.WhichOneof("command"):
                 case "admit":
-                    admission = decode_admission(command.admit)
-                    executor.admit(
-                        admission.slot,
-                        admission.sampling,
-                        admission.prompt,
-                        admission.end_tokens,
-                        admission.prompted,
-                        admission.generated,
-                    )
+                    executor.admit(decode_admission(command.admit))
                 case "adopt":
                     executor.adopt(command.adopt.slot, command.adopt.group, tuple(command.adopt.pages))
                 case "tick":
@@ -142,12 +136,12 @@ class Follower:
 
     def _tick(self, executor: MeshExecutor, command: pb.Command) -> None:
         handle = executor.submit(decode_plan(command.tick))
-        mine = {number for number, process in executor.answering(handle).items() if process == self._hello.process}
+        mine = {number for number, process in answering(handle).items() if process == self._hello.process}
         if not mine:
             return
 
         def message() -> pb.FollowerMessage:
-            results = {number: result for number, result in executor.results(handle).items() if number in mine}
+            results = {number: result for number, result in local_results(handle).items() if number in mine}
             return pb.FollowerMessage(results=encode_results(command.sequence, results))
 
         self._outgoing.put(message)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import fields
+from typing import Any
 
 import numpy as np
 
@@ -12,46 +13,29 @@ from medha_jax.plan import (
     MAX_LOGPROBS,
     MAX_STOP_STRING_LENGTH,
     MAX_STOP_STRINGS,
+    Admission,
     Chunk,
     SamplingParams,
     StepPlan,
+    TokenResult,
 )
 from medha_jax.protos import plans_pb2 as pb
-from medha_jax.runtime.executor import TokenResult
-from medha_jax.runtime.state import MAX_END_TOKENS
+from medha_jax.runtime.state import kept_end_tokens
 
 LARGEST = 2**63 - 1
-INT32 = 2**31
 VARINT = 5  # bytes of a non-negative 32-bit number, at most
-FLOATS = ("temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty")
-SAME = (*FLOATS, "include_stop", "ignore_eos")  # as they are
-OPTIONAL = ("seed", "max_tokens", "logprobs")
-
-
-@dataclass(frozen=True)
-class Admission:
-    """The arguments of `MeshExecutor.admit`."""
-
-    slot: int
-    sampling: SamplingParams
-    prompt: int
-    end_tokens: tuple[int, ...] = ()
-    prompted: tuple[int, ...] = ()
-    generated: tuple[int, ...] = ()
+REPEATED = {field.name for field in fields(SamplingParams) if isinstance(field.default, tuple)}
 
 
 def encode_sampling(sampling: SamplingParams) -> pb.Sampling:
-    """A request's settings as a message; counts beyond what a message holds mean "all" and are cut to its largest."""
-    message = pb.Sampling(
-        top_k=min(sampling.top_k, LARGEST),
-        min_tokens=min(sampling.min_tokens, LARGEST),
-        stop_token_ids=sampling.stop_token_ids,
-        stop=sampling.stop,
-    )
-    for name in (*SAME, *OPTIONAL):
-        value = getattr(sampling, name)
-        if value is not None:
-            setattr(message, name, min(value, LARGEST))
+    """A request's settings as a message, field by field; numbers beyond what it holds mean "all" and are cut."""
+    message = pb.Sampling()
+    for field in fields(SamplingParams):
+        value = getattr(sampling, field.name)
+        if isinstance(value, tuple):
+            getattr(message, field.name).extend(value)
+        elif value is not None:
+            setattr(message, field.name, min(value, LARGEST))
     return message
 
 
@@ -61,27 +45,22 @@ def decode_sampling(message: pb.Sampling) -> SamplingParams:
     Raises:
         InvalidRequestError: a value is out of its range.
     """
-    optional = {name: getattr(message, name) for name in OPTIONAL if message.HasField(name)}
-    plain = {name: getattr(message, name) for name in SAME}
-    return SamplingParams(
-        top_k=message.top_k,
-        min_tokens=message.min_tokens,
-        stop_token_ids=tuple(message.stop_token_ids),
-        stop=tuple(message.stop),
-        **plain,
-        **optional,
-    )
+    values: dict[str, Any] = {}
+    for field in fields(SamplingParams):
+        value, described = getattr(message, field.name), message.DESCRIPTOR.fields_by_name[field.name]
+        if not described.has_presence or message.HasField(field.name):
+            values[field.name] = tuple(value) if field.name in REPEATED else value
+    return SamplingParams(**values)
 
 
 def encode_admission(admission: Admission) -> pb.Admit:
     """An admission as a message, whose size is bounded by the vocabulary: of tokens only counts travel."""
     generated, count = np.unique(np.asarray(admission.generated, np.int64), return_counts=True)
-    ends = [token for token in admission.end_tokens if 0 <= token < INT32][:MAX_END_TOKENS]
     return pb.Admit(
         slot=admission.slot,
         sampling=encode_sampling(admission.sampling),
         prompt_tokens=admission.prompt,
-        end_tokens=ends,
+        end_tokens=kept_end_tokens(admission.end_tokens),
         prompted=np.unique(np.asarray(admission.prompted, np.int64)).tolist(),
         generated=generated.tolist(),
         generated_count=count.tolist(),

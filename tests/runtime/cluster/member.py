@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from medha_jax.config import Buckets, MeshConfig, RuntimeConfig
-from medha_jax.plan import Chunk, SamplingParams, StepPlan
+from medha_jax.plan import Admission, Chunk, SamplingParams, StepPlan
 
 PER_GROUP = 64
 
@@ -63,17 +63,17 @@ def serve(executor: Any, tokenizer: Any, endless: bool = False) -> dict[str, lis
 
 def adopted(executor: Any) -> list[int]:
     """The token after a prompt computed alone, and after the same one through the first page of the former."""
-    prompt, group = tuple(range(20, 40)), executor.layout.kvp - 1
+    prompt, group = tuple(range(20, 40)), executor.config.mesh.kvp - 1
 
     def token(chunk: Chunk) -> int:
         handle = executor.submit(StepPlan((chunk,)))
-        for _ in range(executor.layout.spp - 1):
+        for _ in range(executor.config.mesh.spp - 1):
             handle = executor.submit(StepPlan(()))
         return executor.collect(handle)[0].token
 
-    executor.admit(0, SamplingParams(temperature=0), 20, ())
+    executor.admit(Admission(0, SamplingParams(temperature=0), 20))
     alone = token(Chunk(0, 0, 20, prompt, True, 0, (3, 1), (group,)))
-    executor.admit(1, SamplingParams(temperature=0), 20, ())
+    executor.admit(Admission(1, SamplingParams(temperature=0), 20))
     executor.adopt(1, group, (3,))
     return [alone, token(Chunk(1, 16, 4, prompt[16:], True, 1, (5,), (group,)))]
 
@@ -120,7 +120,8 @@ def main() -> None:
     with lead(built, cluster, lambda line: None) as executor:
         tokenizer = Tokenizer.from_directory(model)
         result = dict(tokens=serve(executor, tokenizer), adopted=adopted(executor))
-        result["groups"] = executor.pool_shape[2] // executor.pages
+        pool = executor._executor.programs.state_shapes.pool
+        result["groups"] = pool.shape[2] // executor.sizes.pages
         print(json.dumps(result), flush=True)
         if endless:
             serve(executor, tokenizer, endless)

@@ -11,6 +11,7 @@ import grpc
 import pytest
 
 from medha_jax.net import TlsFiles
+from medha_jax.plan import Admission
 from medha_jax.protos import plans_pb2 as pb
 from medha_jax.runtime.cluster import ClusterConfig, ClusterError, ClusterSettingError, tls_files
 from medha_jax.runtime.cluster.follower import Follower
@@ -65,8 +66,8 @@ class Recorder:
         self.admitted: list[int] = []
         self.adopted: list[tuple[int, int, tuple[int, ...]]] = []
 
-    def admit(self, slot: int, *rest: object) -> None:
-        self.admitted.append(slot)
+    def admit(self, admission: Admission) -> None:
+        self.admitted.append(admission.slot)
 
     def adopt(self, slot: int, group: int, pages: tuple[int, ...]) -> None:
         self.adopted.append((slot, group, pages))

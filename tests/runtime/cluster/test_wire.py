@@ -8,10 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medha_jax.config import Buckets, MeshConfig, RuntimeConfig
-from medha_jax.plan import Chunk, SamplingParams, StepPlan
+from medha_jax.plan import Admission, Chunk, SamplingParams, StepPlan, TokenResult
 from medha_jax.protos import plans_pb2 as pb
 from medha_jax.runtime.cluster.wire import (
-    Admission,
     decode_admission,
     decode_plan,
     decode_results,
@@ -22,8 +21,7 @@ from medha_jax.runtime.cluster.wire import (
     encode_sampling,
     message_limit,
 )
-from medha_jax.runtime.executor import TokenResult
-from medha_jax.runtime.state import slot_settings
+from medha_jax.runtime.state import admission_arrays
 
 VOCAB, WIDTH = 300, 200_000
 WIDE = RuntimeConfig(
@@ -77,7 +75,8 @@ def test_sampling_travels_unchanged(sampling: SamplingParams) -> None:
 def test_counts_beyond_a_message_mean_the_same() -> None:
     sampling = SamplingParams(top_k=10**30, max_tokens=10**40, min_tokens=10**30)
     got = decode_sampling(encode_sampling(sampling))
-    for mine, theirs in zip(slot_settings(sampling, 0, 1, ()), slot_settings(got, 0, 1, ()), strict=True):
+    arrays = (admission_arrays(Admission(0, stated, 1), 0, 1) for stated in (sampling, got))
+    for mine, theirs in zip(*arrays, strict=True):
         np.testing.assert_array_equal(mine, theirs)
 
 

@@ -1,0 +1,35 @@
+"""Which process sends the results of which chunk."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import jax
+from jax.sharding import Sharding
+
+from medha_jax.runtime.packing import places
+from medha_jax.runtime.tick_results import TickHandle
+
+
+def answering(handle: TickHandle) -> dict[int, int]:
+    """The process that answers for each chunk of a tick's leaving plan, by position."""
+    token = handle.sampled.token
+    processes = group_processes(token.sharding, token.shape)
+    return {number: processes[group] for number, (group, _) in places(handle.leaving, handle.bucket).items()}
+
+
+@lru_cache
+def group_processes(sharding: Sharding, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """For each group the process that answers for it: the lowest-numbered one that holds a copy of its results.
+
+    Args:
+        sharding: of the results.
+        shape: of the results, `[groups, ...]`.
+    """
+    groups = shape[0]
+    lowest = [jax.process_count()] * groups
+    for device, index in sharding.devices_indices_map(shape).items():
+        process: int = device.process_index  # type: ignore[attr-defined]
+        for group in range(groups)[index[0]]:
+            lowest[group] = min(lowest[group], process)
+    return tuple(lowest)

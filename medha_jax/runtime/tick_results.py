@@ -1,0 +1,63 @@
+"""Reading what a tick sampled."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import jax
+from jax import Array
+
+from medha_jax.plan import StepPlan, TokenResult
+from medha_jax.runtime.packing import places
+from medha_jax.runtime.sampler import Sampled
+from medha_jax.specs.buckets import Bucket
+
+NO_TOKEN = TokenResult(0)
+
+
+@dataclass(frozen=True)
+class TickHandle:
+    """A tick that was dispatched.
+
+    Args:
+        leaving: the plan that leaves the last stage in it.
+        bucket: the shape that it runs in.
+        sampled: its results, which are perhaps not computed yet.
+    """
+
+    leaving: StepPlan
+    bucket: Bucket
+    sampled: Sampled
+
+
+def local_results(handle: TickHandle) -> dict[int, TokenResult]:
+    """Wait for a tick; the results on this process's devices, by position in the leaving plan.
+
+    In a plan without a `last` chunk every result is `NO_TOKEN`.
+    """
+    chunks = handle.leaving.chunks
+    if not chunks:
+        return {}
+    place = places(handle.leaving, handle.bucket)
+    if not any(chunk.last for chunk in chunks):  # no result would be read
+        jax.block_until_ready(handle.sampled)
+        here = _local_groups(handle.sampled.token)
+        return {number: NO_TOKEN for number, (group, _) in place.items() if group in here}
+    got = jax.device_get(jax.tree.map(_local_groups, handle.sampled))
+
+    def result(group: int, sample: int) -> TokenResult:
+        parts = (getattr(got, field.name) for field in dataclasses.fields(Sampled))
+        # logits that are not kept have no elements, and so no groups
+        token, finite, logprob, top_token, top_logprob, logits = (
+            p[group if group in p else 0][0, sample] for p in parts
+        )
+        top = zip(top_token.tolist(), top_logprob.tolist(), strict=True)
+        return TokenResult(int(token), bool(finite), float(logprob), tuple(top), logits)
+
+    return {number: result(*at) for number, at in place.items() if at[0] in got.token}
+
+
+def _local_groups(array: Array) -> dict[int, Array]:
+    """The parts of a result on this process's devices, by group."""
+    return {shard.index[0].start or 0: shard.data for shard in array.addressable_shards}
