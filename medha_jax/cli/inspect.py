@@ -2,111 +2,100 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json as jsons
 import sys
-from enum import StrEnum
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medha_jax.cli.attention import KvDtype, KvDtypeOption
-from medha_jax.cli.mesh import MeshOption, PageSizeOption, TokensPerGroupOption, mesh_config
+from medha_jax.cli.mesh import LayoutOptions
+from medha_jax.cli.option_groups import takes_groups
 from medha_jax.cli.report import reader_may_leave
-from medha_jax.config import BUNDLED_MODEL, MeshConfig, RuntimeConfig
+from medha_jax.config import BUNDLED_MODEL, MeshConfig, RuntimeConfig, same_setting, setting
 
 if TYPE_CHECKING:
     from medha_jax.inspection import LayoutReport
 
 GIB = 2**30
 SLOTS = 32
-
-
-class Dtype(StrEnum):
-    """Precision of weights, activations and KV; `auto` is float32 where the layout is meant for CPUs."""
-
-    AUTO = "auto"
-    FLOAT32 = "float32"
-    BFLOAT16 = "bfloat16"
-
-
-class Shapes(StrEnum):
-    """Which of the layout's shapes to compile."""
-
-    CORNERS = "corners"
-    ALL = "all"
-
-
 _SIZES = "Sizes"
 
 
+@dataclass(frozen=True)
+class InspectOptions:
+    """The layout that is looked at, and how much of it."""
+
+    model: str = setting(
+        "tiny", "The bundled tiny model, a model directory, or a config.json.", metavar="tiny|DIR|FILE"
+    )
+    layout: LayoutOptions = field(default_factory=LayoutOptions)
+    dtype: str = same_setting(RuntimeConfig, "dtype", help="auto: float32 for CPU layouts, else bfloat16.")
+    kv_dtype: str = same_setting(RuntimeConfig, "kv_dtype")
+    max_context: int | None = same_setting(
+        RuntimeConfig,
+        "max_context",
+        help="Prompt and output together, in tokens; may be more than the model's own limit.",
+        panel=_SIZES,
+    )
+    pool_tokens: int | None = same_setting(
+        RuntimeConfig,
+        "pool_tokens",
+        help="Tokens in the KV pool of each group. Default: one longest request.",
+        panel=_SIZES,
+    )
+    slots: int | None = same_setting(
+        RuntimeConfig,
+        "slots",
+        default=None,
+        help="Requests at once. Default: 32, or the largest decode shape.",
+        panel=_SIZES,
+    )
+    memory_gib: float | None = setting(
+        None,
+        "Memory of one device, of which the layout's fraction (0.9) may be used. Default: that of the layout's "
+        "hardware, if known.",
+        at_least=0,
+        metavar="GIB",
+        panel=_SIZES,
+    )
+    buckets: str = setting(
+        "corners",
+        "Shapes to compile: the smallest and largest of each kind, or all.",
+        choices=("corners", "all"),
+    )
+
+    @property
+    def config(self) -> RuntimeConfig:
+        """The runtime's configuration.
+
+        Raises:
+            ConfigError: the layout cannot be read, or a setting is out of range.
+        """
+        layout = self.layout.config
+        return RuntimeConfig(
+            mesh=layout,
+            kv_dtype=self.kv_dtype,
+            max_context=self.max_context,
+            pool_tokens=self.pool_tokens,
+            slots=self.slots or max(SLOTS, layout.buckets.decode[-1]),
+            compilation_cache=None,
+        )
+
+
+@takes_groups
 def inspect(
-    model: Annotated[
-        str, typer.Option(metavar="tiny|DIR|FILE", help="The bundled tiny model, a model directory, or a config.json.")
-    ] = "tiny",
-    mesh: MeshOption = "tp=1",
-    page_size: PageSizeOption = None,
-    tokens_per_group: TokensPerGroupOption = None,
-    dtype: Annotated[Dtype, typer.Option(help="auto: float32 for CPU layouts, else bfloat16.")] = Dtype.AUTO,
-    kv_dtype: KvDtypeOption = KvDtype.AUTO,
-    max_context: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="Prompt and output together, in tokens; may be more than the model's own limit.",
-            rich_help_panel=_SIZES,
-        ),
-    ] = None,
-    pool_tokens: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="Tokens in the KV pool of each group. Default: one longest request.",
-            rich_help_panel=_SIZES,
-        ),
-    ] = None,
-    slots: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="Requests at once. Default: 32, or the largest decode shape.",
-            rich_help_panel=_SIZES,
-        ),
-    ] = None,
-    memory_gib: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            metavar="GIB",
-            help="Memory of one device, of which the layout's fraction (0.9) may be used. Default: that of the "
-            "layout's hardware, if known.",
-            rich_help_panel=_SIZES,
-        ),
-    ] = None,
-    buckets: Annotated[
-        Shapes, typer.Option(help="Shapes to compile: the smallest and largest of each kind, or all.")
-    ] = Shapes.CORNERS,
+    options: InspectOptions,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
 ) -> None:
     """Report memory, traffic and work of a layout. Nothing is loaded; the devices need not be there.
 
     The programs are compiled for as many virtual CPU devices as the layout has, and read.
     """
-    layout = mesh_config(mesh, page_size=page_size, tokens_per_group=tokens_per_group)
-    config = RuntimeConfig(
-        mesh=layout,
-        kv_dtype=str(kv_dtype),
-        max_context=max_context,
-        pool_tokens=pool_tokens,
-        slots=slots or max(SLOTS, layout.buckets.decode[-1]),
-        compilation_cache=None,
-    )
+    config = options.config
     with reader_may_leave():
-        report = _inspect(config, model, dtype, _usable(layout, memory_gib), buckets)
+        report = _inspect(options, config)
         if json:
             print(jsons.dumps(report.as_dict(), allow_nan=False), flush=True)
         else:
@@ -115,7 +104,7 @@ def inspect(
             print_report(report)
 
 
-def _inspect(config: RuntimeConfig, model: str, dtype: Dtype, usable: int | None, shapes: Shapes) -> LayoutReport:
+def _inspect(options: InspectOptions, config: RuntimeConfig) -> LayoutReport:
     import jax
     import jax.numpy as jnp
 
@@ -124,19 +113,18 @@ def _inspect(config: RuntimeConfig, model: str, dtype: Dtype, usable: int | None
 
     # an accelerator that is there must not be taken: only virtual devices are compiled for
     jax.config.update("jax_platforms", "cpu")
-    arch = Architecture.from_directory(BUNDLED_MODEL if model == "tiny" else Path(model))
+    arch = Architecture.from_directory(BUNDLED_MODEL if options.model == "tiny" else Path(options.model))
     if config.max_context is not None and config.max_context > arch.context:
         print(f"{config.max_context:,} tokens are more than the model's own {arch.context:,}", file=sys.stderr)
-        arch = dataclasses.replace(arch, context=config.max_context)
-    if dtype is Dtype.AUTO:
-        dtype = Dtype.FLOAT32 if config.mesh.hardware == "cpu" else Dtype.BFLOAT16
+        arch = replace(arch, context=config.max_context)
+    automatic = "float32" if config.mesh.hardware == "cpu" else "bfloat16"
     return inspect_layout(
         config,
         arch,
-        jnp.dtype(str(dtype)),
+        jnp.dtype(automatic if options.dtype == "auto" else options.dtype),
         on_progress=lambda line: print(line, file=sys.stderr, flush=True),
-        usable_bytes=usable,
-        choose=every if shapes is Shapes.ALL else corners,
+        usable_bytes=_usable(config.mesh, options.memory_gib),
+        choose=every if options.buckets == "all" else corners,
     )
 
 

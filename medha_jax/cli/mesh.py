@@ -20,13 +20,6 @@ MeshOption = Annotated[
         rich_help_panel=PANEL,
     ),
 ]
-PageSizeOption = Annotated[
-    int | None, typer.Option(metavar="N", help="Tokens in a KV page; a power of two.", rich_help_panel=PANEL)
-]
-TokensPerGroupOption = Annotated[
-    int | None,
-    typer.Option(metavar="N", help="Tokens of one request that a KV group holds.", rich_help_panel=PANEL),
-]
 
 
 def mesh_config(text: str, **overrides: Any) -> MeshConfig:
