@@ -14,7 +14,6 @@ import typer
 from medha_jax.cli.progress import SimulationProgress
 from medha_jax.cli.report import reader_may_leave
 from medha_jax.cli.simulate_measure import measure
-from medha_jax.cli.simulate_preset import preset_option, spare_modules
 from medha_jax.cli.simulate_traffic import traffic
 from medha_jax.config import POLICIES, SchedulerConfig
 
@@ -41,10 +40,16 @@ class Policy(StrEnum):
 DEFAULT_POLICY = Policy(SchedulerConfig.policy)
 
 
+def show_help(context: typer.Context) -> None:
+    """Print the help where no command is given."""
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
 simulate = typer.Typer(
     help="Simulate traffic through the scheduler and the engine: hours in seconds, without devices.",
     invoke_without_command=True,
-    callback=preset_option,
+    callback=show_help,
 )
 simulate.command()(traffic)
 simulate.command()(measure)
@@ -204,6 +209,7 @@ def _run(
     until: float | None = None,
 ) -> Outcome:
     from medha_jax.simulate.run import simulate as run
+    from medha_jax.simulate.run import spare_modules
 
     spare_modules()
     with SimulationProgress(name, len(arrivals), time.monotonic) as progress:

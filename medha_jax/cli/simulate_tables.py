@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from medha_jax.simulate.calibration import Calibration
     from medha_jax.simulate.deployments import Deployment
     from medha_jax.simulate.report import ConvoySummary, Summary
-    from medha_jax.simulate.reproduce.report import Reproduction
     from medha_jax.simulate.run import Outcome
 
 WIDTH = 140  # of output that is no terminal
@@ -55,7 +54,7 @@ def print_convoy(rows: Sequence[ConvoySummary], deployment: Deployment, target: 
             f"{row.long_bound:.1f} s",
             share,
         )
-    console = _console()
+    console = wide_console()
     console.print(table)
     console.print(
         f"Simulated on {deployment.name}: {deployment.about}. TTFT: arrival to first token. TPOT: (last - first) / "
@@ -108,7 +107,7 @@ def print_policies(rows: Sequence[Summary], deployment: Deployment, workload: st
             "-" if tpot is None else " / ".join(f"{1000 * value:.0f}" for value in tpot) + " ms",
             end_section=row.policy == rows[-1].policy,
         )
-    console = _console()
+    console = wide_console()
     console.print(table)
     console.print(
         f"Simulated on {deployment.name}: {deployment.about}. Alone: prefill alone, in chunks that leave decodes their "
@@ -142,7 +141,7 @@ def print_traffic(outcome: Outcome, deployment: Deployment) -> None:
             *(("-",) * 3 if tpot is None else [f"{1000 * value:.1f} ms" for value in tpot]),
             _share(on_time(ones)),
         )
-    console = _console()
+    console = wide_console()
     console.print(table)
     busy, tokens = outcome.totals.seconds / outcome.end, outcome.totals.tokens / outcome.end
     console.print(
@@ -161,40 +160,15 @@ def print_errors(measured: Calibration) -> None:
         table.add_column(name, justify="right")
     for one in measured.errors:
         table.add_row(one.regime, f"{one.ticks:,}", f"{100 * one.median:.1f} %", f"{100 * one.p90:.1f} %")
-    _console().print(table)
-
-
-def print_reproduction(found: Reproduction) -> None:
-    """Print a preset's figures beside the published ones."""
-    table = Table(title=f"Simulated: {found.title}", title_justify="left")
-    table.add_column("figure")
-    for name in ("published", "simulated", "ratio"):
-        table.add_column(name, justify="right")
-    table.add_column("")
-    for row in found.rows:
-        table.add_row(
-            row.what,
-            "-" if row.published is None else f"{_figure(row.published)} {row.unit}",
-            f"{_figure(row.simulated)} {row.unit}",
-            "-" if row.ratio is None else f"{row.ratio:.2f}",
-            row.kind if row.published is not None else "",
-        )
-    console = _console()
-    console.print(table)
-    for line in (f"{found.setting}.", *found.notes):
-        console.print(line[0].upper() + line[1:], soft_wrap=True)
-
-
-def _figure(value: float) -> str:
-    """Four digits, without an exponent."""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    wide_console().print(table)
 
 
 def _share(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def _console() -> Console:
+def wide_console() -> Console:
+    """A console that is wide enough for tables where output is no terminal."""
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = WIDTH

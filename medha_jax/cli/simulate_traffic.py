@@ -14,7 +14,6 @@ from medha_jax.cli.mesh import MeshOption, mesh_config
 from medha_jax.cli.plan import token_count
 from medha_jax.cli.progress import SimulationProgress
 from medha_jax.cli.report import reader_may_leave
-from medha_jax.cli.simulate_preset import spare_modules
 from medha_jax.config import SchedulerConfig
 
 if TYPE_CHECKING:
@@ -71,6 +70,7 @@ def traffic(
     """
     from medha_jax.simulate.records import records
     from medha_jax.simulate.run import simulate as run
+    from medha_jax.simulate.run import spare_modules
 
     measured = None
     if calibration is None:

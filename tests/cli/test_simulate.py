@@ -60,24 +60,9 @@ def test_what_there_is_not_is_refused(capsys: pytest.CaptureFixture[str], option
     assert message in capsys.readouterr().err
 
 
-def test_a_preset_prints_published_and_simulated_figures(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["simulate", "--preset", "kvp"]) == 0
-    out = capsys.readouterr().out
-    assert out.startswith("Simulated: A token of output at 10M tokens")
-    assert "predicted" in out
-    assert run(["simulate", "--preset", "kvp", "--json"]) == 0
-    said = json.loads(capsys.readouterr().out)
-    assert said["simulated"] is True
-    assert {"what", "published", "simulated", "ratio", "kind"} <= set(said["rows"][0])
-
-
-def test_without_a_command_or_a_preset_there_is_help(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_command_there_is_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["simulate"]) == 0
-    assert "--preset" in capsys.readouterr().out
-    assert run(["simulate", "--preset", "none"]) == 2
-    assert "there is no preset 'none'; there are isolated" in capsys.readouterr().err
-    assert run(["simulate", "--preset", "kvp", "policies"]) == 2
-    assert "give --preset or policies, not both" in capsys.readouterr().err
+    assert "convoy" in capsys.readouterr().out
 
 
 def test_traffic_on_a_modelled_machine(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,10 +4,10 @@ import math
 
 import pytest
 
-from medha_jax.simulate.reproduce.isolated import fitted
-from medha_jax.simulate.reproduce.presets import PRESETS
-from medha_jax.simulate.reproduce.published import KI, TTFT_512, TTFT_2048
-from medha_jax.simulate.reproduce.report import Comparison, Reproduction, Run
+from research.reproduce.isolated import fitted
+from research.reproduce.presets import PRESETS
+from research.reproduce.published import KI, TTFT_512, TTFT_2048
+from research.reproduce.report import Comparison, Reproduction, Run
 
 QUICK = {name: PRESETS[name](Run()) for name in ("isolated", "spp", "kvp", "chunks", "pareto")}
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 
 from medha_jax.config import SchedulerConfig
-from medha_jax.simulate.baselines.fixed import first_come
 from medha_jax.simulate.report import on_time
-from medha_jax.simulate.reproduce.isolated import Calibrated, fitted, with_blocks
-from medha_jax.simulate.reproduce.published import ATTAINMENT, KI, TPOT_2048
-from medha_jax.simulate.reproduce.report import Comparison, Reproduction, Run
 from medha_jax.simulate.run import simulate
 from medha_jax.workload import load_mix
+from research.baselines.fixed import first_come
+from research.reproduce.isolated import Calibrated, fitted, with_blocks
+from research.reproduce.published import ATTAINMENT, KI, TPOT_2048
+from research.reproduce.report import Comparison, Reproduction, Run
 
 DURATION_S = 3600.0
 CLIENTS = 100  # requests that the load harness has under way at most: ten clients of ten

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from medha_jax.cli.plan_plot import save
-
-if TYPE_CHECKING:
-    from medha_jax.simulate.reproduce.report import Reproduction
+from research.reproduce.report import Reproduction
 
 RATIO = 60  # of the largest to the smallest figure, from which an axis is logarithmic
 

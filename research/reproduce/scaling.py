@@ -6,18 +6,18 @@ Both are closed forms.
 from __future__ import annotations
 
 from medha_jax.config import GROUP, STAGE, Buckets, MeshConfig
-from medha_jax.simulate.baselines.ring import ring_prefill
 from medha_jax.simulate.cost import CostModel
 from medha_jax.simulate.estimate import Estimator, Targets
 from medha_jax.simulate.hardware import Hardware, load_hardware
 from medha_jax.simulate.layouts import Candidate, Feasible
 from medha_jax.simulate.model import load_model
-from medha_jax.simulate.reproduce import published
-from medha_jax.simulate.reproduce.isolated import with_fitted_rates
-from medha_jax.simulate.reproduce.published import KI
-from medha_jax.simulate.reproduce.report import Comparison, Reproduction, Run
 from medha_jax.simulate.room import room_of
 from medha_jax.simulate.sizes import DeviceSizes
+from research.baselines.ring import ring_prefill
+from research.reproduce import published
+from research.reproduce.isolated import with_fitted_rates
+from research.reproduce.published import KI
+from research.reproduce.report import Comparison, Reproduction, Run
 
 MEGA = KI * KI
 BUCKETS = Buckets(decode=(1,), prefill=(64, 256, 512, 1024, 2048, 4096, 8192), chunks=1)

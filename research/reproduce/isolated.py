@@ -21,8 +21,8 @@ from medha_jax.simulate.cost import CostModel
 from medha_jax.simulate.deployments import Deployment, deploy
 from medha_jax.simulate.hardware import Hardware, load_hardware
 from medha_jax.simulate.model import load_model
-from medha_jax.simulate.reproduce.published import KI, TPOT_2048, TTFT_512, TTFT_2048
-from medha_jax.simulate.reproduce.report import Comparison, Reproduction, Run
+from research.reproduce.published import KI, TPOT_2048, TTFT_512, TTFT_2048
+from research.reproduce.report import Comparison, Reproduction, Run
 
 SIZES = (64, 128, 256, 512, 768, 1024, 1280, 1536, 1792, 2048)
 FITTED = ("attention", "matmul", "launch_s")

@@ -17,14 +17,14 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from medha_jax.simulate.baselines.decoding import DecodePool, Decoding
-from medha_jax.simulate.baselines.ring import ring_prefill
 from medha_jax.simulate.cost import CostModel
 from medha_jax.simulate.executor import SimulationError, Totals
 from medha_jax.simulate.run import Outcome, Served
 from medha_jax.simulate.times import GroupWork
 from medha_jax.specs.buckets import Bucket, Segment
 from medha_jax.workload import Arrival
+from research.baselines.decoding import DecodePool, Decoding
+from research.baselines.ring import ring_prefill
 
 NEARLY = 1.1  # times the least seconds of a prefill, for fewer instances
 BATCH_TOKENS = 8192  # of short prompts that are computed together, for each instance

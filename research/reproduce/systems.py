@@ -9,21 +9,21 @@ from functools import cached_property
 import numpy as np
 
 from medha_jax.config import Buckets, MeshConfig, SchedulerConfig
-from medha_jax.simulate.baselines.elastic import Instances, simulate_elastic
-from medha_jax.simulate.baselines.fixed import first_come, fixed_chunks
-from medha_jax.simulate.baselines.pools import simulate_apart, simulate_split
 from medha_jax.simulate.cost import CostModel
 from medha_jax.simulate.deployments import PREFILL, Deployment, deploy
 from medha_jax.simulate.hardware import load_hardware
 from medha_jax.simulate.model import load_model
 from medha_jax.simulate.report import on_time
-from medha_jax.simulate.reproduce import published
-from medha_jax.simulate.reproduce.isolated import with_fitted_rates
-from medha_jax.simulate.reproduce.report import Comparison, Reproduction, Run
 from medha_jax.simulate.room import room_of
 from medha_jax.simulate.run import Outcome, alone, simulate
 from medha_jax.simulate.sizes import DeviceSizes
 from medha_jax.workload import Arrival, load_mix
+from research.baselines.elastic import Instances, simulate_elastic
+from research.baselines.fixed import first_come, fixed_chunks
+from research.baselines.pools import simulate_apart, simulate_split
+from research.reproduce import published
+from research.reproduce.isolated import with_fitted_rates
+from research.reproduce.report import Comparison, Reproduction, Run
 
 DURATION_S, RATE, MIXES = 900.0, 0.75, ("0", "1", "5")
 RATES = (0.25, 0.75, 1.25)

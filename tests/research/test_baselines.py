@@ -6,11 +6,6 @@ import pytest
 
 from medha_jax.config import Buckets, MeshConfig, SchedulerConfig
 from medha_jax.scheduler.time_model import TickWork
-from medha_jax.simulate.baselines.decoding import DecodePool, Decoding
-from medha_jax.simulate.baselines.elastic import Instances, simulate_elastic
-from medha_jax.simulate.baselines.fixed import first_come, fixed_chunks
-from medha_jax.simulate.baselines.pools import simulate_apart, simulate_split
-from medha_jax.simulate.baselines.ring import ring_prefill
 from medha_jax.simulate.cost import CostModel
 from medha_jax.simulate.deployments import Deployment, deploy
 from medha_jax.simulate.executor import SimulationError
@@ -19,6 +14,11 @@ from medha_jax.simulate.model import load_model
 from medha_jax.simulate.run import simulate
 from medha_jax.specs.buckets import Bucket, padded_segment
 from medha_jax.workload import Arrival
+from research.baselines.decoding import DecodePool, Decoding
+from research.baselines.elastic import Instances, simulate_elastic
+from research.baselines.fixed import first_come, fixed_chunks
+from research.baselines.pools import simulate_apart, simulate_split
+from research.baselines.ring import ring_prefill
 
 H100, LLAMA = load_hardware("h100"), load_model("llama3-8b")
 BUCKETS = Buckets(decode=(1, 8, 32), prefill=(64, 256, 512, 2048), chunks=8)

@@ -12,10 +12,10 @@ from medha_jax.simulate.deployments import Deployment, deploy
 from medha_jax.simulate.hardware import load_hardware
 from medha_jax.simulate.layouts import OWN, PAGE, SHARED
 from medha_jax.simulate.model import load_model
-from medha_jax.simulate.reproduce import published
-from medha_jax.simulate.reproduce.report import Comparison, Reproduction, Run
 from medha_jax.simulate.run import Outcome, simulate
 from medha_jax.workload import Arrival, load_mix
+from research.reproduce import published
+from research.reproduce.report import Comparison, Reproduction, Run
 
 DURATION_S = 400.0
 LONG, SHARE = 2 * 2**20, 0.05

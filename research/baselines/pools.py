@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 from medha_jax.config import SchedulerConfig
-from medha_jax.simulate.baselines.decoding import DecodePool, Decoding
 from medha_jax.simulate.cost import CostModel
 from medha_jax.simulate.deployments import Deployment
 from medha_jax.simulate.executor import Totals
@@ -14,6 +13,7 @@ from medha_jax.simulate.run import Outcome, Served, simulate
 from medha_jax.simulate.times import GroupWork
 from medha_jax.specs.buckets import Bucket, Segment
 from medha_jax.workload import Arrival
+from research.baselines.decoding import DecodePool, Decoding
 
 FOREVER = float("inf")
 

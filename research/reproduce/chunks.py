@@ -12,12 +12,12 @@ from medha_jax.scheduler.time_model import TickWork
 from medha_jax.simulate.cost import CostModel
 from medha_jax.simulate.hardware import load_hardware
 from medha_jax.simulate.model import load_model
-from medha_jax.simulate.reproduce import published
-from medha_jax.simulate.reproduce.published import KI
-from medha_jax.simulate.reproduce.report import Comparison, Reproduction, Run
 from medha_jax.specs.sizes import UNBOUNDED
 from medha_jax.specs.tick_shapes import TickShapes
 from medha_jax.specs.work import chunk_attention, chunk_attentions
+from research.reproduce import published
+from research.reproduce.published import KI
+from research.reproduce.report import Comparison, Reproduction, Run
 
 MEGA = KI * KI
 SIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
