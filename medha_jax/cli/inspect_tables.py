@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.table import Table
+from medha_jax.cli.printing import print_line, print_table
+from medha_jax.results import Table
 
 if TYPE_CHECKING:
     from medha_jax.inspection import BucketReport, LayoutReport, Traffic
@@ -16,18 +16,18 @@ UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 def print_report(report: LayoutReport) -> None:
     """Print a report to standard output."""
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = WIDTH
-    console.print(_layout(report))
+    print_table(_layout(report), width=WIDTH)
     for bucket in report.buckets:
-        console.print(_bucket(bucket))
+        rows = len(bucket.collectives)
+        print_table(_bucket(bucket), width=WIDTH, bold=range(rows, rows + len(bucket.bytes_by_axis)))
         for line in _notes(bucket):
-            console.print(f"  {line}")
-        console.print()
-    console.print(
+            print_line(f"  {line}", wrap=True, width=WIDTH)
+        print_line()
+    print_line(
         f"Read from programs compiled by {report.compiler}. Bytes are of the result on one device, in the element type "
-        "that the tick is written in; where the compiler carries a wider one, its bytes stand behind."
+        "that the tick is written in; where the compiler carries a wider one, its bytes stand behind.",
+        wrap=True,
+        width=WIDTH,
     )
 
 
@@ -41,42 +41,32 @@ def size(nbytes: float) -> str:
 
 def _layout(report: LayoutReport) -> Table:
     axes = ", ".join(f"{name}={count}" for name, count in report.axes.items())
-    table = Table(title=f"{report.family}, {report.layers} layers, {report.dtype}, on {report.devices} devices: {axes}")
-    table.add_column("on one device")
-    table.add_column("", justify="right")
-    table.add_row("parameters", f"{report.device_parameters:,} of {report.parameters:,}")
-    parts = {
-        "weights": report.weight_bytes,
-        f"KV pool of {report.pool_tokens:,} tokens": report.pool_bytes,
-        "stage register": report.register_bytes,
-        "page table": report.table_bytes,
-        "sampler state": report.sampler_bytes,
-    }
-    for name, nbytes in parts.items():
-        table.add_row(name, size(nbytes))
+    title = f"{report.family}, {report.layers} layers, {report.dtype}, on {report.devices} devices: {axes}"
     usable = "unknown" if report.usable_bytes is None else size(report.usable_bytes)
-    table.add_row("all that is kept, of usable memory", f"{size(report.total_bytes)} of {usable}")
-    per_token = f"{report.kv_bytes_per_token:,} of {report.model_kv_bytes_per_token:,} B"
-    table.add_row("KV of one token, of all devices'", per_token)
-    table.add_row("context of one request as configured", f"{report.context:,} tokens")
     longest = "unknown" if report.longest_context is None else f"{report.longest_context:,} tokens"
-    table.add_row("longest context that would fit", longest)
-    table.add_row("attention, a row and token of its context", f"{report.attention_flops:,} FLOP")
-    return table
+    per_token = f"{report.kv_bytes_per_token:,} of {report.model_kv_bytes_per_token:,} B"
+    rows = (
+        ("parameters", f"{report.device_parameters:,} of {report.parameters:,}"),
+        ("weights", size(report.weight_bytes)),
+        (f"KV pool of {report.pool_tokens:,} tokens", size(report.pool_bytes)),
+        ("stage register", size(report.register_bytes)),
+        ("page table", size(report.table_bytes)),
+        ("sampler state", size(report.sampler_bytes)),
+        ("all that is kept, of usable memory", f"{size(report.total_bytes)} of {usable}"),
+        ("KV of one token, of all devices'", per_token),
+        ("context of one request as configured", f"{report.context:,} tokens"),
+        ("longest context that would fit", longest),
+        ("attention, a row and token of its context", f"{report.attention_flops:,} FLOP"),
+    )
+    return Table(title, ("on one device", ""), rows)
 
 
 def _bucket(bucket: BucketReport) -> Table:
     shared = f", {bucket.shared_rows} of them shared" if bucket.shared_rows else ""
-    table = Table(title=f"tick {bucket.bucket}: {bucket.rows} rows{shared}", title_justify="left")
-    for name in ("axis", "collective", "result"):
-        table.add_column(name)
-    for name in ("bytes", "a tick", "bytes a tick"):
-        table.add_column(name, justify="right")
-    for collective in bucket.collectives:
-        table.add_row(*_collective(collective))
-    for axis, nbytes in bucket.bytes_by_axis.items():
-        table.add_row(f"[bold]{axis}[/bold]", "all", "", "", "", f"[bold]{size(nbytes)}[/bold]")
-    return table
+    title = f"tick {bucket.bucket}: {bucket.rows} rows{shared}"
+    rows = [_collective(one) for one in bucket.collectives]
+    rows += [(axis, "all", "", "", "", size(nbytes)) for axis, nbytes in bucket.bytes_by_axis.items()]
+    return Table(title, ("axis", "collective", "result", "bytes", "a tick", "bytes a tick"), tuple(rows), words=3)
 
 
 def _collective(one: Traffic) -> tuple[str, ...]:

@@ -5,95 +5,73 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-import sys
 import time
-from collections.abc import Sequence
-from enum import StrEnum
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medha_jax.cli.plan_progress import LayoutProgress
+from medha_jax.cli.opening import tell
+from medha_jax.cli.option_groups import Shown, takes_groups
+from medha_jax.cli.progress import Progress
 from medha_jax.cli.report import reader_may_leave
+from medha_jax.config import setting
 
 if TYPE_CHECKING:
     from medha_jax.simulate.estimate import Estimate
     from medha_jax.simulate.hardware import Hardware
     from medha_jax.simulate.layouts import Refused
     from medha_jax.specs.model import Architecture
-    from medha_jax.workload import Arrival
 
-MOST_DEVICES = 16384
 UNITS = {"": 1, "K": 2**10, "M": 2**20}
 SAMPLE, SAMPLE_SECONDS = 0, 400.0  # seed and size of the requests that stand for a workload
 
-_TRAFFIC, _OUTPUT = "Traffic", "Output"
+_TRAFFIC = "Traffic"
+# what a layout can be chosen for; the least is best
+BEST: dict[str, Callable[[Estimate], float]] = {
+    "goodput": lambda one: -one.goodput_per_s,
+    "ttft": lambda one: one.ttft_s,
+    "tpot": lambda one: one.tpot_s,
+    "cost": lambda one: one.usd_per_million or float("inf"),
+}
 
 
-class Choose(StrEnum):
-    """What the chosen layout is best in."""
+@dataclass(frozen=True)
+class PlanOptions:
+    """The model, the devices, and what is wanted of them."""
 
-    GOODPUT = "goodput"
-    TTFT = "ttft"
-    TPOT = "tpot"
-    COST = "cost"
+    model: str = setting("llama3-8b", "llama3-8b and others, a config.json, or its directory.", metavar="NAME|FILE|DIR")
+    hardware: str = setting("h100", "a100-80, h100, h200, b200, cpu, or a YAML file.", metavar="NAME|FILE")
+    devices: int = setting(8, "Devices in all.", at_least=1, at_most=16384)
+    context: str = setting("128K", "Tokens of a longest request; 512K and 10M are 512 and 10,240 x 1,024.", metavar="N")
+    dtype: str = setting("bfloat16", "Of weights, activations and KV.", choices=("bfloat16", "float32"))
+    slots: int = setting(128, "Most requests at once.", at_least=128, at_most=65536)
+    workload: str = setting("5", "Mix of requests: percentage of long ones.", metavar="0|1|5", panel=_TRAFFIC)
+    slo_ttft_s: float | None = setting(
+        None,
+        "Seconds to the first token. Default: max(1.5 x alone, 0.5 s).",
+        at_least=1e-3,
+        metavar="S",
+        panel=_TRAFFIC,
+    )
+    slo_tpot_ms: float = setting(50.0, "Per token of output.", at_least=0.1, metavar="MS", panel=_TRAFFIC)
 
 
-class Precision(StrEnum):
-    """Of weights, activations and KV."""
+@dataclass(frozen=True)
+class ShownOptions:
+    """Which layout is chosen, and what is shown."""
 
-    BFLOAT16 = "bfloat16"
-    FLOAT32 = "float32"
+    choose: str = setting("goodput", "What the chosen layout is best in.", choices=tuple(BEST))
+    write: Path | None = setting(None, "Write the chosen layout there, for --mesh.")
+    plot: Path | None = setting(None, "Draw them: .svg, .png or .pdf.")
+    all_rows: bool = setting(False, "Print every layout that fits, not the first 24.", option="all", switch=True)
+    json: bool = setting(False, "Print one JSON object instead of a table.", switch=True)
 
 
-def plan(
-    model: Annotated[
-        str, typer.Option(metavar="NAME|FILE|DIR", help="llama3-8b and others, a config.json, or its directory.")
-    ] = "llama3-8b",
-    hardware: Annotated[
-        str, typer.Option(metavar="NAME|FILE", help="a100-80, h100, h200, b200, cpu, or a YAML file.")
-    ] = "h100",
-    devices: Annotated[int, typer.Option(min=1, max=MOST_DEVICES, metavar="N", help="Devices in all.")] = 8,
-    context: Annotated[
-        str, typer.Option(metavar="N", help="Tokens of a longest request; 512K and 10M are 512 and 10,240 x 1,024.")
-    ] = "128K",
-    dtype: Annotated[Precision, typer.Option(help="Of weights, activations and KV.")] = Precision.BFLOAT16,
-    slots: Annotated[int, typer.Option(min=128, max=65536, metavar="N", help="Most requests at once.")] = 128,
-    workload: Annotated[
-        str,
-        typer.Option(metavar="0|1|5", help="Mix of requests: percentage of long ones.", rich_help_panel=_TRAFFIC),
-    ] = "5",
-    slo_ttft_s: Annotated[
-        float | None,
-        typer.Option(
-            min=1e-3,
-            metavar="S",
-            help="Seconds to the first token. Default: max(1.5 x alone, 0.5 s).",
-            rich_help_panel=_TRAFFIC,
-        ),
-    ] = None,
-    slo_tpot_ms: Annotated[
-        float, typer.Option(min=0.1, metavar="MS", help="Per token of output.", rich_help_panel=_TRAFFIC)
-    ] = 50,
-    choose: Annotated[
-        Choose, typer.Option(help="What the chosen layout is best in.", rich_help_panel=_OUTPUT)
-    ] = Choose.GOODPUT,
-    write: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Write the chosen layout there, for --mesh.", rich_help_panel=_OUTPUT),
-    ] = None,
-    plot: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Draw them: .svg, .png or .pdf.", rich_help_panel=_OUTPUT),
-    ] = None,
-    all_rows: Annotated[
-        bool, typer.Option("--all", help="Print every layout that fits, not the first 24.", rich_help_panel=_OUTPUT)
-    ] = False,
-    json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object instead of a table.", rich_help_panel=_OUTPUT)
-    ] = False,
-) -> None:
+@takes_groups
+def plan(asked: PlanOptions, shown: Annotated[ShownOptions, Shown(panel="Output")]) -> None:
     """Compare every layout (tp, spp, kvp, tokens per group) of a model on so many devices.
 
     The chosen one keeps the targets with a longest request alone, if any does. All figures are estimates of a cost
@@ -102,36 +80,37 @@ def plan(
     from medha_jax.simulate.hardware import load_hardware
     from medha_jax.simulate.model import load_model
 
-    arch, on, tokens = load_model(model), load_hardware(hardware), token_count(context)
-    on.peak_of(str(dtype))
-    if plot is not None:
+    arch, on, tokens = load_model(asked.model), load_hardware(asked.hardware), token_count(asked.context)
+    on.peak_of(asked.dtype)
+    if shown.plot is not None:
         from medha_jax.cli.plan_plot import check_plot
 
-        check_plot(plot)
-    found, refused = _compare(arch, on, devices, tokens, str(dtype), slots, _sample(workload), slo_ttft_s, slo_tpot_ms)
-    keeping = [one for one in found if one.tpot_s <= slo_tpot_ms / 1000 and one.ttft_s <= (slo_ttft_s or math.inf)]
-    chosen = _best(keeping or found, choose) if found else None
+        check_plot(shown.plot)
+    found, refused = _compare(arch, on, tokens, asked)
+    slo_ttft_s = asked.slo_ttft_s or math.inf
+    keeping = [one for one in found if one.tpot_s <= asked.slo_tpot_ms / 1000 and one.ttft_s <= slo_ttft_s]
+    chosen = _best(keeping or found, shown.choose) if found else None
     with reader_may_leave():
-        if json:
+        if shown.json:
             from medha_jax.cli.plan_tables import as_json
 
-            print(as_json(model, on, tokens, found, refused, chosen), flush=True)
+            print(as_json(asked.model, on, tokens, found, refused, chosen), flush=True)
         else:
             from medha_jax.cli.plan_tables import print_plan
 
-            print_plan(model, on, tokens, found, refused, chosen, all_rows)
+            print_plan(asked.model, on, tokens, found, refused, chosen, shown.all_rows)
     if found and not keeping:
-        _tell("no layout keeps the targets with a longest request")
+        tell("no layout keeps the targets with a longest request")
     if tokens > arch.context:
-        _tell(f"{tokens:,} tokens are more than the model's own {arch.context:,}")
+        tell(f"{tokens:,} tokens are more than the model's own {arch.context:,}")
     if chosen is None:
         raise typer.Exit(1)
-    if write is not None:
-        _write(write, chosen, model, devices, tokens)
-    if plot is not None:
+    if shown.write is not None:
+        _write(shown.write, chosen, asked.model, asked.devices, tokens)
+    if shown.plot is not None:
         from medha_jax.cli.plan_plot import draw
 
-        draw(plot, found, chosen, f"{model}, {devices} x {on.name}, {tokens:,} tokens: estimates")
+        draw(shown.plot, found, chosen, f"{asked.model}, {asked.devices} x {on.name}, {tokens:,} tokens: estimates")
 
 
 def token_count(text: str) -> int:
@@ -147,54 +126,35 @@ def token_count(text: str) -> int:
     return count
 
 
-def _sample(workload: str) -> list[Arrival]:
-    """Requests that stand for a mix."""
-    from medha_jax.workload import load_mix
-
-    return load_mix(workload).poisson(1.0, SAMPLE_SECONDS, SAMPLE)
-
-
 def _compare(
-    arch: Architecture,
-    hardware: Hardware,
-    devices: int,
-    context: int,
-    dtype: str,
-    slots: int,
-    sample: Sequence[Arrival],
-    ttft_s: float | None,
-    tpot_ms: float,
+    arch: Architecture, hardware: Hardware, context: int, asked: PlanOptions
 ) -> tuple[list[Estimate], list[Refused]]:
     """Every layout's estimate, best goodput first within front and rest, and those that cannot be."""
     from medha_jax.simulate.estimate import Estimator, Targets, mark_front
     from medha_jax.simulate.layouts import Refused, candidates, look_at
+    from medha_jax.workload import load_mix
 
-    targets = Targets(ttft_s, tpot_ms / 1000)
+    sample = load_mix(asked.workload).poisson(1.0, SAMPLE_SECONDS, SAMPLE)
+    targets = Targets(asked.slo_ttft_s, asked.slo_tpot_ms / 1000)
     found: list[Estimate] = []
     refused: list[Refused] = []
-    every = list(candidates(devices, context, hardware))
-    with LayoutProgress(len(every), time.monotonic) as progress:
-        for candidate in every:
-            looked = look_at(candidate, arch, hardware, dtype, context, slots)
+    every = list(candidates(asked.devices, context, hardware))
+    with Progress("layouts", len(every), time.monotonic) as progress:
+        for done, candidate in enumerate(every, 1):
+            looked = look_at(candidate, arch, hardware, asked.dtype, context, asked.slots)
             if isinstance(looked, Refused):
                 refused.append(looked)
             else:
-                found.append(Estimator(looked, hardware, context, targets, slots).estimate(sample))
-            progress.advance()
+                found.append(Estimator(looked, hardware, context, targets, asked.slots).estimate(sample))
+            progress.show(done, f"plan: {done:,} of {len(every):,} layouts")
     fronts = mark_front(found) if found else []
     marked = [dataclasses.replace(one, front=front) for one, front in zip(found, fronts, strict=True)]
     return sorted(marked, key=lambda one: (not one.front, -one.goodput_per_s, one.ttft_s)), refused
 
 
-def _best(found: Sequence[Estimate], choose: Choose) -> Estimate:
+def _best(found: Sequence[Estimate], choose: str) -> Estimate:
     """The layout that is best in one thing, and of those equal in it the one with the least TTFT."""
-    order = {
-        Choose.GOODPUT: lambda one: -one.goodput_per_s,
-        Choose.TTFT: lambda one: one.ttft_s,
-        Choose.TPOT: lambda one: one.tpot_s,
-        Choose.COST: lambda one: one.usd_per_million or float("inf"),
-    }[choose]
-    return min(found, key=lambda one: (order(one), one.ttft_s))
+    return min(found, key=lambda one: (BEST[choose](one), one.ttft_s))
 
 
 def _write(path: Path, chosen: Estimate, model: str, devices: int, context: int) -> None:
@@ -207,8 +167,4 @@ def _write(path: Path, chosen: Estimate, model: str, devices: int, context: int)
         f"{1000 * chosen.tpot_s:.1f} ms a token."
     )
     path.write_text(layout_yaml(mesh, comment), encoding="utf-8")
-    _tell(f"wrote {path}: --mesh {path}")
-
-
-def _tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    tell(f"wrote {path}: --mesh {path}")

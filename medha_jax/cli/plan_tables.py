@@ -8,15 +8,14 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
+from medha_jax.cli.printing import print_line, print_table
+from medha_jax.results import Table
 
 if TYPE_CHECKING:
     from medha_jax.simulate.estimate import Estimate
     from medha_jax.simulate.hardware import Hardware
     from medha_jax.simulate.layouts import Refused
 
-WIDTH = 140  # of output that is no terminal
 ROWS, REASONS = 24, 12
 GIB = 2**30
 
@@ -31,22 +30,18 @@ def print_plan(
     all_rows: bool,
 ) -> None:
     """Print every layout that fits, those on the Pareto front first, and why the others do not."""
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = WIDTH
     if found:
-        console.print(_table(model, context, found if all_rows else found[:ROWS], chosen))
+        print_table(_table(model, context, found if all_rows else found[:ROWS], chosen))
         if len(found) > ROWS and not all_rows:
-            console.print(f"{len(found) - ROWS} more fit: --all or --json")
+            print_line(f"{len(found) - ROWS} more fit: --all or --json")
     for line in _reasons(refused, all_rows):
-        console.print(line, soft_wrap=True)
-    console.print(
+        print_line(line)
+    print_line(
         f"Estimates for {hardware.name}: {hardware.about}. * is on the Pareto front of TTFT, TPOT and goodput; > is "
         "chosen. A group: tokens of one request that it holds. TTFT: a longest prompt alone. TPOT: per token after it, "
         "alone. Requests/s: what the layout can serve; goodput: of these on time at the best load, prompts stretched "
         "as under processor sharing. Rates are of all replicas. Assumed, not measured: "
-        f"{', '.join(hardware.assumed) or 'nothing'}.",
-        soft_wrap=True,
+        f"{', '.join(hardware.assumed) or 'nothing'}."
     )
 
 
@@ -96,38 +91,28 @@ def _figures(one: Estimate) -> dict[str, Any]:
     }
 
 
-def _table(model: str, context: int, rows: Sequence[Estimate], chosen: Estimate | None) -> Table:
-    table = Table(title=f"Estimated: {model}, requests of up to {context:,} tokens", title_justify="left")
-    table.add_column("")
-    table.add_column("layout", no_wrap=True)
-    for name in (
-        "a group",
-        "replicas",
-        "TTFT",
-        "TPOT",
-        "requests/s",
-        "goodput/s",
-        "tokens/s",
-        "USD/M tokens",
-        "head-room",
-    ):
-        table.add_column(name, justify="right", no_wrap=True)
-    for one in rows:
-        mesh = one.candidate.mesh
-        table.add_row(
-            ("*" if one.front else " ") + (">" if one is chosen else " "),
-            str(one.candidate),
-            "all" if mesh.tokens_per_group is None else f"{mesh.tokens_per_group:,}",
-            f"{one.candidate.replicas}",
-            f"{one.ttft_s:,.2f} s",
-            f"{1000 * one.tpot_s:,.1f} ms",
-            f"{one.requests_per_s:,.2f}",
-            f"{one.goodput_per_s:,.2f}",
-            f"{one.tokens_per_s:,.0f}",
-            "-" if one.usd_per_million is None else f"{one.usd_per_million:,.3f}",
-            f"{one.room.head_room / GIB:,.1f} GiB",
+def _table(model: str, context: int, found: Sequence[Estimate], chosen: Estimate | None) -> Table:
+    heads = ("a group", "replicas", "TTFT", "TPOT", "requests/s", "goodput/s", "tokens/s", "USD/M tokens", "head-room")
+    rows = []
+    for one in found:
+        held = one.candidate.mesh.tokens_per_group
+        rows.append(
+            (
+                ("*" if one.front else " ") + (">" if one is chosen else " "),
+                str(one.candidate),
+                "all" if held is None else f"{held:,}",
+                f"{one.candidate.replicas}",
+                f"{one.ttft_s:,.2f} s",
+                f"{1000 * one.tpot_s:,.1f} ms",
+                f"{one.requests_per_s:,.2f}",
+                f"{one.goodput_per_s:,.2f}",
+                f"{one.tokens_per_s:,.0f}",
+                "-" if one.usd_per_million is None else f"{one.usd_per_million:,.3f}",
+                f"{one.room.head_room / GIB:,.1f} GiB",
+            )
         )
-    return table
+    title = f"Estimated: {model}, requests of up to {context:,} tokens"
+    return Table(title, ("", "layout", *heads), tuple(rows), words=2)
 
 
 def _reasons(refused: Sequence[Refused], all_rows: bool) -> list[str]:

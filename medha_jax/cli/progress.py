@@ -1,18 +1,19 @@
-"""How far a prefill is, on stderr: a bar on a terminal, a line every few seconds elsewhere."""
+"""How far a command is, on stderr: a bar on a terminal, a line every few seconds elsewhere."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
 
 # Seconds. Shorter prefills are over before a bar can be read; a log needs fewer lines than a terminal.
 BAR_AFTER = 1.0
 LINES_AFTER, LINES_EVERY = 10.0, 5.0
+DRAWN_EVERY = 0.1
 
 
 def duration(seconds: float) -> str:
@@ -61,124 +62,109 @@ class PrefillEstimate:
         return self._t / self._x * x
 
 
-class PrefillProgress:
-    """Shows one prefill; a context manager that leaves nothing on the terminal. Owns the bar."""
+class Progress:
+    """How far something is, on stderr: a bar on a terminal, a line every few seconds elsewhere.
 
-    def __init__(self, total: int, clock: Callable[[], float], *, terminal: bool | None = None) -> None:
-        """Start at 0 of `total` tokens.
+    A context manager that leaves nothing on the terminal. Owns the bar.
 
-        Args:
-            total: prompt length in tokens.
-            clock: seconds, monotonic.
-            terminal: whether stderr is one; None asks it.
-        """
-        self._total = total
-        self._clock = clock
-        self._terminal = sys.stderr.isatty() if terminal is None else terminal
-        self._start = self._last = clock()
-        self._next_line = LINES_AFTER
-        self._estimate = PrefillEstimate()
-        self._bar: tuple[Progress, TaskID] | None = None
+    Args:
+        name: of what is done.
+        total: parts that will be done.
+        clock: seconds, monotonic.
+        terminal: whether stderr is one; None asks it.
+    """
 
-    def __enter__(self) -> PrefillProgress:
+    def __init__(self, name: str, total: int, clock: Callable[[], float], *, terminal: bool | None = None) -> None:
+        self.total, self._name, self._clock = total, name, clock
+        self.terminal = sys.stderr.isatty() if terminal is None else terminal
+        self._start = clock()
+        self._next = self._start + (BAR_AFTER if self.terminal else LINES_AFTER)
+        self._bar: tuple[RichProgress, TaskID] | None = None
+
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
+
+    @property
+    def shown(self) -> bool:
+        """Whether a bar is on the terminal."""
+        return self._bar is not None
+
+    def show(self, done: int, line: str, beside: str | None = None, *, soon: bool = False) -> None:
+        """Show that some parts are done.
+
+        Args:
+            done: parts so far.
+            line: what a log says.
+            beside: what stands beside a bar; None for the time that is left at the present speed.
+            soon: whether it is known already that it will take longer than a bar waits for.
+        """
+        now = self._clock()
+        if now < self._next and not (soon and self.terminal):
+            return
+        if not self.terminal:
+            self._next = now + LINES_EVERY
+            print(line, file=sys.stderr, flush=True)
+            return
+        self._next = now + DRAWN_EVERY
+        if beside is None:
+            beside = f"{duration((now - self._start) / max(done, 1) * (self.total - done))} left"
+        bar, task = self._bar = self._bar or self._opened()
+        bar.update(task, completed=done, beside=beside)
+
+    def close(self) -> None:
+        """Take the bar away; more is not expected."""
+        if self._bar is not None:
+            self._bar[0].stop()
+            self._bar = None
+
+    def _opened(self) -> tuple[RichProgress, TaskID]:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+        from rich.progress import Progress as RichProgress
+
+        columns = TextColumn(self._name), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[beside]}")
+        console = Console(stderr=True, force_terminal=True)
+        bar = RichProgress(*columns, console=console, transient=True, redirect_stdout=False)
+        task = bar.add_task(self._name, total=self.total, beside="")
+        bar.start()
+        return bar, task
+
+
+class PrefillProgress(Progress):
+    """Shows one prefill.
+
+    Args:
+        total: prompt length in tokens.
+        clock: seconds, monotonic.
+        terminal: whether stderr is one; None asks it.
+    """
+
+    def __init__(self, total: int, clock: Callable[[], float], *, terminal: bool | None = None) -> None:
+        super().__init__("prefill", total, clock, terminal=terminal)
+        self._last = self._start
+        self._estimate = PrefillEstimate()
 
     def update(self, done: int) -> None:
         """Note that `done` tokens of the prompt are computed."""
         now = self._clock()
         self._estimate.add(done, now - self._last)
         self._last, elapsed = now, now - self._start
-        left = self._estimate.seconds_left(self._total)
+        left = self._estimate.seconds_left(self.total)
+        if done >= self.total and not self.shown:
+            return
         rate = f"{done / elapsed if elapsed > 0 else 0:,.0f} tokens/s"
-        if self._terminal:
-            self._draw(done, elapsed, rate, left)
-        elif elapsed >= self._next_line and done < self._total:
-            self._next_line = elapsed + LINES_EVERY
-            share = f"{done:,} of {self._total:,} tokens ({100 * done / self._total:.0f} %)"
-            print(f"prefill: {share}, {rate}, {duration(left)} left", file=sys.stderr, flush=True)
-
-    def close(self) -> None:
-        """Take the bar away; more updates are not expected."""
-        if self._bar is not None:
-            self._bar[0].stop()
-            self._bar = None
-
-    def _draw(self, done: int, elapsed: float, rate: str, left: float) -> None:
-        if self._bar is None:
-            if done >= self._total or elapsed + left < BAR_AFTER:
-                return
-            self._bar = self._open_bar()
-        bar, task = self._bar
-        bar.update(task, completed=done, rate=rate, left=f"{duration(left)} left")
-
-    def _open_bar(self) -> tuple[Progress, TaskID]:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-        columns = TextColumn("{task.fields[rate]}"), TextColumn("{task.fields[left]}")
-        bar = Progress(
-            TextColumn("prefill"), BarColumn(), MofNCompleteColumn(), *columns,
-            console=Console(stderr=True, force_terminal=True), transient=True, redirect_stdout=False,
-        )  # fmt: skip
-        task = bar.add_task("prefill", total=self._total, rate="", left="")
-        bar.start()
-        return bar, task
+        share = f"{done:,} of {self.total:,} tokens ({100 * done / self.total:.0f} %)"
+        line = f"prefill: {share}, {rate}, {duration(left)} left"
+        self.show(done, line, f"{rate} {duration(left)} left", soon=self.shown or elapsed + left >= BAR_AFTER)
 
 
-class SimulationProgress:
-    """Shows how far a simulation is: a bar on a terminal, a line every few seconds elsewhere. Owns the bar.
-
-    Args:
-        name: what is simulated.
-        total: requests that will come.
-        clock: seconds, monotonic.
-        terminal: whether stderr is one; None asks it.
-    """
-
-    def __init__(self, name: str, total: int, clock: Callable[[], float], *, terminal: bool | None = None) -> None:
-        self._name, self._total, self._clock = name, total, clock
-        self._terminal = sys.stderr.isatty() if terminal is None else terminal
-        self._next = clock() + (BAR_AFTER if self._terminal else LINES_AFTER)
-        self._bar: tuple[Progress, TaskID] | None = None
-
-    def __enter__(self) -> SimulationProgress:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bar is not None:
-            self._bar[0].stop()
-            self._bar = None
+class SimulationProgress(Progress):
+    """Shows how far a simulation is; `total` is the requests that will come."""
 
     def update(self, seconds: float, finished: int) -> None:
-        """Note that so many seconds are simulated and so many requests finished."""
-        now = self._clock()
-        if now < self._next:
-            return
-        if self._terminal:
-            self._next = now + 0.1
-            self._draw(seconds, finished)
-        else:
-            self._next = now + LINES_EVERY
-            share = f"{finished:,} of {self._total:,} requests done"
-            print(f"{self._name}: {duration(seconds)} simulated, {share}", file=sys.stderr, flush=True)
-
-    def _draw(self, seconds: float, finished: int) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-        if self._bar is None:
-            bar = Progress(
-                TextColumn(self._name), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[simulated]}"),
-                console=Console(stderr=True, force_terminal=True), transient=True, redirect_stdout=False,
-            )  # fmt: skip
-            self._bar = bar, bar.add_task(self._name, total=self._total, simulated="")
-            bar.start()
-        bar, task = self._bar
-        bar.update(task, completed=finished, simulated=f"{duration(seconds)} simulated")
+        """Note how many seconds are simulated, and how many requests finished."""
+        simulated = f"{duration(seconds)} simulated"
+        self.show(finished, f"{self._name}: {simulated}, {finished:,} of {self.total:,} requests done", simulated)

@@ -8,7 +8,6 @@ import pytest
 
 from medha_jax.cli import run
 from medha_jax.cli.plan import token_count
-from medha_jax.cli.plan_progress import LayoutProgress
 from medha_jax.config import load_mesh
 from tests.cli.command import CONFIG
 
@@ -116,17 +115,3 @@ def test_a_plot_is_drawn_where_matplotlib_is(capsys: pytest.CaptureFixture[str],
     else:
         assert drawn == 2
         assert "pip install 'medha-jax[plot]'" in capsys.readouterr().err
-
-
-def test_progress_comes_in_lines_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    now = [0.0]
-    with LayoutProgress(40, lambda: now[0], terminal=False) as progress:
-        for _ in range(40):
-            progress.advance()
-            now[0] += 0.5
-    lines = capsys.readouterr().err.splitlines()
-    assert lines == ["plan: 21 of 40 layouts", "plan: 31 of 40 layouts"]
-    with LayoutProgress(40, lambda: now[0], terminal=True) as progress:
-        now[0] += 5
-        progress.advance()
-    assert "layouts" in capsys.readouterr().err

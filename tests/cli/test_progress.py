@@ -1,6 +1,6 @@
 import pytest
 
-from medha_jax.cli.progress import PrefillEstimate, PrefillProgress, duration
+from medha_jax.cli.progress import PrefillEstimate, PrefillProgress, Progress, duration
 
 
 @pytest.mark.parametrize(
@@ -75,10 +75,10 @@ def test_a_terminal_gets_a_bar_that_goes_away(capsys):
     with PrefillProgress(2000, clock, terminal=True) as progress:
         clock.now = 0.2
         progress.update(1)
-        assert progress._bar is not None  # 400 s are left
+        assert progress.shown  # 400 s are left
         clock.now = 5.0
         progress.update(2000)
-    assert progress._bar is None
+    assert not progress.shown
     out, err = capsys.readouterr()
     assert out == ""
     assert "2000/2000" in err
@@ -89,4 +89,18 @@ def test_a_terminal_gets_no_bar_for_a_moment(capsys):
     with PrefillProgress(2000, clock, terminal=True) as progress:
         clock.now = 0.1
         progress.update(1000)
-        assert progress._bar is None
+        assert not progress.shown
+
+
+def test_progress_comes_in_lines_where_there_is_no_terminal(capsys):
+    clock = Clock()
+    with Progress("layouts", 40, clock, terminal=False) as progress:
+        for done in range(1, 41):
+            progress.show(done, f"plan: {done:,} of 40 layouts")
+            clock.now += 0.5
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["plan: 21 of 40 layouts", "plan: 31 of 40 layouts"]
+    with Progress("layouts", 40, clock, terminal=True) as progress:
+        clock.now += 5
+        progress.show(1, "plan: 1 of 40 layouts")
+    assert "layouts" in capsys.readouterr().err

@@ -1,0 +1,43 @@
+"""Tables on standard output: every command prints them here."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from rich.console import Console
+from rich.table import Table as Drawn
+
+from medha_jax.results import Table
+
+WIDTH = 140  # of output that is no terminal
+
+
+def print_table(table: Table, *, width: int = WIDTH, bold: Collection[int] = (), ends: Collection[int] = ()) -> None:
+    """Print a table, and its note below it.
+
+    Args:
+        table: rows of text; square brackets in them are rich's markup.
+        width: of output that is no terminal, in characters.
+        bold: numbers of rows that stand out.
+        ends: numbers of rows below which there is a line.
+    """
+    drawn = Drawn(title=table.title, title_justify="left")
+    for place, column in enumerate(table.columns):
+        drawn.add_column(column, justify="left" if place < table.words else "right")
+    for number, row in enumerate(table.rows):
+        drawn.add_row(*row, style="bold" if number in bold else None, end_section=number in ends)
+    _console(width).print(drawn)
+    if table.note:
+        print_line(table.note, width=width)
+
+
+def print_line(line: str = "", *, wrap: bool = False, width: int = WIDTH) -> None:
+    """Print a line of text; with `wrap` it is broken at the width."""
+    _console(width).print(line, soft_wrap=not wrap)
+
+
+def _console(width: int) -> Console:
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = width
+    return console
