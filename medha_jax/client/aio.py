@@ -55,7 +55,7 @@ class AsyncClient:
 
         Args:
             prompt: text, or token ids.
-            timeout: seconds until nobody waits for it any more; the server's scheduler knows of it.
+            timeout: seconds after which the caller stops waiting; the server's scheduler knows of it.
             settings: fields of `Settings`.
 
         Raises:

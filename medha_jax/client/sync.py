@@ -62,7 +62,7 @@ class Client:
 
         Args:
             prompt: text, or token ids.
-            timeout: seconds until nobody waits for it any more; the server's scheduler knows of it.
+            timeout: seconds after which the caller stops waiting; the server's scheduler knows of it.
             settings: fields of `Settings`.
 
         Raises:
@@ -111,7 +111,7 @@ class Client:
         return load_from(self._call("GetLoad", pb.GetLoadRequest(), pb.LoadInfo, timeout))
 
     def abort(self, request_id: str, *, timeout: float | None = None) -> bool:
-        """End a request, whoever started it; returns whether it was running.
+        """End a request, of this client or another; returns whether it was running.
 
         Raises:
             ServerError: as `generate`.

@@ -20,10 +20,10 @@ class GenerationRequest:
     `eos_ids` end the generation unless `sampling.ignore_eos`. `chunks` are the prefill chunk sizes in
     tokens, in order, the last one repeated until the prompt ends; None leaves them to the scheduler.
     `slo`, `deadline_s` (absolute, on the engine's clock), `on_deadline` and `cache_salt` are those of
-    `scheduler.request.Request`.
+    `scheduler.request.SchedulerRequest`.
 
-    `prompt_bound` is None where `prompt_ids` are the whole prompt. Otherwise they are its first part, and all parts
-    together have at most so many tokens; for these, and for the output, pages are reserved.
+    `prompt_bound` is None where `prompt_ids` are the whole prompt. Otherwise they are its first part, and
+    `prompt_bound` is the most tokens that all parts may have together. Pages are reserved for these and the output.
     """
 
     prompt_ids: Sequence[int]

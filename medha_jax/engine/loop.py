@@ -63,7 +63,7 @@ class Engine:
 
     @property
     def busy(self) -> bool:
-        """Whether any request is not finished, or has chunks in flight that nobody wants any more."""
+        """Whether any request is not finished, or still has chunks in flight after its end."""
         return self._scheduler.busy
 
     @property
@@ -73,7 +73,7 @@ class Engine:
 
     @property
     def scheduler(self) -> Scheduler:
-        """Who plans."""
+        """Plans the ticks."""
         return self._scheduler
 
     @property
@@ -121,7 +121,7 @@ class Engine:
         return number
 
     def prepare(self, request: GenerationRequest, arrival: float) -> SchedulerRequest:
-        """Check a request that came at `arrival` seconds, and translate it for `begin`. Any thread may ask.
+        """Check a request that came at `arrival` seconds, and translate it for `begin`. Any thread may call it.
 
         Raises:
             InvalidRequestError: it cannot run.
@@ -134,7 +134,7 @@ class Engine:
         return wanted
 
     def check_ids(self, ids: Sequence[int]) -> None:
-        """Check token ids of a prompt. Any thread may ask.
+        """Check token ids of a prompt. Any thread may call it.
 
         Raises:
             InvalidRequestError: one is outside the vocabulary.
@@ -153,7 +153,7 @@ class Engine:
         return Accepted(*self._scheduler.outlook(number, self._clock()))
 
     def extend(self, number: int, ids: Sequence[int], complete: bool) -> None:
-        """More of a prompt that came in parts, perhaps the last of it; a request that is at its end is ignored.
+        """Add the next part of a prompt, perhaps the last one; a request that is at its end is ignored.
 
         Args:
             number: of a request that was begun with a `prompt_bound`.

@@ -22,7 +22,7 @@ class ModelOutputError(RuntimeError):
 
 
 class OfflineEngine(Engine):
-    """An engine whose chunks are as large as the shapes allow, because nobody waits for a token.
+    """An engine whose chunks are as large as the shapes allow, because no client waits for a token.
 
     Args:
         executor: runs the plans.

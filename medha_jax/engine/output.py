@@ -13,7 +13,7 @@ class RequestOutput:
 
     - An end-of-sequence id (unless `ignore_eos`) or a stop token id ends the generation once `min_tokens`
       tokens precede it. It stays in the token ids; its text is shown only with `include_stop`.
-    - A stop string ends it likewise. The text of the first `min_tokens` tokens is not searched.
+    - A stop string ends it, too. The text of the first `min_tokens` tokens is not searched.
     - Otherwise the limit does: the smaller of `max_tokens` and `limit`.
     """
 

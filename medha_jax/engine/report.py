@@ -42,7 +42,7 @@ class TickReport:
     Args:
         started: when it was dispatched, or the one before it had ended, if that was later.
         ended: when its results were there.
-        timed: whether these are the times of this tick alone: nobody waits for a tick that no chunk leaves.
+        timed: whether these are the times of this tick alone. A tick that no chunk leaves is not waited for.
         predicted: seconds that the time model gave it.
         chunks: of all stages.
         bucket: rows it was compiled for: own decodes and prompt tokens, and shared ones.

@@ -64,7 +64,7 @@ class Calls:
             self._log.end(record)
 
     async def aside(self, size: int, work: Callable[[], T]) -> T:
-        """Do work on so many bytes without holding the loop up."""
+        """Do work on `size` bytes without holding the loop up."""
         if size <= SMALL:
             return work()
         return await asyncio.get_running_loop().run_in_executor(self._workers, work)

@@ -24,7 +24,7 @@ from medha_jax.server import replies
 from medha_jax.server.access_log import Record
 from medha_jax.server.calls import Calls, Context
 from medha_jax.server.refusal import Refusal, invalid, too_busy, unavailable
-from medha_jax.server.requests import LONGEST_ID, Requests, ServedModel, parse, request_id
+from medha_jax.server.requests import LONGEST_ID, RequestParser, ServedModel, parse, request_id
 from medha_jax.server.settings import Limits
 from medha_jax.server.streams import Stream, Streams
 
@@ -46,12 +46,12 @@ class Inference:
     def __init__(self, calls: Calls, streams: Streams, limits: Limits, message_bytes: int) -> None:
         self._calls, self._streams, self._limits, self._message_bytes = calls, streams, limits, message_bytes
         self._service: EngineService | None = None
-        self._requests: Requests | None = None
+        self._requests: RequestParser | None = None
         self._closed = "the server is starting"
 
     def open(self, service: EngineService, model: ServedModel) -> None:
         """Take requests from now on, for a model that an engine has loaded; `Streams.listen` hears its events."""
-        self._service, self._requests = service, Requests(model, self._limits)
+        self._service, self._requests = service, RequestParser(model, self._limits)
         self._closed = ""
 
     def close(self, reason: str) -> None:
@@ -152,7 +152,7 @@ class Inference:
             stream.put(Refusal(StatusCode.CANCELLED, "the request was aborted"))
             return pb.AbortResponse(found=True)
 
-    def _ready(self) -> tuple[EngineService, Requests]:
+    def _ready(self) -> tuple[EngineService, RequestParser]:
         if self._service is None or self._requests is None or self._closed:
             raise unavailable(f"{self._closed}; no requests are taken")
         return self._service, self._requests
@@ -165,7 +165,9 @@ class Inference:
     async def _submit(self, service: EngineService, stream: Stream, request: GenerationRequest) -> int:
         """Hand a request to the engine; returns its number.
 
-        One whose client goes in the meantime is cancelled as soon as it has a number.
+        The engine's thread may tell of a request before this coroutine knows its number, so `expect` keeps such events
+        until `bind`. The call may be cancelled while the request is handed over in a thread, which cannot be stopped,
+        so the hand-over is shielded, and the request cancelled as soon as it has a number.
         """
 
         def forget(done: asyncio.Future[int]) -> None:

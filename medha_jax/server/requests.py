@@ -75,7 +75,7 @@ def parse(kind: type[M], data: bytes) -> M:
         raise invalid(f"the {len(data)} bytes of the message are no {kind.DESCRIPTOR.full_name}") from None
 
 
-class Requests:
+class RequestParser:
     """Makes the engine's requests. Immutable, so any thread may use it.
 
     Args:
@@ -167,7 +167,7 @@ class Requests:
         return request
 
     def _sampling(self, stated: pb.SamplingSettings, prompt: int) -> SamplingParams:
-        """Sampling settings for a prompt of so many tokens; what is not stated is the model's default."""
+        """Sampling settings for a prompt of `prompt` tokens; fields that are not stated get the model's defaults."""
         values: dict[str, Any] = {name: getattr(stated, name) for name in _NUMBERS if stated.HasField(name)}
         room = self.model.context - prompt
         if room < 1:

@@ -1,4 +1,4 @@
-"""Who may speak to the server: TLS credentials and bearer tokens, checked before anything is loaded."""
+"""TLS credentials and bearer tokens of a server, checked before anything is loaded."""
 
 from __future__ import annotations
 

@@ -151,7 +151,7 @@ class _Stop:
             asyncio.get_running_loop().add_signal_handler(number, self._on_signal)
 
     def leave(self) -> None:
-        """Leave the signals to whoever comes next."""
+        """Give the signals back."""
         for number in self._signals:
             asyncio.get_running_loop().remove_signal_handler(number)
 
