@@ -71,10 +71,10 @@ def measure(policy: str, waiting: int, running: int, groups: int, plans: int) ->
 
     for number in range(running):
         scheduler.enqueue(scheduler.next_number, SchedulerRequest(range(1000), 10 * (1 + number), now))
-    while scheduler.waiting:
+    while scheduler.stats.waiting:
         tick()
     for _ in range(plans + WARM_PLANS):
-        while scheduler.waiting < waiting:
+        while scheduler.stats.waiting < waiting:
             prompt, output = next(coming)
             scheduler.enqueue(scheduler.next_number, SchedulerRequest(range(prompt), output, now))
         tick()

@@ -79,17 +79,8 @@ class Engine:
     @property
     def load(self) -> Load:
         """What it has to do now, and what it has for it."""
-        scheduler = self._scheduler
-        return Load(
-            running=scheduler.running,
-            waiting=scheduler.waiting,
-            waiting_tokens=scheduler.waiting_tokens,
-            slots=self._executor.config.slots,
-            total_pages=self._executor.sizes.pages,
-            free_pages=scheduler.free_pages,
-            cached_pages=scheduler.cached_pages,
-            healthy=self._healthy,
-        )
+        slots, pages = self._executor.config.slots, self._executor.sizes.pages
+        return Load(**vars(self._scheduler.stats), slots=slots, total_pages=pages, healthy=self._healthy)
 
     @property
     def rest_s(self) -> float:
@@ -114,9 +105,9 @@ class Engine:
             QueueFullError: too many requests wait; nothing was queued.
         """
         wanted = self.prepare(request, self._clock() if arrival_s is None else arrival_s)
-        scheduler = self._scheduler
-        check_queue(scheduler.config, scheduler.waiting, scheduler.waiting_tokens, len(request.prompt_ids))
-        number = scheduler.next_number
+        stats = self._scheduler.stats
+        check_queue(self._scheduler.config, stats.waiting, stats.waiting_tokens, len(request.prompt_ids))
+        number = self._scheduler.next_number
         self.begin(number, request, wanted)
         return number
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from medha_jax.engine.flight import Tick, Times
-from medha_jax.scheduler.scheduler import Scheduler
+from medha_jax.scheduler.scheduler import QueueStats, Scheduler
 
 
 @dataclass(frozen=True)
@@ -72,29 +72,19 @@ class TickReport:
     cancelled: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class Load:
+@dataclass(frozen=True, kw_only=True)
+class Load(QueueStats):
     """What an engine has to do, and what it has for it.
 
     Args:
-        running: requests that hold pages.
-        waiting: requests that do not.
-        waiting_tokens: of these, prompts, and what they generated before they lost their pages.
         slots: requests that can run at once.
         total_pages: of each KV group.
-        free_pages: of each group, those that no request holds; what the prefix cache knows in them gives way.
-        cached_pages: of these, the ones that the prefix cache knows.
         healthy: whether it serves: no error has made the runtime unusable.
         draining: whether it takes no new requests.
     """
 
-    running: int
-    waiting: int
-    waiting_tokens: int
     slots: int
     total_pages: int
-    free_pages: tuple[int, ...]
-    cached_pages: tuple[int, ...]
     healthy: bool = True
     draining: bool = False
 
@@ -112,7 +102,8 @@ def report_tick(
         cancelled: since the tick before.
     """
     stages, entering = tick.stages, tick.stages[0]
-    groups = len(scheduler.free_pages)
+    stats = scheduler.stats
+    groups = len(stats.free_pages)
     chunks = [
         ChunkReport(
             number=state.number,
@@ -129,7 +120,7 @@ def report_tick(
     ]
     rows = sum(entering.sizes) * groups * len(stages)
     used = sum(chunk.length * (groups if len(chunk.groups) > 1 else 1) for chunk in chunks)
-    free, cached = scheduler.free_pages, scheduler.cached_pages
+    free, cached = stats.free_pages, stats.cached_pages
     return TickReport(
         started=times.started,
         ended=times.ended,
@@ -138,8 +129,8 @@ def report_tick(
         chunks=tuple(chunks),
         bucket=entering.sizes,
         padding=1 - used / rows if rows else 0.0,
-        running=scheduler.running,
-        waiting=scheduler.waiting,
+        running=stats.running,
+        waiting=stats.waiting,
         free_pages=tuple(all_free - known for all_free, known in zip(free, cached, strict=True)),
         cached_pages=cached,
         held_pages=tuple(total_pages - pages for pages in free),

@@ -45,16 +45,6 @@ class RunningRequests:
         """Slots that nobody has."""
         return len(self._free_slots)
 
-    @property
-    def free_pages(self) -> tuple[int, ...]:
-        """Pages of each group that nobody holds."""
-        return self._pages.free
-
-    @property
-    def cached_pages(self) -> tuple[int, ...]:
-        """Of the free pages of each group, those that the prefix cache knows."""
-        return self._pages.idle
-
     def place(self, state: RequestState) -> tuple[int, ...] | None:
         """Groups that a waiting request would get, in order; None if no slot or not enough pages are free."""
         parts = self._parts(state)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from medha_jax.config import SchedulerConfig
 from medha_jax.kv.groups import GroupedPages
@@ -19,6 +20,25 @@ from medha_jax.scheduler.time_model import TimeModel
 from medha_jax.specs.tick_shapes import TickShapes
 
 TABLE_TICKS = 1024  # between looks at whether the time model has changed
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueueStats:
+    """What a scheduler has to do, and what it has for it.
+
+    Args:
+        running: requests that hold pages.
+        waiting: requests that do not.
+        waiting_tokens: of these, prompts, and what they generated before they lost their pages.
+        free_pages: pages of each group that no request holds; those that the prefix cache knows can be taken, too.
+        cached_pages: of these, the ones that the prefix cache knows.
+    """
+
+    running: int
+    waiting: int
+    waiting_tokens: int
+    free_pages: tuple[int, ...]
+    cached_pages: tuple[int, ...]
 
 
 class Scheduler:
@@ -75,29 +95,16 @@ class Scheduler:
         return bool(self._states)
 
     @property
-    def waiting(self) -> int:
-        """Requests that are not admitted."""
-        return len(self._states) - len(self._running)
-
-    @property
-    def waiting_tokens(self) -> int:
-        """Prompt tokens that requests which are not admitted have, and tokens that they generated before."""
-        return self._prefill_queue.waiting_tokens
-
-    @property
-    def running(self) -> int:
-        """Requests that hold pages."""
-        return len(self._running)
-
-    @property
-    def free_pages(self) -> tuple[int, ...]:
-        """Pages of each group that no request holds."""
-        return self._running.free_pages
-
-    @property
-    def cached_pages(self) -> tuple[int, ...]:
-        """Of these, the pages that the prefix cache knows."""
-        return self._running.cached_pages
+    def stats(self) -> QueueStats:
+        """What runs, what waits, and what is free now."""
+        running = len(self._running)
+        return QueueStats(
+            running=running,
+            waiting=len(self._states) - running,
+            waiting_tokens=self._prefill_queue.waiting_tokens,
+            free_pages=self._pages.free,
+            cached_pages=self._pages.idle,
+        )
 
     @property
     def next_expiry(self) -> float:
@@ -159,7 +166,7 @@ class Scheduler:
         """
         state = self._states[number]
         if not state.queued:
-            return self.waiting - 1, 0.0
+            return self.stats.waiting - 1, 0.0
         position, seconds = self._prefill_queue.before(state, now)
         return position, seconds + state.remaining
 

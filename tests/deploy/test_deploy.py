@@ -100,7 +100,8 @@ def test_as_many_pods_as_processes() -> None:
 
 def test_the_dashboard_asks_for_metrics_that_exist() -> None:
     metrics = Metrics()
-    metrics.watch(lambda: Load(0, 0, 0, 1, 1, (1,), (0,)))
+    nothing = dict.fromkeys(("running", "waiting", "waiting_tokens"), 0)
+    metrics.watch(lambda: Load(**nothing, slots=1, total_pages=1, free_pages=(1,), cached_pages=(0,)))
     exported = set[str]()
     for family in metrics.registry.collect():
         suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}.get(family.type, ("",))

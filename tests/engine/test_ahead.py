@@ -65,7 +65,7 @@ def serve(
         tick += 1
         assert tick < 3000
     assert sum(engine.load.free_pages) == executor.sizes.pages * executor.config.mesh.kvp
-    assert engine.scheduler.running == engine.scheduler.waiting == 0
+    assert engine.scheduler.stats.running == engine.scheduler.stats.waiting == 0
     return done, tokens, tick
 
 

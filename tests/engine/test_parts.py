@@ -87,7 +87,7 @@ def test_any_split_with_any_delays_gives_the_same_tokens(
     ended = run(engine, arrivals)
     assert sum(engine.load.free_pages) == executor.sizes.pages
     assert pending_work(engine.scheduler) == (0,)
-    assert engine.scheduler.waiting_tokens == 0
+    assert engine.scheduler.stats.waiting_tokens == 0
     for number, (_, request, _) in enumerate(arrivals):
         single = alone(executor, byte_tokenizer, request)
         completion = ended[number].completion

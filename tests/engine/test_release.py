@@ -52,10 +52,10 @@ def gauges(engine: Engine) -> dict[str, int]:
     scheduler = engine.scheduler
     return {
         "free": sum(engine.load.free_pages),
-        "running": scheduler.running,
-        "waiting": scheduler.waiting,
-        "tokens": scheduler.waiting_tokens,
-        "work": sum(pending_work(scheduler)) if scheduler.running == 0 else 0,
+        "running": scheduler.stats.running,
+        "waiting": scheduler.stats.waiting,
+        "tokens": scheduler.stats.waiting_tokens,
+        "work": sum(pending_work(scheduler)) if scheduler.stats.running == 0 else 0,
     }
 
 

@@ -32,7 +32,7 @@ def shapes_of(
 def enqueue(scheduler: Scheduler, request: SchedulerRequest) -> int:
     """Check and queue a request as an engine does; returns its number."""
     scheduler.check_pages(request)
-    check_queue(scheduler.config, scheduler.waiting, scheduler.waiting_tokens, len(request.prompt))
+    check_queue(scheduler.config, scheduler.stats.waiting, scheduler.stats.waiting_tokens, len(request.prompt))
     number = scheduler.next_number
     scheduler.enqueue(number, request)
     return number
@@ -110,7 +110,9 @@ class Server:
             if not self.scheduler.busy:
                 return
             self.step()
-        raise AssertionError(f"{self.scheduler.waiting} wait, {self.scheduler.running} run, after {most} ticks")
+        raise AssertionError(
+            f"{self.scheduler.stats.waiting} wait, {self.scheduler.stats.running} run, after {most} ticks"
+        )
 
     def _deliver(self, state: RequestState, chunk: Chunk, token: int) -> None:
         number = state.number
@@ -145,12 +147,12 @@ class Server:
                     seen = [attention_seen(part, n, shapes.per_group) for n in (state.scheduled, state.to_feed)]
                     pending[group] += seen[1] - seen[0]
         assert pending_work(scheduler) == tuple(pending), "the counters of attention work do not drift"
-        assert scheduler.free_pages == tuple(self.pages - len(pages) for pages in held)
+        assert scheduler.stats.free_pages == tuple(self.pages - len(pages) for pages in held)
         if not self.config.prefix_cache:
             assert all(count == 1 for pages in held for count in pages.values()), "a page has one owner"
-        assert scheduler.waiting + scheduler.running == len(scheduler._states)
+        assert scheduler.stats.waiting + scheduler.stats.running == len(scheduler._states)
         if not scheduler.busy:
-            assert scheduler.free_pages == (self.pages,) * shapes.groups
+            assert scheduler.stats.free_pages == (self.pages,) * shapes.groups
 
 
 def holding_tokens(state: RequestState) -> int:

@@ -188,12 +188,12 @@ def test_pages_of_a_dropped_request_are_free_at_once() -> None:
     server = Server(config(), shapes_of())
     number = server.ask(300, slo=Slo(ttft_s=0.01), on_deadline="drop")
     server.step()
-    assert server.scheduler.free_pages == (24,)
+    assert server.scheduler.stats.free_pages == (24,)
     server.now = 0.0101
     planned = server.scheduler.plan(server.now)
     assert [state.number for state in planned.expired] == [number]
     assert not planned.plan.chunks
-    assert server.scheduler.free_pages == (100,)
+    assert server.scheduler.stats.free_pages == (100,)
     assert not server.scheduler.busy
 
 
@@ -238,7 +238,7 @@ def test_srtf_starves_a_long_prompt_down_to_its_aged_share() -> None:
     long = server.ask(300, 1)
     server.step()
     for _ in range(100):
-        while server.scheduler.waiting < 3:
+        while server.scheduler.stats.waiting < 3:
             server.ask(32, 1)
         server.step()
     chunks = [length for tick in prompts(server)[1:] for number, length in tick if number == long]
@@ -268,10 +268,10 @@ def test_no_request_is_preempted_more_often_than_allowed() -> None:
     for _ in range(1000):
         if not server.scheduler.busy or victim in server.finished:
             break
-        if server.scheduler.waiting == 0:
+        if server.scheduler.stats.waiting == 0:
             server.ask(70, 2, slo=Slo(ttft_s=0.01))
         server.step()
-        if state.preemptions == 2 and state.holding is None and server.scheduler.waiting == 1:
+        if state.preemptions == 2 and state.holding is None and server.scheduler.stats.waiting == 1:
             server.run()
     assert state.preemptions == 2
     assert victim in server.finished
@@ -283,7 +283,7 @@ def test_a_preempted_request_is_not_passed_for_ever() -> None:
     victim = server.ask(60, 40, slo=Slo(ttft_s=1e6))
     server.step()
     for _ in range(600):
-        while server.scheduler.waiting < 3:
+        while server.scheduler.stats.waiting < 3:
             server.ask(70, 2, slo=Slo(ttft_s=0.01))
         server.step()
     assert victim in server.finished
@@ -296,7 +296,7 @@ def test_nobody_passes_a_request_that_does_not_fit_for_longer_than_allowed() -> 
     big = server.ask(100, 4)
     passing = []
     for _ in range(200):
-        if server.scheduler.waiting < 3:
+        if server.scheduler.stats.waiting < 3:
             passing.append(server.ask(8, 8))
         server.step()
     assert big in server.finished

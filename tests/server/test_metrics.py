@@ -124,7 +124,9 @@ def test_events_are_counted() -> None:
 
 def test_gauges_are_read_when_asked_for() -> None:
     metrics = Metrics()
-    load = Load(2, 3, 500, 8, 10, (4, 10), (1, 0))
+    load = Load(
+        running=2, waiting=3, waiting_tokens=500, slots=8, total_pages=10, free_pages=(4, 10), cached_pages=(1, 0)
+    )
     metrics.watch(lambda: load)
     assert value(metrics, "num_requests_running") == 2
     assert value(metrics, "num_requests_waiting") == 3
@@ -136,7 +138,16 @@ def test_gauges_are_read_when_asked_for() -> None:
         for state in ("free", "cached", "held")
     }
     assert pages == {"free": [3, 10], "cached": [1, 0], "held": [6, 0]}
-    load = Load(0, 0, 0, 8, 10, (10, 10), (0, 0), draining=True)
+    load = Load(
+        running=0,
+        waiting=0,
+        waiting_tokens=0,
+        slots=8,
+        total_pages=10,
+        free_pages=(10, 10),
+        cached_pages=(0, 0),
+        draining=True,
+    )
     assert value(metrics, "num_requests_running") == 0
     assert value(metrics, "ready") == 0
 
