@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PYTHONS := $(or $(PYTHON),python3 python3.13 python3.12 python3.11 python)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint style types imports build test demo bench model bazel clean
+.PHONY: help setup lint style types imports build quick test demo bench model bazel clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
@@ -50,6 +50,17 @@ imports:
 
 build:
 	$(BIN)/python tools/check_build.py
+
+# What no devices are needed for, the sampler, the loop, one golden model and one layout over all three axes.
+QUICK := tests/test_*.py $(addprefix tests/,kv specs scheduler text workload results client models mesh inspection tools) \
+	$(addprefix tests/attention/test_,xla.py pool.py) $(addprefix tests/runtime/test_,packing.py sampler.py) \
+	$(addprefix tests/engine/test_,service.py release.py output.py offline.py) \
+	$(addprefix tests/server/test_,server.py streams.py) $(addprefix tests/cli/test_,option_groups.py refusals.py) \
+	'tests/reference/test_golden.py::test_same_tokens_and_logits_as_transformers[llama-default]' \
+	'tests/runtime/test_exactness.py::test_every_layout_gives_what_one_device_gives[2-2-2]'
+
+quick: setup style imports build ## style, imports and the tests that matter most, in less than two minutes
+	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal $(QUICK)
 
 test: setup lint ## setup, lint, then every test
 	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal

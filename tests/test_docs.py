@@ -1,0 +1,46 @@
+"""What the documentation names is there: linked pages and headings, files in backticks, every part."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tools.check_build import declared_imports
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "examples").rglob("*.md")])
+PAGES = [page for page in PAGES if "node_modules" not in page.parts]
+FOLDERS = ("", "medha_jax", "docs")  # where a name in backticks is looked for
+
+
+def anchors(page):
+    """The names that GitHub gives a page's headings."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def named_files(text):
+    """Paths with a folder and an ending, of words in backticks outside of code blocks."""
+    prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    found = re.findall(r"`([\w./-]+/[\w.-]+\.(?:py|yaml|md|proto|bzl|json))`", prose)
+    return [name for name in found if not name.startswith("/")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_and_files_are_there(page):
+    text = page.read_text()
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if "://" in target:
+            continue
+        name, _, anchor = target.partition("#")
+        file = (page.parent / name).resolve() if name else page
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file), target
+    for name in named_files(text):
+        assert any((ROOT / folder / name).exists() for folder in FOLDERS) or (page.parent / name).exists(), name
+
+
+def test_the_architecture_names_every_part():
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    missing = [part for part in declared_imports(ROOT / "imports.bzl") if f"| `{part}" not in text]
+    assert not missing
