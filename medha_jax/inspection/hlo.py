@@ -82,12 +82,11 @@ def instructions(text: str) -> tuple[Instruction, ...]:
     """Every instruction of HLO text as `compiled.as_text()` gives it, in its order, those inside fusions too.
 
     Raises:
-        HloError: the text has no entry computation.
+        HloError: the text has no entry computation, or a line is in a form that is not known.
     """
     if "\nENTRY " not in text:
         raise HloError("the text has no ENTRY computation; give the HLO text of a compiled program")
-    found = (_INSTRUCTION.match(line) for line in text.splitlines())
-    return tuple(Instruction(head[1], head[3], _shapes(head[2])) for head in found if head)
+    return tuple(_instruction(line) for line in text.splitlines() if line.startswith(" ") and " = " in line)
 
 
 def making(program: Iterable[Instruction], opcodes: tuple[str, ...], elements: int) -> tuple[Instruction, ...]:
@@ -104,6 +103,13 @@ def collectives(program: Iterable[Instruction]) -> tuple[Instruction, ...]:
         for one in program
         if (kind := one.opcode.removesuffix("-done")) in COLLECTIVES
     )
+
+
+def _instruction(line: str) -> Instruction:
+    head = _INSTRUCTION.match(line)
+    if head is None:
+        raise HloError(f"not an instruction: {line.strip()[:120]!r}")
+    return Instruction(head[1], head[3], _shapes(head[2]))
 
 
 def _shapes(text: str) -> tuple[ArrayShape, ...]:

@@ -95,6 +95,11 @@ def test_text_without_an_entry_is_refused():
         instructions("module @jit_tick {\n}\n")
 
 
+def test_a_line_in_another_form_is_refused():
+    with pytest.raises(HloError, match="not an instruction: '%y <- f32"):
+        instructions(entry("%y <- f32[4] copy(%x), kind = new"))
+
+
 def test_an_unknown_element_type_is_refused():
     with pytest.raises(HloError, match="'q4' of the program's text is not known"):
         ArrayShape("q4", (2,)).nbytes  # noqa: B018
