@@ -32,7 +32,7 @@ from medha_jax.simulate.deployments import Deployment
 from medha_jax.simulate.fitting import Errors, errors, fit
 from medha_jax.simulate.hardware import SpecError
 from medha_jax.simulate.measured import MeasuredTimes, Tick
-from medha_jax.simulate.times import GroupWork, chunk_work
+from medha_jax.simulate.times import GroupWork
 from medha_jax.specs.buckets import NO_ROWS, Bucket, padded_segment
 from medha_jax.specs.sizes import tokens_per_group
 
@@ -143,7 +143,7 @@ def _tick(stated: Mapping[str, Any], mesh: MeshConfig, context: int) -> Tick:
         shared, own = GroupWork(), dict[int, GroupWork]()
         for start, length, groups in stage:
             work = shared if len(groups) > 1 else own.setdefault(int(groups[0]), GroupWork())
-            chunk_work(work, int(start), int(length), per_group)
+            work.add(int(start), int(length), per_group)
         works += [shared + work for work in own.values()] or [shared]
     most = max(works, key=lambda work: (sum(squares for squares, _ in work.chunks), work.context), default=GroupWork())
     host = stated.get("host_s")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 from typing import NamedTuple
 
 from medha_jax.config import RuntimeConfig
 from medha_jax.plan import Admission, StepPlan, TokenResult
 from medha_jax.simulate.clock import Clock
-from medha_jax.simulate.times import GroupTimes, GroupWork, chunk_work
+from medha_jax.simulate.times import GroupTimes, GroupWork
 from medha_jax.specs.buckets import NO_ROWS, Bucket, Segment, smallest_bucket
 from medha_jax.specs.sizes import UNBOUNDED, Sizes
 from medha_jax.specs.work import chunk_attention
@@ -47,36 +49,21 @@ class Totals:
     attention: float = 0.0
 
 
-@dataclass(slots=True)
-class _Rows:
-    """Rows of one kind that a stage computes; `work` is theirs, on the group that holds most of their context."""
-
-    singles: int = 0
-    tokens: int = 0
-    chunks: int = 0
-    work: GroupWork = field(default_factory=GroupWork)
-
-    @property
-    def need(self) -> Segment:
-        """What a shape must hold for them."""
-        return Segment(self.singles, self.tokens, self.chunks)
-
-    def add(self, start: int, length: int, per_group: int) -> None:
-        """Take in a chunk."""
-        chunk_work(self.work, start, length, per_group)
-        if length == 1:
-            self.singles += 1
-        else:
-            self.tokens += length
-            self.chunks += 1
-
-
 class _Stage(NamedTuple):
-    """What a stage does in a tick: most of any group's own rows, rows that all groups share, and each group's work."""
+    """What a stage does in a tick.
+
+    Args:
+        own: most of any group's own rows.
+        shared: rows that all groups compute.
+        work: of each group.
+        tokens, attention: of its chunks, as in `Totals`.
+    """
 
     own: Segment
     shared: Segment
     work: tuple[GroupWork, ...]
+    tokens: int = 0
+    attention: float = 0.0
 
 
 EMPTY = _Stage(NO_ROWS, NO_ROWS, (GroupWork(),))
@@ -152,15 +139,10 @@ class SimulatedExecutor:
         if self._slowed is not None:
             seconds = self._slowed(began, seconds, bucket)
         self._free_at = began + seconds
-        totals = self.totals
-        totals.ticks += 1
-        totals.seconds += seconds
-        tokens, attention = 0, 0.0
-        for chunk in plan.chunks:
-            tokens += chunk.length
-            attention += chunk_attention(chunk.start, chunk.length, UNBOUNDED)
-        totals.tokens += tokens
-        totals.attention += attention
+        self.totals.ticks += 1
+        self.totals.seconds += seconds
+        self.totals.tokens += stage.tokens
+        self.totals.attention += stage.attention
         return SimulatedTick(flight[-1][0], self._free_at)
 
     def collect(self, handle: SimulatedTick) -> list[TokenResult]:
@@ -171,33 +153,30 @@ class SimulatedExecutor:
     def _enter(self, plan: StepPlan) -> tuple[_Stage, dict[int, int]]:
         """What the first stage does for a plan, and where it leaves each slot; nothing is taken yet."""
         known, per_group = self._next, self.sizes.per_group
-        shared: _Rows | None = None
-        own: dict[int, _Rows] = {}
+        shared, own = GroupWork(), dict[int, GroupWork]()
         ends: dict[int, int] = {}
+        tokens, attention = 0, 0.0
         for chunk in plan.chunks:
             slot, start, length, groups = chunk.slot, chunk.start, chunk.length, chunk.groups
             expected = known.get(slot, -1)
             if expected != start and expected is not None:
                 raise SimulationError(f"slot {slot} is at {expected} tokens; a chunk came that starts at {start}")
             ends[slot] = start + length
-            if len(groups) > 1:
-                rows = shared = shared or _Rows()
-            elif groups[0] in own:
-                rows = own[groups[0]]
-            else:
-                rows = own[groups[0]] = _Rows()
-            rows.add(start, length, per_group)
-        need = NO_ROWS
-        for rows in own.values():
-            need |= rows.need
-        works = tuple(rows.work for rows in own.values()) or EMPTY.work
-        if shared is None:
-            return _Stage(need, NO_ROWS, works), ends
-        return _Stage(need, shared.need, tuple(shared.work + work for work in works)), ends
+            work = shared if len(groups) > 1 else own.get(groups[0])
+            if work is None:
+                work = own[groups[0]] = GroupWork()
+            work.add(start, length, per_group)
+            tokens += length
+            attention += chunk_attention(start, length, UNBOUNDED)
+        works = tuple(own.values()) or EMPTY.work
+        need = reduce(or_, (work.segment for work in works))
+        if not shared.rows:
+            return _Stage(need, NO_ROWS, works, tokens, attention), ends
+        return _Stage(need, shared.segment, tuple(shared + work for work in works), tokens, attention), ends
 
     def _bucket(self, stages: Sequence[_Stage]) -> Bucket:
         """The smallest shape that holds what every stage does; all run in it."""
-        mesh, own, shared = self.config.mesh, NO_ROWS, NO_ROWS
-        for stage in stages:
-            own, shared = own | stage.own, shared | stage.shared
+        mesh = self.config.mesh
+        own = reduce(or_, (stage.own for stage in stages))
+        shared = reduce(or_, (stage.shared for stage in stages))
         return smallest_bucket(mesh.buckets, mesh.shared_buckets or mesh.buckets, own, shared)

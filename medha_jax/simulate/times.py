@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from medha_jax.scheduler.time_model import TickWork, TimeModel
-from medha_jax.specs.buckets import Bucket
+from medha_jax.specs.buckets import Bucket, Segment
 from medha_jax.specs.work import chunk_attention, chunk_read
 
 
@@ -18,25 +18,38 @@ class GroupWork:
         chunks: attention (tokens²) and KV read (tokens) of each prompt chunk, on this group.
         context: KV tokens that its decodes read.
         rows: real rows of one token, and prompt chunks: each is sampled once.
+        tokens: of all prompt chunks.
     """
 
     chunks: list[tuple[float, float]] = field(default_factory=list)
     context: float = 0.0
     rows: int = 0
+    tokens: int = 0
+
+    @property
+    def segment(self) -> Segment:
+        """What a shape must hold for this work."""
+        chunks = len(self.chunks)
+        return Segment(self.rows - chunks, self.tokens, chunks)
 
     def __add__(self, other: GroupWork) -> GroupWork:
         """Both together."""
-        return GroupWork(self.chunks + other.chunks, self.context + other.context, self.rows + other.rows)
+        return GroupWork(
+            self.chunks + other.chunks,
+            self.context + other.context,
+            self.rows + other.rows,
+            self.tokens + other.tokens,
+        )
 
-
-def chunk_work(work: GroupWork, start: int, length: int, per_group: int) -> None:
-    """Add a chunk to a group's work, as the group sees it that holds most of its context; one token is a decode."""
-    read = chunk_read(start + length, per_group)
-    work.rows += 1
-    if length == 1:
-        work.context += read
-    else:
-        work.chunks.append((chunk_attention(start, length, per_group), read))
+    def add(self, start: int, length: int, per_group: int) -> None:
+        """Take in a chunk, as the group sees it that holds most of its context; one token is a decode."""
+        read = chunk_read(start + length, per_group)
+        self.rows += 1
+        if length == 1:
+            self.context += read
+        else:
+            self.tokens += length
+            self.chunks.append((chunk_attention(start, length, per_group), read))
 
 
 class GroupTimes(Protocol):

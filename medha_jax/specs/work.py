@@ -13,13 +13,13 @@ import numpy as np
 def chunk_attention(start: int, length: int, per_group: int) -> float:
     """Sum over a chunk's rows of the context that each sees, in tokens²."""
     if start < per_group:
-        return length * (2 * start + length + 1) / 2
+        return length * (start + (length + 1) / 2)
     return float(length * per_group)
 
 
 def chunk_attentions(starts: np.ndarray, lengths: np.ndarray, per_group: int) -> np.ndarray:
     """`chunk_attention` of many chunks, float64 `[chunks]`."""
-    return np.where(starts < per_group, lengths * (2 * starts + lengths + 1) / 2, lengths * per_group)
+    return np.where(starts < per_group, lengths * (starts + (lengths + 1) / 2), lengths * per_group)
 
 
 def chunk_read(end: int, per_group: int) -> int:

@@ -15,8 +15,9 @@ from medha_jax.simulate.fitting import errors, fit
 from medha_jax.simulate.hardware import SpecError
 from medha_jax.simulate.measured import MeasuredTimes
 from medha_jax.simulate.run import simulate
-from medha_jax.simulate.times import GroupWork, chunk_work
+from medha_jax.simulate.times import GroupWork
 from medha_jax.specs.buckets import all_buckets
+from medha_jax.specs.sizes import UNBOUNDED
 from medha_jax.workload import Arrival
 
 MESH = MeshConfig(page_size=16, buckets=Buckets(decode=(1, 8), prefill=(16, 64), chunks=2))
@@ -39,7 +40,7 @@ def ticks(
             stage.append([rng.randint(0, 900), rng.randint(2, shape.own.prefill), [0]])
         work = GroupWork()
         for start, length, _ in stage:
-            chunk_work(work, start, length, 2**62)
+            work.add(start, length, UNBOUNDED)
         seconds = true.tick_seconds(shape, work) + (bump - 1) * true.base(shape) * (shape == SHAPES[-1])
         slowness = rng.uniform(1.0, slowest)
         seconds += true.longer(shape) * (slowness - 1)
@@ -116,7 +117,7 @@ def test_ticks_that_take_longer_delay_requests_and_not_predictions(tmp_path: Pat
     # one in twenty takes three times as long
     assert found.times.delays == pytest.approx(1.1, abs=0.03)
     shape, work = PROMPT, GroupWork()
-    chunk_work(work, 0, 64, 2**62)
+    work.add(0, 64, UNBOUNDED)
     alone = found.times.tick_seconds(shape, work)
     assert found.times.seconds(TickWork(65, 64 * 65 / 2, 64, 1)) == pytest.approx(alone)
     host = found.times.host + found.times.host_row
@@ -131,7 +132,7 @@ def test_a_calibrated_machine_takes_its_measured_times(tmp_path: Path) -> None:
     wanted = []
     for shape, start, length in works:
         work = GroupWork()
-        chunk_work(work, start, length, 2**62)
+        work.add(start, length, UNBOUNDED)
         wanted.append(TRUE.group_seconds(shape, work))
     assert served.ttft == pytest.approx(sum(wanted[:2]), rel=1e-3)
     assert served.e2e == pytest.approx(sum(wanted), rel=1e-3)
@@ -139,7 +140,7 @@ def test_a_calibrated_machine_takes_its_measured_times(tmp_path: Path) -> None:
 
 def test_the_scheduler_predicts_lone_work_exactly_and_without_the_host() -> None:
     work = GroupWork()
-    chunk_work(work, 50, 30, 2**62)
+    work.add(50, 30, UNBOUNDED)
     ((squares, read),) = work.chunks
     assert TRUE.seconds(TickWork(65, squares, read, 1)) == pytest.approx(TRUE.tick_seconds(PROMPT, work))
     assert TRUE.seconds(TickWork(1, 0, 80, 1)) == pytest.approx(TRUE.tick_seconds(DECODE, GroupWork([], 80, 1)))
@@ -154,7 +155,7 @@ def test_the_slowest_stage_and_group_counts(tmp_path: Path) -> None:
     write_ticks(path, {}, config, 1024, [one] * 100)
     tick = read_calibration(path).ticks[0]
     # the second stage: 8 queries of the second group, and the shared decode, which reads 512 tokens on each
-    assert tick.work == GroupWork([(8 * (100 + 108 + 1) / 2, 108)], 512, 2)
+    assert tick.work == GroupWork([(8 * (100 + 108 + 1) / 2, 108)], 512, 2, 8)
 
 
 @pytest.mark.parametrize(
