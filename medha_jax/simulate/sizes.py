@@ -1,6 +1,6 @@
 """What one device of a layout keeps, computes and sends, counted from the sizes of model and mesh, without JAX.
 
-The counts are those of `medha_jax.runtime.memory` and of the collectives that `medha-jax inspect` reads from compiled
+The counts are those of `medha_jax.runtime.memory` and of the collectives that `medha-jax inspect` reads from traced
 programs; tests hold them together.
 """
 

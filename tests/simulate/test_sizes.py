@@ -1,4 +1,4 @@
-"""Counted sizes against those of the runtime: its memory plan, and the collectives of a compiled tick."""
+"""Counted sizes against those of the runtime: its memory plan, and the collectives of a traced tick."""
 
 from __future__ import annotations
 
