@@ -16,7 +16,7 @@ import numpy as np
 from medha_jax.attention import KernelAttention, values_of
 from medha_jax.checkpoints import load_parameters
 from medha_jax.config import BUNDLED_MODEL, Buckets, MeshConfig, RuntimeConfig
-from medha_jax.engine import Finished, GenerationRequest, OfflineEngine
+from medha_jax.engine import Completed, GenerationRequest, OfflineEngine
 from medha_jax.mesh import build_mesh
 from medha_jax.plan import SamplingParams, TokenResult
 from medha_jax.runtime import MeshExecutor
@@ -68,7 +68,7 @@ def generated(executor: MeshExecutor) -> tuple[list[tuple[int, ...]], list[np.nd
     found: dict[int, tuple[int, ...]] = {}
     while engine.busy:
         for number, event in engine.step():
-            if isinstance(event, Finished):
+            if isinstance(event, Completed):
                 found[number] = event.completion.token_ids
     return [found[n] for n in numbers], [np.asarray(logits[n][-NEW_TOKENS]) for n in numbers]
 

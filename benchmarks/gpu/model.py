@@ -29,7 +29,7 @@ from benchmarks.gpu.device import NO_GPU, facts
 from medha_jax.attention.gpu.launch import GpuTarget, LaunchError
 from medha_jax.checkpoints import random_parameters
 from medha_jax.config import ATTENTIONS, BUNDLED_MODEL, KV_DTYPES, XLA_OPTIONS, Buckets, MeshConfig, RuntimeConfig
-from medha_jax.engine import Delta, Finished, GenerationRequest, OfflineEngine
+from medha_jax.engine import Completed, GenerationRequest, NewTokens, OfflineEngine
 from medha_jax.mesh import build_mesh, parameter_sharding
 from medha_jax.models import parameter_specs
 from medha_jax.plan import Admission, Chunk, SamplingParams, StepPlan
@@ -174,14 +174,14 @@ def engine_seconds(executor: MeshExecutor, sizes: Sizes) -> float:
         engine.add(GenerationRequest(tuple(rng.integers(0, executor.vocab, sizes.short).tolist()), sampling))
     begun: set[int] = set()
     while len(begun) < sizes.batch:
-        begun |= {number for number, event in engine.step() if isinstance(event, Delta)}
+        begun |= {number for number, event in engine.step() if isinstance(event, NewTokens)}
     for _ in range(WARM):
         engine.step()
     started, events = time.perf_counter(), []
     for _ in range(sizes.steps):
         events += engine.step()
     seconds = (time.perf_counter() - started) / sizes.steps
-    if any(isinstance(event, Finished) for _, event in events):
+    if any(isinstance(event, Completed) for _, event in events):
         raise RuntimeError("a request ended while the clock ran; `Sizes.slot` gives them too few tokens")
     while engine.busy:
         engine.step()

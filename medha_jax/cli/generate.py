@@ -107,7 +107,7 @@ def _stream(
     show_text: bool,
 ) -> Completion:
     """Generate; progress goes to stderr and, with `show_text`, each piece of text to stdout as it comes."""
-    from medha_jax.engine import Delta, Finished, Prefilled
+    from medha_jax.engine import Completed, NewTokens, Prefilled
     from medha_jax.engine import generate as events
 
     clock = time.perf_counter
@@ -117,11 +117,11 @@ def _stream(
             match event:
                 case Prefilled(done=done):
                     progress.update(done)
-                case Delta(text=text):
+                case NewTokens(text=text):
                     progress.close()
                     if show_text and text:
                         sys.stdout.write(text)
                         sys.stdout.flush()
-                case Finished(completion=completion):
+                case Completed(completion=completion):
                     return completion
-    raise RuntimeError("the engine ended without a Finished event")
+    raise RuntimeError("the engine ended without a Completed event")

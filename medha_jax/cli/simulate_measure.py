@@ -138,9 +138,9 @@ def _serve(
 
 
 def _goes_on(event: Any) -> bool:
-    from medha_jax.engine import Failed, Finished
+    from medha_jax.engine import Completed, Failed
 
-    return not isinstance(event, Finished | Failed)
+    return not isinstance(event, Completed | Failed)
 
 
 def _request(rng: random.Random, context: int, vocab: int) -> GenerationRequest:

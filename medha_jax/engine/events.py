@@ -47,7 +47,7 @@ class TokenLogprobs:
 
 
 @dataclass(frozen=True)
-class Accepted:
+class Queued:
     """The request is queued: the first event of every request.
 
     `position` counts the waiting requests that its policy serves before it. `predicted_ttft_s` is the predicted time
@@ -67,7 +67,7 @@ class Prefilled:
 
 
 @dataclass(frozen=True)
-class Delta:
+class NewTokens:
     """New tokens and the text that became certain with them.
 
     Text may lag behind its tokens (an unfinished UTF-8 character, a possible stop string), so it may be
@@ -80,7 +80,7 @@ class Delta:
 
 
 @dataclass(frozen=True)
-class Timings:
+class PhaseTimings:
     """How long the parts of a generation took, in seconds; `queue_s + prefill_s + decode_s` is `e2e_s`.
 
     `queue_s` is from the request to its first chunk, `prefill_s` from there to its first token, `decode_s` from there
@@ -105,7 +105,7 @@ class Course:
     `deadline_met`: its first token came when it was due, and its last one before its deadline, if it stated one.
     """
 
-    timings: Timings
+    timings: PhaseTimings
     chunks: tuple[int, ...]
     preemptions: int = 0
     cached_tokens: int = 0
@@ -140,7 +140,7 @@ class Completion(Course):
 
 
 @dataclass(frozen=True)
-class Finished:
+class Completed:
     """The generation is over; no event follows."""
 
     completion: Completion
@@ -158,4 +158,4 @@ class Failed:
     message: str
 
 
-Event = Accepted | Prefilled | Delta | Finished | Failed
+EngineEvent = Queued | Prefilled | NewTokens | Completed | Failed

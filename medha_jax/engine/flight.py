@@ -17,7 +17,7 @@ NOTHING = Planned()  # for what no scheduler planned
 
 
 @dataclass(frozen=True, slots=True)
-class Tick:
+class DispatchedTick:
     """A dispatched tick.
 
     Args:
@@ -36,7 +36,7 @@ class Tick:
 
 
 @dataclass(frozen=True, slots=True)
-class Times:
+class TickTimes:
     """When a tick ran, in seconds; `timed` is false where an earlier one may have been running at its start still."""
 
     started: float
@@ -75,7 +75,7 @@ class Flight:
     def clear(self) -> None:
         """Forget all of them."""
         self._entered: deque[Planned] = deque([NOTHING] * (self._stages - 1))
-        self._ticks: deque[Tick] = deque()
+        self._ticks: deque[DispatchedTick] = deque()
 
     def submit(self, planned: Planned, first: frozenset[int]) -> None:
         """Dispatch the tick in which a plan enters."""
@@ -83,13 +83,13 @@ class Flight:
         handle = self._executor.submit(planned.plan)
         stages = (planned, *reversed(self._entered))
         self._entered.append(planned)
-        self._ticks.append(Tick(handle, stages, self._entered.popleft(), submitted, first))
+        self._ticks.append(DispatchedTick(handle, stages, self._entered.popleft(), submitted, first))
 
-    def take(self) -> Tick:
+    def take(self) -> DispatchedTick:
         """The oldest tick, which is not among the others any more."""
         return self._ticks.popleft()
 
-    def read(self, tick: Tick) -> tuple[list[TokenResult], Times]:
+    def read(self, tick: DispatchedTick) -> tuple[list[TokenResult], TickTimes]:
         """Wait for a tick; its results, one a chunk of the leaving plan, and when it ran."""
         results = self._executor.collect(tick.handle)
         now = self._clock()
@@ -98,4 +98,4 @@ class Flight:
         if timed and tick.stages[0] is not NOTHING:
             self._model.observe(tick.stages[0].work, now - started)
         self._ended, self._waited = now, waits
-        return results, Times(started, now, timed)
+        return results, TickTimes(started, now, timed)

@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from medha_jax.engine.events import (
+    Completed,
     Completion,
     Course,
-    Delta,
-    Event,
-    Finished,
+    EngineEvent,
     GenerationRequest,
+    NewTokens,
+    PhaseTimings,
     Prefilled,
-    Timings,
     TokenLogprobs,
 )
 from medha_jax.plan import Chunk, TokenResult
@@ -33,7 +33,7 @@ class Output(Protocol):
     def finished(self) -> bool:
         """Whether the generation is over."""
 
-    def push(self, token_id: int, logprobs: TokenLogprobs | None = None) -> Delta | None:
+    def push(self, token_id: int, logprobs: TokenLogprobs | None = None) -> NewTokens | None:
         """Take the next token; returns what to report of it, if anything."""
 
     def completion(self, course: Course) -> Completion:
@@ -61,8 +61,8 @@ class Generation:
     cached: int = 0
     reported: int = 0
 
-    def computed(self, state: RequestState, chunk: Chunk, result: TokenResult, now: float) -> Iterator[Event]:
-        """What a chunk that has left brings; the last event is `Finished` if the generation is over."""
+    def computed(self, state: RequestState, chunk: Chunk, result: TokenResult, now: float) -> Iterator[EngineEvent]:
+        """What a chunk that has left brings; the last event is `Completed` if the generation is over."""
         prompt = len(state.request.prompt)
         done = min(chunk.end, prompt)
         if chunk.start < prompt and done > self.reported:  # after a preemption it is computed again
@@ -80,11 +80,11 @@ class Generation:
         if delta is not None:
             yield delta
         if output.finished:
-            yield Finished(output.completion(self._course(state, len(output.token_ids), now)))
+            yield Completed(output.completion(self._course(state, len(output.token_ids), now)))
 
     def _course(self, state: RequestState, tokens: int, now: float) -> Course:
         deadline = self.request.deadline_s
-        timings = Timings(
+        timings = PhaseTimings(
             queue_s=self.first_chunk - self.arrival,
             prefill_s=self.first_token - self.first_chunk,
             ttft_s=self.first_token - self.arrival,

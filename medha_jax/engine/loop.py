@@ -7,9 +7,9 @@ import math
 from collections.abc import Callable, Sequence
 
 from medha_jax.engine.admission import check_ids, for_scheduler
-from medha_jax.engine.events import Accepted, Event, Failed, FailReason, Finished, GenerationRequest
+from medha_jax.engine.events import Completed, EngineEvent, Failed, FailReason, GenerationRequest, Queued
 from medha_jax.engine.executor import Executor
-from medha_jax.engine.flight import NOTHING, Flight, Tick, Times
+from medha_jax.engine.flight import NOTHING, DispatchedTick, Flight, TickTimes
 from medha_jax.engine.generation import Generation, OutputFactory
 from medha_jax.engine.recovery import Recovery, internal_error
 from medha_jax.engine.report import Load, TickReport, report_tick
@@ -21,7 +21,7 @@ from medha_jax.scheduler.scheduler import Scheduler, check_queue
 from medha_jax.scheduler.time_model import TimeModel
 
 PAUSE_S = 0.002  # while requests are there, nothing runs, and only time can change that
-Events = list[tuple[int, Event]]
+Events = list[tuple[int, EngineEvent]]
 OnTick = Callable[[TickReport], None]
 OnError = Callable[[Exception], None]
 
@@ -132,7 +132,7 @@ class Engine:
         """
         check_ids("token id", ids, self._executor.vocab)
 
-    def begin(self, number: int, request: GenerationRequest, wanted: SchedulerRequest) -> Accepted:
+    def begin(self, number: int, request: GenerationRequest, wanted: SchedulerRequest) -> Queued:
         """Queue a request that was prepared, under a number larger than those before."""
         generation = Generation(request, wanted.arrival_s)
         if request.prompt_bound is None:
@@ -141,7 +141,7 @@ class Engine:
             generation.held = list(request.prompt_ids)
         self._scheduler.enqueue(number, wanted)
         self._generations[number] = generation
-        return Accepted(*self._scheduler.outlook(number, self._clock()))
+        return Queued(*self._scheduler.outlook(number, self._clock()))
 
     def extend(self, number: int, ids: Sequence[int], complete: bool) -> None:
         """Add the next part of a prompt, perhaps the last one; a request that is at its end is ignored.
@@ -175,7 +175,7 @@ class Engine:
     def step(self) -> Events:
         """Run one tick; returns what it brought, as (request number, event).
 
-        The last event of every request is `Finished` or `Failed`. With nothing to run, nothing is submitted. Where
+        The last event of every request is `Completed` or `Failed`. With nothing to run, nothing is submitted. Where
         ticks are dispatched ahead, what it brings is that of an earlier one.
         """
         events: Events = []
@@ -276,12 +276,12 @@ class Engine:
             return [self._end(number, Failed("not_finite", message))]
         try:
             for event in self._generations[number].computed(state, chunk, result, now):
-                events.append(self._end(number, event) if isinstance(event, Finished) else (number, event))
+                events.append(self._end(number, event) if isinstance(event, Completed) else (number, event))
         except Exception as error:
             events.append(self._end(number, self._failed(error)))
         return events
 
-    def _report(self, tick: Tick, times: Times) -> None:
+    def _report(self, tick: DispatchedTick, times: TickTimes) -> None:
         """Tell the observer of a tick; no answer depends on it, so one that raises is dropped."""
         if self._on_tick is None:
             return
@@ -317,7 +317,7 @@ class Engine:
         self._on_error(error)
         return internal_error(error)
 
-    def _end(self, number: int, event: Event) -> tuple[int, Event]:
+    def _end(self, number: int, event: EngineEvent) -> tuple[int, EngineEvent]:
         """Forget a request; returns its last event."""
         del self._generations[number]
         self._scheduler.cancel(number)

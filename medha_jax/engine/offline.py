@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from medha_jax.config import SchedulerConfig
-from medha_jax.engine.events import Event, Failed, GenerationRequest
+from medha_jax.engine.events import EngineEvent, Failed, GenerationRequest
 from medha_jax.engine.executor import Executor
 from medha_jax.engine.loop import Engine
 from medha_jax.engine.output import RequestOutput
@@ -52,8 +52,8 @@ class OfflineEngine(Engine):
 
 def generate(
     executor: Executor, tokenizer: Tokenizer, request: GenerationRequest, clock: Callable[[], float]
-) -> Iterator[Event]:
-    """Run one request alone and stream its events; the last one is `Finished`.
+) -> Iterator[EngineEvent]:
+    """Run one request alone and stream its events; the last one is `Completed`.
 
     Raises:
         InvalidRequestError: the request cannot run.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from medha_jax.engine.events import Completion, Course, Delta, FinishReason, GenerationRequest, TokenLogprobs
+from medha_jax.engine.events import Completion, Course, FinishReason, GenerationRequest, NewTokens, TokenLogprobs
 from medha_jax.text.detokenizer import Detokenizer
 from medha_jax.text.stops import StopStrings
 from medha_jax.text.tokenizer import Tokenizer
@@ -60,7 +60,7 @@ class RequestOutput:
         """Whether the generation is over; later tokens are dropped."""
         return self._finish_reason is not None
 
-    def push(self, token_id: int, logprobs: TokenLogprobs | None = None) -> Delta | None:
+    def push(self, token_id: int, logprobs: TokenLogprobs | None = None) -> NewTokens | None:
         """Take the next sampled token.
 
         Returns:
@@ -80,7 +80,7 @@ class RequestOutput:
             if not self.finished and len(self._token_ids) == self._limit:
                 text += self._end("length", None)
         self._pieces.append(text)
-        return Delta((token_id,), text, () if logprobs is None else (logprobs,))
+        return NewTokens((token_id,), text, () if logprobs is None else (logprobs,))
 
     def completion(self, course: Course) -> Completion:
         """Put the finished generation together with what became of it on its way.

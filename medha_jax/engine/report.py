@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from medha_jax.engine.flight import Tick, Times
+from medha_jax.engine.flight import DispatchedTick, TickTimes
 from medha_jax.scheduler.scheduler import QueueStats, Scheduler
 
 
@@ -90,7 +90,7 @@ class Load(QueueStats):
 
 
 def report_tick(
-    tick: Tick, times: Times, scheduler: Scheduler, total_pages: int, cancelled: Sequence[int]
+    tick: DispatchedTick, times: TickTimes, scheduler: Scheduler, total_pages: int, cancelled: Sequence[int]
 ) -> TickReport:
     """Put together what a tick did.
 

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Sequence
 from itertools import count
 
-from medha_jax.engine.events import Failed, Finished, GenerationRequest
+from medha_jax.engine.events import Completed, Failed, GenerationRequest
 from medha_jax.engine.loop import Engine, Events
 from medha_jax.engine.recovery import internal_error
 from medha_jax.engine.report import Load
@@ -220,7 +220,7 @@ class EngineService:
             return [event for event in events if event[0] in self._live]
 
     def _tell(self, events: Events) -> None:
-        ended = [number for number, event in events if isinstance(event, (Finished, Failed))]
+        ended = [number for number, event in events if isinstance(event, (Completed, Failed))]
         with self._changed:
             self._load = self._engine.load
             for number in ended:

@@ -10,12 +10,12 @@ from grpc import StatusCode
 
 import medha_jax
 from medha_jax.engine import (
-    Accepted,
+    Completed,
     EngineService,
     Failed,
-    Finished,
     GenerationRequest,
     NotServingError,
+    Queued,
     QueueFullError,
 )
 from medha_jax.plan import InvalidRequestError
@@ -199,9 +199,9 @@ class Inference:
                 case list() as deltas:
                     record.output_tokens += sum(len(delta.token_ids) for delta in deltas)
                     await context.write(replies.delta(deltas))
-                case Accepted() as event:
+                case Queued() as event:
                     await context.write(replies.accepted(stream.request_id, event))
-                case Finished(completion=completion):
+                case Completed(completion=completion):
                     stream.over = True
                     record.finished(completion)
                     await context.write(replies.finished(completion))

@@ -12,7 +12,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from medha_jax.engine import Accepted, Delta, Event, Failed, Finished, Load, Prefilled, TickReport
+from medha_jax.engine import Completed, EngineEvent, Failed, Load, NewTokens, Prefilled, Queued, TickReport
 
 # seconds; a long prompt's first token may take hours
 LONG = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14400)
@@ -105,11 +105,11 @@ class Metrics:
             self._failed.labels("cancelled").inc()
             self._forget(number)
 
-    def on_events(self, events: Iterable[tuple[int, Event]]) -> None:
+    def on_events(self, events: Iterable[tuple[int, EngineEvent]]) -> None:
         """Count what requests were told."""
         for number, event in events:
             match event:
-                case Delta():
+                case NewTokens():
                     self._generated.inc(len(event.token_ids))
                     if number in self._outputs:
                         self._itl.observe(self._now - self._outputs[number])
@@ -117,9 +117,9 @@ class Metrics:
                 case Prefilled():
                     self._prompt.inc(event.done - self._done.get(number, 0))
                     self._done[number] = event.done
-                case Accepted():
+                case Queued():
                     self._accepted.inc()
-                case Finished():
+                case Completed():
                     self._finish(event)
                     self._forget(number)
                 case Failed():
@@ -139,7 +139,7 @@ class Metrics:
             server.server_close()
             thread.join()
 
-    def _finish(self, event: Finished) -> None:
+    def _finish(self, event: Completed) -> None:
         completion = event.completion
         timings = completion.timings
         self._success.labels(completion.finish_reason).inc()

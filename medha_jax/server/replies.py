@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from grpc import StatusCode
 
-from medha_jax.engine import Accepted, Completion, Delta, Failed, TokenLogprobs
+from medha_jax.engine import Completion, Failed, NewTokens, Queued, TokenLogprobs
 from medha_jax.protos import inference_pb2 as pb
 from medha_jax.server.refusal import Refusal
 
@@ -15,7 +15,7 @@ REASONS = {"stop": pb.FINISH_REASON_STOP, "length": pb.FINISH_REASON_LENGTH}
 FAILURES = {"deadline": StatusCode.DEADLINE_EXCEEDED, "stopped": StatusCode.UNAVAILABLE}  # any other is INTERNAL
 
 
-def accepted(request_id: str, event: Accepted) -> pb.GenerateEvent:
+def accepted(request_id: str, event: Queued) -> pb.GenerateEvent:
     """The first event of a stream."""
     message = pb.GenerationAccepted(request_id=request_id, position=event.position)
     if event.predicted_ttft_s is not None and math.isfinite(event.predicted_ttft_s):
@@ -23,7 +23,7 @@ def accepted(request_id: str, event: Accepted) -> pb.GenerateEvent:
     return pb.GenerateEvent(accepted=message)
 
 
-def delta(events: Sequence[Delta]) -> pb.GenerateEvent:
+def delta(events: Sequence[NewTokens]) -> pb.GenerateEvent:
     """Deltas that follow each other, as one."""
     if len(events) == 1 and not events[0].logprobs:
         return pb.GenerateEvent(delta=pb.GenerationDelta(token_ids=events[0].token_ids, text=events[0].text))

@@ -17,7 +17,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from medha_jax.engine import EngineService, Event, Listener, OnTick, TickReport
+from medha_jax.engine import EngineEvent, EngineService, Listener, OnTick, TickReport
 from medha_jax.net import join_address
 from medha_jax.protos import inference_pb2 as pb
 from medha_jax.server.access_log import AccessLog
@@ -175,7 +175,7 @@ def _load(loader: Loader, streams: Streams, metrics: Metrics | None, trace: Sche
         for watcher in told:
             watcher.on_tick(report)
 
-    def listen(events: list[tuple[int, Event]]) -> None:
+    def listen(events: list[tuple[int, EngineEvent]]) -> None:
         for watcher in told:
             watcher.on_events(events)
         streams.listen(events)

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 
 from grpc import StatusCode
 
-from medha_jax.engine import Accepted, Delta, Event, Failed, Finished, Prefilled
+from medha_jax.engine import Completed, EngineEvent, Failed, NewTokens, Prefilled, Queued
 from medha_jax.server.refusal import Refusal, too_busy
 
 MOST_JOINED = 256  # deltas in one message
-Item = Accepted | list[Delta] | Finished | Failed | Refusal
+Item = Queued | list[NewTokens] | Completed | Failed | Refusal
 
 
 class Stream:
@@ -33,10 +33,10 @@ class Stream:
         self.request_id = request_id
         self.number: int | None = None
         self.over = False
-        self._waiting: deque[Accepted | Delta | Finished | Failed | Refusal] = deque()
+        self._waiting: deque[Queued | NewTokens | Completed | Failed | Refusal] = deque()
         self._some = asyncio.Event()
 
-    def put(self, event: Accepted | Delta | Finished | Failed | Refusal) -> None:
+    def put(self, event: Queued | NewTokens | Completed | Failed | Refusal) -> None:
         """Add an event."""
         self._waiting.append(event)
         self._some.set()
@@ -47,12 +47,12 @@ class Stream:
             self._some.clear()
             await self._some.wait()
         event = self._waiting.popleft()
-        if not isinstance(event, Delta):
+        if not isinstance(event, NewTokens):
             return event
         deltas = [event]
         while self._waiting and len(deltas) < MOST_JOINED:
             following = self._waiting[0]
-            if not isinstance(following, Delta):
+            if not isinstance(following, NewTokens):
                 break
             deltas.append(following)
             self._waiting.popleft()
@@ -71,7 +71,7 @@ class Streams:
         self._loop = asyncio.get_running_loop()
         self._by_id: dict[str, Stream] = {}
         self._by_number: dict[int, Stream] = {}
-        self._early: dict[int, list[Event]] = {}
+        self._early: dict[int, list[EngineEvent]] = {}
         self._submitting = 0
         self._none = asyncio.Event()
         self._none.set()
@@ -128,11 +128,11 @@ class Streams:
         """Wait until none is open."""
         await self._none.wait()
 
-    def listen(self, events: list[tuple[int, Event]]) -> None:
+    def listen(self, events: list[tuple[int, EngineEvent]]) -> None:
         """Hand the events of a tick over; the engine's listener."""
         self._loop.call_soon_threadsafe(self._deliver, events)
 
-    def _deliver(self, events: list[tuple[int, Event]]) -> None:
+    def _deliver(self, events: list[tuple[int, EngineEvent]]) -> None:
         for number, event in events:
             stream = self._by_number.get(number)
             if stream is not None:
@@ -140,7 +140,7 @@ class Streams:
             elif self._submitting:
                 self._early.setdefault(number, []).append(event)
 
-    def _pass_on(self, stream: Stream, events: Sequence[Event]) -> None:
+    def _pass_on(self, stream: Stream, events: Sequence[EngineEvent]) -> None:
         for event in events:
             if not isinstance(event, Prefilled):
                 stream.put(event)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medha_jax.engine import Accepted, ChunkReport, Delta, Event, Failed, Finished, TickReport
+from medha_jax.engine import ChunkReport, Completed, EngineEvent, Failed, NewTokens, Queued, TickReport
 
 MOST_EVENTS = 1_000_000  # about 250 MB
 LEAST_WAIT_S = 1e-3
@@ -76,19 +76,19 @@ class ScheduleTrace:
         for number in report.cancelled:
             self._end(number, "cancelled")
 
-    def on_events(self, events: Iterable[tuple[int, Event]]) -> None:
+    def on_events(self, events: Iterable[tuple[int, EngineEvent]]) -> None:
         """Write where requests are."""
         now = self._clock()
         for number, event in events:
             match event:
-                case Accepted():
+                case Queued():
                     args = {"position": event.position, "predicted_ttft_s": event.predicted_ttft_s}
                     self._async("b", number, f"request {number}", now, args)
                     self._async("b", number, "queued", now)
                     self._lines[number] = _Line("queued")
-                case Delta():
+                case NewTokens():
                     self._phase(number, "decode", now)
-                case Finished():
+                case Completed():
                     self._end(number, event.completion.finish_reason)
                 case Failed():
                     self._end(number, event.reason)

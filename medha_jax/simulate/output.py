@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from medha_jax.engine import Completion, Course, Delta, GenerationRequest, TokenLogprobs
+from medha_jax.engine import Completion, Course, GenerationRequest, NewTokens, TokenLogprobs
 
 
 class CountedOutput:
@@ -28,10 +28,10 @@ class CountedOutput:
         """Whether the limit is reached."""
         return self._count >= self._limit
 
-    def push(self, token_id: int, logprobs: TokenLogprobs | None = None) -> Delta | None:
+    def push(self, token_id: int, logprobs: TokenLogprobs | None = None) -> NewTokens | None:
         """Count a token."""
         self._count += 1
-        return Delta((token_id,), "") if self._count == 1 else None
+        return NewTokens((token_id,), "") if self._count == 1 else None
 
     def completion(self, course: Course) -> Completion:
         """The finished generation."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from medha_jax.config import SchedulerConfig
-from medha_jax.engine import Delta, Engine, Finished, GenerationRequest, scheduler_for
+from medha_jax.engine import Completed, Engine, GenerationRequest, NewTokens, scheduler_for
 from medha_jax.plan import SamplingParams
 from medha_jax.scheduler.request import Slo
 from medha_jax.simulate.clock import VirtualClock
@@ -156,9 +156,9 @@ def simulate(
         before = executor.totals.ticks
         for number, event in engine.step():
             place = of_number[number]
-            if isinstance(event, Delta) and first[place] is None:
+            if isinstance(event, NewTokens) and first[place] is None:
                 first[place] = clock()
-            elif isinstance(event, Finished):
+            elif isinstance(event, Completed):
                 finished[place] = freed = clock()
                 done += 1
         stuck = stuck + 1 if executor.totals.ticks == before else 0

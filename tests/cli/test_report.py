@@ -4,7 +4,7 @@ import math
 import pytest
 
 from medha_jax.cli.report import as_json, summary
-from medha_jax.engine.events import Completion, Timings, TokenLogprobs
+from medha_jax.engine.events import Completion, PhaseTimings, TokenLogprobs
 
 COMPLETION = Completion(
     token_ids=(7, 8),
@@ -13,10 +13,10 @@ COMPLETION = Completion(
     matched="\n\n",
     prompt_tokens=1024,
     logprobs=(),
-    timings=Timings(0.1, 0.4, 0.5, 0.05, 0.55, 0.05),
+    timings=PhaseTimings(0.1, 0.4, 0.5, 0.05, 0.55, 0.05),
     chunks=(1000, 24),
 )
-SINGLE = {"timings": Timings(0.1, 0.4, 0.5, 0.0, 0.5, None), "chunks": (1,)}
+SINGLE = {"timings": PhaseTimings(0.1, 0.4, 0.5, 0.0, 0.5, None), "chunks": (1,)}
 
 
 def test_json_holds_everything():

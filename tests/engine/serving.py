@@ -13,12 +13,12 @@ import numpy as np
 
 from medha_jax.config import SchedulerConfig
 from medha_jax.engine import (
+    Completed,
     Completion,
     Engine,
+    EngineEvent,
     EngineService,
-    Event,
     Failed,
-    Finished,
     GenerationRequest,
     OfflineEngine,
     RequestOutput,
@@ -39,13 +39,13 @@ class Heard:
     """A listener that keeps what it hears."""
 
     def __init__(self) -> None:
-        self.events: dict[int, list[Event]] = {}
-        self.batches: list[list[tuple[int, Event]]] = []
+        self.events: dict[int, list[EngineEvent]] = {}
+        self.batches: list[list[tuple[int, EngineEvent]]] = []
         self.reports: list[TickReport] = []
         self.threads: set[int] = set()
         self._changed = threading.Condition()
 
-    def __call__(self, events: list[tuple[int, Event]]) -> None:
+    def __call__(self, events: list[tuple[int, EngineEvent]]) -> None:
         with self._changed:
             self.threads.add(threading.get_ident())
             self.batches.append(events)
@@ -57,14 +57,14 @@ class Heard:
         with self._changed:
             assert self._changed.wait_for(met, seconds), self.events
 
-    def end(self, number: int) -> Event:
+    def end(self, number: int) -> EngineEvent:
         """The last event of a request."""
-        self.until(lambda: any(isinstance(event, (Finished, Failed)) for event in self.events.get(number, [])))
+        self.until(lambda: any(isinstance(event, (Completed, Failed)) for event in self.events.get(number, [])))
         return self.events[number][-1]
 
     def completion(self, number: int) -> Completion:
         end = self.end(number)
-        assert isinstance(end, Finished), end
+        assert isinstance(end, Completed), end
         return end.completion
 
 
@@ -147,7 +147,7 @@ def alone(executor: MeshExecutor, tokenizer: Tokenizer, request: GenerationReque
     """What a request gives when nobody else is there."""
     request = dataclasses.replace(request, deadline_s=None, prompt_bound=None)
     *_, last = generate(executor, tokenizer, request, time.monotonic)
-    assert isinstance(last, Finished)
+    assert isinstance(last, Completed)
     return last.completion
 
 

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from medha_jax.config import Buckets, SchedulerConfig
-from medha_jax.engine import Completion, Delta, Finished, GenerationRequest, Slo
+from medha_jax.engine import Completed, Completion, GenerationRequest, NewTokens, Slo
 from medha_jax.plan import SamplingParams
 from medha_jax.runtime import MeshExecutor
 from medha_jax.text import Tokenizer
@@ -58,9 +58,9 @@ def serve(
         for number, event in engine.step():
             assert number not in done, "nothing follows the last event"
             assert tick < cancels.get(number, tick + 1), "nothing is heard of a cancelled request"
-            if isinstance(event, Delta):
+            if isinstance(event, NewTokens):
                 tokens[number] += event.token_ids
-            if isinstance(event, Finished):
+            if isinstance(event, Completed):
                 done[number] = event.completion
         tick += 1
         assert tick < 3000

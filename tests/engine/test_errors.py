@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from medha_jax.config import SchedulerConfig
-from medha_jax.engine import Failed, Finished, NotServingError
+from medha_jax.engine import Completed, Failed, NotServingError
 from medha_jax.runtime import MeshExecutor
 from medha_jax.text import Tokenizer
 from tests.engine.serving import Faulty, alone, ask, serving
@@ -47,8 +47,8 @@ def test_a_tick_that_raises_ends_its_requests_and_no_others(
         assert service.load().free_pages == (runtime.sizes.pages,)
     for number, request in zip(numbers, waiting, strict=True):
         end = ends[number]
-        assert end == FAILED or isinstance(end, Finished)
-        if isinstance(end, Finished):
+        assert end == FAILED or isinstance(end, Completed)
+        if isinstance(end, Completed):
             assert end.completion.token_ids == alone(runtime, byte_tokenizer, request).token_ids
 
 
@@ -68,8 +68,8 @@ def test_the_other_stages_go_on_when_a_plan_cannot_enter(pipeline: MeshExecutor,
     while engine.busy:
         events += engine.step()
     assert len(errors) == 1
-    (end,) = (event for number, event in events if number == first and isinstance(event, (Finished, Failed)))
-    assert isinstance(end, Finished)
+    (end,) = (event for number, event in events if number == first and isinstance(event, (Completed, Failed)))
+    assert isinstance(end, Completed)
     assert end.completion.token_ids == alone(pipeline, byte_tokenizer, wanted).token_ids
     assert sum(engine.load.free_pages) == pipeline.sizes.pages
 
@@ -98,7 +98,7 @@ def test_what_others_had_is_computed_again_when_the_state_is_lost(
     survivors = [(request, end) for request, end in zip(wanted, ends, strict=True) if end != FAILED]
     assert survivors
     for request, end in survivors:
-        assert isinstance(end, Finished)
+        assert isinstance(end, Completed)
         assert end.completion.token_ids == alone(runtime, byte_tokenizer, request).token_ids
 
 

@@ -9,12 +9,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from medha_jax.engine import (
+    Completed,
     Completion,
-    Delta,
     Failed,
-    Finished,
     GenerationRequest,
     ModelOutputError,
+    NewTokens,
     OfflineEngine,
     Prefilled,
     generate,
@@ -32,7 +32,7 @@ def clock():
 
 def alone(executor: MeshExecutor, tokenizer: Tokenizer, request: GenerationRequest) -> Completion:
     *_, last = generate(executor, tokenizer, request, clock())
-    assert isinstance(last, Finished)
+    assert isinstance(last, Completed)
     return last.completion
 
 
@@ -70,9 +70,9 @@ def test_together_each_request_gets_what_it_gets_alone(
                 case Prefilled(done=tokens_done):
                     assert computed[number] < tokens_done <= len(batch[number].prompt_ids)
                     computed[number] = tokens_done
-                case Delta(token_ids=ids):
+                case NewTokens(token_ids=ids):
                     tokens[number].extend(ids)
-                case Finished(completion=completion):
+                case Completed(completion=completion):
                     done[number] = completion
     assert sum(engine.load.free_pages) == executor.sizes.pages
     for number, request in enumerate(batch):
@@ -95,7 +95,7 @@ def test_timings_and_chunks_of_a_completion(executor: MeshExecutor, byte_tokeniz
         seconds += 10  # a step takes ten seconds
         events += engine.step()
     _, last = events[-1]
-    assert isinstance(last, Finished)
+    assert isinstance(last, Completed)
     got = last.completion
     assert got.chunks == (40, 30, 30)
     assert got.ttft_s == 30

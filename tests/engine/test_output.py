@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medha_jax.engine.events import Course, Delta, GenerationRequest, Timings, TokenLogprobs
+from medha_jax.engine.events import Course, GenerationRequest, NewTokens, PhaseTimings, TokenLogprobs
 from medha_jax.engine.output import RequestOutput
 from medha_jax.plan import SamplingParams
 from medha_jax.text import Tokenizer
@@ -34,14 +34,14 @@ def run(token_ids, *, eos_ids=(EOS,), limit=None, prompt=(5,), tokenizer=TOKENIZ
 
 
 def ended(output):
-    completion = output.completion(Course(Timings(0, 0.1, 0.1, 0, 0.1, None), (1,)))
+    completion = output.completion(Course(PhaseTimings(0, 0.1, 0.1, 0, 0.1, None), (1,)))
     return completion.text, completion.finish_reason, completion.matched, len(completion.token_ids)
 
 
 def test_eos_ends_and_shows_nothing():
     output, deltas = run([*ids("ab"), EOS, *ids("c")])
     assert ended(output) == ("ab", "stop", EOS, 3)
-    assert deltas[-1] == Delta((EOS,), "")
+    assert deltas[-1] == NewTokens((EOS,), "")
 
 
 def test_eos_is_passed_over_on_request():
@@ -142,7 +142,7 @@ def test_logprobs_and_timings_are_kept():
     logprobs = [TokenLogprobs(token, -0.5, ((token, -0.5),)) for token in ids("ab")]
     deltas = [output.push(entry.token_id, entry) for entry in logprobs]
     assert [delta.logprobs for delta in deltas] == [(logprobs[0],), (logprobs[1],)]
-    completion = output.completion(Course(Timings(0.05, 0.2, 0.25, 0.125, 0.375, 0.125), (2, 1)))
+    completion = output.completion(Course(PhaseTimings(0.05, 0.2, 0.25, 0.125, 0.375, 0.125), (2, 1)))
     assert completion.logprobs == tuple(logprobs)
     assert (completion.prompt_tokens, completion.ttft_s, completion.tpot_s) == (3, 0.25, 0.125)
     assert completion.chunks == (2, 1)

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from medha_jax.config import Buckets, SchedulerConfig
-from medha_jax.engine import Delta, Engine, Finished, GenerationRequest, Prefilled
+from medha_jax.engine import Completed, Engine, GenerationRequest, NewTokens, Prefilled
 from medha_jax.plan import InvalidRequestError
 from medha_jax.runtime import MeshExecutor
 from medha_jax.text import Tokenizer
@@ -27,10 +27,10 @@ SAMPLED: list[dict[str, Any]] = [
 ]
 
 
-def run(engine: Engine, arrivals: list[tuple[int, GenerationRequest, list[tuple[int, int]]]]) -> dict[int, Finished]:
+def run(engine: Engine, arrivals: list[tuple[int, GenerationRequest, list[tuple[int, int]]]]) -> dict[int, Completed]:
     """Requests that come at given steps, and their prompts in parts: (tokens, steps until they come)."""
     due: list[tuple[int, int, int]] = []  # step, number, end of the part
-    ended, tick, waiting = dict[int, Finished](), 0, list(arrivals)
+    ended, tick, waiting = dict[int, Completed](), 0, list(arrivals)
     sent: dict[int, int] = {}
     while waiting or engine.busy:
         while waiting and waiting[0][0] <= tick:
@@ -52,11 +52,11 @@ def run(engine: Engine, arrivals: list[tuple[int, GenerationRequest, list[tuple[
                 sent[number] = max(end, sent[number])
         for number, event in engine.step():
             assert number not in ended
-            if isinstance(event, Delta):
+            if isinstance(event, NewTokens):
                 assert not any(of == number for _, of, _ in due), "no token before the prompt is complete"
             if isinstance(event, Prefilled):
                 assert event.done <= sent[number]
-            if isinstance(event, Finished):
+            if isinstance(event, Completed):
                 ended[number] = event
         tick += 1
         assert tick < 5000
@@ -161,6 +161,6 @@ def test_the_output_may_fill_what_was_reserved(executor: MeshExecutor, byte_toke
     while engine.busy:
         events += engine.step()
     _, last = events[-1]
-    assert isinstance(last, Finished)
+    assert isinstance(last, Completed)
     assert len(last.completion.token_ids) == 8
     assert last.completion.finish_reason == "length"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from medha_jax.config import Buckets, SchedulerConfig
-from medha_jax.engine import Completion, Finished, GenerationRequest, OfflineEngine, Prefilled, generate
+from medha_jax.engine import Completed, Completion, GenerationRequest, OfflineEngine, Prefilled, generate
 from medha_jax.engine.offline import OFFLINE
 from medha_jax.plan import SamplingParams
 from medha_jax.runtime import MeshExecutor
@@ -45,7 +45,7 @@ def request(number: int, prompt: int, tokens: int, due: float, **sampling: Any) 
 
 def alone(executor: MeshExecutor, tokenizer: Tokenizer, wanted: GenerationRequest) -> Completion:
     *_, last = generate(executor, tokenizer, wanted, lambda: 0.0)
-    assert isinstance(last, Finished)
+    assert isinstance(last, Completed)
     return last.completion
 
 
@@ -67,7 +67,7 @@ def serve(
             if isinstance(event, Prefilled):
                 assert event.done > computed[number], "progress never goes back"
                 computed[number] = event.done
-            if isinstance(event, Finished):
+            if isinstance(event, Completed):
                 done[number] = event.completion
         tick += 1
         assert tick < 2000
@@ -132,7 +132,7 @@ def test_a_cancelled_request_in_the_pipeline_gives_its_pages_back_when_it_has_le
     while engine.busy:
         for of, event in engine.step():
             assert of == number
-            if isinstance(event, Finished):
+            if isinstance(event, Completed):
                 done[of] = event.completion
     assert done[number].token_ids == alone(executor, byte_tokenizer, second).token_ids
     assert sum(engine.load.free_pages) == executor.sizes.pages

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from medha_jax.config import SchedulerConfig
-from medha_jax.engine import Delta, Engine, Failed, Slo
+from medha_jax.engine import Engine, Failed, NewTokens, Slo
 from medha_jax.runtime import MeshExecutor
 from medha_jax.text import Tokenizer
 from tests.engine.serving import ask, engine_of
@@ -41,7 +41,7 @@ def reach(engine: Engine, phase: str, stages: int, **stated: Any) -> tuple[int, 
                 break
             if phase == "pipeline" and state.in_flight:
                 break
-            if phase == "decode" and any(isinstance(event, Delta) for _, event in events):
+            if phase == "decode" and any(isinstance(event, NewTokens) for _, event in events):
                 break
         else:
             raise AssertionError("never there")

@@ -7,7 +7,16 @@ import numpy as np
 import pytest
 
 from medha_jax.config import SchedulerConfig
-from medha_jax.engine import Accepted, Delta, Failed, Finished, GenerationRequest, NotServingError, QueueFullError, Slo
+from medha_jax.engine import (
+    Completed,
+    Failed,
+    GenerationRequest,
+    NewTokens,
+    NotServingError,
+    Queued,
+    QueueFullError,
+    Slo,
+)
 from medha_jax.plan import InvalidRequestError, SamplingParams
 from medha_jax.runtime import MeshExecutor
 from medha_jax.text import Tokenizer
@@ -35,9 +44,12 @@ def test_requests_from_many_threads_get_what_they_get_alone(executor: MeshExecut
     assert heard.threads.isdisjoint({threading.get_ident()}) and len(heard.threads) == 1
     for seed, completion in enumerate(got):
         events = heard.events[numbers[seed]]
-        assert isinstance(events[0], Accepted)
-        assert sum(isinstance(event, Accepted | Finished | Failed) for event in events) == 2
-        assert tuple(t for event in events if isinstance(event, Delta) for t in event.token_ids) == completion.token_ids
+        assert isinstance(events[0], Queued)
+        assert sum(isinstance(event, Queued | Completed | Failed) for event in events) == 2
+        assert (
+            tuple(t for event in events if isinstance(event, NewTokens) for t in event.token_ids)
+            == completion.token_ids
+        )
         assert completion.token_ids == alone(executor, byte_tokenizer, wanted[seed]).token_ids
 
 
@@ -133,7 +145,7 @@ def test_stopping_ends_what_runs(executor: MeshExecutor, byte_tokenizer: Tokeniz
     slow.pause_s = 0.05
     with serving(slow, byte_tokenizer) as (service, heard):
         numbers = [service.submit(ask(seed, 10, 1000)) for seed in range(10)]
-        heard.until(lambda: any(isinstance(event, Delta) for event in heard.events.get(numbers[0], [])))
+        heard.until(lambda: any(isinstance(event, NewTokens) for event in heard.events.get(numbers[0], [])))
         service.stop()
         for number in numbers:
             assert heard.events[number][-1] == Failed("stopped", "the engine was stopped")

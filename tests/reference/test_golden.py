@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from medha_jax.config import Buckets, MeshConfig, RuntimeConfig
-from medha_jax.engine import Delta, GenerationRequest, OfflineEngine
+from medha_jax.engine import GenerationRequest, NewTokens, OfflineEngine
 from medha_jax.plan import SamplingParams, TokenResult
 from medha_jax.runtime import open_executor
 from medha_jax.text import Tokenizer
@@ -75,7 +75,7 @@ def test_same_tokens_and_logits_as_transformers(
     tokens: dict[int, list[int]] = {number: [] for number in range(len(cases))}
     while engine.busy:
         for number, event in engine.step():
-            if isinstance(event, Delta):
+            if isinstance(event, NewTokens):
                 tokens[number].extend(event.token_ids)
 
     for number, (length, name) in enumerate(cases):

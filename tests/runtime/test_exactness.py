@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medha_jax.config import Buckets
-from medha_jax.engine import Finished, GenerationRequest, OfflineEngine
+from medha_jax.engine import Completed, GenerationRequest, OfflineEngine
 from medha_jax.plan import SamplingParams, TokenResult
 from medha_jax.runtime import MeshExecutor
 from medha_jax.text import Tokenizer
@@ -81,7 +81,7 @@ def serve(executor: MeshExecutor, tokenizer: Tokenizer, arrivals: list[Arrival])
         while waiting and waiting[0].tick <= tick:
             engine.add(waiting.pop(0).request)
         for number, event in engine.step():
-            if isinstance(event, Finished):
+            if isinstance(event, Completed):
                 tokens[number] = event.completion.token_ids
         tick += 1
         assert tick < 5000, "the engine makes no progress"

@@ -17,7 +17,7 @@ import pytest
 from medha_jax.attention import GpuTarget, KernelAttention
 from medha_jax.attention.gpu.launch import parse_table
 from medha_jax.config import Buckets
-from medha_jax.engine import Finished, GenerationRequest, OfflineEngine
+from medha_jax.engine import Completed, GenerationRequest, OfflineEngine
 from medha_jax.plan import SamplingParams
 from medha_jax.runtime import MeshExecutor, programs
 from medha_jax.text import Tokenizer
@@ -53,7 +53,7 @@ def tokens(executor: MeshExecutor, tokenizer: Tokenizer) -> tuple[dict[int, tupl
         if waiting:
             engine.add(waiting.pop())
         for number, event in engine.step():
-            if isinstance(event, Finished):
+            if isinstance(event, Completed):
                 found[number] = event.completion.token_ids
     return found, np.concatenate(logits)
 

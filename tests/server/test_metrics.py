@@ -9,18 +9,18 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from medha_jax.config import SchedulerConfig
 from medha_jax.engine import (
-    Accepted,
     ChunkReport,
+    Completed,
     Completion,
-    Delta,
+    EngineEvent,
     EngineService,
-    Event,
     Failed,
-    Finished,
     Load,
+    NewTokens,
+    PhaseTimings,
     Prefilled,
+    Queued,
     TickReport,
-    Timings,
 )
 from medha_jax.runtime import MeshExecutor
 from medha_jax.server.metrics import Metrics
@@ -55,7 +55,7 @@ COMPLETION = Completion(
     matched="c",
     prompt_tokens=100,
     logprobs=(),
-    timings=Timings(0.5, 1.5, 2.0, 0.2, 2.2, 0.1),
+    timings=PhaseTimings(0.5, 1.5, 2.0, 0.2, 2.2, 0.1),
     chunks=(64, 20),
     preemptions=1,
     cached_tokens=16,
@@ -92,14 +92,18 @@ def test_a_tick_that_nobody_waited_for_has_no_time() -> None:
 
 def test_events_are_counted() -> None:
     metrics = Metrics()
-    batch: list[tuple[int, Event]] = [(7, Accepted(0, 0.5)), (7, Prefilled(64, 100)), (8, Failed("deadline", "late"))]
+    batch: list[tuple[int, EngineEvent]] = [
+        (7, Queued(0, 0.5)),
+        (7, Prefilled(64, 100)),
+        (8, Failed("deadline", "late")),
+    ]
     metrics.on_tick(REPORT)
     metrics.on_events(batch)
-    metrics.on_events([(7, Prefilled(100, 100)), (7, Delta((1,), "a"))])
+    metrics.on_events([(7, Prefilled(100, 100)), (7, NewTokens((1,), "a"))])
     import dataclasses
 
     metrics.on_tick(dataclasses.replace(REPORT, started=10.05, ended=10.35))
-    metrics.on_events([(7, Delta((2, 3), "bc")), (7, Finished(COMPLETION))])
+    metrics.on_events([(7, NewTokens((2, 3), "bc")), (7, Completed(COMPLETION))])
     metrics.refused("queue_full")
     assert value(metrics, "requests_accepted_total") == 1
     assert value(metrics, "prompt_tokens_total") == 100
@@ -180,7 +184,7 @@ def test_two_servers_share_nothing() -> None:
 def test_what_a_running_engine_gives(executor: MeshExecutor, byte_tokenizer: Tokenizer) -> None:
     metrics, heard = Metrics(), Heard()
 
-    def listen(events: list[tuple[int, Event]]) -> None:
+    def listen(events: list[tuple[int, EngineEvent]]) -> None:
         metrics.on_events(events)
         heard(events)
 
@@ -191,7 +195,7 @@ def test_what_a_running_engine_gives(executor: MeshExecutor, byte_tokenizer: Tok
     try:
         got = [heard.completion(service.submit(ask(seed, 200 + seed, 5))) for seed in range(3)]
         gone = service.submit(ask(9, 300, 1000))
-        heard.until(lambda: any(isinstance(event, Delta) for event in heard.events.get(gone, [])))
+        heard.until(lambda: any(isinstance(event, NewTokens) for event in heard.events.get(gone, [])))
         service.cancel(gone)
         heard.completion(service.submit(ask(10, 20, 5)))
         assert service.drain(10)
@@ -210,5 +214,5 @@ def test_what_a_running_engine_gives(executor: MeshExecutor, byte_tokenizer: Tok
     assert value(metrics, "tick_padding_share_count") == value(metrics, "iteration_tokens_total_count")
 
 
-def deltas(events: list[Event]) -> list[int]:
-    return [token for event in events if isinstance(event, Delta) for token in event.token_ids]
+def deltas(events: list[EngineEvent]) -> list[int]:
+    return [token for event in events if isinstance(event, NewTokens) for token in event.token_ids]

@@ -4,13 +4,13 @@ import asyncio
 
 import pytest
 
-from medha_jax.engine import Accepted, Delta, Failed, Prefilled
+from medha_jax.engine import Failed, NewTokens, Prefilled, Queued
 from medha_jax.server.refusal import Refusal
 from medha_jax.server.streams import MOST_JOINED, Streams
 
 
 def delta(token):
-    return Delta((token,), chr(97 + token % 26))
+    return NewTokens((token,), chr(97 + token % 26))
 
 
 def run(coroutine):
@@ -23,12 +23,12 @@ def test_deltas_that_wait_are_joined_up_to_a_bound_and_in_order():
         stream = streams.open("a")
         streams.expect()
         streams.bind(stream, 7)
-        streams.listen([(7, Accepted(0, 0.1)), (7, Prefilled(1, 2)), (7, delta(0))])
+        streams.listen([(7, Queued(0, 0.1)), (7, Prefilled(1, 2)), (7, delta(0))])
         streams.listen(
             [(7, delta(n)) for n in range(1, 2 * MOST_JOINED)] + [(7, Failed("internal", "x")), (8, delta(9))]
         )
         await asyncio.sleep(0)
-        assert await stream.take() == Accepted(0, 0.1)
+        assert await stream.take() == Queued(0, 0.1)
         first, second = await stream.take(), await stream.take()
         assert len(first) == len(second) == MOST_JOINED
         assert [token for event in first + second for token in event.token_ids] == list(range(2 * MOST_JOINED))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from medha_jax.config import SchedulerConfig
-from medha_jax.engine import Accepted, ChunkReport, Delta, EngineService, Event, Failed, TickReport
+from medha_jax.engine import ChunkReport, EngineEvent, EngineService, Failed, NewTokens, Queued, TickReport
 from medha_jax.runtime import MeshExecutor
 from medha_jax.server.trace import ScheduleTrace
 from medha_jax.text import Tokenizer
@@ -98,7 +98,7 @@ def test_what_ran_where(tmp_path: Path) -> None:
 def test_lifelines_show_who_waited(tmp_path: Path) -> None:
     now = 0.0
     trace = ScheduleTrace(tmp_path / "trace.json", lambda: now)
-    accepted: list[tuple[int, Event]] = [(1, Accepted(2, 0.7)), (2, Accepted(3, 0.8)), (3, Accepted(4, 0.9))]
+    accepted: list[tuple[int, EngineEvent]] = [(1, Queued(2, 0.7)), (2, Queued(3, 0.8)), (3, Queued(4, 0.9))]
     now = 1.0
     trace.on_events(accepted)
     chunk = ChunkReport(1, 0, (0,), 0, 64, False, 0.5, True)
@@ -106,7 +106,7 @@ def test_lifelines_show_who_waited(tmp_path: Path) -> None:
     trace.on_tick(report(2.0, 2.1, chunk))
     now = 3.1
     trace.on_tick(report(3.0, 3.1, dataclasses.replace(chunk, start=64)))
-    trace.on_events([(1, Delta((1,), "a")), (1, Delta((2,), "b"))])
+    trace.on_events([(1, NewTokens((1,), "a")), (1, NewTokens((2,), "b"))])
     now = 4.0
     trace.on_tick(report(3.5, 4.0, preempted=(1,), cancelled=(3,)))
     trace.on_tick(report(5.0, 5.1, chunk))
@@ -142,7 +142,7 @@ def test_the_trace_ends_at_its_cap(tmp_path: Path) -> None:
     trace = ScheduleTrace(tmp_path / "trace.json", lambda: 1.0, most_events=10)
     for _ in range(100):
         trace.on_tick(report(2.0, 2.1, ChunkReport(1, 0, (0,), 0, 64, False, 0.5, True)))
-        trace.on_events([(1, Delta((1,), "a"))])
+        trace.on_events([(1, NewTokens((1,), "a"))])
     assert len(read(tmp_path / "trace.json")) == 10
     trace.close()
     assert len(read(tmp_path / "trace.json")) == 10
@@ -164,7 +164,7 @@ def test_a_file_that_cannot_be_written_is_an_error_at_once(tmp_path: Path) -> No
 def test_the_trace_of_a_running_engine(executor: MeshExecutor, byte_tokenizer: Tokenizer, tmp_path: Path) -> None:
     trace, heard = ScheduleTrace(tmp_path / "trace.json", time.monotonic), Heard()
 
-    def listen(events: list[tuple[int, Event]]) -> None:
+    def listen(events: list[tuple[int, EngineEvent]]) -> None:
         trace.on_events(events)
         heard(events)
 

@@ -43,7 +43,7 @@ def mix() -> list[tuple[int, Any]]:
 
 def serve(executor: Any, tokenizer: Any, endless: bool = False) -> dict[str, list[int]]:
     """Tokens of each request of `mix`; with `endless`, its first one comes again and again."""
-    from medha_jax.engine import Finished, OfflineEngine
+    from medha_jax.engine import Completed, OfflineEngine
 
     engine = OfflineEngine(executor, tokenizer, itertools.count().__next__)
     waiting, tokens, tick = mix()[:1] if endless else mix(), {}, 0
@@ -51,7 +51,7 @@ def serve(executor: Any, tokenizer: Any, endless: bool = False) -> dict[str, lis
         while waiting and waiting[0][0] <= tick:
             engine.add(waiting.pop(0)[1])
         for number, event in engine.step():
-            if isinstance(event, Finished):
+            if isinstance(event, Completed):
                 tokens[str(number)] = list(event.completion.token_ids)
         tick += 1
         if endless and tick == 5:
