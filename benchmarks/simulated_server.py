@@ -28,7 +28,7 @@ from medha_jax.engine import (
 )
 from medha_jax.plan import SamplingParams
 from medha_jax.scheduler.time_model import LinearTimeModel
-from medha_jax.server.requests import ServedModel
+from medha_jax.server.request_parser import ServedModel
 from medha_jax.server.server import serve
 from medha_jax.server.settings import Limits, ServerSettings
 from medha_jax.simulate.executor import SimulatedExecutor

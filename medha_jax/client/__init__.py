@@ -1,9 +1,7 @@
 """Clients of a medha-jax server: `Client`, and `AsyncClient` for asyncio. No JAX."""
 
 from medha_jax.client.aio import AsyncClient
-from medha_jax.client.connection import Connection
-from medha_jax.client.errors import ServerError
-from medha_jax.client.events import (
+from medha_jax.client.answers import (
     Accepted,
     Delta,
     Event,
@@ -15,6 +13,8 @@ from medha_jax.client.events import (
     TokenLogprob,
     Usage,
 )
+from medha_jax.client.connection import Connection
+from medha_jax.client.errors import ServerError
 from medha_jax.client.sync import Client
 
 __all__ = [

@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 from google.protobuf.message import Message
 from grpc import aio
 
+from medha_jax.client.answers import Event, LoadInfo, ModelInfo, event_from, load_from, model_from
 from medha_jax.client.connection import SERVICE, Connection, Settings, part_messages, request_message
 from medha_jax.client.errors import ServerError, error_from
-from medha_jax.client.events import Event, LoadInfo, ModelInfo, event_from, load_from, model_from
 from medha_jax.client.sync import LONG_PROMPT
 from medha_jax.protos import inference_pb2 as pb
 

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import grpc
 from google.protobuf.message import Message
 
+from medha_jax.client.answers import Event, LoadInfo, ModelInfo, event_from, load_from, model_from
 from medha_jax.client.connection import (
     SERVICE,
     Connection,
@@ -17,7 +18,6 @@ from medha_jax.client.connection import (
     request_message,
 )
 from medha_jax.client.errors import error_from
-from medha_jax.client.events import Event, LoadInfo, ModelInfo, event_from, load_from, model_from
 from medha_jax.protos import inference_pb2 as pb
 
 LONG_PROMPT = 65536  # tokens from which a prompt goes in parts

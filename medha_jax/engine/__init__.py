@@ -20,10 +20,10 @@ from medha_jax.engine.loading import EngineLoader
 from medha_jax.engine.loop import Engine, OnTick
 from medha_jax.engine.offline import ModelOutputError, OfflineEngine, generate
 from medha_jax.engine.output import RequestOutput
-from medha_jax.engine.report import ChunkReport, Load, TickReport
 from medha_jax.engine.scheduling import scheduler_for
 from medha_jax.engine.service import EngineService, Listener, NotServingError, log_error
 from medha_jax.engine.sizing import sized_for
+from medha_jax.engine.tick_report import ChunkReport, Load, TickReport
 from medha_jax.scheduler.request import OnDeadline, Slo
 from medha_jax.scheduler.scheduler import QueueFullError
 from medha_jax.scheduler.time_model import FittedTimeModel

@@ -12,7 +12,7 @@ from medha_jax.engine.executor import Executor
 from medha_jax.engine.flight import NOTHING, DispatchedTick, Flight, TickTimes
 from medha_jax.engine.generation import Generation, OutputFactory
 from medha_jax.engine.recovery import Recovery, internal_error
-from medha_jax.engine.report import Load, TickReport, report_tick
+from medha_jax.engine.tick_report import Load, TickReport, report_tick
 from medha_jax.kv.allocator import OutOfPagesError
 from medha_jax.plan import Admission, Chunk, InvalidRequestError, TokenResult
 from medha_jax.scheduler.plan_builder import Planned

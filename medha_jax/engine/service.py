@@ -11,7 +11,7 @@ from itertools import count
 from medha_jax.engine.events import Completed, Failed, GenerationRequest
 from medha_jax.engine.loop import Engine, Events
 from medha_jax.engine.recovery import internal_error
-from medha_jax.engine.report import Load
+from medha_jax.engine.tick_report import Load
 from medha_jax.plan import InvalidRequestError
 from medha_jax.scheduler.request import SchedulerRequest
 from medha_jax.scheduler.scheduler import check_queue

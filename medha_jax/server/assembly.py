@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from medha_jax.config import RuntimeConfig, SchedulerConfig
 from medha_jax.engine import EngineLoader
 from medha_jax.plan import SamplingParams
-from medha_jax.server.requests import ServedModel
+from medha_jax.server.request_parser import ServedModel
 from medha_jax.specs.model import Architecture
 from medha_jax.text import GenerationDefaults, Tokenizer
 

@@ -24,7 +24,7 @@ from medha_jax.server import replies
 from medha_jax.server.access_log import Record
 from medha_jax.server.calls import Calls, Context
 from medha_jax.server.refusal import Refusal, invalid, too_busy, unavailable
-from medha_jax.server.requests import LONGEST_ID, RequestParser, ServedModel, parse, request_id
+from medha_jax.server.request_parser import LONGEST_ID, RequestParser, ServedModel, parse, request_id
 from medha_jax.server.settings import Limits
 from medha_jax.server.streams import Stream, Streams
 

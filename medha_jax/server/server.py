@@ -24,9 +24,9 @@ from medha_jax.server.access_log import AccessLog
 from medha_jax.server.calls import Calls
 from medha_jax.server.inference import Inference
 from medha_jax.server.listening import ListenError, grpc_server, handlers
-from medha_jax.server.metrics import Metrics
+from medha_jax.server.prometheus import Metrics
 from medha_jax.server.refusal import unavailable
-from medha_jax.server.requests import ServedModel
+from medha_jax.server.request_parser import ServedModel
 from medha_jax.server.security import read_tokens, server_credentials
 from medha_jax.server.settings import ServerSettings
 from medha_jax.server.streams import Streams

@@ -17,7 +17,7 @@ import yaml
 from medha_jax.cli import app
 from medha_jax.config import load_mesh
 from medha_jax.engine import Load
-from medha_jax.server.metrics import Metrics
+from medha_jax.server.prometheus import Metrics
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"

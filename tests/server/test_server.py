@@ -11,7 +11,7 @@ from benchmarks.simulated_server import VOCAB, RealClock, SimulatedLoader, parse
 from medha_jax.client import Client, Finished
 from medha_jax.config import BUNDLED_MODEL, ConfigError
 from medha_jax.plan import SamplingParams
-from medha_jax.server.requests import ServedModel
+from medha_jax.server.request_parser import ServedModel
 from medha_jax.server.server import serve
 from medha_jax.server.settings import ServerSettings, TlsFiles
 from medha_jax.text import Tokenizer

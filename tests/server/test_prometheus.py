@@ -23,7 +23,7 @@ from medha_jax.engine import (
     TickReport,
 )
 from medha_jax.runtime import MeshExecutor
-from medha_jax.server.metrics import Metrics
+from medha_jax.server.prometheus import Metrics
 from medha_jax.text import Tokenizer
 from tests.engine.serving import Heard, ask, engine_of
 
