@@ -62,7 +62,7 @@ def measure(policy: str, waiting: int, running: int, groups: int, plans: int) ->
         between = time.thread_time()
         now += planned.seconds
         for state, chunk in zip(planned.states, planned.plan.chunks, strict=True):
-            scheduler.computed(state, chunk, 1, now)
+            scheduler.chunk_left(state, chunk, 1, now)
             if len(state.generated) == state.request.max_tokens:
                 scheduler.cancel(state.number)
         planning.append(between - started)

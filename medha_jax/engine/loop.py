@@ -260,7 +260,7 @@ class Engine:
         if leaving.states:
             self._recovery.progressed()
         for state, chunk, result in zip(leaving.states, leaving.plan.chunks, results, strict=True):
-            if self._scheduler.computed(state, chunk, result.token, times.ended):
+            if self._scheduler.chunk_left(state, chunk, result.token, times.ended):
                 events += self._deliver(state, chunk, result, times.ended)
         self._report(tick, times)
         self._cancelled.clear()

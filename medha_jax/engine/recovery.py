@@ -59,7 +59,7 @@ class Recovery:
     def _drop(self, planned: Planned) -> None:
         """The chunks of a plan are in flight no longer."""
         for state, chunk in zip(planned.states, planned.plan.chunks, strict=True):
-            self._scheduler.computed(state, chunk, 0, 0.0)
+            self._scheduler.chunk_left(state, chunk, 0, 0.0)
 
 
 def internal_error(error: Exception) -> Failed:

@@ -1,8 +1,7 @@
-"""The scheduler: which chunks run in the next tick. It owns every request from `add` to its end."""
+"""The scheduler: which chunks run in the next tick. It owns every request from `enqueue` to its end."""
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,12 +9,10 @@ from medha_jax.config import SchedulerConfig
 from medha_jax.kv.groups import GroupedPages
 from medha_jax.plan import Chunk
 from medha_jax.scheduler.deadlines import Expiries, expired_at
-from medha_jax.scheduler.decode_queue import DecodeQueue
-from medha_jax.scheduler.plan_builder import Draft, Planned, Round
+from medha_jax.scheduler.plan_builder import PlanBuilder, Planned
 from medha_jax.scheduler.prefill_queue import PrefillQueue
 from medha_jax.scheduler.request import Phase, RequestState, SchedulerRequest
 from medha_jax.scheduler.running import RunningRequests
-from medha_jax.scheduler.tick_budget import TickLoad, TickTargets
 from medha_jax.scheduler.time_model import TimeModel
 from medha_jax.specs.tick_shapes import TickShapes
 
@@ -64,14 +61,12 @@ class Scheduler:
     def __init__(
         self, config: SchedulerConfig, shapes: TickShapes, pages: GroupedPages, model: TimeModel, ahead: int = 0
     ) -> None:
-        self._config, self._shapes, self._pages, self._model = config, shapes, pages, model
-        self._ahead = ahead
+        self._config, self._pages, self._ahead = config, pages, ahead
         self._prefill_queue = PrefillQueue(config, shapes, model, sum(pages.free) * shapes.page_size)
         self._running = RunningRequests(config, shapes, pages, self._prefill_queue)
         self._states: dict[int, RequestState] = {}
         self._expiries = Expiries()
-        self._targets = TickTargets(config, shapes.stages)
-        self._clear_flight()
+        self._builder = PlanBuilder(config, shapes, model, self._prefill_queue, self._running, ahead)
         self._count = self._tick = 0
 
     @property
@@ -185,26 +180,18 @@ class Scheduler:
             self._forget(state)
 
     def plan(self, now: float) -> Planned:
-        """The next tick's plan; its chunks count as in flight until `computed` is told of each."""
+        """The next tick's plan; its chunks are in flight until `chunk_left` is told of each.
+
+        1. Now and then, predict the prompts' work again, in case the time model has changed.
+        2. Drop requests whose deadline has passed, if they wish so.
+        3. Choose the chunks (`PlanBuilder.build`): decodes first, then prompts by policy. That may admit and preempt.
+        """
         self._tick += 1
         if self._tick % TABLE_TICKS == 0:
             self._prefill_queue.renew()
-        expired = self._expire(now)
-        draft = Draft(self._shapes, self._model, self._running, self._flight, self._ahead)
-        parts = self._prefill_queue, self._running
-        prompts = Round(self._config, self._shapes, *parts, draft, self._tick, now)
-        due = self._decode_queue.begin()
-        prompts.aged()
-        left = draft.decodes(due)
-        if len(self._prefill_queue):
-            prompts.fill(self._targets.target(draft.tightest, draft.seconds))
-        planned = draft.planned(expired)
-        self._decode_queue.end(left, draft.sampling)
-        self._targets.planned(draft.tightest, draft.coming, planned.seconds)
-        self._flight.appendleft(draft.load)
-        return planned
+        return self._builder.build(self._tick, now, self._expire(now))
 
-    def computed(self, state: RequestState, chunk: Chunk, token: int, now: float) -> bool:
+    def chunk_left(self, state: RequestState, chunk: Chunk, token: int, now: float) -> bool:
         """A planned chunk has left the last stage.
 
         Args:
@@ -238,13 +225,7 @@ class Scheduler:
             else:
                 self._running.preempt(state, now)
         self._running.forget()
-        self._clear_flight()
-
-    def _clear_flight(self) -> None:
-        """Nothing is in the pipeline."""
-        stages = self._shapes.stages
-        self._decode_queue = DecodeQueue(stages)
-        self._flight: deque[TickLoad] = deque([TickLoad()] * (stages - 1), stages - 1)
+        self._builder.clear()
 
     def _forget(self, state: RequestState) -> None:
         """An ended request has nothing in flight any more."""

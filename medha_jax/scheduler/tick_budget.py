@@ -1,4 +1,4 @@
-"""What fits a tick: rows of every KV group and of all groups together, and predicted seconds."""
+"""What fits a tick, and how long it may take: rows of every KV group and of all groups together, predicted seconds."""
 
 from __future__ import annotations
 
@@ -15,12 +15,18 @@ from medha_jax.specs.buckets import smallest_size
 from medha_jax.specs.tick_shapes import TickShapes
 from medha_jax.specs.work import chunk_attention, chunk_read
 
+IDLE_PATIENCE = 2.0
+
 
 @dataclass(slots=True)
-class _RowBudget:
-    """What one kind of rows of a tick carries so far, in the units of `TickWork`."""
+class _RowLoad:
+    """What one kind of rows of a tick carries so far, in the units of `TickWork`.
+
+    `prefill_sizes` are those of the buckets, which would make them anew each time.
+    """
 
     buckets: Buckets
+    prefill_sizes: tuple[int, ...]
     decodes: int = 0
     tokens: int = 0
     chunks: int = 0
@@ -30,7 +36,29 @@ class _RowBudget:
 
     @property
     def used(self) -> bool:
+        """Whether there is any row."""
         return bool(self.decodes or self.chunks)
+
+    def sizes(self, decodes: int, tokens: int) -> tuple[int, int]:
+        """Decode and prompt rows of the smallest bucket that holds these."""
+        return smallest_size(self.buckets.decode, decodes), smallest_size(self.prefill_sizes, tokens)
+
+    def add(self, start: int, length: int, per_group: int) -> None:
+        """Add a prompt chunk; one token runs as a decode row."""
+        self.context += chunk_read(start + length, per_group)
+        if length == 1:
+            self.decodes += 1
+            return
+        self.tokens += length
+        self.chunks += 1
+        self.attention += chunk_attention(start, length, per_group)
+
+    def with_chunk(self, start: int, length: int, per_group: int) -> _RowLoad:
+        """The same with one more prompt chunk."""
+        buckets, sizes = self.buckets, self.prefill_sizes
+        more = _RowLoad(buckets, sizes, self.decodes, self.tokens, self.chunks, self.attention, self.context)
+        more.add(start, length, per_group)
+        return more
 
 
 class TickLoad(NamedTuple):
@@ -45,6 +73,37 @@ class TickLoad(NamedTuple):
     attention: float = 0.0
     context: float = 0.0
     rows: int = 0
+
+
+class TickTarget(NamedTuple):
+    """How long a tick may take.
+
+    Args:
+        seconds: that it aims at.
+        at_most: seconds that it may take with the smallest chunk of its first prompt; no less than `seconds`.
+        patience: times `seconds`, or what the smallest chunk takes, that it may take with a chunk of its first prompt
+            which is worth it.
+    """
+
+    seconds: float
+    at_most: float
+    patience: float = 1.0
+
+    @property
+    def strict(self) -> TickTarget:
+        """What holds after the first prompt of a tick."""
+        return TickTarget(self.seconds, self.seconds)
+
+    def within(self, seconds: float) -> TickTarget:
+        """The same, but at most `seconds` long."""
+        return TickTarget(min(self.seconds, seconds), self.at_most, self.patience)
+
+    def share(self, slack: float, most: float) -> TickTarget:
+        """What a long prompt with relative slack fills at most: `seconds * (1 - min(max(slack, 0), most))`.
+
+        Medha's Algorithm 2, in which short prompts yield too, against its own example.
+        """
+        return TickTarget(self.seconds * (1 - min(max(slack, 0.0), most)), self.at_most)
 
 
 class TickBudget:
@@ -63,8 +122,9 @@ class TickBudget:
         self._shapes, self._model = shapes, model
         self._flight = [load for load in flight if load.rows]
         self._sizes = tuple(max(load.sizes[n] for load in self._flight) for n in range(4)) if self._flight else ()
-        self._own = [_RowBudget(shapes.own) for _ in range(shapes.groups)]
-        self._shared = _RowBudget(shapes.shared)
+        own, shared = shapes.own, shapes.shared
+        self._own = [_RowLoad(own, own.prefill_sizes) for _ in range(shapes.groups)]
+        self._shared = _RowLoad(shared, shared.prefill_sizes)
         self._kinds = [*self._own, self._shared] if shapes.groups > 1 else self._own
         self._taken: TickLoad | None = None
 
@@ -98,7 +158,7 @@ class TickBudget:
         )
 
     def more_fits(self, limit: float) -> bool:
-        """Whether any further prompt chunk of several tokens can have place in a tick of so many seconds.
+        """Whether any further prompt chunk of several tokens can fit a tick of `limit` seconds.
 
         Asked of the cheapest one, at the beginning of a prompt: every other one takes at least as long.
         """
@@ -121,19 +181,14 @@ class TickBudget:
             return self._shared.long or any(rows.long for rows in self._own)
         return self._shared.long or self._own[owners[0]].long
 
-    def largest(
-        self, owners: Sequence[int], start: int, most: int, limit: float, at_most: float, patience: float = 1.0
-    ) -> int:
-        """The longest chunk of a prompt, in tokens, with which the tick stays within its limit; 0 if there is none.
+    def largest(self, owners: Sequence[int], start: int, most: int, target: TickTarget) -> int:
+        """The longest chunk of a prompt, in tokens, with which the tick keeps to its target; 0 if there is none.
 
         Args:
             owners: the groups that hold the request up to the chunk.
             start: position of the first token.
             most: tokens to the end of the prompt or of the group's part.
-            limit: seconds of the tick.
-            at_most: seconds that it may take with the smallest chunk, where none stays within the limit.
-            patience: times its limit, or what the smallest chunk takes, that the tick may take with a longer chunk
-                which is worth it.
+            target: of the tick.
         """
         rows = self._rows(owners)
         lengths = candidates(rows.buckets, rows.tokens, most)
@@ -144,30 +199,33 @@ class TickBudget:
         def seconds(length: int) -> float:
             return self._seconds_with(rows, start, length, before)
 
+        limit = target.seconds
         length = largest_within(lengths, seconds, limit)
         if not length:
             limit = seconds(lengths[0])
-            length = lengths[0] if limit <= at_most else 0
-        return worthwhile(lengths, seconds, length, patience * limit) if length and patience > 1 else length
+            length = lengths[0] if limit <= target.at_most else 0
+        if length and target.patience > 1:
+            return worthwhile(lengths, seconds, length, target.patience * limit)
+        return length
 
-    def stated(self, owners: Sequence[int], start: int, length: int, at_most: float) -> int:
-        """`length` if a chunk of just that many tokens fits, else 0; the arguments are those of `largest`."""
+    def stated(self, owners: Sequence[int], start: int, length: int, target: TickTarget) -> int:
+        """`length` if a chunk of exactly `length` tokens fits, else 0; the other arguments are those of `largest`."""
         rows = self._rows(owners)
         if not self._has_place(rows, length):
             return 0
-        return length if self._seconds_with(rows, start, length, self._seconds_before()) <= at_most else 0
+        return length if self._seconds_with(rows, start, length, self._seconds_before()) <= target.at_most else 0
 
     def prefill(self, owners: Sequence[int], start: int, length: int, long: bool) -> None:
         """Take a prompt chunk; `long` if it is of a long prompt."""
         rows = self._rows(owners)
-        _take(rows, start, length, self._shapes.per_group)
+        rows.add(start, length, self._shapes.per_group)
         rows.long = rows.long or long
         self._taken = None
 
-    def _rows(self, owners: Sequence[int]) -> _RowBudget:
+    def _rows(self, owners: Sequence[int]) -> _RowLoad:
         return self._own[owners[0]] if len(owners) == 1 else self._shared
 
-    def _has_place(self, rows: _RowBudget, length: int) -> bool:
+    def _has_place(self, rows: _RowLoad, length: int) -> bool:
         if length == 1:
             return rows.decodes < rows.buckets.decode[-1]
         return rows.chunks < rows.buckets.chunks and rows.tokens + length <= rows.buckets.prefill[-1]
@@ -176,13 +234,12 @@ class TickBudget:
         """Seconds that the other stages take, whatever is added here."""
         return self._slowest(self.load)[1] if self._flight else 0.0
 
-    def _seconds_with(self, rows: _RowBudget, start: int, length: int, before: float) -> float:
+    def _seconds_with(self, rows: _RowLoad, start: int, length: int, before: float) -> float:
         """Seconds that count for one more prompt chunk: those of the tick.
 
         Where the chunk does not make this tick longer than it is `before`, those of the next ticks: of its plan alone.
         """
-        more = _RowBudget(rows.buckets, rows.decodes, rows.tokens, rows.chunks, rows.attention, rows.context)
-        _take(more, start, length, self._shapes.per_group)
+        more = rows.with_chunk(start, length, self._shapes.per_group)
         if rows is self._shared:
             load = self._load(self._own, more)
         else:
@@ -206,7 +263,7 @@ class TickBudget:
                 work, longest = theirs, seconds
         return work, longest
 
-    def _load(self, own: Sequence[_RowBudget], shared: _RowBudget) -> TickLoad:
+    def _load(self, own: Sequence[_RowLoad], shared: _RowLoad) -> TickLoad:
         if len(own) == 1:
             (only,) = own
             decodes, tokens, attention = only.decodes, only.tokens, only.attention
@@ -215,61 +272,15 @@ class TickBudget:
             decodes, tokens = max(rows.decodes for rows in own), max(rows.tokens for rows in own)
             attention, context = max(rows.attention for rows in own), max(rows.context for rows in own)
             real = max(rows.decodes + rows.chunks for rows in own)
-        sizes = _bucket(self._shapes.own, decodes, tokens)
+        sizes = own[0].sizes(decodes, tokens)
         if not shared.used:
             return TickLoad((*sizes, 0, 0), attention, context, real)
         return TickLoad(
-            (*sizes, *_bucket(shared.buckets, shared.decodes, shared.tokens)),
+            (*sizes, *shared.sizes(shared.decodes, shared.tokens)),
             attention + shared.attention,
             context + shared.context,
             real + shared.decodes + shared.chunks,
         )
-
-
-def _take(rows: _RowBudget, start: int, length: int, per_group: int) -> None:
-    """Add a prompt chunk; one token runs as a decode row."""
-    rows.context += chunk_read(start + length, per_group)
-    if length == 1:
-        rows.decodes += 1
-        return
-    rows.tokens += length
-    rows.chunks += 1
-    rows.attention += chunk_attention(start, length, per_group)
-
-
-def _bucket(buckets: Buckets, decodes: int, tokens: int) -> tuple[int, int]:
-    """Decode and prompt rows of the smallest bucket that holds so many."""
-    return smallest_size(buckets.decode, decodes), smallest_size(buckets.prefill_sizes, tokens)
-
-
-IDLE_PATIENCE = 2.0
-
-
-@dataclass(frozen=True)
-class TickTarget:
-    """How long a tick may take.
-
-    Args:
-        seconds: that it aims at.
-        at_most: seconds that it may take with the smallest chunk of its first prompt.
-        patience: times `seconds`, or what the smallest chunk takes, that it may take with a chunk of its first prompt
-            which is worth it.
-    """
-
-    seconds: float
-    at_most: float
-    patience: float = 1.0
-
-    def within(self, seconds: float) -> TickTarget:
-        """The same, but no longer than so many seconds."""
-        return TickTarget(min(self.seconds, seconds), self.at_most, self.patience)
-
-    def share(self, slack: float, most: float) -> TickTarget:
-        """What a long prompt with so much relative slack fills at most: `seconds * (1 - min(max(slack, 0), most))`.
-
-        Medha's Algorithm 2, in which short prompts yield too, against its own example.
-        """
-        return TickTarget(self.seconds * (1 - min(max(slack, 0.0), most)), self.at_most)
 
 
 class TickTargets:

@@ -118,7 +118,7 @@ class Server:
         number = state.number
         assert state.in_flight >= 1
         before = state.preemptions, state.computed
-        if not self.scheduler.computed(state, chunk, token, self.now):
+        if not self.scheduler.chunk_left(state, chunk, token, self.now):
             return
         assert chunk.end > before[1], "the computed cursor only grows while pages are held"
         self.reached[number] = max(self.reached.get(number, 0), chunk.end)

@@ -50,46 +50,46 @@ def test_a_chunk_fills_the_bucket_that_is_paid_for() -> None:
     tick = room()
     tick.prefill((0,), 0, 40, long=False)
     # 24 tokens are left of the bucket of 64, which costs the same with them
-    assert tick.largest((0,), 0, most=200, limit=2 + 64, at_most=0) == 24
-    assert tick.largest((0,), 0, most=5, limit=2 + 64, at_most=0) == 5
-    assert tick.largest((0,), 0, most=200, limit=65, at_most=0) == 0
+    assert tick.largest((0,), 0, 200, TickTarget(2 + 64, 0)) == 24
+    assert tick.largest((0,), 0, 5, TickTarget(2 + 64, 0)) == 5
+    assert tick.largest((0,), 0, 200, TickTarget(65, 0)) == 0
 
 
 def test_the_largest_chunk_within_the_limit() -> None:
     tick = room()
-    assert tick.largest((0,), 0, most=200, limit=66, at_most=0) == 64
-    assert tick.largest((0,), 0, most=200, limit=65, at_most=0) == 16
-    assert tick.largest((0,), 0, most=200, limit=1, at_most=0) == 0
-    assert tick.largest((0,), 0, most=200, limit=1, at_most=1e9) == 16, "never zero progress"
+    assert tick.largest((0,), 0, 200, TickTarget(66, 0)) == 64
+    assert tick.largest((0,), 0, 200, TickTarget(65, 0)) == 16
+    assert tick.largest((0,), 0, 200, TickTarget(1, 0)) == 0
+    assert tick.largest((0,), 0, 200, TickTarget(1, 1e9)) == 16, "never zero progress"
 
 
 def test_a_tick_that_may_take_longer_has_the_chunk_that_is_worth_it() -> None:
     """At position 60 a tick with 16, 32 or 64 rows takes 96, 128 or 168 seconds, at the beginning 36, 68 or 132."""
     tick = room(own=Buckets(decode=(4,), prefill=(16, 32, 64), chunks=3), model=LinearTimeModel(tokens=1, context=1))
-    assert tick.largest((0,), 60, most=200, limit=96, at_most=1e9) == 16
-    assert tick.largest((0,), 60, most=200, limit=96, at_most=1e9, patience=1.5) == 32
-    assert tick.largest((0,), 60, most=200, limit=96, at_most=1e9, patience=2) == 64
-    assert tick.largest((0,), 60, most=200, limit=20, at_most=1e9, patience=2) == 64, "twice what the smallest takes"
-    assert tick.largest((0,), 60, most=200, limit=20, at_most=20, patience=2) == 0
-    assert tick.largest((0,), 0, most=200, limit=36, at_most=1e9, patience=2) == 16, "twice the time for twice the work"
+    assert tick.largest((0,), 60, 200, TickTarget(96, 1e9)) == 16
+    assert tick.largest((0,), 60, 200, TickTarget(96, 1e9, 1.5)) == 32
+    assert tick.largest((0,), 60, 200, TickTarget(96, 1e9, 2)) == 64
+    assert tick.largest((0,), 60, 200, TickTarget(20, 1e9, 2)) == 64, "twice what the smallest takes"
+    assert tick.largest((0,), 60, 200, TickTarget(20, 20, 2)) == 0
+    assert tick.largest((0,), 0, 200, TickTarget(36, 1e9, 2)) == 16, "twice the time for twice the work"
 
 
 def test_another_group_s_padding_is_free() -> None:
     tick = room(groups=2)
     tick.prefill((0,), 0, 64, long=False)
-    assert tick.largest((1,), 0, most=200, limit=66, at_most=0) == 64
+    assert tick.largest((1,), 0, 200, TickTarget(66, 0)) == 64
 
 
 def test_rows_and_chunks_run_out() -> None:
     tick = room()
     assert [tick.decode((0,), 0) for _ in range(5)] == [True] * 4 + [False]
-    assert tick.largest((0,), 0, most=1, limit=1e9, at_most=1e9) == 0, "a single token is a decode row"
+    assert tick.largest((0,), 0, 1, TickTarget(1e9, 1e9)) == 0, "a single token is a decode row"
     for _ in range(3):
         assert not tick.full
         tick.prefill((0,), 0, 2, long=False)
     assert tick.full
-    assert tick.largest((0,), 0, most=20, limit=1e9, at_most=1e9) == 0
-    assert tick.stated((0,), 0, 20, at_most=1e9) == 0
+    assert tick.largest((0,), 0, 20, TickTarget(1e9, 1e9)) == 0
+    assert tick.stated((0,), 0, 20, TickTarget(1e9, 1e9)) == 0
 
 
 def test_one_long_prompt_a_group() -> None:
@@ -119,9 +119,9 @@ def test_what_is_in_flight_widens_the_tick() -> None:
     model = LinearTimeModel(tokens=1.0, attention=0.1)
     shapes = TickShapes(OWN, SHARED, 1, 1000, 4, 2, 8, 400)
     alone, beside = TickBudget(shapes, model), TickBudget(shapes, model, [TickLoad((2, 64, 0, 0), rows=1)])
-    assert alone.largest((0,), 100, most=300, limit=192, at_most=0) == 16  # 18 rows, 16 that see 100 to 116
-    assert beside.largest((0,), 100, most=300, limit=192, at_most=0) == 0  # 66 rows
-    assert beside.largest((0,), 100, most=300, limit=240, at_most=0) == 16
+    assert alone.largest((0,), 100, 300, TickTarget(192, 0)) == 16  # 18 rows, 16 that see 100 to 116
+    assert beside.largest((0,), 100, 300, TickTarget(192, 0)) == 0  # 66 rows
+    assert beside.largest((0,), 100, 300, TickTarget(240, 0)) == 16
 
 
 def test_what_does_not_lengthen_the_tick_is_free() -> None:
@@ -129,9 +129,9 @@ def test_what_does_not_lengthen_the_tick_is_free() -> None:
     shapes = TickShapes(OWN, SHARED, 1, 1000, 4, 2, 8, 400)
     model = LinearTimeModel(tokens=1.0, attention=0.1)
     tick = TickBudget(shapes, model, [TickLoad((2, 64, 0, 0), attention=5000.0, rows=1)])
-    assert tick.largest((0,), 0, most=300, limit=20, at_most=0) == 0, "18 rows and 13.6 s are too much by themselves"
-    assert tick.largest((0,), 0, most=300, limit=40, at_most=0) == 16
-    assert tick.largest((0,), 0, most=300, limit=400, at_most=0) == 64
+    assert tick.largest((0,), 0, 300, TickTarget(20, 0)) == 0, "18 rows and 13.6 s are too much by themselves"
+    assert tick.largest((0,), 0, 300, TickTarget(40, 0)) == 16
+    assert tick.largest((0,), 0, 300, TickTarget(400, 0)) == 64
 
 
 @st.composite
@@ -149,7 +149,7 @@ def rooms(draw: st.DrawFn) -> tuple[TickBudget, int]:
         start = draw(st.integers(0, 99)) + 100 * (len(owners) - 1)
         if draw(st.booleans()):
             tick.decode(owners, start)
-        elif length := tick.largest(owners, start, draw(st.integers(1, 60)), 1e9, 0):
+        elif length := tick.largest(owners, start, draw(st.integers(1, 60)), TickTarget(1e9, 0)):
             tick.prefill(owners, start, length, long=False)
     return tick, groups
 
@@ -162,7 +162,7 @@ def test_where_no_more_fits_no_chunk_of_several_tokens_does(
     owners = data.draw(st.sampled_from([(0,), (1, 0)][:groups]))
     start = data.draw(st.integers(0, 99)) + 100 * (len(owners) - 1)
     most = data.draw(st.integers(2, 60))
-    if tick.largest(owners, start, most, limit, 0):
+    if tick.largest(owners, start, most, TickTarget(limit, 0)):
         assert tick.more_fits(limit)
 
 
