@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import NamedTuple
-
-import numpy as np
+from typing import TYPE_CHECKING, NamedTuple
 
 from medha_jax.config import setting, setting_of
+
+if TYPE_CHECKING:
+    import numpy as np
 
 MAX_STOP_TOKENS = 16
 MAX_STOP_STRINGS = 16
@@ -186,6 +187,12 @@ class Admission:
     generated: Sequence[int] = ()
 
 
+def _no_logits() -> np.ndarray:
+    import numpy as np  # not above: the command line reads settings from here, and --help shall be quick
+
+    return np.zeros(0, np.float32)
+
+
 @dataclass(frozen=True)
 class TokenResult:
     """What a tick gave for one chunk of the plan that left.
@@ -204,4 +211,4 @@ class TokenResult:
     finite: bool = True
     logprob: float = 0.0
     top: tuple[tuple[int, float], ...] = ()
-    logits: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+    logits: np.ndarray = field(default_factory=_no_logits)
