@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medha_jax.cli.bench_run import as_json
+from medha_jax.cli.bench_run import runs_json
 from medha_jax.cli.opening import tell
 from medha_jax.cli.report import reader_may_leave
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from medha_jax.results import Run
 
 
-def compare(
+def bench_compare(
     directories: Annotated[list[Path], typer.Argument(metavar="DIR…", help="Written with --out, or above such ones.")],
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Write a report of all there.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
@@ -26,7 +26,7 @@ def compare(
     runs = found_runs(directories)
     with reader_may_leave():
         if json:
-            print(as_json(runs), flush=True)
+            print(runs_json(runs), flush=True)
         else:
             from medha_jax.cli.bench_tables import print_runs
 

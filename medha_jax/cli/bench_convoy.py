@@ -53,7 +53,7 @@ class ConvoyOptions:
 
 
 @takes_groups
-def convoy(
+def bench_convoy(
     context: typer.Context,
     service: ServerOptions,
     client: ClientOptions,

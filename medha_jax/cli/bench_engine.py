@@ -13,12 +13,12 @@ from medha_jax.cli.interrupt import noted_interrupts
 from medha_jax.cli.mesh import LayoutOptions, RuntimeOptions
 from medha_jax.cli.opening import StartWatch, model_sizes, tell
 from medha_jax.cli.option_groups import Shown, takes_groups
-from medha_jax.cli.prompt import MAX_DIGITS, model_directory
+from medha_jax.cli.prompt import model_directory, whole_number
 from medha_jax.cli.report import reader_may_leave
 from medha_jax.config import Buckets, RuntimeConfig, same_setting, setting
 
 if TYPE_CHECKING:
-    from medha_jax.cli.engine_speed import EngineSpeed, Speed
+    from medha_jax.engine.speed import EngineSpeed, Speed
 
 FITTED = {"model", "mesh", "max_context", "slots", "pool_tokens"}  # settings that follow from what is measured
 
@@ -39,7 +39,7 @@ class EngineOptions:
 
 
 @takes_groups
-def engine(asked: EngineOptions) -> None:
+def bench_engine(asked: EngineOptions) -> None:
     """Speed of the engine without a network: prompts by chunk and context, decodes by batch, host time, start-up.
 
     Every figure is a median over ticks of one kind. The time model is fitted to half of all ticks and predicts the
@@ -53,7 +53,7 @@ def engine(asked: EngineOptions) -> None:
     directory = model_directory(asked.model)
     check_rows(buckets, wanted, decodes)
 
-    from medha_jax.cli.engine_speed import EngineSpeed, decode_output
+    from medha_jax.engine.speed import EngineSpeed, decode_output
 
     decoding = decode_context + decode_output(max(decodes), decode_context, ticks, buckets.prefill[-1])
     longest = max(max(before) + (ticks + 2) * max(wanted), decoding)
@@ -76,33 +76,20 @@ def engine(asked: EngineOptions) -> None:
     start.ready()
     with noted_interrupts() as check, reader_may_leave():
         speed = EngineSpeed(executor, Tokenizer.from_directory(directory), on_tick=lambda what: check())
-        prefills, decoded = measure(speed, wanted, before, decodes, decode_context, ticks)
+        prefills, decoded = [], []
+        for context in before:
+            for chunk in wanted:
+                tell(f"prompt chunks of {chunk:,} tokens at {context:,}")
+                prefills.append(speed.prefill(chunk, context, ticks))
+        for batch in decodes:
+            tell(f"{batch} decodes at {decode_context:,} tokens")
+            decoded.append(speed.decode(batch, decode_context, ticks))
         if asked.json:
-            print(jsons.dumps(as_json(speed, prefills, decoded, start)), flush=True)
+            print(jsons.dumps(speed_json(speed, prefills, decoded, start)), flush=True)
         else:
             from medha_jax.cli.bench_tables import print_engine
 
             print_engine(speed, prefills, decoded, start)
-
-
-def measure(
-    speed: EngineSpeed,
-    chunks: tuple[int, ...],
-    contexts: tuple[int, ...],
-    batches: tuple[int, ...],
-    decode_context: int,
-    ticks: int,
-) -> tuple[list[Speed], list[Speed]]:
-    """Time every kind of tick, telling which; prompts and decodes."""
-    prefills, decoded = [], []
-    for context in contexts:
-        for chunk in chunks:
-            tell(f"prompt chunks of {chunk:,} tokens at {context:,}")
-            prefills.append(speed.prefill(chunk, context, ticks))
-    for batch in batches:
-        tell(f"{batch} decodes at {decode_context:,} tokens")
-        decoded.append(speed.decode(batch, decode_context, ticks))
-    return prefills, decoded
 
 
 def sizes(option: str, text: str, layout: tuple[int, ...], least: int = 1) -> tuple[int, ...]:
@@ -115,12 +102,12 @@ def sizes(option: str, text: str, layout: tuple[int, ...], least: int = 1) -> tu
         return layout
     found = []
     for part in text.split(","):
-        digits = part.strip()
-        if not (digits.isascii() and digits.isdigit() and len(digits) <= MAX_DIGITS and int(digits) >= least):
+        number = whole_number(part)
+        if number is None or number < least:
             raise typer.BadParameter(
                 f"{part!r} is no number from {least}; give some as in 64,1024", param_hint=f"'{option}'"
             )
-        found.append(int(digits))
+        found.append(number)
     return tuple(sorted(set(found)))
 
 
@@ -136,7 +123,7 @@ def check_rows(buckets: Buckets, chunks: tuple[int, ...], batches: tuple[int, ..
         raise typer.BadParameter(f"batches are {batches}; allowed are 1 to {buckets.decode[-1]} in this layout")
 
 
-def as_json(speed: EngineSpeed, prefills: list[Speed], decoded: list[Speed], start: StartWatch) -> dict[str, Any]:
+def speed_json(speed: EngineSpeed, prefills: list[Speed], decoded: list[Speed], start: StartWatch) -> dict[str, Any]:
     """All figures; times in seconds."""
     host, prediction = speed.host, speed.prediction()
     return {

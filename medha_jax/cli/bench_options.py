@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from medha_jax.cli.mesh import LayoutOptions, RuntimeOptions
+from medha_jax.cli.prompt import whole_number
 from medha_jax.cli.remote import RemoteOptions
 from medha_jax.config import RuntimeConfig, SchedulerConfig, same_setting, setting
 
@@ -247,9 +248,9 @@ def token_range(option: str, text: str) -> tuple[int, int]:
     Raises:
         typer.BadParameter: it is neither.
     """
-    parts = [part.strip().replace("_", "") for part in text.split("-")]
-    if not (1 <= len(parts) <= 2 and all(part.isascii() and part.isdigit() and len(part) <= 10 for part in parts)):
+    found = [number for part in text.split("-") if (number := whole_number(part.replace("_", ""))) is not None]
+    if not 1 <= len(found) == text.count("-") + 1 <= 2:
         raise typer.BadParameter(
             f"{text!r} is no number of tokens; give one, or two as in 100-2000", param_hint=f"'{option}'"
         )
-    return int(parts[0]), int(parts[-1])
+    return found[0], found[-1]

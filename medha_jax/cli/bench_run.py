@@ -136,7 +136,7 @@ def folder_of(name: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in name)
 
 
-def as_json(runs: Sequence[Run]) -> str:
+def runs_json(runs: Sequence[Run]) -> str:
     """Runs as one line of JSON: of each its name, configuration, stamp, and the figures of every repeat."""
     return jsons.dumps(
         {

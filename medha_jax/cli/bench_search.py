@@ -42,7 +42,7 @@ class SearchOptions:
 
 
 @takes_groups
-def search(
+def bench_search(
     context: typer.Context,
     service: ServerOptions,
     policy: PolicyOptions,

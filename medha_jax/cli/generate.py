@@ -26,7 +26,7 @@ from medha_jax.cli.prompt import (
 )
 from medha_jax.cli.remote import RemoteCompletion, RemoteOptions, check_options, connection
 from medha_jax.cli.remote import stream as stream_remote
-from medha_jax.cli.report import as_json, print_summary, reader_may_leave
+from medha_jax.cli.report import completion_json, print_summary, reader_may_leave
 from medha_jax.config import setting
 from medha_jax.plan import SamplingParams
 from medha_jax.text import GenerationDefaults, Tokenizer
@@ -96,7 +96,7 @@ def generate(
 
 def _report(completion: Completion | RemoteCompletion, json: bool) -> None:
     if json:
-        print(as_json(completion), flush=True)
+        print(completion_json(completion), flush=True)
     print_summary(completion, text_shown=not json)
 
 

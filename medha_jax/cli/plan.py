@@ -92,9 +92,9 @@ def plan(asked: PlanOptions, shown: Annotated[ShownOptions, Shown(panel="Output"
     chosen = _best(keeping or found, shown.choose) if found else None
     with reader_may_leave():
         if shown.json:
-            from medha_jax.cli.plan_tables import as_json
+            from medha_jax.cli.plan_tables import plan_json
 
-            print(as_json(asked.model, on, tokens, found, refused, chosen), flush=True)
+            print(plan_json(asked.model, on, tokens, found, refused, chosen), flush=True)
         else:
             from medha_jax.cli.plan_tables import print_plan
 

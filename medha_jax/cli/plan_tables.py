@@ -45,7 +45,7 @@ def print_plan(
     )
 
 
-def as_json(
+def plan_json(
     model: str,
     hardware: Hardware,
     context: int,

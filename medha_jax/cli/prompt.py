@@ -86,6 +86,12 @@ def read_text(text: str | None, file: str | None) -> str:
     return text
 
 
+def whole_number(text: str) -> int | None:
+    """A decimal number of 0 or more; None for anything else."""
+    digits = text.strip()
+    return int(digits) if digits.isascii() and digits.isdigit() and len(digits) <= MAX_DIGITS else None
+
+
 def parse_ids(text: str) -> tuple[int, ...]:
     """Read token ids separated by commas, spaces or line ends.
 
@@ -96,7 +102,7 @@ def parse_ids(text: str) -> tuple[int, ...]:
     if not parts:
         raise InvalidRequestError("the prompt is empty; it must have at least one token id")
     for part in parts:
-        if not (part.isascii() and part.isdigit() and len(part) <= MAX_DIGITS):
+        if whole_number(part) is None:
             raise InvalidRequestError(
                 f"{part[:20]!r} is not a token id; give numbers of 0 or more, separated by commas or spaces"
             )
@@ -113,14 +119,14 @@ def parse_chunks(text: str) -> tuple[int, ...] | None:
         return None
     sizes = []
     for part in text.split(","):
-        size = part.strip()
-        if not (size.isascii() and size.isdigit() and len(size) <= MAX_DIGITS and int(size) > 0):
+        size = whole_number(part)
+        if not size:
             raise typer.BadParameter(
                 f"{part!r} is not a number of tokens; give auto, or sizes of 1 or more as in 512 or 512,64 "
                 "(the last one repeats)",
                 param_hint="'--chunk'",
             )
-        sizes.append(int(size))
+        sizes.append(size)
     return tuple(sizes)
 
 

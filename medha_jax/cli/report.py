@@ -28,7 +28,7 @@ def reader_may_leave() -> Iterator[None]:
             os.dup2(nowhere, stream.fileno())
 
 
-def as_json(completion: Completion | RemoteCompletion) -> str:
+def completion_json(completion: Completion | RemoteCompletion) -> str:
     """One line of JSON: times in seconds, null for logprobs that were not asked for and for one of -inf."""
     logprobs = [_logprobs(entry) for entry in completion.logprobs] or None
     return json.dumps(

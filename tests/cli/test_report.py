@@ -3,7 +3,7 @@ import math
 
 import pytest
 
-from medha_jax.cli.report import as_json, summary
+from medha_jax.cli.report import completion_json, summary
 from medha_jax.engine.events import Completion, PhaseTimings, TokenLogprobs
 
 COMPLETION = Completion(
@@ -20,7 +20,7 @@ SINGLE = {"timings": PhaseTimings(0.1, 0.4, 0.5, 0.0, 0.5, None), "chunks": (1,)
 
 
 def test_json_holds_everything():
-    assert json.loads(as_json(COMPLETION)) == {
+    assert json.loads(completion_json(COMPLETION)) == {
         "token_ids": [7, 8],
         "text": "é\n",
         "finish_reason": "stop",
@@ -31,14 +31,14 @@ def test_json_holds_everything():
         "tpot_s": 0.05,
         "chunks": [1000, 24],
     }
-    assert "\n" not in as_json(COMPLETION)
+    assert "\n" not in completion_json(COMPLETION)
 
 
 def test_json_of_logprobs_has_no_infinities():
     from dataclasses import replace
 
     completion = replace(COMPLETION, logprobs=(TokenLogprobs(7, -0.5, ((7, -0.5), (9, -math.inf))),))
-    assert json.loads(as_json(completion))["logprobs"] == [
+    assert json.loads(completion_json(completion))["logprobs"] == [
         {"token_id": 7, "logprob": -0.5, "top": [[7, -0.5], [9, None]]}
     ]
 

@@ -11,17 +11,14 @@ from typing import Any, cast
 import numpy as np
 
 from medha_jax.config import ConfigError, SchedulerConfig
-from medha_jax.engine import (
-    Engine,
-    Executor,
-    FittedTimeModel,
-    GenerationRequest,
-    RequestOutput,
-    TickReport,
-    scheduler_for,
-)
+from medha_jax.engine.events import GenerationRequest
+from medha_jax.engine.executor import Executor
+from medha_jax.engine.loop import Engine
+from medha_jax.engine.output import RequestOutput
+from medha_jax.engine.report import TickReport
+from medha_jax.engine.scheduling import scheduler_for
 from medha_jax.plan import SamplingParams
-from medha_jax.scheduler.time_model import REFIT_TICKS, LinearTimeModel, TickWork
+from medha_jax.scheduler.time_model import REFIT_TICKS, FittedTimeModel, LinearTimeModel, TickWork
 from medha_jax.text import Tokenizer
 
 Clock = Callable[[], float]
@@ -125,16 +122,23 @@ class _Watched:
         return results
 
 
-class _Notebook(LinearTimeModel):
+class _Notebook:
     """Every tick free to the scheduler, so that chunks are those that were asked for; what they took is noted."""
 
     def __init__(self) -> None:
-        super().__init__()
-        object.__setattr__(self, "ticks", [])
+        self.ticks: list[tuple[TickWork, float]] = []
+
+    def seconds(self, work: TickWork) -> float:
+        """Nothing."""
+        return 0.0
+
+    def many(self, tokens: np.ndarray, attention: np.ndarray, context: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Zeros."""
+        return np.zeros(tokens.shape)
 
     def observe(self, work: TickWork, seconds: float) -> None:
         """Note a tick."""
-        cast(Any, self).ticks.append((work, seconds))
+        self.ticks.append((work, seconds))
 
 
 class EngineSpeed:
@@ -250,7 +254,7 @@ class EngineSpeed:
 
     def prediction(self) -> Prediction | None:
         """Fit a time model to every second tick, and predict the others; None with too few."""
-        ticks = list(cast(Any, self._model).ticks)
+        ticks = list(self._model.ticks)
         self._draw.shuffle(ticks)
         known, others = ticks[::2], ticks[1::2]
         if len(known) < REFIT_TICKS // 4:

@@ -3,9 +3,9 @@
 import pytest
 
 from medha_jax.cli.bench_tables import print_engine
-from medha_jax.cli.engine_speed import UNTIMED, EngineSpeed, decode_output
 from medha_jax.cli.opening import StartWatch
 from medha_jax.config import Buckets, ConfigError, MeshConfig, RuntimeConfig
+from medha_jax.engine.speed import UNTIMED, EngineSpeed, decode_output
 from medha_jax.scheduler.time_model import LinearTimeModel, TickWork
 from medha_jax.simulate.clock import VirtualClock
 from medha_jax.simulate.executor import SimulatedExecutor
