@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -30,11 +30,9 @@ def check_plot(path: Path) -> None:
 
 def draw(path: Path, found: Sequence[Estimate], chosen: Estimate, title: str) -> None:
     """Draw TTFT against goodput; the colour of a point is its TPOT, the front has names."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from medha_jax.results.drawing import figure_of, save_figure
 
-    figure = Figure(figsize=(9, 5.5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = figure_of(9, 5.5)
     axes = figure.add_subplot()
     points = axes.scatter(
         [one.ttft_s for one in found],
@@ -54,12 +52,4 @@ def draw(path: Path, found: Sequence[Estimate], chosen: Estimate, title: str) ->
     axes.set_ylabel("goodput, requests/s")
     axes.set_title(title)
     axes.legend()
-    save(figure, path)
-
-
-def save(figure: Any, path: Path) -> None:
-    """Write a figure; an SVG keeps its text as text, which is a third of the size, and no date."""
-    import matplotlib
-
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "medha-jax"}):
-        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    save_figure(figure, path)

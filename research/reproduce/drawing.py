@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from medha_jax.cli.plan_plot import save
+from medha_jax.results.drawing import figure_of, save_figure
 from research.reproduce.report import Reproduction
 
 RATIO = 60  # of the largest to the smallest figure, from which an axis is logarithmic
@@ -12,11 +12,7 @@ RATIO = 60  # of the largest to the smallest figure, from which an axis is logar
 
 def draw(path: Path, found: Reproduction) -> None:
     """Draw the lines of a preset that has any."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = figure_of(7, 4.2)
     axes = figure.add_subplot()
     for name, points in found.series.items():
         x, y = zip(*points, strict=True)
@@ -30,4 +26,4 @@ def draw(path: Path, found: Reproduction) -> None:
     axes.set_title(f"Simulated: {found.title}", fontsize=9)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7)
-    save(figure, path)
+    save_figure(figure, path)
