@@ -38,7 +38,6 @@ IMPORTS = {
         "plan",
         "results",
         "runtime",
-        "scheduler",
         "server",
         "simulate",
         "specs",
