@@ -15,8 +15,8 @@ from medha_jax.engine.events import GenerationRequest
 from medha_jax.engine.executor import Executor
 from medha_jax.engine.loop import Engine
 from medha_jax.engine.output import RequestOutput
-from medha_jax.engine.report import TickReport
 from medha_jax.engine.scheduling import scheduler_for
+from medha_jax.engine.tick_report import TickReport
 from medha_jax.plan import SamplingParams
 from medha_jax.scheduler.time_model import REFIT_TICKS, FittedTimeModel, LinearTimeModel, TickWork
 from medha_jax.text import Tokenizer
