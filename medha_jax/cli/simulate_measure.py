@@ -2,156 +2,75 @@
 
 from __future__ import annotations
 
-import math
 import platform
-import random
-import sys
-import time
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from medha_jax.cli.mesh import MeshOption, mesh_config
-from medha_jax.config import BUNDLED_MODEL, RuntimeConfig, SchedulerConfig
-
-if TYPE_CHECKING:
-    from medha_jax.engine import Engine, GenerationRequest, TickReport
-
-LEAST_PROMPT, MOST_OUTPUT = 2, 32
+from medha_jax.cli.mesh import LayoutOptions, RuntimeOptions
+from medha_jax.cli.opening import tell
+from medha_jax.cli.option_groups import Shown, takes_groups
+from medha_jax.cli.prompt import model_directory
+from medha_jax.config import RuntimeConfig, same_setting, setting
 
 
+@dataclass(frozen=True)
+class MeasuredOptions:
+    """The runtime, and how long it is measured."""
+
+    model: str = same_setting(RuntimeOptions, "model")
+    layout: LayoutOptions = field(default_factory=LayoutOptions)
+    max_context: int = setting(8192, "Prompt and output, in tokens.", at_least=64)
+    slots: int = setting(8, "Requests at once.", at_least=1)
+    pool_tokens: int | None = setting(None, "KV tokens of each group. Default: for all slots.", at_least=64)
+    seconds: float = setting(60.0, "How long to measure.", at_least=1, at_most=3600, metavar="S")
+    seed: int = setting(0, "Of the requests.", at_least=0)
+    trace: Path | None = setting(None, "Take the ticks that `serve --trace` wrote, and run nothing.")
+
+    def config(self, directory: Path) -> RuntimeConfig:
+        """The runtime's configuration, for a model directory."""
+        return RuntimeConfig(
+            model=directory,
+            mesh=self.layout.config,
+            max_context=self.max_context,
+            slots=self.slots,
+            pool_tokens=self.pool_tokens or self.slots * self.max_context,
+        )
+
+
+@takes_groups
 def measure(
     out: Annotated[Path, typer.Option(metavar="FILE", help="Where the measured ticks go, as JSON.")],
-    model: Annotated[str, typer.Option(metavar="tiny|DIR", help="The bundled model or a model directory.")] = "tiny",
-    mesh: MeshOption = "cpu-small",
-    max_context: Annotated[int, typer.Option(min=64, metavar="N", help="Prompt and output, in tokens.")] = 8192,
-    slots: Annotated[int, typer.Option(min=1, metavar="N", help="Requests at once.")] = 8,
-    pool_tokens: Annotated[
-        int | None, typer.Option(min=64, metavar="N", help="KV tokens of each group. Default: for all slots.")
-    ] = None,
-    seconds: Annotated[float, typer.Option(min=1, max=3600, metavar="S", help="How long to measure.")] = 60,
-    seed: Annotated[int, typer.Option(min=0, help="Of the requests.")] = 0,
-    trace: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Take the ticks that `serve --trace` wrote, and run nothing."),
-    ] = None,
+    asked: Annotated[MeasuredOptions, Shown(defaults={"mesh": "cpu-small"})],
 ) -> None:
     """Run random requests through the real engine and write down what every tick did and took.
 
     Prompts are of all lengths (uniform in their logarithm), outputs of up to 32 tokens, one to all slots in use. With
     --trace they are those of a server, whose layout, context, slots and pool have to be stated as it had them.
     """
-    if trace is not None:
-        _from_trace(out, trace, model, mesh, max_context, slots, pool_tokens)
-        return
-    import jax
-
-    from medha_jax.engine import Engine as Loop
-    from medha_jax.engine import FittedTimeModel, scheduler_for
-    from medha_jax.runtime import open_executor
     from medha_jax.simulate.calibration import write_ticks
-    from medha_jax.simulate.output import CountedOutput
 
-    directory = BUNDLED_MODEL if model == "tiny" else Path(model)
-    config = RuntimeConfig(
-        model=directory,
-        mesh=mesh_config(mesh),
-        max_context=max_context,
-        slots=slots,
-        pool_tokens=pool_tokens or slots * max_context,
-    )
-    executor = open_executor(config, _tell)
-    times = FittedTimeModel({})
-    scheduler = scheduler_for(executor, SchedulerConfig(prefix_cache=False), times)
-    recorder = _Recorder()
-    engine = Loop(executor, scheduler, times, time.perf_counter, CountedOutput, on_tick=recorder)
-    _serve(engine, recorder, random.Random(seed), executor.sizes.context, executor.vocab, slots, seconds)
-    about = {
-        "model": model if model == "tiny" else directory.name,
-        "device": f"{platform.processor() or platform.machine()}, {jax.devices()[0].platform}",
-        "dtype": "float32" if jax.devices()[0].platform == "cpu" else "bfloat16",
-        "jax": jax.__version__,
-    }
-    write_ticks(out, about, executor.config, executor.sizes.context, recorder.ticks)
-    _tell(f"wrote {len(recorder.ticks):,} ticks to {out}")
+    about = {"model": Path(asked.model).name}
+    if asked.trace is not None:
+        from medha_jax.simulate.served_ticks import served_ticks
 
+        config, context, ticks = asked.config(Path(asked.model)), asked.max_context, served_ticks(asked.trace)
+        about["device"] = config.mesh.hardware
+    else:
+        config = asked.config(model_directory(asked.model))
 
-def _from_trace(
-    out: Path, trace: Path, model: str, mesh: str, context: int, slots: int, pool_tokens: int | None
-) -> None:
-    """Write the ticks of a server's trace as a calibration."""
-    from medha_jax.simulate.calibration import write_ticks
-    from medha_jax.simulate.served_ticks import served_ticks
+        import jax
 
-    ticks = served_ticks(trace)
-    layout = mesh_config(mesh)
-    config = RuntimeConfig(mesh=layout, slots=slots, pool_tokens=pool_tokens or slots * context)
-    write_ticks(out, {"model": Path(model).name, "device": layout.hardware}, config, context, ticks)
-    _tell(f"wrote {len(ticks):,} ticks to {out}")
+        from medha_jax.runtime import open_executor
+        from medha_jax.simulate.measurement import measured_ticks
 
-
-class _Recorder:
-    """Owns the ticks that were seen; the first of each shape is not kept."""
-
-    def __init__(self) -> None:
-        self.ticks: list[dict[str, Any]] = []
-        self._seen: set[tuple[int, ...]] = set()
-        self._ended = math.nan
-
-    def __call__(self, report: TickReport) -> None:
-        """Note a tick."""
-        host, self._ended = report.started - self._ended, report.ended
-        if not report.timed or report.bucket not in self._seen:
-            self._seen.add(report.bucket)
-            return
-        stages: list[list[Any]] = [[] for _ in range(1 + max((one.stage for one in report.chunks), default=0))]
-        for one in report.chunks:
-            stages[one.stage].append([one.start, one.length, list(one.groups)])
-        self.ticks.append(
-            {
-                "shape": list(report.bucket),
-                "seconds": report.ended - report.started,
-                "host_s": None if math.isnan(host) else host,
-                "stages": stages,
-            }
-        )
-
-
-def _serve(
-    engine: Engine, recorder: _Recorder, rng: random.Random, context: int, vocab: int, slots: int, seconds: float
-) -> None:
-    """Keep a changing number of requests in the engine, for so long."""
-    end, told = time.perf_counter() + seconds, time.perf_counter()
-    active, wanted = 0, 1
-    while (now := time.perf_counter()) < end:
-        while active < wanted:
-            engine.add(_request(rng, context, vocab))
-            active += 1
-        before = active
-        active -= sum(not _goes_on(event) for _, event in engine.step())
-        if active < before:
-            wanted = rng.randint(1, slots)
-        if now - told > 5:
-            told = now
-            _tell(f"{len(recorder.ticks):,} ticks, {end - now:.0f} s left")
-
-
-def _goes_on(event: Any) -> bool:
-    from medha_jax.engine import Completed, Failed
-
-    return not isinstance(event, Completed | Failed)
-
-
-def _request(rng: random.Random, context: int, vocab: int) -> GenerationRequest:
-    from medha_jax.engine import GenerationRequest
-    from medha_jax.plan import SamplingParams
-
-    output = rng.randint(2, MOST_OUTPUT)
-    prompt = round(math.exp(rng.uniform(math.log(LEAST_PROMPT), math.log(context - output))))
-    ids = tuple(rng.randrange(vocab) for _ in range(prompt))
-    return GenerationRequest(ids, SamplingParams(temperature=0, max_tokens=output, ignore_eos=True))
-
-
-def _tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+        executor = open_executor(config, tell)
+        config, context = executor.config, executor.sizes.context
+        ticks = measured_ticks(executor, asked.seconds, asked.seed, tell)
+        device = jax.devices()[0].platform
+        about["device"] = f"{platform.processor() or platform.machine()}, {device}"
+        about |= {"dtype": "float32" if device == "cpu" else "bfloat16", "jax": jax.__version__}
+    write_ticks(out, about, config, context, ticks)
+    tell(f"wrote {len(ticks):,} ticks to {out}")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from medha_jax.cli.simulate_measure import measure
+from medha_jax.cli import run
 from medha_jax.config import Buckets, MeshConfig, RuntimeConfig, SchedulerConfig
 from medha_jax.engine import Engine, TickReport, scheduler_for
 from medha_jax.scheduler.time_model import LinearTimeModel
@@ -111,7 +111,8 @@ def test_they_make_a_calibration(tmp_path: Path) -> None:
 def test_a_command_takes_them(tmp_path: Path) -> None:
     traced(tmp_path / "trace.json", dataclasses.replace(MESH, spp=1, kvp=1))
     out = tmp_path / "ticks.json"
-    measure(out, mesh="cpu-small", max_context=CONTEXT, slots=8, pool_tokens=640, trace=tmp_path / "trace.json")
+    sizes = ["--mesh", "cpu-small", "--max-context", str(CONTEXT), "--slots", "8", "--pool-tokens", "640"]
+    assert run(["simulate", "measure", "--out", str(out), *sizes, "--trace", str(tmp_path / "trace.json")]) == 0
     stated = json.loads(out.read_text())
     assert stated["ticks"] == served_ticks(tmp_path / "trace.json")
     assert (stated["context"], stated["slots"], stated["pool_tokens"]) == (CONTEXT, 8, 640)
