@@ -143,10 +143,12 @@ def token_losses(
     angles = rotary_angles(rotary_constants(arch.rope, arch.head_dim), where, where + 1)
     merge = layer_graph(arch, jnp.float32)
     stacked = {p.removeprefix("layers."): x for p, x in parameters.items() if p.startswith("layers.")}
-    attend = partial(dense_attention, length=length)
+
+    def attend(cache: None, query: Array, key: Array, value: Array) -> tuple[Array, None]:
+        return dense_attention(query, key, value, length), cache
 
     def step(x: Array, arrays: Parameters) -> tuple[Array, None]:
-        return merge(arrays)(x, angles, attend), None
+        return merge(arrays)(x, angles, None, attend)
 
     embedding = parameters["embedding"]
     hidden, _ = jax.lax.scan(step, embedding[inputs], stacked)

@@ -73,9 +73,7 @@ def resources(tile: TileConfig, capability: int) -> Resources:
     types |= dict.fromkeys(("lse", "part_out", "part_lse"), "*fp32") | {"exponents": "*i8"}
     types |= {"pool": "*fp8e4nv"} if fp8 else {}
     wide = 1 << (tile.head_dim - 1).bit_length()
-    constants: dict[str, object] = dict(
-        FIRST=0, FIELDS=9, HEADS=8, GROUP=4, DIM=tile.head_dim, WIDE=wide, PAGE=128, PAGES=8192
-    )
+    constants: dict[str, object] = dict(FIRST=0, HEADS=8, GROUP=4, DIM=tile.head_dim, WIDE=wide, PAGE=128, PAGES=8192)
     constants |= dict(WIDTH=8192, PARTS=1024, SCALE=math.log2(math.e) / math.sqrt(tile.head_dim), FP8=fp8)
     constants |= dict(PRECISION="ieee", ROWS=tile.rows, KEYS=tile.keys, STAGES=tile.stages)
     names = attend_kernel.arg_names

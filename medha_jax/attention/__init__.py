@@ -1,9 +1,10 @@
 """Exact attention over a paged KV pool: one contract, `(out, log-sum-exp)`, whatever computes it."""
 
-from medha_jax.attention.choice import Attention, KernelAttention, XlaAttention, choose
-from medha_jax.attention.gpu.attend import KernelWork
 from medha_jax.attention.gpu.items import list_tiles, plan_items
 from medha_jax.attention.gpu.launch import GpuTarget, Launch, LaunchError
+from medha_jax.attention.gpu.work import KernelWork
+from medha_jax.attention.implementations import KernelAttention, XlaAttention, choose
+from medha_jax.attention.interface import Attention, PlanField, RowRun, WorkLayout
 from medha_jax.attention.merge import merge, pack
 from medha_jax.attention.pool import Fp8Pool, Pool, empty_pool, values_of
 from medha_jax.attention.store import store
@@ -19,8 +20,11 @@ __all__ = [
     "KernelWork",
     "Launch",
     "LaunchError",
+    "PlanField",
     "Pool",
+    "RowRun",
     "Tiles",
+    "WorkLayout",
     "XlaAttention",
     "attend",
     "choose",

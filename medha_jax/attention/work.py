@@ -1,16 +1,20 @@
-"""What a tick has to attend to: a list made on the host, because only the host knows the lengths.
+"""What XLA's attention takes from a plan: single tokens, then tiles of prefill chunks.
 
-Positions here are *local*: counted from the first token of the request that this device's group holds. A group that
-holds an earlier part of the request sees rows at positions beyond what it holds; one that holds nothing yet sees 0
-tokens.
+The host makes this list, because only the host knows the lengths. Positions are local (`interface.RowRun`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import jax
+from jax import numpy as jnp
 from jaxtyping import Array, Int
+
+from medha_jax.attention.interface import Fields, FieldViews, PlanField, RowRun
+from medha_jax.specs.buckets import SMALL_TILE, Bucket
 
 
 @jax.tree_util.register_dataclass
@@ -33,6 +37,16 @@ class Tiles:
     size: int = field(metadata={"static": True})
 
 
+TILE_FIELDS = {
+    "slot": "Slot of each tile.",
+    "row": "First row of each tile.",
+    "start": "Local position of that row.",
+    "count": "Rows of each tile.",
+    "limit": "Tokens that this group holds once this tick's are stored.",
+    "stored": "Rows of each tile that this group stores: all on their owner, 0 elsewhere.",
+}
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class AttentionWork:
@@ -48,3 +62,76 @@ class AttentionWork:
     write_row: Int[Array, " decode_rows"]
     writes: Int[Array, ""]
     tiles: tuple[Tiles, ...]
+
+
+@dataclass(frozen=True)
+class TileLayout:
+    """The fields of one shape's plans that XLA's attention needs."""
+
+    bucket: Bucket
+
+    @cached_property
+    def tiles(self) -> dict[int, int]:
+        """Tile sizes, largest first, each with its number of tiles."""
+        return self.bucket.tiles
+
+    @cached_property
+    def fields(self) -> tuple[PlanField, ...]:
+        """Of decodes, then of the tiles of each size."""
+        decodes = self.bucket.decodes
+        found = [
+            PlanField("decode_length", (decodes,), "Local tokens that a decode row sees; 0 for padding."),
+            PlanField("writes", (), "Decode rows that this group stores."),
+            PlanField("write_row", (decodes,), "Those rows; the first `writes` count."),
+        ]
+        for size, count in self.tiles.items():
+            found.append(PlanField(f"tile{size}_used", (), f"Tiles of {size} rows; the rest is padding."))
+            found += [PlanField(f"tile{size}_{name}", (count,), meaning) for name, meaning in TILE_FIELDS.items()]
+        return tuple(found)
+
+    def write(self, view: FieldViews, runs: Sequence[RowRun]) -> None:
+        """Fill in lengths and writes of decodes, and cut longer runs into tiles."""
+        decodes = [run for run in runs if run.row < self.bucket.decodes]
+        if decodes:
+            lengths = [min(run.start + 1, run.limit) for run in decodes]
+            view["decode_length"][[run.row for run in decodes]] = lengths
+            stored = [run.row for run in decodes if run.owner]
+            view["write_row"][: len(stored)] = stored
+            view["writes"][...] = len(stored)
+        if len(decodes) == len(runs):
+            return
+        made: dict[int, list[tuple[int, ...]]] = {size: [] for size in self.tiles}
+        for run in runs:
+            if run.row >= self.bucket.decodes:
+                for size, tile in self._cut(run):
+                    made[size].append(tile)
+        for size, tiles in made.items():
+            view[f"tile{size}_used"][...] = len(tiles)
+            for name, column in zip(TILE_FIELDS, zip(*tiles, strict=True), strict=False):  # no columns without tiles
+                view[f"tile{size}_{name}"][: len(tiles)] = column
+
+    def _cut(self, run: RowRun) -> Iterator[tuple[int, tuple[int, ...]]]:
+        """The tiles of a run: size of each, and its TILE_FIELDS."""
+        sizes = tuple((self.bucket.shared if run.shared else self.bucket.own).tiles)
+        done = 0
+        while done < run.length:
+            left = run.length - done
+            size = sizes[0] if left > sizes[0] // 2 or len(sizes) == 1 else SMALL_TILE
+            count = min(size, left)
+            stored = count if run.owner else 0
+            yield size, (run.slot, run.row + done, run.start + done, count, run.limit, stored)
+            done += count
+
+    def work(self, fields: Fields) -> AttentionWork:
+        """The rows of a tick, traced."""
+        names = (*TILE_FIELDS, "used")
+        tiles = (Tiles(**{name: fields[f"tile{size}_{name}"] for name in names}, size=size) for size in self.tiles)
+        lengths = fields["decode_length"]
+        return AttentionWork(
+            # padding has a slot number beyond the table; it sees nothing, so any slot will do
+            decode_slots=jnp.where(lengths > 0, fields["row_slot"][: self.bucket.decodes], 0),
+            decode_lengths=lengths,
+            write_row=fields["write_row"],
+            writes=fields["writes"],
+            tiles=tuple(tiles),
+        )

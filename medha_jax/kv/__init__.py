@@ -1,1 +1,1 @@
-"""The KV cache: which pages a request holds, and the device pool that they are pages of."""
+"""Which pages of the KV pool a request holds; the pool itself is on the devices (`attention.pool`)."""

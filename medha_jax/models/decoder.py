@@ -20,7 +20,7 @@ from medha_jax.models.parameters import ParameterSpec, declare
 from medha_jax.models.rope import rotate
 from medha_jax.specs.model import Architecture
 
-Attend = Callable[[Array, Array, Array], Array]
+Attend = Callable[[Any, Array, Array, Array], tuple[Array, Any]]
 Reduce = Callable[[Array], Array]
 Angles = tuple[Array, Array]
 
@@ -76,7 +76,7 @@ class Projection(nnx.Module):
 
 
 class Attention(nnx.Module):
-    """Grouped-query attention (arXiv 2305.13245) around an `attend` that owns the KV cache."""
+    """Grouped-query attention (arXiv 2305.13245) around an `attend` that knows the KV cache."""
 
     def __init__(self, arch: Architecture, dtype: Any, rngs: nnx.Rngs) -> None:
         embed = {"embed": arch.embed}
@@ -91,13 +91,14 @@ class Attention(nnx.Module):
         self.key_norm = norm() if arch.qk_norm else None
 
     def __call__(
-        self, x: Float[Array, "rows embed"], angles: Angles, attend: Attend, reduce: Reduce
-    ) -> Float[Array, "rows embed"]:
-        """Project, rotate, attend and project back."""
+        self, x: Float[Array, "rows embed"], angles: Angles, cache: Any, attend: Attend, reduce: Reduce
+    ) -> tuple[Float[Array, "rows embed"], Any]:
+        """Project, rotate, attend and project back; returns the cache as well."""
         query, key, value = self.query(x), self.key(x), self.value(x)
         if self.query_norm is not None and self.key_norm is not None:
             query, key = self.query_norm(query), self.key_norm(key)
-        return self.output(attend(rotate(query, *angles), rotate(key, *angles), value), reduce)
+        attended, cache = attend(cache, rotate(query, *angles), rotate(key, *angles), value)
+        return self.output(attended, reduce), cache
 
 
 class MLP(nnx.Module):
@@ -125,19 +126,21 @@ class Layer(nnx.Module):
         self.mlp = MLP(arch, dtype, rngs)
 
     def __call__(
-        self, x: Float[Array, "rows embed"], angles: Angles, attend: Attend, reduce: Reduce = identity
-    ) -> Float[Array, "rows embed"]:
-        """Apply the block.
+        self, x: Float[Array, "rows embed"], angles: Angles, cache: Any, attend: Attend, reduce: Reduce = identity
+    ) -> tuple[Float[Array, "rows embed"], Any]:
+        """Apply the block; returns hidden states and the cache.
 
         Args:
             x: hidden states `[rows, embed]`.
             angles: cos and sin of each row's rotation, fp32 `[rows, head_dim / 2]` each.
-            attend: `(query [rows, heads, head_dim], key, value [rows, kv_heads, head_dim]) -> [rows, heads,
-                head_dim]`; stores keys and values and attends to everything its rows may see.
+            cache: of keys and values, for `attend`.
+            attend: `(cache, query [rows, heads, head_dim], key, value [rows, kv_heads, head_dim]) -> ([rows, heads,
+                head_dim], cache)`; stores keys and values and attends to everything its rows may see.
             reduce: sums partial results over the tensor axis.
         """
-        x = x + self.attention(self.attention_norm(x), angles, attend, reduce)
-        return x + self.mlp(self.mlp_norm(x), reduce)
+        attended, cache = self.attention(self.attention_norm(x), angles, cache, attend, reduce)
+        x = x + attended
+        return x + self.mlp(self.mlp_norm(x), reduce), cache
 
 
 class Decoder(nnx.Module):

@@ -128,7 +128,7 @@ class MeshExecutor:
             UnknownShapeError: the plans in flight are larger than every compiled shape; nothing was dispatched.
         """
         flight, bucket = self._entering(plan), self.bucket(plan)
-        packed = pack(flight, bucket, self.programs.geometry)
+        packed = pack(flight, self.programs.plan_layouts[bucket], self.programs.geometry)
         plans: np.ndarray | Array = packed
         if jax.process_count() > 1:  # a program over several processes takes no host array that is divided
             sharding = self.programs.plan_shape(bucket).sharding

@@ -3,75 +3,76 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from medha_jax.attention import Launch
-from medha_jax.attention.gpu.items import FIELDS, MERGE_FIELDS
+from medha_jax.attention import PlanField, WorkLayout
 from medha_jax.specs.buckets import Bucket
+
+SLOT_FIELDS = ("row_slot", "sample_slot", "update_slot")
+
+
+def tick_fields(bucket: Bucket, page: int) -> tuple[PlanField, ...]:
+    """The fields of a plan that every tick has, whatever computes attention.
+
+    Those in SLOT_FIELDS hold a number beyond the slots where they are padding, so that what is written there is
+    dropped; elsewhere padding is 0.
+
+    Args:
+        bucket: shape of the tick.
+        page: tokens of a page.
+    """
+    rows, samples = (bucket.rows,), (bucket.samples,)
+    updates = (sum(segment.updates(page) for segment in bucket.segments),)
+    return (
+        PlanField("row_token", rows, "Token id of each row; -1: the token that was last sampled for its slot."),
+        PlanField("row_slot", rows, "Slot of each row."),
+        PlanField("row_position", rows, "Position of each row in its request."),
+        PlanField("sample_row", samples, "Row that each sample is drawn from: a decode, or the last one of a chunk."),
+        PlanField("sample_slot", samples, "Slot of each sample."),
+        PlanField("sample_keep", samples, "1 where the token is the request's next one; 0 where no one reads it."),
+        PlanField("update_slot", updates, "Slot of each new entry of the page table."),
+        PlanField("update_index", updates, "Place of the page among the slot's pages."),
+        PlanField("update_page", updates, "The page."),
+    )
 
 
 @dataclass(frozen=True)
 class PlanLayout:
     """Where each field of a plan lies in one flat int32 array, so that a tick takes one small host array.
 
-    `launch` is how the attention kernels run this shape, None where XLA computes it.
+    Args:
+        bucket: shape of the tick.
+        page: tokens of a page.
+        work: what attention takes from a plan of this shape.
     """
 
     bucket: Bucket
     page: int
-    launch: Launch | None = None
-
-    @cached_property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shape of each field, in order."""
-        b = self.bucket
-        updates = sum(segment.updates(self.page) for segment in b.segments)
-        shapes: dict[str, tuple[int, ...]] = {
-            "row_token": (b.rows,),
-            "row_slot": (b.rows,),
-            "row_position": (b.rows,),
-            "decode_length": (b.decodes,),
-            "writes": (),
-            "write_row": (b.decodes,),
-            "sample_row": (b.samples,),
-            "sample_slot": (b.samples,),
-            "sample_keep": (b.samples,),
-            "update_slot": (updates,),
-            "update_index": (updates,),
-            "update_page": (updates,),
-        }
-        if self.launch is not None:
-            work = {"item": (self.launch.items, len(FIELDS)), "merge": (self.launch.merges, len(MERGE_FIELDS))}
-            return {**shapes, "write_position": (b.rows,), **work}
-        for size, count in b.tiles.items():
-            shapes[f"tile{size}_used"] = ()
-            for name in ("slot", "row", "start", "count", "limit", "stored"):
-                shapes[f"tile{size}_{name}"] = (count,)
-        return shapes
+    work: WorkLayout
 
     @cached_property
     def size(self) -> int:
         """Elements of the flat array."""
-        return sum(math.prod(shape) for shape in self.shapes.values())
+        return sum(math.prod(shape) for _, _, shape in self.places)
 
     @cached_property
-    def fields(self) -> tuple[tuple[str, slice, tuple[int, ...]], ...]:
+    def places(self) -> tuple[tuple[str, slice, tuple[int, ...]], ...]:
         """Name, place in the flat array, and shape of each field."""
-        fields, at = [], 0
-        for name, shape in self.shapes.items():
-            fields.append((name, slice(at, at := at + math.prod(shape)), shape))
-        return tuple(fields)
+        places, at = [], 0
+        for field in (*tick_fields(self.bucket, self.page), *self.work.fields):
+            places.append((field.name, slice(at, at := at + math.prod(field.shape)), field.shape))
+        return tuple(places)
 
-    def views(self, flat: np.ndarray | Array) -> dict[str, np.ndarray | Array]:
-        """The fields as views (NumPy) or slices (traced) of `flat`."""
-        return {name: flat[place].reshape(shape) for name, place, shape in self.fields}
+    def views(self, flat: np.ndarray) -> dict[str, np.ndarray]:
+        """The fields as views of `flat`, to write into."""
+        return {name: flat[place].reshape(shape) for name, place, shape in self.places}
 
-
-@lru_cache(maxsize=256)
-def plan_layout(bucket: Bucket, page: int, launch: Launch | None = None) -> PlanLayout:
-    """The layout of a shape; kept, because every tick asks for one."""
-    return PlanLayout(bucket, page, launch)
+    def fields(self, flat: Array) -> Mapping[str, Array]:
+        """The fields as slices of `flat`, traced."""
+        return {name: jnp.asarray(flat[place].reshape(shape)) for name, place, shape in self.places}

@@ -15,16 +15,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from medha_jax.attention import Attention, Fp8Pool, GpuTarget, Launch, choose, empty_pool
+from medha_jax.attention import Attention, GpuTarget, choose, empty_pool
 from medha_jax.config import RuntimeConfig
 from medha_jax.mesh import parameter_spec, per_group, plan_spec, pool_spec, register_spec
 from medha_jax.runtime.compiler import compiler_options
 from medha_jax.runtime.packing import Geometry
 from medha_jax.runtime.placement import placed_specs
-from medha_jax.runtime.plan_layout import PlanLayout, plan_layout
-from medha_jax.runtime.state import DeviceState, SlotState, empty_slots
+from medha_jax.runtime.plan_layout import PlanLayout
+from medha_jax.runtime.state import DeviceState, empty_slots
 from medha_jax.runtime.tick import Program, build_tick
 from medha_jax.specs.buckets import Bucket, all_buckets
 from medha_jax.specs.layout import Layout, check_layout
@@ -73,7 +73,7 @@ class Programs:
         """What packing needs to know."""
         mesh = self.config.mesh
         group, own, shared = self.sizes.per_group, mesh.buckets, mesh.spread_buckets
-        return Geometry(mesh.kvp, mesh.page_size, group, self.config.slots, own, shared, self.launches)
+        return Geometry(mesh.kvp, mesh.page_size, group, self.config.slots, own, shared)
 
     @cached_property
     def attention(self) -> Attention:
@@ -106,10 +106,10 @@ class Programs:
         return self.config.kv_dtype == "fp8"
 
     @cached_property
-    def launches(self) -> dict[Bucket, Launch]:
-        """How the attention kernels run each shape; empty where XLA computes attention."""
-        made = {bucket: self.attention.launch(bucket.decodes, bucket.prompts) for bucket in self.buckets}
-        return {bucket: launch for bucket, launch in made.items() if launch is not None}
+    def plan_layouts(self) -> dict[Bucket, PlanLayout]:
+        """How plans are laid out for each shape."""
+        page = self.config.mesh.page_size
+        return {bucket: PlanLayout(bucket, page, self.attention.layout(bucket)) for bucket in self.buckets}
 
     @cached_property
     def buckets(self) -> tuple[Bucket, ...]:
@@ -153,10 +153,17 @@ class Programs:
     @cached_property
     def state_specs(self) -> DeviceState:
         """Partition of every array of the device state."""
-        own = per_group()
-        slots = SlotState(own, own, own, own)  # type: ignore[arg-type]
-        pool: Any = Fp8Pool(pool_spec(), pool_spec(5)) if self.fp8 else pool_spec()  # type: ignore[arg-type]
-        return DeviceState(pool, own, register_spec(), own, slots)  # type: ignore[arg-type]
+
+        def spec(path: tuple[jax.tree_util.GetAttrKey, ...], array: jax.ShapeDtypeStruct) -> PartitionSpec:
+            match path[0].name:
+                case "pool":
+                    return pool_spec(array.ndim)
+                case "register":
+                    return register_spec()
+                case _:
+                    return per_group()
+
+        return jax.tree_util.tree_map_with_path(spec, jax.eval_shape(self.empty_state))
 
     @cached_property
     def state_shapes(self) -> DeviceState:
@@ -171,14 +178,9 @@ class Programs:
         """A partition on this mesh."""
         return NamedSharding(self.mesh, spec)
 
-    def plan_layout(self, bucket: Bucket) -> PlanLayout:
-        """How plans are laid out for a bucket."""
-        return plan_layout(bucket, self.config.mesh.page_size, self.launches.get(bucket))
-
     def plan_shape(self, bucket: Bucket) -> jax.ShapeDtypeStruct:
         """Shape and placement of the plans in flight, packed for a bucket."""
-        fields = self.plan_layout(bucket).size
-        shape = (self.layout.spp, self.layout.kvp, fields)
+        shape = (self.layout.spp, self.layout.kvp, self.plan_layouts[bucket].size)
         return jax.ShapeDtypeStruct(shape, jnp.int32, sharding=self.placed(plan_spec()))
 
     def empty_state(self) -> DeviceState:
@@ -204,11 +206,18 @@ class Programs:
 
     def trace(self, bucket: Bucket) -> jax.stages.Traced:
         """Trace the tick of one shape; the state is donated."""
-        plan = self.plan_layout(bucket)
-        program = Program(self.attention, self.arch, self.layout, plan, self.largest, self.config.keep_logits)
+        program = Program(
+            attention=self.attention,
+            arch=self.arch,
+            dtype=self.dtype,
+            layout=self.layout,
+            plan=self.plan_layouts[bucket],
+            largest=self.largest,
+            keep_logits=self.config.keep_logits,
+        )
         parameters = {name: shape.sharding.spec for name, shape in self.argument_shapes.items()}
         mapped = jax.shard_map(
-            build_tick(program, self.dtype),
+            build_tick(program),
             mesh=self.mesh,
             in_specs=(parameters, self.state_specs, plan_spec()),
             out_specs=(self.state_specs, per_group()),
@@ -227,7 +236,7 @@ class Programs:
         With a `target` it is lowered for CUDA, whatever the mesh consists of.
         """
         traced = self.trace(bucket)
-        if not self.launches:
+        if not self.attention.lowers_alone:
             return traced.lower()
-        with self._lowering:  # Triton compiles its kernels here; nobody promises that it can from several threads
+        with self._lowering:
             return traced.lower(lowering_platforms=("cuda",) if self.target else None)

@@ -1,4 +1,21 @@
-"""The tick: one program in which every stage embeds or receives, runs its layers, hands on, and all sample."""
+"""The tick: the program that all devices run for one shape of plans.
+
+Every stage of the pipeline computes a plan of its own. A plan enters the first stage, moves on by one stage a tick
+through the register, and leaves the last stage; then its tokens are sampled.
+
+    tick       stage 0             stage 1             stage 2
+      n        plan C ──register─▶ (n+1)
+               plan B was in 0 ──▶ plan B ──register─▶ (n+1)
+                                   plan A was in 1 ──▶ plan A ──▶ head, sampler (on all stages)
+      n+1      plan D              plan C              plan B ──▶ head, sampler
+
+One tick on one device, whose stage holds `mine` of the plans in flight:
+
+    receive         tokens of `mine` through the embedding (stage 0), or hidden states from the register
+    run_layers      the stage's layers: keys and values into the pool, attention over it
+    sample_leaving  rows of the plan that leaves the last stage through the head; tokens into the slots
+    hand_on         hidden states to the next stage's register
+"""
 
 from __future__ import annotations
 
@@ -9,7 +26,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from medha_jax.attention import Attention, AttentionWork, KernelWork, Launch, Pool, Tiles, merge, pack, values_of
+from medha_jax.attention import Attention, Pool, merge, pack, values_of
 from medha_jax.mesh import (
     embed_tokens,
     from_last_stage,
@@ -23,147 +40,154 @@ from medha_jax.mesh import (
 from medha_jax.models import final_logits, layer_graph, rotary_angles
 from medha_jax.runtime.plan_layout import PlanLayout
 from medha_jax.runtime.sampler import Sampled, sample
-from medha_jax.runtime.state import DeviceState, note_inputs, note_outputs
+from medha_jax.runtime.state import DeviceState, SlotState, note_inputs, note_outputs
 from medha_jax.specs.buckets import Bucket
 from medha_jax.specs.layout import Layout
 from medha_jax.specs.model import Architecture
 
-Tick = Callable[[Mapping[str, Array], DeviceState, Array], tuple[DeviceState, Sampled]]
-Carry = tuple[Array, Pool]  # hidden states and the KV pool
-Plan = Mapping[str, Array]
+Parameters = Mapping[str, Array]
+Plan = Mapping[str, Array]  # fields of `plan_layout`
+Tick = Callable[[Parameters, DeviceState, Array], tuple[DeviceState, Sampled]]
 LAYERS = "layers."
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """What one compiled tick is for; `largest` is the bucket that the stage register is laid out for."""
+    """What one compiled tick is for.
+
+    Args:
+        attention: of the mesh.
+        arch: the model.
+        dtype: of weights and activations.
+        layout: sizes of the mesh axes.
+        plan: fields of the plans; its bucket is the shape of the tick.
+        largest: the bucket that the stage register is laid out for.
+        keep_logits: whether the sampled rows' logits are returned.
+    """
 
     attention: Attention
     arch: Architecture
+    dtype: jnp.dtype
     layout: Layout
     plan: PlanLayout
     largest: Bucket
     keep_logits: bool
 
 
-def build_tick(program: Program, dtype: jnp.dtype) -> Tick:
+def build_tick(program: Program) -> Tick:
     """Make the function of one bucket: `(parameters, state, plans [spp, 1, fields]) -> (state, sampled)`.
 
     It runs under `shard_map` and sees one device's part of everything; arrays of a group or stage keep a leading
-    axis of one.
+    axis of one. `plans` are those in flight, in the order of the stages that they are in.
     """
-    arch, layout, bucket, attention = program.arch, program.layout, program.plan.bucket, program.attention
-    merge_layer = layer_graph(arch, dtype)
+    last = program.layout.spp - 1
 
-    def tick(parameters: Mapping[str, Array], state: DeviceState, plans: Array) -> tuple[DeviceState, Sampled]:
-        stage = stage_index() if layout.spp > 1 else 0
-        entering, mine, leaving = (_fields(program.plan, plans[at, 0]) for at in (0, stage, layout.spp - 1))
+    def tick(parameters: Parameters, state: DeviceState, plans: Array) -> tuple[DeviceState, Sampled]:
+        stage = stage_index() if last else 0
+        entering, mine, leaving = (program.plan.fields(plans[at, 0]) for at in (0, stage, last))
+        last_token, slots = state.last_token[0], jax.tree.map(lambda x: x[0], state.slots)
+        # every stage keeps the whole table, so all of them write the pages of the plan that enters the first one
         updated = entering["update_slot"], entering["update_index"]
         table = state.table[0].at[updated].set(entering["update_page"], mode="drop")
-        last_token, slots = state.last_token[0], jax.tree.map(lambda x: x[0], state.slots)
 
-        slot, position = mine["row_slot"], mine["row_position"]
-        # rules that follow the length see the whole prompt from its first chunk on
-        length = jnp.maximum(position + 1, slots.column("prompt", slot))
-        angles = rotary_angles(parameters, position, length)
-        launch = program.plan.launch
-        work = attention_work(mine, bucket) if launch is None else kernel_work(mine, launch)
-
-        def layer(carry: Carry, inputs: tuple[dict[str, Array], Array]) -> tuple[Carry, None]:
-            x, pool = carry
-            arrays, number = inputs
-
-            def attend_here(query: Array, key: Array, value: Array) -> Array:
-                nonlocal pool
-                pool = attention.store(pool, number, table, key, value, work)
-                out, lse = attention.attend(query, pool, number, table, work)
-                return merge_shared(out, lse, bucket, layout)
-
-            x = merge_layer(arrays)(x, angles, attend_here, sum_over_tensor)
-            return (x, pool), None
-
-        stacked = {k.removeprefix(LAYERS): v for k, v in parameters.items() if k.startswith(LAYERS)}
-        tokens = jnp.where(mine["row_token"] >= 0, mine["row_token"], last_token[slot])
-        x = embed_tokens(parameters["embedding"], tokens, layout)
-        if layout.spp > 1:
-            x = jnp.where(stage == 0, x, read_register(state.register[0, 0], program))
-        # the pool is a carry: as scanned input and output it would exist twice
-        (x, pool), _ = lax.scan(layer, (x, state.pool), (stacked, jnp.arange(values_of(state.pool).shape[0])))
-
-        # the head is divided over stages too, so each of them helps with the rows that leave the last one
-        rows = from_last_stage(x[leaving["sample_row"]], layout)
-        head = parameters["embedding" if arch.tied_embeddings else "head"]
-        logits = final_logits(rows, parameters["norm.scale"], stage_share(head, layout), arch.norm_epsilon)
-        logits = gather_vocabulary(logits, layout)[:, : arch.vocab]
-
-        token = leaving["row_token"]
-        slots = note_inputs(slots, leaving["row_slot"], token, leaving["row_position"], token >= 0)
-        keep = leaving["sample_keep"] > 0
-        # of no slot where nobody reads the token: such rows ask for no work
-        sampled_slot = jnp.where(keep, leaving["sample_slot"], last_token.shape[0])
-        sampled = sample(logits, slots, sampled_slot, leaving["row_position"][leaving["sample_row"]] + 1)
-        slots = note_outputs(slots, sampled_slot, sampled.token)
-        register = state.register
-        if layout.spp > 1:
-            register = write_register(register[0, 0], to_next_stage(x, layout), program)[None, None]
+        x = receive(program, parameters, state.register, mine, last_token, stage)
+        x, pool = run_layers(program, parameters, x, state.pool, table, mine, slots)
+        sampled, last_token, slots = sample_leaving(program, parameters, x, leaving, last_token, slots)
         after = DeviceState(
             pool=pool,
             table=table[None],
-            register=register,
-            last_token=last_token.at[sampled_slot].set(sampled.token, mode="drop")[None],
+            register=hand_on(program, x, state.register),
+            last_token=last_token[None],
             slots=jax.tree.map(lambda x: x[None], slots),
         )
-        if program.keep_logits:
-            sampled = dataclasses.replace(sampled, logits=logits)
         return after, jax.tree.map(lambda x: x[None], sampled)
 
     return tick
 
 
-def _fields(layout: PlanLayout, flat: Array) -> Plan:
-    return {name: jnp.asarray(part) for name, part in layout.views(flat).items()}
+def receive(
+    program: Program, parameters: Parameters, register: Array, mine: Plan, last_token: Array, stage: Array | int
+) -> Array:
+    """Hidden states `[rows, embed]` that this stage begins with: embedded tokens, or those of the stage before."""
+    tokens = jnp.where(mine["row_token"] >= 0, mine["row_token"], last_token[mine["row_slot"]])
+    x = embed_tokens(parameters["embedding"], tokens, program.layout)
+    if program.layout.spp == 1:
+        return x
+    held, runs = register[0, 0], program.plan.bucket.slices(program.largest)
+    return jnp.where(stage == 0, x, jnp.concatenate([held[there] for _, there in runs]))
+
+
+def run_layers(
+    program: Program, parameters: Parameters, x: Array, pool: Pool, table: Array, mine: Plan, slots: SlotState
+) -> tuple[Array, Pool]:
+    """Hidden states after this stage's layers, and the pool with the rows' keys and values."""
+    attention, bucket, layout = program.attention, program.plan.bucket, program.layout
+    position = mine["row_position"]
+    # rules that follow the length see the whole prompt from its first chunk on
+    length = jnp.maximum(position + 1, slots.column("prompt", mine["row_slot"]))
+    angles = rotary_angles(parameters, position, length)
+    work = program.plan.work.work(mine)
+    merge_layer = layer_graph(program.arch, program.dtype)
+
+    def layer(carry: tuple[Array, Pool], inputs: tuple[dict[str, Array], Array]) -> tuple[tuple[Array, Pool], None]:
+        x, pool = carry
+        arrays, number = inputs
+
+        def attend(pool: Pool, query: Array, key: Array, value: Array) -> tuple[Array, Pool]:
+            pool = attention.store(pool, number, table, key, value, work)
+            out, lse = attention.attend(query, pool, number, table, work)
+            return merge_shared(out, lse, bucket, layout), pool
+
+        return merge_layer(arrays)(x, angles, pool, attend, sum_over_tensor), None
+
+    stacked = {k.removeprefix(LAYERS): v for k, v in parameters.items() if k.startswith(LAYERS)}
+    # the pool is a carry: as scanned input and output it would exist twice
+    after, _ = lax.scan(layer, (x, pool), (stacked, jnp.arange(values_of(pool).shape[0])))
+    return after
 
 
 def merge_shared(out: Array, lse: Array, bucket: Bucket, layout: Layout) -> Array:
     """Merge the groups' partial attention of the shared rows; private rows are complete where they are."""
-    if layout.kvp == 1 or not bucket.shared.rows:
+    shared = bucket.shared
+    if layout.kvp == 1 or not shared.rows:
         return out
-    decode, prefill = (slice(at, at + n) for at, n in zip(bucket.starts(0), _sizes(bucket), strict=True))
+    sizes = zip(bucket.starts(0), (shared.decode, shared.prefill), strict=True)
+    decode, prefill = (slice(at, at + size) for at, size in sizes)
     packed = pack(jnp.concatenate([out[decode], out[prefill]]), jnp.concatenate([lse[decode], lse[prefill]]))
     merged = merge(gather_groups(packed, layout))
-    return out.at[decode].set(merged[: bucket.shared.decode]).at[prefill].set(merged[bucket.shared.decode :])
+    return out.at[decode].set(merged[: shared.decode]).at[prefill].set(merged[shared.decode :])
 
 
-def _sizes(bucket: Bucket) -> tuple[int, int]:
-    return bucket.shared.decode, bucket.shared.prefill
+def sample_leaving(
+    program: Program, parameters: Parameters, x: Array, leaving: Plan, last_token: Array, slots: SlotState
+) -> tuple[Sampled, Array, SlotState]:
+    """Sample the tokens of the plan that leaves the last stage; returns them, and each slot's last token and counts.
+
+    The head is divided over stages too, so each of them helps with the last one's rows.
+    """
+    arch, layout = program.arch, program.layout
+    rows = from_last_stage(x[leaving["sample_row"]], layout)
+    head = parameters["embedding" if arch.tied_embeddings else "head"]
+    logits = final_logits(rows, parameters["norm.scale"], stage_share(head, layout), arch.norm_epsilon)
+    logits = gather_vocabulary(logits, layout)[:, : arch.vocab]
+
+    token = leaving["row_token"]
+    slots = note_inputs(slots, leaving["row_slot"], token, leaving["row_position"], token >= 0)
+    # of no slot where no one reads the token: such rows ask for no work
+    kept = jnp.where(leaving["sample_keep"] > 0, leaving["sample_slot"], last_token.shape[0])
+    sampled = sample(logits, slots, kept, leaving["row_position"][leaving["sample_row"]] + 1)
+    slots = note_outputs(slots, kept, sampled.token)
+    last_token = last_token.at[kept].set(sampled.token, mode="drop")
+    if program.keep_logits:
+        sampled = dataclasses.replace(sampled, logits=logits)
+    return sampled, last_token, slots
 
 
-def read_register(register: Array, program: Program) -> Array:
-    """The rows of this tick's bucket out of the stage register, which is laid out for the largest one."""
-    return jnp.concatenate([register[there] for _, there in program.plan.bucket.slices(program.largest)])
-
-
-def write_register(register: Array, x: Array, program: Program) -> Array:
-    """Put the rows of this tick's bucket where the next tick, of whatever bucket, looks for them."""
+def hand_on(program: Program, x: Array, register: Array) -> Array:
+    """The register with what the stage before has computed, where the next tick, of whatever bucket, looks for it."""
+    if program.layout.spp == 1:
+        return register
+    received, rows = to_next_stage(x, program.layout), register[0, 0]
     for here, there in program.plan.bucket.slices(program.largest):
-        register = register.at[there].set(x[here])
-    return register
-
-
-def attention_work(plan: Plan, bucket: Bucket) -> AttentionWork:
-    """The attention's view of a plan."""
-    names = ("slot", "row", "start", "count", "limit", "stored", "used")
-    tiles = tuple(Tiles(**{name: plan[f"tile{size}_{name}"] for name in names}, size=size) for size in bucket.tiles)
-    return AttentionWork(
-        # padding has a slot number beyond the table; it sees nothing, so any slot will do
-        decode_slots=jnp.where(plan["decode_length"] > 0, plan["row_slot"][: bucket.decodes], 0),
-        decode_lengths=plan["decode_length"],
-        write_row=plan["write_row"],
-        writes=plan["writes"],
-        tiles=tiles,
-    )
-
-
-def kernel_work(plan: Plan, launch: Launch) -> KernelWork:
-    """The attention kernels' view of a plan."""
-    return KernelWork(plan["item"], plan["merge"], plan["row_slot"], plan["write_position"], launch)
+        rows = rows.at[there].set(received[here])
+    return rows[None, None]

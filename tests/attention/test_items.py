@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medha_jax.attention import Launch, list_tiles, plan_items
-from medha_jax.attention.gpu.items import FIELDS, MERGE_FIELDS, part_counts
+from medha_jax.attention.gpu.items import ITEM_FIELDS, MERGE_FIELDS, part_counts
 from medha_jax.attention.gpu.launch import TileConfig
 
-ROW, COUNT, SLOT, START, LIMIT, FIRST, PAST, PART, DECODE = range(len(FIELDS))
+ROW, COUNT, SLOT, START, LIMIT, FIRST, PAST, PART, DECODE = range(len(ITEM_FIELDS))
 
 
 def tile(rows: int, keys: int, resident: int = 1, together: bool = True) -> TileConfig:
@@ -61,7 +61,7 @@ def test_every_row_sees_every_block_once(tick) -> None:
     launch, lengths, chunks = tick
     tiles = list_tiles(launch, np.arange(launch.decodes), lengths, chunks)
     items, merges = plan_items(launch, tiles)
-    assert items.shape == (launch.items, len(FIELDS)) and merges.shape == (launch.merges, len(MERGE_FIELDS))
+    assert items.shape == (launch.items, len(ITEM_FIELDS)) and merges.shape == (launch.merges, len(MERGE_FIELDS))
     used = items[items[:, COUNT] > 0]
     rows = np.zeros(launch.decodes + chunks[:, 1].sum(), int)
     for one in used:

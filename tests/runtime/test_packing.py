@@ -1,18 +1,16 @@
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medha_jax.attention import GpuTarget, KernelAttention
+from medha_jax.attention import Attention, GpuTarget, KernelAttention, XlaAttention
 from medha_jax.attention.gpu.launch import shipped_table
 from medha_jax.config import Buckets
 from medha_jax.plan import Chunk, StepPlan
 from medha_jax.runtime.packing import EMPTY, Geometry, bucket_for, pack, places
 from medha_jax.runtime.plan_layout import PlanLayout
-from medha_jax.specs.buckets import Bucket, Segment, all_buckets
+from medha_jax.specs.buckets import Bucket, Segment
 
 BUCKETS = Buckets(decode=(1, 4), prefill=(16, 64, 256, 1024), chunks=4)
 SHARED = Buckets(decode=(2,), prefill=(8, 32), chunks=2)
@@ -48,15 +46,22 @@ def geometry(groups: int = 1) -> Geometry:
     return Geometry(groups, PAGE, 2**30 if groups == 1 else PER_GROUP, SLOTS, BUCKETS, shared)
 
 
+XLA = XlaAttention("asked for")
+KERNELS = KernelAttention(GpuTarget("any", 90, 3), shipped_table(), 2, 4, 128, "bfloat16")
+
+
+def layout_of(bucket: Bucket, attention: Attention = XLA) -> PlanLayout:
+    return PlanLayout(bucket, PAGE, attention.layout(bucket))
+
+
 def unpack(packed: np.ndarray, bucket: Bucket, stage: int, group: int) -> dict[str, np.ndarray]:
-    views = PlanLayout(bucket, PAGE).views(packed[stage, group])
-    return {name: np.asarray(part) for name, part in views.items()}
+    return layout_of(bucket).views(packed[stage, group])
 
 
 @given(plans())
 def test_every_token_stands_once_in_rows_tiles_and_samples(plan: StepPlan) -> None:
     bucket = bucket_for([plan], geometry())
-    view = unpack(pack([plan], bucket, geometry()), bucket, 0, 0)
+    view = unpack(pack([plan], layout_of(bucket), geometry()), bucket, 0, 0)
     rows = {(int(s), int(p)): r for r, (s, p) in enumerate(zip(view["row_slot"], view["row_position"], strict=True))}
     wanted = {(c.slot, p): c for c in plan.chunks for p in range(c.start, c.end)}
     assert {key for key in rows if key[0] < SLOTS} == set(wanted)
@@ -105,7 +110,7 @@ def test_groups_share_rows_and_only_the_owner_stores() -> None:
     plan, where = StepPlan((private, shared, decode)), geometry(3)
     bucket = bucket_for([plan], where)
     assert bucket == Bucket(Segment(1, 16, 4), Segment(2, 8, 2))
-    packed = pack([plan], bucket, where)
+    packed = pack([plan], layout_of(bucket), where)
     seen = {}
     for group in range(3):
         view = unpack(packed, bucket, 0, group)
@@ -132,14 +137,8 @@ def test_stages_run_at_the_largest_shape_in_flight() -> None:
     small, large = (StepPlan((Chunk(0, 0, n, (1,) * n, True),)) for n in (5, 100))
     bucket = bucket_for([small, EMPTY, large], geometry())
     assert bucket.own.prefill == 256
-    packed = pack([small, EMPTY, large], bucket, geometry())
+    packed = pack([small, EMPTY, large], layout_of(bucket), geometry())
     assert [int((unpack(packed, bucket, s, 0)["row_slot"] < SLOTS).sum()) for s in range(3)] == [5, 0, 100]
-
-
-def launches(where: Geometry) -> Geometry:
-    attention = KernelAttention(GpuTarget("any", 90, 3), shipped_table(), 2, 4, 128, "bfloat16")
-    shapes = all_buckets(where.own, where.shared)
-    return dataclasses.replace(where, launches={b: attention.launch(b.decodes, b.prompts) for b in shapes})
 
 
 def test_the_work_list_says_what_the_tiles_say() -> None:
@@ -147,12 +146,12 @@ def test_the_work_list_says_what_the_tiles_say() -> None:
     shared = Chunk(0, 40, 5, (1,) * 5, True, 0, (9,), groups=(2, 0))
     decode = Chunk(1, 90, 1, None, True, 1, (4,), groups=(1, 2, 0))
     private = Chunk(2, 0, 3, (7,) * 3, True, 0, (5,), groups=(1,))
-    plan, where = StepPlan((private, shared, decode)), launches(geometry(3))
+    plan, where = StepPlan((private, shared, decode)), geometry(3)
     bucket = bucket_for([plan], where)
-    packed = pack([plan], bucket, where)
-    layout = PlanLayout(bucket, PAGE, where.launches[bucket])
+    layout = layout_of(bucket, KERNELS)
+    packed = pack([plan], layout, where)
     for group in range(3):
-        view = {name: np.asarray(part) for name, part in layout.views(packed[0, group]).items()}
+        view = layout.views(packed[0, group])
         items = {int(item[0]): item.tolist() for item in view["item"] if item[1] > 0}
         first, own = bucket.decodes, bucket.decodes + bucket.shared.prefill
         row, count, slot, start, limit, *_ = items[first]
@@ -174,10 +173,10 @@ def test_the_work_list_says_what_the_tiles_say() -> None:
 
 @given(plans())
 def test_every_row_of_a_tick_is_somebodys(plan: StepPlan) -> None:
-    where = launches(geometry())
+    where = geometry()
     bucket = bucket_for([plan], where)
-    layout = PlanLayout(bucket, PAGE, where.launches[bucket])
-    for packed in (pack([plan], bucket, where), pack([EMPTY], bucket, where)):
-        items = np.asarray(layout.views(packed[0, 0])["item"])
+    layout = layout_of(bucket, KERNELS)
+    for packed in (pack([plan], layout, where), pack([EMPTY], layout, where)):
+        items = layout.views(packed[0, 0])["item"]
         whole = items[(items[:, 1] > 0) & (items[:, 5] == 0)]
         assert sorted(row for item in whole for row in range(item[0], item[0] + item[1])) == list(range(bucket.rows))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -11,28 +10,12 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
 
-from medha_jax.attention.gpu.items import FIELDS, MERGE_FIELDS
-from medha_jax.attention.gpu.launch import Launch, TileConfig
+from medha_jax.attention.gpu.launch import TileConfig
+from medha_jax.attention.gpu.work import KernelWork
 from medha_jax.attention.pool import Fp8Pool, Pool, values_of
 
 MERGE_ROWS, MERGE_PARTS = 4, 16  # of the second pass: rows of a program, and parts that it reads at once
 WRITE_WARPS, MERGE_WARPS = 4, 4
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class KernelWork:
-    """What a tick has to attend to and to store, as `items.plan_items` lists it.
-
-    `slot` and `position` say for each row where its keys and values go, -1 for nowhere on this device; `position` is
-    local to the group.
-    """
-
-    items: Int[Array, "items fields"]
-    merges: Int[Array, "merges fields"]
-    slot: Int[Array, " rows"]
-    position: Int[Array, " rows"]
-    launch: Launch = field(metadata={"static": True})
 
 
 def store(
@@ -93,7 +76,6 @@ def attend(
     )
     constants = dict(
         sizes,
-        FIELDS=len(FIELDS),
         GROUP=shape.group,
         WIDTH=table.shape[1],
         PARTS=parts,
@@ -136,7 +118,6 @@ def attend(
         stages=2,
         capability=capability,
         constants=dict(
-            FIELDS=len(MERGE_FIELDS),
             HEADS=heads,
             GROUP=shape.group,
             DIM=head_dim,

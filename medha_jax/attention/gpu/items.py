@@ -12,8 +12,24 @@ import numpy as np
 
 from medha_jax.attention.gpu.launch import MOST_WAVES, Launch, TileConfig
 
-FIELDS = ("row", "count", "slot", "start", "limit", "first", "past", "part", "decode")
-MERGE_FIELDS = ("row", "count", "part", "stride", "parts")
+ITEM_FIELDS = {
+    "row": "first row of the tile",
+    "count": "tokens of the tile; 0: padding",
+    "slot": "of the request",
+    "start": "local position of the first row",
+    "limit": "local tokens that the group holds",
+    "first": "first block of KV of this part",
+    "past": "block after its last one",
+    "part": "row of its partial results; -1 where the tile has one part",
+    "decode": "whether the tile is a decode",
+}
+MERGE_FIELDS = {
+    "row": "first row of the tile",
+    "count": "tokens of the tile; 0: padding",
+    "part": "row of its first part's partial results",
+    "stride": "rows from one part's partial results to the next",
+    "parts": "how many",
+}
 LEAST_BLOCKS = 4  # a part of fewer blocks would spend its time on beginning and ending
 OVERHEAD = 1.0  # blocks that beginning and ending a part cost; estimated, not measured
 CHUNK_FIELDS = ("row", "length", "slot", "start", "limit")
@@ -72,9 +88,8 @@ def plan_items(launch: Launch, tiles: TileList) -> tuple[np.ndarray, np.ndarray]
     """Cut tiles into parts and put them in order.
 
     Returns:
-        The work list, int32 `[launch.items, FIELDS]`, and the tiles to merge, int32 `[launch.merges, MERGE_FIELDS]`;
-        unused places have a count of 0. `first` and `past` count blocks; `part` is a row of the partial results,
-        or -1 where the tile has one part only.
+        The work list, int32 `[launch.items, ITEM_FIELDS]`, and the tiles to merge, int32
+        `[launch.merges, MERGE_FIELDS]`; unused places have a count of 0.
     """
     blocks = tiles.blocks(launch)
     parts = np.ones(len(blocks), np.int64)
@@ -92,14 +107,12 @@ def plan_items(launch: Launch, tiles: TileList) -> tuple[np.ndarray, np.ndarray]
     number = np.arange(len(tile)) - np.repeat(np.cumsum(parts) - parts, parts)
     first, past = (blocks[tile] * at // parts[tile] for at in (number, number + 1))
     part = np.where(parts[tile] > 1, base[tile] + number * rows[tile], -1)
-    made = np.stack(
-        [*(x[tile] for x in (tiles.row, tiles.count, tiles.slot, tiles.start, tiles.limit)), first, past, part]
-    )
-    made = np.concatenate([made, tiles.decode[None, tile]]).T
+    cut = {"first": first, "past": past, "part": part}
+    made = np.stack([cut[name] if name in cut else getattr(tiles, name)[tile] for name in ITEM_FIELDS], axis=1)
 
     order = _order(past - first, number, tile)
     decode = tiles.decode[tile][order]
-    items = np.zeros((launch.items, len(FIELDS)), np.int32)
+    items = np.zeros((launch.items, len(ITEM_FIELDS)), np.int32)
     if launch.together:
         items[: len(order)] = made[order[_interleaved(decode)]]
     else:
@@ -108,7 +121,8 @@ def plan_items(launch: Launch, tiles: TileList) -> tuple[np.ndarray, np.ndarray]
             items[at : at + len(chosen)] = made[chosen]
     merges = np.zeros((launch.merges, len(MERGE_FIELDS)), np.int32)
     split = np.flatnonzero(parts > 1)
-    merges[: len(split)] = np.stack([x[split] for x in (tiles.row, tiles.count, base, rows, parts)]).T
+    whole = {"row": tiles.row, "count": tiles.count, "part": base, "stride": rows, "parts": parts}
+    merges[: len(split)] = np.stack([whole[name][split] for name in MERGE_FIELDS], axis=1)
     return items, merges
 
 

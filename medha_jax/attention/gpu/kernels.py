@@ -11,8 +11,20 @@ pages are 64-bit: a pool of a million tokens of an 8B model has 2^36 elements.
 import triton
 import triton.language as tl
 
+from medha_jax.attention.gpu.items import ITEM_FIELDS, MERGE_FIELDS
+
 LN_2 = tl.constexpr(0.6931471805599453)
 LOWEST_EXPONENT = tl.constexpr(-100)
+# where the fields of an entry of the work list, and of the list of merges, stand in it
+ITEM = tl.constexpr(len(ITEM_FIELDS))
+ITEM_ROW, ITEM_COUNT, ITEM_SLOT, ITEM_START, ITEM_LIMIT, ITEM_FIRST, ITEM_PAST, ITEM_PART, ITEM_DECODE = (
+    tl.constexpr(list(ITEM_FIELDS).index(name))
+    for name in ("row", "count", "slot", "start", "limit", "first", "past", "part", "decode")
+)
+MERGE = tl.constexpr(len(MERGE_FIELDS))
+MERGE_ROW, MERGE_COUNT, MERGE_PART, MERGE_STRIDE, MERGE_PARTS = (
+    tl.constexpr(list(MERGE_FIELDS).index(name)) for name in ("row", "count", "part", "stride", "parts")
+)
 LIFT = tl.constexpr(15)  # powers of two by which weights, at most 1, are raised in fp16, whose largest is 65504
 
 
@@ -130,9 +142,9 @@ def _tile(
     ROWS: tl.constexpr, KEYS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Attention of one item of the work list and one KV head; whole, or a part to be merged."""
-    row, count, slot = tl.load(item), tl.load(item + 1), tl.load(item + 2)
-    start, limit = tl.load(item + 3), tl.load(item + 4)
-    first, past, part = tl.load(item + 5), tl.load(item + 6), tl.load(item + 7)
+    row, count, slot = tl.load(item + ITEM_ROW), tl.load(item + ITEM_COUNT), tl.load(item + ITEM_SLOT)
+    start, limit = tl.load(item + ITEM_START), tl.load(item + ITEM_LIMIT)
+    first, past, part = tl.load(item + ITEM_FIRST), tl.load(item + ITEM_PAST), tl.load(item + ITEM_PART)
     number = tl.load(layer)
     rows = tl.arange(0, ROWS)
     dims = tl.arange(0, WIDE)
@@ -190,15 +202,15 @@ def _tile(
 @triton.jit
 def attend_kernel(
     queries, pool, exponents, layer, table, items, out, lse, part_out, part_lse,
-    FIRST: tl.constexpr, FIELDS: tl.constexpr,
+    FIRST: tl.constexpr,
     HEADS: tl.constexpr, GROUP: tl.constexpr, DIM: tl.constexpr, WIDE: tl.constexpr,
     PAGE: tl.constexpr, PAGES: tl.constexpr, WIDTH: tl.constexpr, PARTS: tl.constexpr,
     SCALE: tl.constexpr, FP8: tl.constexpr, PRECISION: tl.constexpr,
     ROWS: tl.constexpr, KEYS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Items of one kind, from the `FIRST` of the list on; grid (items, KV heads)."""
-    item = items + (FIRST + tl.program_id(0)) * FIELDS
-    if tl.load(item + 1) > 0:
+    item = items + (FIRST + tl.program_id(0)) * ITEM
+    if tl.load(item + ITEM_COUNT) > 0:
         _tile(
             item, tl.program_id(1), queries, pool, exponents, layer, table, out, lse, part_out, part_lse,
             HEADS, GROUP, DIM, WIDE, PAGE, PAGES, WIDTH, PARTS, SCALE, FP8, PRECISION, ROWS, KEYS, STAGES,
@@ -209,15 +221,15 @@ def attend_kernel(
 def attend_more_kernel(
     queries, pool, exponents, layer, table, items, out, lse, part_out, part_lse,
     same_out, same_lse, same_part_out, same_part_lse,
-    FIRST: tl.constexpr, FIELDS: tl.constexpr,
+    FIRST: tl.constexpr,
     HEADS: tl.constexpr, GROUP: tl.constexpr, DIM: tl.constexpr, WIDE: tl.constexpr,
     PAGE: tl.constexpr, PAGES: tl.constexpr, WIDTH: tl.constexpr, PARTS: tl.constexpr,
     SCALE: tl.constexpr, FP8: tl.constexpr, PRECISION: tl.constexpr,
     ROWS: tl.constexpr, KEYS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """As `attend_kernel`, into outputs that another launch has begun; `same_*` are those outputs once more."""
-    item = items + (FIRST + tl.program_id(0)) * FIELDS
-    if tl.load(item + 1) > 0:
+    item = items + (FIRST + tl.program_id(0)) * ITEM
+    if tl.load(item + ITEM_COUNT) > 0:
         _tile(
             item, tl.program_id(1), queries, pool, exponents, layer, table, out, lse, part_out, part_lse,
             HEADS, GROUP, DIM, WIDE, PAGE, PAGES, WIDTH, PARTS, SCALE, FP8, PRECISION, ROWS, KEYS, STAGES,
@@ -227,7 +239,6 @@ def attend_more_kernel(
 @triton.jit
 def attend_mixed_kernel(
     queries, pool, exponents, layer, table, items, out, lse, part_out, part_lse,
-    FIELDS: tl.constexpr,
     HEADS: tl.constexpr, GROUP: tl.constexpr, DIM: tl.constexpr, WIDE: tl.constexpr,
     PAGE: tl.constexpr, PAGES: tl.constexpr, WIDTH: tl.constexpr, PARTS: tl.constexpr,
     SCALE: tl.constexpr, FP8: tl.constexpr, PRECISION: tl.constexpr,
@@ -235,9 +246,9 @@ def attend_mixed_kernel(
     DECODE_ROWS: tl.constexpr, DECODE_KEYS: tl.constexpr, DECODE_STAGES: tl.constexpr,
 ):  # fmt: skip
     """Items of both kinds, so that decodes read memory while prompt tiles compute; grid (items, KV heads)."""
-    item = items + tl.program_id(0) * FIELDS
-    if tl.load(item + 1) > 0:
-        if tl.load(item + 8) > 0:
+    item = items + tl.program_id(0) * ITEM
+    if tl.load(item + ITEM_COUNT) > 0:
+        if tl.load(item + ITEM_DECODE) > 0:
             _tile(
                 item, tl.program_id(1), queries, pool, exponents, layer, table, out, lse, part_out, part_lse,
                 HEADS, GROUP, DIM, WIDE, PAGE, PAGES, WIDTH, PARTS, SCALE, FP8, PRECISION,
@@ -253,16 +264,16 @@ def attend_mixed_kernel(
 @triton.jit
 def merge_kernel(
     part_out, part_lse, merges, out, lse, same_out, same_lse,
-    FIELDS: tl.constexpr, HEADS: tl.constexpr, GROUP: tl.constexpr, DIM: tl.constexpr, WIDE: tl.constexpr,
+    HEADS: tl.constexpr, GROUP: tl.constexpr, DIM: tl.constexpr, WIDE: tl.constexpr,
     PARTS: tl.constexpr, ROWS: tl.constexpr, SOME: tl.constexpr,
 ):  # fmt: skip
     """Second pass of split KV: a tile's parts by log-sum-exp in fp32; grid (merges, KV heads, runs of `ROWS` rows).
 
     `SOME` parts at once: one after the other, each would cost the time of a read from memory.
     """
-    entry = merges + tl.program_id(0) * FIELDS
-    row, count, part = tl.load(entry), tl.load(entry + 1), tl.load(entry + 2)
-    stride, parts = tl.load(entry + 3), tl.load(entry + 4)
+    entry = merges + tl.program_id(0) * MERGE
+    row, count, part = tl.load(entry + MERGE_ROW), tl.load(entry + MERGE_COUNT), tl.load(entry + MERGE_PART)
+    stride, parts = tl.load(entry + MERGE_STRIDE), tl.load(entry + MERGE_PARTS)
     head = tl.program_id(1)
     rows = tl.program_id(2) * ROWS + tl.arange(0, ROWS)
     if tl.program_id(2) * ROWS < count * GROUP:

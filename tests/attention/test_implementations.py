@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from medha_jax.attention import KernelAttention, LaunchError, XlaAttention, choice, choose
+from medha_jax.attention import KernelAttention, LaunchError, XlaAttention, choose, implementations
 from medha_jax.attention.gpu.launch import GpuTarget
+from medha_jax.specs.buckets import Bucket, Segment
 
 H200 = GpuTarget("NVIDIA H200", 90, 132)
 A100 = GpuTarget("NVIDIA A100", 80, 108)
@@ -15,7 +16,7 @@ A100 = GpuTarget("NVIDIA A100", 80, 108)
 
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choice, "find_spec", lambda name: object())
+    monkeypatch.setattr(implementations, "find_spec", lambda name: object())
 
 
 def chosen(setting: str, target: GpuTarget | None = None, **change: Any):
@@ -26,7 +27,7 @@ def chosen(setting: str, target: GpuTarget | None = None, **change: Any):
 def test_a_cpu_mesh_gets_xla_and_says_why(installed: None) -> None:
     attention = chosen("auto")
     assert isinstance(attention, XlaAttention) and "the mesh is on cpu" in attention.why
-    assert attention.launch(8, [(64, 2)]) is None
+    assert "item" not in {field.name for field in attention.layout(Bucket(Segment(8, 64, 2))).fields}
     assert chosen("xla", H200).name == "xla"
 
 
@@ -60,6 +61,6 @@ def test_what_cannot_run_is_an_error_when_asked_for_and_a_reason_otherwise(
 
 
 def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choice, "find_spec", lambda name: None if name == "jax_triton" else object())
+    monkeypatch.setattr(implementations, "find_spec", lambda name: None if name == "jax_triton" else object())
     with pytest.raises(LaunchError, match="jax_triton not installed; pip install"):
         chosen("triton", H200)

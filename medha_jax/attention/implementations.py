@@ -1,11 +1,11 @@
-"""The one door to attention: which implementation a mesh gets, and why."""
+"""The implementations of attention, and which one a mesh gets."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -22,9 +22,12 @@ from medha_jax.attention.gpu.launch import (
     TileConfig,
     shipped_table,
 )
+from medha_jax.attention.gpu.work import ItemLayout, KernelWork
+from medha_jax.attention.interface import Attention
 from medha_jax.attention.pool import FP8, Pool
 from medha_jax.attention.store import store as store_rows
-from medha_jax.attention.work import AttentionWork
+from medha_jax.attention.work import AttentionWork, TileLayout
+from medha_jax.specs.buckets import Bucket
 
 PACKAGES = ("triton", "jax_triton")
 LEAST_CAPABILITY, LEAST_FP8_CAPABILITY = 80, 89
@@ -37,16 +40,19 @@ class XlaAttention:
 
     why: str
     name: ClassVar[str] = "xla"
+    lowers_alone: ClassVar[bool] = False
 
-    def launch(self, decodes: int, prompts: Sequence[tuple[int, int]]) -> None:
-        """Needs no work list."""
-        return None
+    def layout(self, bucket: Bucket) -> TileLayout:
+        """Decodes and tiles of prompt rows."""
+        return TileLayout(bucket)
 
-    def store(self, pool: Pool, layer: Array, table: Array, keys: Array, values: Array, work: Any) -> Pool:
+    def store(self, pool: Pool, layer: Array, table: Array, keys: Array, values: Array, work: AttentionWork) -> Pool:
         """See `attention.store.store`."""
         return store_rows(pool, layer, table, keys, values, work)
 
-    def attend(self, queries: Array, pool: Pool, layer: Array, table: Array, work: Any) -> tuple[Array, Array]:
+    def attend(
+        self, queries: Array, pool: Pool, layer: Array, table: Array, work: AttentionWork
+    ) -> tuple[Array, Array]:
         """See `attention.xla.attend`."""
         return xla.attend(queries, pool, layer, table, work)
 
@@ -70,6 +76,7 @@ class KernelAttention:
     head_dim: int
     dtype: str
     name: ClassVar[str] = "triton"
+    lowers_alone: ClassVar[bool] = True  # Triton compiles then; that it may from several threads is not documented
 
     @property
     def why(self) -> str:
@@ -82,6 +89,10 @@ class KernelAttention:
         tile = self.table.find(self.target, self.head_dim, self.dtype, queries)
         rows = 1 << (max(tile.rows, self.group) - 1).bit_length()  # the heads of a group lie in one tile
         return replace(tile, rows=rows)
+
+    def layout(self, bucket: Bucket) -> ItemLayout:
+        """The work list, and where rows are stored."""
+        return ItemLayout(bucket, self.launch(bucket.decodes, bucket.prompts))
 
     def launch(self, decodes: int, prompts: Sequence[tuple[int, int]]) -> Launch:
         """How one shape of a tick runs.
@@ -98,17 +109,13 @@ class KernelAttention:
             tiles = sum(-(-tokens // size) + chunks + 1 for tokens, chunks in prompts)
         return Launch(self._tile(1), prefill, decodes, tiles, self.heads, self.group, self.target.processors)
 
-    def store(self, pool: Pool, layer: Array, table: Array, keys: Array, values: Array, work: Any) -> Pool:
+    def store(self, pool: Pool, layer: Array, table: Array, keys: Array, values: Array, work: KernelWork) -> Pool:
         """See `attention.gpu.attend.store`."""
         return gpu.store(pool, layer, table, keys, values, work, self.target.capability)
 
-    def attend(self, queries: Array, pool: Pool, layer: Array, table: Array, work: Any) -> tuple[Array, Array]:
+    def attend(self, queries: Array, pool: Pool, layer: Array, table: Array, work: KernelWork) -> tuple[Array, Array]:
         """See `attention.gpu.attend.attend`."""
         return gpu.attend(queries, pool, layer, table, work, self.target.capability)
-
-
-Attention = XlaAttention | KernelAttention
-Work = AttentionWork | gpu.KernelWork
 
 
 def choose(

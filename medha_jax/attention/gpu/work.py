@@ -1,0 +1,75 @@
+"""What the kernels take from a plan: a list of items, made on the host, and where each row is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import jax
+import numpy as np
+from jaxtyping import Array, Int
+
+from medha_jax.attention.gpu.items import ITEM_FIELDS, MERGE_FIELDS, list_tiles, plan_items
+from medha_jax.attention.gpu.launch import Launch
+from medha_jax.attention.interface import Fields, FieldViews, PlanField, RowRun
+from medha_jax.specs.buckets import Bucket
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class KernelWork:
+    """What a tick has to attend to and to store, as `items.plan_items` lists it.
+
+    `slot` and `position` say for each row where its keys and values go, -1 for nowhere on this device; `position` is
+    local to the group.
+    """
+
+    items: Int[Array, "items fields"]
+    merges: Int[Array, "merges fields"]
+    slot: Int[Array, " rows"]
+    position: Int[Array, " rows"]
+    launch: Launch = field(metadata={"static": True})
+
+
+@dataclass(frozen=True)
+class ItemLayout:
+    """The fields of one shape's plans that the kernels need; `launch` is how they run it."""
+
+    bucket: Bucket
+    launch: Launch
+
+    @cached_property
+    def fields(self) -> tuple[PlanField, ...]:
+        """Where rows are stored, then the work list."""
+        items, merges = (self.launch.items, len(ITEM_FIELDS)), (self.launch.merges, len(MERGE_FIELDS))
+        return (
+            PlanField("write_position", (self.bucket.rows,), "Local position that a row is stored at; -1: nowhere."),
+            PlanField("item", items, "The work list: ITEM_FIELDS of each part of a tile; a count of 0 is padding."),
+            PlanField("merge", merges, "Tiles that were cut: MERGE_FIELDS of each; a count of 0 is padding."),
+        )
+
+    def write(self, view: FieldViews, runs: Sequence[RowRun]) -> None:
+        """Fill in where rows are stored, and the work list, which covers padding rows too."""
+        bucket, position = self.bucket, view["write_position"]
+        slots, lengths = np.zeros((2, bucket.decodes), np.int32)
+        position[...] = -1
+        prompts: tuple[list[tuple[int, ...]], ...] = ([], [])  # runs of the own segment, and of the shared one
+        for run in runs:
+            if run.row < bucket.decodes:
+                slots[run.row], lengths[run.row] = run.slot, min(run.start + 1, run.limit)
+            else:
+                prompts[run.shared].append(run[:5])
+            if run.owner:
+                position[run.row : run.row + run.length] = np.arange(run.start, run.start + run.length)
+        chunks: list[tuple[int, ...]] = []
+        for number, segment in enumerate(bucket.segments):
+            mine = prompts[1 - number]
+            used = sum(count for _, count, *_ in mine)
+            chunks += [*mine, (bucket.starts(number)[1] + used, segment.prefill - used, 0, 0, 0)]
+        tiles = list_tiles(self.launch, slots, lengths, np.array(chunks, np.int64))
+        view["item"][...], view["merge"][...] = plan_items(self.launch, tiles)
+
+    def work(self, fields: Fields) -> KernelWork:
+        """The kernels' view of a plan, traced."""
+        return KernelWork(fields["item"], fields["merge"], fields["row_slot"], fields["write_position"], self.launch)
