@@ -10,6 +10,7 @@ from medha_jax.config import (
     ConfigError,
     MeshConfig,
     RuntimeConfig,
+    Setting,
     default_compilation_cache,
     load_mesh,
 )
@@ -112,3 +113,21 @@ def test_layout_files_that_cannot_be_read(tmp_path: Path, content: str, message:
     with pytest.raises(ConfigError) as caught:
         load_mesh(str(tmp_path / "bad.yaml"))
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("declared", "allowed", "refused", "words"),
+    [
+        (dict(at_least=1), (1, 2**40), (0, float("nan"), float("inf")), "it must be at least 1"),
+        (dict(above=0), (1e-9, 5), (0, -1, float("inf")), "it must be above 0"),
+        (dict(above=0, below=1), (0.5,), (0, 1), "it must be above 0 and below 1"),
+        (dict(above=0, at_most=1), (0.5, 1), (0, 1.1), "allowed is (0, 1]"),
+        (dict(at_least=0, below=1), (0, 0.9), (1, -0.1), "allowed is [0, 1)"),
+        (dict(at_least=0, at_most=65535), (0, 65535), (-1, 65536), "allowed are 0 to 65535"),
+        (dict(choices=("a", "b")), ("a",), ("c", ""), "allowed are a, b"),
+    ],
+)
+def test_a_setting_says_what_it_allows(declared: dict, allowed: tuple, refused: tuple, words: str) -> None:
+    stated = Setting("help", **declared)
+    assert stated.allowed == words
+    assert all(map(stated.allows, allowed)) and not any(map(stated.allows, refused))

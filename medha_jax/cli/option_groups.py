@@ -17,7 +17,6 @@ from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import typer
-from typer.models import OptionInfo
 
 from medha_jax.config import Setting, setting_of
 
@@ -97,7 +96,7 @@ class _Option:
     """One option, and the way back from its value to that of the field."""
 
     parameter: inspect.Parameter
-    setting: Setting | None
+    setting: Setting
     many: bool = False
 
     def read(self, given: Mapping[str, Any]) -> Any:
@@ -107,8 +106,6 @@ class _Option:
         return value if value is None else self._one(value)
 
     def _one(self, value: Any) -> Any:
-        if self.setting is None:
-            return value
         if self.setting.choices:
             return str(value)
         return value if self.setting.per == 1 else value / self.setting.per
@@ -164,10 +161,7 @@ def _option(declared: dataclasses.Field[Any], annotation: Any, shown: Shown) -> 
     """The option that a field is; None where the field is no setting."""
     stated = setting_of(declared)
     if stated is None:
-        if not any(isinstance(one, OptionInfo) for one in get_args(annotation)):
-            return None
-        keyword = inspect.Parameter.KEYWORD_ONLY
-        return _Option(inspect.Parameter(declared.name, keyword, default=declared.default, annotation=annotation), None)
+        return None
     name = shown.options.get(declared.name, stated.option or declared.name)
     kind, many = annotation, get_origin(annotation) is tuple
     if many:

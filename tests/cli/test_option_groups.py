@@ -1,19 +1,20 @@
-from dataclasses import dataclass
-from typing import Annotated
+from dataclasses import dataclass, field
+from typing import Annotated, Any
 
 import pytest
 import typer
 
-from medha_jax.cli.option_groups import takes_groups
+from medha_jax.cli.option_groups import Shown, option_names, takes_groups
+from medha_jax.config import ConfigError, check_settings, setting
 
 CLICK_ERROR = typer.BadParameter.__mro__[2]
 
 
 @dataclass(frozen=True)
 class Colours:
-    front: Annotated[str, typer.Option(help="In front.")] = "red"
-    back: Annotated[int | None, typer.Option("--behind", min=1)] = None
-    bright: Annotated[bool, typer.Option(help="More.")] = True
+    front: str = setting("red", "In front.")
+    back: int | None = setting(None, "Behind.", option="behind", at_least=1)
+    bright: bool = setting(True, "More.")
 
     def __post_init__(self):
         if self.front == "none":
@@ -22,7 +23,7 @@ class Colours:
 
 @dataclass(frozen=True)
 class Sizes:
-    width: Annotated[float, typer.Option()] = 1.5
+    width: float = setting(1.5, "Of the brush.")
 
 
 def command(seen):
@@ -55,3 +56,82 @@ def test_what_a_group_refuses_is_bad_input(wrong):
     with pytest.raises(CLICK_ERROR):
         command(seen)(wrong, standalone_mode=False)
     assert seen == []
+
+
+@dataclass(frozen=True)
+class Brush:
+    hair: str = setting("soft", "Of the brush.", choices=("soft", "hard"))
+    dry_s: float = setting(0.5, "Until it is dry.", above=0, option="dry_ms", per=1000)
+    marks: tuple[int, ...] = setting((), "Where; repeatable.", at_least=0, option="mark")
+    new: bool = setting(False, "Never used.", switch=True)
+    made: str = "by hand"  # no setting, so no option
+
+    def __post_init__(self):
+        check_settings(self)
+
+
+@dataclass(frozen=True)
+class Box:
+    sizes: Sizes = field(default_factory=Sizes)
+    brush: Brush = field(default_factory=Brush)
+
+
+def given(arguments, annotation):
+    """What a command gets that takes one group."""
+    seen = []
+
+    def paint(group) -> None:
+        seen.append(group)
+
+    paint.__annotations__ = {"group": annotation}
+    app = typer.Typer(add_completion=False)
+    app.command()(takes_groups(paint))
+    app(arguments, standalone_mode=False)
+    return seen[0]
+
+
+def test_settings_have_units_choices_lists_and_switches():
+    assert given([], Brush) == Brush()
+    stated = ["--hair", "hard", "--dry-ms", "20", "--mark", "3", "--mark", "4", "--new"]
+    assert given(stated, Brush) == Brush("hard", 0.02, (3, 4), True)
+    assert option_names(Brush) == ["hair", "dry_ms", "mark", "new"]
+    for wrong in (["--hair", "none"], ["--mark", "-1"], ["--no-new"], ["--made", "x"]):
+        with pytest.raises(CLICK_ERROR):
+            given(wrong, Brush)
+    with pytest.raises(ConfigError, match="dry_s is 0.0; it must be above 0"):
+        given(["--dry-ms", "0"], Brush)
+
+
+def test_groups_may_hold_groups():
+    assert given(["--width", "3", "--hair", "hard"], Box) == Box(Sizes(3.0), Brush("hard"))
+
+
+def test_a_command_may_show_a_group_its_own_way():
+    shown = Shown(without={"marks"}, defaults={"hair": "hard", "marks": (7,)}, options={"dry_s": "drying_ms"})
+    assert given(["--drying-ms", "1"], Annotated[Brush, shown]) == Brush("hard", 0.001, (7,))
+    assert given(["--width", "2"], Annotated[Box, Shown(defaults={"hair": "hard"})]) == Box(Sizes(2.0), Brush("hard"))
+
+
+def test_values_may_come_as_a_mapping_of_what_was_stated():
+    unset = {"hair": None, "dry_s": None, "marks": (), "new": False}
+    wanted = Annotated[dict[str, Any], Shown(of=Brush, unset=True)]
+    assert given([], wanted) == unset
+    assert given(["--dry-ms", "0"], wanted) == unset | {"dry_s": 0.0}  # whoever makes a brush of it refuses it
+
+
+def test_groups_share_an_option_of_one_name():
+    @dataclass(frozen=True)
+    class Roller:
+        size: float = setting(9.0, "Of the roller.", option="width")
+
+    seen = []
+
+    @takes_groups
+    def paint(sizes: Sizes, roller: Annotated[Any, Shown(of=Roller)]) -> None:
+        seen.append((sizes, roller))
+
+    app = typer.Typer(add_completion=False)
+    app.command()(paint)
+    app(["--width", "4"], standalone_mode=False)
+    app([], standalone_mode=False)
+    assert seen == [(Sizes(4.0), {"size": 4.0}), (Sizes(1.5), {"size": 1.5})]

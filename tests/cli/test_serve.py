@@ -17,6 +17,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from medha_jax.cli import run
 from medha_jax.client import Client, Connection, Finished, ServerError
+from medha_jax.config import SchedulerConfig
 from tests.cli.command import COMMAND, refused
 from tests.server.processes import SERVE, ServerProcess, refusal
 
@@ -198,6 +199,46 @@ def test_options_of_the_scheduler_reach_it(monkeypatch):
         ("fcfs", False, 0.02),
         ("red", True, 0.05),
     ]
+
+
+def test_every_setting_of_the_scheduler_is_a_flag_and_a_line_of_the_file(monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr(serving, "_serve", lambda settings, runtime, scheduling, *rest: seen.append(scheduling))
+    monkeypatch.setattr(serving.signal, "signal", lambda *given: None)
+    stated = {
+        "policy": "lars",
+        "chunk-preemption": False,
+        "tpot-target-ms": 40.0,
+        "prefix-cache": False,
+        "max-queue": 7,
+        "max-queue-tokens": 8000,
+        "deadline-margin": 0.5,
+        "relegated-share": 0.25,
+        "relegated-tokens": 4096,
+        "rho-max": 0.125,
+        "ttft-multiple": 2.0,
+        "ttft-floor-s": 0.75,
+        "tpot-floor-ms": 5.0,
+        "idle-tick-s": 0.1,
+        "long-tokens": 1000,
+        "ageing-ticks": 9,
+        "preemption": False,
+        "max-preemptions": 0,
+        "bypass-s": 3.0,
+    }
+    flags = []
+    for name, value in stated.items():
+        flags += [f"--no-{name}"] if value is False else [f"--{name}", str(value)]
+    (tmp_path / "serve.yaml").write_text(json.dumps(stated))
+    assert run(["serve", *flags]) == 0 and run(["serve", "--config", str(tmp_path / "serve.yaml")]) == 0
+    assert run(["serve", "--config", str(tmp_path / "serve.yaml"), "--long-tokens", "2000"]) == 0
+    first, second, third = seen
+    assert first == second and third == dataclasses.replace(first, long_tokens=2000)
+    default = SchedulerConfig()
+    changed = [field.name for field in dataclasses.fields(first)]
+    assert len(changed) == len(stated)
+    assert all(getattr(first, name) != getattr(default, name) for name in changed)
+    assert (first.tpot_target_s, first.tpot_floor_s, first.max_waiting) == (0.04, 0.005, 7)
 
 
 def test_sigterm_before_it_is_ready_ends_it_at_once(model, environment):
