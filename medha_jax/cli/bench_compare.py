@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medha_jax.cli.bench_run import runs_json
 from medha_jax.cli.opening import tell
 from medha_jax.cli.report import reader_may_leave
 
@@ -26,6 +25,8 @@ def bench_compare(
     runs = found_runs(directories)
     with reader_may_leave():
         if json:
+            from medha_jax.results import runs_json
+
             print(runs_json(runs), flush=True)
         else:
             from medha_jax.cli.bench_tables import print_runs

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import json as jsons
-import math
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -134,34 +132,6 @@ def write(out: Path | None, runs: Sequence[Run], title: str) -> None:
 def folder_of(name: str) -> str:
     """A name of a folder from that of a run."""
     return "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in name)
-
-
-def runs_json(runs: Sequence[Run]) -> str:
-    """Runs as one line of JSON: of each its name, configuration, stamp, and the figures of every repeat."""
-    return jsons.dumps(
-        {
-            "runs": [
-                {
-                    "name": run.name,
-                    "config": finite(run.config),
-                    "stamp": run.stamp,
-                    "rate": finite(run.rate),
-                    "repeats": [summary.flat() for summary in run.summaries],
-                }
-                for run in runs
-            ]
-        },
-        allow_nan=False,
-    )
-
-
-def finite(value: Any) -> Any:
-    """The same with infinities, which JSON has not, as words."""
-    if isinstance(value, dict):
-        return {name: finite(inner) for name, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(inner) for inner in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def complain(repeats: Sequence[Repeat]) -> bool:

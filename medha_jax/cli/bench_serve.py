@@ -15,7 +15,7 @@ from medha_jax.cli.bench_options import (
     ServerOptions,
     WorkloadOptions,
 )
-from medha_jax.cli.bench_run import Book, Opened, complain, ready, runs_json, spoken_to, write
+from medha_jax.cli.bench_run import Book, Opened, complain, ready, spoken_to, write
 from medha_jax.cli.bench_target import Target, check_own, opened
 from medha_jax.cli.interrupt import INTERRUPTED
 from medha_jax.cli.option_groups import takes_groups
@@ -71,6 +71,8 @@ def bench_serve(
     write(output.out, [run], "medha-jax bench serve")
     with reader_may_leave():
         if output.json:
+            from medha_jax.results import runs_json
+
             print(runs_json([run]), flush=True)
         else:
             from medha_jax.cli.bench_tables import print_runs

@@ -1,6 +1,6 @@
 """What requests got, in records, and what is made of them. Real benchmarks and simulations share it. No JAX."""
 
-from medha_jax.results.files import read_run, write_run
+from medha_jax.results.files import read_run, runs_json, write_run
 from medha_jax.results.group import Group
 from medha_jax.results.metrics import FORMULAS
 from medha_jax.results.outputs import Outputs
@@ -30,6 +30,7 @@ __all__ = [
     "interval",
     "read_run",
     "run_tables",
+    "runs_json",
     "spread",
     "stamp",
     "summarise",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 
@@ -37,6 +37,21 @@ def write_run(directory: Path | str, run: Run) -> None:
                 file.write(json.dumps({"repeat": number} | _line(record), allow_nan=False) + "\n")
     text = json.dumps(_finite(_summary(run)), indent=1, allow_nan=False)
     (folder / SUMMARY).write_text(text + "\n", encoding="utf-8")
+
+
+def runs_json(runs: Sequence[Run]) -> str:
+    """Runs as one line of JSON: of each its name, configuration, stamp, and the figures of every repeat."""
+    stated = [
+        {
+            "name": run.name,
+            "config": run.config,
+            "stamp": run.stamp,
+            "rate": run.rate,
+            "repeats": [summary.flat() for summary in run.summaries],
+        }
+        for run in runs
+    ]
+    return json.dumps({"runs": _finite(stated)}, allow_nan=False)
 
 
 def read_run(directory: Path | str) -> Run:
