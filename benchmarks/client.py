@@ -21,7 +21,7 @@ import numpy as np
 
 from benchmarks.server import STOP_SECONDS, cpu_seconds
 from medha_jax.bench.backend import Backend
-from medha_jax.bench.load import LoadGenerator, LoadSettings
+from medha_jax.bench.load_generator import LoadGenerator, LoadSettings
 from medha_jax.client import Connection
 from medha_jax.results import RequestRecord
 from medha_jax.workload import WorkloadConfig, build

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from medha_jax.bench.backend import Backend, BackendError
-from medha_jax.bench.load import LoadGenerator, LoadSettings, Tally
+from medha_jax.bench.load_generator import LoadGenerator, LoadSettings, Tally
 from medha_jax.results import Repeat, RequestRecord
 from medha_jax.workload import ConvoyConfig, Isolated, Request, Workload, WorkloadConfig, build, build_convoy
 

@@ -13,8 +13,8 @@ from safetensors.numpy import save_file
 
 from medha_jax.checkpoints.directory import new_directory
 from medha_jax.checkpoints.errors import CheckpointError, float_dtype, mismatch
-from medha_jax.checkpoints.layout import TABLE
 from medha_jax.checkpoints.safetensors_files import INDEX, SINGLE
+from medha_jax.checkpoints.stored_tensors import TABLE
 from medha_jax.models import ParameterSpec, parameter_specs
 from medha_jax.specs.model import Architecture
 

@@ -16,7 +16,6 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from medha_jax.checkpoints.errors import CheckpointError, float_dtype, mismatch
-from medha_jax.checkpoints.layout import TABLE, Index, bounded
 from medha_jax.checkpoints.safetensors_files import (
     ADVICE,
     INDEX,
@@ -25,6 +24,7 @@ from medha_jax.checkpoints.safetensors_files import (
     TensorHeader,
     read_tensors,
 )
+from medha_jax.checkpoints.stored_tensors import TABLE, Index, bounded
 from medha_jax.models import ParameterSpec, parameter_specs
 from medha_jax.specs.model import Architecture
 

@@ -10,8 +10,8 @@ import jax
 
 from medha_jax.checkpoints import huggingface
 from medha_jax.checkpoints.description import DESCRIPTION, describe, is_described
+from medha_jax.checkpoints.device_slices import Shapes, Shardings, enlarged, place, resolve, zero_filled
 from medha_jax.checkpoints.errors import CheckpointError, float_dtype
-from medha_jax.checkpoints.placement import Shapes, Shardings, enlarged, place, resolve, zero_filled
 from medha_jax.checkpoints.safetensors_files import INDEX, SINGLE
 from medha_jax.specs.model import Architecture
 

@@ -18,10 +18,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from medha_jax.checkpoints.description import ADVICE, ITEM, check_files, write_description
+from medha_jax.checkpoints.device_slices import Shapes, Shardings, check_finite, enlarged, resolve
 from medha_jax.checkpoints.directory import new_directory
 from medha_jax.checkpoints.errors import DTYPES, CheckpointError, float_dtype, mismatch
 from medha_jax.checkpoints.export import check_parameters
-from medha_jax.checkpoints.placement import Shapes, Shardings, check_finite, enlarged, resolve
 from medha_jax.models import ParameterSpec, parameter_specs
 from medha_jax.specs.model import Architecture
 

@@ -7,8 +7,8 @@ from typing import Any
 import jax
 from flax import nnx
 
+from medha_jax.checkpoints.device_slices import Shardings, resolve
 from medha_jax.checkpoints.errors import float_dtype
-from medha_jax.checkpoints.placement import Shardings, resolve
 from medha_jax.models import Decoder, parameter_specs
 from medha_jax.specs.model import Architecture
 

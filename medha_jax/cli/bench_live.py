@@ -10,7 +10,7 @@ from medha_jax.cli.progress import LINES_AFTER, LINES_EVERY, duration
 if TYPE_CHECKING:
     from rich.live import Live
 
-    from medha_jax.bench.load import Tally
+    from medha_jax.bench.load_generator import Tally
 
 
 class LiveDisplay:

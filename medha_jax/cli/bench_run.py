@@ -50,7 +50,7 @@ def spoken_to(target: Target, client: ClientOptions, work: Callable[[Opened], Aw
     """
 
     async def run() -> T:
-        from medha_jax.bench.load import LoadSettings
+        from medha_jax.bench.load_generator import LoadSettings
         from medha_jax.bench.session import Session
 
         backend = backend_of(target, client)

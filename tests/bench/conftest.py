@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from benchmarks.completions_server import Server
-from medha_jax.bench import load
+from medha_jax.bench import load_generator
 from tests.server.processes import SIMULATED, ServerProcess
 
 
@@ -45,7 +45,7 @@ async def cancel_all():
 @pytest.fixture(autouse=True)
 def _hurried(monkeypatch):
     """Runs begin a moment after they are asked for, so that many of them do not take half a second each."""
-    monkeypatch.setattr(load, "LEAD_S", 0.05)
+    monkeypatch.setattr(load_generator, "LEAD_S", 0.05)
 
 
 @pytest.fixture(scope="session")

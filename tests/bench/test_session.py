@@ -5,7 +5,7 @@ import time
 import pytest
 
 from medha_jax.bench.backend import BackendError
-from medha_jax.bench.load import LoadSettings
+from medha_jax.bench.load_generator import LoadSettings
 from medha_jax.bench.over_grpc import GrpcBackend
 from medha_jax.bench.over_http import OpenAiBackend
 from medha_jax.bench.session import Session

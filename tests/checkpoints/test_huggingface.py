@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from medha_jax.checkpoints import CheckpointError, load_parameters, stored_dtype, write_huggingface
-from medha_jax.checkpoints.layout import TABLE, StoredTensor
+from medha_jax.checkpoints.stored_tensors import TABLE, StoredTensor
 from tests.checkpoints.small_models import (
     CONFIGS,
     DTYPES,

@@ -1,4 +1,4 @@
-from medha_jax.bench.load import Tally
+from medha_jax.bench.load_generator import Tally
 from medha_jax.cli.bench_live import LiveDisplay, describe
 
 

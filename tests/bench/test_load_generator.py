@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from medha_jax.bench.backend import Reply, RequestFailedError
-from medha_jax.bench.load import AHEAD, LoadGenerator, LoadSettings, Tally, calm_collector
+from medha_jax.bench.load_generator import AHEAD, LoadGenerator, LoadSettings, Tally, calm_collector
 from medha_jax.bench.over_grpc import GrpcBackend
 from medha_jax.client import Client, Connection
 from medha_jax.workload import Isolated, Slos, WorkloadConfig, build

@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Sharding, SingleDeviceSharding
 
 from medha_jax.checkpoints.errors import CheckpointError
-from medha_jax.checkpoints.layout import Index, bounded
+from medha_jax.checkpoints.stored_tensors import Index, bounded
 from medha_jax.models import ParameterSpec
 
 Shardings = Mapping[str, Sharding] | Sharding
