@@ -169,7 +169,7 @@ class SimulatedExecutor:
             tokens += length
             attention += chunk_attention(start, length, UNBOUNDED)
         works = tuple(own.values()) or EMPTY.work
-        need = reduce(or_, (work.segment for work in works))
+        need = reduce(or_, [work.segment for work in works])
         if not shared.rows:
             return _Stage(need, NO_ROWS, works, tokens, attention), ends
         return _Stage(need, shared.segment, tuple(shared + work for work in works), tokens, attention), ends
@@ -177,6 +177,6 @@ class SimulatedExecutor:
     def _bucket(self, stages: Sequence[_Stage]) -> Bucket:
         """The smallest shape that holds what every stage does; all run in it."""
         mesh = self.config.mesh
-        own = reduce(or_, (stage.own for stage in stages))
-        shared = reduce(or_, (stage.shared for stage in stages))
+        own = reduce(or_, [stage.own for stage in stages])
+        shared = reduce(or_, [stage.shared for stage in stages])
         return smallest_bucket(mesh.buckets, mesh.shared_buckets or mesh.buckets, own, shared)
