@@ -12,7 +12,7 @@ from medha_jax.checkpoints import random_parameters
 from medha_jax.config import Buckets, MeshConfig, RuntimeConfig
 from medha_jax.mesh import build_mesh
 from medha_jax.runtime import MeshExecutor
-from medha_jax.runtime.placement import place_parameters
+from medha_jax.runtime.parameter_placement import place_parameters
 from medha_jax.specs.layout import Layout
 from medha_jax.specs.model import Architecture
 

@@ -20,7 +20,7 @@ from medha_jax.engine import Completed, GenerationRequest, OfflineEngine
 from medha_jax.mesh import build_mesh
 from medha_jax.plan import SamplingParams, TokenResult
 from medha_jax.runtime import MeshExecutor
-from medha_jax.runtime.placement import place_parameters, stored_shapes, stored_shardings
+from medha_jax.runtime.parameter_placement import place_parameters, stored_shapes, stored_shardings
 from medha_jax.specs.layout import Layout
 from medha_jax.specs.model import Architecture
 from medha_jax.text import Tokenizer

@@ -78,7 +78,7 @@ def plan(asked: PlanOptions, shown: Annotated[ShownOptions, Shown(panel="Output"
     model: published peak rates, and shares of them that are assumed where the specification of the hardware says so.
     """
     from medha_jax.simulate.hardware import load_hardware
-    from medha_jax.simulate.model import load_model
+    from medha_jax.simulate.named_models import load_model
 
     arch, on, tokens = load_model(asked.model), load_hardware(asked.hardware), token_count(asked.context)
     on.peak_of(asked.dtype)

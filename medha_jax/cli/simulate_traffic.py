@@ -106,9 +106,9 @@ def _modelled(model: str, mesh: str, context: int, slots: int) -> Deployment:
     """A machine of a cost model; the layout names its hardware."""
     from medha_jax.simulate.cost import CostModel
     from medha_jax.simulate.deployments import deploy
+    from medha_jax.simulate.device_sizes import DeviceSizes
     from medha_jax.simulate.hardware import load_hardware
-    from medha_jax.simulate.model import load_model
-    from medha_jax.simulate.sizes import DeviceSizes
+    from medha_jax.simulate.named_models import load_model
 
     layout = mesh_config(mesh)
     hardware = load_hardware(layout.hardware)

@@ -2,7 +2,7 @@
 
 from medha_jax.models.decoder import Decoder, Layer, final_logits, layer_graph, parameter_specs
 from medha_jax.models.parameters import ParameterSpec
-from medha_jax.models.rope import rotary_angles
+from medha_jax.models.rotation import rotary_angles
 
 __all__ = [
     "Decoder",

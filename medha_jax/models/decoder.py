@@ -17,7 +17,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from medha_jax.models.parameters import ParameterSpec, declare
-from medha_jax.models.rope import rotate
+from medha_jax.models.rotation import rotate
 from medha_jax.specs.model import Architecture
 
 Attend = Callable[[Any, Array, Array, Array], tuple[Array, Any]]

@@ -22,7 +22,7 @@ from medha_jax.config import RuntimeConfig
 from medha_jax.mesh import parameter_spec, per_group, plan_spec, pool_spec, register_spec
 from medha_jax.runtime.compiler import compiler_options
 from medha_jax.runtime.packing import Geometry
-from medha_jax.runtime.placement import placed_specs
+from medha_jax.runtime.parameter_placement import placed_specs
 from medha_jax.runtime.plan_layout import PlanLayout
 from medha_jax.runtime.state import DeviceState, empty_slots
 from medha_jax.runtime.tick import Program, build_tick

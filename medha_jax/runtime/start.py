@@ -12,7 +12,7 @@ from medha_jax.config import RuntimeConfig
 from medha_jax.mesh import build_mesh, request_cpu_devices
 from medha_jax.runtime.executor import MeshExecutor, Report
 from medha_jax.runtime.memory import check_memory, plan_memory, usable_bytes
-from medha_jax.runtime.placement import (
+from medha_jax.runtime.parameter_placement import (
     place_parameters,
     placed_specs,
     stored_shapes,

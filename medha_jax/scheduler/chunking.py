@@ -12,8 +12,8 @@ from medha_jax.config import Buckets
 from medha_jax.plan import InvalidRequestError
 from medha_jax.scheduler.time_model import TimeModel
 from medha_jax.specs.buckets import smallest_sizes
+from medha_jax.specs.chunk_work import chunk_attentions, chunk_reads
 from medha_jax.specs.tick_shapes import TickShapes
-from medha_jax.specs.work import chunk_attentions, chunk_reads
 
 
 def chunk_lengths(

@@ -12,8 +12,8 @@ from medha_jax.config import Buckets, SchedulerConfig
 from medha_jax.scheduler.chunking import candidates, largest_within, worthwhile
 from medha_jax.scheduler.time_model import TickWork, TimeModel
 from medha_jax.specs.buckets import smallest_size
+from medha_jax.specs.chunk_work import chunk_attention, chunk_read
 from medha_jax.specs.tick_shapes import TickShapes
-from medha_jax.specs.work import chunk_attention, chunk_read
 
 IDLE_PATIENCE = 2.0
 

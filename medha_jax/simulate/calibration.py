@@ -31,7 +31,7 @@ from medha_jax.config import ConfigError, MeshConfig, RuntimeConfig, mesh_from
 from medha_jax.simulate.deployments import Deployment
 from medha_jax.simulate.fitting import Errors, errors, fit
 from medha_jax.simulate.hardware import SpecError
-from medha_jax.simulate.measured import MeasuredTimes, Tick
+from medha_jax.simulate.measured import MeasuredTick, MeasuredTimes
 from medha_jax.simulate.times import GroupWork
 from medha_jax.specs.buckets import NO_ROWS, Bucket, padded_segment
 from medha_jax.specs.sizes import tokens_per_group
@@ -57,7 +57,7 @@ class Calibration:
     about: Mapping[str, str]
     config: RuntimeConfig
     context: int
-    ticks: tuple[Tick, ...]
+    ticks: tuple[MeasuredTick, ...]
     times: MeasuredTimes
     errors: tuple[Errors, ...]
 
@@ -129,7 +129,7 @@ def write_ticks(
     path.write_text(json.dumps(stated), encoding="utf-8")
 
 
-def _tick(stated: Mapping[str, Any], mesh: MeshConfig, context: int) -> Tick:
+def _tick(stated: Mapping[str, Any], mesh: MeshConfig, context: int) -> MeasuredTick:
     """A tick of the file, with the work of the group that has most."""
     seconds = float(stated["seconds"])
     if not 0 < seconds < math.inf:
@@ -150,4 +150,4 @@ def _tick(stated: Mapping[str, Any], mesh: MeshConfig, context: int) -> Tick:
     slowness = float(stated.get("slowness", 1))
     if not 0 < slowness < math.inf:
         raise SpecError(f"a tick has slowness {slowness}; it must be above 0")
-    return Tick(bucket, most, seconds, None if host is None else max(0.0, float(host)), slowness)
+    return MeasuredTick(bucket, most, seconds, None if host is None else max(0.0, float(host)), slowness)

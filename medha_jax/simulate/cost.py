@@ -21,8 +21,8 @@ import numpy as np
 
 from medha_jax.config import STAGE, TENSOR, MeshConfig
 from medha_jax.scheduler.time_model import TickWork
+from medha_jax.simulate.device_sizes import Collective, DeviceSizes
 from medha_jax.simulate.hardware import Coefficients, Hardware, Link
-from medha_jax.simulate.sizes import Collective, DeviceSizes
 from medha_jax.simulate.times import GroupWork
 from medha_jax.specs.buckets import Bucket, Segment
 from medha_jax.specs.model import Architecture

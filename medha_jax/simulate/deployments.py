@@ -30,8 +30,8 @@ from medha_jax.simulate.hardware import SpecError
 from medha_jax.simulate.room import room_of
 from medha_jax.simulate.times import GroupTimes, SummedTimes
 from medha_jax.specs.buckets import smallest_sizes
+from medha_jax.specs.chunk_work import chunk_attentions, chunk_reads
 from medha_jax.specs.sizes import tokens_per_group
-from medha_jax.specs.work import chunk_attentions, chunk_reads
 
 CHUNK = 2048  # tokens, of the measured prefills
 PREFILL = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, CHUNK)  # at most half is padding

@@ -26,9 +26,9 @@ from medha_jax.simulate.hardware import Hardware
 from medha_jax.simulate.layouts import Candidate, Feasible
 from medha_jax.simulate.room import Room
 from medha_jax.specs.buckets import smallest_sizes
+from medha_jax.specs.chunk_work import chunk_attentions
 from medha_jax.specs.sizes import UNBOUNDED, tokens_per_group
 from medha_jax.specs.tick_shapes import TickShapes
-from medha_jax.specs.work import chunk_attentions
 from medha_jax.workload import Arrival
 
 SHARES = np.linspace(0.01, 0.99, 99)  # of the capacity

@@ -13,8 +13,8 @@ from medha_jax.plan import Admission, StepPlan, TokenResult
 from medha_jax.simulate.clock import Clock
 from medha_jax.simulate.times import GroupTimes, GroupWork
 from medha_jax.specs.buckets import NO_ROWS, Bucket, Segment, smallest_bucket
+from medha_jax.specs.chunk_work import chunk_attention
 from medha_jax.specs.sizes import UNBOUNDED, Sizes
-from medha_jax.specs.work import chunk_attention
 
 VOCAB = 2**31
 Slowed = Callable[[float, float, Bucket], float]  # seconds of a tick: of when it begins, its usual seconds, its shape

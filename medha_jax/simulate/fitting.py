@@ -10,7 +10,7 @@ import numpy as np
 
 from medha_jax.config import MeshConfig
 from medha_jax.scheduler.time_model import nonnegative_least_squares, robust_fit
-from medha_jax.simulate.measured import MeasuredTimes, Tick
+from medha_jax.simulate.measured import MeasuredTick, MeasuredTimes
 from medha_jax.specs.buckets import Bucket, all_buckets
 
 FITTED = ("fixed", "tokens", "attention", "context", "decode", "row", "beside")
@@ -31,7 +31,7 @@ class Errors:
     mean: float
 
 
-def fit(ticks: Sequence[Tick], mesh: MeshConfig) -> MeasuredTimes:
+def fit(ticks: Sequence[MeasuredTick], mesh: MeshConfig) -> MeasuredTimes:
     """Coefficients that give measured ticks, by relative errors in which outliers do not count."""
     blocks = [(block, decode_block) for block in BLOCKS for decode_block in BLOCKS]
     fitted = [_fitted(ticks, mesh, *sizes) for sizes in blocks]
@@ -42,7 +42,7 @@ def fit(ticks: Sequence[Tick], mesh: MeshConfig) -> MeasuredTimes:
     return dataclasses.replace(times, delays=delays, host=host, host_row=host_row, host_felt=host_felt)
 
 
-def _host(ticks: Sequence[Tick]) -> tuple[float, float, float]:
+def _host(ticks: Sequence[MeasuredTick]) -> tuple[float, float, float]:
     """Of the host between ticks, in the mean: seconds at its best, seconds a row, and seconds more if twice as slow."""
     slowness = _slowness(ticks)
     gaps = [
@@ -57,13 +57,13 @@ def _host(ticks: Sequence[Tick]) -> tuple[float, float, float]:
     return fixed + felt, row, felt
 
 
-def _slowness(ticks: Sequence[Tick]) -> list[float]:
+def _slowness(ticks: Sequence[MeasuredTick]) -> list[float]:
     """Of the machine at each tick, or nothing where it was not measured: it would look like something that is fixed."""
     measured = any(tick.slowness != 1 for tick in ticks)
     return [tick.slowness if measured else 0.0 for tick in ticks]
 
 
-def _fitted(ticks: Sequence[Tick], mesh: MeshConfig, block: int, decode_block: int) -> MeasuredTimes:
+def _fitted(ticks: Sequence[MeasuredTick], mesh: MeshConfig, block: int, decode_block: int) -> MeasuredTimes:
     """Medians of ticks, where KV is read in blocks of so many tokens, by prompt chunks and by decodes."""
     seconds = np.array([tick.seconds for tick in ticks])
     columns = np.array([_features(tick, block, decode_block) for tick in ticks])
@@ -94,7 +94,7 @@ def _weighted_median(weighted: Sequence[tuple[float, float]]) -> float:
     return float(values[np.searchsorted(reached, reached[-1] / 2)])
 
 
-def errors(times: MeasuredTimes, ticks: Sequence[Tick]) -> tuple[Errors, ...]:
+def errors(times: MeasuredTimes, ticks: Sequence[MeasuredTick]) -> tuple[Errors, ...]:
     """How far times are off, over all ticks and over each kind."""
     kinds: dict[str, list[float]] = {"all": []}
     for tick in ticks:
@@ -108,7 +108,7 @@ def errors(times: MeasuredTimes, ticks: Sequence[Tick]) -> tuple[Errors, ...]:
     )
 
 
-def _features(tick: Tick, block: int, decode_block: int) -> tuple[float, ...]:
+def _features(tick: MeasuredTick, block: int, decode_block: int) -> tuple[float, ...]:
     """In the order of FITTED."""
     work = tick.work
     squares = sum(squares for squares, _ in work.chunks)

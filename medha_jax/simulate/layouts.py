@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import yaml
 
 from medha_jax.config import GROUP, STAGE, TENSOR, Buckets, MeshConfig
+from medha_jax.simulate.device_sizes import DeviceSizes
 from medha_jax.simulate.hardware import Hardware
 from medha_jax.simulate.room import Room, room_of
-from medha_jax.simulate.sizes import DeviceSizes
 from medha_jax.specs.layout import Layout
 from medha_jax.specs.model import Architecture
 

@@ -35,7 +35,7 @@ SHORT_CONTEXT = 1024
 
 
 @dataclass(frozen=True)
-class Tick:
+class MeasuredTick:
     """A measured tick: the shape that it ran in, its slowest group's work, its seconds, and the host's before it.
 
     `slowness` is that of the machine at that time, as measured by something else.
@@ -120,7 +120,7 @@ class MeasuredTimes:
         """Seconds on a machine that is so slow of what takes `group_seconds` at its best, where slowness is 1."""
         return seconds + (self.delays * self.longer(shape) + self.host_felt) * (slowness - 1)
 
-    def predicted(self, tick: Tick) -> float:
+    def predicted(self, tick: MeasuredTick) -> float:
         """Seconds of a measured tick, the median of its like."""
         return self.tick_seconds(tick.shape, tick.work) + self.longer(tick.shape) * (tick.slowness - 1)
 

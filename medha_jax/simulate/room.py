@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from medha_jax.simulate.device_sizes import DeviceSizes
 from medha_jax.simulate.hardware import Hardware
-from medha_jax.simulate.sizes import DeviceSizes
 from medha_jax.specs.sizes import Sizes
 
 GIB = 2**30

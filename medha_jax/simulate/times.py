@@ -7,7 +7,7 @@ from typing import Protocol
 
 from medha_jax.scheduler.time_model import TickWork, TimeModel
 from medha_jax.specs.buckets import Bucket, Segment
-from medha_jax.specs.work import chunk_attention, chunk_read
+from medha_jax.specs.chunk_work import chunk_attention, chunk_read
 
 
 @dataclass(slots=True)

@@ -11,10 +11,10 @@ from medha_jax.scheduler.chunking import PrefillTable
 from medha_jax.scheduler.time_model import TickWork
 from medha_jax.simulate.cost import CostModel
 from medha_jax.simulate.hardware import load_hardware
-from medha_jax.simulate.model import load_model
+from medha_jax.simulate.named_models import load_model
+from medha_jax.specs.chunk_work import chunk_attention, chunk_attentions
 from medha_jax.specs.sizes import UNBOUNDED
 from medha_jax.specs.tick_shapes import TickShapes
-from medha_jax.specs.work import chunk_attention, chunk_attentions
 from research.reproduce import published
 from research.reproduce.published import KI
 from research.reproduce.report import Comparison, Reproduction, Run

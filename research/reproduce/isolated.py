@@ -20,7 +20,7 @@ from medha_jax.config import Buckets, MeshConfig
 from medha_jax.simulate.cost import CostModel
 from medha_jax.simulate.deployments import Deployment, deploy
 from medha_jax.simulate.hardware import Hardware, load_hardware
-from medha_jax.simulate.model import load_model
+from medha_jax.simulate.named_models import load_model
 from research.reproduce.published import KI, TPOT_2048, TTFT_512, TTFT_2048
 from research.reproduce.report import Comparison, Reproduction, Run
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from medha_jax.config import GROUP, STAGE, Buckets, MeshConfig
 from medha_jax.simulate.cost import CostModel
+from medha_jax.simulate.device_sizes import DeviceSizes
 from medha_jax.simulate.estimate import Estimator, Targets
 from medha_jax.simulate.hardware import Hardware, load_hardware
 from medha_jax.simulate.layouts import Candidate, Feasible
-from medha_jax.simulate.model import load_model
+from medha_jax.simulate.named_models import load_model
 from medha_jax.simulate.room import room_of
-from medha_jax.simulate.sizes import DeviceSizes
 from research.baselines.ring import ring_prefill
 from research.reproduce import published
 from research.reproduce.isolated import with_fitted_rates

@@ -11,12 +11,12 @@ import numpy as np
 from medha_jax.config import Buckets, MeshConfig, SchedulerConfig
 from medha_jax.simulate.cost import CostModel
 from medha_jax.simulate.deployments import PREFILL, Deployment, deploy
+from medha_jax.simulate.device_sizes import DeviceSizes
 from medha_jax.simulate.hardware import load_hardware
-from medha_jax.simulate.model import load_model
+from medha_jax.simulate.named_models import load_model
 from medha_jax.simulate.report import on_time
 from medha_jax.simulate.room import room_of
 from medha_jax.simulate.run import Outcome, alone, simulate
-from medha_jax.simulate.sizes import DeviceSizes
 from medha_jax.workload import Arrival, load_mix
 from research.baselines.elastic import Instances, simulate_elastic
 from research.baselines.fixed import first_come, fixed_chunks

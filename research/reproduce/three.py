@@ -11,7 +11,7 @@ from medha_jax.simulate.cost import CostModel
 from medha_jax.simulate.deployments import Deployment, deploy
 from medha_jax.simulate.hardware import load_hardware
 from medha_jax.simulate.layouts import OWN, PAGE, SHARED
-from medha_jax.simulate.model import load_model
+from medha_jax.simulate.named_models import load_model
 from medha_jax.simulate.run import Outcome, simulate
 from medha_jax.workload import Arrival, load_mix
 from research.reproduce import published

@@ -10,7 +10,7 @@ from medha_jax.simulate.cost import CostModel
 from medha_jax.simulate.deployments import Deployment, deploy
 from medha_jax.simulate.executor import SimulationError
 from medha_jax.simulate.hardware import Link, load_hardware
-from medha_jax.simulate.model import load_model
+from medha_jax.simulate.named_models import load_model
 from medha_jax.simulate.run import simulate
 from medha_jax.specs.buckets import Bucket, padded_segment
 from medha_jax.workload import Arrival

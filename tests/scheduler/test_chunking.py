@@ -12,8 +12,8 @@ from medha_jax.config import Buckets
 from medha_jax.plan import InvalidRequestError
 from medha_jax.scheduler.chunking import PrefillTable, candidates, chunk_lengths, largest_within, worthwhile
 from medha_jax.scheduler.time_model import FittedTimeModel, LinearTimeModel, TickWork
+from medha_jax.specs.chunk_work import chunk_attention, chunk_read
 from medha_jax.specs.tick_shapes import TickShapes
-from medha_jax.specs.work import chunk_attention, chunk_read
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import yaml
 
 from medha_jax.config import MESH_CONFIGS, load_mesh
 from medha_jax.simulate.hardware import COEFFICIENTS, SpecError, hardware_from, hardware_names, load_hardware
-from medha_jax.simulate.model import load_model
+from medha_jax.simulate.named_models import load_model
 
 
 def stated(name: str = "h100") -> dict[str, Any]:

@@ -13,7 +13,7 @@ from medha_jax.simulate.deployments import deploy
 from medha_jax.simulate.estimate import Estimate, Estimator, Targets, mark_front
 from medha_jax.simulate.hardware import load_hardware
 from medha_jax.simulate.layouts import Candidate, Feasible, Refused, candidates, layout_yaml, look_at
-from medha_jax.simulate.model import load_model
+from medha_jax.simulate.named_models import load_model
 from medha_jax.simulate.report import on_time
 from medha_jax.simulate.run import simulate
 from medha_jax.workload import load_mix

@@ -14,9 +14,9 @@ from medha_jax.mesh import build_mesh
 from medha_jax.models import parameter_specs
 from medha_jax.runtime.memory import plan_memory
 from medha_jax.runtime.programs import Programs
+from medha_jax.simulate.device_sizes import DeviceSizes
 from medha_jax.simulate.hardware import SpecError
-from medha_jax.simulate.model import load_model, model_names
-from medha_jax.simulate.sizes import DeviceSizes
+from medha_jax.simulate.named_models import load_model, model_names
 from medha_jax.specs.layout import Layout
 from medha_jax.specs.model import Architecture
 from tests.small import CONFIG

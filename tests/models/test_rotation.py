@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from medha_jax.models import rotary_angles
-from medha_jax.models.rope import rotate
+from medha_jax.models.rotation import rotate
 from medha_jax.specs.rope import RopeScaling, rotary_constants
 
 HEAD_DIM = 8

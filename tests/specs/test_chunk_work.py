@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medha_jax.specs.work import chunk_attention, chunk_attentions, chunk_read, chunk_reads
+from medha_jax.specs.chunk_work import chunk_attention, chunk_attentions, chunk_read, chunk_reads
 
 
 @given(st.integers(0, 40), st.integers(1, 20))

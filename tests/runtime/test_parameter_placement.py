@@ -11,7 +11,7 @@ import pytest
 
 from medha_jax.checkpoints import convert, load_parameters, random_parameters, write_huggingface
 from medha_jax.mesh import build_mesh
-from medha_jax.runtime.placement import place_parameters, placed_specs, stored_shapes, stored_shardings
+from medha_jax.runtime.parameter_placement import place_parameters, placed_specs, stored_shapes, stored_shardings
 from medha_jax.specs.layout import Layout
 from medha_jax.specs.model import Architecture
 from tests.small import CONFIG
