@@ -117,26 +117,10 @@ class Settings:
             ValueError: a value does not fit its field.
         """
         deadlines = {None: pb.ON_DEADLINE_UNSPECIFIED, "continue": pb.ON_DEADLINE_CONTINUE, "drop": pb.ON_DEADLINE_DROP}
-        sampling = pb.SamplingSettings(
-            max_tokens=self.max_tokens,
-            min_tokens=self.min_tokens,
-            temperature=self.temperature,
-            top_k=self.top_k,
-            top_p=self.top_p,
-            min_p=self.min_p,
-            repetition_penalty=self.repetition_penalty,
-            presence_penalty=self.presence_penalty,
-            frequency_penalty=self.frequency_penalty,
-            seed=self.seed,
-            stop=self.stop,
-            stop_token_ids=self.stop_token_ids,
-            include_stop=self.include_stop,
-            ignore_eos=self.ignore_eos,
-            logprobs=self.logprobs,
-        )
+        sampling = {name: getattr(self, name) for name in pb.SamplingSettings.DESCRIPTOR.fields_by_name}
         return pb.GenerateSettings(
             request_id=self.request_id,
-            sampling=sampling,
+            sampling=pb.SamplingSettings(**sampling),
             slo=pb.SloSettings(ttft_ms=self.ttft_ms, tpot_ms=self.tpot_ms),
             on_deadline=deadlines[self.on_deadline],
             cache_salt=self.cache_salt,

@@ -24,21 +24,8 @@ ON_DEADLINE: dict[int, OnDeadline] = {
     pb.ON_DEADLINE_CONTINUE: "continue",
     pb.ON_DEADLINE_DROP: "drop",
 }
-_NUMBERS = (
-    "temperature",
-    "top_k",
-    "top_p",
-    "min_p",
-    "repetition_penalty",
-    "presence_penalty",
-    "frequency_penalty",
-    "seed",
-    "max_tokens",
-    "min_tokens",
-    "include_stop",
-    "ignore_eos",
-    "logprobs",
-)
+# fields of a request's sampling that may be left open; they have the names of `SamplingParams`
+_OPTIONAL = [field.name for field in pb.SamplingSettings.DESCRIPTOR.fields if field.has_presence]
 M = TypeVar("M", bound=Message)
 
 
@@ -168,7 +155,7 @@ class RequestParser:
 
     def _sampling(self, stated: pb.SamplingSettings, prompt: int) -> SamplingParams:
         """Sampling settings for a prompt of `prompt` tokens; fields that are not stated get the model's defaults."""
-        values: dict[str, Any] = {name: getattr(stated, name) for name in _NUMBERS if stated.HasField(name)}
+        values: dict[str, Any] = {name: getattr(stated, name) for name in _OPTIONAL if stated.HasField(name)}
         room = self.model.context - prompt
         if room < 1:
             raise never_fits(
