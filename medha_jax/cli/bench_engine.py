@@ -11,14 +11,14 @@ import typer
 
 from medha_jax.cli.interrupt import noted_interrupts
 from medha_jax.cli.mesh import LayoutOptions, RuntimeOptions
-from medha_jax.cli.opening import StartWatch, model_sizes, tell
+from medha_jax.cli.opening import model_sizes, tell
 from medha_jax.cli.option_groups import Shown, takes_groups
 from medha_jax.cli.prompt import model_directory, whole_number
 from medha_jax.cli.report import reader_may_leave
 from medha_jax.config import Buckets, RuntimeConfig, same_setting, setting
 
 if TYPE_CHECKING:
-    from medha_jax.engine.speed import EngineSpeed, Speed
+    from medha_jax.engine.speed import EngineSpeed, Speed, StartWatch
 
 FITTED = {"model", "mesh", "max_context", "slots", "pool_tokens"}  # settings that follow from what is measured
 
@@ -53,7 +53,7 @@ def bench_engine(asked: EngineOptions) -> None:
     directory = model_directory(asked.model)
     check_rows(buckets, wanted, decodes)
 
-    from medha_jax.engine.speed import EngineSpeed, decode_output
+    from medha_jax.engine.speed import EngineSpeed, StartWatch, decode_output
 
     decoding = decode_context + decode_output(max(decodes), decode_context, ticks, buckets.prefill[-1])
     longest = max(max(before) + (ticks + 2) * max(wanted), decoding)
@@ -71,7 +71,7 @@ def bench_engine(asked: EngineOptions) -> None:
     from medha_jax.runtime import open_executor
     from medha_jax.text import Tokenizer
 
-    start = StartWatch()
+    start = StartWatch(tell)
     executor = open_executor(config, start.told)
     start.ready()
     with noted_interrupts() as check, reader_may_leave():

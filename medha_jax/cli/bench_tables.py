@@ -12,8 +12,7 @@ from medha_jax.results.units import digits, seconds
 if TYPE_CHECKING:
     from medha_jax.bench.convoy import Convoy, Figures
     from medha_jax.bench.search import Found
-    from medha_jax.cli.opening import StartWatch
-    from medha_jax.engine.speed import EngineSpeed, Speed
+    from medha_jax.engine.speed import EngineSpeed, Speed, StartWatch
 
 NOTHING = "–"
 

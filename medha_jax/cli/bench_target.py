@@ -14,6 +14,7 @@ import typer
 
 from medha_jax.cli.interrupt import _leave
 from medha_jax.cli.opening import tell
+from medha_jax.cli.option_groups import as_flags, stated_options
 from medha_jax.cli.remote import connection
 from medha_jax.config import load_mesh
 
@@ -81,11 +82,10 @@ def check_own(context: typer.Context, options: ServerOptions) -> None:
     """
     if not options.remote:
         return
-    sources = {name: context.get_parameter_source(name) for name in (*OWN, *POLICY) if name in context.params}
-    stated = [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
-    if stated:
-        names = ", ".join(f"--{name.replace('_', '-')}" for name in stated)
-        raise typer.BadParameter(f"{names} beside --server or --url, which has its own")
+    stated = stated_options(context)
+    wrong = [name for name in (*OWN, *POLICY) if name in stated]
+    if wrong:
+        raise typer.BadParameter(f"{as_flags(wrong)} beside --server or --url, which has its own")
 
 
 def needs_of(requests: Iterable[Request], slots: int, page: int) -> Needs | None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from medha_jax.cli.interrupt import INTERRUPTED
-from medha_jax.cli.option_groups import Shown
+from medha_jax.cli.option_groups import Shown, as_flags
 from medha_jax.config import setting
 
 if TYPE_CHECKING:
@@ -49,13 +49,10 @@ class ClusterOptions:
             ClusterSettingError: an option is missing or out of range.
         """
         if self.coordinator is None:
-            named = [
-                f"--{name.replace('_', '-')}"
-                for name in ("processes", "process_id", "plans", "tls_cert", "tls_key", "tls_ca")
-                if getattr(self, name) is not None
-            ]
+            alone = ("processes", "process_id", "plans", "tls_cert", "tls_key", "tls_ca")
+            named = [name for name in alone if getattr(self, name) is not None]
             if named:
-                raise typer.BadParameter(f"{', '.join(named)} given without --coordinator; give it, or none of them")
+                raise typer.BadParameter(f"{as_flags(named)} given without --coordinator; give it, or none of them")
             return None
 
         from medha_jax.runtime.cluster import ClusterConfig, tls_files

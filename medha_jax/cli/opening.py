@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from typing import TYPE_CHECKING
 
 import typer
@@ -36,30 +35,6 @@ def lead_runtime(request: GenerationRequest, config: RuntimeConfig, cluster: Clu
 def tell(line: str) -> None:
     """Print what a start does to stderr."""
     print(line, file=sys.stderr, flush=True)
-
-
-class StartWatch:
-    """Times a start by what it tells. Owner of the moments."""
-
-    def __init__(self) -> None:
-        self._began = time.perf_counter()
-        self._compiling: float | None = None
-        self.programs = self.from_cache = 0
-        self.compile_s = self.start_s = 0.0
-
-    def told(self, line: str) -> None:
-        """Pass a line on."""
-        tell(line)
-        if line.startswith("compiling "):
-            self._compiling = time.perf_counter()
-        elif line.startswith("compiled ") and self._compiling is not None:
-            self.compile_s = time.perf_counter() - self._compiling
-            self.programs += 1
-            self.from_cache += line.endswith("(from the cache)")
-
-    def ready(self) -> None:
-        """Note that the start is over."""
-        self.start_s = time.perf_counter() - self._began
 
 
 def model_sizes(config: RuntimeConfig) -> tuple[int, int]:

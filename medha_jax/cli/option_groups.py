@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import inspect
 import operator
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -89,6 +89,17 @@ def takes_groups(command: Callable[..., Any]) -> Callable[..., Any]:
 def option_names(kind: type) -> list[str]:
     """Names of a group's options, as a command's context has them."""
     return [option.name for option in _Group(kind, Shown()).parameters()]
+
+
+def stated_options(context: typer.Context) -> set[str]:
+    """Names of the options that stand on the command line."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
+
+
+def as_flags(names: Iterable[str]) -> str:
+    """Options as they are typed, separated by commas."""
+    return ", ".join(f"--{name.replace('_', '-')}" for name in names)
 
 
 @dataclass(frozen=True)

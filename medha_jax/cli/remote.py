@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from medha_jax.cli.interrupt import noted_interrupts
-from medha_jax.cli.option_groups import option_names
+from medha_jax.cli.option_groups import as_flags, option_names, stated_options
 from medha_jax.config import ConfigError, setting
 from medha_jax.plan import SamplingParams
 
@@ -52,10 +52,10 @@ def check_options(context: typer.Context, server: str | None) -> None:
     """
     remote = {one.name for one in fields(RemoteOptions)}
     passed_on = remote | {"prompt", "prompt_file", "prompt_ids", "json", *option_names(SamplingParams)}
-    given = {name for name in context.params if _stated(context, name)}
+    given = stated_options(context)
     wrong = given & (remote - {"server"}) if server is None else given - passed_on
     if wrong:
-        names = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(wrong))
+        names = as_flags(sorted(wrong))
         raise typer.BadParameter(
             f"{names} without --server" if server is None else f"{names} beside --server, which has its own"
         )
@@ -123,8 +123,3 @@ def stream(
                         timings.chunk_tokens,
                     )
     raise RuntimeError("the server ended the stream without a last event")
-
-
-def _stated(context: typer.Context, name: str) -> bool:
-    source = context.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from medha_jax.engine import Completion, TokenLogprobs
 
 
+# fields of a generation, in the order of the JSON object
+REPORTED = "token_ids text finish_reason matched prompt_tokens logprobs ttft_s tpot_s chunks".split()
+
+
 @contextmanager
 def reader_may_leave() -> Iterator[None]:
     """Stop quietly when the reader of a pipe has gone (`medha-jax … | head`)."""
@@ -30,21 +34,9 @@ def reader_may_leave() -> Iterator[None]:
 
 def completion_json(completion: Completion | RemoteCompletion) -> str:
     """One line of JSON: times in seconds, null for logprobs that were not asked for and for one of -inf."""
-    logprobs = [_logprobs(entry) for entry in completion.logprobs] or None
-    return json.dumps(
-        {
-            "token_ids": completion.token_ids,
-            "text": completion.text,
-            "finish_reason": completion.finish_reason,
-            "matched": completion.matched,
-            "prompt_tokens": completion.prompt_tokens,
-            "logprobs": logprobs,
-            "ttft_s": completion.ttft_s,
-            "tpot_s": completion.tpot_s,
-            "chunks": completion.chunks,
-        },
-        allow_nan=False,
-    )
+    stated = {name: getattr(completion, name) for name in REPORTED}
+    stated["logprobs"] = [_logprobs(entry) for entry in completion.logprobs] or None
+    return json.dumps(stated, allow_nan=False)
 
 
 def summary(completion: Completion | RemoteCompletion) -> str:

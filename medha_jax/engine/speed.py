@@ -85,6 +85,34 @@ class Prediction:
     coefficients: LinearTimeModel
 
 
+class StartWatch:
+    """Times the start of a runtime by the lines that it tells. Owner of the moments.
+
+    Args:
+        tell: takes the lines.
+    """
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self._tell, self._began = tell, time.perf_counter()
+        self._compiling: float | None = None
+        self.programs = self.from_cache = 0
+        self.compile_s = self.start_s = 0.0
+
+    def told(self, line: str) -> None:
+        """Pass a line on."""
+        self._tell(line)
+        if line.startswith("compiling "):
+            self._compiling = time.perf_counter()
+        elif line.startswith("compiled ") and self._compiling is not None:
+            self.compile_s = time.perf_counter() - self._compiling
+            self.programs += 1
+            self.from_cache += line.endswith("(from the cache)")
+
+    def ready(self) -> None:
+        """Note that the start is over."""
+        self.start_s = time.perf_counter() - self._began
+
+
 def decode_output(batch: int, context: int, ticks: int, largest: int) -> int:
     """Output tokens of requests that shall decode together for some ticks.
 

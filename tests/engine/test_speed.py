@@ -3,9 +3,8 @@
 import pytest
 
 from medha_jax.cli.bench_tables import print_engine
-from medha_jax.cli.opening import StartWatch
 from medha_jax.config import Buckets, ConfigError, MeshConfig, RuntimeConfig
-from medha_jax.engine.speed import UNTIMED, EngineSpeed, decode_output
+from medha_jax.engine.speed import UNTIMED, EngineSpeed, StartWatch, decode_output
 from medha_jax.scheduler.time_model import LinearTimeModel, TickWork
 from medha_jax.simulate.clock import VirtualClock
 from medha_jax.simulate.executor import SimulatedExecutor
@@ -87,7 +86,7 @@ def test_what_does_not_fit_is_refused(byte_tokenizer, kind, given, message):
 def test_what_was_measured_is_printed(byte_tokenizer, capsys):
     speed = simulated(byte_tokenizer)
     found = [speed.prefill(64, 0, 30), speed.prefill(16, 0, 30)], [speed.decode(1, 10, 8), speed.decode(8, 10, 8)]
-    start = StartWatch()
+    start = StartWatch(print)
     start.told("compiling 2 shapes")
     start.told("compiled 1/2: a in 1 s (from the cache)")
     start.ready()
@@ -96,3 +95,14 @@ def test_what_was_measured_is_printed(byte_tokenizer, capsys):
     assert "Prompt chunks" in out and "of 1" in out and "1.0x" in out
     assert "Host: scheduling and delivering 0 s a tick" in out and "is 0.0 % in the median" in out
     assert "compiling 1 programs (1 from the cache)" in out
+
+
+def test_a_start_is_timed_by_what_it_tells():
+    heard = []
+    watch = StartWatch(heard.append)
+    for line in ("loaded", "compiling 2 shapes", "compiled 1/2: a in 1 s (from the cache)", "compiled 2/2: b in 2 s"):
+        watch.told(line)
+    watch.ready()
+    assert (watch.programs, watch.from_cache) == (2, 1)
+    assert 0 <= watch.compile_s <= watch.start_s
+    assert heard[0] == "loaded" and len(heard) == 4
