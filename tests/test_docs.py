@@ -40,6 +40,19 @@ def test_links_and_files_are_there(page):
         assert any((ROOT / folder / name).exists() for folder in FOLDERS) or (page.parent / name).exists(), name
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_and_imports_are_there(page):
+    text = page.read_text()
+    for module in re.findall(r"python -m ([\w.]+)", text):
+        if module not in ("pip", "pytest"):
+            path = ROOT / module.replace(".", "/")
+            assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), module
+    for program in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        for line in program.splitlines():
+            if line.startswith(("import ", "from ")):
+                exec(line, {})
+
+
 def test_the_architecture_names_every_part():
     text = (ROOT / "docs" / "architecture.md").read_text()
     missing = [part for part in declared_imports(ROOT / "imports.bzl") if f"| `{part}" not in text]

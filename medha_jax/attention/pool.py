@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 FP8 = jnp.float8_e4m3fn
@@ -64,7 +65,7 @@ def to_fp8(x: Float[Array, "*rows head_dim"]) -> tuple[Float[Array, "*rows head_
 
 
 def from_fp8(
-    values: Float[Array, "*rows head_dim"], exponents: Int[Array, "*rows"], dtype: jnp.dtype
+    values: Float[Array, "*rows head_dim"], exponents: Int[Array, "*rows"], dtype: DTypeLike
 ) -> Float[Array, "*rows head_dim"]:
     """What was stored; exact in float32 and bfloat16, which have the range for it."""
     wide = values.astype(jnp.float32) * _power_of_two(exponents.astype(jnp.int32))[..., None]

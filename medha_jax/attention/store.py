@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Num
 
 from medha_jax.attention.pool import Fp8Pool, Pool, to_fp8
 from medha_jax.attention.work import AttentionWork, Tiles
@@ -37,10 +37,10 @@ def store(
 
 
 def _write(
-    pool: Float[Array, "layers 2 pages kv_heads page width"],
+    pool: Num[Array, "layers 2 pages kv_heads page width"],
     layer: Array,
     table: Array,
-    stacked: Float[Array, "2 kv_heads rows width"],
+    stacked: Num[Array, "2 kv_heads rows width"],
     work: AttentionWork,
 ) -> Array:
     pool = _write_decodes(pool, layer, table, stacked, work)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from medha_jax.plan import MAX_LOGPROBS
 from medha_jax.runtime.state import SlotState
@@ -27,7 +27,7 @@ class Sampled:
     """
 
     token: Int[Array, " samples"]
-    finite: Int[Array, " samples"]
+    finite: Bool[Array, " samples"]
     logprob: Float[Array, " samples"]
     top_token: Int[Array, "samples top"]
     top_logprob: Float[Array, "samples top"]
