@@ -23,15 +23,6 @@ def scheduler_for(executor: Executor, config: SchedulerConfig, model: TimeModel,
     """
     mesh, sizes = executor.config.mesh, executor.sizes
     config = dataclasses.replace(config, prefix_cache=config.prefix_cache and executor.prefix_cacheable)
-    shapes = TickShapes(
-        own=mesh.buckets,
-        shared=mesh.shared_buckets or mesh.buckets,  # without shared shapes no request is spread
-        groups=mesh.kvp,
-        per_group=sizes.per_group,
-        page_size=mesh.page_size,
-        stages=mesh.spp,
-        slots=executor.config.slots,
-        context=sizes.context,
-    )
+    shapes = TickShapes.of(mesh, sizes, executor.config.slots)
     pages = GroupedPages(mesh.kvp, sizes.pages, mesh.page_size, sizes.per_group, prefix_cache=config.prefix_cache)
     return Scheduler(config, shapes, pages, model, executor.ahead if ahead is None else ahead)

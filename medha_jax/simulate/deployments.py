@@ -20,6 +20,7 @@ From that to coefficients of one tick, which is one of the two stages:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -31,7 +32,8 @@ from medha_jax.simulate.room import room_of
 from medha_jax.simulate.times import GroupTimes, SummedTimes
 from medha_jax.specs.buckets import smallest_sizes
 from medha_jax.specs.chunk_work import chunk_attentions, chunk_reads
-from medha_jax.specs.sizes import tokens_per_group
+from medha_jax.specs.sizes import Sizes
+from medha_jax.specs.tick_shapes import TickShapes
 
 CHUNK = 2048  # tokens, of the measured prefills
 PREFILL = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, CHUNK)  # at most half is padding
@@ -73,16 +75,19 @@ class Deployment:
         """What the devices take."""
         return self.devices or SummedTimes(self.model)
 
+    @cached_property
+    def shapes(self) -> TickShapes:
+        """What runs in a tick."""
+        return TickShapes.of(self.config.mesh, Sizes.of(self.config, self.context), self.config.slots)
+
     def isolated_prefill(self, prompt: int) -> float:
         """Seconds to the first token of a prompt alone, in chunks of the largest size.
 
         N chunks take N + spp - 1 ticks; all stages run in the largest shape in flight and wait for the slowest.
         """
-        mesh, stages = self.config.mesh, self.config.mesh.spp
-        per_group = tokens_per_group(mesh, self.context)
-        starts, lengths = self._chunks(prompt, per_group)
+        own, shared, per_group, stages = self.shapes.own, self.shapes.shared, self.shapes.per_group, self.shapes.stages
+        starts, lengths = self._chunks(prompt)
         spread, several = starts >= per_group, lengths > 1  # a chunk of one token is a decode row
-        own, shared = mesh.buckets, mesh.shared_buckets or mesh.buckets
         rows = (
             np.full_like(starts, own.decode[0]),
             smallest_sizes(own.prefill_sizes, np.where(several & ~spread, lengths, 0)),
@@ -106,13 +111,12 @@ class Deployment:
         seconds = self.model.many(np.repeat(largest, stages, axis=1), attention, context, one)
         return float(seconds.max(axis=1).sum())
 
-    def _chunks(self, prompt: int, per_group: int) -> tuple[np.ndarray, np.ndarray]:
+    def _chunks(self, prompt: int) -> tuple[np.ndarray, np.ndarray]:
         """Start and length of every chunk of a prompt; chunks end where a group's part does."""
-        mesh, starts, ends = self.config.mesh, [], []
-        for first in range(0, prompt, per_group):
-            last = min(prompt, first + per_group)
-            buckets = mesh.buckets if not first else mesh.shared_buckets or mesh.buckets
-            starts.append(np.arange(first, last, buckets.prefill[-1], dtype=np.float64))
+        starts, ends = [], []
+        for first in range(0, prompt, self.shapes.per_group):
+            last = min(prompt, first + self.shapes.per_group)
+            starts.append(np.arange(first, last, self.shapes.buckets(first).prefill[-1], dtype=np.float64))
             ends.append(np.append(starts[-1][1:], last))
         begin = np.concatenate(starts)
         return begin, np.concatenate(ends) - begin

@@ -27,7 +27,7 @@ from medha_jax.simulate.layouts import Candidate, Feasible
 from medha_jax.simulate.room import Room
 from medha_jax.specs.buckets import smallest_sizes
 from medha_jax.specs.chunk_work import chunk_attentions
-from medha_jax.specs.sizes import UNBOUNDED, tokens_per_group
+from medha_jax.specs.sizes import UNBOUNDED, Sizes
 from medha_jax.specs.tick_shapes import TickShapes
 from medha_jax.workload import Arrival
 
@@ -147,16 +147,7 @@ class Estimator:
     @cached_property
     def _shapes(self) -> TickShapes:
         mesh = self.cost.sizes.mesh
-        return TickShapes(
-            own=mesh.buckets,
-            shared=mesh.shared_buckets or mesh.buckets,
-            groups=mesh.kvp,
-            per_group=tokens_per_group(mesh, self.context),
-            page_size=mesh.page_size,
-            stages=mesh.spp,
-            slots=self.slots,
-            context=self.context,
-        )
+        return TickShapes.of(mesh, Sizes.on(mesh, self.context), self.slots)
 
     @cached_property
     def _busy(self) -> PrefillTable:

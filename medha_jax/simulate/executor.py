@@ -179,4 +179,4 @@ class SimulatedExecutor:
         mesh = self.config.mesh
         own = reduce(or_, [stage.own for stage in stages])
         shared = reduce(or_, [stage.shared for stage in stages])
-        return smallest_bucket(mesh.buckets, mesh.shared_buckets or mesh.buckets, own, shared)
+        return smallest_bucket(mesh.buckets, mesh.spread_buckets, own, shared)

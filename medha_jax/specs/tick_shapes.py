@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from medha_jax.config import Buckets
+from medha_jax.config import Buckets, MeshConfig
+from medha_jax.specs.sizes import Sizes
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,20 @@ class TickShapes:
     stages: int
     slots: int
     context: int
+
+    @classmethod
+    def of(cls, mesh: MeshConfig, sizes: Sizes, slots: int) -> TickShapes:
+        """The shapes of a layout; without shared shapes no request is spread."""
+        return cls(
+            own=mesh.buckets,
+            shared=mesh.shared_buckets or mesh.buckets,
+            groups=mesh.kvp,
+            per_group=sizes.per_group,
+            page_size=mesh.page_size,
+            stages=mesh.spp,
+            slots=slots,
+            context=sizes.context,
+        )
 
     def buckets(self, start: int) -> Buckets:
         """Sizes of the rows of a chunk that starts at position `start`."""
