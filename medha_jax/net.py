@@ -1,4 +1,4 @@
-"""Addresses and TLS files: the same rules for the server and for the processes of a mesh. No gRPC, no JAX."""
+"""Addresses and TLS files of the server and of the processes of a mesh. No gRPC, no JAX."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ class TlsFiles:
     """PEM files of one side of TLS.
 
     Args:
-        cert: its certificate.
-        key: the key of the certificate.
-        ca: authority that signed the other side's certificates; None where the other side needs none.
+        cert: this side's certificate.
+        key: the certificate's key.
+        ca: authority that signs the other side's certificates; None if the other side needs none.
     """
 
     cert: Path
@@ -31,17 +31,17 @@ def is_loopback(host: str) -> bool:
 
 
 def is_protected(host: str, tls: TlsFiles | None, insecure: bool) -> bool:
-    """Whether data may travel to a host: encrypted, on this machine only, or unprotected because that is wanted."""
+    """Whether data may travel to a host: encrypted, on this machine only, or `insecure` on purpose."""
     return tls is not None or insecure or is_loopback(host)
 
 
 def join_address(host: str, port: int) -> str:
-    """HOST:PORT; an IPv6 host stands in brackets."""
+    """HOST:PORT, with brackets around an IPv6 host."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def split_address(address: str) -> tuple[str, int] | None:
-    """Host and port of `HOST:PORT`, where an IPv6 host stands in brackets; None if it is not of that form."""
+    """Host and port of `HOST:PORT` (IPv6 in brackets); None for any other form."""
     host, colon, port = address.rpartition(":")
     if not (colon and host and port.isascii() and port.isdigit() and 0 < int(port) < 2**16):
         return None

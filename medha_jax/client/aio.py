@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
+from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -12,16 +13,15 @@ from google.protobuf.message import Message
 from grpc import aio
 
 from medha_jax.client.answers import Event, LoadInfo, ModelInfo, event_from, load_from, model_from
-from medha_jax.client.connection import SERVICE, Connection, Settings, part_messages, request_message
+from medha_jax.client.connection import Connection, Settings, generation, part_messages, unary
 from medha_jax.client.errors import ServerError, error_from
-from medha_jax.client.sync import LONG_PROMPT
 from medha_jax.protos import inference_pb2 as pb
 
 M = TypeVar("M", bound=Message)
 
 
 class AsyncClient:
-    """Talks to a server from one event loop. Close it, or use it in an `async with` block.
+    """A client for one event loop. Close it, or use it in an `async with` block.
 
     >>> async with AsyncClient("127.0.0.1:9320") as client:
     ...     async for event in client.generate("import unittest", max_tokens=40):
@@ -29,7 +29,7 @@ class AsyncClient:
     ...             print(event.text, end="")
 
     Args:
-        server: HOST:PORT, or a `Connection` where TLS or a token is needed.
+        server: HOST:PORT; a `Connection` for TLS or a token.
     """
 
     def __init__(self, server: str | Connection) -> None:
@@ -45,22 +45,13 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        """End the connection, and what still runs over it."""
+        """End the connection and all calls over it."""
         await self._channel.close()
 
     def generate(
         self, prompt: str | Sequence[int], *, timeout: float | None = None, **settings: Any
     ) -> AsyncGenerator[Event, None]:
-        """As `Client.generate`; what is not read to its end is cancelled when it is closed, dropped or cancelled.
-
-        Args:
-            prompt: text, or token ids.
-            timeout: seconds after which the caller stops waiting; the server's scheduler knows of it.
-            settings: fields of `Settings`.
-
-        Raises:
-            ServerError: the server refused the request, or ended it.
-        """
+        """As `Client.generate`; cancelling the reader ends the request, too."""
         return self._events(prompt, Settings(**settings), timeout)
 
     async def tokenize(self, text: str, *, timeout: float | None = None) -> tuple[int, ...]:
@@ -83,25 +74,12 @@ class AsyncClient:
     async def _events(
         self, prompt: str | Sequence[int], settings: Settings, timeout: float | None
     ) -> AsyncGenerator[Event, None]:
-        called: dict[str, Any] = dict(timeout=timeout, metadata=self._connection.metadata)
+        options: dict[str, Any] = dict(timeout=timeout, metadata=self._connection.metadata)
         answered = asyncio.Event()
-        if isinstance(prompt, str) or len(prompt) < LONG_PROMPT:
-            method: Any = self._channel.unary_stream(
-                SERVICE + "Generate",
-                request_serializer=pb.GenerateRequest.SerializeToString,
-                response_deserializer=pb.GenerateEvent.FromString,
-            )
-            call = method(request_message(prompt, settings), **called)
-        else:
-            method = self._channel.stream_stream(
-                SERVICE + "GenerateStream",
-                request_serializer=pb.GeneratePart.SerializeToString,
-                response_deserializer=pb.GenerateEvent.FromString,
-            )
-            call = method(_async(prompt, settings, answered), **called)
+        call = generation(self._channel, prompt, settings, partial(_parts, answered=answered), **options)
         try:
-            # closed, because what grpc.aio makes to read a call holds it, and is held by it, until the collector comes;
-            # and not `call.read()`, which drops messages that came together with the end
+            # aclosing: grpc.aio's iterator and its call hold each other until the garbage collector runs.
+            # Not `call.read()`: it drops messages that came together with the end.
             async with aclosing(aiter(call)) as messages:
                 async for message in messages:
                     answered.set()
@@ -112,28 +90,25 @@ class AsyncClient:
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
-            # grpc.aio raises the same where the server ended the call with CANCELLED
+            # grpc.aio also raises CancelledError when the server ends the call with CANCELLED
             raise ServerError("CANCELLED", await call.details() or "no message") from None
         finally:
             call.cancel()
-            answered.set()  # who waits to send more finds that the call is over
+            answered.set()  # `_parts` waits no longer
 
     async def _call(self, method: str, message: Message, kind: type[M], timeout: float | None) -> M:
-        call: Any = self._channel.unary_unary(
-            SERVICE + method,
-            request_serializer=type(message).SerializeToString,
-            response_deserializer=kind.FromString,
-        )
+        call = unary(self._channel, method, type(message), kind)
         try:
-            return await call(message, timeout=timeout, metadata=self._connection.metadata)
+            answer: M = await call(message, timeout=timeout, metadata=self._connection.metadata)
+            return answer
         except aio.AioRpcError as error:
             raise error_from(error) from None
 
 
-async def _async(prompt: Sequence[int], settings: Settings, answered: asyncio.Event) -> AsyncIterator[pb.GeneratePart]:
-    """Parts of a prompt. Those after the first ids wait for the server's first answer, which may be a refusal.
+async def _parts(prompt: Sequence[int], settings: Settings, answered: asyncio.Event) -> AsyncIterator[pb.GeneratePart]:
+    """The parts of a prompt. After the first ids it waits for the server's first answer, which may be a refusal.
 
-    Where a server ends a call while grpc.aio sends, the caller is told "Internal error from Core", not the status.
+    If a server ends a call while grpc.aio sends, the caller gets "Internal error from Core" instead of the status.
     """
     for number, part in enumerate(part_messages(prompt, settings)):
         if number > 1:

@@ -1,4 +1,4 @@
-"""What a server answers, as frozen data. Times are in seconds."""
+"""A server's answers as frozen data. Times are in seconds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _REASONS: dict[int, Literal["stop", "length"]] = {pb.FINISH_REASON_STOP: "stop",
 
 @dataclass(frozen=True)
 class Accepted:
-    """The request is taken; `position` waiting ones go before it; `predicted_ttft_s` is None where it is unknown."""
+    """The request is queued behind `position` others. `predicted_ttft_s` is None if unknown."""
 
     request_id: str
     position: int
@@ -21,7 +21,7 @@ class Accepted:
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """Natural-log probability of a token; `top` has (id, logprob) of the likeliest, best first."""
+    """Natural-log probability of a token; `top` holds (id, logprob) of the likeliest tokens, best first."""
 
     token_id: int
     logprob: float
@@ -30,7 +30,7 @@ class TokenLogprob:
 
 @dataclass(frozen=True)
 class Delta:
-    """New tokens, and the text that became certain with them, perhaps none."""
+    """New tokens and the text they complete, which may be empty."""
 
     token_ids: tuple[int, ...]
     text: str
@@ -39,7 +39,7 @@ class Delta:
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens of a request; `cached_tokens` of the prompt were computed for an earlier one."""
+    """Tokens of a request. `cached_tokens` of the prompt came from the prefix cache."""
 
     prompt_tokens: int
     cached_tokens: int
@@ -48,10 +48,17 @@ class Usage:
 
 @dataclass(frozen=True)
 class Timings:
-    """Measured in the server: arrival to first chunk, to first token, from there to the last token, and in all.
+    """Times measured in the server.
 
-    `chunk_tokens` are the sizes of the computed prefill chunks; `preemptions` says how often the request lost its
-    pages; `deadline_met` whether the first token came when it was due.
+    Args:
+        queue_s: arrival to the first chunk.
+        prefill_s: first chunk to the first token.
+        ttft_s: arrival to the first token.
+        decode_s: first to last token.
+        e2e_s: arrival to the last token.
+        chunk_tokens: sizes of the computed prefill chunks.
+        preemptions: how often the request lost its pages.
+        deadline_met: whether the first token came in time; None without a deadline.
     """
 
     queue_s: float
@@ -66,7 +73,7 @@ class Timings:
 
 @dataclass(frozen=True)
 class Finished:
-    """The last event. `matched` is the stop text or token id that ended it, None where the reason is "length"."""
+    """The last event. `matched` is the stop text or token id; None if the reason is "length"."""
 
     reason: Literal["stop", "length"]
     matched: str | int | None
@@ -79,7 +86,7 @@ Event = Accepted | Delta | Finished
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What a server runs and takes."""
+    """A server's model and its limits."""
 
     name: str
     vocab: int
@@ -100,7 +107,7 @@ class PagePool:
 
 @dataclass(frozen=True)
 class LoadInfo:
-    """What a server does: requests that hold pages, requests that wait and their prompt tokens, and what is free."""
+    """Load of a server: `running` requests hold pages, `waiting` ones have `waiting_tokens` prompt tokens."""
 
     running: int
     waiting: int
@@ -111,10 +118,10 @@ class LoadInfo:
 
 
 def event_from(message: pb.GenerateEvent) -> Event:
-    """The event of a message.
+    """Convert a message.
 
     Raises:
-        ValueError: it is of a kind that this client does not know.
+        ValueError: this client does not know the kind of event.
     """
     match message.WhichOneof("event"):
         case "delta":
@@ -122,8 +129,7 @@ def event_from(message: pb.GenerateEvent) -> Event:
             return Delta(tuple(delta.token_ids), delta.text, tuple(_logprob(entry) for entry in delta.logprobs))
         case "accepted":
             accepted = message.accepted
-            known = accepted.HasField("predicted_ttft_ms")
-            ttft = accepted.predicted_ttft_ms / 1000 if known else None
+            ttft = accepted.predicted_ttft_ms / 1000 if accepted.HasField("predicted_ttft_ms") else None
             return Accepted(accepted.request_id, accepted.position, ttft)
         case "finished":
             return _finished(message.finished)
@@ -131,7 +137,7 @@ def event_from(message: pb.GenerateEvent) -> Event:
 
 
 def model_from(message: pb.ModelInfo) -> ModelInfo:
-    """The model of a message."""
+    """Convert a message."""
     return ModelInfo(
         message.name,
         message.vocab,
@@ -144,7 +150,7 @@ def model_from(message: pb.ModelInfo) -> ModelInfo:
 
 
 def load_from(message: pb.LoadInfo) -> LoadInfo:
-    """The load of a message."""
+    """Convert a message."""
     pools = tuple(PagePool(pool.total_pages, pool.free_pages) for pool in message.pools)
     return LoadInfo(message.running, message.waiting, message.waiting_tokens, message.slots, pools, message.accepting)
 

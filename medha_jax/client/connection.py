@@ -1,19 +1,20 @@
-"""How a server is reached, and the messages that it is sent."""
+"""The connection to a server, and the calls over it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import grpc
+from google.protobuf.message import Message
 from grpc import aio
 
 from medha_jax.protos import inference_pb2 as pb
 
 SERVICE = "/medha.v1.Inference/"
-PART_TOKENS = 65536  # of a prompt that is sent in parts
+PART_TOKENS = 65536  # a prompt of token ids with as many or more is sent in parts of this size
 OPTIONS = (
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", 64 * 2**20),
@@ -28,12 +29,12 @@ class Connection:
 
     Args:
         address: HOST:PORT.
-        tls: whether to encrypt; so it is, too, where one of the files is given.
-        ca: PEM file of the authority of the server's certificate; None trusts the system's.
-        cert: PEM file of this client's certificate, where the server wants one.
-        key: its key.
-        token: bearer token, where the server wants one.
-        server_name: that the server's certificate names, if it is not the host.
+        tls: encrypt; `ca` or `cert` encrypts, too.
+        ca: PEM file of the authority that signed the server's certificate; None trusts the system's.
+        cert: PEM file of this client's certificate, if the server asks for one.
+        key: PEM file of the certificate's key.
+        token: bearer token, if the server asks for one.
+        server_name: name in the server's certificate, if it is not the host.
     """
 
     address: str
@@ -46,11 +47,11 @@ class Connection:
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        """What goes with every call."""
+        """Metadata of every call."""
         return () if self.token is None else (("authorization", f"Bearer {self.token}"),)
 
     def channel(self) -> grpc.Channel:
-        """A channel; nothing is sent yet.
+        """Open a channel; nothing is sent yet.
 
         Raises:
             OSError: a file cannot be read.
@@ -80,13 +81,13 @@ class Connection:
 
 @dataclass(frozen=True)
 class Settings:
-    """How to generate, beside the prompt; what is None is the server's default. Ranges are in inference.proto.
+    """Settings of one generation; None takes the server's default. Ranges are in inference.proto.
 
     Args:
-        ttft_ms: milliseconds to the first token that the scheduler aims at.
-        tpot_ms: milliseconds per output token after it.
-        on_deadline: whether the request is still served when its first token was due and is not there.
-        cache_salt: only requests of one salt share cached pages.
+        ttft_ms: target for the first token, in milliseconds.
+        tpot_ms: target for each later token, in milliseconds.
+        on_deadline: continue or drop the request when its first token is late.
+        cache_salt: only requests with the same salt share cached pages.
     """
 
     max_tokens: int | None = None
@@ -111,7 +112,7 @@ class Settings:
     cache_salt: str | None = None
 
     def message(self) -> pb.GenerateSettings:
-        """As a message.
+        """The settings as a message.
 
         Raises:
             ValueError: a value does not fit its field.
@@ -127,15 +128,50 @@ class Settings:
         )
 
 
-def request_message(prompt: str | Sequence[int], settings: Settings) -> pb.GenerateRequest:
-    """The message of a prompt, given as text or as token ids."""
+def unary(
+    channel: grpc.Channel | aio.Channel, method: str, request: type[Message], answer: type[Message]
+) -> Callable[..., Any]:
+    """The callable of a method with one request and one answer."""
+    return channel.unary_unary(
+        SERVICE + method, request_serializer=request.SerializeToString, response_deserializer=answer.FromString
+    )
+
+
+def generation(
+    channel: grpc.Channel | aio.Channel,
+    prompt: str | Sequence[int],
+    settings: Settings,
+    parts: Callable[[Sequence[int], Settings], Any],
+    **options: Any,
+) -> Any:
+    """Start a generation; returns the call, which streams `GenerateEvent`s.
+
+    Args:
+        channel: of a client of either kind.
+        prompt: text or token ids; many ids go as `GenerateStream`, all else as `Generate`.
+        settings: of the generation.
+        parts: makes the messages of `GenerateStream`, as `part_messages`.
+        options: of the call: timeout, metadata.
+    """
+    answers = pb.GenerateEvent.FromString
+    if not isinstance(prompt, str) and len(prompt) >= PART_TOKENS:
+        stream: Any = channel.stream_stream(
+            SERVICE + "GenerateStream",
+            request_serializer=pb.GeneratePart.SerializeToString,
+            response_deserializer=answers,
+        )
+        return stream(parts(prompt, settings), **options)
+    single: Any = channel.unary_stream(
+        SERVICE + "Generate", request_serializer=pb.GenerateRequest.SerializeToString, response_deserializer=answers
+    )
     if isinstance(prompt, str):
-        return pb.GenerateRequest(text=prompt, settings=settings.message())
-    return pb.GenerateRequest(token_ids=pb.PromptIds(ids=prompt), settings=settings.message())
+        return single(pb.GenerateRequest(text=prompt, settings=settings.message()), **options)
+    ids = pb.PromptIds(ids=prompt)
+    return single(pb.GenerateRequest(token_ids=ids, settings=settings.message()), **options)
 
 
 def part_messages(prompt: Sequence[int], settings: Settings) -> Iterator[pb.GeneratePart]:
-    """The messages of a prompt that goes in parts."""
+    """The messages of `GenerateStream`: the settings, then the ids in parts."""
     yield pb.GeneratePart(start=pb.GenerateStart(settings=settings.message(), prompt_tokens=len(prompt)))
     for start in range(0, len(prompt), PART_TOKENS):
         yield pb.GeneratePart(token_ids=pb.PromptIds(ids=prompt[start : start + PART_TOKENS]))

@@ -1,4 +1,4 @@
-"""What a server refuses, or how a call ends that does not end well."""
+"""The error of a call that did not end well."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ DETAILS = "grpc-status-details-bin"
 
 
 class ServerError(RuntimeError):
-    """A call ended with another status than OK; the text is the status and the server's message.
+    """A call ended with a status other than OK. The text is the status and the server's message.
 
     Attributes:
-        code: name of the status, "RESOURCE_EXHAUSTED" for example.
-        message: the server's.
-        retry_s: seconds after which the server wants to be asked again, None if it did not say.
+        code: name of the status, such as "RESOURCE_EXHAUSTED".
+        message: the server's message.
+        retry_s: seconds to wait before a retry; None if the server did not say.
     """
 
     def __init__(self, code: str, message: str, retry_s: float | None = None) -> None:
@@ -27,7 +27,7 @@ class ServerError(RuntimeError):
 
 
 def error_from(error: Any) -> ServerError:
-    """The error of a `grpc.RpcError`, of a synchronous or an asyncio call."""
+    """Convert a `grpc.RpcError` of a synchronous or asyncio call."""
     return ServerError(error.code().name, error.details() or "no message", _retry_s(error.trailing_metadata() or ()))
 
 
@@ -36,11 +36,10 @@ def _retry_s(metadata: Iterable[tuple[str, Any]]) -> float | None:
         if name != DETAILS:
             continue
         try:
-            details = Status.FromString(value).details
-            for detail in details:
+            for detail in Status.FromString(value).details:
                 info = RetryInfo()
                 if detail.Unpack(info):
-                    return info.retry_delay.ToNanoseconds() / 1e9
+                    return float(info.retry_delay.ToNanoseconds()) / 1e9
         except DecodeError:
             return None
     return None

@@ -10,22 +10,15 @@ import grpc
 from google.protobuf.message import Message
 
 from medha_jax.client.answers import Event, LoadInfo, ModelInfo, event_from, load_from, model_from
-from medha_jax.client.connection import (
-    SERVICE,
-    Connection,
-    Settings,
-    part_messages,
-    request_message,
-)
+from medha_jax.client.connection import Connection, Settings, generation, part_messages, unary
 from medha_jax.client.errors import error_from
 from medha_jax.protos import inference_pb2 as pb
 
-LONG_PROMPT = 65536  # tokens from which a prompt goes in parts
 M = TypeVar("M", bound=Message)
 
 
 class Client:
-    """Talks to a server; threads may share it. Close it, or use it in a `with` block.
+    """A client that threads may share. Close it, or use it in a `with` block.
 
     >>> with Client("127.0.0.1:9320") as client:
     ...     for event in client.generate("import unittest", max_tokens=40):
@@ -33,7 +26,7 @@ class Client:
     ...             print(event.text, end="")
 
     Args:
-        server: HOST:PORT, or a `Connection` where TLS or a token is needed.
+        server: HOST:PORT; a `Connection` for TLS or a token.
     """
 
     def __init__(self, server: str | Connection) -> None:
@@ -49,7 +42,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """End the connection, and what still runs over it."""
+        """End the connection and all calls over it."""
         self._channel.close()
 
     def generate(
@@ -57,34 +50,18 @@ class Client:
     ) -> Iterator[Event]:
         """Continue a prompt: `Accepted`, then `Delta`s as they come, then `Finished`.
 
-        The request ends in the server, too, when the iterator is closed or dropped. Long prompts of token ids go in
-        parts.
+        Closing or dropping the iterator ends the request in the server, too. Many token ids go in parts.
 
         Args:
-            prompt: text, or token ids.
-            timeout: seconds after which the caller stops waiting; the server's scheduler knows of it.
+            prompt: text or token ids.
+            timeout: seconds for the whole generation; the server's scheduler knows it.
             settings: fields of `Settings`.
 
         Raises:
             ServerError: the server refused the request, or ended it.
         """
-        stated = Settings(**settings)
-        called: dict[str, Any] = dict(timeout=timeout, metadata=self._connection.metadata)
-        if isinstance(prompt, str) or len(prompt) < LONG_PROMPT:
-            method: Any = self._channel.unary_stream(
-                SERVICE + "Generate",
-                request_serializer=pb.GenerateRequest.SerializeToString,
-                response_deserializer=pb.GenerateEvent.FromString,
-            )
-            call = method(request_message(prompt, stated), **called)
-        else:
-            method = self._channel.stream_stream(
-                SERVICE + "GenerateStream",
-                request_serializer=pb.GeneratePart.SerializeToString,
-                response_deserializer=pb.GenerateEvent.FromString,
-            )
-            call = method(part_messages(prompt, stated), **called)
-        return _events(call)
+        options: dict[str, Any] = dict(timeout=timeout, metadata=self._connection.metadata)
+        return _events(generation(self._channel, prompt, Settings(**settings), part_messages, **options))
 
     def tokenize(self, text: str, *, timeout: float | None = None) -> tuple[int, ...]:
         """Token ids of a text.
@@ -95,7 +72,7 @@ class Client:
         return tuple(self._call("Tokenize", pb.TokenizeRequest(text=text), pb.TokenizeResponse, timeout).token_ids)
 
     def model(self, *, timeout: float | None = None) -> ModelInfo:
-        """What the server runs and takes.
+        """The server's model and its limits.
 
         Raises:
             ServerError: as `generate`.
@@ -103,7 +80,7 @@ class Client:
         return model_from(self._call("GetModelInfo", pb.GetModelInfoRequest(), pb.ModelInfo, timeout))
 
     def load(self, *, timeout: float | None = None) -> LoadInfo:
-        """What the server does now.
+        """The server's load now.
 
         Raises:
             ServerError: as `generate`.
@@ -111,7 +88,7 @@ class Client:
         return load_from(self._call("GetLoad", pb.GetLoadRequest(), pb.LoadInfo, timeout))
 
     def abort(self, request_id: str, *, timeout: float | None = None) -> bool:
-        """End a request, of this client or another; returns whether it was running.
+        """End a request of any client; returns whether it was running.
 
         Raises:
             ServerError: as `generate`.
@@ -119,13 +96,10 @@ class Client:
         return self._call("Abort", pb.AbortRequest(request_id=request_id), pb.AbortResponse, timeout).found
 
     def _call(self, method: str, message: Message, kind: type[M], timeout: float | None) -> M:
-        call = self._channel.unary_unary(
-            SERVICE + method,
-            request_serializer=type(message).SerializeToString,
-            response_deserializer=kind.FromString,
-        )
+        call = unary(self._channel, method, type(message), kind)
         try:
-            return call(message, timeout=timeout, metadata=self._connection.metadata)
+            answer: M = call(message, timeout=timeout, metadata=self._connection.metadata)
+            return answer
         except grpc.RpcError as error:
             raise error_from(error) from None
 

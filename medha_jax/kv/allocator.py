@@ -1,4 +1,4 @@
-"""Pages of the KV pool: how many holders each has. Python and NumPy, no device."""
+"""The pages of one KV pool, with a count of holders for each. No device."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import numpy as np
 
 
 class OutOfPagesError(RuntimeError):
-    """More pages were asked for than are free."""
+    """A request needs more pages than are free."""
 
 
 class PageAllocator:
-    """Hands out page numbers of one pool; the only owner of the free list and of the reference counts.
+    """Allocates page numbers of one pool. Owns the free list and the reference counts.
 
     Args:
-        pages: pages in the pool.
+        pages: size of the pool.
     """
 
     def __init__(self, pages: int) -> None:
@@ -27,11 +27,11 @@ class PageAllocator:
 
     @property
     def free(self) -> int:
-        """Pages that nobody holds."""
+        """Pages without holders."""
         return len(self._free)
 
     def holders(self, pages: Sequence[int]) -> np.ndarray:
-        """How often each page is held, int32 `[pages]`."""
+        """Holders of each page, int32 `[pages]`."""
         return self._holders[np.asarray(pages, np.int64)]
 
     def allocate(self, count: int) -> tuple[int, ...]:
@@ -57,7 +57,7 @@ class PageAllocator:
         self._holders[self._held(pages, "shared")] += 1
 
     def release(self, pages: Sequence[int]) -> None:
-        """Take one holder from each page; a page without holders is free.
+        """Take one holder from each page; a page without holders becomes free.
 
         Raises:
             ValueError: a page is not held (released twice, or never allocated); nothing was released.
@@ -67,7 +67,7 @@ class PageAllocator:
         self._free.extend(held[self._holders[held] == 0].tolist())
 
     def _held(self, pages: Sequence[int], verb: str) -> np.ndarray:
-        """The pages as indices, if they differ and all are held."""
+        """The pages as indices. All must be distinct and held."""
         held = np.asarray(pages, np.int64)
         known = ((held >= 0) & (held < self.pages)).all()
         if not known or (self._holders[held] < 1).any() or len(set(pages)) != len(pages):

@@ -1,4 +1,4 @@
-"""Pages of several KV groups: which groups hold a request, in the order in which it grows over them."""
+"""Pages of several KV groups, and the order in which a request grows over the groups."""
 
 from __future__ import annotations
 
@@ -13,10 +13,15 @@ from medha_jax.specs.sizes import pages_for, parts_of
 
 @dataclass(frozen=True)
 class Holding:
-    """Pages of one request: its j-th group holds the positions `[j M, (j + 1) M)`, M = `per_group` tokens.
+    """Pages of one request. Its j-th group holds the positions `[j M, (j + 1) M)`, M = `per_group` tokens.
 
-    The order is that of allocation, not of group numbers. The first `cached` tokens, whole pages of the first group,
-    were computed by earlier requests. `number` tells holdings of one `GroupedPages` apart.
+    Args:
+        groups: group numbers in the order of allocation.
+        pages: pages in each of these groups.
+        per_group: tokens of the request that one group holds.
+        page_size: tokens in a page.
+        cached: first tokens that earlier requests computed; they fill whole pages of the first group.
+        number: unique within one `GroupedPages`.
     """
 
     groups: tuple[int, ...]
@@ -28,15 +33,15 @@ class Holding:
 
     @property
     def adopted(self) -> tuple[int, ...]:
-        """The pages of the first group that are filled already."""
+        """Pages of the first group that were filled by earlier requests."""
         return self.pages[0][: self.cached // self.page_size]
 
     def owners(self, position: int) -> tuple[int, ...]:
-        """The groups that hold the request up to `position`; the last one owns that position."""
+        """The groups that hold positions up to `position`; the last one owns it."""
         return self.groups[: position // self.per_group + 1]
 
     def new_pages(self, start: int, end: int) -> tuple[int, tuple[int, ...]]:
-        """Pages that the positions `[start, end)` of one group are the first to use, and the index of the first."""
+        """Index of the first page that `[start, end)` of one group newly uses, and all such pages."""
         part = start // self.per_group
         base = part * self.per_group
         first, past = pages_for(start - base, self.page_size), pages_for(end - base, self.page_size)
@@ -44,16 +49,16 @@ class Holding:
 
 
 class GroupedPages:
-    """The page pools of all groups; everything a request may grow to is reserved at once, so growth cannot deadlock.
+    """The page pools of all groups. All pages of a request are reserved at once, so growth cannot deadlock.
 
-    With the prefix cache, pages that a request has filled are found by later ones that begin with the same tokens under
-    the same salt, as long as their place is not needed.
+    With the prefix cache, a request reuses filled pages of earlier requests with the same first tokens and the same
+    salt. Pages stay in the cache until their space is needed.
 
     Args:
-        groups: how many.
-        pages: in each group's pool.
+        groups: number of groups.
+        pages: pages in each group's pool.
         page_size: tokens in a page.
-        per_group: tokens of one request that a group holds; whole pages.
+        per_group: tokens of one request that a group holds, a multiple of `page_size`.
         prefix_cache: whether requests share pages.
     """
 
@@ -63,24 +68,24 @@ class GroupedPages:
         self._page_size = page_size
         self._per_group = per_group
         self._numbers = count()
-        # of each holding: the root of its chain, and the digests of its first pages that are known
+        # by holding: the root of its chain, then the digests of its published pages
         self._chains: dict[int, list[bytes]] = {}
 
     @property
     def free(self) -> tuple[int, ...]:
-        """Pages of each group that no request holds; what the prefix cache still knows in them gives way."""
+        """Pages of each group that no request holds, including those in the prefix cache."""
         return tuple(pool.free + kept for pool, kept in zip(self._pools, self.idle, strict=True))
 
     @property
     def idle(self) -> tuple[int, ...]:
-        """Pages of each group that no request holds and the prefix cache knows."""
+        """Pages of each group that only the prefix cache holds."""
         return tuple(index.idle for index in self._indexes) if self._indexes else (0,) * len(self._pools)
 
     def check(self, tokens: int) -> None:
         """Check that a request of `tokens` tokens could run on empty pools.
 
         Raises:
-            OutOfPagesError: it never fits; the message has the numbers.
+            OutOfPagesError: it never fits.
         """
         needed = parts_of(tokens, self._per_group, self._page_size)
         if len(needed) > len(self._pools):
@@ -94,16 +99,16 @@ class GroupedPages:
     def reserve(
         self, tokens: int, order: Sequence[int] | None = None, prompt: Sequence[int] = (), salt: str = ""
     ) -> Holding:
-        """Take the pages of a request.
+        """Take all pages of a request.
 
         Args:
-            tokens: of prompt and output.
-            order: groups, of which the first ones take the request's parts; None for those with most free pages.
-            prompt: its tokens, for the prefix cache. At least the last one is left to compute.
-            salt: of the tenant, whose requests share pages with each other only.
+            tokens: prompt and output tokens.
+            order: groups to use, first one first; None begins with the groups that have most free pages.
+            prompt: token ids to find in the prefix cache. At least the last one is left to compute.
+            salt: only requests with the same salt share pages.
 
         Raises:
-            OutOfPagesError: not enough are free now; nothing was taken.
+            OutOfPagesError: too few are free now; nothing was taken.
         """
         needed, free = parts_of(tokens, self._per_group, self._page_size), self.free
         if order is None:
@@ -114,7 +119,7 @@ class GroupedPages:
         shared = 0
         if chain and groups and needed[0] <= free[groups[0]] + self._indexes[groups[0]].in_use:
             found = self._find(groups[0], prompt, chain[0])
-            # idle pages count as free, but cannot make room for themselves
+            # idle pages count as free, but the request cannot use them twice
             shared = len(found) - self._indexes[groups[0]].count_idle(page for page, _ in found)
         lacking = [free[group] < pages for group, pages in zip(groups, (needed[0] - shared, *needed[1:]), strict=False)]
         if len(groups) < len(needed) or any(lacking):
@@ -136,7 +141,7 @@ class GroupedPages:
         )
 
     def cached_prefix(self, prompt: Sequence[int], salt: str = "") -> tuple[int, ...]:
-        """For each group, the tokens of a prompt that `reserve` would find if it began there."""
+        """For each group: tokens of the prompt that `reserve` would find cached if it began there."""
         if not self._indexes:
             return (0,) * len(self._pools)
         root = root_digest(salt)
@@ -144,12 +149,12 @@ class GroupedPages:
         return tuple(len(self._find(group, prompt, root)) * self._page_size for group in groups)
 
     def publish(self, holding: Holding, tokens: Sequence[int], computed: int) -> None:
-        """Let others find the pages of a request's first group that are full of computed tokens.
+        """Put the full, computed pages of a request's first group into the prefix cache.
 
         Args:
             holding: not yet released.
-            tokens: of prompt and output; only slices of those not published before are read.
-            computed: tokens whose KV is written.
+            tokens: ids of prompt and output; only slices not published before are read.
+            computed: number of tokens whose KV is written.
         """
         if not self._indexes:
             return
@@ -163,10 +168,10 @@ class GroupedPages:
         chain.extend(digests)
 
     def release(self, holding: Holding) -> None:
-        """Give all pages of a request back.
+        """Return all pages of a request.
 
         Raises:
-            ValueError: it was released before.
+            ValueError: it was already released.
         """
         chain = self._chains.pop(holding.number, None)
         if chain is None:
@@ -178,7 +183,7 @@ class GroupedPages:
                 self._pools[group].release(pages)
 
     def forget(self) -> None:
-        """The pools have lost their contents: nothing is known of them any more. Nobody may hold pages."""
+        """Empty the prefix cache: the pools lost their contents. No request may hold pages."""
         for index in self._indexes:
             index.forget()
 

@@ -1,4 +1,4 @@
-"""Which pages hold which tokens, so that a prompt that begins like an earlier one need not be computed again."""
+"""The prefix cache: finds filled pages by their tokens, so that equal prefixes are computed once."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ import numpy as np
 
 from medha_jax.kv.allocator import PageAllocator
 
-# 256 bits: even who may choose the tokens cannot make two prefixes collide, and so read another tenant's text
+# 256 bits: a tenant who chooses tokens cannot make two prefixes collide and read another tenant's text
 DIGEST_BYTES = 32
-LARGEST_BLOCK = 256  # pages whose tokens are converted at once
+LARGEST_BLOCK = 256  # most pages whose tokens are converted at once
 
 
 def root_digest(salt: str) -> bytes:
-    """Where the chains of one tenant begin."""
+    """Start of the digest chains of one tenant."""
     return hashlib.blake2b(salt.encode(), digest_size=DIGEST_BYTES).digest()
 
 
 def page_digests(tokens: Sequence[int], first: int, past: int, page_size: int, digest: bytes) -> Iterator[bytes]:
-    """The digests of the pages `[first, past)`: each of its predecessor's digest and its own tokens, as int64.
+    """The digests of the pages `[first, past)`. Each digest covers its predecessor's and its page's tokens as int64.
 
-    Lazy: only the pages that are asked for are read, and soon those after them, so a prompt without a known first
-    page costs one hash, however long it is.
+    Lazy: it converts tokens in growing blocks as they are needed. A prompt whose first page is unknown costs one hash,
+    however long it is.
 
     Args:
-        tokens: of the request from its start; a tuple, an array or a range. Every page must be full.
-        first: page to begin with.
-        past: page to end before.
+        tokens: the request's tokens from its start: a tuple, an array or a range. Every page must be full.
+        first: first page.
+        past: page after the last.
         page_size: tokens in a page.
-        digest: of page `first - 1`, or the root.
+        digest: digest of page `first - 1`, or the root.
     """
     block = 1
     while first < past:
@@ -54,12 +54,12 @@ def _array(tokens: Sequence[int]) -> np.ndarray:
 
 
 class PrefixIndex:
-    """Finds the filled pages of one pool by the digest of everything up to their end.
+    """Finds the filled pages of one pool by the digest of all tokens up to their end.
 
-    The index is itself a holder of every page that it knows. A page that no request holds beside it is *idle*: it
-    stays until its place is needed, the least recently used one first, and of one request the last page first.
+    The index holds every page that it knows. A page is *idle* if no request holds it as well. Idle pages stay until
+    their space is needed. The least recently used one goes first; within one request, the last page goes first.
 
-    Owner of the digests and of the order in which idle pages were used.
+    Owns the digests and the order in which idle pages were used.
 
     Args:
         pool: the allocator of these pages.
@@ -73,7 +73,7 @@ class PrefixIndex:
 
     @property
     def idle(self) -> int:
-        """Known pages that no request holds; they are given up when others need the place."""
+        """Known pages that no request holds."""
         return len(self._idle)
 
     @property
@@ -82,7 +82,7 @@ class PrefixIndex:
         return len(self._page) - len(self._idle)
 
     def find(self, digests: Iterable[bytes]) -> list[tuple[int, bytes]]:
-        """The known pages of a chain, from its first page to the first one that is not known."""
+        """The known pages of a chain, up to the first unknown one."""
         found = []
         for digest in digests:
             page = self._page.get(digest)
@@ -92,17 +92,17 @@ class PrefixIndex:
         return found
 
     def count_idle(self, pages: Iterable[int]) -> int:
-        """How many of these pages are idle."""
+        """Number of idle pages among these."""
         return sum(page in self._idle for page in pages)
 
     def hold(self, pages: Sequence[int]) -> None:
-        """Give known pages to one more request."""
+        """Add one request to the holders of known pages."""
         self._pool.share(pages)
         for page in pages:
             self._idle.pop(page, None)
 
     def publish(self, pages: Sequence[int], digests: Sequence[bytes]) -> None:
-        """Make filled pages known; where another page has the same content, that one stays the known one."""
+        """Make filled pages known. If another known page has the same content, that one stays."""
         new = [(page, digest) for page, digest in zip(pages, digests, strict=True) if digest not in self._page]
         self._pool.share([page for page, _ in new])
         for page, digest in new:
@@ -110,10 +110,10 @@ class PrefixIndex:
             self._digest[page] = digest
 
     def release(self, pages: Sequence[int], digests: Sequence[bytes]) -> None:
-        """Take a request from its pages, the first of which have these digests.
+        """Release a request's pages; `digests` are those of its first pages.
 
-        What it used is now the most recently used, its first page last, even where the known page of that content is
-        another one. A prefix that was given up meanwhile is known again.
+        Its prefix becomes the most recently used, even if another page holds the same content. A prefix that was
+        evicted meanwhile is known again.
         """
         self.publish(pages[: len(digests)], digests)
         self._pool.release(pages)
@@ -124,11 +124,11 @@ class PrefixIndex:
                 self._idle.move_to_end(page)
 
     def forget(self) -> None:
-        """Give up every page, because none holds any more what it held; none may be in use."""
+        """Drop every known page: their contents are gone. None may be in use."""
         self.evict(self.idle)
 
     def evict(self, count: int) -> None:
-        """Give up the `count` idle pages that were not used for longest."""
+        """Drop the `count` least recently used idle pages."""
         pages = [self._idle.popitem(last=False)[0] for _ in range(count)]
         for page in pages:
             del self._page[self._digest.pop(page)]

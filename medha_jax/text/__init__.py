@@ -1,4 +1,4 @@
-"""Text in and out: tokenizer, incremental detokenizer, stop strings, a model directory's defaults. No JAX."""
+"""Tokenizer, incremental detokenizer, stop strings, and a model directory's sampling defaults. No JAX."""
 
 from medha_jax.text.defaults import GenerationConfigError, GenerationDefaults
 from medha_jax.text.detokenizer import Detokenizer

@@ -1,4 +1,4 @@
-"""What a model directory says about ending and sampling: `generation_config.json`, then `config.json`."""
+"""Sampling defaults and end tokens of a model directory: `generation_config.json`, then `config.json`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from medha_jax.text.tokenizer import MAX_TOKEN_ID
 
-# Names are those of Hugging Face and of SamplingParams alike.
+# Hugging Face and SamplingParams use the same names.
 _NUMBERS = ("temperature", "top_p", "min_p", "repetition_penalty")
 _INTEGERS = ("top_k",)
 
@@ -21,10 +21,11 @@ class GenerationConfigError(ValueError):
 
 @dataclass(frozen=True)
 class GenerationDefaults:
-    """What applies where a request leaves a field unset.
+    """Defaults for the fields that a request leaves unset.
 
-    `eos_ids` are the tokens that end a generation, () if the files name none. `sampling` maps names of
-    SamplingParams fields to numbers; ranges are SamplingParams' business, and only named fields are present.
+    Args:
+        eos_ids: tokens that end a generation; () if the files name none.
+        sampling: value of each SamplingParams field that the files set; SamplingParams checks the ranges.
     """
 
     eos_ids: tuple[int, ...] = ()
@@ -40,12 +41,11 @@ class GenerationDefaults:
         Raises:
             GenerationConfigError: names the file, the field, its value and what is allowed.
         """
-        path = directory / "generation_config.json"
+        path, model_path = directory / "generation_config.json", directory / "config.json"
         given = _read(path)
         eos_ids = _ids(path, given)
         if eos_ids is None:
-            path_of_model = directory / "config.json"
-            eos_ids = _ids(path_of_model, _read(path_of_model))
+            eos_ids = _ids(model_path, _read(model_path))
         return cls(eos_ids or (), _sampling(path, given))
 
 
@@ -68,7 +68,7 @@ def _is_integer(value: object) -> bool:
 
 
 def _ids(path: Path, given: Mapping[str, Any]) -> tuple[int, ...] | None:
-    """The end-of-sequence ids without repetition; None if the file leaves them unset."""
+    """The distinct end-of-sequence ids; None if the file leaves them unset."""
     value = given.get("eos_token_id")
     if value is None:
         return None
@@ -81,7 +81,6 @@ def _ids(path: Path, given: Mapping[str, Any]) -> tuple[int, ...] | None:
 
 
 def _sampling(path: Path, given: Mapping[str, Any]) -> dict[str, float | int]:
-    """The sampling fields that the file sets, as SamplingParams names them."""
     sampling: dict[str, float | int] = {}
     for name in (*_NUMBERS, *_INTEGERS):
         value = given.get(name)

@@ -1,4 +1,4 @@
-"""Token ids to text, one at a time, without ever taking a character back."""
+"""Token ids to text, one at a time. A returned character never changes."""
 
 from __future__ import annotations
 
@@ -7,40 +7,39 @@ from collections.abc import Sequence
 from medha_jax.text.tokenizer import Tokenizer
 
 REPLACEMENT = "\ufffd"
-# A UTF-8 character has at most 4 bytes, so at most the last 3 tokens can be waiting for more; decoders write
-# one replacement character for the unfinished bytes together (byte-level BPE) or for each (byte fallback).
+# A UTF-8 character has at most 4 bytes, so at most the last 3 tokens can be unfinished. Decoders write one
+# replacement character for all unfinished bytes (byte-level BPE) or one for each (byte fallback).
 _UNFINISHED = 3
-# Tokens re-decoded at most, and kept when that is exceeded. The kept ones cover `_UNFINISHED` replacement
-# characters of up to 3 bytes each, and up to 3 bytes that a cut leaves without their character's beginning.
+# At most `_WINDOW` tokens are decoded again; a longer window is cut to `_KEPT`. The kept tokens cover `_UNFINISHED`
+# replacement characters of up to 3 bytes each, and up to 3 bytes whose character begins before the cut.
 _WINDOW, _KEPT = 32, 16
 
 
 class Detokenizer:
-    """Incremental decoding by the prefix-offset method: a short window of recent ids is decoded every time.
+    """Incremental decoding by the prefix-offset method: each step decodes a short window of recent ids.
 
-    The window begins before the new ids, so decoders that treat the first token differently (SentencePiece
-    drops its leading space) still see what precedes. Returned text is final. Joined, it equals one decoding
-    of all ids, except within runs of byte-fallback tokens that are not UTF-8 as a whole: one decoding makes
-    every byte of the run U+FFFD, here the characters before the first wrong byte are out already.
-    Owns the window.
+    The window begins before the new ids, because some decoders treat the first token differently (SentencePiece
+    drops its leading space). Returned text is final. Joined, it equals one decoding of all ids, with one exception:
+    a run of byte-fallback tokens that is not valid UTF-8. One decoding turns every byte of the run into U+FFFD; here
+    the characters before the first wrong byte are already out. Owns the window.
     """
 
     def __init__(self, tokenizer: Tokenizer, context: Sequence[int] = (), skip_special: bool = True) -> None:
-        """Begin after `context`, the ids before the first one (the prompt), whose text is not repeated.
+        """Begin after `context`, the ids of the prompt. Their text is not returned.
 
         Args:
             tokenizer: decodes the windows.
-            context: any number of ids; at most the last 16 with text are looked at.
+            context: any number of ids; only the last 16 with text are read.
             skip_special: leave special tokens (EOS and the like) out of the text.
         """
         self._tokenizer = tokenizer
         self._skip_special = skip_special
         self._ids = self._tail(context)
-        self._read = len(self._ids)  # ids of the window whose text is out completely
+        self._read = len(self._ids)  # ids of the window whose text is completely out
         self._emitted = len(self._decode())  # characters of the window's text that are out
 
     def push(self, token_id: int) -> str:
-        """Take one id; returns the text that can no longer change, perhaps none."""
+        """Take one id; returns the text that is now final, which may be empty."""
         if not self._tokenizer.has_text(token_id, self._skip_special):
             return ""
         self._ids.append(token_id)
@@ -55,18 +54,18 @@ class Detokenizer:
         return self._emit(text, stable) + self._bound()
 
     def finish(self) -> str:
-        """Return the withheld text, an unfinished character as U+FFFD."""
+        """Return the withheld text; an unfinished character becomes U+FFFD."""
         text = self._decode()
         return self._emit(text, len(text))
 
     def _emit(self, text: str, stable: int) -> str:
-        """Let out the window's text up to `stable`."""
+        """Emit the window's text up to `stable`."""
         new = text[self._emitted : stable]
         self._emitted = max(self._emitted, stable)
         return new
 
     def _bound(self) -> str:
-        """Shorten a window that grew without ending at a character's end, as random bytes do."""
+        """Cut a window that grew without reaching the end of a character, as with random bytes."""
         if len(self._ids) <= _WINDOW:
             return ""
         text = self._decode()
@@ -74,7 +73,7 @@ class Detokenizer:
         withheld = len(text) - self._emitted
         del self._ids[:-_KEPT]
         self._read = 0
-        # Counted from the end, where the shorter window's text is the same.
+        # Counted from the end, where both windows' texts are equal.
         self._emitted = max(0, len(self._decode()) - withheld)
         return new
 
@@ -82,7 +81,7 @@ class Detokenizer:
         return self._tokenizer.decode(self._ids, self._skip_special)
 
     def _tail(self, context: Sequence[int]) -> list[int]:
-        """The fewest last ids of the context that begin and end with whole characters, at most `_KEPT`."""
+        """The shortest tail of the context that holds whole characters, at most `_KEPT` ids."""
         tail: list[int] = []
         for position in range(len(context) - 1, max(-1, len(context) - 1 - 4 * _KEPT), -1):
             if not self._tokenizer.has_text(context[position], self._skip_special):

@@ -19,15 +19,15 @@ def _failure(stop: str) -> list[int]:
 
 
 class StopStrings:
-    """Streams text through until the first stop string, wherever its pieces are cut.
+    """Passes text through until the first stop string, however the text is cut into pieces.
 
-    The stop string that *starts* first wins, even if another is complete before it; of two that start
-    together the shorter wins, because it is complete first. Only a tail that may still become a stop string
-    is withheld. Time is linear in the text, whatever the stop strings are. Owns the withheld tail.
+    The stop string that *starts* first wins, even if another is complete earlier. If two start together, the
+    shorter wins. Only a tail that may become a stop string is withheld. Time is linear in the text for any stop
+    strings. Owns the withheld tail.
     """
 
     def __init__(self, stops: Sequence[str], include: bool = False) -> None:
-        """Look for `stops`; `include` leaves the found one at the end of the text instead of cutting it off.
+        """Look for `stops`; `include` keeps the found one at the end of the text.
 
         Raises:
             ValueError: a stop string is empty.
@@ -37,7 +37,7 @@ class StopStrings:
         self._stops = tuple(stops)
         self._include = include
         self._tables = [_failure(stop) for stop in stops]
-        self._lengths = [0] * len(self._stops)  # of each stop, the characters that the text now ends with
+        self._lengths = [0] * len(self._stops)  # of each stop, the characters matched at the end of the text
         self._held = ""
         self._found: tuple[int, str] | None = None  # start within `_held`, stop string
         self._matched: str | None = None
@@ -46,8 +46,8 @@ class StopStrings:
         """Take more text.
 
         Returns:
-            The text that is safe to show, and the stop string that ended it or None. After a match every
-            further push returns no text and the same stop string.
+            The text that is safe to show, and the stop string that ended it or None. After a match, every
+            push returns no text and the same stop string.
         """
         if self._matched is not None or not self._stops:
             return ("", self._matched) if self._stops else (text, None)
@@ -59,7 +59,7 @@ class StopStrings:
         return self._release(held)
 
     def finish(self) -> tuple[str, str | None]:
-        """End the text; returns what was withheld, and a stop string that still waited for an earlier one."""
+        """End the text; returns the withheld text, and the stop string found in it or None."""
         if self._matched is not None:
             return "", self._matched
         if self._found:
@@ -69,7 +69,7 @@ class StopStrings:
         return rest, None
 
     def _advance(self, held: str, position: int) -> None:
-        """Follow every stop string over the character at `position`, and note the best complete one."""
+        """Match every stop string against the character at `position`, and note the best complete one."""
         character = held[position]
         for index, (stop, table) in enumerate(zip(self._stops, self._tables, strict=True)):
             length = self._lengths[index]
@@ -85,7 +85,7 @@ class StopStrings:
             self._lengths[index] = length
 
     def _earliest(self, end: int) -> int:
-        """Where, in a text that ends at `end`, the longest unfinished stop string begins."""
+        """Start of the longest unfinished stop string in a text that ends at `end`."""
         return end - max(self._lengths)
 
     def _match(self, held: str) -> tuple[str, str]:

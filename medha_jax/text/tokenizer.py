@@ -1,4 +1,4 @@
-"""Text to token ids and back, by the `tokenizer.json` of a Hugging Face model directory."""
+"""Text to token ids and back, with a Hugging Face `tokenizer.json`."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class TokenizerError(ValueError):
 
 
 class Tokenizer:
-    """A Hugging Face tokenizer; immutable once read, so requests may share it."""
+    """A Hugging Face tokenizer. It is immutable, so requests may share it."""
 
     def __init__(self, backend: tokenizers.Tokenizer) -> None:
-        """Wrap a loaded tokenizer; switches off the truncation and padding that its file may ask for."""
-        # tokenizer.json carries training-time settings; a truncated prompt would be silently wrong.
+        """Wrap a loaded tokenizer; switches off the truncation and padding in its file."""
+        # tokenizer.json holds settings of the training; a truncated prompt would be silently wrong.
         backend.no_truncation()
         backend.no_padding()
         self._backend = backend
@@ -46,7 +46,7 @@ class Tokenizer:
         return cls(backend)
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text, with what the tokenizer's post-processor adds (often a first BOS token).
+        """Token ids of a text, including those of the tokenizer's post-processor (often a first BOS token).
 
         Time is linear in the text: 2 MB of words, one letter, spaces or ideographs take under 1 s.
 
@@ -54,29 +54,24 @@ class Tokenizer:
             TokenizerError: the text holds lone surrogates, so it is not valid Unicode.
         """
         try:
-            # The `_fast` variant skips character offsets, which nobody reads here: 3x faster, less memory.
+            # The `_fast` variant skips character offsets: 3x faster, less memory.
             encoding = self._backend.encode_batch_fast([text])[0]
         except (TypeError, UnicodeError):
             raise TokenizerError("the text is not valid Unicode (lone surrogates); give UTF-8 text") from None
         return list(encoding.ids)
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
-        """Text of token ids; bytes that are not UTF-8 become U+FFFD, ids outside the vocabulary nothing."""
+        """Text of token ids. Bytes that are not UTF-8 become U+FFFD; ids outside the vocabulary give no text."""
         return str(self._backend.decode(ids, skip_special_tokens=skip_special))
 
     def has_text(self, token_id: int, skip_special: bool = True) -> bool:
-        """Whether `decode` would look at this id at all."""
+        """Whether `decode` reads this id."""
         if skip_special and token_id in self.special_ids:
             return False
         return self._backend.id_to_token(token_id) is not None
 
     @cached_property
-    def vocab_size(self) -> int:
-        """One more than the largest token id; a model's embedding may have more rows."""
-        return max(self._backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
-
-    @cached_property
     def special_ids(self) -> frozenset[int]:
-        """Ids of the tokens that stand for no text: BOS, EOS, padding and the like."""
+        """Ids of tokens without text: BOS, EOS, padding and the like."""
         added = self._backend.get_added_tokens_decoder()
         return frozenset(token_id for token_id, token in added.items() if token.special)

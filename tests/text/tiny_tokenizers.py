@@ -5,6 +5,7 @@ import json
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+BYTE_LEVEL_TOKENS, SENTENCEPIECE_TOKENS = 320, 360
 CORPUS = [
     "the quick brown fox jumps over the lazy dog",
     "def fibonacci(n):\n    return n if n < 2 else fibonacci(n - 1) + fibonacci(n - 2)",
@@ -18,7 +19,7 @@ def byte_level() -> tokenizers.Tokenizer:
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=320,
+        vocab_size=BYTE_LEVEL_TOKENS,
         special_tokens=["<s>", "</s>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
@@ -34,7 +35,7 @@ def sentencepiece() -> tokenizers.Tokenizer:
     trained.pre_tokenizer = pre_tokenizers.Metaspace()
     specials = ["<unk>", "<s>", "</s>"]
     trainer = trainers.BpeTrainer(
-        vocab_size=360,
+        vocab_size=SENTENCEPIECE_TOKENS,
         special_tokens=specials + [f"<0x{byte:02X}>" for byte in range(256)],
         limit_alphabet=40,
         show_progress=False,
