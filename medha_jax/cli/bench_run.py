@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import sys
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -119,29 +120,21 @@ class Book:
 
 
 def write(out: Path | None, runs: Sequence[Run], title: str) -> None:
-    """Write runs and their report, each run into a folder of its own where there are several."""
+    """Write runs and their report, where a directory is given."""
     if out is None or not runs:
         return
-    from medha_jax.results import write_report, write_run
+    from medha_jax.results import write_report, write_runs
 
-    for run in runs:
-        write_run(out if len(runs) == 1 else out / folder_of(run.name), run)
+    write_runs(out, runs)
     tell(f"wrote {write_report(out, runs, title)}")
-
-
-def folder_of(name: str) -> str:
-    """A name of a folder from that of a run."""
-    return "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in name)
 
 
 def complain(repeats: Sequence[Repeat]) -> bool:
     """Say what failed, and whether the client was late; returns whether nothing at all went well."""
     records = [record for repeat in repeats for record in repeat.records]
     failed = [record for record in records if record.status == "failed"]
-    errors: dict[str, int] = {}
-    for record in failed:
-        errors[record.error or "no reason"] = errors.get(record.error or "no reason", 0) + 1
-    for error, count in sorted(errors.items(), key=lambda item: -item[1])[:5]:
+    errors = Counter(record.error or "no reason" for record in failed)
+    for error, count in errors.most_common(5):
         tell(f"{count:,} of {len(records):,} requests failed: {error}")
     if len(errors) > 5:
         tell(f"and {len(errors) - 5:,} other errors; requests.jsonl (--out) has all")

@@ -1,6 +1,6 @@
 """What requests got, in records, and what is made of them. Real benchmarks and simulations share it. No JAX."""
 
-from medha_jax.results.files import read_run, runs_json, write_run
+from medha_jax.results.files import read_run, read_runs, runs_json, write_run, write_runs
 from medha_jax.results.group import Group
 from medha_jax.results.metrics import FORMULAS
 from medha_jax.results.outputs import Outputs
@@ -29,6 +29,7 @@ __all__ = [
     "Table",
     "interval",
     "read_run",
+    "read_runs",
     "run_tables",
     "runs_json",
     "spread",
@@ -36,4 +37,5 @@ __all__ = [
     "summarise",
     "write_report",
     "write_run",
+    "write_runs",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 from medha_jax.results.metrics import FORMULAS, e2el, tpot, ttft
@@ -52,6 +52,30 @@ def runs_json(runs: Sequence[Run]) -> str:
         for run in runs
     ]
     return json.dumps({"runs": _finite(stated)}, allow_nan=False)
+
+
+def write_runs(directory: Path, runs: Sequence[Run]) -> None:
+    """Write runs, each into a folder of its own where there are several."""
+    for run in runs:
+        folder = "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in run.name)
+        write_run(directory if len(runs) == 1 else directory / folder, run)
+
+
+def read_runs(directories: Sequence[Path]) -> list[Run]:
+    """The runs of directories, or of the folders in them; those of one name are told apart by their directories.
+
+    Raises:
+        ResultsError: a directory holds none.
+    """
+    found: list[tuple[Path, Run]] = []
+    for directory in directories:
+        inner = sorted(summary.parent for summary in directory.glob(f"*/{SUMMARY}"))
+        folders = inner if inner and not (directory / SUMMARY).exists() else [directory]
+        found += [(folder, read_run(folder)) for folder in folders]
+    names = [run.name for _, run in found]
+    return [
+        run if names.count(run.name) == 1 else replace(run, name=f"{run.name} ({folder.name})") for folder, run in found
+    ]
 
 
 def read_run(directory: Path | str) -> Run:
