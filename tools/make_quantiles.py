@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from medha_jax.workload.files import AZURE_COLUMNS, in_time, read
+from medha_jax.workload.request_files import AZURE_COLUMNS, in_time, read
 
 LONG = 65536
 PROBABILITIES = [0.0, 0.001, 0.005, *(percent / 100 for percent in range(1, 100)), 0.995, 0.999, 1.0]

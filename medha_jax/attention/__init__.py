@@ -8,7 +8,7 @@ from medha_jax.attention.interface import Attention, PlanField, RowRun, WorkLayo
 from medha_jax.attention.merge import merge, pack
 from medha_jax.attention.pool import Fp8Pool, Pool, empty_pool, values_of
 from medha_jax.attention.store import store
-from medha_jax.attention.work import AttentionWork, Tiles
+from medha_jax.attention.work_list import AttentionWork, Tiles
 from medha_jax.attention.xla import attend
 
 __all__ = [

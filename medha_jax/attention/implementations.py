@@ -26,7 +26,7 @@ from medha_jax.attention.gpu.work import ItemLayout, KernelWork
 from medha_jax.attention.interface import Attention
 from medha_jax.attention.pool import FP8, Pool
 from medha_jax.attention.store import store as store_rows
-from medha_jax.attention.work import AttentionWork, TileLayout
+from medha_jax.attention.work_list import AttentionWork, TileLayout
 from medha_jax.specs.buckets import Bucket
 
 PACKAGES = ("triton", "jax_triton")

@@ -12,7 +12,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int, Num
 
 from medha_jax.attention.pool import Fp8Pool, Pool, to_fp8
-from medha_jax.attention.work import AttentionWork, Tiles
+from medha_jax.attention.work_list import AttentionWork, Tiles
 
 
 def store(

@@ -15,7 +15,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from medha_jax.attention.pool import Pool, read, values_of
-from medha_jax.attention.work import AttentionWork, Tiles
+from medha_jax.attention.work_list import AttentionWork, Tiles
 from medha_jax.specs.sizes import BLOCK_TOKENS
 
 NOTHING = -1e30  # a score that no exponential survives, and that can be subtracted from itself

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from medha_jax.cli.generation_report import reader_may_leave
 from medha_jax.cli.opening import tell
-from medha_jax.cli.report import reader_may_leave
 
 
 def bench_compare(

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from medha_jax.cli.generation_report import reader_may_leave
 from medha_jax.cli.opening import tell
 from medha_jax.cli.option_groups import Shown, takes_groups
 from medha_jax.cli.progress import Progress
-from medha_jax.cli.report import reader_may_leave
 from medha_jax.config import setting
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from medha_jax.cli.generation_report import reader_may_leave
 from medha_jax.cli.progress import SimulationProgress
-from medha_jax.cli.report import reader_may_leave
 from medha_jax.cli.simulate_measure import measure
 from medha_jax.cli.simulate_traffic import traffic
 from medha_jax.config import POLICIES, SchedulerConfig
@@ -26,7 +26,7 @@ LOADS = (0.5, 0.9, 1.2)
 _WORKLOAD, _SCHEDULER = "Workload", "Scheduler"
 
 
-class Policy(StrEnum):
+class PolicyName(StrEnum):
     """Order of the prompts."""
 
     FCFS = "fcfs"
@@ -37,7 +37,7 @@ class Policy(StrEnum):
     RED = "red"
 
 
-DEFAULT_POLICY = Policy(SchedulerConfig.policy)
+DEFAULT_POLICY = PolicyName(SchedulerConfig.policy)
 
 
 def show_help(context: typer.Context) -> None:
@@ -132,7 +132,7 @@ def policies(
     ] = True,
     seed: SeedOption = 0,
     policy: Annotated[
-        list[Policy] | None,
+        list[PolicyName] | None,
         typer.Option(help="May be repeated. Default: all.", rich_help_panel=_SCHEDULER),
     ] = None,
     margin: Annotated[

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from medha_jax.cli.generation_report import reader_may_leave
 from medha_jax.cli.mesh import MeshOption, mesh_config
 from medha_jax.cli.plan import token_count
 from medha_jax.cli.progress import SimulationProgress
-from medha_jax.cli.report import reader_may_leave
 from medha_jax.config import SchedulerConfig
 
 if TYPE_CHECKING:

@@ -75,7 +75,7 @@ class Projection(nnx.Module):
         return y if self.bias is None else y + self.bias[...]
 
 
-class Attention(nnx.Module):
+class SelfAttention(nnx.Module):
     """Grouped-query attention (arXiv 2305.13245) around an `attend` that knows the KV cache."""
 
     def __init__(self, arch: Architecture, dtype: Any, rngs: nnx.Rngs) -> None:
@@ -121,7 +121,7 @@ class Layer(nnx.Module):
     def __init__(self, arch: Architecture, dtype: Any, rngs: nnx.Rngs) -> None:
         norm = partial(Norm, arch.norm_epsilon, dtype, rngs, embed=arch.embed)
         self.attention_norm = norm()
-        self.attention = Attention(arch, dtype, rngs)
+        self.attention = SelfAttention(arch, dtype, rngs)
         self.mlp_norm = norm()
         self.mlp = MLP(arch, dtype, rngs)
 

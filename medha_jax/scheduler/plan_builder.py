@@ -53,7 +53,7 @@ class Planned:
     preempted: tuple[RequestState, ...] = ()
 
 
-class Outcome(Enum):
+class Attempt(Enum):
     """What came of trying to give a prompt a chunk."""
 
     PLANNED = "planned"
@@ -226,10 +226,10 @@ class PlanBuilder:
         for state, priority in self._candidates(plan, order):
             if not state.queued or state.last_planned_tick == plan.tick:
                 continue
-            outcome = self._try_one(plan, order, state, priority, target)
-            if outcome is Outcome.TOO_LARGE:
+            attempt = self._try_one(plan, order, state, priority, target)
+            if attempt is Attempt.TOO_LARGE:
                 plan.too_large += 1
-            if plan.too_large == MOST_TOO_LARGE or (outcome is Outcome.PLANNED and plan.full(target)):
+            if plan.too_large == MOST_TOO_LARGE or (attempt is Attempt.PLANNED and plan.full(target)):
                 return
             if state.queued and not self._config.chunk_preemption:
                 return  # the next prompt begins when this one is done
@@ -251,22 +251,22 @@ class PlanBuilder:
 
     def _try_one(
         self, plan: _OpenPlan, order: PolicyOrder, state: RequestState, priority: float, target: TickTarget
-    ) -> Outcome:
+    ) -> Attempt:
         """Plan a prompt's next chunk, after admitting the request if need be."""
         target = self._share(plan, state, target)
         if state.holding is None:
             groups = self._place(plan, order, state, priority)
             if groups is None:
-                return Outcome.NO_PAGES
+                return Attempt.NO_PAGES
             length = self._admit(plan, state, groups, target)
         else:
             length = self._length(plan, state, state.scheduled, state.owners, target)
             if not length and not plan.too_large and self._stands_still(plan, state):
                 length = self._length(plan, state, state.scheduled, state.owners, SMALLEST)
         if not length:
-            return Outcome.TOO_LARGE
+            return Attempt.TOO_LARGE
         self._add_prompt_chunk(plan, state, length)
-        return Outcome.PLANNED
+        return Attempt.PLANNED
 
     def _length(
         self, plan: _OpenPlan, state: RequestState, start: int, owners: Sequence[int], target: TickTarget

@@ -20,7 +20,7 @@ from medha_jax.engine import (
     scheduler_for,
 )
 from medha_jax.plan import SamplingParams
-from medha_jax.simulate.output import CountedOutput
+from medha_jax.simulate.counted_output import CountedOutput
 
 LEAST_PROMPT, MOST_OUTPUT = 2, 32
 TOLD_EVERY = 5.0  # seconds

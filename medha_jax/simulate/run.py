@@ -11,9 +11,9 @@ from medha_jax.engine import Completed, Engine, GenerationRequest, NewTokens, sc
 from medha_jax.plan import SamplingParams
 from medha_jax.scheduler.request import Slo
 from medha_jax.simulate.clock import VirtualClock
+from medha_jax.simulate.counted_output import CountedOutput
 from medha_jax.simulate.deployments import Deployment
 from medha_jax.simulate.executor import SimulatedExecutor, SimulationError, Slowed, Totals
-from medha_jax.simulate.output import CountedOutput
 from medha_jax.workload import Arrival
 
 STUCK_STEPS, STUCK_PAUSE_S = 1000, 0.001  # of an engine that has requests and runs nothing

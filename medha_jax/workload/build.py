@@ -11,8 +11,8 @@ import numpy as np
 
 from medha_jax.workload.arrivals import due_times
 from medha_jax.workload.config import FILES, MAX_REQUESTS, ConvoyConfig, WorkloadConfig
-from medha_jax.workload.files import BLOCK_TOKENS, Sample, in_time, read
 from medha_jax.workload.presets import PRESETS, load_preset
+from medha_jax.workload.request_files import BLOCK_TOKENS, Sample, in_time, read
 from medha_jax.workload.requests import Mix, WorkloadError
 from medha_jax.workload.workload import PROBES, REQUESTS, WARMUPS, Request, Workload
 

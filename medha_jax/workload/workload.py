@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from medha_jax.workload.config import ConvoyConfig, WorkloadConfig
-from medha_jax.workload.files import BLOCK_TOKENS
+from medha_jax.workload.request_files import BLOCK_TOKENS
 from medha_jax.workload.requests import WorkloadError
 
 # Streams of random token ids under one seed. Other streams of the same seed begin with 16 (`build`).

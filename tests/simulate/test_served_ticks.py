@@ -14,9 +14,9 @@ from medha_jax.scheduler.time_model import LinearTimeModel
 from medha_jax.server.trace import ScheduleTrace
 from medha_jax.simulate.calibration import read_calibration, write_ticks
 from medha_jax.simulate.clock import VirtualClock
+from medha_jax.simulate.counted_output import CountedOutput
 from medha_jax.simulate.executor import SimulatedExecutor
 from medha_jax.simulate.hardware import SpecError
-from medha_jax.simulate.output import CountedOutput
 from medha_jax.simulate.run import request_for
 from medha_jax.simulate.served_ticks import served_ticks
 from medha_jax.simulate.times import SummedTimes

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from medha_jax.workload import WorkloadError
-from medha_jax.workload.files import Sample, in_time, read
+from medha_jax.workload.request_files import Sample, in_time, read
 
 AZURE = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
 
@@ -106,7 +106,7 @@ def test_bad_files_are_refused_with_the_line_and_what_is_allowed(
 
 
 def test_lines_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("medha_jax.workload.files.MAX_LINE", 30)
+    monkeypatch.setattr("medha_jax.workload.request_files.MAX_LINE", 30)
     for kind, text in (("prompts", '{"prompt": "x"}\n{"prompt": "' + 30 * "x"), ("azure", "a\n" + 40 * "x")):
         with pytest.raises(WorkloadError, match="line (1|2) (is longer than 30 characters|must name the columns)"):
             read(kind, written(tmp_path, text), 10)

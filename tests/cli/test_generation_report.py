@@ -3,7 +3,7 @@ import math
 
 import pytest
 
-from medha_jax.cli.report import completion_json, summary
+from medha_jax.cli.generation_report import completion_json, summary
 from medha_jax.engine.events import Completion, PhaseTimings, TokenLogprobs
 
 COMPLETION = Completion(
