@@ -1,8 +1,8 @@
 """Exact attention over a paged KV pool: one contract, `(out, log-sum-exp)`, whatever computes it."""
 
+from medha_jax.attention.gpu.fields import KernelWork
 from medha_jax.attention.gpu.items import list_tiles, plan_items
 from medha_jax.attention.gpu.launch import GpuTarget, Launch, LaunchError
-from medha_jax.attention.gpu.work import KernelWork
 from medha_jax.attention.implementations import KernelAttention, XlaAttention, choose
 from medha_jax.attention.interface import Attention, PlanField, RowRun, WorkLayout
 from medha_jax.attention.merge import merge, pack

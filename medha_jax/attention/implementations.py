@@ -13,6 +13,7 @@ from jax import Array
 
 from medha_jax.attention import xla
 from medha_jax.attention.gpu import attend as gpu
+from medha_jax.attention.gpu.fields import ItemLayout, KernelWork
 from medha_jax.attention.gpu.launch import (
     LARGEST_HEAD_DIM,
     GpuTarget,
@@ -22,7 +23,6 @@ from medha_jax.attention.gpu.launch import (
     TileConfig,
     shipped_table,
 )
-from medha_jax.attention.gpu.work import ItemLayout, KernelWork
 from medha_jax.attention.interface import Attention
 from medha_jax.attention.pool import FP8, Pool
 from medha_jax.attention.store import store as store_rows

@@ -9,6 +9,7 @@ many short contexts cost one loop and a long one does not make the others wait.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
@@ -20,6 +21,20 @@ from medha_jax.specs.sizes import BLOCK_TOKENS
 
 NOTHING = -1e30  # a score that no exponential survives, and that can be subtracted from itself
 LOG2_E = math.log2(math.e)
+
+
+class Softmax(NamedTuple):
+    """An online softmax over the blocks so far, in base two.
+
+    Args:
+        top: the largest score of each query, fp32 `[n, 1]`.
+        total: sum of the weights, relative to `top`, fp32 `[n, 1]`.
+        part: weighted sum of the values, fp32 `[n, head_dim]`.
+    """
+
+    top: Array
+    total: Array
+    part: Array
 
 
 def attend(
@@ -77,27 +92,24 @@ def _attend_tiles(
         position = start + jnp.arange(rows * group) // group
         limit = tiles.limit[index]
 
-        def step(number: Array, state: tuple[Array, ...], masked: bool) -> tuple[Array, ...]:
+        def step(number: Array, heads: tuple[Softmax, ...], masked: bool) -> tuple[Softmax, ...]:
             held = lax.dynamic_slice(table, (slot, number * pages), (1, pages))[0]
             here = number * block + jnp.arange(block)
             seen = (here <= position[:, None]) & (here < limit) if masked else None
-            after = [
-                _block(split[h], pool, layer, held, h, seen, scale, state[3 * h : 3 * h + 3]) for h in range(kv_heads)
-            ]
-            return tuple(part for head in after for part in head)
+            return tuple(_block(split[h], pool, layer, held, h, seen, scale, heads[h]) for h in range(kv_heads))
 
-        empty = (
-            jnp.full((rows * group, 1), NOTHING, jnp.float32),
-            jnp.zeros((rows * group, 1), jnp.float32),
-            jnp.zeros((rows * group, head_dim), jnp.float32),
+        empty = Softmax(
+            top=jnp.full((rows * group, 1), NOTHING, jnp.float32),
+            total=jnp.zeros((rows * group, 1), jnp.float32),
+            part=jnp.zeros((rows * group, head_dim), jnp.float32),
         )
         whole = jnp.minimum(start + 1, limit) // block  # blocks that every row of the tile sees completely
         last = -(-jnp.minimum(start + tiles.count[index], limit) // block)
-        state = lax.fori_loop(0, whole, lambda n, s: step(n, s, False), empty * kv_heads)
+        state = lax.fori_loop(0, whole, lambda n, s: step(n, s, False), (empty,) * kv_heads)
         state = lax.fori_loop(whole, last, lambda n, s: step(n, s, True), state)
 
-        tops, sums, parts = (jnp.stack(state[i::3]) for i in range(3))
-        parts, sums = _normalised(tops * scale, sums, parts)
+        top, total, part = (jnp.stack(heads) for heads in zip(*state, strict=True))
+        parts, sums = _normalised(top * scale, total, part)
         new = _by_row(parts, rows, group).reshape(rows, heads, head_dim).astype(out.dtype)
         new_lse = _by_row(sums, rows, group).reshape(rows, heads)
         mine = (jnp.arange(rows) < tiles.count[index])[:, None]
@@ -130,8 +142,8 @@ def _block(
     head: int,
     seen: Array | None,
     scale: float,
-    state: tuple[Array, ...],
-) -> tuple[Array, Array, Array]:
+    state: Softmax,
+) -> Softmax:
     """One online-softmax step of one KV head: `queries [n, head_dim]` against the pages `held`."""
     top, total, part = state
     head_dim = queries.shape[-1]
@@ -145,7 +157,7 @@ def _block(
     shrink = jnp.exp2((top - new_top) * scale)
     total = total * shrink + weights.astype(jnp.float32).sum(-1, keepdims=True)
     part = part * shrink + jnp.dot(weights, values, preferred_element_type=jnp.float32)
-    return new_top, total, part
+    return Softmax(new_top, total, part)
 
 
 def _attend_decodes(queries: Array, pool: Pool, layer: Array, table: Array, work: AttentionWork) -> tuple[Array, Array]:

@@ -47,7 +47,7 @@ from medha_jax.specs.model import Architecture
 
 Parameters = Mapping[str, Array]
 Plan = Mapping[str, Array]  # fields of `plan_layout`
-Tick = Callable[[Parameters, DeviceState, Array], tuple[DeviceState, Sampled]]
+TickFunction = Callable[[Parameters, DeviceState, Array], tuple[DeviceState, Sampled]]
 LAYERS = "layers."
 
 
@@ -74,7 +74,7 @@ class Program:
     keep_logits: bool
 
 
-def build_tick(program: Program) -> Tick:
+def build_tick(program: Program) -> TickFunction:
     """Make the function of one bucket: `(parameters, state, plans [spp, 1, fields]) -> (state, sampled)`.
 
     It runs under `shard_map` and sees one device's part of everything; arrays of a group or stage keep a leading

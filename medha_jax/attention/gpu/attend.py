@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
 
+from medha_jax.attention.gpu.fields import KernelWork
 from medha_jax.attention.gpu.launch import TileConfig
-from medha_jax.attention.gpu.work import KernelWork
 from medha_jax.attention.pool import Fp8Pool, Pool, values_of
 
 MERGE_ROWS, MERGE_PARTS = 4, 16  # of the second pass: rows of a program, and parts that it reads at once

@@ -37,7 +37,7 @@ CHUNK_FIELDS = ("row", "length", "slot", "start", "limit")
 
 @dataclass(frozen=True)
 class TileList:
-    """Runs of rows of one request each, `[tiles]`; fields as in `attention.work.Tiles`, `decode` names the tile size.
+    """Runs of rows of one request each, `[tiles]`; fields as in `work_list.Tiles`, `decode` names the tile size.
 
     Rows that see nothing are in the list too: they are written as 0 and -inf.
     """
