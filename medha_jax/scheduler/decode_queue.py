@@ -28,10 +28,11 @@ class DecodeQueue:
         Those that have ended, or lost their pages, since their turn was noted are left out.
         """
         self._due += self._coming.popleft()
+        decoding = Phase.DECODING
         return [
             state
             for state, scheduled, preemptions in self._due
-            if state.phase is Phase.DECODING and (state.scheduled, state.preemptions) == (scheduled, preemptions)
+            if state.phase is decoding and state.scheduled == scheduled and state.preemptions == preemptions
         ]
 
     def end(self, left: Iterable[RequestState], sampling: Iterable[RequestState]) -> None:
@@ -46,5 +47,6 @@ class DecodeQueue:
 
 
 def _turns(states: Iterable[RequestState]) -> list[Turn]:
-    """DecodeQueue of those that did not lose their pages while the plan was made."""
-    return [(state, state.scheduled, state.preemptions) for state in states if state.phase is Phase.DECODING]
+    """Turns of those that did not lose their pages while the plan was made."""
+    decoding = Phase.DECODING
+    return [(state, state.scheduled, state.preemptions) for state in states if state.phase is decoding]

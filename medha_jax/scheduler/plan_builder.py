@@ -197,22 +197,27 @@ class PlanBuilder:
 
     def _plan_decodes(self, plan: _OpenPlan, due: Iterable[RequestState]) -> list[RequestState]:
         """Rule 2. Requests that find no row, or whose last token the host still needs, are returned."""
-        left, page_size = [], self._shapes.page_size
+        left, tpot, add, decode = [], math.inf, plan.add, plan.budget.decode
+        page_size, per_group = self._shapes.page_size, self._shapes.per_group
         for state in due:
-            holding, start, owners = state.holding, state.scheduled, state.owners
-            assert holding is not None
-            joins = self._joins_a_group(start)
-            unread = 0 if joins else self._ahead  # a group that joins gets the last token from the host
-            if state.in_flight > unread or not plan.budget.decode(owners, start):
+            start, owners = state.scheduled, state.owners
+            joins = start == per_group  # the other groups have not sampled the last token: it comes from the host
+            if state.in_flight > (0 if joins else self._ahead) or not decode(owners, start):
                 left.append(state)
                 continue
-            first_page, pages = holding.new_pages(start, start + 1) if start % page_size == 0 else (0, NO_PAGES)
+            tokens: tuple[int, ...] | None = None
+            first_page, pages = 0, NO_PAGES
+            if start % page_size == 0:
+                assert state.holding is not None
+                first_page, pages = state.holding.new_pages(start, start + 1)
             if joins:
                 plan.joining.append(state)
-            tokens = (state.generated[-1],) if joins else None  # the other groups have not sampled it
-            self._running.plan_chunk(state, start + 1)
-            plan.add(state, Chunk(state.slot, start, 1, tokens, True, first_page, pages, owners), math.nan)
-            plan.decode_tpot = min(plan.decode_tpot, state.tpot)
+                tokens = (state.generated[-1],)
+            add(state, Chunk(state.slot, start, 1, tokens, True, first_page, pages, owners), math.nan)
+            state.plan_decode()
+            if state.tpot < tpot:
+                tpot = state.tpot
+        plan.decode_tpot = tpot
         return left
 
     def _plan_prompts(self, plan: _OpenPlan, target: TickTarget) -> None:
@@ -363,7 +368,7 @@ class PlanBuilder:
         plan.prompts += 1
         if last:
             plan.ending_tpot = min(plan.ending_tpot, state.tpot)
-        self._running.plan_chunk(state, end)
+        self._running.plan_prompt_chunk(state, end)
         self._queue.planned(state, plan.tick)
 
     def _joins_a_group(self, start: int) -> bool:

@@ -220,15 +220,24 @@ class RequestState:
         self.owners = holding.owners(holding.cached)
         self.blocked_since = math.inf
 
-    def plan_chunk(self, end: int, owners: tuple[int, ...]) -> None:
-        """A chunk up to position `end` is in a plan; `owners` are the groups that hold the request up to there."""
-        if self.scheduled < self.to_feed:
-            self.chunks.append(end - self.scheduled)
-            self.prompt_chunks += 1
-            if end == self.to_feed and self.complete:
-                self.phase = Phase.DECODING
+    def plan_prompt_chunk(self, end: int) -> None:
+        """A chunk of its prompt up to position `end` is in a plan."""
+        assert self.holding is not None
+        self.chunks.append(end - self.scheduled)
+        self.prompt_chunks += 1
         self.in_flight += 1
-        self.scheduled, self.owners = end, owners
+        self.scheduled, self.owners = end, self.holding.owners(end)
+        if end == self.to_feed and self.complete:
+            self.phase = Phase.DECODING
+
+    def plan_decode(self) -> None:
+        """Its next token is in a plan."""
+        holding = self.holding
+        assert holding is not None
+        self.in_flight += 1
+        self.scheduled += 1
+        if self.scheduled % holding.per_group == 0:
+            self.owners = holding.owners(self.scheduled)
 
     def note_tick(self, tick: int, remaining: float) -> None:
         """It was admitted or got a prompt chunk in tick `tick`, after which `remaining` seconds of work are left."""

@@ -72,13 +72,11 @@ class RunningRequests:
         self._holders[state.number] = state
         self._queue.admitted(state, tick)
 
-    def plan_chunk(self, state: RequestState, end: int) -> None:
-        """A chunk of a request up to position `end` is in a plan."""
-        holding = state.holding
-        assert holding is not None
-        if state.scheduled < state.to_feed:
-            self._placement.remove(holding.groups, state.scheduled, end)
-        state.plan_chunk(end, state.owners if end % self._shapes.per_group else holding.owners(end))
+    def plan_prompt_chunk(self, state: RequestState, end: int) -> None:
+        """A chunk of a request's prompt up to position `end` is in a plan."""
+        assert state.holding is not None
+        self._placement.remove(state.holding.groups, state.scheduled, end)
+        state.plan_prompt_chunk(end)
 
     def grown(self, state: RequestState, before: int) -> None:
         """The prompt of a request that holds pages has grown; `before` tokens of it could be fed until now."""
