@@ -6,7 +6,7 @@ import heapq
 import math
 
 from medha_jax.config import SchedulerConfig
-from medha_jax.scheduler.request import Phase, RequestState, SchedulerRequest
+from medha_jax.scheduler.request import ENDED, RequestState, SchedulerRequest
 
 
 def due_at(request: SchedulerRequest, config: SchedulerConfig, alone: float) -> float:
@@ -51,4 +51,4 @@ def expired_at(state: RequestState, now: float) -> bool:
     """Whether a request that is dropped at its deadline is too late: its first token, or the caller's whole answer."""
     deadline = state.request.deadline_s
     late = not state.generated and state.due < now  # of a prompt in parts that may have moved
-    return state.phase is not Phase.ENDED and (late or (deadline is not None and deadline < now))
+    return state.phase is not ENDED and (late or (deadline is not None and deadline < now))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 
-from medha_jax.scheduler.request import Phase, RequestState
+from medha_jax.scheduler.request import DECODING, RequestState
 
 Turn = tuple[RequestState, int, int]
 """A request, the tokens that were scheduled of it, and how often it had been preempted, when its turn was noted."""
@@ -28,11 +28,10 @@ class DecodeQueue:
         Those that have ended, or lost their pages, since their turn was noted are left out.
         """
         self._due += self._coming.popleft()
-        decoding = Phase.DECODING
         return [
             state
             for state, scheduled, preemptions in self._due
-            if state.phase is decoding and state.scheduled == scheduled and state.preemptions == preemptions
+            if state.phase is DECODING and state.scheduled == scheduled and state.preemptions == preemptions
         ]
 
     def end(self, left: Iterable[RequestState], sampling: Iterable[RequestState]) -> None:
@@ -48,5 +47,4 @@ class DecodeQueue:
 
 def _turns(states: Iterable[RequestState]) -> list[Turn]:
     """Turns of those that did not lose their pages while the plan was made."""
-    decoding = Phase.DECODING
-    return [(state, state.scheduled, state.preemptions) for state in states if state.phase is decoding]
+    return [(state, state.scheduled, state.preemptions) for state in states if state.phase is DECODING]

@@ -12,7 +12,7 @@ from medha_jax.scheduler.chunking import PrefillTable
 from medha_jax.scheduler.deadlines import due_at
 from medha_jax.scheduler.policies.base import LEAST_WORK_S, Columns, Policy
 from medha_jax.scheduler.policies.formulas import policy_from
-from medha_jax.scheduler.request import Phase, RequestState
+from medha_jax.scheduler.request import PREFILLING, WAITING, RequestState
 from medha_jax.scheduler.time_model import TimeModel
 from medha_jax.specs.tick_shapes import TickShapes
 
@@ -64,18 +64,18 @@ class PrefillQueue:
         """Add to a request's prompt, perhaps the last of it."""
         if state.queued:
             self._backlog.remove(state)
-        if state.phase is Phase.WAITING:
+        if state.phase is WAITING:
             self._waiting_tokens += len(ids)
         state.grow(ids, complete)
         if state.queued:
             self._assess(state)
             self._backlog.add(state)
-            if state.phase is Phase.PREFILLING:
+            if state.phase is PREFILLING:
                 self._backlog.note_tick(state)
 
     def remove(self, state: RequestState) -> None:
         """Forget a request that is about to end, or to give its pages back."""
-        if state.phase is Phase.WAITING:
+        if state.phase is WAITING:
             self._waiting_tokens -= state.known
         if state.queued:
             self._drop(state)

@@ -77,6 +77,9 @@ class Phase(Enum):
     """It is finished or cancelled, and gives back what it holds when no chunk is in flight."""
 
 
+WAITING, PREFILLING, DECODING, LEAVING, ENDED = Phase  # an attribute of an enum takes 0.2 us on Python 3.11
+
+
 @dataclass(slots=True, eq=False)
 class RequestState:
     """Where a request is and what it holds. Its methods are the only ones that change it.
@@ -120,7 +123,7 @@ class RequestState:
     remaining: float
     generated: list[int] = field(default_factory=list)
     chunks: list[int] = field(default_factory=list)
-    phase: Phase = Phase.WAITING
+    phase: Phase = WAITING
     holding: Holding | None = None
     owners: tuple[int, ...] = ()
     slot: int = -1
@@ -165,12 +168,12 @@ class RequestState:
     @property
     def running(self) -> bool:
         """Whether it is admitted and keeps its pages."""
-        return self.phase is Phase.DECODING or self.phase is Phase.PREFILLING
+        return self.phase is DECODING or self.phase is PREFILLING
 
     @property
     def queued(self) -> bool:
         """Whether it belongs in the prefill queue: waiting or admitted, with known tokens that are not planned."""
-        return self.scheduled < self.to_feed and (self.phase is Phase.WAITING or self.phase is Phase.PREFILLING)
+        return self.scheduled < self.to_feed and (self.phase is WAITING or self.phase is PREFILLING)
 
     @property
     def _feedable(self) -> int:
@@ -214,7 +217,7 @@ class RequestState:
 
     def admit(self, holding: Holding, slot: int) -> None:
         """Take slot and pages; cached tokens count as computed."""
-        self.phase = Phase.PREFILLING
+        self.phase = PREFILLING
         self.holding, self.slot = holding, slot
         self.scheduled = self.computed = holding.cached
         self.owners = holding.owners(holding.cached)
@@ -228,7 +231,7 @@ class RequestState:
         self.in_flight += 1
         self.scheduled, self.owners = end, self.holding.owners(end)
         if end == self.to_feed and self.complete:
-            self.phase = Phase.DECODING
+            self.phase = DECODING
 
     def plan_decode(self) -> None:
         """Its next token is in a plan."""
@@ -246,7 +249,7 @@ class RequestState:
     def chunk_left(self, end: int, token: int | None) -> None:
         """The oldest chunk in flight, up to position `end`, has left the last stage; it may have sampled a token."""
         self.in_flight -= 1
-        if self.phase is not Phase.ENDED:
+        if self.phase is not ENDED:
             self.computed = end
             if token is not None:
                 self.generated.append(token)
@@ -257,7 +260,7 @@ class RequestState:
 
     def preempt(self) -> None:
         """It is to give its pages back. Its tokens are kept."""
-        self.phase = Phase.LEAVING
+        self.phase = LEAVING
         self.preemptions += 1
 
     def release(self) -> None:
@@ -266,7 +269,7 @@ class RequestState:
 
     def requeue(self, now: float) -> None:
         """It waits again after a preemption, and all its known tokens are fed again."""
-        self.phase = Phase.WAITING
+        self.phase = WAITING
         self.to_feed = self._feedable
         self.scheduled = self.computed = self.prompt_chunks = 0
         self.cached_by_group = None
@@ -274,4 +277,4 @@ class RequestState:
 
     def end(self) -> None:
         """It is finished or cancelled."""
-        self.phase = Phase.ENDED
+        self.phase = ENDED

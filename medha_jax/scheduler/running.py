@@ -134,17 +134,16 @@ class RunningRequests:
             now: seconds.
             spared: who is not to be preempted.
         """
-        holders = self.holders
-        free, slots = list(self._pages.free), self.free_slots
-        for holder in holders:
+        free, slots, able, most = list(self._pages.free), self.free_slots, [], self._config.max_preemptions
+        for holder in self._holders.values():
             if not holder.running:
                 slots += 1
                 _give(free, holder)
+            elif holder.preemptions < most and holder not in spared:
+                able.append(holder)
         parts = self._parts(state)
         if self._fits(parts, free, slots):
             return []
-        most = self._config.max_preemptions
-        able = [h for h in holders if h.running and h.preemptions < most and h not in spared]
         if not able:
             return None
         arrival, due, total, tokens, number = np.array(

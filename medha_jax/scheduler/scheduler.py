@@ -11,7 +11,7 @@ from medha_jax.plan import Chunk
 from medha_jax.scheduler.deadlines import Expiries, expired_at
 from medha_jax.scheduler.plan_builder import PlanBuilder, Planned
 from medha_jax.scheduler.prefill_queue import PrefillQueue
-from medha_jax.scheduler.request import Phase, RequestState, SchedulerRequest
+from medha_jax.scheduler.request import ENDED, LEAVING, RequestState, SchedulerRequest
 from medha_jax.scheduler.running import RunningRequests
 from medha_jax.scheduler.time_model import TimeModel
 from medha_jax.specs.tick_shapes import TickShapes
@@ -143,7 +143,7 @@ class Scheduler:
     def extend(self, number: int, ids: Sequence[int], complete: bool) -> None:
         """More of an incomplete prompt has come, perhaps the last of it. One that is at its end is ignored."""
         state = self._states.get(number)
-        if state is None or state.phase is Phase.ENDED:
+        if state is None or state.phase is ENDED:
             return
         before, due = state.to_feed, state.due
         self._prefill_queue.extend(state, ids, complete)
@@ -172,7 +172,7 @@ class Scheduler:
         is ignored.
         """
         state = self._states.get(number)
-        if state is None or state.phase is Phase.ENDED:
+        if state is None or state.phase is ENDED:
             return
         self._prefill_queue.remove(state)
         state.end()
@@ -204,13 +204,13 @@ class Scheduler:
             Whether the request still wants the result: false if it has ended in the meantime.
         """
         state.chunk_left(chunk.end, token if chunk.last else None)
-        if state.phase is Phase.ENDED:
+        if state.phase is ENDED:
             if not state.in_flight:
                 self._forget(state)
             return False
         if chunk.last and chunk.end == state.to_feed:
             self._running.publish(state)
-        if state.phase is Phase.LEAVING and not state.in_flight:
+        if state.phase is LEAVING and not state.in_flight:
             self._running.requeue(state, now)
         return True
 
@@ -218,9 +218,9 @@ class Scheduler:
         """The devices have lost all KV and every plan in flight: who was admitted waits again, with all its tokens."""
         for state in self._running.holders:
             state.lose_chunks()
-            if state.phase is Phase.ENDED:
+            if state.phase is ENDED:
                 self._forget(state)
-            elif state.phase is Phase.LEAVING:
+            elif state.phase is LEAVING:
                 self._running.requeue(state, now)
             else:
                 self._running.preempt(state, now)
