@@ -19,12 +19,11 @@ from medha_jax.config import BUNDLED_MODEL, POLICIES, Buckets, MeshConfig, Runti
 from medha_jax.engine import (
     Engine,
     EngineService,
-    GenerationRequest,
     Listener,
     OnTick,
-    RequestOutput,
     log_error,
     scheduler_for,
+    text_outputs,
 )
 from medha_jax.plan import SamplingParams
 from medha_jax.scheduler.time_model import LinearTimeModel
@@ -127,9 +126,6 @@ class SimulatedLoader:
         token = next(number for number in range(VOCAB) if tokenizer.decode([number]).isalpha())  # one that has text
         executor = SimulatedExecutor(config, given.context, SummedTimes(model), clock, vocab=VOCAB, token=token)
 
-        def output(request: GenerationRequest, limit: int) -> RequestOutput:
-            return RequestOutput(request, tokenizer, limit=limit)
-
         scheduling = SchedulerConfig(
             policy=given.policy,
             chunk_preemption=not given.no_chunk_preemption,
@@ -139,7 +135,7 @@ class SimulatedLoader:
             prefix_cache=False,
         )
         scheduler = scheduler_for(executor, scheduling, model)
-        engine = Engine(executor, scheduler, model, clock, output, on_tick=on_tick, on_error=log_error)
+        engine = Engine(executor, scheduler, model, clock, text_outputs(tokenizer), on_tick=on_tick, on_error=log_error)
         service = EngineService(engine, listener, clock)
         service.start()
         return service

@@ -19,7 +19,7 @@ from medha_jax.engine.generation import Output
 from medha_jax.engine.loading import EngineLoader
 from medha_jax.engine.loop import Engine, OnTick
 from medha_jax.engine.offline import ModelOutputError, OfflineEngine, generate
-from medha_jax.engine.output import RequestOutput
+from medha_jax.engine.output import RequestOutput, text_outputs
 from medha_jax.engine.scheduling import scheduler_for
 from medha_jax.engine.service import EngineService, Listener, NotServingError, log_error
 from medha_jax.engine.sizing import sized_for
@@ -63,4 +63,5 @@ __all__ = [
     "log_error",
     "scheduler_for",
     "sized_for",
+    "text_outputs",
 ]

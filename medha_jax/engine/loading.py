@@ -17,7 +17,7 @@ from medha_jax.config import RuntimeConfig, SchedulerConfig
 from medha_jax.engine.events import GenerationRequest
 from medha_jax.engine.executor import Executor
 from medha_jax.engine.loop import Engine, OnTick
-from medha_jax.engine.output import RequestOutput
+from medha_jax.engine.output import text_outputs
 from medha_jax.engine.scheduling import scheduler_for
 from medha_jax.engine.service import EngineService, Listener, log_error
 from medha_jax.plan import SamplingParams
@@ -62,9 +62,7 @@ class EngineLoader:
         executor = self._open()
         times = self._time_model()
 
-        def output(request: GenerationRequest, limit: int) -> RequestOutput:
-            return RequestOutput(request, self._tokenizer, limit=limit)
-
+        output = text_outputs(self._tokenizer)
         if times.ticks < LEAST_TICKS:
             measured = dataclasses.replace(self._scheduling, prefix_cache=False)
             engine = Engine(executor, scheduler_for(executor, measured, times), times, self._clock, output)

@@ -8,7 +8,7 @@ from medha_jax.config import SchedulerConfig
 from medha_jax.engine.events import EngineEvent, Failed, GenerationRequest
 from medha_jax.engine.executor import Executor
 from medha_jax.engine.loop import Engine
-from medha_jax.engine.output import RequestOutput
+from medha_jax.engine.output import text_outputs
 from medha_jax.engine.scheduling import scheduler_for
 from medha_jax.plan import TokenResult
 from medha_jax.scheduler.time_model import LinearTimeModel
@@ -42,12 +42,9 @@ class OfflineEngine(Engine):
         config: SchedulerConfig = OFFLINE,
         ahead: int | None = None,
     ) -> None:
-        def output(request: GenerationRequest, limit: int) -> RequestOutput:
-            return RequestOutput(request, tokenizer, limit=limit)
-
         model = LinearTimeModel()  # every tick is free
         scheduler = scheduler_for(executor, config, model, ahead)
-        super().__init__(executor, scheduler, model, clock, output, on_result=on_result)
+        super().__init__(executor, scheduler, model, clock, text_outputs(tokenizer), on_result=on_result)
 
 
 def generate(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from medha_jax.engine.events import Completion, Course, FinishReason, GenerationRequest, NewTokens, TokenLogprobs
+from medha_jax.engine.generation import OutputFactory
 from medha_jax.text.detokenizer import Detokenizer
 from medha_jax.text.stops import StopStrings
 from medha_jax.text.tokenizer import Tokenizer
@@ -123,3 +124,8 @@ class RequestOutput:
         else:
             self._finish_reason, self._matched = "stop", matched
         return safe
+
+
+def text_outputs(tokenizer: Tokenizer) -> OutputFactory:
+    """Makes the outputs of an engine whose requests are answered with text."""
+    return lambda request, limit: RequestOutput(request, tokenizer, limit=limit)

@@ -14,7 +14,7 @@ from medha_jax.config import ConfigError, SchedulerConfig
 from medha_jax.engine.events import GenerationRequest
 from medha_jax.engine.executor import Executor
 from medha_jax.engine.loop import Engine
-from medha_jax.engine.output import RequestOutput
+from medha_jax.engine.output import text_outputs
 from medha_jax.engine.scheduling import scheduler_for
 from medha_jax.engine.tick_report import TickReport
 from medha_jax.plan import SamplingParams
@@ -190,13 +190,10 @@ class EngineSpeed:
         self._watched, self._model = _Watched(executor, clock), _Notebook()
         runtime = cast(Any, self._watched)
 
-        def output(request: GenerationRequest, limit: int) -> RequestOutput:
-            return RequestOutput(request, tokenizer, limit=limit)
-
         scheduler = scheduler_for(runtime, ALL_AT_ONCE, self._model, ahead=0)
         self._note: Callable[[TickReport], bool] = lambda report: True
         self._wants_more = True
-        self._engine = Engine(runtime, scheduler, self._model, clock, output, on_tick=self._noted)
+        self._engine = Engine(runtime, scheduler, self._model, clock, text_outputs(tokenizer), on_tick=self._noted)
         self._draw = np.random.default_rng(0)
         self._host: list[tuple[float, float, float]] = []
 

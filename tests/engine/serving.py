@@ -21,11 +21,11 @@ from medha_jax.engine import (
     Failed,
     GenerationRequest,
     OfflineEngine,
-    RequestOutput,
     TickReport,
     generate,
     log_error,
     scheduler_for,
+    text_outputs,
 )
 from medha_jax.plan import SamplingParams
 from medha_jax.runtime import MeshExecutor
@@ -114,10 +114,7 @@ def engine_of(
     model = LinearTimeModel()
     scheduler = scheduler_for(executor, config, model, ahead)
 
-    def output(request: GenerationRequest, limit: int) -> RequestOutput:
-        return RequestOutput(request, tokenizer, limit=limit)
-
-    return Engine(executor, scheduler, model, clock, output, **callbacks)
+    return Engine(executor, scheduler, model, clock, text_outputs(tokenizer), **callbacks)
 
 
 @contextlib.contextmanager
