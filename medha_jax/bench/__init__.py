@@ -1,1 +1,1 @@
-"""The load generator: requests to a server over gRPC or HTTP at their due times, and what they got. No JAX."""
+"""The load generator: sends requests to a server over gRPC or HTTP at their due times. No JAX."""

@@ -1,33 +1,34 @@
-"""What the load generator asks of a way to reach a server."""
+"""The interface between the load generator and a server."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
+from medha_jax.results import Counted
+
 Prompt = str | np.ndarray
-Counted = Literal["ids", "usage", "chunks"]
 
 
 class RequestFailedError(RuntimeError):
-    """A request did not end well; the text is one line that says how."""
+    """A request failed; the text is one line."""
 
 
 class BackendError(RuntimeError):
-    """A server cannot be reached, or nothing can be asked of it."""
+    """A server cannot be reached or used."""
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is asked for beside the prompt.
+    """The request beside its prompt.
 
     Args:
-        output_tokens: at most.
-        ttft_s: seconds to the first token that the server is told of, None for nothing.
-        tpot_s: seconds per output token after it, likewise.
+        output_tokens: most output tokens.
+        ttft_s: target for the first token that the server is told, in seconds; None for none.
+        tpot_s: target for each later token that the server is told, in seconds; None for none.
     """
 
     output_tokens: int
@@ -37,12 +38,12 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Reply:
-    """What the server said about a request that ended well; None is what it did not say.
+    """What the server reported about a successful request; None for what it did not report.
 
     Args:
-        counted: what the numbers of output tokens are taken from: the token ids of each message; the server's usage at
-            the end, spread over its messages; or one token a message, where there was no usage.
-        output_tokens: of the usage, where they are counted so.
+        counted: source of the token counts. "ids": the token ids of each message. "usage": the server's total, spread
+            over its messages. "chunks": one token a message, because there was no usage.
+        output_tokens: the server's total.
     """
 
     counted: Counted
@@ -55,7 +56,7 @@ class Reply:
 
 @dataclass(frozen=True)
 class ServerFacts:
-    """What a server says about itself; None is what it did not say."""
+    """What a server reports about itself; None for what it does not report."""
 
     model: str
     vocabulary: int | None = None
@@ -64,32 +65,32 @@ class ServerFacts:
 
 
 class Backend(Protocol):
-    """A way to reach a server, used from one event loop."""
+    """A connection to a server, used from one event loop."""
 
     @property
     def name(self) -> str:
-        """The protocol."""
+        """Name of the protocol."""
 
     async def facts(self) -> ServerFacts:
-        """What the server is.
+        """Ask the server about itself.
 
         Raises:
             BackendError: it does not answer.
         """
 
     async def prepare(self, prompt: Prompt, wanted: Wanted) -> Any:
-        """Do beforehand what can be done, in pieces of a millisecond or so; the result is for `send`."""
+        """Prepare the argument of `send`; yields to the event loop about every millisecond."""
 
     async def send(self, prepared: Any, taken: Callable[[], None], heard: Callable[[int], None]) -> Reply:
-        """Send a request and read its stream to the end. Cancelled or left by an exception, it ends the stream.
+        """Send a request and read its stream to the end. Cancellation or an exception ends the stream.
 
         Args:
-            prepared: of `prepare`.
-            taken: called when the server has taken the request, before the first `heard`.
-            heard: called with the tokens of every message that brings any.
+            prepared: result of `prepare`.
+            taken: called when the server has accepted the request, before the first `heard`.
+            heard: called with the number of tokens of every message that has tokens.
 
         Raises:
-            RequestFailedError: the request failed, in whatever way.
+            RequestFailedError: the request failed.
         """
 
     async def close(self) -> None:

@@ -1,4 +1,4 @@
-"""The convoy: one long prompt, and short requests that come behind it."""
+"""The convoy: one long prompt, and short requests that arrive behind it."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from medha_jax.results import Repeat, RequestRecord, Spread
 from medha_jax.results.metrics import ttft
 from medha_jax.workload import ConvoyConfig, Isolated, build_convoy
 
-SHORTS_ALONE = 3  # short requests that are measured alone, for the median of them
+SHORTS_ALONE = 3  # short requests measured alone; their median counts
 
 
 @dataclass(frozen=True)
 class Alone:
-    """What the requests of a convoy take on the idle server, in seconds.
+    """Times of a convoy's requests on the idle server, in seconds.
 
     Args:
-        long_ttft_s: the long prompt's first token.
+        long_ttft_s: TTFT of the long request.
         long_s: the whole long request.
-        short_ttft_s: a short prompt's first token, the median of SHORTS_ALONE.
-        short_s: a whole short request, likewise.
+        short_ttft_s: median TTFT of SHORTS_ALONE short requests.
+        short_s: median of the whole short requests.
     """
 
     long_ttft_s: float
@@ -37,8 +37,8 @@ class Convoy:
     Args:
         name: of the server or its policy.
         config: of the convoy.
-        alone: measured just before it.
-        repeat: its records.
+        alone: measured just before the convoy.
+        repeat: records of the convoy.
     """
 
     name: str
@@ -48,34 +48,34 @@ class Convoy:
 
     @property
     def bound_s(self) -> float:
-        """Seconds of the long request alone, and of all short ones, one after the other."""
+        """Seconds of all requests one after the other, each as fast as alone."""
         return self.alone.long_s + self.config.shorts * self.alone.short_s
 
     @property
     def long(self) -> RequestRecord:
-        """The long request."""
+        """Record of the long request."""
         return next(record for record in self.repeat.records if record.kind == "long")
 
     @property
     def long_finish(self) -> float | None:
-        """Seconds from sending the long request to its last token; None if it did not end well."""
+        """Seconds from sending the long request to its last token; None if it failed."""
         return _whole(self.long) if self.long.status == "ok" else None
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What is compared of convoys. Times are in seconds, None where there are none.
+    """The compared figures of a convoy. Times are in seconds; None if unknown.
 
     Args:
-        short_done: short requests that ended well.
-        short_ttft: P50, P90 and P99 of theirs.
-        short_tpot: likewise.
-        long_ttft: of the long request.
+        short_done: successful short requests.
+        short_ttft: P50, P90 and P99 of their TTFT.
+        short_tpot: P50, P90 and P99 of their TPOT.
+        long_ttft: TTFT of the long request.
         long_finish: from sending the long request to its last token.
-        bound: the long request alone and all short ones alone, one after the other.
-        over_bound: `long_finish` as a multiple of it.
-        output_throughput: output tokens a second, of the whole convoy.
-        goodput: requests a second that met their objectives.
+        bound: `Convoy.bound_s`.
+        over_bound: `long_finish / bound`.
+        output_throughput: output tokens per second of the whole convoy.
+        goodput: requests per second that met their objectives.
     """
 
     short_done: int
@@ -90,15 +90,15 @@ class Figures:
 
 
 async def run_convoy(session: Session, name: str, config: ConvoyConfig, by_length: bool) -> Convoy | None:
-    """Measure a convoy's requests alone, then the convoy; None where the session was stopped.
+    """Measure a convoy's requests alone, then the convoy; None if the session was stopped.
 
-    The long prompt comes first and alone, so the server has seen ticks of every context when it counts.
+    The long prompt goes first and alone, so the server has run ticks of every context before the convoy.
 
     Args:
         session: with the server.
         name: of the server or its policy.
         config: of the convoy.
-        by_length: whether deadlines follow from what was measured alone.
+        by_length: derive deadlines from the times measured alone.
 
     Raises:
         BackendError: a request alone failed.
@@ -127,7 +127,7 @@ async def run_convoy(session: Session, name: str, config: ConvoyConfig, by_lengt
 
 
 def figures(convoy: Convoy) -> Figures:
-    """Put the figures of a convoy together."""
+    """Compute the figures of a convoy."""
     summary = convoy.repeat.summary
     flat, short = summary.flat(), summary.kinds.get("short")
     finish = convoy.long_finish
@@ -149,7 +149,7 @@ def _percentiles(of: Spread) -> tuple[float, float, float]:
 
 
 def _whole(record: RequestRecord) -> float:
-    """Seconds from sending to the last token of a request that ended well."""
+    """Seconds from sending to the last token of a successful request."""
     return record.outputs[-1][0] - record.sent
 
 

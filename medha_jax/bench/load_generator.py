@@ -1,4 +1,4 @@
-"""Sending requests at their due times, whatever the server does meanwhile, and noting what each one got."""
+"""Sends requests at their due times, independent of the server's progress, and records the results."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from medha_jax.bench.backend import Backend, Prompt, Reply, RequestFailedError, 
 from medha_jax.results import Outputs, RequestRecord, Status
 from medha_jax.workload import Request, Slos, Workload
 
-LEAD_S = 0.5  # before a request is due it is prepared
-AHEAD = 256  # requests at most that are prepared and not sent
-TAKEN_S = 0.05  # that a request which is given up at once waits for the server to take it
-LATEST = 1000  # first tokens that the median shown while it runs is of
+LEAD_S = 0.5  # a request is prepared this long before it is due
+AHEAD = 256  # most prepared requests that are not yet sent
+TAKEN_S = 0.05  # longest wait for the server to accept a request that is cancelled at once
+LATEST = 1000  # the median TTFT shown during a run is of this many latest requests
 
 
 class GivenUpError(Exception):
-    """The client itself ends a request, as the workload wanted."""
+    """The client cancels a request because the workload says so."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,10 @@ class LoadSettings:
 
     Args:
         slos: deadlines of a request.
-        alone: seconds that a prompt of so many tokens takes alone, None where that is not known.
-        tell_slos: whether the server is told the deadlines.
-        max_concurrency: requests that are sent and not ended, at most.
-        timeout_s: seconds after which a request without an end has failed.
+        alone: seconds of a prompt alone, by its tokens; None if unknown.
+        tell_slos: tell the server the deadlines.
+        max_concurrency: most requests in flight; None for no limit.
+        timeout_s: a request that runs longer has failed; None for no limit.
     """
 
     slos: Slos = field(default_factory=Slos)
@@ -45,10 +45,10 @@ class LoadSettings:
 
 
 class Tally:
-    """Counts of a run, for who watches it. Owned by the load generator.
+    """Counts of a run, for display. Owned by the load generator.
 
     Args:
-        total: requests that will be sent.
+        total: number of requests to send.
     """
 
     def __init__(self, total: int) -> None:
@@ -60,28 +60,28 @@ class Tally:
 
     @property
     def running(self) -> int:
-        """Sent, and not ended."""
+        """Requests in flight."""
         return self.sent - sum(self.ended.values())
 
     @property
     def ttft_s(self) -> float | None:
-        """Median TTFT of the latest requests, None before the first."""
+        """Median TTFT of the latest requests; None before the first."""
         return statistics.median(self._ttfts[-LATEST:]) if self._ttfts else None
 
     def first_token(self, seconds: float) -> None:
-        """Note a TTFT."""
+        """Record a TTFT."""
         self._ttfts.append(seconds)
 
 
 class LoadGenerator:
-    """Sends the requests of a workload: an open loop, in which no request waits for the end of another.
+    """Sends the requests of a workload in an open loop: no request waits for another to end.
 
-    Each request has a task of its own, which is started a moment before the request is due. Owner of the tasks.
+    Each request has its own task, started LEAD_S before the request is due. Owns the tasks.
 
     Args:
-        workload: what to send, when, and its prompts.
-        requests: those of the workload to send, by due time.
-        backend: the way to the server.
+        workload: source of the prompts.
+        requests: requests of the workload to send, by due time.
+        backend: connection to the server.
         settings: how to send.
         clock: seconds, monotonic.
     """
@@ -107,9 +107,9 @@ class LoadGenerator:
         self._defect: BaseException | None = None
 
     async def run(self) -> tuple[RequestRecord, ...]:
-        """Send everything and wait for the ends; records are in the order of the requests.
+        """Send all requests and wait for their ends; returns records in the order of the requests.
 
-        After `stop`, those of the requests that were sent.
+        After `stop`, only the requests that were sent have a record.
         """
         self._began = self._clock() + LEAD_S
         with calm_collector():
@@ -124,7 +124,7 @@ class LoadGenerator:
         return tuple(sorted(self._records, key=lambda record: record.index))
 
     def stop(self) -> None:
-        """Send nothing more, and end what runs: it is unfinished."""
+        """Send no more requests; those in flight end as unfinished."""
         self._stopped = True
         for task in (self._pacer, *self._tasks):
             if task is not None:
@@ -139,14 +139,14 @@ class LoadGenerator:
             task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        """What fails is noted; what gets here is a defect of this program, which must not go unseen."""
+        """Stop the run on an exception of a task: failed requests are recorded, so it is a defect of this program."""
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             self._defect = self._defect or task.exception()
             self.stop()
 
     async def _one(self, request: Request) -> None:
-        """A request's way: prepared, sent when it is due, read to its end, noted."""
+        """Prepare a request, send it when it is due, read it to its end, record it."""
         wanted, prompt = self._wanted(request), self._prompt(request)
         prepared: Any = None
         error: str | None = None
@@ -155,12 +155,9 @@ class LoadGenerator:
         except Exception as problem:
             error = f"cannot be sent: {_named(problem)}"
         await self._until(request.at)
-        due = request.at
-        if self._places.locked():
-            await self._places.acquire()
-            due = max(due, self._now())
-        else:
-            await self._places.acquire()
+        full = self._places.locked()
+        await self._places.acquire()
+        due = max(request.at, self._now()) if full else request.at
         self._ahead.release()
         try:
             await self._send(request, due, prepared, error)
@@ -269,26 +266,26 @@ class LoadGenerator:
         return self._clock() - self._began
 
     async def _until(self, seconds: float) -> None:
-        """Wait for a moment of the run. The event loop wakes within a millisecond after it, if it is free."""
+        """Wait until a time of the run. A free event loop wakes within a millisecond after it."""
         while (left := seconds - self._now()) > 0:
             await asyncio.sleep(left)
 
 
 def _judged(request: Request, outputs: Outputs, reply: Reply) -> tuple[Status, str | None]:
-    """Whether a stream that ended well brought anything."""
+    """Status and error of a stream that ended normally: it must have brought tokens."""
     if outputs or not request.output_tokens:
         return "ok", None
     return "failed", f"the stream ended well and without a token; the server counts {reply.output_tokens or 0}"
 
 
 def _named(error: Exception) -> str:
-    """An error that nobody expected, in a line."""
+    """An unexpected error in one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 @contextmanager
 def calm_collector() -> Iterator[None]:
-    """Keep the garbage collector from stopping everything for long: it looks at nothing that is there already."""
+    """Within the block, keep garbage collections short: objects alive at the start are frozen out of them."""
     before = gc.get_threshold()
     gc.collect()
     gc.freeze()

@@ -1,4 +1,4 @@
-"""`medha.v1.Inference` as a backend: output tokens are counted by their ids."""
+"""`medha.v1.Inference` as a backend. Output tokens are counted by their ids."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import numpy as np
 from medha_jax.bench.backend import BackendError, Prompt, Reply, RequestFailedError, ServerFacts, Wanted
 from medha_jax.client import Accepted, AsyncClient, Connection, Delta, Finished, ServerError
 
-WHOLE = 16384  # tokens of a prompt up to which its numbers are made before it is due
+WHOLE = 16384  # prompts up to this many tokens become Python numbers before they are due
 READY_SECONDS = 30.0
 
 
 class Ids(Sequence[int]):
-    """Token ids that become Python numbers as they are read: a long prompt is sent in parts, and made part by part."""
+    """Token ids that become Python numbers when they are read, because long prompts are sent in parts."""
 
     def __init__(self, ids: np.ndarray) -> None:
         self._ids = ids
@@ -30,12 +30,13 @@ class Ids(Sequence[int]):
     @overload
     def __getitem__(self, place: slice) -> list[int]: ...
     def __getitem__(self, place: int | slice) -> int | list[int]:
-        return self._ids[place].tolist()
+        numbers: int | list[int] = self._ids[place].tolist()
+        return numbers
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A prompt and the settings of its request, as the client takes them."""
+    """Arguments of the client's `generate`."""
 
     prompt: str | Sequence[int]
     settings: dict[str, float | bool | None]
@@ -45,8 +46,8 @@ class GrpcBackend:
     """A medha-jax server.
 
     Args:
-        connection: to it.
-        ignore_eos: whether requests go on to their last token, whatever the model says.
+        connection: to the server.
+        ignore_eos: generate all output tokens, even after an end-of-sequence token.
         temperature: of sampling.
     """
 
@@ -58,7 +59,7 @@ class GrpcBackend:
         self._ignore_eos, self._temperature = ignore_eos, temperature
 
     async def facts(self) -> ServerFacts:
-        """The model that it serves."""
+        """The served model."""
         try:
             model = await self._client.model(timeout=READY_SECONDS)
         except ServerError as error:
@@ -66,7 +67,7 @@ class GrpcBackend:
         return ServerFacts(model.name, model.vocab, model.context_tokens, model.version)
 
     async def prepare(self, prompt: Prompt, wanted: Wanted) -> Prepared:
-        """Make the numbers of a short prompt; those of a long one are made part by part when it is sent."""
+        """Convert a short prompt to Python numbers; a long one is converted part by part when it is sent."""
         settings = dict(
             max_tokens=wanted.output_tokens,
             ignore_eos=self._ignore_eos,

@@ -1,9 +1,9 @@
 """The OpenAI completions API as a backend: `POST /v1/completions` with `stream: true`, answered by server-sent events.
 
-A chunk with a choice is a message of the stream, unless it only says why the stream ends. How many tokens a message has
-is not said; the usage at the end (`stream_options: include_usage`) says how many there are in all.
+A chunk with a choice counts as a message, unless it only has a finish reason. Chunks do not say how many tokens they
+have; the usage at the end (`stream_options: include_usage`) has the total.
 
-aiohttp and not httpx: httpx looks through all of its connections whenever it takes or returns one.
+aiohttp instead of httpx: httpx scans all its connections whenever it takes or returns one.
 """
 
 from __future__ import annotations
@@ -16,21 +16,20 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
-import numpy as np
 
 from medha_jax.bench.backend import BackendError, Prompt, Reply, RequestFailedError, ServerFacts, Wanted
 from medha_jax.bench.sse import EventStream, StreamError
 
-SLICE = 8192  # tokens whose digits are made at once: about a millisecond
+SLICE = 8192  # tokens converted to digits at once, in about a millisecond
 CONNECT_SECONDS = 30.0
-KEPT_SECONDS = 4.0  # of an idle connection: uvicorn closes one after 5 s, and a request on it would fail
-SHOWN = 300  # characters of an error
+KEPT_SECONDS = 4.0  # idle connections are closed then; uvicorn closes them after 5 s, and a request would fail
+SHOWN = 300  # most characters of a shown error
 DONE = b"[DONE]"
 
 
 @dataclass
 class _Stream:
-    """What one stream has said so far. Owned by its `send`."""
+    """State of one stream. Owned by its `send`."""
 
     heard: Callable[[int], None]
     messages: int = 0
@@ -38,7 +37,7 @@ class _Stream:
     usage: Mapping[str, Any] = field(default_factory=dict)
 
     def event(self, data: bytes) -> None:
-        """Take in the data of an event."""
+        """Process the data of an event."""
         if self.done:
             return
         if data.strip() == DONE:
@@ -63,13 +62,13 @@ class _Stream:
 
 
 class OpenAiBackend:
-    """A server with the OpenAI completions API. To be made inside a running event loop.
+    """A server with the OpenAI completions API. Create it inside a running event loop.
 
     Args:
-        url: of the server, or of its API; `/v1` is added where there is no path.
-        model: that is asked for; None for the first one that the server lists.
-        token: bearer token, where the server wants one.
-        ignore_eos: sent as vLLM and SGLang understand it, if true.
+        url: of the server or its API; a URL without path gets `/v1`.
+        model: name of the model; None for the first one that the server lists.
+        token: bearer token, if the server asks for one.
+        ignore_eos: send `ignore_eos`, which vLLM and SGLang understand.
         temperature: of sampling.
         more: other fields of every request.
     """
@@ -102,7 +101,7 @@ class OpenAiBackend:
         )
 
     async def facts(self) -> ServerFacts:
-        """The model that it serves, by `GET /v1/models`; where that is not there, the name that was given."""
+        """The served model from `GET /v1/models`; without that page, the given name."""
         stated = self._fields["model"]
         try:
             async with self._session.get(f"{self._base}/models") as answer:
@@ -132,7 +131,7 @@ class OpenAiBackend:
             return json.dumps(fields | {"prompt": prompt}).encode()
         pieces = [json.dumps(fields)[:-1], ', "prompt": [']
         for start in range(0, len(prompt), SLICE):
-            pieces.append(("," if start else "") + ",".join(map(str, _slice(prompt, start))))
+            pieces.append(("," if start else "") + ",".join(map(str, prompt[start : start + SLICE].tolist())))
             if len(prompt) > SLICE:
                 await asyncio.sleep(0)
         return "".join([*pieces, "]}"]).encode()
@@ -172,10 +171,10 @@ class OpenAiBackend:
 
 
 def api_base(url: str) -> str:
-    """The address below which the API is.
+    """The base URL of the API.
 
     Raises:
-        BackendError: it is no HTTP address.
+        BackendError: `url` is no HTTP address.
     """
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -192,17 +191,13 @@ async def _check(answer: aiohttp.ClientResponse) -> None:
         raise RequestFailedError(f"the answer is {answer.content_type}, not text/event-stream")
 
 
-def _slice(ids: np.ndarray, start: int) -> list[int]:
-    return ids[start : start + SLICE].tolist()
-
-
 def _count(usage: Mapping[str, Any], name: str) -> int | None:
     value = usage.get(name)
     return value if isinstance(value, int) and value >= 0 else None
 
 
 def _text_of(body: bytes) -> str:
-    """The message of an error's body, whatever form it has."""
+    """The message in an error's body of any form."""
     try:
         stated = json.loads(body)
     except ValueError:

@@ -1,4 +1,4 @@
-"""A server of one's own: `medha-jax serve` in another process, for as long as it is measured."""
+"""`medha-jax serve` in a child process, for the duration of a measurement."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ SERVE = (sys.executable, "-m", "medha_jax.cli", "serve")
 
 
 class ServerStartError(RuntimeError):
-    """The server ended before it was ready; the text has its last line."""
+    """The server ended before it was ready; the text includes its last line."""
 
 
 class OwnServer:
     """Starts a server, waits until it is ready, and stops it at the end of the `with` block. Owns its process.
 
-    It listens on a free port of this machine. It has a process group of its own, so Ctrl-C in a terminal reaches it
-    only through its owner, when what was measured is safe.
+    The server listens on a free port of this machine. It has its own process group, so Ctrl-C in a terminal does not
+    stop it before the measurements are saved.
 
     Args:
         options: of `medha-jax serve`, without port and log.
-        tell: takes the lines that it writes while it starts.
-        command: that starts a server which says `serving NAME on ADDRESS`.
+        tell: called with each line that the server writes while it starts.
+        command: starts a server that prints `serving NAME on ADDRESS`; None for `medha-jax serve`.
     """
 
     def __init__(
@@ -68,16 +68,16 @@ class OwnServer:
 
     @property
     def alive(self) -> bool:
-        """Whether its process runs."""
+        """Whether the process runs."""
         return self._process.poll() is None
 
     @property
     def last_line(self) -> str:
-        """That it wrote to standard error."""
+        """The last line on the server's standard error."""
         return self._last[-1] if self._last else "it wrote nothing"
 
     def stop(self) -> int:
-        """Ask it to end, and make it, if need be; returns its exit code."""
+        """Terminate the server, kill it after STOP_SECONDS; returns its exit code."""
         self._tell = None
         if self.alive:
             self._process.send_signal(signal.SIGTERM)
@@ -93,7 +93,7 @@ class OwnServer:
         return code
 
     def _wait(self) -> str:
-        """The address that its first line says."""
+        """Wait for the server's first line; returns the address in it."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line.startswith(READY):

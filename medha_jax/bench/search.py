@@ -1,4 +1,4 @@
-"""The highest rate that a server keeps its promises at."""
+"""Search for the highest rate at which a server meets its objectives."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ MOST_STEPS = 16  # doublings or halvings from the first rate: a factor of 65,536
 
 @dataclass(frozen=True)
 class Tried:
-    """A rate in requests a second, and the share of its requests that met every objective; None if unknown."""
+    """A rate in requests per second, and the share of its requests that met every objective; None if unknown."""
 
     rate: float
     attainment: float | None
@@ -18,12 +18,12 @@ class Tried:
 
 @dataclass(frozen=True)
 class Found:
-    """What a search gave.
+    """Result of a search.
 
     Args:
-        best: the highest rate that was good enough, None if none was.
-        bad: the lowest rate above it that was not, None if none was tried.
-        tried: all rates, in the order in which they were tried.
+        best: the highest good rate; None if no rate was good.
+        bad: the lowest bad rate above `best`; None if no rate was bad.
+        tried: all rates in the order of the trials.
     """
 
     best: float | None
@@ -38,16 +38,17 @@ async def highest_rate(
     precision: float,
     most: int,
 ) -> Found:
-    """Find the highest rate with at least the wanted attainment, by steps of two and then by halving in logarithms.
+    """Find the highest rate with the wanted attainment: by factors of two, then by geometric bisection.
 
-    It takes attainment to fall with the rate; where noise makes it rise again, the answer is one of the borders.
+    The search assumes that attainment falls with the rate. If noise makes it rise again, the answer is one of the
+    crossings.
 
     Args:
         measure: attainment at a rate; None ends the search.
-        start: first rate, requests a second.
-        wanted: attainment from which on a rate is good enough.
-        precision: the search ends where the bad rate is at most this much of the good one above it (1.05 is 5 %).
-        most: rates that are tried, at most.
+        start: first rate, in requests per second.
+        wanted: a rate with at least this attainment is good.
+        precision: the search ends when bad rate / good rate is at most this (1.05 is 5 %).
+        most: most rates to try.
     """
     tried: list[Tried] = []
     best = bad = None

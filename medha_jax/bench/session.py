@@ -1,4 +1,4 @@
-"""What one server is asked, one thing after the other: warm-up, prompts alone, the load itself, perhaps repeated."""
+"""The sequence of loads for one server: warm-up, prompts alone, and the repeats of the load."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from medha_jax.workload import ConvoyConfig, Isolated, Request, Workload, Worklo
 
 SHOWN_EVERY_S = 0.5
 ALONE_LENGTHS, ALONE_TIMES, ALONE_SECONDS = 4, 3, 2.0
-# seeds beside those of measured requests: prompts that are measured alone must not be known to a prefix cache after it
+# other seeds than the load's: a prompt measured alone must not be in the prefix cache during the load
 ALONE_SEED = 2**62
 
 
 class Display(Protocol):
-    """Where it is shown how a run goes."""
+    """Shows the progress of a run."""
 
     def show(self, what: str, tally: Tally, seconds: float) -> None:
-        """Called twice a second: what runs, its counts, and the seconds since its start."""
+        """Called twice a second with the name of the run, its counts, and the seconds since its start."""
 
     def close(self) -> None:
-        """Called when it has ended."""
+        """Called at the end of a run."""
 
 
 class Session:
-    """Sends load through one backend. Owner of the generator that runs now.
+    """Sends loads through one backend. Owns the running generator.
 
     Args:
-        backend: the way to the server.
+        backend: connection to the server.
         settings: how requests are sent.
-        vocabulary: token ids of prompts that the session makes itself are below it.
-        display: where runs are shown.
+        vocabulary: upper limit of the token ids in the session's own prompts.
+        display: shows the progress.
         clock: seconds, monotonic.
     """
 
@@ -49,19 +49,19 @@ class Session:
         self._running: LoadGenerator | None = None
 
     def stop(self) -> None:
-        """End what runs now and begin nothing more; what was measured so far is returned."""
+        """End the current load and start no other; the calls return what was measured so far."""
         self.stopped = True
         if self._running is not None:
             self._running.stop()
 
     def deadlines_from(self, alone: Callable[[int], float]) -> None:
-        """From now on deadlines follow the seconds that a prompt of so many tokens takes alone."""
+        """Derive deadlines from `alone`: the seconds of a prompt alone, by its tokens."""
         self._settings = dataclasses.replace(self._settings, alone=alone)
 
     async def send(
         self, what: str, workload: Workload, requests: Sequence[Request], settings: LoadSettings | None = None
     ) -> tuple[RequestRecord, ...]:
-        """Send some requests of a workload and wait for their ends."""
+        """Send requests of a workload and wait for their ends."""
         if self.stopped:
             return ()
         generator = LoadGenerator(workload, requests, self._backend, settings or self._settings, self._clock)
@@ -90,12 +90,12 @@ class Session:
             raise BackendError(f"all {len(failed)} warm-up requests failed; the first: {failed[0].error}")
 
     async def alone(self, prompt: int, output: int, number: int = 0) -> RequestRecord | None:
-        """One request with nothing beside it, None where the session was stopped.
+        """Measure one request on the idle server; None if the session was stopped.
 
         Args:
-            prompt: its tokens.
-            output: tokens that it generates.
-            number: other numbers give other content.
+            prompt: number of prompt tokens.
+            output: number of output tokens.
+            number: selects the content of the prompt.
 
         Raises:
             BackendError: it failed.
@@ -118,12 +118,12 @@ class Session:
         return record
 
     async def isolated(self, workload: Workload) -> Isolated | None:
-        """Measure what prompts take alone, at a few lengths of the workload; None where the session was stopped.
+        """Measure prompts of a few lengths of the workload alone; None if the session was stopped.
 
-        Of short prompts the shortest of a few times is taken: a server's first requests are slower than all others.
+        Short prompts are measured a few times, and the shortest time counts: a server's first requests are slow.
 
         Raises:
-            BackendError: one failed.
+            BackendError: a request failed.
         """
         measured = []
         for number, length in enumerate(_lengths(workload)):
@@ -137,7 +137,7 @@ class Session:
         return Isolated(measured)
 
     async def repeat(self, config: WorkloadConfig, repeats: int) -> tuple[Repeat, ...]:
-        """Run a workload, and again with the next seeds. What the session was stopped in is the last one."""
+        """Run a workload `repeats` times with successive seeds; a stopped repeat is the last one."""
         found = []
         for number in range(repeats):
             workload = build(dataclasses.replace(config, seed=config.seed + number))
@@ -157,7 +157,7 @@ class Session:
 
 
 def _lengths(workload: Workload) -> Iterator[int]:
-    """A few prompt lengths of a workload, from the shortest to the longest in even ratios."""
+    """A few prompt lengths of a workload, from the shortest to the longest in equal ratios."""
     known = sorted({request.prompt_tokens for request in workload.requests if request.prompt_tokens})
     if not known:
         raise BackendError("a deadline by length needs prompts whose tokens are known")

@@ -1,7 +1,7 @@
-"""Server-sent events: what a stream of bytes says in its `data` fields.
+"""Server-sent events: the `data` fields of a stream of bytes.
 
-Source: the HTML standard's section on interpreting an event stream. Lines end in LF, CR LF or CR; an empty line ends an
-event; several `data` lines of one event are joined by line feeds; fields other than `data` are not needed here.
+Source: the HTML standard's section on interpreting an event stream. Lines end in LF, CR LF or CR. An empty line ends an
+event. Several `data` lines of one event are joined by line feeds. Other fields are ignored.
 """
 
 from __future__ import annotations
@@ -13,23 +13,18 @@ LONGEST_EVENT = 2**20  # bytes
 
 
 class StreamError(ValueError):
-    """Bytes that are no stream of events."""
+    """The bytes are not a stream of events."""
 
 
 class EventStream:
-    """Takes bytes as they come, gives the data of every event that they complete. Owns what is incomplete."""
+    """Collects bytes and returns the data of every complete event. Owns the incomplete rest."""
 
     def __init__(self) -> None:
         self._rest = b""
         self._data: list[bytes] = []
 
-    @property
-    def pending(self) -> bool:
-        """Whether an event was begun and not ended."""
-        return bool(self._data or self._rest)
-
     def feed(self, received: bytes) -> list[bytes]:
-        """The data of the events that end in these bytes, in order; events without data are left out.
+        """The data of the events that end in these bytes, in order, without empty events.
 
         Raises:
             StreamError: an event is longer than LONGEST_EVENT.

@@ -7,9 +7,9 @@ from medha_jax.bench.sse import LONGEST_EVENT, EventStream, StreamError
 
 def test_events_come_with_the_bytes_that_end_them():
     stream = EventStream()
-    assert stream.feed(b"data: a\n") == [] and stream.pending
+    assert stream.feed(b"data: a\n") == []
     assert stream.feed(b"\ndata: b\n\ndata: c") == [b"a", b"b"]
-    assert stream.feed(b"d\n\n") == [b"cd"] and not stream.pending
+    assert stream.feed(b"d\n\n") == [b"cd"]
 
 
 def test_lines_end_in_any_way_and_other_fields_are_left_out():
