@@ -1,4 +1,4 @@
-"""When a request's first token is due, and who has waited in vain."""
+"""When a request's first token is due, and which requests have missed their deadline."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def due_at(request: SchedulerRequest, config: SchedulerConfig, alone: float) -> 
 
 
 class Expiries:
-    """The moments at which requests that are dropped at their deadline have to be looked at."""
+    """Owns the moments at which a request may have to be dropped."""
 
     def __init__(self) -> None:
         self._moments: list[tuple[float, int]] = []
@@ -40,7 +40,7 @@ class Expiries:
         return self._moments[0][0] if self._moments else math.inf
 
     def passed(self, now: float) -> list[int]:
-        """Numbers of the requests of which a moment has passed since the last call."""
+        """Requests whose deadline passed since the last call, by number."""
         numbers = []
         while self._moments and self._moments[0][0] < now:
             numbers.append(heapq.heappop(self._moments)[1])

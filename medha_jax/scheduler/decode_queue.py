@@ -1,4 +1,4 @@
-"""Whose next token can be planned."""
+"""The decoding requests whose next token can be planned."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class DecodeQueue:
     """Owns the order in which requests that have their whole prompt behind them get their next token planned.
 
     A token that a chunk samples lies on the devices when the chunk has left the last of `stages` stages, so it can be
-    fed in the tick after that, whether or not anybody has read it. A plan is made for every tick.
+    fed in the tick after that, whether or not the host has read it. A plan is made for every tick.
     """
 
     def __init__(self, stages: int) -> None:

@@ -41,7 +41,7 @@ class Placement:
 
         Args:
             parts: pages of each part; none needs more than the first.
-            free: pages of each group that nobody holds.
+            free: pages of each group that no request holds.
             added: work that the request would bring to each group as its first one, where that differs (cached
                 prefixes); None where it does not.
         """

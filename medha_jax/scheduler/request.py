@@ -37,7 +37,7 @@ class SchedulerRequest:
     """What the scheduler needs to know of a request.
 
     Args:
-        prompt: token ids; a `range` will do where nobody looks at them.
+        prompt: token ids; a `range` will do where they are never looked at.
         max_tokens: output tokens that it may have; their pages are reserved with the prompt's.
         arrival_s: when it came, in seconds of the scheduler's clock.
         slo: what was promised.

@@ -42,7 +42,7 @@ class RunningRequests:
 
     @property
     def free_slots(self) -> int:
-        """Slots that nobody has."""
+        """Slots that no request has."""
         return len(self._free_slots)
 
     def place(self, state: RequestState) -> tuple[int, ...] | None:
@@ -115,7 +115,7 @@ class RunningRequests:
         state.release()
 
     def forget(self) -> None:
-        """The pools have lost their contents; nobody may be admitted."""
+        """Forget cached pages: the pools have lost their contents. No request may be admitted."""
         self._pages.forget()
 
     def victims(

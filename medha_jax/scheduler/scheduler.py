@@ -53,7 +53,7 @@ class Scheduler:
     Args:
         config: policy and limits.
         shapes: of ticks.
-        pages: of all KV groups; nobody else takes any.
+        pages: of all KV groups; only the scheduler takes any.
         model: predicts the seconds of a tick.
         ahead: ticks that may be planned while the results of those before are not there.
     """
@@ -114,7 +114,7 @@ class Scheduler:
         )
 
     def prefill_seconds(self, tokens: int) -> float:
-        """Predicted seconds of a prompt of so many tokens that has the machine to itself."""
+        """Predicted seconds of a prompt of `tokens` tokens that has the machine to itself."""
         return self._prefill_queue.seconds(tokens)
 
     def state(self, number: int) -> RequestState:
@@ -215,7 +215,7 @@ class Scheduler:
         return True
 
     def lose(self, now: float) -> None:
-        """The devices have lost all KV and every plan in flight: who was admitted waits again, with all its tokens."""
+        """The devices have lost all KV and every plan in flight: admitted requests wait again with all their tokens."""
         for state in self._running.holders:
             state.lose_chunks()
             if state.phase is ENDED:
@@ -228,7 +228,7 @@ class Scheduler:
         self._builder.clear()
 
     def _forget(self, state: RequestState) -> None:
-        """An ended request has nothing in flight any more."""
+        """Forget an ended request that has nothing in flight, and free its pages."""
         if state.holding is not None:
             self._running.release(state)
         del self._states[state.number]

@@ -292,9 +292,9 @@ class TickTargets:
 
     Where no prompt chunk fits beside the decodes, the smallest one is taken all the same as soon as the ticks before
     have saved the time for it, so the time per token keeps its mean. It is taken at once where there are no decodes,
-    and where they take too long by themselves. Without decodes nobody waits for a token, so a tick may take up to
+    and where they take too long by themselves. Without decodes no request waits for a token, so a tick may take up to
     IDLE_PATIENCE times its limit, or what its smallest chunk takes if that is more, where a smaller chunk would hardly
-    make it shorter. Where prompts run to their end, nothing is promised to anybody else, and chunks are as large as
+    make it shorter. Where prompts run to their end, no other request was promised anything, and chunks are as large as
     they can be.
 
     Args:

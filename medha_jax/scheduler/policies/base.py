@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 
 LEAST_WORK_S = 1e-6  # of a request, so that a time model that knows nothing divides by no zero
-NOBODY = np.zeros(0)
+NO_REQUESTS = np.zeros(0)
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class Policy(Protocol):
     def bounds_waits(self) -> bool:
         """Whether it bounds every wait by itself.
 
-        Then the order is left to it alone: no turns by age, nobody goes first because he was preempted, and no long
-        prompt leaves part of a tick to whoever comes behind it.
+        Then it alone decides the order: there are no turns by age, a preempted request does not go first, and a long
+        prompt leaves no part of a tick to those behind it.
         """
 
     def order(self, requests: Columns, now: float) -> np.ndarray:
@@ -56,7 +56,7 @@ class Policy(Protocol):
         """Priorities `[requests]` of admitted requests whose work would all be done again, beside those of `order`."""
 
     def planned(self, number: int, seconds: float) -> None:
-        """A chunk was planned, of so many predicted seconds of work."""
+        """A chunk was planned, of `seconds` predicted seconds of work."""
 
     def over_quota(self, requests: Columns) -> np.ndarray:
         """Numbers of the prompts that hold pages and should not."""
@@ -89,4 +89,4 @@ class Stateless:
 
     def over_quota(self, requests: Columns) -> np.ndarray:
         """None."""
-        return NOBODY
+        return NO_REQUESTS

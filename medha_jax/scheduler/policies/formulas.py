@@ -12,7 +12,7 @@ from medha_jax.scheduler.policies.red import Relegation
 
 
 def fcfs(requests: Columns, now: float) -> np.ndarray:
-    """First come, first served: `arrival`. A long request holds up whoever comes after it (the convoy)."""
+    """First come, first served: `arrival`. A long request holds up the requests after it (the convoy)."""
     return requests.arrival
 
 
@@ -44,6 +44,9 @@ def lars(requests: Columns, now: float, margin: float = 1.0) -> np.ndarray:
     return (due - now - requests.remaining) / np.maximum(requests.total, LEAST_WORK_S)
 
 
+RULES: dict[str, PriorityRule] = {"fcfs": fcfs, "srtf": srtf, "edf": edf, "lrs": lrs}
+
+
 def policy_from(config: SchedulerConfig, pool_tokens: int) -> Policy:
     """The policy that a configuration names.
 
@@ -54,6 +57,6 @@ def policy_from(config: SchedulerConfig, pool_tokens: int) -> Policy:
     if config.policy == "red":
         most = config.relegated_tokens
         return Relegation(config.relegated_share, pool_tokens / 2 if most is None else most, config.long_tokens)
-    rules: dict[str, PriorityRule] = {"fcfs": fcfs, "srtf": srtf, "edf": edf, "lrs": lrs}
-    rules["lars"] = partial(lars, margin=config.deadline_margin)
-    return Stateless(rules[config.policy])
+    if config.policy == "lars":
+        return Stateless(partial(lars, margin=config.deadline_margin))
+    return Stateless(RULES[config.policy])

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medha_jax.scheduler.policies.base import LEAST_WORK_S, NOBODY, Columns
+from medha_jax.scheduler.policies.base import LEAST_WORK_S, NO_REQUESTS, Columns
 
 GAP = 0.25  # of the slack of all before it, that a request which goes first may use up
 LEAST_GAP_S = 0.05  # slack from which on there is such a gap
 DEAREST_TOKENS = 1e5  # shorter requests do not become cheaper to keep, so that long ones are set aside first
 ADVANCE_S = 10.0  # work done for the oldest relegated request without need, that is taken off later
-GOOD_S = 0.05  # an order stays good for so long while nobody comes, goes or is admitted
+GOOD_S = 0.05  # an order is used again for this long, if no request comes, goes or is admitted
 NONE = -1.0
 MEMORY_S = 20.0  # a decode of the length of the authors' trace takes as long
 SPEED_MARGIN = 0.95  # of the speed that was seen is counted on, for short requests that will come meanwhile
@@ -22,22 +22,22 @@ LEAST_SPEED = 0.3
 
 
 class Relegation:
-    """Serves those who can be on time as if there were nobody else, and all others within a bound.
+    """Serves requests that can be on time as if there were no others, and all others within a bound.
 
-    A request that could not be on time any more even at the predicted speed is *relegated*, for good. Of the others
-    as many as possible are kept *on time* (`feasible`, at the speed that was measured); the rest is *aside* and may
-    come back. The order is:
+    A request that can no longer be on time, even at the predicted speed, is *relegated* for good. Of the others as many
+    as possible are kept *on time* (`on_time_together`, at the measured speed). The rest is *aside* and may come back.
+    The order is:
 
     1. the oldest relegated request, if the relegated are owed service;
-    2. short relegated ones that delay nobody who is on time;
-    3. those on time, earliest deadline first, but before them those whose work fits the slack of everybody before
-       them, shortest first;
+    2. short relegated ones that delay no request which is on time;
+    3. those on time, earliest deadline first; before them, shortest first, those whose work fits the slack of all
+       before them;
     4. those aside, shortest remaining time first;
-    5. the relegated, the one first that has waited longest for its work.
+    5. the relegated, first the one that has waited longest for its work.
 
-    *Owed*: the relegated get a share φ of the time. While there are any, φ seconds of credit a second are added, and
-    what is done for the oldest is taken off, in predicted seconds of work; it goes first while there is credit. The
-    oldest is the first to have arrived when the one before was done, and stays it to its end; it keeps its pages.
+    *Owed*: the relegated get a share φ of the time. While there are any, φ seconds of credit are added each second, and
+    the predicted seconds of work done for the oldest are taken off. It goes first while there is credit. The oldest is
+    the first to have arrived when the one before was done. It stays the oldest to its end, and keeps its pages.
 
     So the wait for a first token has a bound, which no later work is part of: docs/scheduling.md#the-bound states and
     proves it.
@@ -55,7 +55,7 @@ class Relegation:
     def __init__(self, share: float, tokens: float, long_tokens: int) -> None:
         self._share, self._most, self._long = share, tokens, long_tokens
         self._speed = MeasuredSpeed()
-        self._relegated = NOBODY  # numbers
+        self._relegated = NO_REQUESTS  # numbers
         self._oldest = NONE
         self._credit = 0.0
         self._made: _Made | None = None
@@ -63,7 +63,7 @@ class Relegation:
     def order(self, requests: Columns, now: float) -> np.ndarray:
         """As above; relegated requests whose pages would be too many have an infinite priority."""
         if not len(requests.number):
-            return NOBODY
+            return NO_REQUESTS
         passed = self._speed.passed(requests.number, now)
         if len(self._relegated):
             self._credit += self._share * passed
@@ -76,20 +76,21 @@ class Relegation:
     def urgency(self, requests: Columns, now: float) -> np.ndarray:
         """Relegated ones give way to all that are not, those aside to those on time, and all to the oldest.
 
-        Nobody gives way to his like: work would be lost and nothing won. The oldest and decodes keep their pages.
+        Requests of one class never preempt each other: work would be lost for nothing. The oldest and decodes
+        keep their pages.
         """
         made, number = self._made, requests.number
         found = np.full(len(number), -math.inf)
         if made is None:
             return found
-        found[np.isin(number, made.on_time)] = -0.5  # behind the oldest, before everybody else
+        found[np.isin(number, made.on_time)] = -0.5  # behind the oldest, before all others
         found[np.isin(number, made.aside)] = made.first_aside - 0.5
         found[np.isin(number, self._relegated)] = made.first_relegated - 0.5
         found[number == self._oldest] = -math.inf
         return found
 
     def planned(self, number: int, seconds: float) -> None:
-        """Measures the speed, and takes it off the credit if it was done for the oldest."""
+        """Count the work into the speed, and take it off the credit if it was done for the oldest."""
         self._speed.worked(seconds)
         if number == self._oldest:
             self._credit = max(self._credit - seconds, -ADVANCE_S)
@@ -97,12 +98,12 @@ class Relegation:
     def over_quota(self, requests: Columns) -> np.ndarray:
         """The relegated with the least work done, as many as hold more than they all may."""
         if not len(self._relegated):
-            return NOBODY
+            return NO_REQUESTS
         holds = requests.admitted & np.isin(requests.number, self._relegated) & (requests.number != self._oldest)
         rows = np.flatnonzero(holds)
         over = requests.tokens[rows].sum() - self._most
         if over <= 0:
-            return NOBODY
+            return NO_REQUESTS
         rows = rows[np.argsort((requests.total - requests.remaining)[rows], kind="stable")]
         enough = int(np.searchsorted(np.cumsum(requests.tokens[rows]), over))
         return requests.number[rows[: enough + 1]]
@@ -122,22 +123,23 @@ class Relegation:
         waited = (now - requests.arrival) / np.maximum(requests.total, LEAST_WORK_S)
         priorities = np.full(len(left), math.inf)
         place = -len(oldest)
-        borders = []
-        for rows in (
-            oldest,
-            _by(work, brief),
-            _by(work, kept[fits]),
-            kept[~fits],
-            _by(work, aside),
-            _by(-waited, np.setdiff1d(behind, brief, assume_unique=True)),
-        ):
-            borders.append(place)
+        first_places: dict[str, int] = {}
+        for name, rows in {
+            "oldest": oldest,
+            "short relegated": _by(work, brief),
+            "fits before those on time": _by(work, kept[fits]),
+            "on time": kept[~fits],
+            "aside": _by(work, aside),
+            "relegated": _by(-waited, np.setdiff1d(behind, brief, assume_unique=True)),
+        }.items():
+            first_places[name] = place
             rows = rows[priorities[rows] == math.inf]  # the oldest stands first, and nowhere else
             priorities[rows] = np.arange(place, place + len(rows))
             place += len(rows)
         number = requests.number
         key = number.copy(), int(np.sum(requests.admitted)), owed
-        return _Made(key, now, priorities, number[kept], number[aside], borders[4], borders[5])
+        first_aside, first_relegated = first_places["aside"], first_places["relegated"]
+        return _Made(key, now, priorities, number[kept], number[aside], first_aside, first_relegated)
 
     def _relegate(self, requests: Columns, left: np.ndarray) -> np.ndarray:
         """Who is relegated, `[requests]`; those that have gone are forgotten."""
@@ -221,7 +223,7 @@ class MeasuredSpeed:
         return min(max(SPEED_MARGIN * self._done / self._seconds, LEAST_SPEED), 1.0)
 
     def worked(self, seconds: float) -> None:
-        """So much predicted work is in a plan."""
+        """Predicted seconds of work are in a plan."""
         self._pending += seconds
 
     def passed(self, numbers: np.ndarray, now: float) -> float:
