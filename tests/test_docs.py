@@ -44,7 +44,7 @@ def test_links_and_files_are_there(page):
 def test_commands_and_imports_are_there(page):
     text = page.read_text()
     for module in re.findall(r"python -m ([\w.]+)", text):
-        if module not in ("pip", "pytest"):
+        if module not in ("pip", "pytest") and page.name != "CHANGELOG.md":  # which names what has gone, too
             path = ROOT / module.replace(".", "/")
             assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), module
     for program in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
