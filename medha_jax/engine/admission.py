@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from medha_jax.engine.events import GenerationRequest
 from medha_jax.engine.executor import Executor
 from medha_jax.plan import InvalidRequestError
-from medha_jax.scheduler.chunking import chunk_lengths
 from medha_jax.scheduler.request import SchedulerRequest
 
 
@@ -90,3 +89,20 @@ def for_scheduler(request: GenerationRequest, executor: Executor, arrival: float
         counts_tokens=(sampling.repetition_penalty, sampling.presence_penalty, sampling.frequency_penalty) != (1, 0, 0),
         reserved=None if bound is None else min(context, bound + wished),
     )
+
+
+def chunk_lengths(prompt: int, sizes: Sequence[int]) -> tuple[int, ...]:
+    """Cut `prompt` tokens into chunks of `sizes`, the last size repeated: 10 tokens in (4, 2) are 4, 2, 2, 2.
+
+    Raises:
+        InvalidRequestError: there is no size, or one below 1.
+    """
+    if not sizes or min(sizes) < 1:
+        raise InvalidRequestError(f"chunk sizes are {tuple(sizes)}; allowed are whole numbers from 1")
+    lengths: list[int] = []
+    done = 0
+    while done < prompt:
+        size = sizes[min(len(lengths), len(sizes) - 1)]
+        lengths.append(min(prompt - done, size))
+        done += lengths[-1]
+    return tuple(lengths)

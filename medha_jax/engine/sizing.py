@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Sequence
 
 from medha_jax.config import Buckets, RuntimeConfig
+from medha_jax.engine.admission import chunk_lengths
 from medha_jax.engine.events import GenerationRequest
-from medha_jax.scheduler.chunking import chunk_lengths
 from medha_jax.specs.buckets import smallest_size
 
 PREFILL_SIZES = (16, 64, 256, 1024, 2048, 4096, 8192)

@@ -9,35 +9,10 @@ from itertools import pairwise
 import numpy as np
 
 from medha_jax.config import Buckets
-from medha_jax.plan import InvalidRequestError
 from medha_jax.scheduler.time_model import TimeModel
 from medha_jax.specs.buckets import smallest_sizes
 from medha_jax.specs.chunk_work import chunk_attentions, chunk_reads
 from medha_jax.specs.tick_shapes import TickShapes
-
-
-def chunk_lengths(
-    prompt: int, sizes: Sequence[int], most: Callable[[int], int] = lambda start: 2**31
-) -> tuple[int, ...]:
-    """Cut `prompt` tokens into chunks of `sizes`, the last size repeated: 10 tokens in (4, 2) are 4, 2, 2, 2.
-
-    Args:
-        prompt: tokens.
-        sizes: tokens of each chunk.
-        most: tokens that a chunk which starts at a position may have at most (the border of a KV group, say).
-
-    Raises:
-        InvalidRequestError: there is no size, or one below 1.
-    """
-    if not sizes or min(sizes) < 1:
-        raise InvalidRequestError(f"chunk sizes are {tuple(sizes)}; allowed are whole numbers from 1")
-    lengths: list[int] = []
-    done = 0
-    while done < prompt:
-        size = sizes[min(len(lengths), len(sizes) - 1)]
-        lengths.append(min(prompt - done, size, most(done)))
-        done += lengths[-1]
-    return tuple(lengths)
 
 
 def candidates(buckets: Buckets, used: int, most: int) -> list[int]:

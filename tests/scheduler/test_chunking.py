@@ -5,37 +5,12 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from medha_jax.config import Buckets
-from medha_jax.plan import InvalidRequestError
-from medha_jax.scheduler.chunking import PrefillTable, candidates, chunk_lengths, largest_within, worthwhile
+from medha_jax.scheduler.chunking import PrefillTable, candidates, largest_within, worthwhile
 from medha_jax.scheduler.time_model import FittedTimeModel, LinearTimeModel, TickWork
 from medha_jax.specs.chunk_work import chunk_attention, chunk_read
 from medha_jax.specs.tick_shapes import TickShapes
-
-
-@pytest.mark.parametrize(
-    ("prompt", "sizes", "lengths"),
-    [(10, (4, 2), (4, 2, 2, 2)), (10, (64,), (10,)), (3, (1,), (1, 1, 1)), (5, (2, 1, 9), (2, 1, 2))],
-)
-def test_the_last_size_repeats(prompt: int, sizes: tuple[int, ...], lengths: tuple[int, ...]) -> None:
-    assert chunk_lengths(prompt, sizes) == lengths
-
-
-@given(st.integers(1, 5000), st.lists(st.integers(1, 600), min_size=1, max_size=9))
-def test_chunks_add_up_to_the_prompt(prompt: int, sizes: list[int]) -> None:
-    lengths = chunk_lengths(prompt, sizes)
-    assert sum(lengths) == prompt
-    assert min(lengths) >= 1
-
-
-@pytest.mark.parametrize("sizes", [(), (0,), (4, -1)])
-def test_sizes_that_make_no_progress_are_refused(sizes: tuple[int, ...]) -> None:
-    with pytest.raises(InvalidRequestError, match="whole numbers from 1"):
-        chunk_lengths(10, sizes)
-
 
 BUCKETS = Buckets(decode=(4,), prefill=(16, 64, 256), chunks=4)
 SHAPES = TickShapes(
