@@ -10,7 +10,7 @@ IMPORTS = {
     "net": [],
     "text": [],
     "protos": [],
-    "workload": [],
+    "workload": ["config"],
     "results": [],
     "plan": ["config"],
     "specs": ["config"],

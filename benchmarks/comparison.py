@@ -13,12 +13,12 @@ from benchmarks.served import PROBES, Served, serve, write_calibration_requests
 from benchmarks.speed import Slowness
 from medha_jax.config import BUNDLED_MODEL, RuntimeConfig, SchedulerConfig, load_mesh
 from medha_jax.results import RequestRecord
-from medha_jax.results.metrics import tpot, ttft
+from medha_jax.results.metrics import tpot, ttft, waited
 from medha_jax.scheduler.time_model import FittedTimeModel, TickWork
 from medha_jax.simulate.calibration import Calibration, read_calibration, write_ticks
 from medha_jax.simulate.fitting import errors
 from medha_jax.simulate.run import Outcome, simulate
-from medha_jax.workload import Arrival
+from medha_jax.workload import WorkloadRequest
 
 CONTEXT, SLOTS, POOL, MESH = 32768, 8, 49152, "cpu-small"
 LONGEST = 8192  # tokens of a prompt in the calibration
@@ -136,8 +136,8 @@ class Machine:
             "tpot": [tpot(one) for one in records],
         }
         simulated: dict[str, list[float | None]] = {
-            "ttft": [one.ttft + delay for each in several for one in each.served],
-            "tpot": [one.tpot for each in several for one in each.served],
+            "ttft": [waited(one) + delay for each in several for one in each.records],
+            "tpot": [tpot(one) for each in several for one in each.records],
         }
         seconds = {
             f"{name}_p{percent}": (_percentile(real[name], percent), _percentile(simulated[name], percent))
@@ -159,8 +159,8 @@ class Machine:
         calibration = self._ticks(folder / "ticks.json", pieces, slowness)
         waits: list[float] = []
         for piece in pieces:
-            simulated = self._simulated(calibration, piece, slowness, 0.0).served
-            waits += [real - one.ttft for real, one in zip(_ttfts(piece.records), simulated, strict=True)]
+            simulated = self._simulated(calibration, piece, slowness, 0.0).records
+            waits += [real - waited(one) for real, one in zip(_ttfts(piece.records), simulated, strict=True)]
         # less than nothing would be an error of the ticks, not of the network
         return Calibrated(calibration, max(0.0, float(np.median(waits))))
 
@@ -220,13 +220,16 @@ class Machine:
         """
         moved = np.random.default_rng(seed).uniform(0, moved_s, len(served.records)).tolist()
         rows = zip(served.records, moved, strict=True)
-        arrivals = [Arrival(one.due + later, one.prompt_tokens, one.output_tokens) for one, later in rows]
-        arrivals.sort(key=lambda one: one.at)
+        requests = [
+            WorkloadRequest(one.index, one.due + later, one.kind, one.prompt_tokens, one.output_tokens)
+            for one, later in rows
+        ]
+        requests.sort(key=lambda one: one.at)
         times = calibration.times
         return simulate(
             replace(calibration.machine(), model=_learnt(calibration)),
             self._scheduler,
-            arrivals,
+            requests,
             slowed=lambda at, seconds, shape: times.slowed(seconds, shape, slowness.at(served.began + at)),
         )
 

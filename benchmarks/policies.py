@@ -18,9 +18,10 @@ from pathlib import Path
 import numpy as np
 
 from medha_jax.config import POLICIES, SchedulerConfig
+from medha_jax.results.metrics import on_time, waited
 from medha_jax.simulate.deployments import DEPLOYMENTS, Deployment
 from medha_jax.simulate.run import alone, simulate
-from medha_jax.workload import Arrival, WorkloadConfig, load_mix
+from medha_jax.workload import WorkloadConfig, WorkloadRequest, build_offered, preset_of
 from medha_jax.workload.arrivals import due_times
 
 SETTINGS = SchedulerConfig(max_waiting=2**31)
@@ -127,28 +128,31 @@ def count(condition: Condition, seed: int, policy: str, seconds: float) -> Count
         slowed=lambda at, seconds, shape: condition.slowed * seconds,
     )
     # whose deadline lies beyond the end was neither late nor on time
-    judged = [one for one in outcome.served if one.on_time is not None]
-    short, long = ([one for one in judged if one.arrival.long == kind] for kind in (False, True))
+    judged = [(one.kind, kept) for one in outcome.records if (kept := on_time(one)) is not None]
+    short, long = ([kept for of, kept in judged if of == kind] for kind in ("short", "long"))
     return Count(
         condition=str(condition),
         seed=seed,
         policy=policy,
         short=len(short),
-        short_late=sum(not one.on_time for one in short),
+        short_late=sum(not kept for kept in short),
         long=len(long),
-        long_on_time=sum(bool(one.on_time) for one in long),
-        longest_wait=max((one.ttft for one in outcome.served), default=0.0),
+        long_on_time=sum(long),
+        longest_wait=max(map(waited, outcome.records), default=0.0),
     )
 
 
-def arriving(condition: Condition, seed: int, seconds: float, work: Callable[[int], float]) -> list[Arrival]:
+def arriving(
+    condition: Condition, seed: int, seconds: float, work: Callable[[int], float]
+) -> tuple[WorkloadRequest, ...]:
     """The requests of a condition; bursts are the same requests with other gaps between them, in as many seconds."""
-    arrivals = load_mix(condition.mix).offered(condition.load, seconds, seed, work)
+    workload = WorkloadConfig(source=preset_of(condition.mix), duration=seconds, seed=seed)
+    requests = build_offered(workload, condition.load, work).requests
     if condition.burstiness == 1:
-        return arrivals
-    process = WorkloadConfig(process="gamma", num_requests=len(arrivals) + 1)
+        return requests
+    process = WorkloadConfig(process="gamma", num_requests=len(requests) + 1)
     *times, end = due_times(process, condition.burstiness, np.random.default_rng(seed)).tolist()
-    return [replace(one, at=at * seconds / end) for one, at in zip(arrivals, times, strict=True)]
+    return tuple(replace(one, at=at * seconds / end) for one, at in zip(requests, times, strict=True))
 
 
 def with_pool(machine: Deployment, part: float) -> Deployment:

@@ -13,7 +13,7 @@ from typing import Any
 
 from medha_jax.bench.backend import Backend, Prompt, Reply, RequestFailedError, Wanted
 from medha_jax.results import Outputs, RequestRecord, Status
-from medha_jax.workload import Request, Slos, Workload
+from medha_jax.workload import Slos, Workload, WorkloadRequest
 
 LEAD_S = 0.5  # a request is prepared this long before it is due
 AHEAD = 256  # most prepared requests that are not yet sent
@@ -89,7 +89,7 @@ class LoadGenerator:
     def __init__(
         self,
         workload: Workload,
-        requests: Sequence[Request],
+        requests: Sequence[WorkloadRequest],
         backend: Backend,
         settings: LoadSettings,
         clock: Callable[[], float],
@@ -145,7 +145,7 @@ class LoadGenerator:
             self._defect = self._defect or task.exception()
             self.stop()
 
-    async def _one(self, request: Request) -> None:
+    async def _one(self, request: WorkloadRequest) -> None:
         """Prepare a request, send it when it is due, read it to its end, record it."""
         wanted, prompt = self._wanted(request), self._prompt(request)
         prepared: Any = None
@@ -164,7 +164,7 @@ class LoadGenerator:
         finally:
             self._places.release()
 
-    async def _send(self, request: Request, due: float, prepared: Any, error: str | None) -> None:
+    async def _send(self, request: WorkloadRequest, due: float, prepared: Any, error: str | None) -> None:
         outputs, sent = Outputs(), self._now()
         tally, limit = self.tally, request.cancel_after
         tally.sent += 1
@@ -212,7 +212,7 @@ class LoadGenerator:
 
     def _note(
         self,
-        request: Request,
+        request: WorkloadRequest,
         due: float,
         sent: float,
         outputs: Outputs,
@@ -249,17 +249,17 @@ class LoadGenerator:
         self.tally.ended[status] += 1
         self.tally.error = self.tally.error or error
 
-    def _wanted(self, request: Request) -> Wanted:
+    def _wanted(self, request: WorkloadRequest) -> Wanted:
         if not self._settings.tell_slos:
             return Wanted(request.output_tokens)
         slos = self._settings.slos
         return Wanted(request.output_tokens, slos.deadline_s(self._alone(request)), slos.tpot_s)
 
-    def _alone(self, request: Request) -> float | None:
+    def _alone(self, request: WorkloadRequest) -> float | None:
         alone, tokens = self._settings.alone, request.prompt_tokens
         return None if alone is None or tokens is None else alone(tokens)
 
-    def _prompt(self, request: Request) -> Prompt:
+    def _prompt(self, request: WorkloadRequest) -> Prompt:
         return request.text if request.text is not None else self._workload.token_ids(request)
 
     def _now(self) -> float:
@@ -271,7 +271,7 @@ class LoadGenerator:
             await asyncio.sleep(left)
 
 
-def _judged(request: Request, outputs: Outputs, reply: Reply) -> tuple[Status, str | None]:
+def _judged(request: WorkloadRequest, outputs: Outputs, reply: Reply) -> tuple[Status, str | None]:
     """Status and error of a stream that ended normally: it must have brought tokens."""
     if outputs or not request.output_tokens:
         return "ok", None

@@ -11,7 +11,7 @@ from typing import Protocol
 from medha_jax.bench.backend import Backend, BackendError
 from medha_jax.bench.load_generator import LoadGenerator, LoadSettings, Tally
 from medha_jax.results import Repeat, RequestRecord
-from medha_jax.workload import ConvoyConfig, Isolated, Request, Workload, WorkloadConfig, build, build_convoy
+from medha_jax.workload import ConvoyConfig, Isolated, Workload, WorkloadConfig, WorkloadRequest, build, build_convoy
 
 SHOWN_EVERY_S = 0.5
 ALONE_LENGTHS, ALONE_TIMES, ALONE_SECONDS = 4, 3, 2.0
@@ -59,7 +59,7 @@ class Session:
         self._settings = dataclasses.replace(self._settings, alone=alone)
 
     async def send(
-        self, what: str, workload: Workload, requests: Sequence[Request], settings: LoadSettings | None = None
+        self, what: str, workload: Workload, requests: Sequence[WorkloadRequest], settings: LoadSettings | None = None
     ) -> tuple[RequestRecord, ...]:
         """Send requests of a workload and wait for their ends."""
         if self.stopped:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from medha_jax.bench.backend import Backend
     from medha_jax.bench.own_server import OwnServer
     from medha_jax.cli.bench_options import ClientOptions, PolicyOptions, ServerOptions
-    from medha_jax.workload import Request
+    from medha_jax.workload import WorkloadRequest
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 POOL_TOKENS = 2**18  # that a pool has at most unless it is stated, or one request needs more
@@ -88,7 +88,7 @@ def check_own(context: typer.Context, options: ServerOptions) -> None:
         raise typer.BadParameter(f"{as_flags(wrong)} beside --server or --url, which has its own")
 
 
-def needs_of(requests: Iterable[Request], slots: int, page: int) -> Needs | None:
+def needs_of(requests: Iterable[WorkloadRequest], slots: int, page: int) -> Needs | None:
     """What requests need of a server; None where the tokens of a prompt are not known.
 
     Args:
@@ -107,7 +107,7 @@ def needs_of(requests: Iterable[Request], slots: int, page: int) -> Needs | None
 
 
 @contextmanager
-def opened(options: ServerOptions, policy: PolicyOptions, requests: Iterable[Request]) -> Iterator[Target]:
+def opened(options: ServerOptions, policy: PolicyOptions, requests: Iterable[WorkloadRequest]) -> Iterator[Target]:
     """The server, ready; one's own is started before the block, with this policy, and stopped after it.
 
     Raises:
@@ -121,7 +121,7 @@ def opened(options: ServerOptions, policy: PolicyOptions, requests: Iterable[Req
         yield Target(sized, policy, server.address, server.start_s)
 
 
-def fitted(options: ServerOptions, requests: Iterable[Request]) -> ServerOptions:
+def fitted(options: ServerOptions, requests: Iterable[WorkloadRequest]) -> ServerOptions:
     """The options with a context and a pool for these requests, where none are stated."""
     needs = needs_of(requests, options.slots, load_mesh(options.mesh).page_size)
     if needs is None:

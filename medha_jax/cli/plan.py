@@ -132,9 +132,10 @@ def _compare(
     """Every layout's estimate, best goodput first within front and rest, and those that cannot be."""
     from medha_jax.simulate.estimate import Estimator, Targets, mark_front
     from medha_jax.simulate.layouts import Refused, candidates, look_at
-    from medha_jax.workload import load_mix
+    from medha_jax.workload import WorkloadConfig, build, preset_of
 
-    sample = load_mix(asked.workload).poisson(1.0, SAMPLE_SECONDS, SAMPLE)
+    workload = WorkloadConfig(source=preset_of(asked.workload), duration=SAMPLE_SECONDS, seed=SAMPLE)
+    sample = build(workload).requests
     targets = Targets(asked.slo_ttft_s, asked.slo_tpot_ms / 1000)
     found: list[Estimate] = []
     refused: list[Refused] = []

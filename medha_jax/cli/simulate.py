@@ -6,38 +6,30 @@ import dataclasses
 import json as jsons
 import time
 from collections.abc import Sequence
-from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from medha_jax.cli.generation_report import reader_may_leave
+from medha_jax.cli.option_groups import Shown, takes_groups
 from medha_jax.cli.progress import SimulationProgress
 from medha_jax.cli.simulate_measure import measure
-from medha_jax.cli.simulate_traffic import traffic
-from medha_jax.config import POLICIES, SchedulerConfig
+from medha_jax.cli.simulate_traffic import SIMULATED, traffic
+from medha_jax.config import POLICIES, SchedulerConfig, setting
 
 if TYPE_CHECKING:
     from medha_jax.simulate.deployments import Deployment
     from medha_jax.simulate.run import Outcome
-    from medha_jax.workload import Arrival
+    from medha_jax.workload import WorkloadRequest
 
 LOADS = (0.5, 0.9, 1.2)
+SHORT_PROMPTS = 100, 2000  # least and most tokens
 _WORKLOAD, _SCHEDULER = "Workload", "Scheduler"
 
-
-class PolicyName(StrEnum):
-    """Order of the prompts."""
-
-    FCFS = "fcfs"
-    SRTF = "srtf"
-    EDF = "edf"
-    LRS = "lrs"
-    LARS = "lars"
-    RED = "red"
-
-
-DEFAULT_POLICY = PolicyName(SchedulerConfig.policy)
+# These commands compare policies, so that the policy is no option of the scheduler.
+EVERY_POLICY = dataclasses.replace(SIMULATED, without=(*SIMULATED.without, "policy", "chunk_preemption"))
+EVERY_MARGIN = dataclasses.replace(EVERY_POLICY, without=(*EVERY_POLICY.without, "deadline_margin"))
 
 
 def show_help(context: typer.Context) -> None:
@@ -54,51 +46,99 @@ simulate = typer.Typer(
 simulate.command()(traffic)
 simulate.command()(measure)
 
-DeploymentOption = Annotated[str, typer.Option(metavar="NAME", help="Machine: a100-16 or a100-16-slow-kv.")]
-SeedOption = Annotated[int, typer.Option(min=0, help="Of lengths and arrivals.", rich_help_panel=_WORKLOAD)]
-TpotOption = Annotated[
-    float | None,
-    typer.Option(min=1, metavar="MS", help="Target per output token. Default: 50.", rich_help_panel=_SCHEDULER),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
+
+@dataclass(frozen=True)
+class ShownSimulation:
+    """The machine, and what is printed."""
+
+    deployment: str = setting("a100-16", "Machine: a100-16 or a100-16-slow-kv.", metavar="NAME")
+    json: bool = setting(False, "Print one JSON object instead of a table.", switch=True)
+
+    @property
+    def machine(self) -> Deployment:
+        """The machine of that name.
+
+        Raises:
+            typer.BadParameter: there is none.
+        """
+        from medha_jax.simulate.deployments import DEPLOYMENTS
+
+        if self.deployment not in DEPLOYMENTS:
+            raise typer.BadParameter(f"there is no deployment {self.deployment!r}; there are {', '.join(DEPLOYMENTS)}")
+        return DEPLOYMENTS[self.deployment]
+
+
+@dataclass(frozen=True)
+class SimulatedConvoy:
+    """One long prompt and the short ones behind it."""
+
+    duration: float = setting(200.0, "Seconds in which a short request comes every second.", at_least=1, metavar="S")
+    long_prompt: int = setting(1_000_000, "Tokens of the long prompt.", at_least=1)
+    output: int = setting(64, "Output tokens of every request.", at_least=2)
+    seed: int = setting(0, "Of lengths and arrivals.", at_least=0)
+
+
+@dataclass(frozen=True)
+class ComparedPolicies:
+    """Traffic, and the policies that serve it."""
+
+    mix: str = setting("5", "Percentage of long requests, or a preset's name.", metavar="0|1|5", panel=_WORKLOAD)
+    load: tuple[float, ...] = setting(
+        (),
+        "Seconds of isolated prefill that arrive in a second; may be repeated. Default: 0.5, 0.9 and 1.2.",
+        at_least=0,
+        metavar="X",
+        panel=_WORKLOAD,
+    )
+    rate: float | None = setting(
+        None, "Requests a second, instead of --load.", at_least=0, metavar="X", panel=_WORKLOAD
+    )
+    duration: float = setting(3600.0, "Seconds in which requests come.", at_least=1, metavar="S", panel=_WORKLOAD)
+    drain: bool = setting(True, "Serve everything, or stop when the last request has come.", panel=_WORKLOAD)
+    seed: int = setting(0, "Of lengths and arrivals.", at_least=0, panel=_WORKLOAD)
+    policy: tuple[str, ...] = setting((), "May be repeated. Default: all.", choices=POLICIES, panel=_SCHEDULER)
+    margin: tuple[float, ...] = setting(
+        (),
+        f"Deadline margin of lars; may be repeated. Default: {SchedulerConfig.deadline_margin}.",
+        at_least=0,
+        at_most=1,
+        panel=_SCHEDULER,
+    )
 
 
 @simulate.command()
+@takes_groups
 def convoy(
-    duration: Annotated[
-        float,
-        typer.Option(
-            min=1, metavar="S", help="Seconds in which a short request comes every second.", rich_help_panel=_WORKLOAD
-        ),
-    ] = 200,
-    long_prompt: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Tokens of the long prompt.", rich_help_panel=_WORKLOAD)
-    ] = 1_000_000,
-    output: Annotated[
-        int, typer.Option(min=2, metavar="N", help="Output tokens of every request.", rich_help_panel=_WORKLOAD)
-    ] = 64,
-    seed: SeedOption = 0,
-    deployment: DeploymentOption = "a100-16",
-    tpot_ms: TpotOption = None,
-    json: JsonOption = False,
+    asked: Annotated[SimulatedConvoy, Shown(panel=_WORKLOAD)],
+    shown: ShownSimulation,
+    settings: Annotated[SchedulerConfig, EVERY_POLICY],
 ) -> None:
     """One long prompt, then a short one of 100 to 2,000 tokens every second: who waits for whom.
 
     The first row is first come, first served without taking turns chunk by chunk; ratios are to its median.
     """
     from medha_jax.simulate.report import summarise_convoy
-    from medha_jax.workload import convoy as workload
+    from medha_jax.workload import ConvoyConfig, build_convoy
 
-    machine, settings = _deployment(deployment), _settings(tpot_ms)
-    arrivals = workload(duration, seed, long_prompt, output=output)
+    least, most = SHORT_PROMPTS
+    requests = build_convoy(
+        ConvoyConfig(
+            long_prompt=asked.long_prompt,
+            long_output=asked.output,
+            shorts=int(asked.duration),
+            short_prompt=least,
+            short_prompt_most=most,
+            short_output=asked.output,
+            seed=asked.seed,
+        )
+    ).requests
+    machine = shown.machine
     whole = ("fcfs, whole prompts", dataclasses.replace(settings, policy="fcfs", chunk_preemption=False))
-    rows = []
-    for name, config in (whole, *((name, dataclasses.replace(settings, policy=name)) for name in POLICIES)):
-        outcome = _run(name, machine, config, arrivals)
-        rows.append(summarise_convoy(name, outcome, machine))
+    variants = (whole, *((name, dataclasses.replace(settings, policy=name)) for name in POLICIES))
+    rows = [summarise_convoy(name, _run(name, machine, config, requests), machine) for name, config in variants]
     with reader_may_leave():
-        if json:
-            print(jsons.dumps({"simulated": True, "rows": [dataclasses.asdict(row) for row in rows]}), flush=True)
+        if shown.json:
+            _print_rows(rows)
         else:
             from medha_jax.cli.simulate_tables import print_convoy
 
@@ -106,98 +146,51 @@ def convoy(
 
 
 @simulate.command()
+@takes_groups
 def policies(
-    mix: Annotated[
-        str, typer.Option(metavar="0|1|5", help="Percentage of long requests.", rich_help_panel=_WORKLOAD)
-    ] = "5",
-    load: Annotated[
-        list[float] | None,
-        typer.Option(
-            min=0,
-            metavar="X",
-            help="Seconds of isolated prefill that arrive in a second; may be repeated. Default: 0.5, 0.9 and 1.2.",
-            rich_help_panel=_WORKLOAD,
-        ),
-    ] = None,
-    rate: Annotated[
-        float | None,
-        typer.Option(min=0, metavar="X", help="Requests a second, instead of --load.", rich_help_panel=_WORKLOAD),
-    ] = None,
-    duration: Annotated[
-        float, typer.Option(min=1, metavar="S", help="Seconds in which requests come.", rich_help_panel=_WORKLOAD)
-    ] = 3600,
-    drain: Annotated[
-        bool,
-        typer.Option(help="Serve everything, or stop when the last request has come.", rich_help_panel=_WORKLOAD),
-    ] = True,
-    seed: SeedOption = 0,
-    policy: Annotated[
-        list[PolicyName] | None,
-        typer.Option(help="May be repeated. Default: all.", rich_help_panel=_SCHEDULER),
-    ] = None,
-    margin: Annotated[
-        list[float] | None,
-        typer.Option(
-            min=0,
-            max=1,
-            help=f"Deadline margin of lars; may be repeated. Default: {SchedulerConfig().deadline_margin}.",
-            rich_help_panel=_SCHEDULER,
-        ),
-    ] = None,
-    tpot_ms: TpotOption = None,
-    deployment: DeploymentOption = "a100-16",
-    json: JsonOption = False,
+    asked: ComparedPolicies, shown: ShownSimulation, settings: Annotated[SchedulerConfig, EVERY_MARGIN]
 ) -> None:
     """Every policy on the same mix of short and long prompts: who is on time, who waits how long."""
     from medha_jax.simulate.report import summarise
     from medha_jax.simulate.run import alone
-    from medha_jax.workload import load_mix
+    from medha_jax.workload import WorkloadConfig, build, build_offered, preset_of
 
-    machine, lengths = _deployment(deployment), load_mix(mix)
-    variants = _variants(policy, margin, tpot_ms)
+    machine, variants = shown.machine, _variants(asked, settings)
+    workload = WorkloadConfig(source=preset_of(asked.mix), duration=asked.duration, seed=asked.seed)
     rows = []
-    for offered in [None] if rate is not None else load or LOADS:
-        if offered is None:
-            arrivals = lengths.poisson(rate or 0.0, duration, seed)
+    for load in [None] if asked.rate is not None else asked.load or LOADS:
+        if load is None:
+            requests = build(dataclasses.replace(workload, rate=asked.rate or 0.0)).requests
         else:
-            arrivals = lengths.offered(offered, duration, seed, alone(machine, _settings(tpot_ms)))
+            requests = build_offered(workload, load, alone(machine, settings)).requests
         for name, config in variants:
-            outcome = _run(name, machine, config, arrivals, None if drain else duration)
-            rows.append(summarise(name, outcome, duration))
+            outcome = _run(name, machine, config, requests, None if asked.drain else asked.duration)
+            rows.append(summarise(name, outcome, asked.duration))
     with reader_may_leave():
-        if json:
-            print(jsons.dumps({"simulated": True, "rows": [dataclasses.asdict(row) for row in rows]}), flush=True)
+        if shown.json:
+            _print_rows(rows)
         else:
             from medha_jax.cli.simulate_tables import print_policies
 
-            print_policies(rows, machine, f"{mix} % long, requests come for {duration:,.0f} s, seed {seed}")
+            words = f"{asked.mix} % long" if asked.mix.isdigit() else asked.mix
+            print_policies(rows, machine, f"{words}, requests come for {asked.duration:,.0f} s, seed {asked.seed}")
 
 
-def _deployment(name: str) -> Deployment:
-    from medha_jax.simulate.deployments import DEPLOYMENTS
-
-    if name not in DEPLOYMENTS:
-        raise typer.BadParameter(f"there is no deployment {name!r}; there are {', '.join(DEPLOYMENTS)}")
-    return DEPLOYMENTS[name]
+def _print_rows(rows: Sequence[Any]) -> None:
+    print(jsons.dumps({"simulated": True, "rows": [dataclasses.asdict(row) for row in rows]}), flush=True)
 
 
-def _settings(tpot_ms: float | None) -> SchedulerConfig:
-    settings = SchedulerConfig(max_waiting=2**31)
-    return settings if tpot_ms is None else dataclasses.replace(settings, tpot_target_s=tpot_ms / 1000)
-
-
-def _variants(
-    policies: Sequence[str] | None, margins: Sequence[float] | None, tpot_ms: float | None
-) -> list[tuple[str, SchedulerConfig]]:
+def _variants(asked: ComparedPolicies, settings: SchedulerConfig) -> list[tuple[str, SchedulerConfig]]:
     """Schedulers to compare, with their names."""
-    settings = _settings(tpot_ms)
     found: list[tuple[str, SchedulerConfig]] = []
-    for policy in policies or POLICIES:
-        config = dataclasses.replace(settings, policy=str(policy))
-        if config.policy == "lars" and margins:
-            found += [(f"lars {margin:g}", dataclasses.replace(config, deadline_margin=margin)) for margin in margins]
+    for policy in asked.policy or POLICIES:
+        config = dataclasses.replace(settings, policy=policy)
+        if policy == "lars" and asked.margin:
+            found += [
+                (f"lars {margin:g}", dataclasses.replace(config, deadline_margin=margin)) for margin in asked.margin
+            ]
         else:
-            found.append((config.policy, config))
+            found.append((policy, config))
     return found
 
 
@@ -205,12 +198,12 @@ def _run(
     name: str,
     deployment: Deployment,
     config: SchedulerConfig,
-    arrivals: Sequence[Arrival],
+    requests: Sequence[WorkloadRequest],
     until: float | None = None,
 ) -> Outcome:
     from medha_jax.simulate.run import simulate as run
     from medha_jax.simulate.run import spare_modules
 
     spare_modules()
-    with SimulationProgress(name, len(arrivals), time.monotonic) as progress:
-        return run(deployment, config, arrivals, until, progress.update)
+    with SimulationProgress(name, len(requests), time.monotonic) as progress:
+        return run(deployment, config, requests, until, progress.update)

@@ -5,101 +5,105 @@ from __future__ import annotations
 import dataclasses
 import json as jsons
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from medha_jax.cli.generation_report import reader_may_leave
-from medha_jax.cli.mesh import MeshOption, mesh_config
+from medha_jax.cli.mesh import mesh_config
+from medha_jax.cli.option_groups import Shown, takes_groups
 from medha_jax.cli.plan import token_count
 from medha_jax.cli.progress import SimulationProgress
-from medha_jax.config import SchedulerConfig
+from medha_jax.config import SchedulerConfig, setting
 
 if TYPE_CHECKING:
+    from medha_jax.results import Run
     from medha_jax.simulate.calibration import Calibration
     from medha_jax.simulate.deployments import Deployment
-    from medha_jax.workload import Arrival
+    from medha_jax.simulate.run import Outcome
+    from medha_jax.workload import WorkloadRequest
 
-_MACHINE, _WORKLOAD, _SCHEDULER = "Machine", "Workload", "Scheduler"
+_MACHINE, _WORKLOAD = "Machine", "Workload"
+
+# How commands that simulate show the scheduler's settings: every request is taken, and prompts have no content.
+SIMULATED = Shown(
+    without=("max_waiting", "max_waiting_tokens", "prefix_cache"),
+    defaults={"max_waiting": 2**31, "prefix_cache": False},
+    options={"tpot_target_s": "tpot_ms"},
+)
 
 
-def traffic(
-    calibration: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Ticks that `simulate measure` wrote.", rich_help_panel=_MACHINE),
-    ] = None,
-    model: Annotated[
-        str,
-        typer.Option(metavar="NAME|FILE|DIR", help="llama3-8b and others, or a config.json.", rich_help_panel=_MACHINE),
-    ] = "llama3-8b",
-    mesh: MeshOption = "dgx-h100-8",
-    context: Annotated[
-        str, typer.Option(metavar="N", help="Tokens of a longest request: 131072, 512K, 10M.", rich_help_panel=_MACHINE)
-    ] = "1M",
-    slots: Annotated[
-        int, typer.Option(min=1, max=65536, metavar="N", help="Most requests at once.", rich_help_panel=_MACHINE)
-    ] = 128,
-    workload: Annotated[
-        str, typer.Option(metavar="0|1|5", help="Percentage of long requests.", rich_help_panel=_WORKLOAD)
-    ] = "5",
-    scale: Annotated[
-        float,
-        typer.Option(
-            min=1e-4, max=10, metavar="X", help="Multiplies every prompt and output.", rich_help_panel=_WORKLOAD
-        ),
-    ] = 1,
-    rate: Annotated[
-        float, typer.Option(min=1e-4, metavar="X", help="Requests a second, Poisson.", rich_help_panel=_WORKLOAD)
-    ] = 0.5,
-    duration: Annotated[
-        float, typer.Option(min=1, metavar="S", help="Seconds in which requests come.", rich_help_panel=_WORKLOAD)
-    ] = 600,
-    seed: Annotated[int, typer.Option(min=0, help="Of lengths and arrivals.", rich_help_panel=_WORKLOAD)] = 0,
-    policy: Annotated[
-        str, typer.Option(metavar="NAME", help="Order of the prompts.", rich_help_panel=_SCHEDULER)
-    ] = SchedulerConfig().policy,
-    tpot_ms: Annotated[
-        float, typer.Option(min=1, metavar="MS", help="Target per output token.", rich_help_panel=_SCHEDULER)
-    ] = 50,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object, with a record a request.")] = False,
-) -> None:
+@dataclass(frozen=True)
+class TrafficOptions:
+    """The machine, and what is asked of it."""
+
+    calibration: Path | None = setting(None, "Ticks that `simulate measure` wrote.", metavar="FILE", panel=_MACHINE)
+    model: str = setting(
+        "llama3-8b", "llama3-8b and others, or a config.json.", metavar="NAME|FILE|DIR", panel=_MACHINE
+    )
+    mesh: str = setting(
+        "dgx-h100-8", "YAML file, a name from mesh_configs/, or tp=N,spp=N,kvp=N.", metavar="LAYOUT", panel=_MACHINE
+    )
+    context: str = setting("1M", "Tokens of a longest request: 131072, 512K, 10M.", metavar="N", panel=_MACHINE)
+    slots: int = setting(128, "Most requests at once.", at_least=1, at_most=65536, panel=_MACHINE)
+    as_in: Path | None = setting(
+        None,
+        "The same requests as in a run that `bench --out` wrote, and both side by side; options below are not read.",
+        metavar="DIR",
+        panel=_WORKLOAD,
+    )
+    workload: str = setting("5", "Percentage of long requests, or a preset's name.", metavar="0|1|5", panel=_WORKLOAD)
+    scale: float = setting(
+        1.0, "Multiplies every prompt and output.", at_least=1e-4, at_most=10, metavar="X", panel=_WORKLOAD
+    )
+    rate: float = setting(0.5, "Requests a second, Poisson.", at_least=1e-4, metavar="X", panel=_WORKLOAD)
+    duration: float = setting(600.0, "Seconds in which requests come.", at_least=1, metavar="S", panel=_WORKLOAD)
+    seed: int = setting(0, "Of lengths and arrivals.", at_least=0, panel=_WORKLOAD)
+    json: bool = setting(False, "Print one JSON object, with a record a request.", switch=True)
+
+
+@takes_groups
+def traffic(asked: TrafficOptions, settings: Annotated[SchedulerConfig, SIMULATED]) -> None:
     """Serve a workload on the virtual clock: TTFT, TPOT and throughput, by kind of request.
 
     With --calibration the machine is the measured one, and how far its times are off is printed by kind of tick.
     """
-    from medha_jax.simulate.records import records
     from medha_jax.simulate.run import simulate as run
     from medha_jax.simulate.run import spare_modules
 
     measured = None
-    if calibration is None:
-        machine = _modelled(model, mesh, token_count(context), slots)
+    if asked.calibration is None:
+        machine = _modelled(asked.model, asked.mesh, token_count(asked.context), asked.slots)
     else:
-        measured = _measured(calibration)
+        measured = _measured(asked.calibration)
         machine = measured.machine()
-    arrivals = _arrivals(workload, scale, rate, duration, seed, machine.context)
-    settings = SchedulerConfig(max_waiting=2**31, policy=policy, tpot_target_s=tpot_ms / 1000)
+    real = None if asked.as_in is None else _real(asked.as_in)
+    requests = _drawn(asked, machine.context) if real is None else _requests_of(real)
     spare_modules()
-    with SimulationProgress(policy, len(arrivals), time.monotonic) as progress:
-        outcome = run(machine, settings, arrivals, on_progress=progress.update)
-    found = records(outcome, settings.tpot_target_s)
+    with SimulationProgress(settings.policy, len(requests), time.monotonic) as progress:
+        outcome = run(machine, settings, requests, on_progress=progress.update)
     with reader_may_leave():
-        if json:
+        if asked.json:
+            records = [dataclasses.replace(one, tpot_slo_s=settings.tpot_target_s) for one in outcome.records]
             stated = {
                 "simulated": True,
                 "machine": machine.about,
                 "errors": [dataclasses.asdict(one) for one in measured.errors] if measured else None,
                 "seconds": outcome.end,
-                "records": [dataclasses.asdict(one) for one in found],
+                "records": [dataclasses.asdict(one) for one in records],
             }
             print(jsons.dumps(stated, allow_nan=False), flush=True)
-        else:
-            from medha_jax.cli.simulate_tables import print_errors, print_traffic
+            return
+        from medha_jax.cli.printing import print_table
+        from medha_jax.cli.simulate_tables import print_errors, print_traffic
+        from medha_jax.results import run_tables
 
-            print_traffic(outcome, machine)
-            if measured is not None:
-                print_errors(measured)
+        print_traffic(outcome, machine)
+        if real is not None:
+            for table in run_tables([real, _run_of(outcome, machine, real)]):
+                print_table(table)
+        if measured is not None:
+            print_errors(measured)
 
 
 def _modelled(model: str, mesh: str, context: int, slots: int) -> Deployment:
@@ -123,12 +127,53 @@ def _measured(path: Path) -> Calibration:
     return read_calibration(path)
 
 
-def _arrivals(workload: str, scale: float, rate: float, duration: float, seed: int, context: int) -> list[Arrival]:
-    """Requests of a mix, scaled; none longer than the context."""
-    from medha_jax.workload import load_mix
+def _drawn(asked: TrafficOptions, context: int) -> list[WorkloadRequest]:
+    """Requests of a mix, scaled; those that are longer than the context are cut to it."""
+    from medha_jax.workload import WorkloadConfig, build, preset_of
 
-    def scaled(one: Arrival) -> Arrival:
-        output = min(max(1, round(scale * one.output)), context // 2)
-        return dataclasses.replace(one, output=output, prompt=min(max(1, round(scale * one.prompt)), context - output))
+    config = WorkloadConfig(
+        source=preset_of(asked.workload),
+        scale=asked.scale,
+        rate=asked.rate,
+        duration=asked.duration,
+        seed=asked.seed,
+    )
 
-    return [scaled(one) for one in load_mix(workload).poisson(rate, duration, seed)]
+    def fitted(one: WorkloadRequest) -> WorkloadRequest:
+        output = min(one.output_tokens, context // 2)
+        return dataclasses.replace(one, output_tokens=output, prompt_tokens=min(one.length, context - output))
+
+    return [fitted(one) for one in build(config).requests]
+
+
+def _real(directory: Path) -> Run:
+    """The first measurement of a run that a benchmark wrote, its requests in the order in which they were due.
+
+    Raises:
+        ResultsError: there is none.
+    """
+    from medha_jax.results import read_run
+
+    run = read_run(directory)
+    first = run.repeats[0]
+    ordered = dataclasses.replace(first, records=tuple(sorted(first.records, key=lambda one: one.due)))
+    return dataclasses.replace(run, repeats=(ordered,))
+
+
+def _requests_of(real: Run) -> list[WorkloadRequest]:
+    """The requests that a server was really sent."""
+    from medha_jax.workload import WorkloadRequest
+
+    records = real.repeats[0].records
+    return [WorkloadRequest(one.index, one.due, one.kind, one.prompt_tokens, one.output_tokens) for one in records]
+
+
+def _run_of(outcome: Outcome, machine: Deployment, real: Run) -> Run:
+    """A simulation as a run, judged by the objectives of the real one."""
+    from medha_jax.results import Repeat, Run
+
+    records = tuple(
+        dataclasses.replace(simulated, deadline_s=one.deadline_s, tpot_slo_s=one.tpot_slo_s)
+        for simulated, one in zip(outcome.records, real.repeats[0].records, strict=True)
+    )
+    return Run("simulated", (Repeat(records),), {"machine": machine.about}, {})

@@ -102,3 +102,10 @@ class SchedulerConfig:
 
     def __post_init__(self) -> None:
         check_settings(self)
+
+    def default_deadline_s(self, alone_s: float) -> float:
+        """Seconds to the first token of a request that states no target, by the seconds of its prefill alone.
+
+        Medha's rule: `max(ttft_multiple * alone, ttft_floor_s)`.
+        """
+        return max(self.ttft_multiple * alone_s, self.ttft_floor_s)

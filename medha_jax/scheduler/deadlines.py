@@ -12,14 +12,14 @@ from medha_jax.scheduler.request import ENDED, RequestState, SchedulerRequest
 def due_at(request: SchedulerRequest, config: SchedulerConfig, alone: float) -> float:
     """When the first token is due, in seconds.
 
-    After the request's TTFT target, else at its deadline, else `max(ttft_multiple * alone, ttft_floor_s)` after its
-    arrival, `alone` being the predicted seconds of its prompt on a machine of its own (Medha: 1.5 times, 0.5 s).
+    After the request's TTFT target, else at its deadline, else the default deadline after its arrival, `alone` being
+    the predicted seconds of its prompt on a machine of its own.
     """
     if request.slo.ttft_s is not None:
         return request.arrival_s + request.slo.ttft_s
     if request.deadline_s is not None:
         return request.deadline_s
-    return request.arrival_s + max(config.ttft_multiple * alone, config.ttft_floor_s)
+    return request.arrival_s + config.default_deadline_s(alone)
 
 
 class Expiries:

@@ -29,7 +29,7 @@ from medha_jax.specs.buckets import smallest_sizes
 from medha_jax.specs.chunk_work import chunk_attentions
 from medha_jax.specs.sizes import UNBOUNDED, Sizes
 from medha_jax.specs.tick_shapes import TickShapes
-from medha_jax.workload import Arrival
+from medha_jax.workload import WorkloadRequest
 
 SHARES = np.linspace(0.01, 0.99, 99)  # of the capacity
 
@@ -45,8 +45,7 @@ class Targets:
         """Seconds to the first token that each request has, by its seconds alone `[requests]`."""
         if self.ttft_s is not None:
             return np.full_like(alone, self.ttft_s)
-        config = SchedulerConfig()
-        return np.maximum(config.ttft_multiple * alone, config.ttft_floor_s)
+        return np.array([SchedulerConfig().default_deadline_s(seconds) for seconds in alone.tolist()])
 
 
 @dataclass(frozen=True)
@@ -95,11 +94,11 @@ class Estimator:
     targets: Targets
     slots: int
 
-    def estimate(self, sample: Sequence[Arrival]) -> Estimate:
+    def estimate(self, sample: Sequence[WorkloadRequest]) -> Estimate:
         """The layout's figures for a longest request and for traffic like a sample of requests."""
         candidate = self.feasible.candidate
         requests, goodput = self._traffic(sample)
-        tokens = requests * sum(one.prompt + one.output for one in sample) / len(sample)
+        tokens = requests * sum(one.length + one.output_tokens for one in sample) / len(sample)
         hourly = self.hardware.price * candidate.mesh.devices * candidate.replicas
         return Estimate(
             candidate=candidate,
@@ -162,13 +161,13 @@ class Estimator:
         squares = chunk_attentions(np.zeros_like(lengths), lengths, UNBOUNDED)
         return self._stages * self.cost.many(rows, squares, lengths, np.ones_like(lengths))
 
-    def _traffic(self, sample: Sequence[Arrival]) -> tuple[float, float]:
+    def _traffic(self, sample: Sequence[WorkloadRequest]) -> tuple[float, float]:
         """Requests a second that one replica can serve, and that it serves on time."""
         mesh, cost, per_group = self.cost.sizes.mesh, self.cost, self._shapes.per_group
         tick, decode = self.targets.tpot_s / self._stages, mesh.buckets.decode
         idle = cost.seconds(TickWork(decode[0]))
-        prompts = np.array([min(one.prompt, self.context) for one in sample], float)
-        outputs = np.array([one.output for one in sample], float)
+        prompts = np.array([min(one.length, self.context) for one in sample], float)
+        outputs = np.array([one.output_tokens for one in sample], float)
         if idle >= tick:
             return 0.0, 0.0
         elapsed = self._busy.elapsed(prompts)

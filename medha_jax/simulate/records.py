@@ -1,40 +1,47 @@
-"""Simulated requests as the records that benchmarks keep, so that both are reported the same way."""
+"""Simulated requests as the records that benchmarks keep, so that both are judged and reported the same way."""
 
 from __future__ import annotations
 
 from medha_jax.results import RequestRecord
-from medha_jax.simulate.run import Outcome, Served, default_deadline
+from medha_jax.workload import WorkloadRequest
 
 
-def records(outcome: Outcome, tpot_slo_s: float | None = None) -> list[RequestRecord]:
-    """What every request got, on the virtual clock.
+def record_of(
+    index: int,
+    request: WorkloadRequest,
+    deadline_s: float,
+    alone_s: float,
+    first: float | None,
+    finished: float | None,
+    end: float,
+) -> RequestRecord:
+    """What a request got on the virtual clock. All times are in seconds.
 
-    A simulation notes the first token and the last one, not those between, so `outputs` has two entries at most: gaps
+    A simulation notes the first token and the last one, not those between. So `outputs` has two entries at most: gaps
     between tokens are not in it, their mean (TPOT) is exact.
 
     Args:
-        outcome: of a simulation.
-        tpot_slo_s: seconds per output token that were promised.
+        index: its place among the requests.
+        request: what was asked for, and when.
+        deadline_s: that its first token has.
+        alone_s: of its prefill alone.
+        first: when its first token came; None if the simulation ended before.
+        finished: when its last one did; None if the simulation ended before.
+        end: of the simulation.
     """
-    return [_record(index, served, tpot_slo_s) for index, served in enumerate(outcome.served)]
-
-
-def _record(index: int, served: Served, tpot_slo_s: float | None) -> RequestRecord:
-    arrival, first, finished = served.arrival, served.first, served.finished
     outputs: list[tuple[float, int]] = [] if first is None else [(first, 1)]
-    if finished is not None and arrival.output > 1:
-        outputs.append((finished, arrival.output - 1))
+    if finished is not None and request.output_tokens > 1:
+        outputs.append((finished, request.output_tokens - 1))
     return RequestRecord(
         index=index,
-        kind="long" if arrival.long else "short",
-        prompt_tokens=arrival.prompt,
-        output_tokens=arrival.output,
-        due=arrival.at,
-        sent=arrival.at,
+        kind=request.kind,
+        prompt_tokens=request.length,
+        output_tokens=request.output_tokens,
+        due=request.at,
+        sent=request.at,
         outputs=tuple(outputs),
-        ended=served.end if finished is None else finished,
+        ended=end if finished is None else finished,
         status="unfinished" if finished is None else "ok",
-        deadline_s=default_deadline(served.isolated),
-        tpot_slo_s=tpot_slo_s,
-        alone_s=served.isolated,
+        deadline_s=deadline_s,
+        alone_s=alone_s,
     )

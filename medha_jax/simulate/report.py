@@ -7,16 +7,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from medha_jax.results import RequestRecord
+from medha_jax.results.group import group_of
+from medha_jax.results.metrics import tpot, waited
 from medha_jax.simulate.deployments import Deployment
-from medha_jax.simulate.run import Outcome, Served
+from medha_jax.simulate.run import Outcome
 
 
 @dataclass(frozen=True)
-class Summary:
+class PolicySummary:
     """One policy under one load; every figure is simulated.
 
-    TTFT of a request without a first token is the time until the simulation ended. Shares and percentiles of nothing
-    are None.
+    Figures of one request are those of `medha_jax.results`. TTFT of a request without a first token is its wait until
+    the simulation ended. Shares and percentiles of nothing are None.
 
     Args:
         policy: its name.
@@ -52,7 +55,7 @@ class Summary:
     seconds: float
 
 
-def summarise(policy: str, outcome: Outcome, arriving: float) -> Summary:
+def summarise(policy: str, outcome: Outcome, arriving: float) -> PolicySummary:
     """Put the figures of a simulation together.
 
     Args:
@@ -60,33 +63,36 @@ def summarise(policy: str, outcome: Outcome, arriving: float) -> Summary:
         outcome: of `simulate`.
         arriving: seconds in which requests arrived.
     """
-    served = outcome.served
-    long = [one for one in served if one.arrival.long]
-    short = [one for one in served if not one.arrival.long]
-    early = [one for one in long if one.arrival.at < arriving / 3]
-    within = sum(one.finished is not None and one.finished <= arriving for one in served)
-    return Summary(
+    records = outcome.records
+    long = [one for one in records if one.kind == "long"]
+    short = [one for one in records if one.kind != "long"]
+    early = [one for one in long if one.due < arriving / 3]
+    return PolicySummary(
         policy=policy,
-        load=sum(one.isolated for one in served) / arriving,
-        requests=len(served),
-        finished=sum(one.finished is not None for one in served),
-        on_time_short=on_time(short),
-        on_time_long=on_time(long),
-        normalised=percentiles([one.normalised for one in served], (50, 90, 99)),
-        normalised_long=percentiles([one.normalised for one in long], (50, 90, 99)),
-        throughput=within / arriving,
+        load=sum(one.alone_s or 0.0 for one in records) / arriving,
+        requests=len(records),
+        finished=sum(one.status == "ok" for one in records),
+        on_time_short=group_of(short).attainment,
+        on_time_long=group_of(long).attainment,
+        normalised=percentiles(_normalised(records), (50, 90, 99)),
+        normalised_long=percentiles(_normalised(long), (50, 90, 99)),
+        throughput=sum(one.status == "ok" and one.ended <= arriving for one in records) / arriving,
         tokens_per_second=outcome.totals.tokens / outcome.end if outcome.end else 0.0,
-        longest_wait=max((one.ttft for one in served), default=0.0),
-        left_behind=(sum(one.first is None for one in early), len(early)),
-        tpot=percentiles([one.tpot for one in served if one.tpot is not None], (50, 99)),
+        longest_wait=group_of(records).longest_wait,
+        left_behind=(sum(not one.outputs for one in early), len(early)),
+        tpot=percentiles(tpots(records), (50, 99)),
         seconds=outcome.end,
     )
 
 
-def on_time(served: Iterable[Served]) -> float | None:
-    """Share of the requests whose first token came by their default deadline, of those where that is known."""
-    known = [one.on_time for one in served if one.on_time is not None]
-    return sum(known) / len(known) if known else None
+def _normalised(records: Iterable[RequestRecord]) -> list[float]:
+    """TTFT of each, or the wait to the end, as a multiple of its prefill alone."""
+    return [waited(one) / one.alone_s for one in records if one.alone_s]
+
+
+def tpots(records: Iterable[RequestRecord]) -> list[float]:
+    """Seconds per output token of each request that has any after the first."""
+    return [each for one in records if (each := tpot(one)) is not None]
 
 
 def percentiles(values: Sequence[float], wanted: Sequence[float]) -> tuple[float, ...] | None:
@@ -117,25 +123,24 @@ class ConvoySummary:
 
 def summarise_convoy(policy: str, outcome: Outcome, deployment: Deployment) -> ConvoySummary:
     """Put the figures of a convoy together; its first request is the long one."""
-    long, *short = outcome.served
-    ttft = percentiles([one.ttft for one in short], (50, 99))
-    tpot = percentiles([one.tpot for one in short if one.tpot is not None], (50, 100))
-    if ttft is None or tpot is None:
+    long, *short = outcome.records
+    ttft, each = percentiles([waited(one) for one in short], (50, 99)), percentiles(tpots(short), (50, 100))
+    if ttft is None or each is None:
         raise ValueError("a convoy needs short requests with at least two output tokens")
     return ConvoySummary(
         policy=policy,
         short_ttft=ttft,
-        short_tpot=tpot,
-        long_ttft=long.ttft,
-        long_finished=long.finished,
-        long_bound=sum(isolated_seconds(one, deployment) for one in outcome.served),
+        short_tpot=each,
+        long_ttft=waited(long),
+        long_finished=long.ended if long.status == "ok" else None,
+        long_bound=sum(isolated_seconds(one, deployment) for one in outcome.records),
     )
 
 
-def isolated_seconds(served: Served, deployment: Deployment) -> float:
+def isolated_seconds(record: RequestRecord, deployment: Deployment) -> float:
     """Seconds from a request's arrival to its last token if it were alone."""
-    arrival = served.arrival
-    contexts = np.arange(arrival.prompt + 1, arrival.prompt + arrival.output, dtype=np.float64)
+    prompt = record.prompt_tokens
+    contexts = np.arange(prompt + 1, prompt + record.output_tokens, dtype=np.float64)
     rows = np.full_like(contexts, deployment.config.mesh.buckets.decode[0])
     ticks = deployment.model.many(rows, np.zeros_like(contexts), contexts, np.ones_like(contexts))
-    return deployment.isolated_prefill(arrival.prompt) + deployment.config.mesh.spp * float(ticks.sum())
+    return deployment.isolated_prefill(prompt) + deployment.config.mesh.spp * float(ticks.sum())

@@ -9,71 +9,24 @@ from dataclasses import dataclass, replace
 from medha_jax.config import SchedulerConfig
 from medha_jax.engine import Completed, Engine, GenerationRequest, NewTokens, scheduler_for
 from medha_jax.plan import SamplingParams
+from medha_jax.results import RequestRecord
 from medha_jax.scheduler.request import Slo
 from medha_jax.simulate.clock import VirtualClock
 from medha_jax.simulate.counted_output import CountedOutput
 from medha_jax.simulate.deployments import Deployment
 from medha_jax.simulate.executor import SimulatedExecutor, SimulationError, Slowed, Totals
-from medha_jax.workload import Arrival
+from medha_jax.simulate.records import record_of
+from medha_jax.workload import WorkloadRequest
 
 STUCK_STEPS, STUCK_PAUSE_S = 1000, 0.001  # of an engine that has requests and runs nothing
 Progress = Callable[[float, int], None]
-
-DEADLINE_MULTIPLE, DEADLINE_FLOOR_S = 1.5, 0.5
-
-
-@dataclass(frozen=True)
-class Served:
-    """What one request got. Times are in seconds since the start; None where the simulation ended before.
-
-    Args:
-        arrival: what was asked for, and when.
-        isolated: seconds of its prefill alone, as `alone` says.
-        first: when its first token came.
-        finished: when its last one did.
-        end: when the simulation ended.
-    """
-
-    arrival: Arrival
-    isolated: float
-    first: float | None
-    finished: float | None
-    end: float
-
-    @property
-    def ttft(self) -> float:
-        """Seconds from the arrival to the first token; to the end of the simulation where there is none."""
-        return (self.end if self.first is None else self.first) - self.arrival.at
-
-    @property
-    def normalised(self) -> float:
-        """TTFT as a multiple of the isolated prefill."""
-        return self.ttft / self.isolated
-
-    @property
-    def tpot(self) -> float | None:
-        """Seconds per output token after the first."""
-        if self.first is None or self.finished is None or self.arrival.output < 2:
-            return None
-        return (self.finished - self.first) / (self.arrival.output - 1)
-
-    @property
-    def e2e(self) -> float | None:
-        """Seconds from the arrival to the last token."""
-        return None if self.finished is None else self.finished - self.arrival.at
-
-    @property
-    def on_time(self) -> bool | None:
-        """Whether the first token came by the default deadline; None where the simulation ended before both."""
-        late = self.ttft > default_deadline(self.isolated)
-        return None if self.first is None and not late else not late
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What a simulation gave: requests in order of arrival, when it ended (seconds), and what was computed."""
 
-    served: tuple[Served, ...]
+    records: tuple[RequestRecord, ...]
     end: float
     totals: Totals
 
@@ -93,11 +46,6 @@ def alone(deployment: Deployment, settings: SchedulerConfig) -> Callable[[int], 
     return seconds
 
 
-def default_deadline(isolated: float) -> float:
-    """Seconds to the first token that a request without stated targets is promised."""
-    return max(DEADLINE_MULTIPLE * isolated, DEADLINE_FLOOR_S)
-
-
 def spare_modules() -> None:
     """Let the garbage collector leave alone what is imported by now: a simulation is 12 % faster for it."""
     gc.freeze()
@@ -106,7 +54,7 @@ def spare_modules() -> None:
 def simulate(
     deployment: Deployment,
     settings: SchedulerConfig,
-    arrivals: Sequence[Arrival],
+    requests: Sequence[WorkloadRequest],
     until: float | None = None,
     on_progress: Progress = lambda seconds, finished: None,
     isolated: Callable[[int], float] | None = None,
@@ -118,7 +66,7 @@ def simulate(
     Args:
         deployment: machine and time model. The scheduler predicts with the same model.
         settings: of the scheduler. Simulated prompts have no content, so there is no prefix cache.
-        arrivals: in order.
+        requests: in the order in which they are due; their prompts' lengths are known.
         until: seconds at which to stop, whatever is unfinished; None to serve everything.
         on_progress: told the simulated seconds and the finished requests, after every step.
         isolated: seconds of a prompt alone, which deadlines are multiples of; None for those of this machine.
@@ -136,17 +84,18 @@ def simulate(
     model = deployment.model
     engine = Engine(executor, scheduler_for(executor, settings, model), model, clock, CountedOutput)
     seconds_alone = isolated or alone(deployment, settings)
-    prefills = [seconds_alone(arrival.prompt) for arrival in arrivals]
-    first: list[float | None] = [None] * len(arrivals)
-    finished: list[float | None] = [None] * len(arrivals)
+    prefills = [seconds_alone(request.length) for request in requests]
+    deadlines = [settings.default_deadline_s(seconds) for seconds in prefills]
+    first: list[float | None] = [None] * len(requests)
+    finished: list[float | None] = [None] * len(requests)
     of_number: dict[int, int] = {}
-    sent, freed = list(arrivals), 0.0
+    sent, freed = list(requests), 0.0
     came = done = stuck = 0
     while until is None or clock() < until:
         while came < len(sent) and sent[came].at <= clock() and (most is None or came - done < most):
             if most is not None:
                 sent[came] = replace(sent[came], at=max(sent[came].at, freed))
-            of_number[engine.add(request_for(sent[came], prefills[came]), sent[came].at)] = came
+            of_number[engine.add(request_for(sent[came], deadlines[came]), sent[came].at)] = came
             came += 1
         if not engine.busy:
             if came == len(sent):
@@ -168,14 +117,15 @@ def simulate(
             raise SimulationError(f"nothing runs at {clock():.1f} s, and {came - done} requests wait")
         on_progress(clock(), done)
     end = clock()
-    rows = zip(sent[:came], prefills[:came], first[:came], finished[:came], strict=True)
-    return Outcome(tuple(Served(*row, end) for row in rows), end, executor.totals)
+    rows = zip(sent[:came], deadlines, prefills, first, finished, strict=False)
+    records = tuple(record_of(index, *row, end) for index, row in enumerate(rows))
+    return Outcome(records, end, executor.totals)
 
 
-def request_for(arrival: Arrival, isolated: float) -> GenerationRequest:
-    """The request of an arrival, with the default deadline stated."""
+def request_for(request: WorkloadRequest, deadline_s: float) -> GenerationRequest:
+    """A request of a workload for the engine, with its deadline stated."""
     return GenerationRequest(
-        range(arrival.prompt),
-        SamplingParams(temperature=0, max_tokens=arrival.output, ignore_eos=True),
-        slo=Slo(ttft_s=default_deadline(isolated)),
+        range(request.length),
+        SamplingParams(temperature=0, max_tokens=request.output_tokens, ignore_eos=True),
+        slo=Slo(ttft_s=deadline_s),
     )

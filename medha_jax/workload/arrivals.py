@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from medha_jax.workload.config import MAX_REQUESTS, WorkloadConfig
-from medha_jax.workload.requests import WorkloadError
+from medha_jax.workload.mixes import WorkloadError
 
 BLOCK = 4096  # times drawn at once
 

@@ -11,10 +11,10 @@ import numpy as np
 
 from medha_jax.workload.arrivals import due_times
 from medha_jax.workload.config import FILES, MAX_REQUESTS, ConvoyConfig, WorkloadConfig
+from medha_jax.workload.mixes import Mix, WorkloadError
 from medha_jax.workload.presets import PRESETS, load_preset
 from medha_jax.workload.request_files import BLOCK_TOKENS, Sample, in_time, read
-from medha_jax.workload.requests import Mix, WorkloadError
-from medha_jax.workload.workload import PROBES, REQUESTS, WARMUPS, Request, Workload
+from medha_jax.workload.requests import PROBES, REQUESTS, WARMUPS, Workload, WorkloadRequest
 
 # Streams of random numbers under one seed, apart from those of content: what one is asked for changes no other.
 _TIMES, _LENGTHS, _WARMUP_LENGTHS, _CANCELS, _OUTPUTS = range(16, 21)
@@ -49,13 +49,54 @@ def build(config: WorkloadConfig, count_tokens: CountTokens | None = None) -> Wo
     return Workload(config, _warmup(config, source), tuple(requests))
 
 
+def build_offered(config: WorkloadConfig, load: float, work: Callable[[int], float]) -> Workload:
+    """Make Poisson requests, as many as make the offered work a stated one.
+
+    Few long requests carry most of the work, so a process of a stated rate offers quite different work in an hour.
+
+    Args:
+        config: names a preset or "random", and a duration; its rate and number of requests are not read.
+        load: seconds of work that arrive in a second, to within one request.
+        work: seconds that a prompt of so many tokens takes alone.
+
+    Raises:
+        WorkloadError: the load is not above 0, or it takes too many requests.
+    """
+    seconds = config.duration
+    if not load > 0 or seconds is None or config.source in FILES:
+        raise WorkloadError(f"a load of {load} for {seconds} s of {config.source!r}; load and duration must be above 0")
+    count, left, taken = 256, load * seconds, 0
+    while True:
+        # a longer draw begins with the same requests
+        drawn = _drawn(config, _source(config, None), np.zeros(count), _LENGTHS)
+        for request in drawn[taken:]:
+            alone = work(request.length)
+            if left < alone / 2:
+                # a Poisson process of a known count: its arrivals are uniform
+                times = np.sort(_rng(config, _TIMES).random(taken)) * seconds
+                rows = zip(drawn, times.tolist(), strict=False)
+                return Workload(config, (), tuple(replace(request, at=at) for request, at in rows))
+            left, taken = left - alone, taken + 1
+        if count >= MAX_REQUESTS:
+            raise WorkloadError(f"a load of {load} takes more than {MAX_REQUESTS:,} requests; allowed are that many")
+        count *= 2
+
+
 def build_convoy(config: ConvoyConfig) -> Workload:
     """One request of kind "long" at 0 and the short ones behind it, by the time when they are due."""
-    long = Request(0, 0.0, "long", config.long_prompt, config.long_output, (REQUESTS, 0))
-    times = [config.first + number * config.interval for number in range(config.shorts)]
+    long = WorkloadRequest(0, 0.0, "long", config.long_prompt, config.long_output, (REQUESTS, 0))
+    rng = np.random.default_rng([config.seed, _LENGTHS])
+    prompts = rng.integers(config.short_prompt, (config.short_prompt_most or config.short_prompt) + 1, config.shorts)
     short = [
-        Request(number, at, "short", config.short_prompt, config.short_output, (REQUESTS, number))
-        for number, at in enumerate(times, 1)
+        WorkloadRequest(
+            index=number,
+            at=config.first + (number - 1) * config.interval,
+            kind="short",
+            prompt_tokens=prompt,
+            output_tokens=config.short_output,
+            content=(REQUESTS, number),
+        )
+        for number, prompt in enumerate(prompts.tolist(), 1)
     ]
     return Workload(config, (), (long, *short))
 
@@ -96,7 +137,7 @@ def _trace_times(config: WorkloadConfig, source: Source) -> np.ndarray:
     return times[times < (math.inf if config.duration is None else config.duration)]
 
 
-def _drawn(config: WorkloadConfig, source: Source, times: np.ndarray, lengths: int) -> list[Request]:
+def _drawn(config: WorkloadConfig, source: Source, times: np.ndarray, lengths: int) -> list[WorkloadRequest]:
     """Requests of the source at some times; lengths that are drawn come from a stream of their own."""
     if isinstance(source, list):
         return [_sampled(config, source[i % len(source)], i, at) for i, at in enumerate(times.tolist())]
@@ -111,10 +152,10 @@ def _drawn(config: WorkloadConfig, source: Source, times: np.ndarray, lengths: i
         prompt, output, long = source.at(uniform)
     prompts, outputs = _scaled(prompt, config.scale), _scaled(output, _output_scale(config))
     rows = zip(times.tolist(), np.where(long, "long", "short").tolist(), prompts, outputs, strict=True)
-    return [Request(i, *row, (REQUESTS, i)) for i, row in enumerate(rows)]
+    return [WorkloadRequest(i, *row, (REQUESTS, i)) for i, row in enumerate(rows)]
 
 
-def _sampled(config: WorkloadConfig, sample: Sample, number: int, at: float) -> Request:
+def _sampled(config: WorkloadConfig, sample: Sample, number: int, at: float) -> WorkloadRequest:
     """The request of a sample."""
     output, prompt = sample.output_tokens, sample.prompt_tokens
     if output is None:
@@ -125,7 +166,8 @@ def _sampled(config: WorkloadConfig, sample: Sample, number: int, at: float) -> 
     kind = "text" if prompt is None else "long" if prompt >= config.long_tokens * config.scale else "short"
     (output,) = _scaled(np.array([output]), _output_scale(config))
     block = max(1, round(BLOCK_TOKENS * config.scale))
-    return Request(number, at, kind, prompt, output, (REQUESTS, number), sample.text, sample.ids, sample.blocks, block)
+    content = REQUESTS, number
+    return WorkloadRequest(number, at, kind, prompt, output, content, sample.text, sample.ids, sample.blocks, block)
 
 
 def _output_scale(config: WorkloadConfig) -> float:
@@ -137,7 +179,7 @@ def _scaled(lengths: np.ndarray, scale: float) -> list[int]:
     return np.maximum(1, np.rint(lengths * scale)).astype(np.int64).tolist()
 
 
-def _cancelled(config: WorkloadConfig, requests: list[Request]) -> list[Request]:
+def _cancelled(config: WorkloadConfig, requests: list[WorkloadRequest]) -> list[WorkloadRequest]:
     """The same requests, a share of which the client cancels after a uniform part of the output."""
     if not config.cancel_rate:
         return requests
@@ -148,7 +190,7 @@ def _cancelled(config: WorkloadConfig, requests: list[Request]) -> list[Request]
     ]
 
 
-def _probes(config: WorkloadConfig, seconds: float) -> list[Request]:
+def _probes(config: WorkloadConfig, seconds: float) -> list[WorkloadRequest]:
     """Probes in even steps, the first after half of one."""
     if not config.probe_rate:
         return []
@@ -158,15 +200,15 @@ def _probes(config: WorkloadConfig, seconds: float) -> list[Request]:
             f"{config.probe_rate:g} probes/s within {seconds:g} s are {count:,}; allowed are 1 to {MAX_REQUESTS:,} "
             "(a duration says how long they go on)"
         )
-    prompt, output = config.probe_prompt, config.probe_output
-    return [Request(i, (i + 0.5) / config.probe_rate, "probe", prompt, output, (PROBES, i)) for i in range(count)]
+    tokens = config.probe_prompt, config.probe_output
+    return [WorkloadRequest(i, (i + 0.5) / config.probe_rate, "probe", *tokens, (PROBES, i)) for i in range(count)]
 
 
-def _warmup(config: WorkloadConfig, source: Source) -> tuple[Request, ...]:
+def _warmup(config: WorkloadConfig, source: Source) -> tuple[WorkloadRequest, ...]:
     """Requests of the source's lengths, up to a limit, with content of their own, so that no cache knows the others."""
     drawn = _drawn(config, source, np.zeros(config.warmup), _WARMUP_LENGTHS)
     return tuple(
-        Request(
+        WorkloadRequest(
             index=i,
             at=0.0,
             kind="warmup",
@@ -178,9 +220,9 @@ def _warmup(config: WorkloadConfig, source: Source) -> tuple[Request, ...]:
     )
 
 
-def _fitting(requests: Sequence[Request], limit: int) -> None:
+def _fitting(requests: Sequence[WorkloadRequest], limit: int) -> None:
     """Refuse requests that are longer than a context."""
-    totals = [(request.prompt_tokens or 0) + request.output_tokens for request in requests]
+    totals = [(request.length) + request.output_tokens for request in requests]
     beyond = sum(total > limit for total in totals)
     if beyond:
         raise WorkloadError(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from medha_jax.workload.mixes import WorkloadError
 from medha_jax.workload.presets import PRESETS
-from medha_jax.workload.requests import WorkloadError
 
 FILES = ("prompts", "mooncake", "azure")
 SOURCES = (*PRESETS, "random", *FILES)
@@ -157,6 +157,7 @@ class ConvoyConfig:
         long_output: output tokens of the long request.
         shorts: short requests.
         short_prompt: prompt tokens of each.
+        short_prompt_most: where they differ, the most of them, uniform from `short_prompt` on.
         short_output: output tokens of each.
         first: seconds when the first of them is due.
         interval: seconds from one to the next.
@@ -168,6 +169,7 @@ class ConvoyConfig:
     long_output: int = 16
     shorts: int = 10
     short_prompt: int = 128
+    short_prompt_most: int | None = None
     short_output: int = 16
     first: float = 1.0
     interval: float = 1.0
@@ -179,6 +181,8 @@ class ConvoyConfig:
         within("long output", self.long_output, 1, MAX_OUTPUT)
         within("short requests", self.shorts, 0, MAX_REQUESTS)
         within("short prompt", self.short_prompt, 1, MAX_PROMPT)
+        if self.short_prompt_most is not None:
+            within("longest short prompt", self.short_prompt_most, self.short_prompt, MAX_PROMPT)
         within("short output", self.short_output, 1, MAX_OUTPUT)
         within("first arrival", self.first, 0, MAX_SECONDS)
         within("interval", self.interval, 0, MAX_SECONDS)

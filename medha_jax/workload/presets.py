@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from medha_jax.workload.requests import Mix, load_mix
+from medha_jax.workload.mixes import Mix, WorkloadError, load_mix
 
 # Name of each preset to that of its tables. Medha's mixes are ShareGPT up to 8K with a share of long prompts.
 _MIXES = {
@@ -20,3 +20,15 @@ PRESETS = tuple(_MIXES)
 def load_preset(name: str) -> Mix:
     """The lengths of one of `PRESETS`."""
     return load_mix(_MIXES[name])
+
+
+def preset_of(mix: str) -> str:
+    """The preset that a name stands for: its own, or the percentage of Medha's long requests (`0`, `1`, `5`).
+
+    Raises:
+        WorkloadError: there is none.
+    """
+    name = f"medha-{mix}pct" if mix.isdigit() else mix
+    if name not in PRESETS:
+        raise WorkloadError(f"there is no mix {mix!r}; there are 0, 1, 5, {', '.join(PRESETS)}")
+    return name

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from medha_jax.workload.config import MAX_OUTPUT, MAX_PROMPT, MAX_REQUESTS
-from medha_jax.workload.requests import WorkloadError
+from medha_jax.workload.mixes import WorkloadError
 
 MAX_LINE = 2**27  # characters; 10M token ids take about 70M
 MAX_BLOCK_ID = 2**63 - 1

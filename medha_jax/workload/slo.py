@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from medha_jax.config import SchedulerConfig
 from medha_jax.workload.config import MAX_PROMPT, MAX_SECONDS, within
-from medha_jax.workload.requests import WorkloadError
-
-DEADLINE_MULTIPLE, DEADLINE_FLOOR_S = 1.5, 0.5
+from medha_jax.workload.mixes import WorkloadError
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class Slos:
         """
         if self.ttft_s is not None:
             return self.ttft_s
-        return None if alone_s is None else max(DEADLINE_MULTIPLE * alone_s, DEADLINE_FLOOR_S)
+        return None if alone_s is None else SchedulerConfig().default_deadline_s(alone_s)
 
 
 class Isolated:

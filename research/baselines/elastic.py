@@ -17,12 +17,14 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from medha_jax.config import SchedulerConfig
 from medha_jax.simulate.cost import CostModel
 from medha_jax.simulate.executor import SimulationError, Totals
-from medha_jax.simulate.run import Outcome, Served
+from medha_jax.simulate.records import record_of
+from medha_jax.simulate.run import Outcome
 from medha_jax.simulate.times import GroupWork
 from medha_jax.specs.buckets import Bucket, Segment
-from medha_jax.workload import Arrival
+from medha_jax.workload import WorkloadRequest
 from research.baselines.decoding import DecodePool, Decoding
 from research.baselines.ring import ring_prefill
 
@@ -58,7 +60,10 @@ class _Prefill:
 
 
 def simulate_elastic(
-    instances: Instances, arrivals: Sequence[Arrival], isolated: Callable[[int], float], until: float | None = None
+    instances: Instances,
+    arrivals: Sequence[WorkloadRequest],
+    isolated: Callable[[int], float],
+    until: float | None = None,
 ) -> Outcome:
     """Serve requests as they arrive, until all are done.
 
@@ -77,7 +82,7 @@ def simulate_elastic(
 class _Elastic:
     """One simulation; owns queue, prefills, decodes and what was noted of each request."""
 
-    def __init__(self, instances: Instances, arrivals: Sequence[Arrival]) -> None:
+    def __init__(self, instances: Instances, arrivals: Sequence[WorkloadRequest]) -> None:
         self._of, self._arrivals = instances, arrivals
         self._queue: deque[int] = deque()
         self._prefills: list[_Prefill] = []
@@ -103,9 +108,11 @@ class _Elastic:
             while self._prefills and self._prefills[0].ends <= now:
                 self._end(heapq.heappop(self._prefills))
             self._begin(now)
-        seconds = [isolated(arrival.prompt) for arrival in arrivals[:came]]
-        rows = zip(arrivals[:came], seconds, self._first[:came], self._finished[:came], strict=True)
-        return Outcome(tuple(Served(*row, now) for row in rows), now, self._totals)
+        seconds = [isolated(arrival.length) for arrival in arrivals[:came]]
+        deadlines = [SchedulerConfig().default_deadline_s(alone) for alone in seconds]
+        rows = zip(arrivals[:came], deadlines, seconds, self._first, self._finished, strict=False)
+        records = tuple(record_of(index, *row, now) for index, row in enumerate(rows))
+        return Outcome(records, now, self._totals)
 
     def _decode(self, until: float) -> None:
         """Decodes go on to a moment, if an instance is free of prefills."""
@@ -121,10 +128,10 @@ class _Elastic:
         for number in prefill.requests:
             arrival = self._arrivals[number]
             self._first[number] = prefill.ends
-            if arrival.output == 1:
+            if arrival.output_tokens == 1:
                 self._finished[number] = prefill.ends
             else:
-                self._decodes.add(Decoding(number, arrival.prompt + 1, arrival.output - 1))
+                self._decodes.add(Decoding(number, arrival.length + 1, arrival.output_tokens - 1))
 
     def _begin(self, now: float) -> None:
         """Begin prefills from the head of the queue while instances are free and hold the KV."""
@@ -132,14 +139,14 @@ class _Elastic:
             kept = self._needed(self._decodes.held)
             able = min(self._free - kept, self._of.most)
             head = self._arrivals[self._queue[0]]
-            least = max(1, self._needed(head.prompt + head.output))
+            least = max(1, self._needed(head.length + head.output_tokens))
             if least > self._of.count:
-                raise SimulationError(f"{head.prompt + head.output} tokens fit no {self._of.count} instances")
+                raise SimulationError(f"{head.length + head.output_tokens} tokens fit no {self._of.count} instances")
             least = min(least, self._of.most)
             if able < least:
                 return
             batch = self._batch(able)
-            prompts = [self._arrivals[number].prompt for number in batch]
+            prompts = [self._arrivals[number].length for number in batch]
             seconds = {n: ring_prefill(self._of.cost, prompts, n) for n in range(least, able + 1)}
             degree = min(degree for degree, taken in seconds.items() if taken <= NEARLY * min(seconds.values()))
             self._free -= degree
@@ -152,10 +159,10 @@ class _Elastic:
     def _batch(self, instances: int) -> list[int]:
         """Requests from the head of the queue that are computed together: one long one, or several short ones."""
         batch, tokens = [self._queue.popleft()], 0
-        tokens = self._arrivals[batch[0]].prompt
-        while self._queue and tokens + self._arrivals[self._queue[0]].prompt <= BATCH_TOKENS * instances:
+        tokens = self._arrivals[batch[0]].length
+        while self._queue and tokens + self._arrivals[self._queue[0]].length <= BATCH_TOKENS * instances:
             batch.append(self._queue.popleft())
-            tokens += self._arrivals[batch[-1]].prompt
+            tokens += self._arrivals[batch[-1]].length
         return batch
 
     def _needed(self, tokens: int) -> int:

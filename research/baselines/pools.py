@@ -9,10 +9,11 @@ from medha_jax.config import SchedulerConfig
 from medha_jax.simulate.cost import CostModel
 from medha_jax.simulate.deployments import Deployment
 from medha_jax.simulate.executor import Totals
-from medha_jax.simulate.run import Outcome, Served, simulate
+from medha_jax.simulate.records import record_of
+from medha_jax.simulate.run import Outcome, simulate
 from medha_jax.simulate.times import GroupWork
 from medha_jax.specs.buckets import Bucket, Segment
-from medha_jax.workload import Arrival
+from medha_jax.workload import WorkloadRequest
 from research.baselines.decoding import DecodePool, Decoding
 
 FOREVER = float("inf")
@@ -23,7 +24,7 @@ def simulate_split(
     decode: Deployment,
     cost: CostModel,
     settings: SchedulerConfig,
-    arrivals: Sequence[Arrival],
+    arrivals: Sequence[WorkloadRequest],
     isolated: Callable[[int], float],
     until: float | None = None,
 ) -> Outcome:
@@ -41,7 +42,7 @@ def simulate_split(
         isolated: seconds of a prompt alone, for deadlines.
         until: seconds at which to stop.
     """
-    ones = [dataclasses.replace(arrival, output=1) for arrival in arrivals]
+    ones = [dataclasses.replace(arrival, output_tokens=1) for arrival in arrivals]
     prompts = simulate(prefill, settings, ones, until, isolated=isolated)
     sending = cost.sizes.kv_token_bytes / (cost.used.link * cost.hardware.far.bandwidth)
     stages = decode.config.mesh.spp
@@ -52,36 +53,44 @@ def simulate_split(
         return stages * cost.group_seconds(Bucket(Segment(rows)), GroupWork(context=context / stages, rows=rows))
 
     pool = DecodePool(round_seconds, decode.config.pool_tokens or decode.context, decode.config.slots)
-    finished: list[float | None] = [None] * len(prompts.served)
+    finished: list[float | None] = [None] * len(prompts.records)
     ready = sorted(
-        (one.first + sending * one.arrival.prompt, number)
-        for number, one in enumerate(prompts.served)
-        if one.first is not None
+        (one.outputs[0][0] + sending * one.prompt_tokens, number)
+        for number, one in enumerate(prompts.records)
+        if one.outputs
     )
     last = FOREVER if until is None else until
     for at, number in ready:
         for done, moment in pool.run(min(at, last)):
             finished[done] = moment
         arrival = arrivals[number]
-        if arrival.output == 1:
-            finished[number] = prompts.served[number].first
+        if arrival.output_tokens == 1:
+            finished[number] = prompts.records[number].outputs[0][0]
         else:
-            pool.add(Decoding(number, arrival.prompt + 1, arrival.output - 1))
+            pool.add(Decoding(number, arrival.length + 1, arrival.output_tokens - 1))
     for done, moment in pool.run(last):
         finished[done] = moment
     end = max(prompts.end, pool.now) if until is None else last
-    served = tuple(
-        Served(arrivals[number], one.isolated, one.first, done, end)
-        for number, (one, done) in enumerate(zip(prompts.served, finished, strict=True))
+    records = tuple(
+        record_of(
+            number,
+            arrivals[number],
+            one.deadline_s or 0.0,
+            one.alone_s or 0.0,
+            one.outputs[0][0] if one.outputs else None,
+            done,
+            end,
+        )
+        for number, (one, done) in enumerate(zip(prompts.records, finished, strict=True))
     )
-    return Outcome(served, end, prompts.totals)
+    return Outcome(records, end, prompts.totals)
 
 
 def simulate_apart(
     short: Deployment,
     long: Deployment,
     settings: SchedulerConfig,
-    arrivals: Sequence[Arrival],
+    arrivals: Sequence[WorkloadRequest],
     isolated: Callable[[int], float],
     border: int = 65536,
     until: float | None = None,
@@ -97,12 +106,16 @@ def simulate_apart(
         border: tokens.
         until: seconds at which to stop.
     """
-    kinds = [one for one in arrivals if one.prompt < border], [one for one in arrivals if one.prompt >= border]
+    kinds = [one for one in arrivals if one.length < border], [one for one in arrivals if one.length >= border]
     parts = [
         simulate(machine, settings, requests, until, isolated=isolated)
         for machine, requests in zip((short, long), kinds, strict=True)
     ]
     end = max(part.end for part in parts)
-    served = [dataclasses.replace(one, end=end) for part in parts for one in part.served]
+    records = [
+        dataclasses.replace(one, ended=end if one.status == "unfinished" else one.ended)
+        for part in parts
+        for one in part.records
+    ]
     totals = Totals(*(sum(getattr(part.totals, field.name) for part in parts) for field in dataclasses.fields(Totals)))
-    return Outcome(tuple(sorted(served, key=lambda one: one.arrival.at)), end, totals)
+    return Outcome(tuple(sorted(records, key=lambda one: one.due)), end, totals)

@@ -14,11 +14,11 @@ from medha_jax.simulate.run import spare_modules
 from research.reproduce.drawing import draw
 from research.reproduce.presets import PRESETS
 from research.reproduce.printing import print_reproduction
-from research.reproduce.report import Reproduction, Run
+from research.reproduce.report import PresetRun, Reproduction
 
 
 def main() -> None:
-    """Run a preset and print it."""
+    """PresetRun a preset and print it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("preset", choices=PRESETS, help="what is reproduced")
     parser.add_argument("--duration", type=float, help="seconds in which requests come; default: the preset's own")
@@ -32,7 +32,7 @@ def main() -> None:
         parser.error(f"--seed is {given.seed}; it must be at least 0")
     spare_modules()
     with Progress() as progress:
-        found = PRESETS[given.preset](Run(given.duration, given.seed, progress.tell))
+        found = PRESETS[given.preset](PresetRun(given.duration, given.seed, progress.tell))
     if given.plot is not None:
         if not found.series:
             parser.error(f"preset {given.preset} has no lines to draw")

@@ -5,19 +5,18 @@ from __future__ import annotations
 import dataclasses
 
 from medha_jax.config import SchedulerConfig
-from medha_jax.simulate.report import on_time
 from medha_jax.simulate.run import simulate
-from medha_jax.workload import load_mix
 from research.baselines.fixed import first_come
 from research.reproduce.isolated import Calibrated, fitted, with_blocks
 from research.reproduce.published import ATTAINMENT, KI, TPOT_2048
-from research.reproduce.report import Comparison, Reproduction, Run
+from research.reproduce.report import Comparison, PresetRun, Reproduction, on_time
+from research.reproduce.requests import poisson
 
 DURATION_S = 3600.0
 CLIENTS = 100  # requests that the load harness has under way at most: ten clients of ten
 
 
-def attainment(run: Run) -> Reproduction:
+def attainment(run: PresetRun) -> Reproduction:
     """The preset."""
     system, duration = fitted(), run.duration or DURATION_S
     slow, kv = _slow_decodes(system)
@@ -57,10 +56,10 @@ def _slow_decodes(system: Calibrated) -> tuple[Calibrated, float]:
     return dataclasses.replace(system, cost=changed), share
 
 
-def _share(system: Calibrated, chunk: int, mix: str, rate: float, duration: float, run: Run, name: str) -> float:
+def _share(system: Calibrated, chunk: int, mix: str, rate: float, duration: float, run: PresetRun, name: str) -> float:
     calibrated = system if chunk == 2048 else with_blocks(system)
     machine = calibrated.machine(chunk)
-    arrivals = load_mix(mix).poisson(rate, duration, run.seed)
+    arrivals = poisson(mix, rate, duration, run.seed)
     outcome = simulate(
         machine,
         first_come(SchedulerConfig(max_waiting=2**31)),
@@ -70,4 +69,4 @@ def _share(system: Calibrated, chunk: int, mix: str, rate: float, duration: floa
         isolated=lambda prompt: calibrated.constant + machine.isolated_prefill(prompt),
         most=CLIENTS,
     )
-    return on_time(outcome.served) or 0.0
+    return on_time(outcome.records) or 0.0

@@ -17,14 +17,14 @@ from medha_jax.specs.sizes import UNBOUNDED
 from medha_jax.specs.tick_shapes import TickShapes
 from research.reproduce import published
 from research.reproduce.published import KI
-from research.reproduce.report import Comparison, Reproduction, Run
+from research.reproduce.report import Comparison, PresetRun, Reproduction
 
 MEGA = KI * KI
 SIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 TARGETS_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 
 
-def chunks(run: Run) -> Reproduction:
+def chunks(run: PresetRun) -> Reproduction:
     """The preset: the cost of a token in chunks of every size, at 1M tokens of context."""
     rows: list[Comparison] = []
     series = {}
@@ -55,7 +55,7 @@ def chunks(run: Run) -> Reproduction:
     )
 
 
-def pareto(run: Run) -> Reproduction:
+def pareto(run: PresetRun) -> Reproduction:
     """The preset: TTFT of a prompt of 1M tokens against the longest tick on the way."""
     rows: list[Comparison] = []
     static, adaptive = [], []

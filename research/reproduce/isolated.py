@@ -22,7 +22,7 @@ from medha_jax.simulate.deployments import Deployment, deploy
 from medha_jax.simulate.hardware import Hardware, load_hardware
 from medha_jax.simulate.named_models import load_model
 from research.reproduce.published import KI, TPOT_2048, TTFT_512, TTFT_2048
-from research.reproduce.report import Comparison, Reproduction, Run
+from research.reproduce.report import Comparison, PresetRun, Reproduction
 
 SIZES = (64, 128, 256, 512, 768, 1024, 1280, 1536, 1792, 2048)
 FITTED = ("attention", "matmul", "launch_s")
@@ -83,7 +83,7 @@ def with_blocks(system: Calibrated) -> Calibrated:
     return dataclasses.replace(system, cost=dataclasses.replace(system.cost, query_tile=TILE))
 
 
-def isolated(run: Run) -> Reproduction:
+def isolated(run: PresetRun) -> Reproduction:
     """The preset."""
     system = fitted()
     used, tiled = system.cost.used, with_blocks(system)

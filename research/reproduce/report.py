@@ -6,6 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from medha_jax.results import RequestRecord
+from medha_jax.results.metrics import waited
+
 Kind = Literal["fitted", "predicted"]
 
 
@@ -57,7 +60,7 @@ class Reproduction:
 
 
 @dataclass(frozen=True)
-class Run:
+class PresetRun:
     """How a preset is run.
 
     Args:
@@ -69,3 +72,13 @@ class Run:
     duration: float | None = None
     seed: int = 0
     tell: Callable[[str, float, int, int], None] = lambda name, seconds, finished, total: None
+
+
+def on_time(records: Sequence[RequestRecord]) -> float | None:
+    """Share of the requests whose first token came by its deadline, as published: whether they finished or not.
+
+    Requests that were still within their deadline when the simulation ended are left out.
+    """
+    late = [waited(one) > (one.deadline_s or 0.0) for one in records]
+    known = [not is_late for one, is_late in zip(records, late, strict=True) if one.outputs or is_late]
+    return sum(known) / len(known) if known else None

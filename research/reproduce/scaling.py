@@ -17,7 +17,7 @@ from research.baselines.ring import ring_prefill
 from research.reproduce import published
 from research.reproduce.isolated import with_fitted_rates
 from research.reproduce.published import KI
-from research.reproduce.report import Comparison, Reproduction, Run
+from research.reproduce.report import Comparison, PresetRun, Reproduction
 
 MEGA = KI * KI
 BUCKETS = Buckets(decode=(1,), prefill=(64, 256, 512, 1024, 2048, 4096, 8192), chunks=1)
@@ -26,7 +26,7 @@ HARDWARE = "h100"
 TICKS_S = (0.02, 0.05, 0.1, 0.2)  # of prompts alone; 0.2 s makes 16 stages fill for 3 s
 
 
-def spp(run: Run) -> Reproduction:
+def spp(run: PresetRun) -> Reproduction:
     """The preset: prefill over more and more devices, as stages and as a ring."""
     hardware = with_fitted_rates(load_hardware(HARDWARE))
     rows: list[Comparison] = []
@@ -76,7 +76,7 @@ def spp(run: Run) -> Reproduction:
     )
 
 
-def kvp(run: Run) -> Reproduction:
+def kvp(run: PresetRun) -> Reproduction:
     """The preset: a token of output at 10M tokens over more and more groups."""
     hardware = load_hardware(HARDWARE)
     times = {groups: _tpot(hardware, "llama3-8b", 4, groups, 10 * MEGA) for groups in (1, 2, 4)}

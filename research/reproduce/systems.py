@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import numpy as np
 
 from medha_jax.config import Buckets, MeshConfig, SchedulerConfig
+from medha_jax.results.metrics import waited
 from medha_jax.simulate.cost import CostModel
 from medha_jax.simulate.deployments import PREFILL, Deployment, deploy
 from medha_jax.simulate.device_sizes import DeviceSizes
 from medha_jax.simulate.hardware import load_hardware
 from medha_jax.simulate.named_models import load_model
-from medha_jax.simulate.report import on_time
 from medha_jax.simulate.room import room_of
 from medha_jax.simulate.run import Outcome, alone, simulate
-from medha_jax.workload import Arrival, load_mix
+from medha_jax.workload import WorkloadRequest
 from research.baselines.elastic import Instances, simulate_elastic
 from research.baselines.fixed import first_come, fixed_chunks
 from research.baselines.pools import simulate_apart, simulate_split
 from research.reproduce import published
 from research.reproduce.isolated import with_fitted_rates
-from research.reproduce.report import Comparison, Reproduction, Run
+from research.reproduce.report import Comparison, PresetRun, Reproduction, on_time
+from research.reproduce.requests import poisson
 
 DURATION_S, RATE, MIXES = 900.0, 0.75, ("0", "1", "5")
 RATES = (0.25, 0.75, 1.25)
@@ -53,7 +54,9 @@ class Systems:
         """Seconds of a prompt alone on our machine; everybody's deadlines are multiples of it."""
         return alone(self.ours, self.settings)
 
-    def run(self, system: str, arrivals: list[Arrival], until: float | None, run: Run, name: str) -> Outcome:
+    def run(
+        self, system: str, arrivals: Sequence[WorkloadRequest], until: float | None, run: PresetRun, name: str
+    ) -> Outcome:
         """Serve requests with a system, by name."""
 
         def tell(seconds: float, finished: int) -> None:
@@ -98,29 +101,29 @@ class Systems:
         return dataclasses.replace(machine, config=dataclasses.replace(config, mesh=mesh))
 
 
-def systems(run: Run) -> Reproduction:
+def systems(run: PresetRun) -> Reproduction:
     """The preset: distributions of TTFT."""
     every, duration = Systems(), run.duration or DURATION_S
     rows: list[Comparison] = []
     series: dict[str, list[tuple[float, float]]] = {}
     figures: dict[str, tuple[float, float, float]] = {}
     for mix in MIXES:
-        arrivals = load_mix(mix).poisson(RATE, duration, run.seed)
+        arrivals = poisson(mix, RATE, duration, run.seed)
         names = ["lars", "fixed-2048", "loongserve"]
         names += ["srtf", "fixed-512", "split", "pools"] if mix == "5" else []
         for system in names:
             name = f"{system}, {mix} % long"
             outcome = every.run(system, arrivals, duration, run, name)
-            ttft = np.array([one.ttft for one in outcome.served])
+            ttft = np.array([waited(one) for one in outcome.records])
             p50, p90, p99 = np.percentile(ttft, (50, 90, 99)).tolist()
-            done = sum(one.finished is not None for one in outcome.served) / duration
+            done = sum(one.status == "ok" for one in outcome.records) / duration
             target = published.P90_TTFT_S if (system, mix) == ("lars", "5") else None
             rows += [
                 Comparison(f"TTFT P50, {name}", p50, unit="s"),
                 Comparison(f"TTFT P90, {name}", p90, target, "s"),
                 Comparison(f"TTFT P99, {name}", p99, unit="s"),
                 Comparison(f"done, {name}", done, unit="/s"),
-                Comparison(f"on time, {name}", on_time(outcome.served) or 0.0),
+                Comparison(f"on time, {name}", on_time(outcome.records) or 0.0),
             ]
             if mix == "5":
                 figures[system] = p50, p99, done
@@ -146,7 +149,7 @@ def systems(run: Run) -> Reproduction:
     )
 
 
-def capacity(run: Run) -> Reproduction:
+def capacity(run: PresetRun) -> Reproduction:
     """The preset: the highest rate at which nine of ten requests are on time."""
     every, duration = Systems(), run.duration or DURATION_S
     rows = []
@@ -155,8 +158,8 @@ def capacity(run: Run) -> Reproduction:
         best = 0.0
         for rate in RATES:
             name = f"{system}, {rate:g}/s"
-            arrivals = load_mix("5").poisson(rate, duration, run.seed)
-            share = on_time(every.run(system, arrivals, duration, run, name).served) or 0.0
+            arrivals = poisson("5", rate, duration, run.seed)
+            share = on_time(every.run(system, arrivals, duration, run, name).records) or 0.0
             rows.append(Comparison(f"on time, {name}", share))
             best = rate if share >= ENOUGH else best
         rows.append(Comparison(f"capacity, {system}", best, known.get(system), "/s"))
@@ -169,16 +172,16 @@ def capacity(run: Run) -> Reproduction:
     )
 
 
-def ablation(run: Run) -> Reproduction:
+def ablation(run: PresetRun) -> Reproduction:
     """The preset: policies on the same machine, and LARS without packing."""
     every, duration = Systems(), run.duration or DURATION_S
-    arrivals = load_mix("5").poisson(RATE, duration, run.seed)
+    arrivals = poisson("5", RATE, duration, run.seed)
     rows, medians = [], {}
     for system in ("fcfs", "edf", "lrs", "srtf", "lars", "lars, one prompt a tick"):
         outcome = every.run(system, arrivals, duration, run, system)
-        short = [one for one in outcome.served if not one.arrival.long]
-        long = [one for one in outcome.served if one.arrival.long]
-        ttft = np.array([one.ttft for one in outcome.served])
+        short = [one for one in outcome.records if one.kind != "long"]
+        long = [one for one in outcome.records if one.kind == "long"]
+        ttft = np.array([waited(one) for one in outcome.records])
         medians[system] = float(np.median(ttft))
         rows += [
             Comparison(f"TTFT P50, {system}", medians[system], unit="s"),

@@ -7,22 +7,25 @@ import dataclasses
 import numpy as np
 
 from medha_jax.config import MeshConfig, SchedulerConfig
+from medha_jax.results.metrics import waited
 from medha_jax.simulate.cost import CostModel
 from medha_jax.simulate.deployments import Deployment, deploy
 from medha_jax.simulate.hardware import load_hardware
 from medha_jax.simulate.layouts import OWN, PAGE, SHARED
 from medha_jax.simulate.named_models import load_model
+from medha_jax.simulate.report import tpots
 from medha_jax.simulate.run import Outcome, simulate
-from medha_jax.workload import Arrival, load_mix
+from medha_jax.workload import WorkloadRequest
 from research.reproduce import published
-from research.reproduce.report import Comparison, Reproduction, Run
+from research.reproduce.report import Comparison, PresetRun, Reproduction
+from research.reproduce.requests import poisson
 
 DURATION_S = 400.0
 LONG, SHARE = 2 * 2**20, 0.05
 LOW, HIGH = 0.25, 1.75  # requests/s
 
 
-def three(run: Run) -> Reproduction:
+def three(run: PresetRun) -> Reproduction:
     """The preset."""
     duration = run.duration or DURATION_S
     layouts = {"2D": _machine(8, 1), "3D": _machine(4, 2)}
@@ -34,8 +37,8 @@ def three(run: Run) -> Reproduction:
         for rate in (LOW, HIGH):
             about = f"{name}, {rate:g}/s"
             outcome = _run(machine, rate, duration, run, about)
-            of_short = np.array([one.ttft for one in outcome.served if not one.arrival.long])
-            times = np.array([one.tpot for one in outcome.served if one.tpot is not None])
+            of_short = np.array([waited(one) for one in outcome.records if one.kind != "long"])
+            times = np.array(tpots(outcome.records))
             p50, p90 = np.percentile(times, (50, 90)).tolist()
             rows += [
                 Comparison(f"TTFT of short ones, P50, {about}", float(np.median(of_short)), unit="s"),
@@ -85,14 +88,14 @@ def _machine(stages: int, groups: int) -> Deployment:
     return deploy(CostModel.of(load_model("llama3-70b"), mesh, hardware), context, 128, "llama3-70b")
 
 
-def _run(machine: Deployment, rate: float, duration: float, run: Run, name: str) -> Outcome:
+def _run(machine: Deployment, rate: float, duration: float, run: PresetRun, name: str) -> Outcome:
     rng = np.random.default_rng(run.seed + 1)
-    arrivals = [_longer(one, rng.random() < SHARE) for one in load_mix("0").poisson(rate, duration, run.seed)]
+    arrivals = [_longer(one, rng.random() < SHARE) for one in poisson("0", rate, duration, run.seed)]
     settings = SchedulerConfig(policy="lars", max_waiting=2**31)
     return simulate(
         machine, settings, arrivals, duration, lambda at, finished: run.tell(name, at, finished, len(arrivals))
     )
 
 
-def _longer(arrival: Arrival, long: bool) -> Arrival:
-    return dataclasses.replace(arrival, prompt=LONG, long=True) if long else arrival
+def _longer(arrival: WorkloadRequest, long: bool) -> WorkloadRequest:
+    return dataclasses.replace(arrival, prompt_tokens=LONG, kind="long") if long else arrival

@@ -18,7 +18,7 @@ def work(tokens: int) -> float:
 
 def test_bursts_are_the_same_requests_with_other_gaps() -> None:
     even, bursts = (arriving(Condition(0.9, burstiness=shape), 3, 600.0, work) for shape in (1.0, 0.25))
-    assert [one.prompt for one in even] == [one.prompt for one in bursts]
+    assert [one.length for one in even] == [one.length for one in bursts]
     spread = [np.diff([one.at for one in some]) for some in (even, bursts)]
     assert spread[1].std() > 1.3 * spread[0].std()
     assert 0 <= bursts[0].at <= bursts[-1].at <= 600

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from medha_jax.cli import run
+from medha_jax.results import Repeat, RequestRecord, Run, write_run
 
 
 def test_a_convoy_prints_a_row_for_every_policy(capsys: pytest.CaptureFixture[str]) -> None:
@@ -75,6 +76,35 @@ def test_traffic_on_a_modelled_machine(capsys: pytest.CaptureFixture[str]) -> No
     said = json.loads(capsys.readouterr().out)
     assert said["simulated"] is True
     assert all(record["status"] == "ok" for record in said["records"])
+
+
+def test_the_requests_of_a_real_run_are_simulated_beside_it(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    outputs = ((1.5, 1), (2.0, 9))
+    sent = [
+        RequestRecord(1, "short", 300, 10, 1.0, 1.0, outputs, 2.0, "ok", deadline_s=0.5),
+        RequestRecord(0, "long", 90_000, 10, 0.25, 0.25, outputs, 2.0, "ok", deadline_s=9.0, tpot_slo_s=0.05),
+    ]
+    write_run(tmp_path / "real", Run("real", (Repeat(tuple(sent)),), {}, {}))
+    options = ["--model", "llama3-8b", "--mesh", "dgx-h100-8", "--as-in", str(tmp_path / "real")]
+    assert run(["simulate", "traffic", *options]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("Simulated: 2 requests in ")
+    (heads,) = (line for line in out.splitlines() if "real" in line and "simulated" in line and "kind" not in line)
+    assert heads.index("real") < heads.index("simulated")
+    assert run(["simulate", "traffic", *options, "--json"]) == 0
+    records = json.loads(capsys.readouterr().out)["records"]
+    wanted = [("long", 90_000, 10, 0.25), ("short", 300, 10, 1.0)]
+    assert [(one["kind"], one["prompt_tokens"], one["output_tokens"], one["due"]) for one in records] == wanted
+    assert run(["simulate", "traffic", "--as-in", str(tmp_path / "nothing")]) == 2
+    assert "nothing" in capsys.readouterr().err
+
+
+def test_every_setting_of_the_scheduler_can_be_simulated(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--duration", "5", "--rate", "1", "--mix", "0", "--policy", "red", "--json"]
+    assert run(["simulate", "policies", *options, "--idle-tick-s", "0.05", "--ttft-multiple", "3"]) == 0
+    capsys.readouterr()
+    assert run(["simulate", "policies", *options, "--rho-max", "1"]) == 2
+    assert "rho_max" in capsys.readouterr().err
 
 
 def test_ticks_are_measured_and_calibrate_a_simulation(

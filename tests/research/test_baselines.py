@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import pytest
 
 from medha_jax.config import Buckets, MeshConfig, SchedulerConfig
+from medha_jax.results.metrics import tpot, waited
 from medha_jax.scheduler.time_model import TickWork
 from medha_jax.simulate.cost import CostModel
 from medha_jax.simulate.deployments import Deployment, deploy
@@ -13,16 +15,16 @@ from medha_jax.simulate.hardware import Link, load_hardware
 from medha_jax.simulate.named_models import load_model
 from medha_jax.simulate.run import simulate
 from medha_jax.specs.buckets import Bucket, padded_segment
-from medha_jax.workload import Arrival
 from research.baselines.decoding import DecodePool, Decoding
 from research.baselines.elastic import Instances, simulate_elastic
 from research.baselines.fixed import first_come, fixed_chunks
 from research.baselines.pools import simulate_apart, simulate_split
 from research.baselines.ring import ring_prefill
+from tests.simulate.simulated import first, request
 
 H100, LLAMA = load_hardware("h100"), load_model("llama3-8b")
 BUCKETS = Buckets(decode=(1, 8, 32), prefill=(64, 256, 512, 2048), chunks=8)
-LONG, SHORT = Arrival(0.0, 300_000, 20, long=True), Arrival(1.0, 500, 8)
+LONG, SHORT = request(0.0, 300_000, 20, "long"), request(1.0, 500, 8)
 
 
 def cost(tp: int = 8) -> CostModel:
@@ -39,21 +41,19 @@ def alone(prompt: int) -> float:
 
 def test_with_fixed_chunks_the_next_prompt_waits_for_the_end_of_the_one_before() -> None:
     server = fixed_chunks(machine(), 512)
-    long, short = simulate(server, first_come(SchedulerConfig()), [LONG, SHORT]).served
-    assert long.first is not None and short.first is not None
-    assert long.ttft == pytest.approx(server.isolated_prefill(LONG.prompt), rel=1e-6)
-    assert short.first > long.first
-    ours = simulate(machine(), SchedulerConfig(), [LONG, SHORT]).served[1]
-    assert ours.ttft < short.ttft / 20
+    long, short = simulate(server, first_come(SchedulerConfig()), [LONG, SHORT]).records
+    assert waited(long) == pytest.approx(server.isolated_prefill(LONG.length), rel=1e-6)
+    assert first(short) > first(long)
+    ours = simulate(machine(), SchedulerConfig(), [LONG, SHORT]).records[1]
+    assert waited(ours) < waited(short) / 20
 
 
 def test_with_fixed_chunks_decodes_ride_along() -> None:
     server = fixed_chunks(machine(), 512)
-    first, _ = simulate(server, first_come(SchedulerConfig()), [dataclasses.replace(SHORT, at=0.0), LONG]).served
+    decode, _ = simulate(server, first_come(SchedulerConfig()), [dataclasses.replace(SHORT, at=0.0), LONG]).records
     # a token in each of the long prompt's ticks, of which the last takes the longest
-    longest = server.model.seconds(TickWork(1 + 512, 512 * LONG.prompt, LONG.prompt + 600, 2))
-    assert first.tpot is not None
-    assert first.tpot < longest
+    longest = server.model.seconds(TickWork(1 + 512, 512 * LONG.length, LONG.length + 600, 2))
+    assert (tpot(decode) or math.inf) < longest
 
 
 def test_a_ring_of_one_is_the_prompt_at_once_and_more_divide_it() -> None:
@@ -80,28 +80,27 @@ def instances(count: int = 4, most: int = 4) -> Instances:
 
 
 def test_an_elastic_prefill_is_not_interrupted() -> None:
-    long, short = simulate_elastic(instances(), [LONG, SHORT], alone).served
-    least = min(ring_prefill(cost(2), [LONG.prompt], degree) for degree in range(1, 5))
-    assert least <= long.ttft <= 1.1 * least
-    assert long.first is not None and short.first is not None
-    assert short.first > long.first
+    long, short = simulate_elastic(instances(), [LONG, SHORT], alone).records
+    least = min(ring_prefill(cost(2), [LONG.length], degree) for degree in range(1, 5))
+    assert least <= waited(long) <= 1.1 * least
+    assert first(short) > first(long)
     # with instances to spare it does not wait
-    free = simulate_elastic(instances(count=8), [LONG, SHORT], alone).served[1]
-    assert free.ttft < 0.1
+    free = simulate_elastic(instances(count=8), [LONG, SHORT], alone).records[1]
+    assert waited(free) < 0.1
 
 
 def test_elastic_instances_serve_everybody_once() -> None:
-    arrivals = [Arrival(0.2 * n, 700 + 9_000 * (n % 7 == 0), 1 + n % 30) for n in range(60)]
+    arrivals = [request(0.2 * n, 700 + 9_000 * (n % 7 == 0), 1 + n % 30) for n in range(60)]
     outcome = simulate_elastic(instances(count=2, most=2), arrivals, alone)
-    assert all(one.finished is not None and one.first is not None for one in outcome.served)
-    assert all(one.arrival.at < one.first <= one.finished <= outcome.end for one in outcome.served)  # type: ignore[operator]
-    assert outcome.totals.tokens == sum(arrival.prompt for arrival in arrivals)
-    assert outcome.totals.attention == sum(one.prompt * (one.prompt + 1) / 2 for one in arrivals)
+    assert all(one.status == "ok" for one in outcome.records)
+    assert all(one.due < first(one) <= one.ended <= outcome.end for one in outcome.records)
+    assert outcome.totals.tokens == sum(arrival.length for arrival in arrivals)
+    assert outcome.totals.attention == sum(one.length * (one.length + 1) / 2 for one in arrivals)
     cut = simulate_elastic(instances(count=2, most=2), arrivals, alone, until=5.0)
     assert cut.end == 5.0
-    assert sum(one.first is None for one in cut.served) < len(cut.served) <= 26
+    assert sum(not one.outputs for one in cut.records) < len(cut.records) <= 26
     with pytest.raises(SimulationError, match="fit no 2 instances"):
-        simulate_elastic(instances(count=2), [Arrival(0.0, 2_000_000, 1)], alone)
+        simulate_elastic(instances(count=2), [request(0.0, 2_000_000, 1)], alone)
 
 
 def test_decodes_in_closed_form_are_the_rounds_one_by_one() -> None:
@@ -110,8 +109,8 @@ def test_decodes_in_closed_form_are_the_rounds_one_by_one() -> None:
 
     requests = [Decoding(0, 1000, 50), Decoding(1, 200_000, 7), Decoding(2, 30, 90)]
     pool = DecodePool(seconds, 10**6, 8)
-    for request in requests:
-        pool.add(dataclasses.replace(request))
+    for one in requests:
+        pool.add(dataclasses.replace(one))
     ended = dict(pool.run(float("inf")))
     now, state = 0.0, {one.number: [one.context, one.left] for one in requests}
     wanted = {}
@@ -140,15 +139,15 @@ def test_decodes_wait_for_room_and_stop_when_they_are_told() -> None:
 def test_split_pools_send_the_kv_between_the_first_token_and_the_second() -> None:
     prefill, decode = fixed_chunks(machine(4), 2048), machine(4)
     settings = first_come(SchedulerConfig())
-    (one,) = simulate_split(prefill, decode, cost(4), settings, [dataclasses.replace(SHORT, at=0.0)], alone).served
-    assert one.first == pytest.approx(prefill.isolated_prefill(500))
+    (one,) = simulate_split(prefill, decode, cost(4), settings, [dataclasses.replace(SHORT, at=0.0)], alone).records
+    assert first(one) == pytest.approx(prefill.isolated_prefill(500))
     used = cost(4).used
     sending = 500 * 2**17 / 4 / (used.link * H100.far.bandwidth)
     tokens = sum(cost(4).shape_seconds(1) + cost(4).context_s * (501 + n) + used.tick_s for n in range(7))
-    assert one.finished is not None
-    assert one.finished - one.first == pytest.approx(sending + tokens, rel=0.01)
-    long, short = simulate_split(prefill, decode, cost(4), settings, [LONG, SHORT], alone).served
-    assert short.first is not None and long.first is not None and short.first >= long.first
+    assert one.status == "ok"
+    assert one.ended - first(one) == pytest.approx(sending + tokens, rel=0.01)
+    long, short = simulate_split(prefill, decode, cost(4), settings, [LONG, SHORT], alone).records
+    assert first(short) >= first(long)
 
 
 def test_short_requests_of_a_pool_of_their_own_do_not_see_long_ones() -> None:
@@ -156,6 +155,6 @@ def test_short_requests_of_a_pool_of_their_own_do_not_see_long_ones() -> None:
     settings = first_come(SchedulerConfig())
     both = simulate_apart(machine(4), machine(4), settings, arrivals, alone)
     only = simulate(machine(4), settings, arrivals[1:3], isolated=alone)
-    assert [one.arrival for one in both.served] == arrivals
-    assert [one.first for one in both.served[1:3]] == [one.first for one in only.served]
-    assert both.totals.tokens == sum(one.prompt + one.output - 1 for one in arrivals)
+    assert [(one.due, one.prompt_tokens) for one in both.records] == [(one.at, one.length) for one in arrivals]
+    assert [first(one) for one in both.records[1:3]] == [first(one) for one in only.records]
+    assert both.totals.tokens == sum(one.length + one.output_tokens - 1 for one in arrivals)

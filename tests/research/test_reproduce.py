@@ -7,9 +7,9 @@ import pytest
 from research.reproduce.isolated import fitted
 from research.reproduce.presets import PRESETS
 from research.reproduce.published import KI, TTFT_512, TTFT_2048
-from research.reproduce.report import Comparison, Reproduction, Run
+from research.reproduce.report import Comparison, PresetRun, Reproduction
 
-QUICK = {name: PRESETS[name](Run()) for name in ("isolated", "spp", "kvp", "chunks", "pareto")}
+QUICK = {name: PRESETS[name](PresetRun()) for name in ("isolated", "spp", "kvp", "chunks", "pareto")}
 
 
 def row(found: Reproduction, what: str) -> Comparison:
@@ -64,7 +64,9 @@ def test_an_adaptive_chunk_is_never_beaten_by_a_static_one() -> None:
 @pytest.mark.parametrize("name", ["attainment", "systems", "capacity", "ablation", "3d"])
 def test_traffic_presets_run_through(name: str) -> None:
     told: list[str] = []
-    found = PRESETS[name](Run(duration=8, seed=1, tell=lambda about, *rest: told.append(about)))
+    found = PRESETS[name](
+        PresetRun(duration={"3d": 30}.get(name, 8), seed=1, tell=lambda about, *rest: told.append(about))
+    )
     assert found.rows
     assert all(math.isfinite(one.simulated) for one in found.rows)
     assert len(set(told)) > 1

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from medha_jax.config import Buckets, MeshConfig, RuntimeConfig, SchedulerConfig
+from medha_jax.results.metrics import e2el, waited
 from medha_jax.scheduler.time_model import TickWork
 from medha_jax.simulate.calibration import FORMAT, read_calibration, write_ticks
 from medha_jax.simulate.fitting import errors, fit
@@ -18,7 +19,7 @@ from medha_jax.simulate.run import simulate
 from medha_jax.simulate.times import GroupWork
 from medha_jax.specs.buckets import all_buckets
 from medha_jax.specs.sizes import UNBOUNDED
-from medha_jax.workload import Arrival
+from tests.simulate.simulated import request
 
 MESH = MeshConfig(page_size=16, buckets=Buckets(decode=(1, 8), prefill=(16, 64), chunks=2))
 CONFIG = RuntimeConfig(mesh=MESH, slots=8, pool_tokens=8 * 1024)
@@ -126,16 +127,16 @@ def test_ticks_that_take_longer_delay_requests_and_not_predictions(tmp_path: Pat
 
 def test_a_calibrated_machine_takes_its_measured_times(tmp_path: Path) -> None:
     machine = read_calibration(written(tmp_path, ticks(600, 0.0))).machine()
-    outcome = simulate(machine, SchedulerConfig(), [Arrival(0.0, 100, 3)])
-    (served,) = outcome.served
+    outcome = simulate(machine, SchedulerConfig(), [request(0.0, 100, 3)])
+    (served,) = outcome.records
     works = [(PROMPT, 0, 64), (PROMPT, 64, 36), (DECODE, 100, 1), (DECODE, 101, 1)]
     wanted = []
     for shape, start, length in works:
         work = GroupWork()
         work.add(start, length, UNBOUNDED)
         wanted.append(TRUE.group_seconds(shape, work))
-    assert served.ttft == pytest.approx(sum(wanted[:2]), rel=1e-3)
-    assert served.e2e == pytest.approx(sum(wanted), rel=1e-3)
+    assert waited(served) == pytest.approx(sum(wanted[:2]), rel=1e-3)
+    assert e2el(served) == pytest.approx(sum(wanted), rel=1e-3)
 
 
 def test_the_scheduler_predicts_lone_work_exactly_and_without_the_host() -> None:

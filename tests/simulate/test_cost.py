@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medha_jax.config import Buckets, MeshConfig, SchedulerConfig
+from medha_jax.results.metrics import waited
 from medha_jax.scheduler.time_model import TickWork
 from medha_jax.simulate.cost import ACTIVATIONS, CostModel
 from medha_jax.simulate.deployments import deploy
@@ -17,7 +18,7 @@ from medha_jax.simulate.named_models import load_model
 from medha_jax.simulate.run import simulate
 from medha_jax.simulate.times import GroupWork
 from medha_jax.specs.buckets import Bucket, all_buckets, padded_segment
-from medha_jax.workload import Arrival
+from tests.simulate.simulated import request
 
 LLAMA, H100 = load_model("llama3-8b"), load_hardware("h100")
 BUCKETS = Buckets(decode=(1, 8, 32), prefill=(64, 512, 2048), chunks=4)
@@ -195,8 +196,8 @@ def test_a_lone_request_takes_the_closed_form(layout: dict[str, int], prompt: in
     mesh = mesh_of(**layout, buckets=big, shared_buckets=big)
     machine = deploy(CostModel.of(LLAMA, mesh, load_hardware("b200")), 32768, 1, "llama3-8b")
     patient = SchedulerConfig(idle_tick_s=10, tpot_target_s=10)
-    outcome = simulate(machine, patient, [Arrival(1.0, prompt, 1)])
-    assert outcome.served[0].ttft == pytest.approx(machine.isolated_prefill(prompt))
+    outcome = simulate(machine, patient, [request(1.0, prompt, 1)])
+    assert waited(outcome.records[0]) == pytest.approx(machine.isolated_prefill(prompt))
 
 
 def test_what_does_not_fit_says_so() -> None:

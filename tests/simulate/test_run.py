@@ -8,14 +8,32 @@ import numpy as np
 import pytest
 
 from medha_jax.config import POLICIES, SchedulerConfig
+from medha_jax.results import RequestRecord
+from medha_jax.results.metrics import e2el, on_time, tpot, waited
 from medha_jax.scheduler.time_model import FEATURES, LinearTimeModel
 from medha_jax.simulate.deployments import DEPLOYMENTS, Deployment
+from medha_jax.simulate.records import record_of
 from medha_jax.simulate.report import isolated_seconds, summarise, summarise_convoy
-from medha_jax.simulate.run import Outcome, Served, alone, simulate
-from medha_jax.workload import Arrival, Lengths, Mix, Quantiles, convoy, load_mix
+from medha_jax.simulate.run import Outcome, alone, simulate
+from medha_jax.workload import (
+    ConvoyConfig,
+    WorkloadConfig,
+    WorkloadRequest,
+    build,
+    build_convoy,
+    build_offered,
+    load_mix,
+)
+from tests.simulate.simulated import request
 
 MACHINE = DEPLOYMENTS["a100-16"]
 TARGET_S = SchedulerConfig().tpot_target_s
+
+
+def offered(load: float, seconds: float, seed: int) -> tuple[WorkloadRequest, ...]:
+    """As much work of Medha's mix."""
+    config = WorkloadConfig(source="medha-5pct", duration=seconds, seed=seed)
+    return build_offered(config, load, MACHINE.isolated_prefill).requests
 
 
 def on(stages: int, chunk: int = 2048, deployment: Deployment = MACHINE) -> Deployment:
@@ -30,51 +48,50 @@ def on(stages: int, chunk: int = 2048, deployment: Deployment = MACHINE) -> Depl
 @pytest.mark.parametrize("prompt", [2048, 20_480, 30_000])
 def test_a_lone_request_takes_what_it_takes_alone(stages: int, prompt: int) -> None:
     machine = on(stages)
-    outcome = simulate(machine, SchedulerConfig(idle_tick_s=10, tpot_target_s=10), [Arrival(3.0, prompt, 5)])
-    (served,) = outcome.served
-    assert served.first is not None
-    assert served.ttft == pytest.approx(machine.isolated_prefill(prompt))
-    assert served.e2e == pytest.approx(isolated_seconds(served, machine))
+    outcome = simulate(machine, SchedulerConfig(idle_tick_s=10, tpot_target_s=10), [request(3.0, prompt, 5)])
+    (served,) = outcome.records
+    assert waited(served) == pytest.approx(machine.isolated_prefill(prompt))
+    assert e2el(served) == pytest.approx(isolated_seconds(served, machine))
     # N + spp − 1 ticks, then as many as there are stages for every further token
     assert outcome.totals.ticks == -(-prompt // 2048) + stages - 1 + 4 * stages
 
 
 def test_a_machine_may_be_slow_for_a_while() -> None:
-    settings, lone = SchedulerConfig(idle_tick_s=10, tpot_target_s=10), [Arrival(0.0, 20_480, 5)]
-    (alone,) = simulate(MACHINE, settings, lone).served
-    (slow,) = simulate(MACHINE, settings, lone, slowed=lambda at, seconds, shape: 2 * seconds).served
-    assert slow.ttft == pytest.approx(2 * alone.ttft)
-    (later,) = simulate(MACHINE, settings, lone, slowed=lambda at, seconds, shape: seconds * (2 - (at < 0.1))).served
-    assert alone.ttft < later.ttft < slow.ttft
+    settings, lone = SchedulerConfig(idle_tick_s=10, tpot_target_s=10), [request(0.0, 20_480, 5)]
+    (alone,) = simulate(MACHINE, settings, lone).records
+    (slow,) = simulate(MACHINE, settings, lone, slowed=lambda at, seconds, shape: 2 * seconds).records
+    assert waited(slow) == pytest.approx(2 * waited(alone))
+    (later,) = simulate(MACHINE, settings, lone, slowed=lambda at, seconds, shape: seconds * (2 - (at < 0.1))).records
+    assert waited(alone) < waited(later) < waited(slow)
 
 
 def test_more_of_the_machine_is_never_slower_end_to_end() -> None:
     """A lone request on a machine that takes half the time for one kind of work."""
     base = MACHINE.model
     assert isinstance(base, LinearTimeModel)
-    (before,) = simulate(MACHINE, SchedulerConfig(), [Arrival(0.0, 100_000, 50)]).served
+    (before,) = simulate(MACHINE, SchedulerConfig(), [request(0.0, 100_000, 50)]).records
     for name in FEATURES:
         better = dataclasses.replace(base, **{name: getattr(base, name) / 2})
         (after,) = simulate(
-            dataclasses.replace(MACHINE, model=better), SchedulerConfig(), [Arrival(0.0, 100_000, 50)]
-        ).served
-        assert after.ttft <= before.ttft
-        assert (after.e2e or 0) <= (before.e2e or 0)
+            dataclasses.replace(MACHINE, model=better), SchedulerConfig(), [request(0.0, 100_000, 50)]
+        ).records
+        assert waited(after) <= waited(before)
+        assert (e2el(after) or 0) <= (e2el(before) or 0)
 
 
 def test_what_is_simulated_is_the_work_of_the_requests() -> None:
-    arrivals = load_mix("1").poisson(1.0, 30, seed=4)
+    arrivals = build(WorkloadConfig(source="medha-1pct", rate=1.0, duration=30, seed=4)).requests
     outcome = simulate(MACHINE, SchedulerConfig(preemption=False), arrivals)
-    assert all(served.finished is not None for served in outcome.served)
+    assert all(one.status == "ok" for one in outcome.records)
     # the last token is never fed
-    lengths = [arrival.prompt + arrival.output - 1 for arrival in arrivals]
+    lengths = [one.length + one.output_tokens - 1 for one in arrivals]
     assert outcome.totals.tokens == sum(lengths)
     assert outcome.totals.attention == pytest.approx(sum(n * (n + 1) / 2 for n in lengths))
 
 
 def test_a_seed_fixes_everything() -> None:
     def run(seed: int) -> Outcome:
-        return simulate(MACHINE, SchedulerConfig(), load_mix("5").offered(0.9, 10, seed, MACHINE.isolated_prefill))
+        return simulate(MACHINE, SchedulerConfig(), offered(0.9, 10, seed))
 
     assert run(1) == run(1)
     assert run(1) != run(2)
@@ -83,7 +100,11 @@ def test_a_seed_fixes_everything() -> None:
 @pytest.mark.parametrize("policy", ["lars", "red"])
 def test_no_request_waits_behind_a_convoy(policy: str) -> None:
     """The claim at its smallest: against prompts that run to their end, the short ones wait 30 times less."""
-    arrivals = convoy(200, seed=0)
+    arrivals = build_convoy(
+        ConvoyConfig(
+            long_prompt=1_000_000, long_output=64, shorts=200, short_prompt=100, short_prompt_most=2000, short_output=64
+        )
+    ).requests
     settings = SchedulerConfig()
     whole = dataclasses.replace(settings, policy="fcfs", chunk_preemption=False)
     before = summarise_convoy("fcfs", simulate(MACHINE, whole, arrivals), MACHINE)
@@ -95,33 +116,30 @@ def test_no_request_waits_behind_a_convoy(policy: str) -> None:
     assert after.long_finished <= 1.1 * after.long_bound
 
 
-def scaled(quantiles: Quantiles, by: float) -> Quantiles:
-    return Quantiles(quantiles.probabilities, tuple(by * value for value in quantiles.values))
-
-
 def test_overload_starves_long_prompts_under_srtf_and_not_under_lars() -> None:
     """Half again as much work as the machine can do, for as long as it takes to serve some fifty long prompts.
 
     A model of the hour of docs/scheduling.md: prompts of a third of the length, and more of the long ones, for 15
     minutes; outputs of two tokens, which make few ticks.
     """
-    mix = load_mix("5")
-    assert mix.long is not None
-    two = Quantiles((0, 1), (2, 2))
-    smaller = Mix(Lengths(mix.short.prompt, two), Lengths(scaled(mix.long.prompt, 1 / 3), two), long_share=0.3)
-    arrivals = smaller.offered(1.5, 900, 2, alone(MACHINE, SchedulerConfig()))
+    rng, work, seconds = np.random.default_rng(0), alone(MACHINE, SchedulerConfig()), 900
+    prompts, _, long = dataclasses.replace(load_mix("5"), long_share=0.3).at(rng.random((2000, 3)))
+    prompts = np.rint(np.where(long, prompts / 3, prompts)).astype(int)
+    count = int(np.searchsorted(np.cumsum([work(prompt) for prompt in prompts.tolist()]), 1.5 * seconds))
+    times = np.sort(rng.random(count)) * seconds
+    arrivals = [request(at, prompt, 2) for at, prompt in zip(times.tolist(), prompts.tolist(), strict=False)]
     begun = {}
     for policy in ("srtf", "lars"):
-        served = simulate(MACHINE, SchedulerConfig(policy=policy), arrivals, until=900).served
-        early = sorted((one for one in served if one.arrival.at < 200), key=lambda one: -one.arrival.prompt)
-        begun[policy] = [one.first is not None for one in early]
+        served = simulate(MACHINE, SchedulerConfig(policy=policy), arrivals, until=900).records
+        early = sorted((one for one in served if one.due < 200), key=lambda one: -one.prompt_tokens)
+        begun[policy] = [len(one.outputs) > 0 for one in early]
     assert not any(begun["srtf"][:3])
     assert all(begun["lars"])
 
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_every_policy_serves_everything(policy: str) -> None:
-    arrivals = load_mix("5").offered(1.2, 10, 3, MACHINE.isolated_prefill)
+    arrivals = offered(1.2, 10, 3)
     outcome = simulate(MACHINE, SchedulerConfig(policy=policy), arrivals)
     summary = summarise(policy, outcome, 10)
     assert summary.finished == summary.requests == len(arrivals)
@@ -129,9 +147,9 @@ def test_every_policy_serves_everything(policy: str) -> None:
 
 
 def test_it_stops_when_it_is_told_and_jumps_over_idle_time() -> None:
-    arrivals = [Arrival(0.0, 100, 2), Arrival(1e6, 100, 2), Arrival(2e6, 100, 2)]
+    arrivals = [request(0.0, 100, 2), request(1e6, 100, 2), request(2e6, 100, 2)]
     outcome = simulate(MACHINE, SchedulerConfig(), arrivals, until=1.5e6)
-    assert [one.finished is not None for one in outcome.served] == [True, True]
+    assert [one.status for one in outcome.records] == ["ok", "ok"]
     assert 1.5e6 <= outcome.end < 2.1e6
     assert outcome.totals.seconds < 1
 
@@ -141,30 +159,31 @@ def test_no_device_is_touched() -> None:
         "from medha_jax.config import SchedulerConfig\n"
         "from medha_jax.simulate.deployments import DEPLOYMENTS\n"
         "from medha_jax.simulate.run import simulate\n"
-        "from medha_jax.workload import Arrival\n"
-        "simulate(DEPLOYMENTS['a100-16'], SchedulerConfig(), [Arrival(0.0, 100, 2)])\n"
+        "from medha_jax.workload import WorkloadRequest\n"
+        "simulate(DEPLOYMENTS['a100-16'], SchedulerConfig(), [WorkloadRequest(0, 0.0, 'short', 100, 2)])\n"
         "from jax._src import xla_bridge\n"
         "assert not xla_bridge.backends_are_initialized()\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
-def served(at: float, first: float | None, end: float, prompt: int = 2048, output: int = 3) -> Served:
+def served(at: float, first: float | None, end: float, prompt: int = 2048, output: int = 3) -> RequestRecord:
+    asked = request(at, prompt, output, "long" if prompt > 10_000 else "short")
+    alone_s = MACHINE.isolated_prefill(prompt)
     finished = None if first is None else first + 1.0
-    return Served(Arrival(at, prompt, output, prompt > 10_000), MACHINE.isolated_prefill(prompt), first, finished, end)
+    return record_of(0, asked, SchedulerConfig().default_deadline_s(alone_s), alone_s, first, finished, end)
 
 
 def test_figures_of_a_request() -> None:
     one = served(10.0, 10.4, 20.0)
-    assert one.ttft == pytest.approx(0.4)
-    assert one.normalised == pytest.approx(0.4 / MACHINE.isolated_prefill(2048))
-    assert one.tpot == pytest.approx(0.5)
-    assert one.e2e == pytest.approx(1.4)
-    assert one.on_time is True
-    assert served(10.0, 10.6, 20.0).on_time is False
-    assert served(10.0, None, 20.0).on_time is False
-    assert served(19.8, None, 20.0).on_time is None  # may still come in time
-    assert served(19.8, None, 20.0).tpot is None
+    assert waited(one) == pytest.approx(0.4)
+    assert tpot(one) == pytest.approx(0.5)
+    assert e2el(one) == pytest.approx(1.4)
+    assert on_time(one) is True
+    assert on_time(served(10.0, 10.6, 20.0)) is False
+    assert on_time(served(10.0, None, 20.0)) is False
+    assert on_time(served(19.8, None, 20.0)) is None  # may still come in time
+    assert tpot(served(19.8, None, 20.0)) is None
 
 
 def test_a_summary_counts_who_was_on_time_and_who_was_done() -> None:
@@ -182,5 +201,5 @@ def test_a_summary_counts_who_was_on_time_and_who_was_done() -> None:
     assert summary.tokens_per_second == 5
     assert summary.longest_wait == 97
     assert summary.normalised is not None
-    assert summary.normalised[0] == pytest.approx(np.median([row.normalised for row in rows]))
-    assert summary.load == pytest.approx(sum(row.isolated for row in rows) / 10)
+    assert summary.normalised[0] == pytest.approx(np.median([waited(row) / row.alone_s for row in rows]))
+    assert summary.load == pytest.approx(sum(row.alone_s for row in rows) / 10)

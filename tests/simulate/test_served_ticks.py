@@ -20,7 +20,7 @@ from medha_jax.simulate.hardware import SpecError
 from medha_jax.simulate.run import request_for
 from medha_jax.simulate.served_ticks import served_ticks
 from medha_jax.simulate.times import SummedTimes
-from medha_jax.workload import Arrival
+from tests.simulate.simulated import request
 
 CONTEXT, START_S = 512, 50.0
 BUCKETS = Buckets(decode=(4,), prefill=(16, 32), chunks=2)
@@ -43,11 +43,11 @@ def traced(path: Path, mesh: MeshConfig) -> list[TickReport]:
 
     engine = Engine(executor, scheduler, model, clock, CountedOutput, on_tick=on_tick)
     for prompt, output in ((300, 8), (20, 12), (100, 1)):
-        engine.add(request_for(Arrival(clock(), prompt, output), 0.1))
+        engine.add(request_for(request(clock(), prompt, output), 0.1))
     while engine.busy:
         engine.step()
     clock.advance_to(clock() + 7)
-    engine.add(request_for(Arrival(clock(), 40, 3), 0.1))
+    engine.add(request_for(request(clock(), 40, 3), 0.1))
     while engine.busy:
         engine.step()
     trace.close()

@@ -19,6 +19,9 @@ from medha_jax.workload import (
     WorkloadError,
     build,
     build_convoy,
+    build_offered,
+    describe,
+    load_preset,
 )
 
 PROCESSES = st.sampled_from(["poisson", "gamma", "constant", "ramp"])
@@ -234,3 +237,46 @@ def test_equal_blocks_of_a_trace_have_equal_tokens(mooncake: str, scale: float, 
     assert (ids[0][:block] == ids[1][:block]).all()
     assert (ids[1][:block] == ids[2]).all()
     assert (ids[0][block:] != ids[1][block : len(ids[0])]).any()
+
+
+def test_short_prompts_of_a_convoy_may_differ() -> None:
+    config = ConvoyConfig(shorts=50, short_prompt=100, short_prompt_most=2000, seed=2)
+    long, *short = build_convoy(config).requests
+    assert (long.at, long.length, long.kind) == (0, 32_768, "long")
+    assert [one.at for one in short] == list(range(1, 51))
+    assert all(100 <= one.length <= 2000 and one.kind == "short" for one in short)
+    assert len({one.length for one in short}) > 40
+    assert "of 100-2,000 tokens" in describe(config)
+
+
+def test_offered_work_is_what_was_stated_to_within_one_request() -> None:
+    config = WorkloadConfig(source="medha-5pct", duration=1000.0, seed=3)
+
+    def work(prompt: int) -> float:
+        return prompt / 10_000
+
+    for load in (0.5, 2.0):
+        requests = build_offered(config, load, work).requests
+        seconds = [work(one.length) for one in requests]
+        assert abs(sum(seconds) - load * 1000) <= max(work(1_000_000) / 2, 0.1)
+        times = np.array([one.at for one in requests])
+        assert (np.diff(times) >= 0).all() and 0 <= times[0] <= times[-1] < 1000
+    assert build_offered(config, 1.0, work) == build_offered(config, 1.0, work)
+    assert build_offered(config, 1.0, work).requests != build_offered(replace(config, seed=4), 1.0, work).requests
+
+
+def test_poisson_requests_are_as_many_and_as_mixed_as_stated() -> None:
+    requests = build(WorkloadConfig(source="medha-5pct", rate=2.0, duration=10_000, seed=1)).requests
+    assert len(requests) == pytest.approx(20_000, abs=5 * 20_000**0.5)
+    gaps = np.diff([one.at for one in requests])
+    assert gaps.mean() == pytest.approx(0.5, rel=0.03)
+    assert gaps.std() == pytest.approx(0.5, rel=0.03)  # exponential
+    long = [one.length for one in requests if one.kind == "long"]
+    assert len(long) / len(requests) == pytest.approx(load_preset("medha-5pct").long_share, rel=0.1)
+    assert min(long) > 100_000 > max(one.length for one in requests if one.kind == "short")
+
+
+@pytest.mark.parametrize("load", [0.0, -1.0, math.nan])
+def test_a_load_is_above_nothing(load: float) -> None:
+    with pytest.raises(WorkloadError, match="must be above 0"):
+        build_offered(WorkloadConfig(duration=10.0), load, float)

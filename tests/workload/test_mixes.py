@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import yaml
 
-from medha_jax.workload import Quantiles, WorkloadError, convoy, load_mix, mix_from
+from medha_jax.workload import Quantiles, WorkloadError, load_mix, mix_from, preset_of
 from tools.make_quantiles import Trace, main, tables
 
 PERCENTILES = (0.1, 0.5, 0.9, 0.99)
@@ -37,7 +37,7 @@ def test_what_is_drawn_has_the_tables_quantiles(name: str, kind: str) -> None:
     if kind.startswith("long") and mix.long is None:
         pytest.skip("this mix has no long requests")
     quantiles: Quantiles = attrgetter(kind)(mix)
-    drawn = quantiles.sample(np.random.default_rng(0), 40_000)
+    drawn = np.rint(quantiles.at(np.random.default_rng(0).random(40_000)))
     for probability in PERCENTILES:
         low, high = quantiles.at(probability - 0.01), quantiles.at(min(1.0, probability + 0.01))
         assert low <= np.quantile(drawn, probability) <= high
@@ -45,33 +45,15 @@ def test_what_is_drawn_has_the_tables_quantiles(name: str, kind: str) -> None:
     assert drawn.max() <= max(quantiles.values)
 
 
-def test_arrivals_are_poisson() -> None:
-    mix = load_mix("5")
-    arrivals = mix.poisson(rate=2.0, seconds=10_000, seed=1)
-    assert len(arrivals) == pytest.approx(20_000, abs=5 * 20_000**0.5)
-    times = np.array([arrival.at for arrival in arrivals])
-    assert (np.diff(times) >= 0).all()
-    assert 0 <= times[0] <= times[-1] < 10_000
-    gaps = np.diff(times)
-    assert gaps.mean() == pytest.approx(0.5, rel=0.03)
-    assert gaps.std() == pytest.approx(0.5, rel=0.03)  # exponential
-    long = [arrival for arrival in arrivals if arrival.long]
-    assert len(long) / len(arrivals) == pytest.approx(mix.long_share, rel=0.1)
-    assert min(arrival.prompt for arrival in long) > 100_000 > max(a.prompt for a in arrivals if not a.long)
-
-
-def test_a_seed_fixes_everything() -> None:
-    mix = load_mix("1")
-    assert mix.poisson(1, 100, 3) == mix.poisson(1, 100, 3) != mix.poisson(1, 100, 4)
-    with pytest.raises(WorkloadError, match="must be above 0"):
-        mix.poisson(0, 10, 1)
-
-
-def test_a_convoy_is_one_long_request_and_short_ones_every_second() -> None:
-    arrivals = convoy(50, seed=2)
-    assert (arrivals[0].at, arrivals[0].prompt, arrivals[0].long) == (0, 1_000_000, True)
-    assert [arrival.at for arrival in arrivals[1:]] == list(range(1, 51))
-    assert all(100 <= arrival.prompt <= 2000 and not arrival.long for arrival in arrivals[1:])
+def test_medhas_mixes_go_by_their_percentage_too() -> None:
+    assert [preset_of(mix) for mix in ("0", "1", "5", "mooncake-conv")] == [
+        "medha-0pct",
+        "medha-1pct",
+        "medha-5pct",
+        "mooncake-conv",
+    ]
+    with pytest.raises(WorkloadError, match="no mix '7'; there are 0, 1, 5, sharegpt-8k"):
+        preset_of("7")
 
 
 def test_tables_are_made_from_traces() -> None:

@@ -1,0 +1,10 @@
+"""The requests of a preset's traffic."""
+
+from __future__ import annotations
+
+from medha_jax.workload import WorkloadConfig, WorkloadRequest, build, preset_of
+
+
+def poisson(mix: str, rate: float, seconds: float, seed: int) -> tuple[WorkloadRequest, ...]:
+    """Requests of one of the authors' mixes (`0`, `1`, `5` % long), Poisson at so many a second."""
+    return build(WorkloadConfig(source=preset_of(mix), rate=rate, duration=seconds, seed=seed)).requests
