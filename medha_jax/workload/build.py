@@ -85,9 +85,8 @@ def build_offered(config: WorkloadConfig, load: float, work: Callable[[int], flo
 def build_convoy(config: ConvoyConfig) -> Workload:
     """One request of kind "long" at 0 and the short ones behind it, by the time when they are due."""
     long = WorkloadRequest(0, 0.0, "long", config.long_prompt, config.long_output, (REQUESTS, 0))
-    rng = np.random.default_rng(
-        config.seed
-    )  # the stream of the long prompt's content, too: documented runs draw from it
+    # the long prompt's content begins with the same draws; documented runs have these lengths
+    rng = np.random.default_rng(config.seed)
     prompts = rng.integers(config.short_prompt, (config.short_prompt_most or config.short_prompt) + 1, config.shorts)
     short = [
         WorkloadRequest(
