@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from medha_jax.bench.session import Session
 from medha_jax.results import Repeat, RequestRecord, Spread
@@ -146,6 +147,14 @@ def figures(convoy: Convoy) -> Figures:
 
 def _percentiles(of: Spread) -> tuple[float, float, float]:
     return of.median, of.p90, of.p99
+
+
+def json_row(one: Convoy, first: Convoy) -> dict[str, Any]:
+    """The figures of a convoy, as JSON: seconds, requests a second, tokens a second."""
+    found = figures(one)
+    ours, theirs = found.short_ttft, figures(first).short_ttft
+    ratio = theirs[0] / ours[0] if ours and theirs else None
+    return {"name": one.name, "ratio": ratio, **asdict(found), "alone": asdict(one.alone)}
 
 
 def _whole(record: RequestRecord) -> float:

@@ -9,17 +9,52 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from types import TracebackType
+
+from medha_jax.workload import WorkloadRequest
 
 READY = "serving "
 LAST_LINES = 20
 STOP_SECONDS = 30.0
 SERVE = (sys.executable, "-m", "medha_jax.cli", "serve")
+POOL_TOKENS = 2**18  # that a pool has at most unless it is stated, or one request needs more
 
 
 class ServerStartError(RuntimeError):
     """The server ended before it was ready; the text includes its last line."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a server must hold for some requests.
+
+    Args:
+        context: tokens of the longest request.
+        pool: KV tokens of all that may run at once.
+    """
+
+    context: int
+    pool: int
+
+
+def needs_of(requests: Iterable[WorkloadRequest], slots: int, page: int) -> Needs | None:
+    """What requests need of a server; None where the tokens of a prompt are not known.
+
+    Args:
+        requests: that will be sent.
+        slots: of them that run at once.
+        page: tokens in a KV page.
+    """
+    tokens = []
+    for request in requests:
+        if request.prompt_tokens is None:
+            return None
+        whole = request.prompt_tokens + request.output_tokens
+        tokens.append(-(-whole // page) * page)
+    tokens.sort(reverse=True)
+    return Needs(context=tokens[0], pool=max(tokens[0], min(sum(tokens[:slots]), POOL_TOKENS)))
 
 
 class OwnServer:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json as jsons
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -65,6 +65,7 @@ def bench_convoy(
     Every policy gets a server of its own and the same requests; with --server or --url there is that server's row only.
     Before each convoy its requests are measured alone.
     """
+    from medha_jax.bench.convoy import json_row
     from medha_jax.workload import build_convoy
 
     check_own(context, service)
@@ -86,14 +87,14 @@ def bench_convoy(
     if convoys:
         with reader_may_leave():
             if output.json:
-                print(jsons.dumps({"rows": [row(one, convoys[0]) for one in convoys]}), flush=True)
+                print(jsons.dumps({"rows": [json_row(one, convoys[0]) for one in convoys]}), flush=True)
             else:
                 from medha_jax.cli.bench_tables import print_convoy
 
                 print_convoy(convoys, service.tpot_target_ms, runs[0].stamp)
     if stopped:
         return INTERRUPTED
-    return int(any(row(one, one)["short_done"] == 0 for one in convoys))
+    return int(any(json_row(one, one)["short_done"] == 0 for one in convoys))
 
 
 def parse_policies(text: str) -> list[PolicyOptions]:
@@ -127,13 +128,3 @@ async def _measure(
     shown = shown_config(target, fitted, client) | {"alone": dataclasses.asdict(one.alone)}
     run = book.run(target.name, [one.repeat], shown, opened.facts)
     return one, run, opened.session.stopped
-
-
-def row(one: Convoy, first: Convoy) -> dict[str, Any]:
-    """The figures of a convoy, as JSON: seconds, requests a second, tokens a second."""
-    from medha_jax.bench.convoy import figures
-
-    found = figures(one)
-    ours, theirs = found.short_ttft, figures(first).short_ttft
-    ratio = theirs[0] / ours[0] if ours and theirs else None
-    return {"name": one.name, "ratio": ratio, **dataclasses.asdict(found), "alone": dataclasses.asdict(one.alone)}

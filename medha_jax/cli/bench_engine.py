@@ -11,10 +11,10 @@ import typer
 
 from medha_jax.cli.generation_report import reader_may_leave
 from medha_jax.cli.interrupt import noted_interrupts
-from medha_jax.cli.mesh import LayoutOptions, RuntimeOptions
 from medha_jax.cli.opening import model_sizes, tell
 from medha_jax.cli.option_groups import Shown, takes_groups
 from medha_jax.cli.prompt import model_directory, whole_number
+from medha_jax.cli.runtime_options import LayoutOptions, RuntimeOptions
 from medha_jax.config import Buckets, RuntimeConfig, same_setting, setting
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from medha_jax.cli.mesh import LayoutOptions, RuntimeOptions
 from medha_jax.cli.prompt import whole_number
 from medha_jax.cli.remote import RemoteOptions
+from medha_jax.cli.runtime_options import LayoutOptions, RuntimeOptions
 from medha_jax.config import RuntimeConfig, SchedulerConfig, same_setting, setting
 
 if TYPE_CHECKING:

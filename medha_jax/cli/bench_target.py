@@ -25,23 +25,9 @@ if TYPE_CHECKING:
     from medha_jax.workload import WorkloadRequest
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-POOL_TOKENS = 2**18  # that a pool has at most unless it is stated, or one request needs more
 GUESSED_VOCABULARY = 1000  # ids that any vocabulary of a language model has
 OWN = ("model", "mesh", "tpot_target_ms", "prefix_cache", "max_context", "slots", "pool_tokens")
 POLICY = ("policy", "chunk_preemption", "policies")
-
-
-@dataclass(frozen=True)
-class Needs:
-    """What a server must hold for some requests.
-
-    Args:
-        context: tokens of the longest request.
-        pool: KV tokens of all that may run at once.
-    """
-
-    context: int
-    pool: int
 
 
 @dataclass(frozen=True)
@@ -88,24 +74,6 @@ def check_own(context: typer.Context, options: ServerOptions) -> None:
         raise typer.BadParameter(f"{as_flags(wrong)} beside --server or --url, which has its own")
 
 
-def needs_of(requests: Iterable[WorkloadRequest], slots: int, page: int) -> Needs | None:
-    """What requests need of a server; None where the tokens of a prompt are not known.
-
-    Args:
-        requests: that will be sent.
-        slots: of them that run at once.
-        page: tokens in a KV page.
-    """
-    tokens = []
-    for request in requests:
-        if request.prompt_tokens is None:
-            return None
-        whole = request.prompt_tokens + request.output_tokens
-        tokens.append(-(-whole // page) * page)
-    tokens.sort(reverse=True)
-    return Needs(context=tokens[0], pool=max(tokens[0], min(sum(tokens[:slots]), POOL_TOKENS)))
-
-
 @contextmanager
 def opened(options: ServerOptions, policy: PolicyOptions, requests: Iterable[WorkloadRequest]) -> Iterator[Target]:
     """The server, ready; one's own is started before the block, with this policy, and stopped after it.
@@ -123,6 +91,8 @@ def opened(options: ServerOptions, policy: PolicyOptions, requests: Iterable[Wor
 
 def fitted(options: ServerOptions, requests: Iterable[WorkloadRequest]) -> ServerOptions:
     """The options with a context and a pool for these requests, where none are stated."""
+    from medha_jax.bench.own_server import needs_of
+
     needs = needs_of(requests, options.slots, load_mesh(options.mesh).page_size)
     if needs is None:
         return options

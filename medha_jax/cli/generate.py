@@ -12,7 +12,6 @@ import typer
 from medha_jax.cli.cluster import SEVERAL, ClusterOptions, ended_at_once, quiet_stdout
 from medha_jax.cli.generation_report import completion_json, print_summary, reader_may_leave
 from medha_jax.cli.interrupt import noted_interrupts
-from medha_jax.cli.mesh import RuntimeOptions
 from medha_jax.cli.opening import lead_runtime, open_runtime
 from medha_jax.cli.option_groups import Shown, takes_groups
 from medha_jax.cli.progress import PrefillProgress
@@ -27,6 +26,7 @@ from medha_jax.cli.prompt import (
 )
 from medha_jax.cli.remote import RemoteCompletion, RemoteOptions, check_options, connection
 from medha_jax.cli.remote import stream as stream_remote
+from medha_jax.cli.runtime_options import RuntimeOptions
 from medha_jax.config import setting
 from medha_jax.plan import SamplingParams
 from medha_jax.text import GenerationDefaults, Tokenizer

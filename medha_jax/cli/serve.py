@@ -16,9 +16,9 @@ import typer
 import yaml
 
 from medha_jax.cli.cluster import SEVERAL, ClusterOptions, ended_at_once, quiet_stdout
-from medha_jax.cli.mesh import RuntimeOptions
 from medha_jax.cli.opening import tell
 from medha_jax.cli.option_groups import Shown, takes_groups
+from medha_jax.cli.runtime_options import RuntimeOptions
 from medha_jax.config import ConfigError, RuntimeConfig, SchedulerConfig, setting
 from medha_jax.net import TlsFiles
 from medha_jax.server.settings import ServerSettings

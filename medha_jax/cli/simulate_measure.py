@@ -9,10 +9,10 @@ from typing import Annotated
 
 import typer
 
-from medha_jax.cli.mesh import LayoutOptions, RuntimeOptions
 from medha_jax.cli.opening import tell
 from medha_jax.cli.option_groups import Shown, takes_groups
 from medha_jax.cli.prompt import model_directory
+from medha_jax.cli.runtime_options import LayoutOptions, RuntimeOptions
 from medha_jax.config import RuntimeConfig, same_setting, setting
 
 

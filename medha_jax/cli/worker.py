@@ -7,9 +7,9 @@ from typing import Annotated
 import typer
 
 from medha_jax.cli.cluster import SEVERAL, ClusterOptions, ended_at_once, quiet_stdout
-from medha_jax.cli.mesh import RuntimeOptions
 from medha_jax.cli.opening import tell
 from medha_jax.cli.option_groups import takes_groups
+from medha_jax.cli.runtime_options import RuntimeOptions
 
 
 @takes_groups

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from medha_jax.cli.mesh import mesh_config
+from medha_jax.cli.runtime_options import mesh_config
 from medha_jax.config import ConfigError
 from tests.cli.command import refused
 

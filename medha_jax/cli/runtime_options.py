@@ -5,21 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
-import typer
-
 from medha_jax.cli.option_groups import Shown
 from medha_jax.cli.prompt import model_directory
 from medha_jax.config import MeshConfig, RuntimeConfig, load_mesh, same_setting, setting
 
 PANEL = "Layout"
-MeshOption = Annotated[
-    str,
-    typer.Option(
-        metavar="FILE|NAME|tp=N,spp=N,kvp=N",
-        help="Layout of the devices: a YAML file, a name from mesh_configs/, or the axes themselves.",
-        rich_help_panel=PANEL,
-    ),
-]
 
 
 def mesh_config(text: str, **overrides: Any) -> MeshConfig:
