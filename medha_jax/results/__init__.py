@@ -1,4 +1,4 @@
-"""What requests got, in records, and what is made of them. Real benchmarks and simulations share it. No JAX."""
+"""Records of requests, and their figures, tables, plots and reports, for benchmarks and simulations. No JAX."""
 
 from medha_jax.results.files import read_run, read_runs, runs_json, write_run, write_runs
 from medha_jax.results.group import Group

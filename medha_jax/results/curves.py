@@ -1,4 +1,4 @@
-"""What plots draw of runs, as numbers."""
+"""The numbers that plots draw."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from medha_jax.results.summary import PROBE
 from medha_jax.results.units import seconds
 
 Metric = Callable[[RequestRecord], float | None]
-POINTS = 500  # of a curve: more cannot be seen
+POINTS = 500  # most points of a curve; more cannot be seen
 
 
 def class_names(runs: Sequence[Run]) -> list[str]:
-    """What requests are told apart by: their kinds, or if there is one kind, the lengths of their prompts."""
+    """Classes of requests: their kinds, or, if there is only one kind, the lengths of their prompts."""
     kinds = list(dict.fromkeys(kind for run in runs for kind in run.kinds()))
     if len([kind for kind in kinds if kind != PROBE]) > 1:
         return kinds
@@ -29,7 +29,7 @@ def class_names(runs: Sequence[Run]) -> list[str]:
 
 
 def classes(run: Run, name: str, of: Metric) -> np.ndarray:
-    """A figure of the finished requests of a kind or length, of all repeats together."""
+    """A metric of the finished requests of one class, over all repeats."""
     by_length = name in LENGTHS
     found = [
         value
@@ -46,7 +46,7 @@ def _length(record: RequestRecord) -> str:
 
 
 def cumulative(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Steps of the distribution function: values, and the share that is no greater; of many, some."""
+    """Steps of the distribution function, at most POINTS: values, and the share of values up to each."""
     shares = np.arange(1, len(values) + 1) / len(values)
     kept = np.unique(np.linspace(0, len(values) - 1, min(len(values), POINTS)).astype(int))
     ordered = np.sort(values)
@@ -54,7 +54,7 @@ def cumulative(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Round numbers between two, on a logarithmic axis: at least three if the numbers are a factor of four apart."""
+    """Round numbers from `low` to `high` for a logarithmic axis: at least three if high / low is four or more."""
     ticks: list[float] = []
     for digits in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7)):
         powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
@@ -65,15 +65,15 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 
 def medians(run: Run, names: Sequence[str], of: Metric) -> list[tuple[str, str]]:
-    """Every class that has values, and its median in words."""
+    """Every class that has values, with its median as text."""
     found = [(name, classes(run, name, of)) for name in names]
     return [(name, seconds(float(np.median(values)))) for name, values in found if len(values)]
 
 
 def goodput_lines(runs: Sequence[Run]) -> tuple[dict[str, list[tuple[float, Interval]]], str]:
-    """Points (rate, requests/s) of each series, by rate, and which figure they are.
+    """Points (rate, requests/s) of each series, by rate, and the name of their figure.
 
-    They are goodput where every run has it, else throughput. There are none with fewer than two rates.
+    The figure is goodput if every run has it, else throughput. With fewer than two rates there are no points.
     """
     rated = [run for run in runs if run.rate is not None and np.isfinite(run.rate)]
     key = "request_goodput" if all("request_goodput" in run.figures for run in rated) else "request_throughput"
@@ -86,7 +86,7 @@ def goodput_lines(runs: Sequence[Run]) -> tuple[dict[str, list[tuple[float, Inte
 
 
 def share_within(records: Sequence[RequestRecord]) -> str:
-    """How many requests, probes apart, were on time, in a sentence; empty where none has an objective."""
+    """A sentence with the requests that were on time, without probes; empty if no request has an objective."""
     verdicts = [on_time(record) for record in records if record.kind != PROBE]
     judged = len(verdicts) - verdicts.count(None)
     return f"{verdicts.count(True):,} of {judged:,} requests were on time." if judged else ""

@@ -1,4 +1,4 @@
-"""What plots have in common: colours, axes, legends, and the finished picture."""
+"""Shared parts of the plots: colours, axes, legends, files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, which people with any colour vision can tell apart.
+# Okabe and Ito's colours: people with any colour vision can tell them apart.
 BLUE, VERMILION, GREEN, PINK, ORANGE, SKY, INK, GREY = (
     "#0072B2 #D55E00 #009E73 #CC79A7 #E69F00 #56B4E9 #222222 #8A8F98".split()
 )
@@ -41,7 +41,7 @@ STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "legend.fontsize": 9.5,
     "figure.facecolor": "white",
-    "svg.fonttype": "none",  # text stays text: it is small, and can be read aloud and searched
+    "svg.fonttype": "none",  # text stays text: small, searchable, readable aloud
 }
 PNG_DPI = 160
 
@@ -51,12 +51,12 @@ class Plot:
     """A drawn plot.
 
     Args:
-        name: of its file, without an ending.
+        name: of the file, without suffix.
         title: in a few words.
-        about: what it shows and what is to be seen, for those who cannot see it as well.
-        svg: the picture.
-        png: the same, in pixels.
-        wide: whether it needs the whole width of a page.
+        about: description, also for readers who cannot see the plot.
+        svg: the picture as SVG.
+        png: the picture as PNG.
+        wide: it needs the whole width of a page.
     """
 
     name: str
@@ -68,7 +68,7 @@ class Plot:
 
 
 def figure_of(width: float, height: float) -> Figure:
-    """An empty figure; the size is in inches."""
+    """An empty figure; sizes in inches."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
@@ -83,15 +83,15 @@ def save_figure(figure: Figure, path: Path) -> None:
 
 
 def line_style(number: int) -> tuple[str, str]:
-    """Colour and style of a line, so that many can be told apart."""
+    """Colour and style of line `number`; 28 lines differ."""
     return CYCLE[number % len(CYCLE)], STYLES[number // len(CYCLE) % len(STYLES)]
 
 
 def legend(figure: Figure, handles: Mapping[str, Any]) -> None:
-    """One legend for the whole figure, above it, in as few rows as fit."""
+    """Add one legend above the figure, in as few rows as fit."""
     widths = [0.6 + 0.08 * len(label) for label in handles]  # inches, about
     for rows in range(1, len(widths) + 1):
-        columns = [widths[i : i + rows] for i in range(0, len(widths), rows)]  # it is filled by columns
+        columns = [widths[i : i + rows] for i in range(0, len(widths), rows)]  # matplotlib fills by columns
         across = len(columns)
         if sum(map(max, columns)) <= figure.get_figwidth() - 0.3:
             break
@@ -99,20 +99,20 @@ def legend(figure: Figure, handles: Mapping[str, Any]) -> None:
 
 
 def labelled(axes: Iterable[Axes]) -> dict[str, Any]:
-    """What is drawn, by its label; each label once."""
+    """The drawn artists by label; each label once."""
     found = [ax.get_legend_handles_labels() for ax in axes]
     return {label: handle for handles, labels in found for handle, label in zip(handles, labels, strict=True)}
 
 
 def percent_format() -> Any:
-    """Shares as percentages."""
+    """A tick formatter that shows shares as percentages."""
     from matplotlib.ticker import PercentFormatter
 
     return PercentFormatter(1.0)
 
 
 def seconds_axis(ax: Axes, values: np.ndarray, margin: float = 1.15) -> None:
-    """A logarithmic axis over the values and a margin, at least a factor of four wide, with whole units."""
+    """Make the x axis logarithmic, from the values with a margin, at least a factor of four wide, in whole units."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 
     low, high = float(values.min()), float(values.max())
@@ -126,7 +126,7 @@ def seconds_axis(ax: Axes, values: np.ndarray, margin: float = 1.15) -> None:
 
 
 def _power(value: float) -> str:
-    """A round number of seconds, in a unit that keeps it short."""
+    """A round number of seconds in a unit that keeps it short."""
     for limit, factor, unit in ((0.9e-3, 1e6, "µs"), (0.9, 1e3, "ms")):
         if value < limit:
             return f"{value * factor:,.6g} {unit}"
@@ -134,12 +134,12 @@ def _power(value: float) -> str:
 
 
 def finished(figure: Figure, name: str, title: str, about: str, wide: bool = False) -> Plot:
-    """The plot of a figure, in both formats."""
+    """Render a figure in both formats."""
     from matplotlib.font_manager import FontProperties
 
     svg, png = io.StringIO(), io.BytesIO()
     figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
-    # A page has the title outside. A figure's own title would lie on a legend that is outside of the axes.
+    # Only the PNG gets a title: a page has its own. A figure's title would overlap a legend outside the axes.
     if figure.legends:
         figure.legends[0].set_title(title, FontProperties(weight="bold", size=13))
     else:

@@ -1,4 +1,4 @@
-"""A run in a directory: `summary.json` and `requests.jsonl`."""
+"""A run as a directory: `summary.json` and `requests.jsonl`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import get_args
 
 from medha_jax.results.metrics import FORMULAS, e2el, tpot, ttft
 from medha_jax.results.outputs import Outputs
-from medha_jax.results.records import RequestRecord
+from medha_jax.results.records import Counted, RequestRecord, Status
 from medha_jax.results.run import JSON, Repeat, ResultsError, Run
 from medha_jax.results.spread import Interval
 
@@ -20,15 +21,12 @@ _NUMBERS = ("due", "sent", "ended")
 _OPTIONAL_NUMBERS = ("deadline_s", "tpot_slo_s", "alone_s", "queue_s")
 _COUNTS = ("index", "prompt_tokens", "output_tokens")
 _OPTIONAL_COUNTS = ("cached_tokens", "preemptions")
-_WORDS = {"status": ("ok", "cancelled", "failed", "unfinished"), "counted": ("ids", "usage", "chunks")}
+_WORDS = {"status": get_args(Status), "counted": get_args(Counted)}
 _STORED = [field.name for field in fields(RequestRecord) if field.name != "outputs"]
 
 
 def write_run(directory: Path | str, run: Run) -> None:
-    """Write `summary.json` and `requests.jsonl`; the directory is made where there is none.
-
-    Times are kept to the microsecond.
-    """
+    """Write `summary.json` and `requests.jsonl`; creates the directory. Times are rounded to microseconds."""
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / REQUESTS).open("w", encoding="utf-8") as file:
@@ -40,7 +38,7 @@ def write_run(directory: Path | str, run: Run) -> None:
 
 
 def runs_json(runs: Sequence[Run]) -> str:
-    """Runs as one line of JSON: of each its name, configuration, stamp, and the figures of every repeat."""
+    """Runs as one line of JSON: name, configuration, stamp, and the figures of every repeat."""
     stated = [
         {
             "name": run.name,
@@ -55,17 +53,17 @@ def runs_json(runs: Sequence[Run]) -> str:
 
 
 def write_runs(directory: Path, runs: Sequence[Run]) -> None:
-    """Write runs, each into a folder of its own where there are several."""
+    """Write runs; several runs get a folder each."""
     for run in runs:
         folder = "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in run.name)
         write_run(directory if len(runs) == 1 else directory / folder, run)
 
 
 def read_runs(directories: Sequence[Path]) -> list[Run]:
-    """The runs of directories, or of the folders in them; those of one name are told apart by their directories.
+    """Read the runs of directories, or of the folders in them. Runs of one name are renamed by their directories.
 
     Raises:
-        ResultsError: a directory holds none.
+        ResultsError: a directory holds no run.
     """
     found: list[tuple[Path, Run]] = []
     for directory in directories:
@@ -79,10 +77,10 @@ def read_runs(directories: Sequence[Path]) -> list[Run]:
 
 
 def read_run(directory: Path | str) -> Run:
-    """Read what `write_run` wrote.
+    """Read a directory of `write_run`.
 
     Raises:
-        ResultsError: it is not there, or not as it should be.
+        ResultsError: a file is missing or damaged.
     """
     folder = Path(directory)
     try:
@@ -109,7 +107,7 @@ def read_run(directory: Path | str) -> Run:
 
 
 def _summary(run: Run) -> dict[str, JSON]:
-    """The content of `summary.json`: figures are means over the repeats."""
+    """The content of `summary.json`. Figures are means over the repeats."""
     several = len(run.repeats) > 1
 
     def means(found: Mapping[str, Interval]) -> dict[str, JSON]:
@@ -136,7 +134,7 @@ def _summary(run: Run) -> dict[str, JSON]:
 
 
 def _finite(value: JSON) -> JSON:
-    """The same with `inf` and `nan`, which JSON has not, as words."""
+    """Replace `inf` and `nan` by words, because JSON has no numbers for them."""
     if isinstance(value, Mapping):
         return {str(key): _finite(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -145,7 +143,7 @@ def _finite(value: JSON) -> JSON:
 
 
 def _line(record: RequestRecord) -> dict[str, JSON]:
-    """A record, and what it comes to."""
+    """A record with its metrics."""
     line = {name: getattr(record, name) for name in _STORED}
     line |= {name: round(line[name], 6) for name in _NUMBERS}
     outputs = record.outputs if isinstance(record.outputs, Outputs) else Outputs(*_columns(record))
@@ -161,7 +159,6 @@ def _columns(record: RequestRecord) -> tuple[list[float], list[int]]:
 
 
 def _record(line: Mapping[str, JSON]) -> RequestRecord:
-    """The record of a line."""
     for names, kinds in ((_NUMBERS + _OPTIONAL_NUMBERS, (int, float)), (_COUNTS + _OPTIONAL_COUNTS, (int,))):
         for name in names:
             optional = name in _OPTIONAL_NUMBERS + _OPTIONAL_COUNTS

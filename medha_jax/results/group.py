@@ -1,14 +1,15 @@
-"""Requests of one class, and what they come to."""
+"""Figures of one class of requests."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from medha_jax.results.metrics import e2el, gaps, on_time, tpot, ttft, waited
-from medha_jax.results.records import RequestRecord, Status
+from medha_jax.results.records import RequestRecord
 from medha_jax.results.spread import Spread, spread
 
 Figures = dict[str, float | int | bool | None]
@@ -19,25 +20,25 @@ LENGTHS = ("< 256", "256 - 1K", "1K - 4K", "4K - 16K", "16K - 64K", "64K - 256K"
 
 @dataclass(frozen=True)
 class Group:
-    """Requests of one class. Times are those of finished requests, in seconds; None where there are none.
+    """Figures of one class of requests. Times are of completed requests, in seconds; None if there are none.
 
     Args:
-        requests: of the class.
-        completed: finished as they should.
-        failed: went wrong.
-        cancelled: by the client.
-        unfinished: when the run ended.
-        ttft: to the first output.
-        tpot: for each token after the first.
-        itl: between outputs.
-        e2el: to the last output.
-        normalised: TTFT as a multiple of the prefill alone, of those where that is known.
-        queue: in the server before the first chunk, of those where it says so.
+        requests: number of requests.
+        completed: requests that ended well.
+        failed: requests that failed.
+        cancelled: requests that the client cancelled.
+        unfinished: requests in flight when the run ended.
+        ttft: sending to the first output.
+        tpot: time for each token after the first.
+        itl: time between outputs.
+        e2el: sending to the last output.
+        normalised: TTFT / time of the prefill alone, if known.
+        queue: wait in the server before the first chunk, if the server reports it.
         on_time: requests that met their objectives.
-        judged: requests of which that can be said.
-        longest_wait: most seconds for a first output, or without one to the end, of all requests.
-        preemptions: of all requests, None where no server says so.
-        cached_tokens: of all prompts, None where no server says so.
+        judged: requests that have objectives and can be judged.
+        longest_wait: most seconds to the first output, or to the end without one, over all requests.
+        preemptions: of all requests; None if no server reports them.
+        cached_tokens: of all prompts; None if no server reports them.
     """
 
     requests: int
@@ -59,11 +60,11 @@ class Group:
 
     @property
     def attainment(self) -> float | None:
-        """Share of the judged requests that were on time."""
+        """Share of the judged requests that were on time; None if none was judged."""
         return self.on_time / self.judged if self.judged else None
 
     def flat(self) -> Figures:
-        """Figures by name, times in milliseconds, as vLLM's benchmark names them, and ours."""
+        """Figures by name, with the names of vLLM's benchmark where it has them; `_ms` are milliseconds."""
         found: Figures = {
             "requests": self.requests,
             "completed": self.completed,
@@ -83,20 +84,14 @@ class Group:
 
 
 def length_class(tokens: int) -> str:
-    """The class of a prompt's tokens, one of `LENGTHS`; each reaches to four times the one before."""
+    """The class of a prompt's tokens, one of `LENGTHS`; each limit is four times the one before."""
     return LENGTHS[sum(tokens >= edge for edge in _EDGES)]
 
 
 def groups(
     records: Sequence[RequestRecord], key: Callable[[RequestRecord], str], names: Iterable[str]
 ) -> dict[str, Group]:
-    """Groups that are not empty, in the order of their names.
-
-    Args:
-        records: to put into groups.
-        key: name of a record's group.
-        names: of the groups.
-    """
+    """The non-empty groups, in the order of `names`; `key` gives the name of a record's group."""
     members: dict[str, list[RequestRecord]] = {}
     for record in records:
         members.setdefault(key(record), []).append(record)
@@ -104,16 +99,17 @@ def groups(
 
 
 def group_of(records: Sequence[RequestRecord]) -> Group:
-    """The figures of some requests."""
+    """Compute the figures of requests."""
     finished = [record for record in records if record.status == "ok"]
     verdicts = [on_time(record) for record in records]
+    ended = Counter(record.status for record in records)
     known = [(first, r.alone_s) for r in finished if (first := ttft(r)) is not None and r.alone_s]
     return Group(
         requests=len(records),
-        completed=len(finished),
-        failed=_count(records, "failed"),
-        cancelled=_count(records, "cancelled"),
-        unfinished=_count(records, "unfinished"),
+        completed=ended["ok"],
+        failed=ended["failed"],
+        cancelled=ended["cancelled"],
+        unfinished=ended["unfinished"],
         ttft=_of(finished, ttft),
         tpot=_of(finished, tpot),
         itl=spread(np.concatenate([gaps(record) for record in finished])) if finished else None,
@@ -128,10 +124,6 @@ def group_of(records: Sequence[RequestRecord]) -> Group:
     )
 
 
-def _count(records: Iterable[RequestRecord], status: Status) -> int:
-    return sum(record.status == status for record in records)
-
-
 def _of(records: Iterable[RequestRecord], metric: Callable[[RequestRecord], float | None]) -> Spread | None:
     return spread([value for record in records if (value := metric(record)) is not None])
 
@@ -142,7 +134,7 @@ def _sum(values: Iterable[int | None]) -> int | None:
 
 
 def _named(times: Spread | None, name: str, factor: float) -> Figures:
-    """The parts of a spread by name, `p99_ttft_ms`."""
+    """The parts of a spread by name, such as `p99_ttft_ms`."""
     parts = {"mean": "mean", "median": "median", "std": "std", "p90": "p90", "p95": "p95", "p99": "p99", "max": "most"}
     return {
         f"{part}_{name}": None if times is None else factor * getattr(times, field) for part, field in parts.items()

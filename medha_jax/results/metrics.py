@@ -1,4 +1,4 @@
-"""The figures of one request, by the definitions of `FORMULAS`."""
+"""Metrics of one request, as defined in `FORMULAS`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy as np
 from medha_jax.results.outputs import Outputs
 from medha_jax.results.records import RequestRecord
 
-# As printed with every table, report and summary.
+# Printed with every table, report and summary.
 FORMULAS = {
     "TTFT": "sending to the first streamed output",
     "TPOT": "(E2EL - TTFT) / (output tokens - 1), of each request with two tokens or more",
@@ -25,12 +25,12 @@ FORMULAS = {
 
 
 def ttft(record: RequestRecord) -> float | None:
-    """Seconds from sending to the first output; None without any."""
+    """Seconds from sending to the first output; None without output."""
     return record.outputs[0][0] - record.sent if len(record.outputs) else None
 
 
 def e2el(record: RequestRecord) -> float | None:
-    """Seconds from sending to the last output; None without any."""
+    """Seconds from sending to the last output; None without output."""
     return record.outputs[-1][0] - record.sent if len(record.outputs) else None
 
 
@@ -51,13 +51,13 @@ def gaps(record: RequestRecord) -> np.ndarray:
 
 
 def received(record: RequestRecord) -> int:
-    """Output tokens that came."""
+    """Number of received output tokens."""
     outputs = record.outputs
     return outputs.tokens if isinstance(outputs, Outputs) else sum(tokens for _, tokens in outputs)
 
 
 def waited(record: RequestRecord) -> float:
-    """Seconds from sending to the first output, or to the end where there was none."""
+    """Seconds from sending to the first output, or to the end without one."""
     first = ttft(record)
     return record.ended - record.sent if first is None else first
 
@@ -65,7 +65,7 @@ def waited(record: RequestRecord) -> float:
 def on_time(record: RequestRecord) -> bool | None:
     """Whether a request met its objectives.
 
-    None where it has none, where the client cancelled it, and where the run ended before it could miss them.
+    None if it has none, if the client cancelled it, or if the run ended before its deadline.
     """
     if record.status == "cancelled" or (record.deadline_s is None and record.tpot_slo_s is None):
         return None

@@ -1,4 +1,4 @@
-"""The messages of one stream, in little memory."""
+"""The messages of one stream, stored compactly."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ import numpy as np
 
 
 class Outputs(Sequence[tuple[float, int]]):
-    """Messages of one stream as (seconds, tokens). Two arrays hold 12 bytes a message, where pairs would take 100.
+    """Messages of one stream as (seconds, tokens), in 12 bytes each; pairs would take 100.
 
-    Owned by who adds to it, until its stream has ended.
+    The sender of the request owns it until its stream has ended.
     """
 
     __slots__ = ("_seconds", "_tokens")
     __hash__ = None  # type: ignore[assignment]
 
     def __init__(self, seconds: Iterable[float] = (), tokens: Iterable[int] = ()) -> None:
-        """Begin with some messages.
+        """Begin with messages.
 
         Raises:
-            ValueError: there are not as many tokens as seconds.
+            ValueError: the lengths differ.
         """
         self._seconds, self._tokens = array("d", seconds), array("I", tokens)
         if len(self._seconds) != len(self._tokens):
             raise ValueError(f"{len(self._seconds)} times and {len(self._tokens)} counts of tokens")
 
     def add(self, seconds: float, tokens: int) -> None:
-        """Note a message."""
+        """Add a message."""
         self._seconds.append(seconds)
         self._tokens.append(tokens)
 
     @property
     def seconds(self) -> np.ndarray:
-        """When each message came `[messages]`, a copy."""
+        """Time of each message `[messages]`, a copy."""
         return np.array(self._seconds)
 
     @property
@@ -45,16 +45,11 @@ class Outputs(Sequence[tuple[float, int]]):
 
     @property
     def tokens(self) -> int:
-        """Of all messages."""
+        """Tokens of all messages."""
         return sum(self._tokens)
 
-    @property
-    def first(self) -> float | None:
-        """Seconds of the first message, None without any."""
-        return self._seconds[0] if self._seconds else None
-
     def spread(self, tokens: int) -> None:
-        """Count `tokens` in all instead, over the messages as evenly as whole numbers allow, and the most at first."""
+        """Replace the counts: spread `tokens` evenly over the messages; the first ones get the remainder."""
         count = len(self._tokens)
         # ceilings of the running total
         upto = [-(-place * tokens // count) for place in range(count + 1)] if count else []

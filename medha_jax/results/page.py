@@ -1,4 +1,4 @@
-"""The frame of a report: HTML and CSS, with places for `string.Template`."""
+"""The HTML and CSS of a report, as a `string.Template`."""
 
 PAGE = """<!DOCTYPE html>
 <html lang="en">

@@ -1,4 +1,4 @@
-"""Plots of runs. They need matplotlib, the extra `plot`."""
+"""Plots of runs. They need matplotlib (extra `plot`)."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ from medha_jax.results.units import digits, seconds
 
 KINDS = {"short": BLUE, "long": VERMILION, "probe": GREEN}
 MOST_TIMELINES, MOST_ACROSS = 6, 3
-FEWEST = 3  # finished requests, for a panel of their own
-MOST_WORDS = 8  # medians in a sentence; more are for a table
-MOST_VECTOR_BARS = 1500  # more than that are drawn as pixels, also in an SVG
+FEWEST = 3  # finished requests that a panel needs
+MOST_WORDS = 8  # most medians in a sentence; more stand in a table
+MOST_VECTOR_BARS = 1500  # more bars are drawn as pixels, also in an SVG
 MARKERS: tuple[tuple[Status, str], ...] = (("failed", "x"), ("cancelled", "d"))
-FLOOR_S = 1e-4  # shorter times are drawn here, where an axis is logarithmic
+FLOOR_S = 1e-4  # shorter times are drawn here on a logarithmic axis
 
 
 def draw(runs: Sequence[Run]) -> list[Plot]:
-    """Every plot for which the runs have data.
+    """Draw every plot for which the runs have data.
 
     Raises:
         ModuleNotFoundError: matplotlib is not installed.
@@ -50,14 +50,14 @@ def draw(runs: Sequence[Run]) -> list[Plot]:
 
     with mpl.rc_context({**mpl.rcParamsDefault, **STYLE, "svg.hashsalt": "medha-jax", "backend": "agg"}):
         plots = [_convoy(runs), _goodput(runs), _cdf(runs, "ttft"), _cdf(runs, "tpot")]
-        # one axis for all, so that they can be compared
+        # all timelines share one axis, so that they can be compared
         end = max((record.ended for run in runs for record in run.repeats[0].records), default=0.0)
         plots += [_timeline(run, number, len(runs), end) for number, run in enumerate(runs[:MOST_TIMELINES])]
     return [plot for plot in plots if plot is not None]
 
 
 def _cdf(runs: Sequence[Run], metric: str) -> Plot | None:
-    """Shares of requests by time: a line a class of one run, or a panel a class with a line a run."""
+    """Distribution of a metric: one line per class for one run; for several, one panel per class, one line per run."""
     of = {"ttft": ttft, "tpot": tpot}[metric]
     words = {"ttft": "Time to first token (TTFT)", "tpot": "Time per output token (TPOT)"}[metric]
     fewest = 1 if len(runs) == 1 else FEWEST
@@ -96,7 +96,7 @@ def _cdf(runs: Sequence[Run], metric: str) -> Plot | None:
 
 
 def _convoy(runs: Sequence[Run]) -> Plot | None:
-    """TTFT of every short request, a row a run."""
+    """TTFT of every short request, one row per run."""
     if len(runs) < 2 or not all({"short", "long"} <= set(run.kinds()) for run in runs):
         return None
     found = [classes(run, "short", ttft).clip(FLOOR_S) for run in runs]
@@ -107,7 +107,7 @@ def _convoy(runs: Sequence[Run]) -> Plot | None:
     middles = [float(np.median(values)) for values in found]
     for row, (values, middle) in enumerate(zip(found, middles, strict=True)):
         colour, _ = line_style(row)
-        # the golden ratio's multiples lie apart, so that few points hide others
+        # multiples of the golden ratio spread the points, so that few hide others
         apart = row + 0.3 * ((np.arange(len(values)) * 0.618034) % 1 - 0.5)
         ax.scatter(values, apart, s=34, color=colour, alpha=0.5, linewidths=0, zorder=3)
         ax.plot([middle, middle], [row - 0.3, row + 0.3], color=colour, linewidth=3, solid_capstyle="butt", zorder=4)
@@ -123,7 +123,7 @@ def _convoy(runs: Sequence[Run]) -> Plot | None:
 
 
 def _goodput(runs: Sequence[Run]) -> Plot | None:
-    """Goodput over the offered rate, a line a series."""
+    """Goodput over the offered rate, one line per series."""
     lines, key = goodput_lines(runs)
     if not lines:
         return None
@@ -150,7 +150,7 @@ def _goodput(runs: Sequence[Run]) -> Plot | None:
 
 
 def _timeline(run: Run, number: int, of: int, end: float) -> Plot | None:
-    """A row a request of the first repeat: waiting, prefill, decode."""
+    """One row per request of the first repeat: waiting, prefill, decode."""
     from matplotlib.collections import PolyCollection
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
@@ -165,7 +165,7 @@ def _timeline(run: Run, number: int, of: int, end: float) -> Plot | None:
     kinds = [kind for kind in run.kinds() if any(bar.kind == kind for bar in drawn)]
     colours = {kind: KINDS.get(kind, CYCLE[(3 + place) % len(CYCLE)]) for place, kind in enumerate(kinds)}
     faces = [_lighter(colours[bar.kind], bar.phase) for bar in drawn]
-    half = max(0.4, len(records) / 250)  # of a bar's height: rows of many requests may overlap, but are seen
+    half = max(0.4, len(records) / 250)  # half a bar's height: with many requests bars overlap, but stay visible
     shapes = PolyCollection([_corners(bar, half) for bar in drawn], facecolors=faces, linewidths=0)
     shapes.set_rasterized(len(drawn) > MOST_VECTOR_BARS)
     ax.add_collection(shapes)
@@ -190,7 +190,7 @@ def _timeline(run: Run, number: int, of: int, end: float) -> Plot | None:
     return finished(figure, f"timeline_{number + 1}" if of > 1 else "timeline", f"Timeline{where}", about, wide=True)
 
 
-# How much of the colour is left; the phases of a request follow each other from light to dark.
+# Share of the colour; the phases of a request go from light to dark.
 _LIGHT = {"waiting": 0.22, "waiting or prefill": 0.4, "prefill": 0.55, "decode": 1.0}
 
 

@@ -1,4 +1,4 @@
-"""What one request asked for and what it got, as a client saw it."""
+"""One request and its result, as the client saw them."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ Counted = Literal["ids", "usage", "chunks"]
 
 @dataclass(frozen=True)
 class RequestRecord:
-    """One request of a run. All times are in seconds since the run's start, on one monotonic (or virtual) clock.
+    """One request of a run. Times are in seconds since the run's start, on one monotonic or virtual clock.
 
     Args:
-        index: its place in the workload, from 0.
-        kind: a class of requests that is reported on its own, such as "short", "long" or "probe".
-        prompt_tokens: sent.
-        output_tokens: asked for.
-        due: when the workload wanted it sent; with limited concurrency not before its place was free.
-        sent: when it was sent; `sent - due` is the client's own lateness.
-        outputs: (time, tokens) of each message that brought tokens, in order.
-        ended: when its stream ended, whatever way; when the run ended, where it is "unfinished".
-        status: how it ended. "cancelled" is by the client's own will, "failed" is everything that went wrong.
-        error: of a failed one, in a line.
-        deadline_s: seconds from `sent` to the first token that its SLO allows; None without one.
-        tpot_slo_s: seconds per output token that its SLO allows; None without one.
-        alone_s: seconds of its prefill alone, where that is known.
-        cached_tokens: of the prompt, taken from the server's prefix cache, where the server says so.
-        preemptions: that the server reports.
-        queue_s: seconds in the server before its first chunk, where the server says so.
-        counted: what the tokens of `outputs` are counted by: token ids, the server's own total spread over its
-            messages, or messages, one token each, where the server says nothing.
+        index: place in the workload, from 0.
+        kind: class of requests that is reported separately, such as "short", "long" or "probe".
+        prompt_tokens: tokens sent.
+        output_tokens: tokens requested.
+        due: planned time of sending; with limited concurrency, not before a place was free.
+        sent: time of sending; `sent - due` is the client's own lateness.
+        outputs: (time, tokens) of each message with tokens, in order.
+        ended: end of the stream; end of the run if "unfinished".
+        status: "cancelled" is by the client; "failed" covers all errors.
+        error: one line for a failed request.
+        deadline_s: seconds from `sent` to the first token that the SLO allows; None without one.
+        tpot_slo_s: seconds per output token that the SLO allows; None without one.
+        alone_s: seconds of the prefill alone, if known.
+        cached_tokens: prompt tokens from the server's prefix cache, if reported.
+        preemptions: number of preemptions, if reported.
+        queue_s: seconds in the server before the first chunk, if reported.
+        counted: source of the token counts: token ids, the server's total spread over its messages ("usage"), or one
+            token a message ("chunks").
     """
 
     index: int

@@ -1,4 +1,4 @@
-"""One self-contained page for one run or several: configuration, tables, plots. It asks no network for anything."""
+"""One self-contained page for one or more runs: configuration, tables, plots. It loads nothing from the network."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def write_report(directory: Path | str, runs: Sequence[Run], title: str = "") ->
     """Write `report.html`, and a PNG of each plot beside it.
 
     Args:
-        directory: made where there is none.
-        runs: to be put side by side; ratios are to the first.
-        title: of the page; the runs' names without one.
+        directory: created if missing.
+        runs: shown side by side; ratios are to the first.
+        title: of the page; "" for the runs' names.
 
     Returns:
-        The page.
+        Path of the page.
 
     Raises:
         ValueError: there are no runs.
@@ -58,7 +58,7 @@ def page(runs: Sequence[Run], title: str, plots: Sequence[Plot], missing: str = 
         runs: of distinct names.
         title: of the page.
         plots: to show.
-        missing: why there are none.
+        missing: why there are no plots.
     """
     notes = [*_warnings(runs), *([missing] if missing else [])]
     return Template(PAGE).substitute(
@@ -84,7 +84,7 @@ def _lead(runs: Sequence[Run]) -> str:
 
 
 def _warnings(runs: Sequence[Run]) -> Iterator[str]:
-    """What makes the figures less than they seem."""
+    """Reasons to trust the figures less."""
     late = [(run.name, one) for run in runs for one in (s.lateness for s in run.summaries) if one and one.lagged]
     if late:
         words = (f"{name}: {seconds(one.p99)}, allowed {seconds(one.allowed or 0)}" for name, one in late)
@@ -99,7 +99,7 @@ def _warnings(runs: Sequence[Run]) -> Iterator[str]:
 
 
 def _cards(run: Run) -> str:
-    """The figures that one looks for first."""
+    """The most important figures."""
     wanted = (
         ("TTFT, median", "median_ttft_ms", milliseconds),
         ("TTFT, P99", "p99_ttft_ms", milliseconds),
@@ -114,7 +114,7 @@ def _cards(run: Run) -> str:
 
 
 def _figure(plot: Plot) -> str:
-    """A plot with its title and, for readers who do not see it, what it shows."""
+    """A plot with its title, and a description for readers who cannot see it."""
     wide = " wide" if plot.wide else ""
     title, about = escape(plot.title), escape(plot.about)
     return (
@@ -125,14 +125,14 @@ def _figure(plot: Plot) -> str:
 
 
 def _inline(plot: Plot) -> str:
-    """The picture as an element of the page: with a name for screen readers, and ids that no other plot has."""
+    """The picture as an element of the page, with a name for screen readers and unique ids."""
     svg = plot.svg[plot.svg.index("<svg") :]
     svg = re.sub(r'\bid="', f'id="{plot.name}-', svg)
     svg = re.sub(r'(href="|url\()#', rf"\g<1>#{plot.name}-", svg)
     head, body = svg.split(">", 1)
     width = re.search(r'width="([\d.]+)pt"', head)
     head = re.sub(r' (?:width|height)="[\d.]+pt"', "", head)
-    # as wide as in print, and no wider; narrower than half of it, text would be too small to read
+    # no wider than in print; below half of that, text would be too small to read
     points = float(width.group(1)) if width else 460.0
     style = f"max-width:{1.6 * points:.0f}px;min-width:{min(points, 620) * 0.85:.0f}px"
     described = f'role="img" aria-labelledby="{plot.name}-title {plot.name}-desc" style="{style}"'
@@ -168,7 +168,7 @@ def _table(table: Table) -> str:
 
 
 def _settings(title: str, runs: Sequence[Run], settings: Sequence[Mapping[str, JSON]]) -> Table:
-    """Settings by name: one column where the runs agree on all, else one a run."""
+    """Settings by name: one column if all runs agree, else one per run."""
     flat = [dict(_flat(of)) for of in settings]
     names = list(dict.fromkeys(name for of in flat for name in of))
     heads: tuple[str, ...] = ("", *(run.name for run in runs))
@@ -179,7 +179,7 @@ def _settings(title: str, runs: Sequence[Run], settings: Sequence[Mapping[str, J
 
 
 def _flat(settings: Mapping[str, JSON], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Settings that have a value, with the names of their sections."""
+    """Settings that have a value, named with their sections."""
     for name, value in settings.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{name}.")

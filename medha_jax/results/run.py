@@ -25,7 +25,7 @@ class Repeat:
 
     Args:
         records: of every request, without the warm-up.
-        window: seconds of it to look at (`summarise`); None for all.
+        window: seconds of the run to evaluate (see `summarise`); None for all.
     """
 
     records: tuple[RequestRecord, ...]
@@ -33,7 +33,7 @@ class Repeat:
 
     @cached_property
     def summary(self) -> Summary:
-        """What its requests come to."""
+        """Figures of its requests."""
         return summarise(self.records, self.window)
 
 
@@ -42,12 +42,12 @@ class Run:
     """One configuration, measured once or several times.
 
     Args:
-        name: heads its column.
+        name: heading of its column.
         repeats: at least one.
-        config: what is to be shown of it, by sections.
-        stamp: of `stamp`.
-        rate: requests a second that were offered; several runs with different rates are drawn over it.
-        series: line that it belongs to there; None for the name.
+        config: the settings to show, by sections.
+        stamp: result of `stamp`.
+        rate: offered requests per second; runs with different rates are drawn over it.
+        series: line of the plot over rates; None for the name.
     """
 
     name: str
@@ -63,12 +63,12 @@ class Run:
 
     @property
     def summaries(self) -> tuple[Summary, ...]:
-        """Of every repeat."""
+        """The summary of every repeat."""
         return tuple(repeat.summary for repeat in self.repeats)
 
     @property
     def figures(self) -> dict[str, Interval]:
-        """Every number of `Summary.flat` over the repeats that have it."""
+        """Every number of `Summary.flat`, over the repeats that have it."""
         return across(summary.flat() for summary in self.summaries)
 
     def kinds(self) -> list[str]:
@@ -76,7 +76,7 @@ class Run:
         return list(dict.fromkeys(kind for summary in self.summaries for kind in summary.kinds))
 
     def of_kind(self, kind: str) -> dict[str, Interval]:
-        """Every number of the group of a kind over the repeats that have it."""
+        """Every number of the group of a kind, over the repeats that have it."""
         return across(summary.kinds[kind].flat() for summary in self.summaries if kind in summary.kinds)
 
     def lengths(self) -> list[str]:
@@ -84,12 +84,12 @@ class Run:
         return list(dict.fromkeys(name for summary in self.summaries for name in summary.lengths))
 
     def of_length(self, name: str) -> dict[str, Interval]:
-        """Every number of the group of a length over the repeats that have it."""
+        """Every number of the group of a length, over the repeats that have it."""
         return across(summary.lengths[name].flat() for summary in self.summaries if name in summary.lengths)
 
 
 def across(figures: Iterable[Figures]) -> dict[str, Interval]:
-    """Means and intervals of figures; what is no number, or missing everywhere, is left out."""
+    """Means and intervals of figures; only numbers count."""
     values: dict[str, list[float]] = {}
     for flat in figures:
         for name, value in flat.items():
@@ -99,7 +99,7 @@ def across(figures: Iterable[Figures]) -> dict[str, Interval]:
 
 
 def distinct(runs: Sequence[Run]) -> list[Run]:
-    """The same runs, with numbers behind names that would come twice."""
+    """The same runs; repeated names get a number."""
     found: list[Run] = []
     for run in runs:
         taken, name, number = {one.name for one in found}, run.name, 1

@@ -1,4 +1,4 @@
-"""Numbers that stand for many: percentiles of requests, confidence intervals of repeats."""
+"""Statistics: percentiles of requests, confidence intervals of repeats."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _Z_975 = statistics.NormalDist().inv_cdf(0.975)
 
 @dataclass(frozen=True)
 class Spread:
-    """How some values lie: percentiles are interpolated, `std` is that of the values themselves (divided by n)."""
+    """Distribution of values. Percentiles are interpolated; `std` divides by n; `most` is the maximum."""
 
     count: int
     mean: float
@@ -33,7 +33,7 @@ class Spread:
 
 
 def spread(values: Sequence[float] | np.ndarray) -> Spread | None:
-    """The spread of some values, None of none."""
+    """The spread of values; None without values."""
     if not len(values):
         return None
     array = np.asarray(values, np.float64)
@@ -43,12 +43,12 @@ def spread(values: Sequence[float] | np.ndarray) -> Spread | None:
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean and the 95 % confidence interval around it; of a single value `half` is None.
+    """A mean with its 95 % confidence interval.
 
     Args:
         mean: of the values.
-        half: half of the interval's width.
-        count: of the values.
+        half: half of the interval's width; None for a single value.
+        count: number of values.
     """
 
     mean: float
@@ -69,8 +69,8 @@ class Interval:
 def interval(values: Sequence[float]) -> Interval:
     """The mean of a figure over repeats, with Student's t interval at 95 %.
 
-    t and not a bootstrap: with the three to ten repeats that one has time for, resampling knows too few values and
-    its intervals are too narrow, while t allows for the unknown variance.
+    t instead of a bootstrap: with three to ten repeats, resampling has too few values and gives intervals that are too
+    narrow. t allows for the unknown variance.
 
     Raises:
         ValueError: there are no values.
@@ -84,7 +84,7 @@ def interval(values: Sequence[float]) -> Interval:
 
 
 def t_975(freedom: int) -> float:
-    """Student's t at 97.5 %; beyond 30 degrees of freedom by two terms of its expansion about the normal quantile."""
+    """Student's t at 97.5 %. Above 30 degrees of freedom: two terms of its expansion about the normal quantile."""
     if freedom <= len(_T_975):
         return _T_975[freedom - 1]
     z = _Z_975

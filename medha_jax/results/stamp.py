@@ -1,4 +1,4 @@
-"""What a result was made with: versions, machine, commit, flags."""
+"""The origin of a result: versions, machine, commit, flags."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _SECRET = re.compile(r"--?([\w-]*-)?(token|key|password|secret|authorization)", 
 
 
 def stamp(flags: Sequence[str], started: datetime, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """What a result was made with. Nothing here names a person or a host.
+    """The origin of a result, without names of persons or hosts.
 
     Args:
-        flags: of the command, as it was called; the values of those that look like secrets are masked.
-        started: when the run began.
-        more: to be added, such as what a server says about itself.
+        flags: of the command; values that look like secrets are masked.
+        started: start of the run.
+        more: further entries, such as facts about the server.
     """
     return {
         "started": started.astimezone(UTC).isoformat(timespec="seconds"),
@@ -39,7 +39,7 @@ def stamp(flags: Sequence[str], started: datetime, more: Mapping[str, Any] | Non
 
 
 def masked(flags: Sequence[str]) -> list[str]:
-    """Flags with the values of those that end in token, key, password, secret or authorization hidden."""
+    """Flags; values of names that end in token, key, password, secret or authorization are hidden."""
     shown: list[str] = []
     hide = False
     for flag in flags:
@@ -51,7 +51,7 @@ def masked(flags: Sequence[str]) -> list[str]:
 
 
 def commit(folder: Path) -> str | None:
-    """The git commit of a folder, with `+changes` where tracked files differ; None where git does not track it."""
+    """The git commit of a folder, with `+changes` if tracked files differ; None if git does not track it."""
     if _git(folder, "ls-files", "--error-unmatch", Path(__file__).name) is None:
         return None
     found = _git(folder, "rev-parse", "HEAD")
@@ -60,7 +60,7 @@ def commit(folder: Path) -> str | None:
 
 
 def cpu_model() -> str:
-    """The processor's name, as the system gives it."""
+    """The processor's name."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as info:
             return next(line.split(":", 1)[1].strip() for line in info if line.startswith("model name"))
@@ -74,7 +74,7 @@ def cores() -> int:
 
 
 def _version(name: str) -> str | None:
-    """Version of an installed distribution, without importing it."""
+    """Version of a distribution, without importing it; None if it is not installed."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -82,7 +82,7 @@ def _version(name: str) -> str | None:
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    """What git says, None where there is no git or it refuses."""
+    """Output of git; None without git or on an error."""
     try:
         done = subprocess.run(
             ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10, check=True

@@ -1,4 +1,4 @@
-"""What the requests of a run come to."""
+"""Figures of all requests of a run."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from medha_jax.results.group import LENGTHS, Figures, Group, group_of, groups, l
 from medha_jax.results.metrics import on_time, received
 from medha_jax.results.records import RequestRecord
 
-PROBE = "probe"  # kind of the requests that measure the others, and are no part of the totals
+PROBE = "probe"  # kind of the requests that measure the others; they are not in the totals
 LAG_FLOOR_S, LAG_SHARE = 0.005, 0.05
 
 
 @dataclass(frozen=True)
 class Lateness:
-    """How far behind its plan the client sent, in seconds.
+    """Delay of the client's own sending, in seconds.
 
     Args:
         p50: median.
         p99: 99th percentile.
-        most: greatest.
-        allowed: for `p99`: 5 ms, or 5 % of the mean gap between requests where that is more; None where all were due
-            at once.
+        most: maximum.
+        allowed: limit for `p99`: the larger of 5 ms and 5 % of the mean gap between requests; None if all were due at
+            once.
     """
 
     p50: float
@@ -35,24 +35,24 @@ class Lateness:
 
     @property
     def lagged(self) -> bool:
-        """Whether the load was not the planned one."""
+        """Whether the load differed from the planned one."""
         return self.allowed is not None and self.p99 > self.allowed
 
 
 @dataclass(frozen=True)
 class Summary:
-    """A run, probes apart.
+    """Figures of a run. Probes count in `kinds`, `errors` and `lateness` only.
 
     Args:
-        duration: seconds that rates are over.
-        total: all requests but the probes.
-        kinds: requests of each kind, probes too.
-        lengths: requests by the tokens of their prompts, shortest first.
+        duration: seconds that rates refer to.
+        total: all requests.
+        kinds: requests by kind.
+        lengths: requests by the class of their prompt's length, shortest first.
         input_tokens: prompt tokens of finished requests.
-        output_tokens: that they received.
+        output_tokens: tokens that finished requests received.
         finished: requests that finished within the duration.
-        good: of these, on time; None where no request has an objective.
-        errors: how often each message came, most frequent first.
+        good: finished requests that were on time; None if no request has an objective.
+        errors: count of each message, most frequent first.
         lateness: of the client.
         concurrent: most requests at once.
     """
@@ -71,11 +71,11 @@ class Summary:
 
     @property
     def attainment(self) -> float | None:
-        """Share of the requests that were on time, of those that can be judged."""
+        """As `Group.attainment`, of all requests."""
         return self.total.attainment
 
     def flat(self) -> Figures:
-        """Figures by name: vLLM's keys, and ours."""
+        """Figures by name, with the names of vLLM's benchmark where it has them."""
         late = self.lateness
         return {
             "duration": self.duration,
@@ -100,12 +100,12 @@ class Summary:
 
 
 def summarise(records: Sequence[RequestRecord], window: tuple[float, float] | None = None) -> Summary:
-    """Put the figures of a run together.
+    """Compute the figures of a run.
 
     Args:
         records: of every request, without the warm-up.
-        window: seconds of the run to look at: rates are of requests that ended in it, everything else is of those
-            that were due in it. None for the whole run, whose seconds are from the first sending to the last end.
+        window: first and last second to evaluate. Rates are of requests that ended in the window, all else is of
+            requests that were due in it. None for the whole run, from the first sending to the last end.
     """
     due = [record for record in records if window is None or window[0] <= record.due < window[1]]
     main = [record for record in due if record.kind != PROBE]
@@ -149,7 +149,7 @@ def _lateness(records: Sequence[RequestRecord]) -> Lateness | None:
 
 
 def _concurrent(records: Iterable[RequestRecord]) -> int:
-    """Most requests between their sending and their end."""
-    # at one moment ends come before starts
+    """Most requests in flight at once."""
+    # ends sort before starts of the same time
     moments = sorted([(r.sent, 1) for r in records] + [(r.ended, -1) for r in records])
     return int(np.cumsum([0, *(step for _, step in moments)]).max())

@@ -1,4 +1,4 @@
-"""Runs side by side, in tables of text that a terminal and a page show alike."""
+"""Runs side by side, as tables of text for the terminal and the report."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Table:
     """A table of text.
 
     Args:
-        title: above it.
-        columns: heads.
-        rows: as many cells as there are columns.
-        note: below it: what its words mean.
-        words: columns from the left that are words; the others are numbers.
+        title: above the table.
+        columns: headings.
+        rows: one cell per column.
+        note: below the table; explains its words.
+        words: number of left columns that hold words; the others hold numbers.
     """
 
     title: str
@@ -36,7 +36,7 @@ class Table:
 
 
 def run_tables(runs: Sequence[Run]) -> list[Table]:
-    """What runs came to, side by side; ratios are to the first."""
+    """The tables of runs, side by side; ratios are to the first."""
     runs = distinct(runs)
     tables = [*_convoy(runs), _overview(runs), _times("Times by kind", runs, Run.kinds, Run.of_kind)]
     if any(len(run.lengths()) > len([kind for kind in run.kinds() if kind != PROBE]) for run in runs):
@@ -75,7 +75,7 @@ _OVERVIEW: tuple[tuple[str, str, Cell], ...] = (
 
 
 def _overview(runs: Sequence[Run]) -> Table:
-    """One column a run, without the rows that no run has."""
+    """One column per run, without the rows that no run has."""
     rows = []
     for label, name, shown in _OVERVIEW:
         cells = [_cell(run.figures, name, shown) for run in runs]
@@ -96,7 +96,7 @@ def _times(
     names: Callable[[Run], list[str]],
     figures: Callable[[Run, str], Mapping[str, Interval]],
 ) -> Table:
-    """One row a class and run."""
+    """One row per class and run."""
     shown: tuple[tuple[str, str, Cell], ...] = (
         ("done", "completed", count),
         ("TTFT P50", "median_ttft_ms", milliseconds),
@@ -133,7 +133,7 @@ def _in_order(names: Sequence[str], orders: Sequence[Sequence[str]]) -> list[str
 
 
 def _convoy(runs: Sequence[Run]) -> list[Table]:
-    """How long short requests waited, where there are long ones too and more than one run."""
+    """Waits of short requests beside long ones, for several runs."""
     if len(runs) < 2 or not all({"short", "long"} <= set(run.kinds()) for run in runs):
         return []
     rows = []
@@ -163,7 +163,7 @@ def _convoy(runs: Sequence[Run]) -> list[Table]:
 
 
 def _errors(runs: Sequence[Run]) -> list[Table]:
-    """What went wrong, and how often, in all repeats together."""
+    """Errors and their counts over all repeats."""
     rows = []
     for run in runs:
         total = sum((Counter(summary.errors) for summary in run.summaries), Counter())

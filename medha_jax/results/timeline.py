@@ -12,8 +12,7 @@ from medha_jax.results.records import RequestRecord, Status
 class Bar:
     """A phase of a request: a row, from `start` to `end` in seconds.
 
-    `phase` is "waiting", "prefill" or "decode", or "waiting or prefill" where the server does not say when one became
-    the other.
+    `phase` is "waiting", "prefill" or "decode", or "waiting or prefill" if the server does not report `queue_s`.
     """
 
     row: int
@@ -24,7 +23,7 @@ class Bar:
 
 
 def bars(records: Sequence[RequestRecord]) -> list[Bar]:
-    """Bars of every request, a row each, in the order of sending."""
+    """Bars of every request, one row each, in the order of sending."""
     found: list[Bar] = []
     for row, record in enumerate(_in_order(records)):
         first, last = (record.outputs[0][0], record.outputs[-1][0]) if len(record.outputs) else (record.ended, None)
@@ -40,7 +39,7 @@ def bars(records: Sequence[RequestRecord]) -> list[Bar]:
 
 
 def marks(records: Sequence[RequestRecord], status: Status) -> list[tuple[float, int]]:
-    """Where requests of a status ended: seconds and row."""
+    """End of each request with a status: seconds and row."""
     return [(record.ended, row) for row, record in enumerate(_in_order(records)) if record.status == status]
 
 

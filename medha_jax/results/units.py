@@ -1,4 +1,4 @@
-"""Figures as people read them."""
+"""Numbers as readable text."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from medha_jax.results.spread import Interval
 
 
 def seconds(value: float) -> str:
-    """Seconds in a unit that leaves three digits: `812 µs`, `50.3 ms`, `1.23 s`, `1,230 s`."""
+    """Seconds with three digits: `812 µs`, `50.3 ms`, `1.23 s`, `1,230 s`."""
     factor, unit = _unit(value)
     return f"{digits(value * factor)} {unit}"
 
 
 def _unit(value: float) -> tuple[float, str]:
-    """Units in a second, and their name."""
+    """Units per second, and the unit's name."""
     for limit, factor, unit in ((0.9995e-3, 1e6, "µs"), (0.9995, 1e3, "ms")):
         if 0 < abs(value) < limit:
             return factor, unit
@@ -20,7 +20,7 @@ def _unit(value: float) -> tuple[float, str]:
 
 
 def digits(value: float) -> str:
-    """A number with three digits, or all of those before the point."""
+    """A number with three digits, or with all digits before the point."""
     if value == 0:
         return "0"
     size = abs(value)
@@ -29,33 +29,33 @@ def digits(value: float) -> str:
 
 
 def duration(one: Interval) -> str:
-    """Seconds, and half their confidence interval in the same unit: `50.3 ± 1.2 ms`."""
+    """Seconds with half their confidence interval in the same unit: `50.3 ± 1.2 ms`."""
     factor, unit = _unit(one.mean)
     return f"{digits(one.mean * factor)}{_half(one, factor)} {unit}"
 
 
 def number(one: Interval) -> str:
-    """A number, and half its confidence interval."""
+    """A number with half its confidence interval."""
     return digits(one.mean) + _half(one, 1)
 
 
 def milliseconds(one: Interval) -> str:
-    """A time that is given in milliseconds, and half its confidence interval."""
+    """A time in milliseconds with half its confidence interval."""
     return duration(Interval(one.mean / 1000, None if one.half is None else one.half / 1000, one.count))
 
 
 def count(one: Interval) -> str:
-    """A mean of counts, whole where it is."""
+    """A mean of counts; whole means without decimals."""
     return f"{one.mean:,.0f}" if float(one.mean).is_integer() else number(one)
 
 
 def share(one: Interval) -> str:
-    """A share in percent, and half its confidence interval."""
+    """A share in percent with half its confidence interval."""
     return f"{100 * one.mean:.1f}{_half(one, 100)} %"
 
 
 def _half(one: Interval, factor: float) -> str:
-    """Half an interval with two digits, or all of those before the point; empty where the values do not differ."""
+    """Half an interval with two digits, or with all digits before the point; empty for 0 or None."""
     if not one.half:
         return ""
     value = one.half * factor
