@@ -1,4 +1,4 @@
-"""Weights in and out: Hugging Face safetensors, the runtime's own Orbax directories, random values."""
+"""Reads and writes weights: Hugging Face safetensors, the runtime's own Orbax directories, random values."""
 
 from medha_jax.checkpoints.convert import ConversionReport, convert
 from medha_jax.checkpoints.errors import CheckpointError

@@ -1,4 +1,4 @@
-"""`medha.json`: what a converted directory is, and the files its weights are in."""
+"""`medha.json`: describes a converted directory and its weight files."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ ADVICE = "Convert the model again."
 
 @dataclass(frozen=True)
 class Description:
-    """`medha.json`. `files` maps every file below `parameters/` to its length in bytes."""
+    """Content of `medha.json`. `files` maps every file below `parameters/` to its length in bytes."""
 
     dtype: str
     files: Mapping[str, int]
 
 
 def is_described(directory: Path) -> bool:
-    """Whether the directory is one that `convert` wrote, or was."""
+    """Whether `convert` wrote the directory, even if it is damaged."""
     return (directory / DESCRIPTION).exists() or (directory / ITEM).is_dir()
 
 
@@ -59,10 +59,10 @@ def write_description(directory: Path, dtype: str) -> None:
 
 
 def check_files(directory: Path) -> None:
-    """Compare the files below `parameters/` with the list in `medha.json`; finds what was cut short.
+    """Compare the files below `parameters/` and their lengths with `medha.json`.
 
     Raises:
-        CheckpointError: names every file that is missing or of another length (the first few).
+        CheckpointError: names the first few files that are missing or have another length.
     """
     stated, item = describe(directory).files, directory / ITEM
     if not item.is_dir():

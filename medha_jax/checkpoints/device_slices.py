@@ -21,14 +21,14 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 def enlarged(specs: Mapping[str, ParameterSpec], shapes: Shapes | None) -> dict[str, ParameterSpec]:
-    """The same parameters in the shapes that were asked for."""
+    """The specs with the shapes of `shapes`."""
     return {name: replace(spec, shape=(shapes or {}).get(name, spec.shape)) for name, spec in specs.items()}
 
 
 def zero_filled(
     read: Callable[[Index], np.ndarray], shape: tuple[int, ...], dtype: np.dtype[Any]
 ) -> Callable[[Index], np.ndarray]:
-    """`read` for indices that may reach beyond the stored `shape`; values there are 0."""
+    """Extend `read` to indices beyond the stored `shape`; values there are 0."""
 
     def filled(index: Index) -> np.ndarray:
         inside = tuple(slice(part.start, min(part.stop, size)) for part, size in zip(index, shape, strict=True))
@@ -43,7 +43,7 @@ def zero_filled(
 
 
 def resolve(shardings: Shardings, specs: Mapping[str, ParameterSpec]) -> dict[str, Sharding]:
-    """The sharding of every parameter; checks that each can be cut that way.
+    """The sharding of every parameter, checked against its shape.
 
     Raises:
         CheckpointError: a parameter has no sharding, or its shape does not divide over the devices.
@@ -67,14 +67,16 @@ def resolve(shardings: Shardings, specs: Mapping[str, ParameterSpec]) -> dict[st
 def place(
     shape: tuple[int, ...], dtype: np.dtype[Any], sharding: Sharding, read: Callable[[Index], np.ndarray]
 ) -> jax.Array:
-    """A global array whose slices come from `read`.
+    """Make a global array of slices from `read`.
 
-    Each distinct slice is read once, sent to every device that holds it and then dropped, so the host keeps
-    one slice at a time. (`jax.make_array_from_callback` reads once a device, replicas included, and keeps all
-    slices until the last is read.)
+    Each distinct slice is read once, sent to every device that holds it, and dropped. So the host keeps one slice at a
+    time. (`jax.make_array_from_callback` reads once per device, replicas included, and keeps all slices to the end.)
 
     Args:
-        read: `index -> values of that slice`; only called for slices of this process's devices.
+        shape: of the global array.
+        dtype: of the values that `read` returns.
+        sharding: of the array.
+        read: returns the values of a slice; called for slices of this process's devices only.
     """
     owners: dict[tuple[tuple[int, int], ...], list[jax.Device]] = defaultdict(list)
     for device, index in sharding.addressable_devices_indices_map(shape).items():
@@ -85,7 +87,7 @@ def place(
         copies = [
             jax.device_put(values, SingleDeviceSharding(device, memory_kind=sharding.memory_kind)) for device in devices
         ]
-        pieces += jax.block_until_ready(copies)
+        pieces += [copy.block_until_ready() for copy in copies]
     return jax.make_array_from_single_device_arrays(shape, sharding, pieces, dtype=dtype)
 
 
@@ -98,7 +100,7 @@ def check_finite(name: str, array: jax.Array) -> None:
     """Check this process's slices of a parameter that was cast to float16.
 
     Raises:
-        CheckpointError: a value is beyond float16 (or was not finite before).
+        CheckpointError: a value is not finite.
     """
     if not all(bool(_finite(shard.data)) for shard in array.addressable_shards):
         raise CheckpointError(

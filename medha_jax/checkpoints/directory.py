@@ -1,4 +1,4 @@
-"""Directories that appear complete or not at all."""
+"""Creates directories that appear complete or not at all."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def new_directory(destination: Path) -> Iterator[Path]:
     temporary.mkdir()
     try:
         yield temporary
-        # replaces an empty directory; fails if somebody filled it meanwhile
+        # replaces an empty directory; fails if it was filled meanwhile
         temporary.rename(final)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The one error of this package, and the dtypes it accepts."""
+"""The error of this part, and the dtypes of weights."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ SHOWN = 8
 
 
 class CheckpointError(ValueError):
-    """A model directory cannot be read, does not hold what its config says, or cannot be written."""
+    """A model directory cannot be read or written, or does not fit its config."""
 
 
 def mismatch(subject: str, problems: Sequence[str], advice: str) -> CheckpointError:
-    """One error for everything that is wrong with `subject`; the first few problems are spelled out."""
+    """One error for all problems of `subject`; it lists the first SHOWN."""
     shown = [f"\n  - {problem}" for problem in problems[:SHOWN]]
     if len(problems) > SHOWN:
         shown.append(f"\n  - and {len(problems) - SHOWN} more like these")
@@ -28,10 +28,10 @@ def float_dtype(dtype: Any) -> np.dtype[Any]:
     """The NumPy dtype of a name or dtype.
 
     Raises:
-        CheckpointError: it is not one that weights may have.
+        CheckpointError: weights cannot have this dtype.
     """
     try:
-        found = np.dtype(jnp.dtype(dtype))
+        found: np.dtype[Any] | None = np.dtype(jnp.dtype(dtype))
     except TypeError:
         found = None
     if found is None or found.name not in DTYPES:

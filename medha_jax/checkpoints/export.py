@@ -1,4 +1,4 @@
-"""Parameters out to a Hugging Face directory."""
+"""Writes parameters as a Hugging Face directory."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def write_huggingface(
     params: Mapping[str, jax.Array | np.ndarray],
     max_shard_bytes: int | None = None,
 ) -> None:
-    """Write `config.json` and safetensors weights that the transformers library reads, too.
+    """Write `config.json` and safetensors weights that the transformers library can read.
 
     The directory appears complete or not at all. Host memory: the tensors of one file.
 
     Args:
-        directory: must not exist yet, or be empty.
+        directory: new or empty directory.
         config: the content of `config.json`.
         params: every parameter by dotted path, shapes as in `parameter_specs`; stored in its own dtype.
-        max_shard_bytes: values per file in bytes; None writes a single file.
+        max_shard_bytes: most bytes of values per file; None writes a single file.
 
     Raises:
         CheckpointError: the directory is in use, or the parameters are not those of the config's model.
@@ -62,7 +62,7 @@ def write_huggingface(
 
 
 def _shards(params: Mapping[str, Any], limit: int | None) -> list[dict[str, list[int]]]:
-    """What goes into each file: parameter to layers (`[0]` where layers are not stacked)."""
+    """Layers of each parameter in each file; `[0]` for parameters without layers."""
     shards: list[dict[str, list[int]]] = [{}]
     filled = 0
     for parameter, value in params.items():
@@ -78,10 +78,10 @@ def _shards(params: Mapping[str, Any], limit: int | None) -> list[dict[str, list
 
 
 def check_parameters(params: Mapping[str, Any], specs: Mapping[str, ParameterSpec]) -> None:
-    """Check names, shapes and dtypes of parameters that are to be written.
+    """Check names, shapes and dtypes of parameters before writing.
 
     Raises:
-        CheckpointError: names every parameter at fault (the first few).
+        CheckpointError: names the first few faulty parameters.
     """
     problems = [f"parameter {name} is missing" for name in specs if name not in params]
     for name, value in params.items():

@@ -1,4 +1,4 @@
-"""Weights of a Hugging Face directory: checked from the headers, then read slice by slice."""
+"""Reads the weights of a Hugging Face directory: checks the headers, then reads slices."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes  # noqa: F401  registers bfloat16 with NumPy, without which safetensors cannot return it
+import ml_dtypes  # noqa: F401  registers bfloat16 with NumPy, which safetensors needs
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
@@ -28,7 +28,7 @@ from medha_jax.checkpoints.stored_tensors import TABLE, Index, bounded
 from medha_jax.models import ParameterSpec, parameter_specs
 from medha_jax.specs.model import Architecture
 
-# layers are copied in parallel; beyond this many threads the memory bus is the limit
+# threads that copy layers; with more, the memory bus is the limit
 COPY_THREADS = 8
 
 
@@ -38,7 +38,7 @@ def present(directory: Path) -> bool:
 
 
 def stored_dtype(directory: Path) -> str:
-    """The dtype that most bytes of the weights are stored in, e.g. `bfloat16`.
+    """The dtype of most bytes of the weights, such as `bfloat16`.
 
     Raises:
         CheckpointError: as `read_tensors`, or the dtype is not supported.
@@ -56,7 +56,7 @@ def stored_dtype(directory: Path) -> str:
 
 @dataclass(frozen=True)
 class Reader:
-    """An open checkpoint that fits its model. Owns nothing: `opened` closes the files."""
+    """An open checkpoint that fits its model. `opened` owns the files and closes them."""
 
     directory: Path
     specs: Mapping[str, ParameterSpec]
@@ -71,10 +71,10 @@ class Reader:
         return float_dtype(stored.pop() if len(stored) == 1 else "float32")
 
     def read(self, parameter: str, index: Index, dtype: Any) -> np.ndarray:
-        """The slice `index` of a parameter, cast to `dtype`; only that slice is read from the files.
+        """Read the slice `index` of a parameter, cast to `dtype`. Nothing else is read.
 
         Args:
-            index: one slice a dimension of the parameter's shape, step 1.
+            index: one slice per dimension of the parameter, with step 1.
 
         Raises:
             CheckpointError: a file became unreadable, or float16 cannot hold the values.
@@ -92,7 +92,7 @@ class Reader:
             header = self.tensors[name]
             try:
                 source = self.files[header.file].get_slice(name)
-                # too large for float16 is an error below, which says more than NumPy's warning
+                # values too large for float16 raise a clearer error below
                 with np.errstate(over="ignore"):
                     stored.fill(part, inner, sizes, lambda at: source[at])
             except (SafetensorError, OSError):
@@ -111,10 +111,10 @@ class Reader:
 
 @contextmanager
 def opened(directory: Path, arch: Architecture) -> Iterator[Reader]:
-    """Check a whole directory against the model and open its files; no values are read.
+    """Check a directory against the model and open its files. No values are read.
 
     Raises:
-        CheckpointError: names every tensor or file at fault (the first few), what was found and expected.
+        CheckpointError: names the first few faulty tensors or files, with found and expected values.
     """
     tensors = read_tensors(directory)
     specs = parameter_specs(arch, "float32")

@@ -1,4 +1,4 @@
-"""Weights of a model directory, whichever of the two kinds it is."""
+"""Loads the weights of a model directory of either kind."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from medha_jax.specs.model import Architecture
 def load_parameters(
     directory: Path, arch: Architecture, dtype: Any, shardings: Shardings, shapes: Shapes | None = None
 ) -> dict[str, jax.Array]:
-    """Read every parameter of the model; for each device only its slice is read.
+    """Read every parameter of the model; each device reads only its slice.
 
-    The whole directory is checked before the first value. From a converted directory whole chunks of at most
-    8 MiB are read, which may reach beyond a slice.
+    The whole directory is checked before any value is read. A converted directory is read in whole chunks of at most
+    8 MiB, which may extend beyond a slice.
 
     Args:
-        directory: safetensors weights (Hugging Face) or what `convert` wrote; told apart by content.
-        arch: the model that `config.json` describes.
+        directory: safetensors weights (Hugging Face) or a directory of `convert`.
+        arch: the model of `config.json`.
         dtype: of the arrays: bfloat16, float16 or float32; stored values are cast.
         shardings: one for every dotted path of `parameter_specs`, or a single one for all.
-        shapes: of the arrays by dotted path, where they shall be larger than stored: the rest is zeros.
+        shapes: larger shapes by dotted path; the rest of those arrays is zeros.
 
     Returns:
-        The arrays by dotted path, in `shapes`, else as in `parameter_specs`.
+        The arrays by dotted path, with `shapes`, else with those of `parameter_specs`.
 
     Raises:
-        CheckpointError: names the file, tensor or parameter at fault, what was found and what was expected.
+        CheckpointError: names the faulty file, tensor or parameter, with found and expected values.
     """
     wanted = float_dtype(dtype)
     if is_converted(directory):
-        from medha_jax.checkpoints import orbax  # a fifth of a second, for those who need it
+        from medha_jax.checkpoints import orbax  # takes 0.2 s
 
         return orbax.load(directory, arch, wanted, shardings, shapes)
     with huggingface.opened(directory, arch) as reader:
@@ -57,7 +57,7 @@ def load_parameters(
 
 
 def stored_dtype(directory: Path) -> str:
-    """The dtype that most of a directory's weights are stored in: bfloat16, float16 or float32.
+    """The dtype of most of a directory's weights: bfloat16, float16 or float32.
 
     Raises:
         CheckpointError: the directory holds no readable weights.
@@ -66,7 +66,7 @@ def stored_dtype(directory: Path) -> str:
 
 
 def is_converted(directory: Path) -> bool:
-    """Whether a directory is one that `convert` wrote (else it holds safetensors weights).
+    """Whether `convert` wrote a directory; else it holds safetensors weights.
 
     Raises:
         CheckpointError: it is neither.

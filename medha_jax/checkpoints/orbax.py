@@ -1,4 +1,4 @@
-"""The runtime's own directories: weights as one Orbax item, with everything else a server needs beside them.
+"""The runtime's own directories: weights as one Orbax item, and all other files that a server needs.
 
 config.json  tokenizer.json  generation_config.json  medha.json  parameters/
 """
@@ -26,16 +26,16 @@ from medha_jax.models import ParameterSpec, parameter_specs
 from medha_jax.specs.model import Architecture
 
 COPIED = ("config.json", "tokenizer.json", "generation_config.json")
-# A device reads whole chunks: small ones keep it near its own slice, large ones keep the overhead low.
+# A device reads whole chunks. Small chunks waste few bytes beyond its slice; large ones have less overhead.
 CHUNK_BYTES = 8 << 20
-# axes that meshes divide: each index of them starts a chunk of its own
+# axes that meshes divide: each index starts a new chunk
 CHUNKED_AXES = ("layers", "heads", "kv_heads")
 GIGABYTE = 10**9
 
 
 @dataclass(frozen=True)
 class Leaf:
-    """A parameter whose values are made when it is its turn to be written."""
+    """A parameter whose values are read just before they are written."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -47,8 +47,8 @@ class Leaf:
         return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
 
 
-class _LeafHandler(ocp.type_handlers.NumpyHandler):
-    """Writes leaves one after the other, so that a single one is in memory."""
+class _LeafHandler(ocp.type_handlers.NumpyHandler):  # type: ignore[misc]  # Orbax has no stubs
+    """Writes leaves one after the other, so that only one is in memory."""
 
     def __init__(self, on_written: Callable[[str], None]) -> None:
         super().__init__(deepcopy_host_arrays=False)
@@ -67,17 +67,16 @@ class _LeafHandler(ocp.type_handlers.NumpyHandler):
 def write(
     destination: Path, source: Path, leaves: Mapping[str, Leaf], dtype: str, on_written: Callable[[str], None]
 ) -> tuple[str, ...]:
-    """Write a directory that `load` reads; returns the names of the files copied from `source`.
+    """Write a directory for `load`; returns the names of the files copied from `source`.
 
-    The directory appears complete or not at all. Host memory: two to three times the largest parameter (all its
-    layers).
+    The directory appears complete or not at all. Host memory: two to three times the largest parameter with all layers.
 
     Args:
-        destination: must not exist yet, or be empty.
-        source: the directory whose config and tokenizer are copied.
+        destination: new or empty directory.
+        source: directory with the config and tokenizer to copy.
         leaves: every parameter by dotted path.
-        dtype: what `stored_dtype` shall say of it.
-        on_written: called with a parameter's path when it is on disk.
+        dtype: result of `stored_dtype` for the new directory.
+        on_written: called with each parameter's path when it is on disk.
 
     Raises:
         CheckpointError: the destination is in use, or there are several processes.
@@ -111,7 +110,7 @@ def save(destination: Path, source: Path, params: Mapping[str, jax.Array | np.nd
     """Write parameters with the config and tokenizer of `source` into a new, self-contained directory.
 
     Args:
-        destination: must not exist yet, or be empty.
+        destination: new or empty directory.
         source: a model directory with `config.json`.
         params: every parameter by dotted path, shapes as in `parameter_specs`, any sharding in this process.
 
@@ -135,26 +134,26 @@ def load(
     """Restore every parameter into its sharding; each device reads the chunks that hold its slice.
 
     Raises:
-        CheckpointError: a file or parameter is missing, surplus, truncated or of the wrong shape, found
-            before any value is read; or the values cannot be decoded.
+        CheckpointError: a file or parameter is missing, surplus, truncated or of the wrong shape (checked before any
+            value is read), or values cannot be decoded.
     """
     wanted, stored = float_dtype(dtype), parameter_specs(arch, dtype)
     specs = enlarged(stored, shapes)
     resolved = resolve(shardings, specs)
     check_files(directory)
     targets = {name: jax.ShapeDtypeStruct(spec.shape, wanted, sharding=resolved[name]) for name, spec in specs.items()}
-    # Orbax refuses to read more than its limit at once, so the limit must exceed the largest parameter.
+    # Orbax never reads more than its limit at once, so the limit must exceed the largest parameter.
     limit = max(8, 2 + 4 * max(int(np.prod(spec.shape, dtype=np.int64)) for spec in specs.values()) // GIGABYTE)
     item = (directory / ITEM).absolute()
     with ocp.StandardCheckpointer(restore_concurrent_gb=limit) as reader:
         narrowed = _check_metadata(directory, reader, item, targets, stored)
         try:
-            # not strict: what is larger than stored is filled up with zeros
-            params = reader.restore(item, targets, strict=False)
+            # not strict: arrays larger than stored are filled with zeros
+            params: dict[str, jax.Array] = reader.restore(item, targets, strict=False)
         except (MemoryError, jax.errors.JaxRuntimeError):
             raise
         except Exception as error:
-            # Orbax raises a bare Exception whose text has the parameter among the storage settings
+            # Orbax raises a bare Exception; its text names the parameter among the storage settings
             at_fault = [name for name in targets if f"'{name}/'" in str(error)]
             what = f"parameter {at_fault[0]}" if at_fault else "a parameter"
             raise CheckpointError(f"{what} in {directory / ITEM} cannot be decoded. {ADVICE}") from error
@@ -170,7 +169,7 @@ def _check_metadata(
     targets: Mapping[str, jax.ShapeDtypeStruct],
     specs: Mapping[str, ParameterSpec],
 ) -> list[str]:
-    """Compare names, shapes and dtypes; returns the parameters that restoring casts down to float16."""
+    """Compare names, shapes and dtypes; returns the parameters that will be cast down to float16."""
     try:
         stored = reader.metadata(item).item_metadata.tree
         found = {name: (list(leaf.shape), np.dtype(leaf.dtype)) for name, leaf in stored.items()}

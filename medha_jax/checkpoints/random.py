@@ -1,4 +1,4 @@
-"""Weights nobody trained: for benchmarks and for work that only needs shapes."""
+"""Random weights, for benchmarks and tests of shapes."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from medha_jax.specs.model import Architecture
 
 
 def random_parameters(arch: Architecture, dtype: Any, shardings: Shardings, seed: int) -> dict[str, jax.Array]:
-    """Every parameter from the model's own initialisers, made on the devices in its sharding.
+    """Make every parameter with the model's initialisers, on the devices in its sharding.
 
-    Values depend on `seed` alone, not on how they are sharded.
+    Values depend on `seed`, not on the sharding.
 
     Args:
+        arch: of the model.
         dtype: bfloat16, float16 or float32.
         shardings: one for every dotted path of `parameter_specs`, or a single one for all.
         seed: any integer that fits 32 bits.
@@ -31,9 +32,10 @@ def random_parameters(arch: Architecture, dtype: Any, shardings: Shardings, seed
     """
     wanted = float_dtype(dtype)
     resolved = resolve(shardings, parameter_specs(arch, wanted))
-    # compiles in 4 to 6 s whatever the size of the model, most of it random number generation
+    # compiles in 4 to 6 s for any size of model; most of it is random number generation
     make = jax.jit(_make, static_argnums=(0, 1), out_shardings=resolved)
-    return make(arch, wanted, jax.random.key(seed))
+    made: dict[str, jax.Array] = make(arch, wanted, jax.random.key(seed))
+    return made
 
 
 def _make(arch: Architecture, dtype: Any, key: jax.Array) -> dict[str, jax.Array]:

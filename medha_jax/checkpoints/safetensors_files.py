@@ -1,6 +1,6 @@
-"""What the safetensors files of a directory hold, read from their headers alone.
+"""Reads the headers of safetensors files.
 
-Format: 8 bytes little-endian length of the header, the header as JSON, then the values.
+Format: length of the header in 8 little-endian bytes, the header as JSON, the values.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ADVICE = "Download or export the files again."
 
 @dataclass(frozen=True)
 class TensorHeader:
-    """One tensor of a file. `dtype` is the format's code, e.g. `BF16`; `nbytes` counts its values."""
+    """One tensor of a file. `dtype` is the format's code, such as `BF16`; `nbytes` are those of its values."""
 
     file: str
     dtype: str
@@ -33,9 +33,9 @@ class TensorHeader:
 
 
 def read_tensors(directory: Path) -> dict[str, TensorHeader]:
-    """Every tensor of a Hugging Face directory by name; no values are read.
+    """Every tensor of a Hugging Face directory by name. No values are read.
 
-    A single `model.safetensors` is preferred to an index, as the transformers library does.
+    As in the transformers library, a single `model.safetensors` takes precedence over an index.
 
     Raises:
         CheckpointError: a file is missing, truncated or not safetensors, or the index does not fit the files.
@@ -65,7 +65,7 @@ def read_tensors(directory: Path) -> dict[str, TensorHeader]:
 
 
 def _weight_map(directory: Path) -> dict[str, str]:
-    """The index's map of tensors to files, every file being a plain name that exists."""
+    """The index's map of tensors to files; every file exists in the same directory."""
     try:
         weight_map = json.loads((directory / INDEX).read_text(encoding="utf-8"))["weight_map"]
         if not all(isinstance(part, str) for item in weight_map.items() for part in item):
@@ -86,10 +86,10 @@ def _weight_map(directory: Path) -> dict[str, str]:
 
 
 def read_header(directory: Path, file: str) -> dict[str, TensorHeader]:
-    """The tensors of one file, checked against the length of the file.
+    """The tensors of one file, checked against the file's length.
 
     Raises:
-        CheckpointError: names the file, and the tensor where one is at fault.
+        CheckpointError: names the file and the faulty tensor.
     """
     path = directory / file
     try:
@@ -130,7 +130,7 @@ def _not_safetensors(directory: Path, file: str, found: str) -> CheckpointError:
 
 
 def _tensor(directory: Path, file: str, name: str, entry: Any, available: int) -> tuple[TensorHeader, int]:
-    """One entry of a header and the offset at which its values end."""
+    """One entry of a header, and the offset of its end."""
     try:
         dtype, shape, (start, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
         numbers = (*shape, start, end)

@@ -1,7 +1,7 @@
-"""Where each of our parameters stands in a Hugging Face checkpoint, and how its axes are ordered there.
+"""The name and axis order of each parameter in a Hugging Face checkpoint.
 
-Llama, Mistral, Qwen2 and Qwen3 use the same names. Linear layers are stored `[out, in]`, one tensor a layer;
-ours are `[layers, inputs..., outputs...]`, with heads as an axis of their own.
+Llama, Mistral, Qwen2 and Qwen3 use the same names. Linear layers are stored as `[out, in]`, one tensor per layer. Our
+arrays are `[layers, inputs..., outputs...]`, with heads as a separate axis.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ Groups = tuple[tuple[int, ...], ...]
 Index = tuple[slice, ...]
 Span = tuple[int, int]
 
-# A transposed copy goes to memory in columns. 32 values of 2 bytes fill one cache line of the target: blocks
-# of 32 rows copy at 0.9 GB/s a core where the whole matrix at once gets 0.27.
+# A transposed copy writes columns. 32 values of 2 bytes fill one cache line of the target: a core copies blocks of 32
+# rows at 0.9 GB/s, the whole matrix at once at 0.27 GB/s.
 TRANSPOSED_ROWS = 32
 BLOCK_BYTES = 4 << 20
 
@@ -28,8 +28,8 @@ class StoredTensor:
     """One row of the table.
 
     Attributes:
-        name: the stored name; `{layer}` stands for the number of the layer where there is one tensor a layer.
-        groups: for each stored dimension, the axes of our array (of one layer) that are flattened into it.
+        name: the stored name; `{layer}` is the number of the layer if there is one tensor per layer.
+        groups: for each stored dimension, the axes of our array of one layer that are flattened into it.
     """
 
     name: str
@@ -47,15 +47,15 @@ class StoredTensor:
         return order != sorted(order)
 
     def names(self, shape: tuple[int, ...]) -> list[str]:
-        """The stored names behind our array of `shape`, first layer first."""
+        """The stored names of our array of `shape`, first layer first."""
         return [self.name.format(layer=layer) for layer in range(shape[0])] if self.stacked else [self.name]
 
     def layer_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Our shape of one layer: `[3, 32, 4, 8]` is `[32, 4, 8]` where layers are stacked."""
+        """Our shape of one layer: stacked `[3, 32, 4, 8]` gives `[32, 4, 8]`."""
         return shape[1:] if self.stacked else shape
 
     def stored_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The stored shape of each tensor: query `[3, 32, 4, 8]` is stored as `[32, 32]` a layer."""
+        """The stored shape of each tensor: query `[3, 32, 4, 8]` is stored as `[32, 32]` per layer."""
         sizes = self.layer_shape(shape)
         return tuple(math.prod(sizes[axis] for axis in group) for group in self.groups)
 
@@ -71,10 +71,10 @@ class StoredTensor:
         """Copy the slice `index` of one layer into `target`, cast to its dtype.
 
         Args:
-            target: C-contiguous, of the shape that `index` selects.
-            index: slices of our layer, one an axis, with bounds.
-            sizes: our whole shape of one layer.
-            read: returns a slice of the stored tensor; it is asked for the parts that are needed only.
+            target: C-contiguous array of the selected shape.
+            index: bounded slices of our layer, one per axis.
+            sizes: our full shape of one layer.
+            read: returns a slice of the stored tensor; called for the needed parts only.
         """
         spans = [_spans([sizes[a] for a in group], [index[a] for a in group]) for group in self.groups]
         lengths = [sum(stop - start for start, stop in group) for group in spans]
@@ -94,7 +94,7 @@ class StoredTensor:
 
 
 def _spans(sizes: list[int], slices: list[slice]) -> list[Span]:
-    """Ranges of a flattened dimension: sizes `[4, 8]`, slices `1:3, 0:8` give `[(8, 24)]`; `1:3, 0:2` two."""
+    """Ranges of a flattened dimension. Sizes `[4, 8]`: slices `1:3, 0:8` give `[(8, 24)]`; `1:3, 0:2` gives two."""
     if len(sizes) == 1:
         return [(slices[0].start, slices[0].stop)]
     (_, inner), (major, minor) = sizes, slices
@@ -104,7 +104,7 @@ def _spans(sizes: list[int], slices: list[slice]) -> list[Span]:
 
 
 def _blocks(spans: list[Span], step: int) -> list[tuple[int, slice]]:
-    """Spans cut into pieces of at most `step`, each with its place in the target."""
+    """Cut spans into pieces of at most `step`, each with its position in the target."""
     blocks, place = [], 0
     for first, last in spans:
         for start in range(first, last, step):
