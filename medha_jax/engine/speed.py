@@ -6,7 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -133,9 +133,10 @@ class _Watched:
     def __init__(self, executor: Executor, clock: Clock) -> None:
         self._executor, self._clock = executor, clock
         self.submit_s = self.collect_s = 0.0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._executor, name)
+        self.config, self.sizes, self.vocab = executor.config, executor.sizes, executor.vocab
+        self.prefix_cacheable, self.ahead = executor.prefix_cacheable, executor.ahead
+        self.usable, self.renew = executor.usable, executor.renew
+        self.admit, self.adopt = executor.admit, executor.adopt
 
     def submit(self, plan: Any) -> Any:
         began = self._clock()
@@ -188,12 +189,11 @@ class EngineSpeed:
     ) -> None:
         self._executor, self._clock, self._on_tick = executor, clock, on_tick
         self._watched, self._model = _Watched(executor, clock), _Notebook()
-        runtime = cast(Any, self._watched)
 
-        scheduler = scheduler_for(runtime, ALL_AT_ONCE, self._model, ahead=0)
+        scheduler = scheduler_for(self._watched, ALL_AT_ONCE, self._model, ahead=0)
         self._note: Callable[[TickReport], bool] = lambda report: True
         self._wants_more = True
-        self._engine = Engine(runtime, scheduler, self._model, clock, text_outputs(tokenizer), on_tick=self._noted)
+        self._engine = Engine(self._watched, scheduler, self._model, clock, text_outputs(tokenizer), on_tick=self._noted)
         self._draw = np.random.default_rng(0)
         self._host: list[tuple[float, float, float]] = []
 
