@@ -193,7 +193,9 @@ class EngineSpeed:
         scheduler = scheduler_for(self._watched, ALL_AT_ONCE, self._model, ahead=0)
         self._note: Callable[[TickReport], bool] = lambda report: True
         self._wants_more = True
-        self._engine = Engine(self._watched, scheduler, self._model, clock, text_outputs(tokenizer), on_tick=self._noted)
+        self._engine = Engine(
+            self._watched, scheduler, self._model, clock, text_outputs(tokenizer), on_tick=self._noted
+        )
         self._draw = np.random.default_rng(0)
         self._host: list[tuple[float, float, float]] = []
 
