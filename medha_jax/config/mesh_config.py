@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ class Buckets:
     chunks: int = setting(8, "Most prefill chunks that one tick may carry.", at_least=1, words="chunks a tick")
     mixed_only: bool = setting(False, "Fewer shapes are compiled; ticks without a prompt are slower.")
 
-    @property
+    @cached_property
     def prefill_sizes(self) -> tuple[int, ...]:
         """All prompt sizes, smallest first."""
         return self.prefill if self.mixed_only else (0, *self.prefill)
