@@ -17,7 +17,7 @@ from medha_jax.results.metrics import tpot, ttft, waited
 from medha_jax.scheduler.time_model import FittedTimeModel, TickWork
 from medha_jax.simulate.calibration import Calibration, read_calibration, write_ticks
 from medha_jax.simulate.fitting import errors
-from medha_jax.simulate.run import Outcome, simulate
+from medha_jax.simulate.simulation import Outcome, simulate
 from medha_jax.workload import WorkloadRequest
 
 CONTEXT, SLOTS, POOL, MESH = 32768, 8, 49152, "cpu-small"

@@ -20,7 +20,7 @@ import numpy as np
 from medha_jax.config import POLICIES, SchedulerConfig
 from medha_jax.results.metrics import on_time, waited
 from medha_jax.simulate.deployments import DEPLOYMENTS, Deployment
-from medha_jax.simulate.run import alone, simulate
+from medha_jax.simulate.simulation import alone, simulate
 from medha_jax.workload import WorkloadConfig, WorkloadRequest, build_offered, preset_of
 from medha_jax.workload.arrivals import due_times
 

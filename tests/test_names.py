@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections import defaultdict
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -12,6 +13,24 @@ def parsed(folder: str) -> dict[str, ast.Module]:
     """Every Python file of a folder that is not generated, by its path in the repository."""
     files = (file for file in (ROOT / folder).rglob("*.py") if not file.name.endswith(("_pb2.py", "_pb2_grpc.py")))
     return {str(file.relative_to(ROOT)): ast.parse(file.read_text(encoding="utf-8")) for file in files}
+
+
+def test_no_two_classes_of_the_package_share_a_name() -> None:
+    places = defaultdict(list)
+    for path, tree in parsed("medha_jax").items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef):
+                places[node.name].append(path)
+    assert {name: paths for name, paths in places.items() if len(paths) > 1} == {}
+
+
+def test_files_of_one_name_mean_the_same() -> None:
+    """Those in the list do: each is the errors, the start, the executor of its part, or a command and what it runs."""
+    same = {"__init__.py", "convert.py", "errors.py", "executor.py", "plan.py", "start.py"}
+    places = defaultdict(list)
+    for path in parsed("medha_jax"):
+        places[Path(path).name].append(path)
+    assert {name: paths for name, paths in places.items() if len(paths) > 1 and name not in same} == {}
 
 
 def test_benchmarks_import_nothing_of_the_tools() -> None:

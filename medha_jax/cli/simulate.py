@@ -20,7 +20,7 @@ from medha_jax.config import POLICIES, SchedulerConfig, setting
 
 if TYPE_CHECKING:
     from medha_jax.simulate.deployments import Deployment
-    from medha_jax.simulate.run import Outcome
+    from medha_jax.simulate.simulation import Outcome
     from medha_jax.workload import WorkloadRequest
 
 LOADS = (0.5, 0.9, 1.2)
@@ -117,7 +117,7 @@ def convoy(
 
     The first row is first come, first served without taking turns chunk by chunk; ratios are to its median.
     """
-    from medha_jax.simulate.report import summarise_convoy
+    from medha_jax.simulate.summaries import summarise_convoy
     from medha_jax.workload import ConvoyConfig, build_convoy
 
     least, most = SHORT_PROMPTS
@@ -151,8 +151,8 @@ def policies(
     asked: ComparedPolicies, shown: ShownSimulation, settings: Annotated[SchedulerConfig, EVERY_MARGIN]
 ) -> None:
     """Every policy on the same mix of short and long prompts: who is on time, who waits how long."""
-    from medha_jax.simulate.report import summarise
-    from medha_jax.simulate.run import alone
+    from medha_jax.simulate.simulation import alone
+    from medha_jax.simulate.summaries import summarise
     from medha_jax.workload import WorkloadConfig, build, build_offered, preset_of
 
     machine, variants = shown.machine, _variants(asked, settings)
@@ -201,8 +201,8 @@ def _run(
     requests: Sequence[WorkloadRequest],
     until: float | None = None,
 ) -> Outcome:
-    from medha_jax.simulate.run import simulate as run
-    from medha_jax.simulate.run import spare_modules
+    from medha_jax.simulate.simulation import simulate as run
+    from medha_jax.simulate.simulation import spare_modules
 
     spare_modules()
     with SimulationProgress(name, len(requests), time.monotonic) as progress:

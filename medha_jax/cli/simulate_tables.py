@@ -9,13 +9,13 @@ from medha_jax.cli.printing import print_line, print_table
 from medha_jax.results import Table
 from medha_jax.results.group import group_of
 from medha_jax.results.metrics import waited
-from medha_jax.simulate.report import percentiles, tpots
+from medha_jax.simulate.summaries import percentiles, tpots
 
 if TYPE_CHECKING:
     from medha_jax.simulate.calibration import Calibration
     from medha_jax.simulate.deployments import Deployment
-    from medha_jax.simulate.report import ConvoySummary, PolicySummary
-    from medha_jax.simulate.run import Outcome
+    from medha_jax.simulate.simulation import Outcome
+    from medha_jax.simulate.summaries import ConvoySummary, PolicySummary
 
 NOTHING = "-"
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from medha_jax.results import Run
     from medha_jax.simulate.calibration import Calibration
     from medha_jax.simulate.deployments import Deployment
-    from medha_jax.simulate.run import Outcome
+    from medha_jax.simulate.simulation import Outcome
     from medha_jax.workload import WorkloadRequest
 
 _MACHINE, _WORKLOAD = "Machine", "Workload"
@@ -68,8 +68,8 @@ def traffic(asked: TrafficOptions, settings: Annotated[SchedulerConfig, SIMULATE
 
     With --calibration the machine is the measured one, and how far its times are off is printed by kind of tick.
     """
-    from medha_jax.simulate.run import simulate as run
-    from medha_jax.simulate.run import spare_modules
+    from medha_jax.simulate.simulation import simulate as run
+    from medha_jax.simulate.simulation import spare_modules
 
     measured = None
     if asked.calibration is None:

@@ -9,8 +9,8 @@ from medha_jax.config import SchedulerConfig
 from medha_jax.simulate.cost import CostModel
 from medha_jax.simulate.deployments import Deployment
 from medha_jax.simulate.executor import Totals
-from medha_jax.simulate.records import record_of
-from medha_jax.simulate.run import Outcome, simulate
+from medha_jax.simulate.simulated_records import record_of
+from medha_jax.simulate.simulation import Outcome, simulate
 from medha_jax.simulate.times import GroupWork
 from medha_jax.specs.buckets import Bucket, Segment
 from medha_jax.workload import WorkloadRequest

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from medha_jax.cli.progress import SimulationProgress
-from medha_jax.simulate.run import spare_modules
+from medha_jax.simulate.simulation import spare_modules
 from research.reproduce.drawing import draw
 from research.reproduce.presets import PRESETS
 from research.reproduce.printing import print_reproduction

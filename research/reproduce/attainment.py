@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from medha_jax.config import SchedulerConfig
-from medha_jax.simulate.run import simulate
+from medha_jax.simulate.simulation import simulate
 from research.baselines.fixed import first_come
 from research.reproduce.isolated import Calibrated, fitted, with_blocks
 from research.reproduce.published import ATTAINMENT, KI, TPOT_2048

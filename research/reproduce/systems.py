@@ -16,7 +16,7 @@ from medha_jax.simulate.device_sizes import DeviceSizes
 from medha_jax.simulate.hardware import load_hardware
 from medha_jax.simulate.named_models import load_model
 from medha_jax.simulate.room import room_of
-from medha_jax.simulate.run import Outcome, alone, simulate
+from medha_jax.simulate.simulation import Outcome, alone, simulate
 from medha_jax.workload import WorkloadRequest
 from research.baselines.elastic import Instances, simulate_elastic
 from research.baselines.fixed import first_come, fixed_chunks

@@ -13,8 +13,8 @@ from medha_jax.simulate.deployments import Deployment, deploy
 from medha_jax.simulate.hardware import load_hardware
 from medha_jax.simulate.layouts import OWN, PAGE, SHARED
 from medha_jax.simulate.named_models import load_model
-from medha_jax.simulate.report import tpots
-from medha_jax.simulate.run import Outcome, simulate
+from medha_jax.simulate.simulation import Outcome, simulate
+from medha_jax.simulate.summaries import tpots
 from medha_jax.workload import WorkloadRequest
 from research.reproduce import published
 from research.reproduce.report import Comparison, PresetRun, Reproduction

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.policies import MACHINE, SETTINGS, Condition, Count, arriving, count, counted, table, with_pool
 from medha_jax.config import POLICIES
-from medha_jax.simulate.run import alone
+from medha_jax.simulate.simulation import alone
 
 SECONDS = 60.0
 

@@ -13,7 +13,7 @@ from medha_jax.simulate.deployments import Deployment, deploy
 from medha_jax.simulate.executor import SimulationError
 from medha_jax.simulate.hardware import Link, load_hardware
 from medha_jax.simulate.named_models import load_model
-from medha_jax.simulate.run import simulate
+from medha_jax.simulate.simulation import simulate
 from medha_jax.specs.buckets import Bucket, padded_segment
 from research.baselines.decoding import DecodePool, Decoding
 from research.baselines.elastic import Instances, simulate_elastic

@@ -15,7 +15,7 @@ from medha_jax.simulate.calibration import FORMAT, read_calibration, write_ticks
 from medha_jax.simulate.fitting import errors, fit
 from medha_jax.simulate.hardware import SpecError
 from medha_jax.simulate.measured import MeasuredTimes
-from medha_jax.simulate.run import simulate
+from medha_jax.simulate.simulation import simulate
 from medha_jax.simulate.times import GroupWork
 from medha_jax.specs.buckets import all_buckets
 from medha_jax.specs.sizes import UNBOUNDED

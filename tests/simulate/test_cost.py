@@ -15,7 +15,7 @@ from medha_jax.simulate.cost import ACTIVATIONS, CostModel
 from medha_jax.simulate.deployments import deploy
 from medha_jax.simulate.hardware import Coefficients, Hardware, Link, SpecError, load_hardware
 from medha_jax.simulate.named_models import load_model
-from medha_jax.simulate.run import simulate
+from medha_jax.simulate.simulation import simulate
 from medha_jax.simulate.times import GroupWork
 from medha_jax.specs.buckets import Bucket, all_buckets, padded_segment
 from tests.simulate.simulated import request

@@ -16,7 +16,7 @@ from medha_jax.simulate.estimate import Estimate, Estimator, Targets, mark_front
 from medha_jax.simulate.hardware import load_hardware
 from medha_jax.simulate.layouts import Candidate, Feasible, Refused, candidates, layout_yaml, look_at
 from medha_jax.simulate.named_models import load_model
-from medha_jax.simulate.run import simulate
+from medha_jax.simulate.simulation import simulate
 from medha_jax.workload import WorkloadConfig, build
 
 H100, LLAMA = load_hardware("h100"), load_model("llama3-8b")

@@ -17,8 +17,8 @@ from medha_jax.simulate.clock import VirtualClock
 from medha_jax.simulate.counted_output import CountedOutput
 from medha_jax.simulate.executor import SimulatedExecutor
 from medha_jax.simulate.hardware import SpecError
-from medha_jax.simulate.run import request_for
 from medha_jax.simulate.served_ticks import served_ticks
+from medha_jax.simulate.simulation import request_for
 from medha_jax.simulate.times import SummedTimes
 from tests.simulate.simulated import request
 

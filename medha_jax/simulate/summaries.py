@@ -11,7 +11,7 @@ from medha_jax.results import RequestRecord
 from medha_jax.results.group import group_of
 from medha_jax.results.metrics import tpot, waited
 from medha_jax.simulate.deployments import Deployment
-from medha_jax.simulate.run import Outcome
+from medha_jax.simulate.simulation import Outcome
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from medha_jax.simulate.clock import VirtualClock
 from medha_jax.simulate.counted_output import CountedOutput
 from medha_jax.simulate.deployments import Deployment
 from medha_jax.simulate.executor import SimulatedExecutor, SimulationError, Slowed, Totals
-from medha_jax.simulate.records import record_of
+from medha_jax.simulate.simulated_records import record_of
 from medha_jax.workload import WorkloadRequest
 
 STUCK_STEPS, STUCK_PAUSE_S = 1000, 0.001  # of an engine that has requests and runs nothing

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from medha_jax.config import SchedulerConfig
 from medha_jax.simulate.deployments import DEPLOYMENTS
-from medha_jax.simulate.run import simulate
+from medha_jax.simulate.simulation import simulate
 from tests.simulate.simulated import request
 
 MACHINE = DEPLOYMENTS["a100-16"]

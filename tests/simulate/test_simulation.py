@@ -12,9 +12,9 @@ from medha_jax.results import RequestRecord
 from medha_jax.results.metrics import e2el, on_time, tpot, waited
 from medha_jax.scheduler.time_model import FEATURES, LinearTimeModel
 from medha_jax.simulate.deployments import DEPLOYMENTS, Deployment
-from medha_jax.simulate.records import record_of
-from medha_jax.simulate.report import isolated_seconds, summarise, summarise_convoy
-from medha_jax.simulate.run import Outcome, alone, simulate
+from medha_jax.simulate.simulated_records import record_of
+from medha_jax.simulate.simulation import Outcome, alone, simulate
+from medha_jax.simulate.summaries import isolated_seconds, summarise, summarise_convoy
 from medha_jax.workload import (
     ConvoyConfig,
     WorkloadConfig,
@@ -158,7 +158,7 @@ def test_no_device_is_touched() -> None:
     code = (
         "from medha_jax.config import SchedulerConfig\n"
         "from medha_jax.simulate.deployments import DEPLOYMENTS\n"
-        "from medha_jax.simulate.run import simulate\n"
+        "from medha_jax.simulate.simulation import simulate\n"
         "from medha_jax.workload import WorkloadRequest\n"
         "simulate(DEPLOYMENTS['a100-16'], SchedulerConfig(), [WorkloadRequest(0, 0.0, 'short', 100, 2)])\n"
         "from jax._src import xla_bridge\n"
