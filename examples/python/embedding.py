@@ -9,7 +9,7 @@ import asyncio
 import sys
 
 from medha_jax.client import AsyncClient, Delta
-from medha_jax.config import BUNDLED_MODEL, RuntimeConfig
+from medha_jax.config import BUNDLED_MODEL, RuntimeConfig, load_mesh
 from medha_jax.server.assembly import assemble
 from medha_jax.server.server import serve
 from medha_jax.server.settings import ServerSettings
@@ -19,7 +19,8 @@ async def main(prompt: str) -> int:
     """Serve the bundled model, complete one prompt, and stop; returns the process's exit status."""
     # without an address of another machine: ServerSettings refuses those that are not protected by TLS
     settings = ServerSettings(port=0, access_log="off")
-    model, loader = assemble(RuntimeConfig(model=BUNDLED_MODEL, max_context=1024))
+    runtime = RuntimeConfig(model=BUNDLED_MODEL, mesh=load_mesh("cpu-small"), max_context=1024)
+    model, loader = assemble(runtime)
     ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     stopping = asyncio.Event()
     serving = asyncio.create_task(serve(settings, model, loader, announce=ready.set_result, stopping=stopping))
