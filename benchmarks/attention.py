@@ -1,7 +1,7 @@
 """Paged attention against the dense matmul rate of the same run: `python -m benchmarks.attention`.
 
-Counted work: 4 * queries * visible tokens * heads * head_dim FLOP. 512 queries at the end of 16K tokens, 8 heads,
-2 KV heads, head_dim 64 are 17 GFLOP against 8.4 MB of fp32 KV, so the matmul rate is the ceiling.
+Work: 4 * queries * visible tokens * heads * head_dim FLOP. With 8 heads, 2 KV heads and head_dim 64, 512 queries at the
+end of 16K tokens are 17 GFLOP against 8.4 MB of fp32 KV. So the matmul rate is the ceiling.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def prefill_rate(queries: int, context: int, dtype: Any) -> float:
 
 
 def main() -> None:
-    """Print one line a case: rate, and its ratio to the fp32 matmul measured just before it."""
+    """Print one line per case: the rate, and its ratio to the fp32 matmul rate measured just before."""
     print(machine())
     rates = {}
     for queries, context in ((512, 16384), (64, 16384), (2048, 16384)):

@@ -1,8 +1,8 @@
-"""What the load generator keeps up with: a run against a server whose mesh is simulated, and how late it sent.
+"""Lateness of the load generator against a server with a simulated mesh.
 
     python -m benchmarks.client --requests 10000 --rate 200
 
-Lateness of a request = when it was sent - when it was due. The server has ticks of a stated length; both share this
+Lateness of a request = time of sending - due time. The server's ticks have a fixed length. Client and server share this
 machine's cores. `--backend openai` runs against `benchmarks.completions_server` instead, over HTTP.
 """
 
@@ -28,7 +28,7 @@ from medha_jax.workload import WorkloadConfig, build
 
 
 def main() -> None:
-    """Start a server, send the load, print what the client did."""
+    """Start a server, send the load, print the client's lateness and resources."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--rate", type=float, default=200.0)

@@ -1,9 +1,9 @@
-"""A small server with the OpenAI completions API, written from its description and on bare sockets.
+"""A small server with the OpenAI completions API, written from the API's description on bare sockets.
 
     python -m benchmarks.completions_server --tick-ms 5
 
-It computes nothing: a request of n tokens gets n chunks, one a tick. It shares no code with the client that is measured
-or tested against it. Below `/FAULT/v1` in place of `/v1` it does something wrong, by one of FAULTS.
+It computes nothing: a request of n tokens gets n chunks, one per tick. It shares no code with the client that is
+measured or tested against it. Under `/FAULT/v1` instead of `/v1` it has a fault, one of FAULTS.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ MODEL = "simulated"
 
 
 class Server:
-    """Answers connections. `seen` are the requests' bodies, `open` the streams that run now."""
+    """Serves connections. `seen` holds the bodies of the requests; `open` counts the running streams."""
 
     def __init__(self, tick_s: float) -> None:
         self._tick_s = tick_s
@@ -62,7 +62,7 @@ class Server:
         writer.close()
 
     async def _answer(self, method: str, path: str, body: bytes, writer: asyncio.StreamWriter) -> bool:
-        """Answer a request; returns whether the connection lives on."""
+        """Answer a request; returns whether the connection stays open."""
         *before, _, last = path.strip("/").split("/")
         fault = before[0] if before else ""
         if method == "GET" and last == "models":
@@ -119,7 +119,7 @@ class Server:
         return True
 
     async def _fail(self, fault: str, writer: asyncio.StreamWriter) -> bool:
-        """End a stream in some wrong way."""
+        """End a stream with a fault."""
         if fault == "endless":
             await asyncio.sleep(3600)
         if fault == "reset":
@@ -139,7 +139,7 @@ class Server:
 
 
 def chunk_of(text: str, reason: str | None) -> dict[str, Any]:
-    """A chunk as the API describes it."""
+    """A chunk in the API's form."""
     choice = {"index": 0, "text": text, "logprobs": None, "finish_reason": reason}
     return {
         "id": "cmpl-1",
@@ -164,7 +164,7 @@ async def event(writer: asyncio.StreamWriter, data: Any, fault: str) -> None:
 
 
 async def send(writer: asyncio.StreamWriter, status: int, kind: str, body: bytes) -> bool:
-    """Send a whole answer."""
+    """Send a complete response; returns True: the connection stays open."""
     head = f"HTTP/1.1 {status} Status\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
     writer.write(head.encode() + body)
     await writer.drain()

@@ -1,4 +1,4 @@
-"""Send malformed messages to a server, reproducible from a seed, and look at what it has become.
+"""Send malformed messages to a server, reproducible from a seed, and watch its memory.
 
 medha-jax serve --mesh cpu-small --max-context 4096 --max-output 4 --access-log off --port 9320
 python -m benchmarks.fuzz 127.0.0.1:9320 --messages 100000 --pid PID
@@ -24,7 +24,7 @@ CALL_SECONDS = 30.0
 
 
 def attack(address: str, messages: int, seed: int) -> Counter[str]:
-    """Make as many calls as there are messages; returns how often each status came."""
+    """Make `messages` calls; returns the count of each status."""
     return asyncio.run(_attack(address, messages, seed))
 
 
@@ -54,20 +54,20 @@ async def _call(channel: aio.Channel, method: str, sent: list[bytes]) -> str:
         async for _ in call:
             pass
     except asyncio.CancelledError:
-        return "CANCELLED"  # so grpc.aio says it
+        return "CANCELLED"  # grpc.aio raises this for the status
     except aio.AioRpcError as error:
-        # the client's own word for a stream that the server ended while parts were still to be sent
+        # grpc.aio's message if the server ends a stream while parts are being sent
         return "ENDED_EARLY" if error.details() == "Internal error from Core" else error.code().name
     return "OK"
 
 
 def resident_bytes(pid: int) -> int:
-    """Memory that a process holds."""
+    """Resident memory of a process."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def main() -> None:
-    """Attack in ten parts, with the server's memory after each."""
+    """Attack in ten parts; print the server's memory after each."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("address")
     parser.add_argument("--messages", type=int, default=100_000)

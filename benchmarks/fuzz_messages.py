@@ -1,4 +1,4 @@
-"""Malformed messages, reproducible from a seed: well-formed ones with absurd values, and bytes that are none."""
+"""Malformed messages, reproducible from a seed: valid messages with absurd values, and invalid bytes."""
 
 import math
 import random
@@ -20,24 +20,25 @@ MESSAGES = {
 
 
 def malformed(draw: random.Random) -> tuple[str, list[bytes]]:
-    """A method and the messages of one call to it; a whole prompt that is right asks for one token only."""
+    """A method and the messages of one call to it."""
     method = draw.choices(list(MESSAGES), (60, 20, 8, 2, 2, 8))[0]
     count = draw.randrange(4) if method == "GenerateStream" else 1
     return method, [one(draw, MESSAGES[method]) for _ in range(count)]
 
 
 def one(draw: random.Random, kind) -> bytes:
-    """One message of a kind: filled at random, and perhaps damaged."""
+    """One message of a kind, filled at random and sometimes damaged."""
     message = kind()
     fill(draw, message)
     if isinstance(message, pb.GenerateRequest) and draw.random() < 0.95:
+        # valid requests generate few tokens
         message.settings.sampling.max_tokens = draw.choice((0, 1, 2, 2**32 - 1))
     data = message.SerializeToString()
     return damaged(draw, data) if draw.random() < 0.5 else data
 
 
 def fill(draw: random.Random, message) -> None:
-    """Give some fields a value that nobody should send."""
+    """Set some fields to absurd values."""
     for field in message.DESCRIPTOR.fields:
         if draw.random() < 0.5:
             continue
@@ -51,7 +52,7 @@ def fill(draw: random.Random, message) -> None:
 
 
 def value(draw: random.Random, field):
-    """Draw a value of a field's type, often an odd one."""
+    """Draw a value of a field's type, often an absurd one."""
     if field.type == field.TYPE_STRING:
         return draw.choice(TEXTS)
     if field.type == field.TYPE_DOUBLE:
@@ -66,7 +67,7 @@ def value(draw: random.Random, field):
 
 
 def damaged(draw: random.Random, data: bytes) -> bytes:
-    """Cut, flip, repeat, insert, or something else altogether."""
+    """Cut, flip, repeat, insert, or replace bytes."""
     match draw.randrange(6):
         case 0:
             return data[: draw.randrange(len(data) + 1)]

@@ -1,9 +1,8 @@
-"""Timing, and the ceilings of the machine that the other benchmarks are compared with."""
+"""Timing, and the machine's ceilings for comparison."""
 
 from __future__ import annotations
 
 import os
-import platform
 import time
 from collections.abc import Callable
 from typing import Any
@@ -11,9 +10,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from medha_jax.results.stamp import cpu_model
+
 
 def best_seconds(run: Callable[[], Any], repeats: int = 5) -> float:
-    """Shortest wall-clock seconds of `repeats` runs after one to warm up; `run` returns arrays to wait for."""
+    """Shortest wall-clock seconds of `repeats` runs after one warm-up run; `run` returns arrays to wait for."""
     jax.block_until_ready(run())
     best = float("inf")
     for _ in range(repeats):
@@ -31,7 +32,7 @@ def matmul_rate(dtype: Any = jnp.float32, size: int = 2048) -> float:
 
 
 def copy_rate(megabytes: int = 256) -> float:
-    """Bytes read a second by a copy: the array's bytes over the time to write it elsewhere."""
+    """Bytes per second that a copy reads: the array's bytes / the time of the copy."""
     x = jnp.ones(megabytes * 2**18, jnp.float32)
     target = jnp.zeros_like(x)
     copy = jax.jit(lambda target, x: x + 1, donate_argnums=0)
@@ -45,11 +46,5 @@ def copy_rate(megabytes: int = 256) -> float:
 
 
 def machine() -> str:
-    """One line that says what this ran on."""
-    model = platform.processor() or platform.machine()
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as info:
-            model = next(line.split(":", 1)[1].strip() for line in info if line.startswith("model name"))
-    except (OSError, StopIteration):
-        pass
-    return f"{model}, {os.cpu_count()} cores, {jax.devices()[0].device_kind}, jax {jax.__version__}"
+    """The machine and JAX's version in one line."""
+    return f"{cpu_model()}, {os.cpu_count()} cores, {jax.devices()[0].device_kind}, jax {jax.__version__}"

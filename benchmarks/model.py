@@ -1,8 +1,8 @@
 """The whole model on one device: `python -m benchmarks.model`.
 
 A 26M-parameter Llama (width 512, 8 layers, 8 heads, 2 KV heads, FFN 1536, vocabulary 4096), random fp32 weights.
-Expected: prefill is bound by the matmul rate (2 FLOP a weight and token, 4 * heads * head_dim FLOP a layer and
-visible token); a single decode by reading the weights once (105 MB with the head).
+Expected limits: prefill is bound by the matmul rate (2 FLOP per weight and token, 4 * heads * head_dim FLOP per layer
+and visible token). A single decode is bound by reading the weights once (105 MB with the head).
 """
 
 from __future__ import annotations
@@ -43,22 +43,23 @@ GREEDY = SamplingParams(temperature=0)
 
 
 def open_runtime(arch: Architecture, slots: int) -> MeshExecutor:
-    """A runtime with random weights, a pool for one 33K request or `slots` short ones, and three kinds of shapes."""
+    """A runtime with random weights and a pool for one 33K request or `slots` short ones."""
     mesh = build_mesh(Layout())
-    specs = parameter_specs(arch, "float32")
-    shardings = {name: parameter_sharding(mesh, spec.axes) for name, spec in specs.items()}
-    parameters = random_parameters(arch, "float32", shardings, seed=0)
     buckets = Buckets(decode=(1, slots), prefill=(CHUNK,), chunks=1)
     config = RuntimeConfig(slots=slots, pool_tokens=33 * 1024, max_context=33 * 1024, mesh=MeshConfig(buckets=buckets))
-    return MeshExecutor(config, arch, parameters, mesh, print)
+    return MeshExecutor(config, arch, random_weights(arch, mesh), mesh, print)
 
 
 def write_model(directory: Path) -> None:
-    """The model as a Hugging Face directory, without a tokenizer."""
-    arch, mesh = Architecture.from_config(CONFIG), build_mesh(Layout())
+    """Write the model as a Hugging Face directory, without a tokenizer."""
+    write_huggingface(directory, CONFIG, random_weights(Architecture.from_config(CONFIG), build_mesh(Layout())))
+
+
+def random_weights(arch: Architecture, mesh: jax.sharding.Mesh) -> dict[str, jax.Array]:
+    """Random fp32 parameters on a mesh."""
     specs = parameter_specs(arch, "float32")
     shardings = {name: parameter_sharding(mesh, spec.axes) for name, spec in specs.items()}
-    write_huggingface(directory, CONFIG, random_parameters(arch, "float32", shardings, seed=0))
+    return random_parameters(arch, "float32", shardings, seed=0)
 
 
 def prefill(executor: MeshExecutor, slot: int, tokens: int, first_page: int = 0) -> float:
@@ -77,7 +78,7 @@ def prefill(executor: MeshExecutor, slot: int, tokens: int, first_page: int = 0)
 
 
 def decode(executor: MeshExecutor, slots: int, context: int, steps: int) -> float:
-    """Median seconds of a tick that decodes one token in each of `slots` slots, pages in place from before."""
+    """Median seconds of a tick that decodes one token in each of `slots` prefilled slots."""
     page = executor.config.mesh.page_size
     share = pages_for(context + steps + 2, page)
     seconds = []
@@ -92,7 +93,7 @@ def decode(executor: MeshExecutor, slots: int, context: int, steps: int) -> floa
 
 
 def work(arch: Architecture, weights: int, tokens: int) -> float:
-    """FLOP of a prompt: every weight of the blocks once a token, and causal attention."""
+    """FLOP of a prompt: every weight of the blocks once per token, and causal attention."""
     return tokens * (2 * weights + 2 * tokens * arch.heads * arch.head_dim * arch.layers)
 
 

@@ -1,8 +1,8 @@
 """How long a plan takes: `python -m benchmarks.scheduler [--policy lars] [--waiting 1000] [--running 128]`.
 
-Requests of 50 tokens to 10 million wait while others decode; every plan is "run" at once and time is the time model's,
-so that cursors move, prompts end and new requests come as they would in service. Printed are the milliseconds of CPU
-time of `plan`, and those of telling the scheduler what was computed; on a core of its own, that is the time it takes.
+Requests of 50 tokens to 10 million wait while others decode. Every plan "runs" at once, and the clock follows the time
+model. So cursors move, prompts end and requests arrive as in service. It prints the CPU milliseconds of `plan` and of
+telling the scheduler what was computed. On a core of its own, that is also the elapsed time.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ BUCKETS = Buckets(decode=(1, 8, 32, 128), prefill=(64, 256, 512, 1024, 2048, 409
 CONTEXT = 10_000_000
 PAGE = 128
 WARM_PLANS = 500
-# assumed, of the size of an 8B model on eight devices
+# assumed; about an 8B model on eight devices
 MODEL = LinearTimeModel(fixed=5e-3, tokens=8e-6, attention=7e-11, context=2e-9, rows=1e-6)
 
 
 def requests(rng: np.random.Generator) -> Iterator[tuple[int, int]]:
-    """Prompt and output tokens: short ones, and one in twenty of up to 10M tokens."""
+    """Prompt and output tokens; one prompt in twenty is long, up to 10M tokens."""
     while True:
         long = rng.random() < 0.05
         prompt = 10 ** rng.uniform(5, 6.999) if long else rng.integers(50, 8000)
@@ -38,7 +38,7 @@ def requests(rng: np.random.Generator) -> Iterator[tuple[int, int]]:
 
 
 def measure(policy: str, waiting: int, running: int, groups: int, plans: int) -> None:
-    """Print the time of plans with so many requests waiting and running."""
+    """Print the time of plans with this many requests waiting and running."""
     shapes = TickShapes(
         own=BUCKETS,
         shared=Buckets(decode=(4,), prefill=(64, 512, 2048), chunks=2),
@@ -89,7 +89,7 @@ def measure(policy: str, waiting: int, running: int, groups: int, plans: int) ->
 
 
 def main() -> None:
-    """Measure what the command line asks for, and print it."""
+    """Measure and print each combination of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--policy", choices=[*POLICIES, "all"], default="all")
     parser.add_argument("--waiting", type=int, nargs="+", default=[1000, 10_000])

@@ -1,4 +1,4 @@
-"""Real runs for the simulator to be compared with: `medha-jax serve`, and `medha-jax bench serve` that loads it."""
+"""Real runs for comparison with the simulator: `medha-jax serve`, loaded by `medha-jax bench serve`."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from medha_jax.results.files import read_run
 from medha_jax.simulate.served_ticks import served_ticks
 
 BENCH = (sys.executable, "-m", "medha_jax.cli", "bench", "serve")
-WARMUP = 4  # requests before the first load, which are no part of it
+WARMUP = 4  # requests before the first load; they do not count
 TRACE, PROBES, TIMES = "trace.json", "probes.txt", "times.json"
 
 
 @dataclass(frozen=True)
 class Served:
-    """A load that was measured: its requests, by index, and its ticks in the form of a calibration's."""
+    """A measured load: its requests by index, and its ticks in the form for a calibration."""
 
     records: tuple[RequestRecord, ...]
     ticks: list[dict[str, Any]]
@@ -46,21 +46,21 @@ class Served:
 
     @property
     def began(self) -> float:
-        """When the records' times begin, in seconds of the ticks' clock: the first tick is when the first was sent."""
+        """Start of the records' clock on the ticks' clock, in seconds: the first request was sent at the first tick."""
         return float(self.ticks[0]["at"]) - min(record.sent for record in self.records)
 
 
 def serve(folder: Path, server: Sequence[str], loads: Mapping[str, Sequence[str]]) -> dict[str, Served]:
-    """Start a server, send it one load after another, stop it; what the folder has is read and not measured again.
+    """Start a server, send it one load after another, stop it. Results that the folder already has are only read.
 
     Args:
-        folder: where the server's trace, the probes beside it, and the results of each load go; it must exist.
+        folder: existing folder for the server's trace, the probes, and the results of each load.
         server: options of `medha-jax serve`.
-        loads: by name, options of `medha-jax bench serve`: a workload each.
+        loads: options of `medha-jax bench serve` for each load, by name.
 
     Raises:
         ServerStartError: the server did not start.
-        CalledProcessError: the load was not sent.
+        CalledProcessError: a load failed.
     """
     if not (folder / TRACE).exists():
         _measure(folder, server, loads)
@@ -73,7 +73,7 @@ def serve(folder: Path, server: Sequence[str], loads: Mapping[str, Sequence[str]
 
 
 def _measure(folder: Path, server: Sequence[str], loads: Mapping[str, Sequence[str]]) -> None:
-    """Writes the trace last: without it nothing was measured."""
+    """Measure; the trace is written last, so that it marks complete results."""
     unfinished, cores = folder / "unfinished.json", sorted(os.sched_getaffinity(0))
     times: dict[str, tuple[float, float]] = {}
     with contextlib.ExitStack() as stack:
@@ -93,7 +93,7 @@ def _measure(folder: Path, server: Sequence[str], loads: Mapping[str, Sequence[s
 
 @contextmanager
 def on_cores(*cores: int) -> Iterator[None]:
-    """Within the block, this process and those that it starts have these cores only."""
+    """Within the block, this process and its new children run on these cores only."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cores)
     try:
@@ -103,10 +103,10 @@ def on_cores(*cores: int) -> Iterator[None]:
 
 
 def write_calibration_requests(path: Path, longest: int, skip: int = 0) -> None:
-    """Requests of all lengths for a calibration, as a Mooncake trace (JSON lines); they arrive when the client says.
+    """Write requests of all lengths for a calibration, as a Mooncake trace (JSON lines). The client sets the arrivals.
 
-    Prompts are uniform in their logarithm up to a quarter of the longest, and every 25th is that long; outputs have
-    2 to 64 tokens. The first `skip` of them are left out.
+    Prompt lengths are log-uniform up to a quarter of `longest`; every 25th prompt has `longest` tokens. Outputs have
+    2 to 64 tokens. The first `skip` requests are left out.
     """
     draw, count = np.random.default_rng(1), 10_000
     prompts = np.rint(np.exp(draw.uniform(np.log(2), np.log(longest / 4), count))).astype(int)

@@ -1,10 +1,9 @@
-"""What serving costs: tokens a second over many streams, with a simulated mesh in place of a real one.
+"""The cost of serving: tokens per second over many streams, with a simulated mesh.
 
     python -m benchmarks.server --streams 200
 
-A server process with ticks of no length of their own, and clients in another process that read all streams at once.
-Tokens a second = output tokens of all streams / (last event - first request). TPOT of a stream = (last delta - first
-delta) / (tokens - 1), as the client sees it.
+One process serves, another reads all streams at once. Tokens per second = output tokens of all streams / (end - first
+request). TPOT of a stream = (last delta - first delta) / (tokens - 1), as the client sees it.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ STOP_SECONDS = 30
 
 
 async def read(client: AsyncClient, tokens: int) -> tuple[int, int, float]:
-    """One stream to its end: tokens, messages, seconds per token after the first."""
+    """Read one stream to its end; returns tokens, messages, seconds per token after the first."""
     count = messages = 0
     first = last = 0.0
     async for event in client.generate([5, 6, 7], max_tokens=tokens, ignore_eos=True):
@@ -37,9 +36,9 @@ async def read(client: AsyncClient, tokens: int) -> tuple[int, int, float]:
 
 
 async def measure(address: str, streams: int, tokens: int) -> tuple[float, int, int, list[float]]:
-    """All streams at once: seconds, tokens, messages, and every stream's TPOT in seconds."""
+    """Read all streams at once; returns seconds, tokens, messages, and every stream's TPOT in seconds."""
     async with AsyncClient(address) as client:
-        await asyncio.gather(*(read(client, 4) for _ in range(streams)))  # connections and caches are warm then
+        await asyncio.gather(*(read(client, 4) for _ in range(streams)))  # warms connections and caches
         began = time.perf_counter()
         done = await asyncio.gather(*(read(client, tokens) for _ in range(streams)))
         seconds = time.perf_counter() - began
@@ -73,7 +72,7 @@ def main() -> None:
 
 
 def cpu_seconds(pid: int) -> float:
-    """User and system time of a process."""
+    """User and system seconds of a process."""
     with open(f"/proc/{pid}/stat") as file:
         fields = file.read().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

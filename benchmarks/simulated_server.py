@@ -1,8 +1,8 @@
-"""A server whose mesh is simulated: every tick takes a stated time, and every token is the same.
+"""A server with a simulated mesh: ticks take a given time, and all tokens are equal.
 
     python -m benchmarks.simulated_server --tick-ms 5
 
-It is the whole server but for the device, so that the cost of serving shows, and overload can be made at will.
+It is the whole server except the device. It shows the cost of serving, and it can be overloaded easily.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ PAGE = 64
 
 
 class RealClock:
-    """Seconds of this machine; moving on to a moment is waiting for it."""
+    """The machine's clock, with the interface of a virtual clock."""
 
     def __call__(self) -> float:
         """Seconds."""
@@ -115,7 +115,7 @@ class SimulatedLoader:
         self._given, self._tokenizer, self._clock = given, tokenizer, clock
 
     def load(self, listener: Listener, on_tick: OnTick | None) -> EngineService:
-        """Start the engine after the stated seconds."""
+        """Start the engine after `--load-seconds`."""
         given, clock, tokenizer = self._given, self._clock, self._tokenizer
         time.sleep(given.load_seconds)
         decode = tuple(size for size in (1, 8, 32, 128, 512, 2048) if size < given.slots)

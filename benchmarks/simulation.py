@@ -1,13 +1,13 @@
-"""Simulated against real: `python -m benchmarks.simulation --model tiny --out DIR`; what DIR has is not measured again.
+"""Simulated against real: `python -m benchmarks.simulation --model tiny --out DIR`. Results in DIR are reused.
 
-For each workload a server gets pieces of 20 s from `medha-jax bench serve`, in turn of the calibration and of the
-workload, because the machine gets faster and slower within a minute. The calibration's are requests of all lengths:
-from their ticks come the times of the machine, and from the requests what client and network add to a TTFT (the median
-of what they take longer than simulated). The workload's are compared: the same requests at the same times, through the
-same scheduler on the virtual clock. Nothing is fitted to it; all that is taken from it is how fast the core was from
-moment to moment, which a probe beside the server measured (`benchmarks.speed`).
+For each workload, `medha-jax bench serve` sends a server pieces of 20 s, alternately of the calibration and of the
+workload, because the machine's speed changes within a minute. The calibration has requests of all lengths. Its ticks
+give the times of the machine. Its requests give what client and network add to a TTFT: the median of real - simulated.
+The workload is compared: the same requests at the same times go through the same scheduler on the virtual clock.
+Nothing is fitted to it. Only the core's speed over time comes from it, measured by a probe beside the server
+(`benchmarks.speed`).
 
-The server has every core but the last, which is the client's. Outputs are generated to their last token.
+The client has the last core, the server all others. Outputs are generated to their last token.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from benchmarks.comparison import SETTINGS, Calibrated, Compared, Machine
 from benchmarks.measure import machine
 from medha_jax.simulate.fitting import Errors
 
-TICKS_OFF, SECONDS_OFF = 0.10, 0.15  # that ticks, and percentiles of requests, may be off
+TICKS_OFF, SECONDS_OFF = 0.10, 0.15  # allowed errors of ticks and of the percentiles of requests
 
 
 def main() -> None:
-    """Measure what is not there yet, simulate the same, print both."""
+    """Measure what is missing, simulate the same, print both."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", choices=tuple(SETTINGS), default="tiny", help="bundled, or 26M random weights")
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs; figures.json goes there, too")
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def print_calibration(beside: str, calibrated: Calibrated) -> None:
-    """What was fitted, and how far it is off among the ticks that it was not fitted to."""
+    """Print the fitted times, and their error on ticks that were not used for the fit."""
     times = calibrated.calibration.times
     longer = ", ".join(f"{bucket.own} {1e3 * times.longer(bucket):.1f}" for bucket in times.bases)
     print(
@@ -72,7 +72,7 @@ def print_calibration(beside: str, calibrated: Calibrated) -> None:
 
 
 def print_table(found: Sequence[Compared]) -> None:
-    """Real and simulated percentiles side by side; what is further off than it may be is marked."""
+    """Print real and simulated percentiles side by side; too large errors are bold."""
     names = [f"{name} P{percent}" for name in ("TTFT", "TPOT") for percent in (50, 90)]
     print("\n| workload | requests | busy | slowness | ticks | tick error | " + " | ".join(names) + " |")
     print("|---" * (6 + len(names)) + "|")
@@ -90,7 +90,7 @@ def print_table(found: Sequence[Compared]) -> None:
 
 
 def mark(text: str, good: bool) -> str:
-    """The text, in bold where it is not good."""
+    """The text, in bold if it is not good."""
     return text if good else f"**{text}**"
 
 

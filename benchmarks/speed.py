@@ -1,11 +1,11 @@
-"""How fast a core reads from moment to moment: `python -m benchmarks.speed --core 0 --out FILE`, until SIGTERM.
+"""Probe a core's read speed over time: `python -m benchmarks.speed --core 0 --out FILE`, until SIGTERM.
 
-A virtual core shares caches, and often the real core, with strangers; then fetching takes up to twice as long, for
-tenths of a second or for minutes, and no counter of the machine says so. A hundred times a second a megabyte is read,
-as much as the core's own cache holds, and the processor time that it took is noted: that does not count the time in
-which other processes of this machine have the core. It takes about 2 % of it.
+A virtual core shares caches, and often the real core, with other machines. Then fetching takes up to twice as long, for
+tenths of a second or for minutes, and no counter of the machine shows it. The probe reads a megabyte, the size of the
+core's own cache, a hundred times per second and records the CPU time of each read. CPU time leaves out the time in
+which other processes of this machine have the core. The probe uses about 2 % of the core.
 
-A loop of Python's says less: its own speed differs by up to 1.7 times from process to process, and it hardly notices
+A loop in Python is a worse probe: its own speed differs by up to 1.7 times between processes, and it hardly changes
 when ticks take 1.4 times as long.
 """
 
@@ -25,14 +25,14 @@ import numpy as np
 
 EVERY_S = 0.01
 READ = 2**18  # float32: 1 MB, about 0.1 ms
-AROUND_S = 0.05  # probes this far from a moment say how fast it was: one alone is off by 6 to 9 %
+AROUND_S = 0.05  # probes within this time are averaged: a single one is off by 6 to 9 %
 
 
 class Slowness:
-    """How many times as long fetching takes, by the probes of a core.
+    """Slowdown of fetching over time, from the probes of a core.
 
     Args:
-        path: that this program wrote. The fifth percentile of its probes, when the core was fast, counts as 1.
+        path: file of this program. The fifth percentile of its probes counts as 1.
     """
 
     def __init__(self, path: Path) -> None:
@@ -40,9 +40,9 @@ class Slowness:
         self._sums = np.concatenate([[0.0], np.cumsum(took / np.percentile(took, 5))])
 
     def at(self, began: float, seconds: float = 0.0) -> float:
-        """The mean around some time, in seconds of `time.perf_counter`."""
+        """Mean slowdown around a time, in seconds of `time.perf_counter`."""
         low, high = np.searchsorted(self._at, (began - AROUND_S, began + seconds + AROUND_S)).tolist()
-        if low == high:  # between two probes: the one before
+        if low == high:  # between two probes: take the one before
             low = max(0, low - 1)
             high = low + 1
         return float(self._sums[high] - self._sums[low]) / (high - low)
@@ -50,7 +50,7 @@ class Slowness:
 
 @contextmanager
 def probed(core: int, out: Path) -> Iterator[None]:
-    """Within the block, a process of its own probes a core."""
+    """Within the block, a child process probes a core."""
     command = [sys.executable, "-m", "benchmarks.speed", f"--core={core}", f"--out={out}"]
     with subprocess.Popen(command) as prober:
         try:

@@ -1,8 +1,7 @@
 """Attention of one layer by the kernels, on random data: `python -m benchmarks.gpu.attention`.
 
-Counted work: `4 * heads * head_dim` FLOP for each query and each token that it sees. Counted bytes: keys and values of
-every decode's context once, `4 * kv_heads * head_dim` bytes a token in bfloat16 and `2 * kv_heads * (head_dim + 1)` in
-eight bits.
+Work: `4 * heads * head_dim` FLOP per query and visible token. Bytes: keys and values of every decode's context once,
+`4 * kv_heads * head_dim` bytes per token in bfloat16 and `2 * kv_heads * (head_dim + 1)` in eight bits.
 """
 
 from __future__ import annotations
@@ -54,19 +53,19 @@ class Load:
     context: int = 0
 
     def flops(self, shape: Shape) -> int:
-        """Of the prompt tokens and the decodes."""
+        """FLOP of the prompt tokens and the decodes."""
         seen = sum(self.decodes) + self.queries * self.context - self.queries * (self.queries - 1) // 2
         return 4 * shape.heads * shape.head_dim * seen
 
     def nbytes(self, shape: Shape) -> int:
-        """Keys and values of the decodes' contexts, and those of the prompt's once."""
+        """Bytes of the keys and values of all contexts, each read once."""
         each = shape.head_dim * (1 if shape.fp8 else jnp.dtype(shape.dtype).itemsize) + shape.fp8
         return 2 * shape.kv_heads * each * (sum(self.decodes) + self.context)
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Everything that a launch needs, on the device."""
+    """All arguments of a launch, on the device."""
 
     shape: Shape
     load: Load
@@ -109,7 +108,7 @@ def kernels_for(shape: Shape, target: GpuTarget | None = None, device: jax.Devic
 
 
 def random_pool(shape: Shape, tokens: int, seed: int, layers: int = 1) -> Pool:
-    """A pool of at least so many tokens a layer, one random block of 512 pages repeated: caches hold far less."""
+    """A pool of at least `tokens` per layer: one random block of 512 pages repeated, far more than caches hold."""
     pages = -(-tokens // shape.page) + 1
     block = min(pages, 512)
 
@@ -129,7 +128,7 @@ def random_pool(shape: Shape, tokens: int, seed: int, layers: int = 1) -> Pool:
 
 
 def prepare(shape: Shape, load: Load, attention: KernelAttention, seed: int = 0, pool: Pool | None = None) -> Prepared:
-    """Random queries, pages in random order, and the work list; `pool` may be one made before that is large enough."""
+    """Random queries, pages in random order, and the work list; `pool` reuses a large enough pool."""
     rng = np.random.default_rng(seed)
     contexts = [*load.decodes, *([load.context] if load.queries else [])]
     share = [-(-tokens // shape.page) for tokens in contexts]
@@ -161,14 +160,14 @@ def apart(attention: KernelAttention) -> KernelAttention:
 
 
 def tiles_of(launch: Launch) -> str:
-    """The tile sizes of a launch, for people."""
+    """The tile sizes of a launch as text."""
     tiles = [tile for tile in (launch.prefill, launch.decode) if tile is not None]
     return ", ".join(f"{t.rows}x{t.keys} {t.warps} warps {t.stages} stages" for t in tiles)
 
 
 @dataclass(frozen=True)
 class Row:
-    """One measurement: `share` is the part of the ceiling that was reached."""
+    """One measurement; `share` is its part of the ceiling, `floor` the aim for it."""
 
     name: str
     seconds: float
@@ -179,7 +178,7 @@ class Row:
     note: str = ""
 
     def line(self) -> str:
-        """For people."""
+        """The measurement as text."""
         aim = "" if self.floor is None else f" (aim {self.floor:.0%})"
         rate = f"{self.seconds * 1e3:9.3f} ms {self.rate:8.2f} {self.unit}"
         return f"{self.name:44s} {rate} {self.share:6.1%}{aim}  {self.note}"
@@ -204,7 +203,7 @@ def decode_row(shape: Shape, load: Load, ceilings: Ceilings, attention: KernelAt
 
 
 def mixed_rows(shape: Shape, load: Load, attention: KernelAttention, pool: Pool) -> list[Row]:
-    """Both kinds in one launch and in two, and each alone; the share is of the two alone one after the other."""
+    """Both kinds in one launch and in two; `share` is relative to each kind alone, one after the other."""
     alone = [replace(load, decodes=()), replace(load, queries=0, context=0)]
     parts = [prepare(shape, part, attention, pool=pool).seconds for part in alone]
     rows = []
@@ -225,7 +224,7 @@ LOADS = {
 
 
 def attention_rows(ceilings: Ceilings, report: Callable[[Row], None], small: bool = False) -> list[Row]:
-    """All rows of this page, each reported as it is measured; `small` shrinks contexts, for trying this out."""
+    """Measure all rows and report each one; `small` shrinks contexts for a trial."""
     rows: list[Row] = []
 
     def tell(made: list[Row]) -> None:
@@ -260,7 +259,7 @@ def attention_rows(ceilings: Ceilings, report: Callable[[Row], None], small: boo
 
 
 def main() -> None:
-    """Print ceilings, then one line a row."""
+    """Print the ceilings, then one line per row."""
     ceilings = measure_ceilings()
     for line in ceilings.lines():
         print(line)

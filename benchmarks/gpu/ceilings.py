@@ -1,4 +1,4 @@
-"""Timing on a device, and what it can do at best: copy bandwidth and the rate of matrix products."""
+"""Timing on a device, and its ceilings: copy bandwidth and the rate of matrix products."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Run = Callable[[], Any]
 
 
 def median_seconds(run: Run, target: float = 0.15, repeats: int = 5) -> float:
-    """Median seconds of one run, of `repeats` rounds of as many runs as take `target` seconds, after two to warm up.
+    """Median seconds of one run over `repeats` rounds of about `target` seconds, after two warm-up runs.
 
-    Runs of a round are dispatched one after the other and waited for once, so that the host's part is hidden where the
-    device is slower. `run` returns arrays to wait for.
+    All runs of a round are dispatched before the wait, so a slower device hides the host's time. `run` returns arrays
+    to wait for.
     """
     jax.block_until_ready(run())
     jax.block_until_ready(run())
@@ -38,14 +38,14 @@ def median_seconds(run: Run, target: float = 0.15, repeats: int = 5) -> float:
 
 @dataclass(frozen=True)
 class Ceilings:
-    """What this device did in this run: bytes read and written by a copy, bytes read by a sum, FLOP of products."""
+    """Rates per second of this device: bytes of a copy (read and written), bytes read by a sum, FLOP of products."""
 
     copy_bytes: float
     read_bytes: float
     matmul_flops: float
 
     def lines(self) -> list[str]:
-        """For people."""
+        """The ceilings as text."""
         return [
             f"copy {self.copy_bytes / 1e12:.2f} TB/s (read and written), sum {self.read_bytes / 1e12:.2f} TB/s (read), "
             f"bf16 product {self.matmul_flops / 1e12:.0f} TFLOP/s"
@@ -53,10 +53,10 @@ class Ceilings:
 
 
 def measure_ceilings(copy_mib: int = 4096, size: int = 8192) -> Ceilings:
-    """Measure them on random data, which a product takes longer for than zeros.
+    """Measure the ceilings on random data, because products of zeros are faster.
 
     Args:
-        copy_mib: size of the array that is copied; many times the cache.
+        copy_mib: size of the copied array; many times the cache.
         size: rows and columns of the bf16 matrices.
     """
     copy_seconds, read_seconds, nbytes = _copy_and_read(copy_mib)
@@ -69,7 +69,7 @@ def measure_ceilings(copy_mib: int = 4096, size: int = 8192) -> Ceilings:
 
 
 def _copy_and_read(mib: int) -> tuple[float, float, int]:
-    """Seconds of a copy and of a sum, and the bytes of the array, which is gone afterwards."""
+    """Seconds of a copy and of a sum, and the array's bytes. The array is freed on return."""
     words = jax.jit(lambda: jax.random.bits(jax.random.key(0), (mib, 2**18), jnp.uint32))()
     copy = jax.jit(lambda x: x ^ jnp.uint32(1))
     add = jax.jit(lambda x: x.sum(dtype=jnp.uint32))

@@ -1,4 +1,4 @@
-"""What a whole model's ticks have to compute and to read at least, counted from its sizes."""
+"""The least that a model's ticks compute and read, counted from its sizes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LLAMA_3_8B = {
     "num_key_value_heads": 8,
     "intermediate_size": 14336,
     "rope_theta": 500000.0,
-    "max_position_embeddings": 2**20,  # the sizes are Llama-3's, the context is what is measured here
+    "max_position_embeddings": 2**20,  # sizes of Llama-3, with a longer context for the measurement
 }
 
 
@@ -27,11 +27,11 @@ class Counts:
     """Sizes of a model on one device.
 
     Args:
-        blocks: parameters of all layers, each used once a token.
-        head: parameters of the head, used once a sampled token.
+        blocks: parameters of all layers, each used once per token.
+        head: parameters of the head, used once per sampled token.
         attention: FLOP of one token's attention to one token: `4 * layers * heads * head_dim`.
-        kv_bytes: of one token in the pool.
-        weight_bytes: of one parameter.
+        kv_bytes: bytes of one token in the pool.
+        weight_bytes: bytes of one parameter.
     """
 
     blocks: int
@@ -42,7 +42,7 @@ class Counts:
 
     @classmethod
     def of(cls, arch: Architecture, dtype: str, fp8: bool) -> Counts:
-        """Count them; an eight-bit pool has a byte a value and one a token and head."""
+        """Count a model. An eight-bit pool has one byte per value, and one per token and head."""
         specs, size = parameter_specs(arch, dtype), jnp.dtype(dtype).itemsize
         blocks = sum(spec.nbytes for name, spec in specs.items() if name.startswith("layers.")) // size
         row = arch.head_dim + 1 if fp8 else arch.head_dim * size
@@ -50,12 +50,12 @@ class Counts:
         return cls(blocks, arch.vocab * arch.embed, attention, 2 * arch.layers * arch.kv_heads * row, size)
 
     def prefill_flops(self, tokens: int) -> int:
-        """FLOP of a whole prompt: every token through the blocks and to itself and all before it; one head."""
+        """FLOP of a prompt: all tokens through the blocks, causal attention, and the head once."""
         return 2 * self.blocks * tokens + self.attention * tokens * (tokens + 1) // 2 + 2 * self.head
 
     def decode_bytes(self, context: int, batch: int) -> int:
-        """Bytes that a tick of decodes reads at least: weights once, and every request's KV once.
+        """Least bytes that a tick of decodes reads: the weights once, and every request's KV once.
 
-        Of the embedding only a row a request is read, which is left out.
+        The embedding is left out: only one row per request is read.
         """
         return self.weight_bytes * (self.blocks + self.head) + self.kv_bytes * context * batch

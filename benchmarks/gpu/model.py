@@ -1,9 +1,10 @@
 """The whole model on one GPU: `python -m benchmarks.gpu.model`.
 
-Llama-3 8B's sizes, random bfloat16 weights, the real runtime. A prompt of 128K tokens in chunks, against the rate of
-matrix products; one decode at 512K, against the time to read weights and KV once at the copy rate; 64 decodes through
-the engine, against the same ticks dispatched without waiting, which says how long the device idles. Ceilings are
-measured in the same run. `--small` tries it out with a tiny model on any machine, and its figures mean nothing.
+It runs the real runtime with Llama-3 8B's sizes and random bfloat16 weights. It measures a prompt of 128K tokens in
+chunks against the rate of matrix products, and one decode at 512K against the time to read weights and KV once at the
+copy rate. 64 decodes go through the engine, and the same ticks are dispatched without waiting: the difference is the
+device's idle time. The ceilings are measured in the same run. `--small` is a trial with a tiny model on any machine;
+its figures mean nothing.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ WARM = 4  # ticks before the clock starts
 
 @dataclass(frozen=True)
 class Sizes:
-    """A model and what is measured of it, in tokens; `config` as in a `config.json`."""
+    """A model (`config` as in `config.json`) and the loads to measure, in tokens."""
 
     config: dict[str, Any]
     prompt: int
@@ -60,12 +61,12 @@ class Sizes:
 
     @property
     def pool(self) -> int:
-        """Tokens for the largest load, so that no two of them share a page."""
+        """Tokens for the largest load, so that no two requests share a page."""
         return max(self.prompt, self.long + self.steps + WARM, self.batch * self.slot) + self.page * self.batch
 
     @property
     def slot(self) -> int:
-        """Tokens of one of the batch's requests at the end: it decodes while the others' prompts are computed."""
+        """Final tokens of one request of the batch; it already decodes while other prompts are computed."""
         return self.short + self.steps + 2 * WARM + 4 + 2 * pages_for(self.batch * self.short, self.chunk)
 
 
@@ -79,7 +80,11 @@ SMALL = Sizes(TINY, prompt=256, chunk=64, long=1024, batch=4, short=32, steps=8,
 
 
 def open_runtime(sizes: Sizes, room: int | None, **settings: Any) -> MeshExecutor:
-    """A runtime on the first device, with a pool for every load or what `room` bytes hold."""
+    """A runtime on the first device, with a pool for every load, or one that fits in `room` bytes.
+
+    Raises:
+        LaunchError: `room` is too small.
+    """
     arch, mesh = Architecture.from_config(sizes.config), build_mesh(Layout(), jax.devices()[:1])
     shardings = {name: parameter_sharding(mesh, spec.axes) for name, spec in parameter_specs(arch, DTYPE).items()}
     parameters = random_parameters(arch, DTYPE, shardings, seed=0)
@@ -103,7 +108,7 @@ def open_runtime(sizes: Sizes, room: int | None, **settings: Any) -> MeshExecuto
 
 
 def ticks(executor: MeshExecutor, plans: Iterable[StepPlan]) -> None:
-    """Run plans as the engine does: one more than is read where the device is an accelerator; wait for the last."""
+    """Run plans as the engine does, with `executor.ahead` plans in flight, and wait for the last."""
     flight: deque[Any] = deque()
     for plan in plans:
         flight.append(executor.submit(plan))
@@ -114,7 +119,7 @@ def ticks(executor: MeshExecutor, plans: Iterable[StepPlan]) -> None:
 
 
 def prefill_seconds(executor: MeshExecutor, sizes: Sizes, tokens: int) -> float:
-    """Of a prompt in chunks, alone."""
+    """Seconds of a prompt in chunks, alone."""
     ids = np.random.default_rng(0).integers(0, executor.vocab, tokens).tolist()
     executor.admit(Admission(0, GREEDY, tokens))
     executor.adopt(0, 0, range(pages_for(tokens, sizes.page)))
@@ -127,7 +132,7 @@ def prefill_seconds(executor: MeshExecutor, sizes: Sizes, tokens: int) -> float:
 
 
 def place(executor: MeshExecutor, sizes: Sizes, batch: int, context: int) -> int:
-    """Give `batch` slots pages for a context and what follows, scattered; how many pages are not another's too."""
+    """Give `batch` slots scattered pages for a context and later decodes; returns the number of distinct pages."""
     share = pages_for(context + sizes.steps + 2 * WARM, sizes.page)
     order = np.random.default_rng(1).permutation(executor.sizes.pages)
     for slot in range(batch):
@@ -138,12 +143,12 @@ def place(executor: MeshExecutor, sizes: Sizes, batch: int, context: int) -> int
 
 
 def decodes(batch: int, context: int, count: int) -> list[StepPlan]:
-    """Ticks in which every slot decodes one token after so many."""
+    """`count` ticks in which every slot decodes one token, after `context` tokens."""
     return [StepPlan(tuple(Chunk(s, context + n, 1, None, True) for s in range(batch))) for n in range(count)]
 
 
 def decode_seconds(executor: MeshExecutor, sizes: Sizes, batch: int, context: int) -> float:
-    """Of one tick of decodes, as the engine dispatches them."""
+    """Seconds of one tick of decodes, dispatched as by the engine."""
     plans = decodes(batch, context, WARM + sizes.steps)
     ticks(executor, plans[:WARM])
     started = time.perf_counter()
@@ -152,7 +157,7 @@ def decode_seconds(executor: MeshExecutor, sizes: Sizes, batch: int, context: in
 
 
 def unwatched_seconds(executor: MeshExecutor, sizes: Sizes, batch: int, context: int) -> tuple[float, float]:
-    """Seconds of a tick of decodes when nobody waits for one, and of its dispatch alone."""
+    """Seconds of a tick of decodes without waiting for results, and of its dispatch alone."""
     plans = decodes(batch, context, WARM + sizes.steps)
     ticks(executor, plans[:WARM])
     started = time.perf_counter()
@@ -166,7 +171,7 @@ def unwatched_seconds(executor: MeshExecutor, sizes: Sizes, batch: int, context:
 
 
 def engine_seconds(executor: MeshExecutor, sizes: Sizes) -> float:
-    """Of one tick of the engine while all requests of the batch decode, from the scheduler to their text."""
+    """Seconds of one tick of the engine, from scheduler to text, while all requests of the batch decode."""
     rng, tokenizer = np.random.default_rng(2), Tokenizer.from_directory(BUNDLED_MODEL)
     engine = OfflineEngine(executor, tokenizer, time.perf_counter)
     sampling = SamplingParams(temperature=0, max_tokens=sizes.slot - sizes.short, ignore_eos=True)
@@ -189,7 +194,7 @@ def engine_seconds(executor: MeshExecutor, sizes: Sizes) -> float:
 
 
 def measure(executor: MeshExecutor, sizes: Sizes, ceilings: Ceilings) -> Iterable[Row]:
-    """Every row, each beside its ceiling; the aims are those for one H200."""
+    """Measure every row against its ceiling; the aims are for one H200."""
     kv = " fp8" if executor.config.kv_dtype == "fp8" else ""
     counts = Counts.of(executor.programs.arch, DTYPE, bool(kv))
     prefill_seconds(executor, sizes, sizes.chunk)
@@ -216,7 +221,7 @@ def measure(executor: MeshExecutor, sizes: Sizes, ceilings: Ceilings) -> Iterabl
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure and write; returns the exit code, 3 where there is no NVIDIA GPU."""
+    """Measure and write; returns the exit code, 3 without an NVIDIA GPU."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("gpu_model"), help="folder of the JSON")
     parser.add_argument("--attention", choices=ATTENTIONS, help="triton on a GPU, auto with --small, if not given")

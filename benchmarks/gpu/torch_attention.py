@@ -1,7 +1,7 @@
 """Flash attention of PyTorch on the same shapes, as one JSON line: `python -m benchmarks.gpu.torch_attention`.
 
-In a process of its own, because PyTorch and JAX would share the GPU's memory. Queries are few beside the context, so
-they all see all of it here, and the work is counted so.
+It needs its own process, because PyTorch and JAX would share the GPU's memory. All queries see the whole context here,
+and the work is counted so; queries are few compared with the context.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def seconds(torch: Any, queries: int, context: int) -> float:
 
 
 def main(loads: list[str]) -> None:
-    """Print {"QUERIES@CONTEXT": TFLOP/s}; loads are given in that form."""
+    """Print {"QUERIES@CONTEXT": TFLOP/s} for loads of the form QUERIES@CONTEXT."""
     import torch
 
     rates = {}

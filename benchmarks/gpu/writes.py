@@ -15,7 +15,7 @@ from medha_jax.attention import Fp8Pool, KernelWork
 
 
 def write_rows(ceilings: Ceilings, shape: Shape | None = None, counts: tuple[int, ...] = (64, 8192)) -> list[Row]:
-    """For so many rows, the share of the copy bandwidth: each byte is read once and written once."""
+    """Share of the copy bandwidth for each count of rows: every byte is read once and written once."""
     shape = shape or Shape()
     attention = kernels_for(shape)
     made = []
@@ -49,7 +49,7 @@ def write_rows(ceilings: Ceilings, shape: Shape | None = None, counts: tuple[int
 
 
 def _in_place(run: Callable[..., Any], pool: Any, *rest: Any) -> Callable[[], Any]:
-    """A function that gives its last result to the next run, as ticks do."""
+    """Return a function that passes its last result to the next run, as ticks do."""
     held = [pool]
 
     def again() -> Any:

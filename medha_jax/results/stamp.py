@@ -29,7 +29,7 @@ def stamp(flags: Sequence[str], started: datetime, more: Mapping[str, Any] | Non
         "started": started.astimezone(UTC).isoformat(timespec="seconds"),
         "flags": masked(flags),
         "commit": commit(Path(__file__).parent),
-        "versions": {name: version for name in PACKAGES if (version := _version(name)) is not None},
+        "versions": {name: version for name in PACKAGES if (version := installed_version(name)) is not None},
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu": cpu_model(),
@@ -73,7 +73,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _version(name: str) -> str | None:
+def installed_version(name: str) -> str | None:
     """Version of a distribution, without importing it; None if it is not installed."""
     try:
         return metadata.version(name)
