@@ -1,4 +1,4 @@
-"""Random mixes of requests as both implementations see them, and what they must give, in float64."""
+"""Random mixes of requests for both attention implementations, and the expected results in float64."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Case:
 
     @property
     def context(self) -> int:
-        """Tokens that a slot may hold."""
+        """Most tokens of a slot."""
         return self.width * self.page
 
     @property
@@ -47,7 +47,7 @@ class Case:
 
     @property
     def launch(self) -> Launch:
-        """How it is launched with its own tile sizes."""
+        """The launch with the case's own tile sizes."""
 
         def tile(rows: int, keys: int) -> TileConfig:
             return TileConfig("any", 256, self.dtype, 1, rows, keys, 4, 2, 1, self.together)
@@ -76,7 +76,7 @@ class Mix:
         return slots, lengths
 
     def kernel_work(self, launch: Launch | None = None) -> KernelWork:
-        """For the kernels, with the case's own tile sizes or those of `launch`."""
+        """Work for the kernels, with the tile sizes of the case or of `launch`."""
         case, launch = self.case, launch or self.case.launch
         rows = case.decodes + case.prompt
         slot, position = np.full(rows, SLOTS, np.int32), np.full(rows, -1, np.int32)
@@ -91,7 +91,7 @@ class Mix:
         return KernelWork(items, merges, slot, position, launch)  # type: ignore[arg-type]
 
     def xla_work(self) -> AttentionWork:
-        """For the XLA implementation, every run as one tile."""
+        """Work for the XLA implementation, every run as one tile."""
         case = self.case
         prompts = [run for run in self.runs if run[0] >= case.decodes]
         columns = np.zeros((6, case.chunks + 1), np.int32)
@@ -110,7 +110,7 @@ class Mix:
 
 
 def random_mix(case: Case, rng: np.random.Generator) -> Mix:
-    """Ragged decodes and chunks: first tokens, ends at page borders, shards that hold nothing or an earlier part."""
+    """Ragged decodes and chunks: first tokens, ends at page borders, shards that hold no or only earlier tokens."""
     slots = [int(slot) for slot in rng.permutation(SLOTS)]
     most, runs = case.context, []
 
@@ -121,7 +121,7 @@ def random_mix(case: Case, rng: np.random.Generator) -> Mix:
         kind = str(rng.choice(["own", "own", "own", "earlier", "nothing"]))
         return {"own": (start + count, True), "earlier": (max(1, start // 2), False), "nothing": (0, False)}[kind]
 
-    runs.append((0, 1, slots.pop(), most - 1, most, True))  # a full context, which is worth cutting
+    runs.append((0, 1, slots.pop(), most - 1, most, True))  # a full context, which is cut into parts
     for row in range(1, int(rng.integers(1, case.decodes + 1))):
         start = min(length(), most) - 1
         runs.append((row, 1, slots.pop(), start, *shard(start, 1)))
@@ -138,11 +138,11 @@ def random_mix(case: Case, rng: np.random.Generator) -> Mix:
 
 
 def border_mixes(case: Case) -> list[Mix]:
-    """One mix for each of one token before, at and after a page's border, and everything that can lie there.
+    """Three mixes: their rows end one token before, at, and one token after a page's border.
 
-    Decodes: a full context, one that ends there, one past an earlier shard that ends there, one where this shard holds
-    nothing. Chunks: one that ends there, one that begins where an earlier shard ends, one where this shard holds
-    nothing. Blocks of `keys` tokens end at a page's border too, or a page at theirs.
+    Decodes: a full context, one that ends there, one beyond an earlier shard that ends there, one where this shard
+    holds nothing. Chunks: one that ends there, one that begins where an earlier shard ends, one where this shard holds
+    nothing. Blocks of `keys` tokens also end at a page's border, or a page ends at theirs.
     """
     border, most, mixes = case.page * -(-64 // case.page), case.context, []
     for end in (border - 1, border, border + 1):
@@ -160,13 +160,16 @@ def border_mixes(case: Case) -> list[Mix]:
 def expected(
     mix: Mix, queries: np.ndarray, pool: np.ndarray, table: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Softmax in float64 over the values of a pool: output, log-sum-exp, and which rows the mix has.
+    """Attention in float64 over the values of a pool.
 
     Args:
         mix: the rows.
         queries: `[rows, heads, head_dim]`.
         pool: `[layers, 2, pages, kv_heads, page, head_dim]`, with this tick's keys and values.
         table: `[slots, pages_per_slot]`.
+
+    Returns:
+        Output, log-sum-exp, and a mask of the rows that the mix has.
     """
     case, wide = mix.case, pool[LAYER].astype(np.float64)
     out, lse = np.zeros(queries.shape), np.full(queries.shape[:2], -np.inf)
@@ -192,7 +195,7 @@ def expected(
 
 
 def random_arrays(case: Case, rng: np.random.Generator) -> tuple[Array, Array, Array, Pool, np.ndarray]:
-    """Queries, keys and values of the rows, a pool full of other things, and a table that scatters pages."""
+    """Queries, keys and values of the rows, a pool of random values, and a table of scattered pages."""
     dtype = jnp.dtype(case.dtype)
     rows, pages = case.decodes + case.prompt, SLOTS * case.width
     sizes = [(rows, heads, case.head_dim) for heads in (case.heads, case.kv_heads, case.kv_heads)]
@@ -204,6 +207,6 @@ def random_arrays(case: Case, rng: np.random.Generator) -> tuple[Array, Array, A
 
 
 def wide(pool: Pool, dtype: str) -> np.ndarray:
-    """What a pool holds, in the model's dtype."""
+    """The values of a pool in the model's dtype."""
     made = from_fp8(pool.values, pool.exponents, jnp.dtype(dtype)) if isinstance(pool, Fp8Pool) else pool
     return np.asarray(made)

@@ -1,7 +1,6 @@
-"""Hold imports.bzl, the list of which part of medha_jax may import which, against the imports in the source.
+"""Compare imports.bzl, the list of allowed imports between parts of medha_jax, with the imports in the source.
 
-BUILD makes its targets from the same list, so nothing else has to be compared. A part is a module or folder
-directly under medha_jax.
+BUILD makes its targets from the same list. A part is a module or folder directly under medha_jax.
 """
 
 import ast

@@ -1,4 +1,4 @@
-"""Serve the bundled model, stream one completion from it, stop it; then show what a long prompt does to short ones."""
+"""Serve the bundled model, stream one completion, stop it; then show how a long prompt delays short ones."""
 
 import signal
 import subprocess
@@ -7,7 +7,7 @@ import time
 
 from medha_jax.client import Accepted, Client, Delta, Finished
 
-# the same sizes for all servers, so that programs are compiled once
+# all servers have the same sizes, so programs are compiled once
 SIZES = ["--mesh", "cpu-small", "--max-context", "4096", "--pool-tokens", "8192"]
 SERVE = ["serve", "--model", "tiny", "--port", "0", *SIZES]
 CONVOY = ["bench", "convoy", *SIZES, "--policies", "fcfs-whole,lars", "--long-prompt", "4000", "--long-output", "8"]
@@ -39,7 +39,7 @@ def main() -> int:
 
 
 def convoy(began: float) -> int:
-    """Let short requests come behind a long one, under two policies; return the exit code."""
+    """Run short requests behind a long one under two policies; return the exit code."""
     print("\nOne long prompt, and short ones that come behind it:\n$ medha-jax", *CONVOY, flush=True)
     code = subprocess.run([*COMMAND, *CONVOY], check=False).returncode
     print(f"the demo ended with exit code {code} after {time.monotonic() - began:.0f} s in all")
@@ -47,7 +47,7 @@ def convoy(began: float) -> int:
 
 
 def stream(address: str) -> None:
-    """Print a completion as it comes."""
+    """Print a completion while it streams."""
     print(f"streaming a completion of {PROMPT!r} from {address}\n\n{PROMPT}", end="", flush=True)
     with Client(address) as client:
         for event in client.generate(PROMPT, max_tokens=80, seed=1, timeout=60):

@@ -1,9 +1,9 @@
-"""Everything that only a GPU can tell, in one command of less than eight minutes: `python -m tools.gpu_check`.
+"""All checks that need a GPU, in less than eight minutes: `python -m tools.gpu_check`.
 
-Correctness first: the kernels against float64 at many shapes, a pool beyond 2^32 elements, a million tokens, the
-compiled tick, and greedy generation against the CPU. Then speeds, each against a ceiling that this run measured. Prints
-a line a check and a short table last; writes all of it as JSON. Needs no network. Ends with 0 if all checks passed, 1
-if one failed, 2 for bad arguments and 3 where there is no NVIDIA GPU.
+Correctness comes first: the kernels against float64 at many shapes, a pool beyond 2^32 elements, a million tokens, the
+compiled tick, and greedy generation against the CPU. Then come speeds, each against a ceiling measured in the same run.
+It prints one line per check and a short table, and writes everything as JSON. It needs no network. Exit code: 0 if all
+checks passed, 1 if one failed, 2 for bad arguments, 3 without an NVIDIA GPU.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SECTIONS = ("cases", "large", "program", "speed", "torch")
 
 @dataclass
 class Report:
-    """What was found so far; owned by `main`, written to its folder after every section."""
+    """Results so far, written to `folder` after every section. Owned by `main`."""
 
     folder: Path
     facts: dict[str, Any]
@@ -45,17 +45,17 @@ class Report:
     seconds: dict[str, float] = field(default_factory=dict)
 
     def add(self, outcome: Outcome) -> None:
-        """Note a check and print it."""
+        """Record a check and print it."""
         self.outcomes.append(outcome)
         print(outcome.line(), flush=True)
 
     def add_row(self, row: Row) -> None:
-        """Note a measurement and print it."""
+        """Record a measurement and print it."""
         self.rows.append(row)
         print(row.line(), flush=True)
 
     def write(self) -> Path:
-        """All of it as JSON."""
+        """Write everything as JSON; returns the file."""
         self.folder.mkdir(parents=True, exist_ok=True)
         file = self.folder / "gpu_check.json"
         stated = dict(
@@ -84,7 +84,7 @@ def torch_rates() -> dict[str, Any]:
 
 
 def measure(report: Report) -> None:
-    """Ceilings, then every row against them."""
+    """Measure the ceilings, then every row against them."""
     report.ceilings = measure_ceilings()
     for line in report.ceilings.lines():
         print(line, flush=True)
@@ -94,13 +94,13 @@ def measure(report: Report) -> None:
 
 
 def check(report: Report, outcomes: Iterable[Outcome]) -> None:
-    """Note every outcome as it comes."""
+    """Record every outcome."""
     for outcome in outcomes:
         report.add(outcome)
 
 
 def run(report: Report, sections: list[str], device: jax.Device, target: GpuTarget, seed: int, minutes: float) -> None:
-    """Every section in turn; one that breaks is a failed check, and what there is no time for is one too."""
+    """Run every section. A section that raises, or that has no time left, is a failed check."""
 
     def large() -> None:
         check(report, [check_large_pool()])
@@ -122,7 +122,7 @@ def run(report: Report, sections: list[str], device: jax.Device, target: GpuTarg
         print(f"-- {name}", flush=True)
         try:
             steps[name]()
-        except Exception as error:  # what one section meets must not hide the others
+        except Exception as error:  # an error in one section must not stop the others
             traceback.print_exc()
             report.add(Outcome(name, False, f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"))
         report.seconds[name] = round(time.monotonic() - started, 1)
@@ -130,7 +130,7 @@ def run(report: Report, sections: list[str], device: jax.Device, target: GpuTarg
 
 
 def print_table(report: Report) -> None:
-    """The end of the output: facts, ceilings, rows, checks."""
+    """Print the facts, ceilings, rows and failed checks."""
     print("\n" + ", ".join(f"{name} {value}" for name, value in report.facts.items()))
     for line in report.ceilings.lines() if report.ceilings else []:
         print(line)

@@ -15,27 +15,27 @@ from benchmarks.gpu.attention import Load, Shape, apart, kernels_for, prepare, r
 from medha_jax.attention import Fp8Pool, GpuTarget, KernelAttention, KernelWork, Pool
 from tools.attention_cases import LAYER, Case, Mix, border_mixes, expected, random_arrays, random_mix, wide
 
-# relative errors |out - reference| / |reference|: what rounding the operands costs, with room
-LSE_ERROR = 1e-3  # absolute, of a sum that is kept in fp32
+LSE_ERROR = 1e-3  # absolute; the sum is in fp32
 CASES_AT_ONCE = 4
+# relative errors |out - reference| / |reference| from rounding the operands, with some room
 LARGEST_ERROR = {"bfloat16": 1e-2, "float16": 2e-3, "float32": 1e-5}
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One check: whether it passed, and the figure that says so."""
+    """Result of one check; `detail` has its figures."""
 
     name: str
     passed: bool
     detail: str
 
     def line(self) -> str:
-        """For people."""
+        """The outcome as text."""
         return f"{'ok  ' if self.passed else 'FAIL'} {self.name}: {self.detail}"
 
 
 def case(heads: int, kv_heads: int, head_dim: int, page: int, **more: object) -> Case:
-    """A ragged tick of 9 decodes and 300 prompt tokens with contexts up to some thousand."""
+    """A ragged tick of 4 decodes and 300 prompt tokens, with contexts up to 4,096 tokens."""
     sizes = dict(keys=128, decode_keys=64, dtype="bfloat16", decodes=4, prompt=300, pages_per_slot=4096 // page)
     return Case(heads, kv_heads, head_dim, page, **{**sizes, **more})  # type: ignore[arg-type]
 
@@ -52,7 +52,7 @@ CASES = [
 
 
 def attention_of(case: Case, target: GpuTarget | None = None) -> KernelAttention:
-    """The kernels with the sizes that the shipped table has for a case."""
+    """The kernels with the shipped table's sizes for a case."""
     shape = Shape(case.heads, case.kv_heads, case.head_dim, case.page, case.dtype, case.fp8)
     chosen = kernels_for(shape, target)
     return chosen if case.together else apart(chosen)
@@ -62,7 +62,7 @@ Program = Callable[..., tuple[Pool, Array, Array]]
 
 
 def program(attention: KernelAttention) -> Program:
-    """Store and attend in one jitted function, the pool donated."""
+    """Store and attend in one jitted function; the pool is donated."""
 
     def run(
         queries: Array, keys: Array, values: Array, pool: Pool, table: Array, work: KernelWork
@@ -74,12 +74,12 @@ def program(attention: KernelAttention) -> Program:
 
 
 def poison() -> None:
-    """Leave NaN in memory that the next program gets, so that what it does not write shows."""
+    """Fill free memory with NaN, so that elements that the next program does not write are noticed."""
     jnp.full(2**26, jnp.nan, jnp.float32).block_until_ready()
 
 
 def check_case(mix: Mix, attention: KernelAttention, run: Program, rng: np.random.Generator) -> Outcome:
-    """One mix on random data: what is stored, output and log-sum-exp."""
+    """Check the stored values, the output and the log-sum-exp of one mix on random data."""
     case = mix.case
     queries, keys, values, pool, table = random_arrays(case, rng)
     before = wide(pool, case.dtype)
@@ -104,14 +104,14 @@ def check_case(mix: Mix, attention: KernelAttention, run: Program, rng: np.rando
 
 
 def relative(got: np.ndarray, wanted: np.ndarray) -> float:
-    """`|got - wanted| / |wanted|`; NaN and infinities never pass."""
+    """`|got - wanted| / |wanted|`; infinity for NaN and infinities."""
     norm = float(np.linalg.norm(wanted))
     error = float(np.linalg.norm(got - wanted)) / norm if norm else float(np.abs(got).max(initial=0))
     return error if np.isfinite(error) else float("inf")
 
 
 def put(mix: Mix, pool: np.ndarray, keys: np.ndarray, values: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """A pool after the rows of a mix are stored in it."""
+    """A copy of a pool with the rows of a mix stored in it."""
     pool, page = pool.copy(), mix.case.page
     for row, count, slot, start, _, stored in mix.runs:
         for at in range(count if stored else 0):
@@ -121,9 +121,9 @@ def put(mix: Mix, pool: np.ndarray, keys: np.ndarray, values: np.ndarray, table:
 
 
 def all_cases(seed: int, eight_bits: bool) -> Iterator[Outcome]:
-    """Every case on random mixes and around page borders; some in two launches and, where the GPU can, eight bits.
+    """Check every case on random mixes and around page borders; some in two launches, and some in eight bits.
 
-    A few at a time, because most of it is compiling and the host's arithmetic.
+    A few cases run in parallel, because compiling and the host's arithmetic take most of the time.
     """
     more = [replace(CASES[2], together=False), replace(CASES[0], together=False)]
     more += [replace(CASES[at], fp8=True) for at in (0, 2, 3)] if eight_bits else []
@@ -141,7 +141,7 @@ def all_cases(seed: int, eight_bits: bool) -> Iterator[Outcome]:
 
 
 def check_large_pool(gigabytes: int = 9) -> Outcome:
-    """A pool beyond 2^32 elements: its last layer gives bit for bit what that layer gives alone."""
+    """Check a pool beyond 2^32 elements: its last layer gives the same bits as that layer alone."""
     shape = Shape(page=128)
     pages = 512 + 1
     layers = max(2, gigabytes * 10**9 // (2 * 2 * pages * shape.kv_heads * shape.page * shape.head_dim))
@@ -159,7 +159,7 @@ def check_large_pool(gigabytes: int = 9) -> Outcome:
 
 
 def check_million(context: int = 2**20) -> Iterator[Outcome]:
-    """A decode and a chunk of 64 at a million tokens, cut into many parts, against float64 for a head and some rows."""
+    """Check a decode and a chunk of 64 at a million tokens, cut into many parts: one head and some rows in float64."""
     shape = Shape()
     attention = kernels_for(shape)
     pool = random_pool(shape, context + shape.page, seed=4)

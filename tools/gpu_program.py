@@ -1,4 +1,4 @@
-"""The whole runtime on a GPU: what its compiled tick holds, and whether it generates what a CPU does."""
+"""Checks of the whole runtime on a GPU: its compiled tick, and its output against the CPU's."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def open_on(device: jax.Device, config: RuntimeConfig, dtype: str) -> MeshExecut
 
 
 def requests() -> list[GenerationRequest]:
-    """Prompts of several lengths, cut into chunks in several ways, all greedy."""
+    """Greedy requests with prompts of several lengths, cut into chunks in several ways."""
     rng = np.random.default_rng(0)
     greedy = SamplingParams(temperature=0, max_tokens=NEW_TOKENS, ignore_eos=True)
     cuts: list[tuple[int, Any]] = [(1000, None), (1000, (64,)), (300, (1, 7, 100)), (2500, (512,)), (5, None)]
@@ -56,7 +56,7 @@ def requests() -> list[GenerationRequest]:
 
 
 def generated(executor: MeshExecutor) -> tuple[list[tuple[int, ...]], list[np.ndarray]]:
-    """Tokens of every request, and the logits of its first one."""
+    """Tokens of every request, and the logits of its first token."""
     logits: dict[int, list[np.ndarray]] = {}
 
     def keep(number: int, result: TokenResult) -> None:
@@ -80,7 +80,7 @@ def pool_copies(text: str, shape: Sequence[int]) -> list[str]:
 
 
 def check_tick(executor: MeshExecutor) -> Iterator[Outcome]:
-    """The compiled ticks: calls of the kernels, no copy of the pool, its memory reused."""
+    """Check that the compiled ticks call the kernels, do not copy the pool, and reuse its memory."""
     pool = executor.programs.state_shapes.pool
     shape = values_of(pool).shape
     size = sum(math.prod(part.shape) * part.dtype.itemsize for part in jax.tree.leaves(pool))
@@ -98,7 +98,7 @@ def check_tick(executor: MeshExecutor) -> Iterator[Outcome]:
 
 
 def check_generation(gpu: jax.Device) -> Iterator[Outcome]:
-    """Greedy tokens in fp32: the kernels, XLA on the GPU and XLA on the CPU; then what bfloat16 changes."""
+    """Compare greedy tokens in fp32 of the kernels, XLA on the GPU and XLA on the CPU; then logits in bfloat16."""
     cpu = jax.devices("cpu")[0]
     with jax.default_matmul_precision("highest"):
         wanted, logits = generated(open_on(cpu, replace(CONFIG, attention="xla"), "float32"))

@@ -1,8 +1,8 @@
-"""What an eight-bit KV cache costs in exactness: `python -m tools.kv_error`.
+"""The error of an eight-bit KV cache: `python -m tools.kv_error`.
 
-The bundled model's loss on Python source that it was not trained on, and logits of models with random weights, each
-against the same with the KV of the model's own dtype. Every figure is from the real runtime: a prompt in chunks, then
-one token at a time with the text's own next token, so that every position is computed from cached KV.
+It compares eight-bit KV with KV of the model's dtype, by the bundled model's loss on held-out Python source and by the
+logits of models with random weights. Every figure is from the real runtime: a prompt in chunks, then one token at a
+time with the text's own next token. So every position is computed from cached KV.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ RANDOM: dict[str, Any] = {
 
 
 def open_runtime(arch: Architecture, parameters: Any, config: RuntimeConfig) -> MeshExecutor:
-    """One device, with logits returned."""
+    """A runtime on one device that returns logits."""
     layout = Layout()
     mesh = build_mesh(layout)
     placed = place_parameters(parameters, arch, layout, mesh)
@@ -74,7 +74,7 @@ def losses(logits: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 
 
 def settings() -> RuntimeConfig:
-    """Shapes for the texts of this page."""
+    """A configuration with shapes for the texts."""
     mesh = MeshConfig(buckets=Buckets(decode=(1,), prefill=(1024,), chunks=1))
     return RuntimeConfig(
         max_context=PROMPT + STEPS + 64,
@@ -87,7 +87,7 @@ def settings() -> RuntimeConfig:
 
 
 def texts(tokenizer: Tokenizer, count: int) -> list[tuple[int, ...]]:
-    """Token ids of the longest files of the standard library that training left out."""
+    """Token ids of the longest held-out files of the standard library."""
     _, held_out = split(list(documents(standard_library())))
     longest = sorted(held_out, key=lambda document: -document.nbytes)
     ids = (tuple(tokenizer.encode(document.text)[: PROMPT + STEPS + 1]) for document in longest)
@@ -95,7 +95,7 @@ def texts(tokenizer: Tokenizer, count: int) -> list[tuple[int, ...]]:
 
 
 def bundled(count: int) -> None:
-    """Loss of the bundled model: fp32, then what bfloat16 and eight bits of KV change."""
+    """Print the bundled model's loss in fp32, and its change with bfloat16 and eight-bit KV."""
     arch = Architecture.from_directory(BUNDLED_MODEL)
     found = texts(Tokenizer.from_directory(BUNDLED_MODEL), count)
     print(f"bundled model, {len(found)} held-out texts, {STEPS} positions each after {PROMPT} tokens")
@@ -118,7 +118,7 @@ def bundled(count: int) -> None:
 
 
 def random_models() -> None:
-    """Logits of random models with eight bits of KV, against their own spread."""
+    """Print the relative error of random models' logits with bfloat16 and eight-bit KV."""
     ids = tuple(np.random.default_rng(0).integers(0, RANDOM["vocab_size"], PROMPT + STEPS).tolist())
     one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     print(f"random models, {STEPS} positions after {PROMPT} tokens: |logits - fp32's| / |fp32's|")
@@ -140,7 +140,7 @@ def random_models() -> None:
 
 
 def main() -> None:
-    """Print both."""
+    """Print both comparisons."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--texts", type=int, default=4, help="held-out texts")
     bundled(parser.parse_args().texts)

@@ -1,8 +1,8 @@
 """Golden outputs of Hugging Face transformers for small random models of every family and RoPE rule.
 
-Run with the `reference` extra installed: `python -m tools.make_goldens`. It rewrites `tests/golden/`; the live tests
-call the same functions. Prompts are redrawn until no greedy choice is closer than `GAP`, so that rounding in the
-last bit cannot turn a right answer into a wrong one.
+Run `python -m tools.make_goldens` with the extra `reference`. It rewrites `tests/golden/`; the live tests call the same
+functions. Prompts are redrawn until the best two logits of every step are at least `GAP` apart, so that rounding in the
+last bit cannot change a token.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ ROPE_PARAMETERS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Golden:
-    """What transformers made of one prompt: `tokens` `[NEW_TOKENS]` and the fp32 logits they were chosen from."""
+    """Transformers' output for one prompt: `tokens` `[NEW_TOKENS]` and their fp32 logits."""
 
     prompt: np.ndarray
     tokens: np.ndarray
@@ -58,7 +58,7 @@ class Golden:
 
 
 def config(family: str, rope: str) -> dict[str, Any]:
-    """The `config.json` of a small model; rules that stretch a context start from 1024 positions."""
+    """The `config.json` of a small model; stretched contexts start from 1024 positions."""
     stretched = rope in ("linear", "dynamic", "yarn")
     return {
         "architectures": [CLASSES[family]],
@@ -68,7 +68,7 @@ def config(family: str, rope: str) -> dict[str, Any]:
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
-        # Qwen2 derives it from the width; the others have a width of their own for the heads
+        # Qwen2 derives it from the hidden size; the others set it
         "head_dim": 16 if family == "qwen2" else 24,
         "intermediate_size": 96,
         "max_position_embeddings": 1024 if rope in ("dynamic", "yarn") else 2048 if stretched else 8192,
@@ -86,10 +86,10 @@ def config(family: str, rope: str) -> dict[str, Any]:
 
 
 def random_model(family: str, seed: int, gain: float = 0.7) -> dict[str, Any]:
-    """A state dict of bf16-representable fp32 tensors, wide enough that greedy choices are decisive.
+    """A state dict of bf16-representable fp32 tensors, scaled so that greedy choices are clear.
 
-    A matrix has standard deviation `gain` over the root of its inputs. The larger it is, the more a model amplifies
-    rounding: at 1.2 logits up to 2e-4 from this runtime's were seen for some models, at 0.7 all were within 1e-4.
+    A matrix has standard deviation `gain` / sqrt(inputs). A larger gain amplifies rounding: at 1.2, logits of some
+    models differed from this runtime's by up to 2e-4; at 0.7, all were within 1e-4.
     """
     import torch
 
@@ -136,7 +136,7 @@ def run(stated: dict[str, Any], state: dict[str, Any], prompt: np.ndarray) -> Go
 
 
 def decisive(stated: dict[str, Any], state: dict[str, Any], length: int, seed: int) -> Golden:
-    """A golden of a random prompt whose greedy choices are all at least `GAP` apart."""
+    """The golden of a random prompt; the best two logits of every step are at least `GAP` apart."""
     rng = np.random.default_rng([seed, length])
     while True:
         golden = run(stated, state, rng.integers(0, VOCAB, length, dtype=np.int32))
@@ -145,7 +145,7 @@ def decisive(stated: dict[str, Any], state: dict[str, Any], length: int, seed: i
 
 
 def main() -> None:
-    """Rewrite `tests/golden/`: weights a family (bf16), and a config and outputs a RoPE rule."""
+    """Rewrite `tests/golden/`: bf16 weights per family, and a config and outputs per RoPE rule."""
     import torch
     from safetensors.torch import save_file
 

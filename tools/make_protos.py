@@ -1,6 +1,6 @@
 """Generate the protobuf modules in medha_jax/protos/ from protos/; needs grpcio-tools (the `test` extra).
 
-Only messages are generated: the two sides of a service are a few typed lines, and generated stubs have no types.
+Only messages are generated: generated service stubs have no types, and typed ones are a few lines.
 """
 
 import sys
@@ -29,7 +29,7 @@ def generate() -> dict[str, str]:
         arguments = ["protoc", f"-I{SOURCES}", f"-I{common}", f"--python_out={made}", f"--pyi_out={made}", *sources]
         if protoc.main(arguments):
             raise ValueError(f"protoc refused {', '.join(sources)}")
-        # all modules lie in one package here, whatever folders the sources have
+        # all modules go into one package, regardless of the sources' folders
         return {
             file.name: file.read_text(encoding="utf-8").replace("from medha.v1 import", "from medha_jax.protos import")
             for file in sorted(Path(made).rglob("*_pb2.py*"))

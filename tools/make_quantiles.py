@@ -2,7 +2,7 @@
 
 A trace is a CSV file with the columns num_prefill_tokens and num_decode_tokens (project-vajra/veeksha), one of
 Azure's (TIMESTAMP, ContextTokens, GeneratedTokens), or Mooncake's JSON lines. Requests of at least LONG prompt tokens
-are long. Each trace becomes the mix of its NAME; where it has times, with the variation of the gaps between them.
+are long. Each trace becomes the mix NAME; a trace with times also gives the variation of the gaps.
 """
 
 import csv
@@ -31,14 +31,14 @@ HEAD = """\
 
 @dataclass(frozen=True)
 class Trace:
-    """Prompt and output tokens `[requests, 2]`, and seconds `[requests]` where they are known."""
+    """Prompt and output tokens `[requests, 2]`, and seconds `[requests]` if known."""
 
     tokens: np.ndarray
     times: np.ndarray | None = None
 
 
 def read_trace(path: Path) -> Trace:
-    """A trace of any of the formats."""
+    """Read a trace of any format."""
     with path.open(newline="", encoding="utf-8-sig") as file:
         if file.read(1) == "{":
             return _timed("mooncake", path)
@@ -62,7 +62,7 @@ def tables(traces: dict[str, Trace]) -> dict[str, Any]:
 
 
 def mix(trace: Trace) -> dict[str, Any]:
-    """The tables of one trace; `long` is left out where it has no long requests."""
+    """The tables of one trace; `short` or `long` is missing without such requests."""
     tokens = trace.tokens
     long = tokens[:, 0] >= LONG
     made: dict[str, Any] = {"long_share": round(float(long.mean()), 5)}

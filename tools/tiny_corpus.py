@@ -43,13 +43,13 @@ class Document:
 
 
 def share_of(name: str, purpose: str) -> float:
-    """A number in `[0, 1)` that depends on the two strings alone; splits files the same way everywhere."""
+    """A number in `[0, 1)` from the two strings, to split files the same way everywhere."""
     digest = hashlib.sha256(f"{purpose}:{name}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
 def is_held_out(name: str) -> bool:
-    """Whether the file belongs to the held-out part, about `HELD_OUT_SHARE` of all files."""
+    """Whether the file is held out, as about `HELD_OUT_SHARE` of all files are."""
     return share_of(name, "held-out") < HELD_OUT_SHARE
 
 
@@ -68,7 +68,7 @@ def standard_library() -> Path:
 
 
 def documents(root: Path) -> Iterator[Document]:
-    """Wanted UTF-8 `.py` files below `root` in the order of their names, each distinct text once."""
+    """Wanted UTF-8 `.py` files below `root` in the order of their names, without repeated texts."""
     seen: set[bytes] = set()
     for path in sorted(root.rglob("*.py"), key=lambda path: path.relative_to(root).as_posix()):
         name = path.relative_to(root).as_posix()
@@ -85,16 +85,16 @@ def documents(root: Path) -> Iterator[Document]:
 
 
 def split(corpus: list[Document]) -> tuple[list[Document], list[Document]]:
-    """The files to train on and the held-out ones."""
+    """The training files and the held-out files."""
     held_out = [document for document in corpus if is_held_out(document.name)]
     return [document for document in corpus if not is_held_out(document.name)], held_out
 
 
 def train_tokenizer(texts: list[str], vocabulary: int = VOCABULARY) -> Tokenizer:
-    """Byte-level BPE of exactly `vocabulary` tokens, the end-of-text token included.
+    """Train byte-level BPE of exactly `vocabulary` tokens, including the end-of-text token.
 
-    All 256 bytes are in the alphabet, so every string round trips. There is no post-processor: `encode` adds
-    no special tokens by itself.
+    All 256 bytes are in the alphabet, so every string round trips. There is no post-processor, so `encode` adds no
+    special tokens.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)  # type: ignore[assignment]
@@ -138,7 +138,7 @@ def batch(tokens: np.ndarray, size: int, length: int, index: int, seed: int) -> 
 
 
 def write_tokenizer(tokenizer: Tokenizer, directory: Path) -> None:
-    """Write `tokenizer.json`, and the `tokenizer_config.json` that makes other programs read it as it is."""
+    """Write `tokenizer.json`, and a `tokenizer_config.json` so that other programs read it unchanged."""
     tokenizer.save(str(directory / "tokenizer.json"))
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",

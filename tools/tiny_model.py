@@ -51,7 +51,7 @@ GENERATION: dict[str, Any] = {
     "top_p": 0.9,
     "repetition_penalty": 1.15,
 }
-# path below `layers.` to the name in a Llama checkpoint, and how many leading axes are the matrix's input
+# by path below `layers.`: the name in a Llama checkpoint, and the number of leading input axes
 LLAMA_LAYER = {
     "attention.query.kernel": ("self_attn.q_proj", 1),
     "attention.key.kernel": ("self_attn.k_proj", 1),
@@ -70,7 +70,7 @@ Parameters = dict[str, Array]
 
 
 def initial_parameters(arch: Architecture, seed: int) -> Parameters:
-    """Fresh fp32 parameters by dotted path; projections that write to the residual stream start at zero."""
+    """Initial fp32 parameters by dotted path; projections to the residual stream start at zero."""
     state = nnx.state(Decoder(arch, jnp.float32, nnx.Rngs(seed)), nnx.Param)
     flat = {".".join(map(str, path)): variable.get_value() for path, variable in nnx.to_flat_state(state)}
     silent = ("attention.output.kernel", "mlp.down.kernel")
@@ -84,7 +84,7 @@ def _attend_chunk(
     value: Float[Array, "seen head_dim"],
     start: int,
 ) -> Float[Array, "group chunk head_dim"]:
-    """Queries at `start ...` of one KV head against every key up to the chunk's last."""
+    """Attention of the queries from `start` on of one KV head to all keys up to the chunk's last."""
     group, chunk, width = query.shape
     scores = query.reshape(-1, width) @ key.T
     visible = jnp.arange(key.shape[0])[None, :] <= start + jnp.tile(jnp.arange(chunk), group)[:, None]
@@ -95,15 +95,17 @@ def _attend_chunk(
 
 
 def dense_attention(query: Array, key: Array, value: Array, length: int) -> Array:
-    """Causal attention within sequences of `length` tokens that lie one after the other in the rows.
+    """Causal attention within consecutive sequences of `length` rows each.
 
     Args:
         query: `[rows, heads, head_dim]`; `rows` is a multiple of `length`.
-        key: `[rows, kv_heads, head_dim]`; `value` alike.
+        key: `[rows, kv_heads, head_dim]`.
+        value: as `key`.
+        length: tokens of a sequence.
 
     Returns:
-        `[rows, heads, head_dim]`. One KV head of one sequence is computed at a time, in chunks of queries, so
-        that scores stay in the CPU's cache.
+        `[rows, heads, head_dim]`. One KV head of one sequence is computed at a time, in chunks of queries, so that the
+        scores stay in the CPU's cache.
     """
     rows, heads, width = query.shape
     kv_heads = key.shape[1]
@@ -182,10 +184,10 @@ def llama_tensors(parameters: Parameters) -> dict[str, np.ndarray]:
 
 
 def export(parameters: Parameters, directory: Path) -> None:
-    """Write `config.json`, `generation_config.json` and `model.safetensors` as Hugging Face expects them."""
+    """Write `config.json`, `generation_config.json` and `model.safetensors` in Hugging Face's form."""
     directory.mkdir(parents=True, exist_ok=True)
     for name, content in (("config.json", CONFIG), ("generation_config.json", GENERATION)):
         (directory / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     weights = directory / "model.safetensors"
     save_file(llama_tensors(parameters), weights, metadata={"format": "pt"})
-    weights.chmod(0o644)  # the writer keeps the file to its owner, which an installed package must not
+    weights.chmod(0o644)  # save_file makes it readable by the owner only; an installed package needs more

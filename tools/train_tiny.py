@@ -33,7 +33,7 @@ STRETCH = 16
 
 @dataclass(frozen=True)
 class Phase:
-    """Part of a run that begins at `start` (share of the whole run) with sequences of `length` tokens."""
+    """A part of a run: it starts at share `start` of the run and has sequences of `length` tokens."""
 
     start: float
     length: int
@@ -43,7 +43,7 @@ PHASES = (Phase(0.0, 512), Phase(0.74, 2048), Phase(0.93, 4096))
 
 
 def optimiser(name: str, rate: float, embedding_rate: float, decay: float) -> optax.GradientTransformation:
-    """`muon` for the matrices of the layers and Adam for the rest, or `adamw` for all, at the peak rate."""
+    """`muon` for the layers' matrices and Adam for the rest, or `adamw` for all, at the peak rate."""
     if name == "adamw":
         adam = optax.adamw(embedding_rate, b2=0.98, weight_decay=decay)
         return optax.chain(optax.clip_by_global_norm(1.0), adam)
@@ -74,8 +74,8 @@ def schedule(progress: float, step: int, warm_up: int, hold: float) -> float:
 def rotary_positions(size: int, length: int, stretch: int, index: int, seed: int) -> np.ndarray:
     """Rotary positions `[size, length]` of batch `index`, with a random gap in every second window.
 
-    Gaps let short windows show relative distances of up to `stretch` times their length (positional skip-wise
-    training, arXiv 2309.10400); with `stretch` 1 there are none.
+    Gaps give short windows relative distances of up to `stretch` times their length (positional skip-wise training,
+    arXiv 2309.10400). With `stretch` 1 there are no gaps.
     """
     positions = np.tile(np.arange(length, dtype=np.int32), (size, 1))
     random = np.random.default_rng((seed, 1, index))

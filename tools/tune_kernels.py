@@ -1,8 +1,8 @@
 """Find the fastest tile sizes on this GPU and write them to the launch table: `python -m tools.tune_kernels`.
 
-Every candidate is timed on the loads below, random data, one at a time; its result must agree with the shipped sizes'
-first. The chosen rows carry the GPU's own name and stand before all others. With `--resources` nothing is run, and no
-GPU is needed: each row of the table is compiled, and registers, spills and shared memory are printed.
+Every candidate must first agree with the result of the shipped sizes. Then it is timed on the loads below with random
+data, one load at a time. The chosen rows have the GPU's own name and stand first in the table. `--resources` needs no
+GPU: it compiles each row of the table and prints registers, spills and shared memory.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from medha_jax.attention.gpu.launch import TABLE, GpuTarget, LaunchError, Launch
 
 HEAD_DIMS = (64, 128, 256)
 MEGA = 2**20
-SHARED_BYTES = {80: 163 * 1024, 90: 227 * 1024}  # of a program at most
+SHARED_BYTES = {80: 163 * 1024, 90: 227 * 1024}  # most of one program, by capability
 REGISTERS = 65536
-# loads by the largest number of query rows of a KV head that a row is for (4 heads share one here)
+# loads by the row's largest number of query rows per KV head (4 heads share one here)
 LOADS = {
     1: [Load(decodes=(MEGA,)), Load(decodes=(16384,) * 64)],
     16: [Load(queries=4, context=MEGA)],
@@ -42,21 +42,21 @@ LOADS = {
 
 @dataclass(frozen=True)
 class Resources:
-    """What a program of a kernel takes: registers a thread, bytes that spill, bytes of shared memory."""
+    """Resources of a kernel's program: registers per thread, spilled bytes, bytes of shared memory."""
 
     registers: int
     spilled: int
     shared: int
 
     def resident(self, warps: int, capability: int) -> int:
-        """Programs that a multiprocessor has room for."""
+        """Programs that fit on one multiprocessor."""
         room = SHARED_BYTES[90 if capability >= 90 else 80]
         held = 32 * warps * (-(-self.registers // 8) * 8)
         return max(1, min(room // (self.shared + 1024), REGISTERS // held, 64 // warps))
 
 
 def resources(tile: TileConfig, capability: int) -> Resources:
-    """Compile the kernel for a row of the table, assemble it and read what it takes.
+    """Compile and assemble the kernel for a row of the table; returns its resources.
 
     Raises:
         LaunchError: it cannot be compiled.
@@ -100,7 +100,7 @@ def resources(tile: TileConfig, capability: int) -> Resources:
 
 
 def print_resources(table: LaunchTable) -> None:
-    """One line for each row of the table."""
+    """Print one line for each row of the table."""
     for tile in table.rows:
         number = tile.gpu.removeprefix("sm")
         capability = int(number) if number.isdigit() else 90
@@ -120,7 +120,7 @@ def print_resources(table: LaunchTable) -> None:
 
 
 def candidates(tile: TileConfig, capability: int) -> Iterator[TileConfig]:
-    """Other sizes for a row's purpose that compile without spilling, each with as many residents as fit."""
+    """Other sizes for a row that compile without spilling, each with as many resident programs as fit."""
     if tile.queries == 1 or tile.queries == 16:
         grid = itertools.product((16,), (32, 64, 128), (2, 4, 8), (2, 3, 4, 5))
     elif tile.queries == 64:
@@ -139,13 +139,13 @@ def candidates(tile: TileConfig, capability: int) -> Iterator[TileConfig]:
 
 
 def with_tile(attention: KernelAttention, tile: TileConfig) -> KernelAttention:
-    """The kernels with this row before all others."""
+    """The kernels with this row first in the table."""
     first = replace(tile, gpu=attention.target.name)
     return replace(attention, table=LaunchTable((first, *attention.table.rows)))
 
 
 def same(one: Prepared, other: Prepared) -> bool:
-    """Whether two ways to compute a load agree."""
+    """Whether two results for a load agree."""
     (a, a_lse), (b, b_lse) = one.runner()(), other.runner()()
     wide = a.astype(jnp.float32), b.astype(jnp.float32)
     error = jnp.linalg.norm(wide[0] - wide[1]) / jnp.linalg.norm(wide[0])
@@ -154,7 +154,7 @@ def same(one: Prepared, other: Prepared) -> bool:
 
 
 def tune_row(shape: Shape, tile: TileConfig, attention: KernelAttention, pool: Pool) -> TileConfig:
-    """The candidate with the least sum of times over its loads, each relative to the shipped row's."""
+    """The fastest candidate: the least sum of times over the row's loads, relative to the shipped row."""
     loads = LOADS[tile.queries]
     before = [prepare(shape, load, attention, pool=pool) for load in loads]
     base = [one.seconds for one in before]
@@ -165,7 +165,7 @@ def tune_row(shape: Shape, tile: TileConfig, attention: KernelAttention, pool: P
             made = [prepare(shape, load, tried, pool=pool) for load in loads]
             good = all(same(one, other) for one, other in zip(before, made, strict=True))
             cost = sum(one.seconds / seconds for one, seconds in zip(made, base, strict=True)) if good else math.inf
-        except Exception as error:  # a launch that the driver refuses ends this candidate only
+        except Exception as error:  # a refused launch ends this candidate only
             print(f"    {candidate.rows}x{candidate.keys}: {str(error).splitlines()[0][:100]}", flush=True)
             continue
         print(
@@ -179,7 +179,7 @@ def tune_row(shape: Shape, tile: TileConfig, attention: KernelAttention, pool: P
 
 
 def tune_together(shape: Shape, tile: TileConfig, attention: KernelAttention, pool: Pool) -> TileConfig:
-    """Whether prompt tiles and decodes are faster in one launch."""
+    """Choose one launch or two for prompt tiles and decodes."""
     load = Load(decodes=(8192,) * 64, queries=512, context=MEGA // 8)
     times = {}
     for together in (True, False):
@@ -190,7 +190,7 @@ def tune_together(shape: Shape, tile: TileConfig, attention: KernelAttention, po
 
 
 def write_table(rows: list[TileConfig], file: Path) -> None:
-    """Put measured rows of a GPU before the others, in place of its earlier ones."""
+    """Write measured rows of a GPU to the front of the table; they replace its earlier rows."""
     text = file.read_text(encoding="utf-8")
     names = {row.gpu for row in rows}
     kept = [row for row in yaml.safe_load(text) if row["gpu"] not in names]
@@ -229,7 +229,7 @@ def main(arguments: list[str] | None = None) -> int:
             if queries == max(LOADS):
                 chosen = tune_together(shape, chosen, attention, pool)
             rows.append(chosen)
-            write_table(rows, given.table)  # what is found stays, should a later one hang
+            write_table(rows, given.table)  # keeps the rows if a later one hangs
             print(f"  -> {chosen}", flush=True)
     return 0
 
