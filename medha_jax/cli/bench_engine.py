@@ -13,7 +13,7 @@ from medha_jax.cli.generation_report import reader_may_leave
 from medha_jax.cli.interrupt import noted_interrupts
 from medha_jax.cli.opening import model_sizes, tell
 from medha_jax.cli.option_groups import Shown, takes_groups
-from medha_jax.cli.prompt import model_directory, whole_number
+from medha_jax.cli.prompt import model_directory, whole_numbers
 from medha_jax.cli.runtime_options import LayoutOptions, RuntimeOptions
 from medha_jax.config import Buckets, RuntimeConfig, same_setting, setting
 
@@ -100,14 +100,13 @@ def sizes(option: str, text: str, layout: tuple[int, ...], least: int = 1) -> tu
     """
     if text == "layout" and layout:
         return layout
-    found = []
-    for part in text.split(","):
-        number = whole_number(part)
-        if number is None or number < least:
-            raise typer.BadParameter(
-                f"{part!r} is no number from {least}; give some as in 64,1024", param_hint=f"'{option}'"
-            )
-        found.append(number)
+    found = whole_numbers(
+        text,
+        least,
+        lambda part: typer.BadParameter(
+            f"{part!r} is no number from {least}; give some as in 64,1024", param_hint=f"'{option}'"
+        ),
+    )
     return tuple(sorted(set(found)))
 
 

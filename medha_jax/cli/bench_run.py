@@ -83,14 +83,10 @@ async def ready(opened: Opened, workload: Workload, client: ClientOptions) -> No
 
 
 class Book:
-    """Makes runs of what was measured, with all that they are stamped with.
+    """Makes runs of what was measured, with all that they are stamped with. Made when the command begins."""
 
-    Args:
-        started: when the command began.
-    """
-
-    def __init__(self, started: datetime | None = None) -> None:
-        self._started = started or datetime.now(UTC)
+    def __init__(self) -> None:
+        self._started = datetime.now(UTC)
 
     def run(
         self,

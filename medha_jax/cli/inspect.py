@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from medha_jax.inspection import LayoutReport
 
 GIB = 2**30
-SLOTS = 32
 _SIZES = "Sizes"
 
 
@@ -79,7 +78,7 @@ class InspectOptions:
             kv_dtype=self.kv_dtype,
             max_context=self.max_context,
             pool_tokens=self.pool_tokens,
-            slots=self.slots or max(SLOTS, layout.buckets.decode[-1]),
+            slots=self.slots or max(RuntimeConfig.slots, layout.buckets.decode[-1]),
             compilation_cache=None,
         )
 

@@ -134,13 +134,7 @@ class Progress:
 
 
 class PrefillProgress(Progress):
-    """Shows one prefill.
-
-    Args:
-        total: prompt length in tokens.
-        clock: seconds, monotonic.
-        terminal: whether stderr is one; None asks it.
-    """
+    """Shows one prefill; `total` is the prompt's length in tokens, and the rest is as in `Progress`."""
 
     def __init__(self, total: int, clock: Callable[[], float], *, terminal: bool | None = None) -> None:
         super().__init__("prefill", total, clock, terminal=terminal)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import typer
@@ -92,6 +92,17 @@ def whole_number(text: str) -> int | None:
     return int(digits) if digits.isascii() and digits.isdigit() and len(digits) <= MAX_DIGITS else None
 
 
+def whole_numbers(text: str, least: int, refusal: Callable[[str], Exception]) -> tuple[int, ...]:
+    """Numbers separated by commas; raises the refusal of the first part that is none, or too small."""
+    found = []
+    for part in text.split(","):
+        number = whole_number(part)
+        if number is None or number < least:
+            raise refusal(part)
+        found.append(number)
+    return tuple(found)
+
+
 def parse_ids(text: str) -> tuple[int, ...]:
     """Read token ids separated by commas, spaces or line ends.
 
@@ -117,17 +128,15 @@ def parse_chunks(text: str) -> tuple[int, ...] | None:
     """
     if text == "auto":
         return None
-    sizes = []
-    for part in text.split(","):
-        size = whole_number(part)
-        if not size:
-            raise typer.BadParameter(
-                f"{part!r} is not a number of tokens; give auto, or sizes of 1 or more as in 512 or 512,64 "
-                "(the last one repeats)",
-                param_hint="'--chunk'",
-            )
-        sizes.append(size)
-    return tuple(sizes)
+    return whole_numbers(
+        text,
+        1,
+        lambda part: typer.BadParameter(
+            f"{part!r} is not a number of tokens; give auto, or sizes of 1 or more as in 512 or 512,64 "
+            "(the last one repeats)",
+            param_hint="'--chunk'",
+        ),
+    )
 
 
 def sampling_params(

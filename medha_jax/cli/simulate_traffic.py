@@ -17,10 +17,7 @@ from medha_jax.cli.runtime_options import mesh_config
 from medha_jax.config import SchedulerConfig, setting
 
 if TYPE_CHECKING:
-    from medha_jax.results import Run
-    from medha_jax.simulate.calibration import Calibration
     from medha_jax.simulate.deployments import Deployment
-    from medha_jax.simulate.simulation import Outcome
     from medha_jax.workload import WorkloadRequest
 
 _MACHINE, _WORKLOAD = "Machine", "Workload"
@@ -68,6 +65,8 @@ def traffic(asked: TrafficOptions, settings: Annotated[SchedulerConfig, SIMULATE
 
     With --calibration the machine is the measured one, and how far its times are off is printed by kind of tick.
     """
+    from medha_jax.simulate.calibration import read_calibration
+    from medha_jax.simulate.replay import read_real, requests_of, simulated_run
     from medha_jax.simulate.simulation import simulate as run
     from medha_jax.simulate.simulation import spare_modules
 
@@ -75,10 +74,10 @@ def traffic(asked: TrafficOptions, settings: Annotated[SchedulerConfig, SIMULATE
     if asked.calibration is None:
         machine = _modelled(asked.model, asked.mesh, token_count(asked.context), asked.slots)
     else:
-        measured = _measured(asked.calibration)
+        measured = read_calibration(asked.calibration)
         machine = measured.machine()
-    real = None if asked.as_in is None else _real(asked.as_in)
-    requests = _drawn(asked, machine.context) if real is None else _requests_of(real)
+    real = None if asked.as_in is None else read_real(asked.as_in)
+    requests = _drawn(asked, machine.context) if real is None else requests_of(real)
     spare_modules()
     with SimulationProgress(settings.policy, len(requests), time.monotonic) as progress:
         outcome = run(machine, settings, requests, on_progress=progress.update)
@@ -100,7 +99,7 @@ def traffic(asked: TrafficOptions, settings: Annotated[SchedulerConfig, SIMULATE
 
         print_traffic(outcome, machine)
         if real is not None:
-            for table in run_tables([real, _run_of(outcome, machine, real)]):
+            for table in run_tables([real, simulated_run(outcome, machine, real)]):
                 print_table(table)
         if measured is not None:
             print_errors(measured)
@@ -121,12 +120,6 @@ def _modelled(model: str, mesh: str, context: int, slots: int) -> Deployment:
     return deploy(cost, context, max(slots, layout.buckets.decode[-1]), model)
 
 
-def _measured(path: Path) -> Calibration:
-    from medha_jax.simulate.calibration import read_calibration
-
-    return read_calibration(path)
-
-
 def _drawn(asked: TrafficOptions, context: int) -> list[WorkloadRequest]:
     """Requests of a mix, scaled; those that are longer than the context are cut to it."""
     from medha_jax.workload import WorkloadConfig, build, preset_of
@@ -144,36 +137,3 @@ def _drawn(asked: TrafficOptions, context: int) -> list[WorkloadRequest]:
         return dataclasses.replace(one, output_tokens=output, prompt_tokens=min(one.length, context - output))
 
     return [fitted(one) for one in build(config).requests]
-
-
-def _real(directory: Path) -> Run:
-    """The first measurement of a run that a benchmark wrote, its requests in the order in which they were due.
-
-    Raises:
-        ResultsError: there is none.
-    """
-    from medha_jax.results import read_run
-
-    run = read_run(directory)
-    first = run.repeats[0]
-    ordered = dataclasses.replace(first, records=tuple(sorted(first.records, key=lambda one: one.due)))
-    return dataclasses.replace(run, repeats=(ordered,))
-
-
-def _requests_of(real: Run) -> list[WorkloadRequest]:
-    """The requests that a server was really sent."""
-    from medha_jax.workload import WorkloadRequest
-
-    records = real.repeats[0].records
-    return [WorkloadRequest(one.index, one.due, one.kind, one.prompt_tokens, one.output_tokens) for one in records]
-
-
-def _run_of(outcome: Outcome, machine: Deployment, real: Run) -> Run:
-    """A simulation as a run, judged by the objectives of the real one."""
-    from medha_jax.results import Repeat, Run
-
-    records = tuple(
-        dataclasses.replace(simulated, deadline_s=one.deadline_s, tpot_slo_s=one.tpot_slo_s)
-        for simulated, one in zip(outcome.records, real.repeats[0].records, strict=True)
-    )
-    return Run("simulated", (Repeat(records),), {"machine": machine.about}, {})

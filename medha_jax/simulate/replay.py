@@ -1,0 +1,38 @@
+"""The requests of a real run, simulated, so that both can stand side by side."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from medha_jax.results import Repeat, Run, read_run
+from medha_jax.simulate.deployments import Deployment
+from medha_jax.simulate.simulation import Outcome
+from medha_jax.workload import WorkloadRequest
+
+
+def read_real(directory: Path) -> Run:
+    """The first measurement of a run that a benchmark wrote, its requests in the order in which they were due.
+
+    Raises:
+        ResultsError: there is none.
+    """
+    run = read_run(directory)
+    first = run.repeats[0]
+    ordered = replace(first, records=tuple(sorted(first.records, key=lambda one: one.due)))
+    return replace(run, repeats=(ordered,))
+
+
+def requests_of(real: Run) -> list[WorkloadRequest]:
+    """The requests that a server was really sent."""
+    records = real.repeats[0].records
+    return [WorkloadRequest(one.index, one.due, one.kind, one.prompt_tokens, one.output_tokens) for one in records]
+
+
+def simulated_run(outcome: Outcome, machine: Deployment, real: Run) -> Run:
+    """A simulation as a run, judged by the objectives of the real one."""
+    records = tuple(
+        replace(simulated, deadline_s=one.deadline_s, tpot_slo_s=one.tpot_slo_s)
+        for simulated, one in zip(outcome.records, real.repeats[0].records, strict=True)
+    )
+    return Run("simulated", (Repeat(records),), {"machine": machine.about}, {})
