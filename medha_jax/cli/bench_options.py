@@ -21,9 +21,6 @@ _SERVER, _OWN, _WORKLOAD = "The server", "A server of one's own (without --serve
 _TIMES, _CLIENT, _SLO, _OUT = "When it is asked", "The client", "Objectives", "Results"
 # as in medha_jax.workload, which is not imported for --help: it needs NumPy
 SOURCES = "sharegpt-8k|medha-0pct|medha-1pct|medha-5pct|azure-code-2023|azure-conv-2023|mooncake-conv|random|prompts|…"
-
-
-BACKENDS = ("grpc", "openai")
 PROCESSES = ("poisson", "gamma", "constant", "ramp", "trace")
 LENGTH_AWARE = "length-aware"
 
@@ -35,7 +32,7 @@ class ServerOptions:
     server: str | None = setting(None, "A medha-jax server.", metavar="HOST:PORT", panel=_SERVER)
     url: str | None = setting(None, "A server with the OpenAI API.", metavar="URL", panel=_SERVER)
     backend: str | None = setting(
-        None, "How it is spoken to. Default: openai with --url, else grpc.", choices=BACKENDS, panel=_SERVER
+        None, "How it is spoken to. Default: openai with --url, else grpc.", choices=("grpc", "openai"), panel=_SERVER
     )
     served_model: str | None = setting(
         None, "To ask for. Default: the first that /v1/models lists.", metavar="NAME", panel=_SERVER

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json as jsons
-import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medha_jax.cli.generation_report import reader_may_leave
+from medha_jax.cli.opening import tell
 from medha_jax.cli.option_groups import takes_groups
 from medha_jax.cli.runtime_options import LayoutOptions
 from medha_jax.config import BUNDLED_MODEL, MeshConfig, RuntimeConfig, same_setting, setting
@@ -114,14 +114,14 @@ def _inspect(options: InspectOptions, config: RuntimeConfig) -> LayoutReport:
     jax.config.update("jax_platforms", "cpu")
     arch = Architecture.from_directory(BUNDLED_MODEL if options.model == "tiny" else Path(options.model))
     if config.max_context is not None and config.max_context > arch.context:
-        print(f"{config.max_context:,} tokens are more than the model's own {arch.context:,}", file=sys.stderr)
+        tell(f"{config.max_context:,} tokens are more than the model's own {arch.context:,}")
         arch = replace(arch, context=config.max_context)
     automatic = "float32" if config.mesh.hardware == "cpu" else "bfloat16"
     return inspect_layout(
         config,
         arch,
         jnp.dtype(automatic if options.dtype == "auto" else options.dtype),
-        on_progress=lambda line: print(line, file=sys.stderr, flush=True),
+        on_progress=tell,
         usable_bytes=_usable(config.mesh, options.memory_gib),
         choose=every if options.buckets == "all" else corners,
     )

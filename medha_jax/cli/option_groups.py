@@ -151,11 +151,8 @@ class _Group:
 
     def made(self, given: Mapping[str, Any]) -> Any:
         """The instance, or the mapping, from what was given on the command line."""
-        if self._shown.of is not None:
-            values = {}
-        else:
-            names = {one.name for one in dataclasses.fields(self._kind)} & {*self._shown.without}
-            values = {name: value for name, value in self._shown.defaults.items() if name in names}
+        names = {one.name for one in dataclasses.fields(self._kind)} & {*self._shown.without}
+        values = {name: value for name, value in self._shown.defaults.items() if name in names and not self._shown.of}
         values |= {name: option.read(given) for name, option in self._options.items()}
         values |= {name: inner.made(given) for name, inner in self._inner.items()}
         return values if self._shown.of is not None else self._kind(**values)

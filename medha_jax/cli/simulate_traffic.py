@@ -17,7 +17,6 @@ from medha_jax.cli.runtime_options import mesh_config
 from medha_jax.config import SchedulerConfig, setting
 
 if TYPE_CHECKING:
-    from medha_jax.simulate.deployments import Deployment
     from medha_jax.workload import WorkloadRequest
 
 _MACHINE, _WORKLOAD = "Machine", "Workload"
@@ -66,13 +65,14 @@ def traffic(asked: TrafficOptions, settings: Annotated[SchedulerConfig, SIMULATE
     With --calibration the machine is the measured one, and how far its times are off is printed by kind of tick.
     """
     from medha_jax.simulate.calibration import read_calibration
+    from medha_jax.simulate.deployments import modelled
     from medha_jax.simulate.replay import read_real, requests_of, simulated_run
     from medha_jax.simulate.simulation import simulate as run
     from medha_jax.simulate.simulation import spare_modules
 
     measured = None
     if asked.calibration is None:
-        machine = _modelled(asked.model, asked.mesh, token_count(asked.context), asked.slots)
+        machine = modelled(asked.model, mesh_config(asked.mesh), token_count(asked.context), asked.slots)
     else:
         measured = read_calibration(asked.calibration)
         machine = measured.machine()
@@ -103,21 +103,6 @@ def traffic(asked: TrafficOptions, settings: Annotated[SchedulerConfig, SIMULATE
                 print_table(table)
         if measured is not None:
             print_errors(measured)
-
-
-def _modelled(model: str, mesh: str, context: int, slots: int) -> Deployment:
-    """A machine of a cost model; the layout names its hardware."""
-    from medha_jax.simulate.cost import CostModel
-    from medha_jax.simulate.deployments import deploy
-    from medha_jax.simulate.device_sizes import DeviceSizes
-    from medha_jax.simulate.hardware import load_hardware
-    from medha_jax.simulate.named_models import load_model
-
-    layout = mesh_config(mesh)
-    hardware = load_hardware(layout.hardware)
-    dtype = "float32" if hardware.name == "cpu" else "bfloat16"
-    cost = CostModel(DeviceSizes(load_model(model), layout, dtype), hardware)
-    return deploy(cost, context, max(slots, layout.buckets.decode[-1]), model)
 
 
 def _drawn(asked: TrafficOptions, context: int) -> list[WorkloadRequest]:

@@ -27,7 +27,9 @@ import numpy as np
 from medha_jax.config import Buckets, MeshConfig, RuntimeConfig
 from medha_jax.scheduler.time_model import LinearTimeModel, TimeModel
 from medha_jax.simulate.cost import CostModel
-from medha_jax.simulate.hardware import SpecError
+from medha_jax.simulate.device_sizes import DeviceSizes
+from medha_jax.simulate.hardware import SpecError, load_hardware
+from medha_jax.simulate.named_models import load_model
 from medha_jax.simulate.room import room_of
 from medha_jax.simulate.times import GroupTimes, SummedTimes
 from medha_jax.specs.buckets import smallest_sizes
@@ -142,6 +144,18 @@ def deploy(cost: CostModel, context: int, slots: int, model: str, name: str = ""
     config = RuntimeConfig(mesh=mesh, slots=slots, pool_tokens=room.pool_tokens, max_context=context)
     about = f"{model} on {mesh.devices} x {cost.hardware.name}, {mesh}"
     return Deployment(name or about, about, cost, config, context, cost)
+
+
+def modelled(model: str, layout: MeshConfig, context: int, slots: int) -> Deployment:
+    """The machine that a layout is meant for, by its cost model; there are slots for the largest decode bucket, too.
+
+    Raises:
+        SpecError: the model or the hardware is not known, or the longest request does not fit.
+    """
+    hardware = load_hardware(layout.hardware)
+    dtype = "float32" if hardware.name == "cpu" else "bfloat16"
+    cost = CostModel(DeviceSizes(load_model(model), layout, dtype), hardware)
+    return deploy(cost, context, max(slots, layout.buckets.decode[-1]), model)
 
 
 def _a100_16(name: str, about: str, context: float) -> Deployment:
