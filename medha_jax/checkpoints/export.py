@@ -40,7 +40,7 @@ def write_huggingface(
     """
     if max_shard_bytes is not None and max_shard_bytes < 1:
         raise CheckpointError(f"max_shard_bytes is {max_shard_bytes}; give at least 1, or None for a single file")
-    check_parameters(params, parameter_specs(Architecture.from_config(config), "float32"))
+    _check(params, parameter_specs(Architecture.from_config(config), "float32"))
     shards = _shards(params, max_shard_bytes)
     with new_directory(directory) as new:
         (new / "config.json").write_text(json.dumps(dict(config), indent=2) + "\n", encoding="utf-8")
@@ -77,12 +77,8 @@ def _shards(params: Mapping[str, Any], limit: int | None) -> list[dict[str, list
     return shards
 
 
-def check_parameters(params: Mapping[str, Any], specs: Mapping[str, ParameterSpec]) -> None:
-    """Check names, shapes and dtypes of parameters before writing.
-
-    Raises:
-        CheckpointError: names the first few faulty parameters.
-    """
+def _check(params: Mapping[str, Any], specs: Mapping[str, ParameterSpec]) -> None:
+    """Check names, shapes and dtypes; the error names the first few faulty parameters."""
     problems = [f"parameter {name} is missing" for name in specs if name not in params]
     for name, value in params.items():
         if name not in specs:

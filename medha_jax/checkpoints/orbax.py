@@ -9,7 +9,6 @@ import asyncio
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from medha_jax.checkpoints.description import ADVICE, ITEM, check_files, write_d
 from medha_jax.checkpoints.device_slices import Shapes, Shardings, check_finite, enlarged, resolve
 from medha_jax.checkpoints.directory import new_directory
 from medha_jax.checkpoints.errors import DTYPES, CheckpointError, float_dtype, mismatch
-from medha_jax.checkpoints.export import check_parameters
 from medha_jax.models import ParameterSpec, parameter_specs
 from medha_jax.specs.model import Architecture
 
@@ -104,28 +102,6 @@ def _chunks(leaf: Leaf, axes: Sequence[str]) -> Any:
         return ocp.SaveArgs()
     divided = tuple(place for place, axis in enumerate(axes) if axis in CHUNKED_AXES)
     return ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES, shard_axes=divided)
-
-
-def save(destination: Path, source: Path, params: Mapping[str, jax.Array | np.ndarray]) -> None:
-    """Write parameters with the config and tokenizer of `source` into a new, self-contained directory.
-
-    Args:
-        destination: new or empty directory.
-        source: a model directory with `config.json`.
-        params: every parameter by dotted path, shapes as in `parameter_specs`, any sharding in this process.
-
-    Raises:
-        CheckpointError: the destination is in use, or the parameters are not those of the config's model.
-    """
-    check_parameters(params, parameter_specs(Architecture.from_directory(source), "float32"))
-    leaves = {
-        name: Leaf(tuple(value.shape), np.dtype(value.dtype), partial(np.asarray, value))
-        for name, value in params.items()
-    }
-    sizes: dict[str, int] = dict.fromkeys(DTYPES, 0)
-    for leaf in leaves.values():
-        sizes[leaf.dtype.name] += leaf.nbytes
-    write(destination, source, leaves, max(sizes, key=lambda dtype: sizes[dtype]), lambda _: None)
 
 
 def load(

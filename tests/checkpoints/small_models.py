@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import ml_dtypes
 import numpy as np
 from safetensors.numpy import save_file
 
+from medha_jax.checkpoints import orbax
 from medha_jax.specs.model import Architecture
 
 ROOT = Path(__file__).parents[2]
@@ -120,3 +123,9 @@ def run_on_eight_devices(script: str, *arguments: str) -> subprocess.CompletedPr
         timeout=120,
         check=False,
     )
+
+
+def save_orbax(destination: Path, source: Path, params: Mapping[str, Any]) -> None:
+    """Write parameters of one dtype as the runtime's own directory."""
+    leaves = {name: orbax.Leaf(value.shape, value.dtype, partial(np.asarray, value)) for name, value in params.items()}
+    orbax.write(destination, source, leaves, next(iter(leaves.values())).dtype.name, lambda _: None)
