@@ -40,7 +40,7 @@ def main(loads: list[str]) -> None:
     """Print {"QUERIES@CONTEXT": TFLOP/s} for loads of the form QUERIES@CONTEXT."""
     import torch
 
-    rates = {}
+    rates: dict[str, float | str] = {}
     for load in loads:
         queries, context = map(int, load.split("@"))
         flops = 4 * HEADS * HEAD_DIM * queries * context

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -47,7 +47,7 @@ class Client:
 
     def generate(
         self, prompt: str | Sequence[int], *, timeout: float | None = None, **settings: Any
-    ) -> Iterator[Event]:
+    ) -> Generator[Event, None, None]:
         """Continue a prompt: `Accepted`, then `Delta`s as they come, then `Finished`.
 
         Closing or dropping the iterator ends the request in the server, too. Many token ids go in parts.
@@ -104,7 +104,7 @@ class Client:
             raise error_from(error) from None
 
 
-def _events(call: Any) -> Iterator[Event]:
+def _events(call: Any) -> Generator[Event, None, None]:
     try:
         for message in call:
             yield event_from(message)

@@ -69,10 +69,10 @@ def _check_address(host: str, port: int) -> None:
     socket.create_server(address[:2], family=family).close()
 
 
-def handlers(inference: Inference) -> dict[str, grpc.RpcMethodHandler]:
+def handlers(inference: Inference) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
     """The service's methods by name."""
 
-    def unary(method: Any) -> grpc.RpcMethodHandler:
+    def unary(method: Any) -> grpc.RpcMethodHandler[Any, Any]:
         return grpc.unary_unary_rpc_method_handler(method, response_serializer=_serialized)
 
     return {

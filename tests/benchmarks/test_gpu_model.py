@@ -11,6 +11,7 @@ import pytest
 from benchmarks.gpu import model
 from benchmarks.gpu.ceilings import Ceilings
 from benchmarks.gpu.counts import LLAMA_3_8B, Counts
+from benchmarks.gpu.device import NO_GPU
 from medha_jax.attention.gpu.launch import LaunchError
 from medha_jax.specs.model import Architecture
 
@@ -53,7 +54,7 @@ def test_it_runs_on_a_tiny_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
 
 def test_without_a_gpu_nothing_is_measured(tmp_path: Path, capsys) -> None:
-    assert model.main(["--out", str(tmp_path / "none")]) == model.NO_GPU
+    assert model.main(["--out", str(tmp_path / "none")]) == NO_GPU
     assert "nothing was measured: the kernels need an NVIDIA GPU" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
 

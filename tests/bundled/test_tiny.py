@@ -170,7 +170,7 @@ def test_dense_attention_is_causal_softmax_over_grouped_heads():
     weights /= weights.sum(axis=-1, keepdims=True)
     expected = np.einsum("bhts,bshd->bthd", weights, wide_value).reshape(-1, heads, width)
     rows = [jnp.asarray(x, jnp.float32).reshape(-1, *x.shape[2:]) for x in (query, key, value)]
-    np.testing.assert_allclose(dense_attention(*rows, length), expected, atol=1e-5)
+    np.testing.assert_allclose(dense_attention(rows[0], rows[1], rows[2], length), expected, atol=1e-5)
 
 
 def test_loss_does_not_depend_on_how_rows_are_blocked(arch):

@@ -10,6 +10,7 @@ import pytest
 from medha_jax.config import ConfigError, RuntimeConfig
 from medha_jax.runtime.compiler import GPU_OPTIONS, compiler_options
 from medha_jax.runtime.executables import ExecutableTable
+from medha_jax.runtime.programs import Programs
 from medha_jax.specs.buckets import Bucket, Segment
 
 SHAPE = Bucket(Segment(1, 0, 0), Segment(0, 0, 0))
@@ -51,7 +52,7 @@ def test_the_start_of_a_gpu_says_them(monkeypatch: pytest.MonkeyPatch) -> None:
         raise Stop
 
     lines: list[str] = []
-    monkeypatch.setattr(start.Programs, "compiler_options", compiler_options("auto", "gpu"))
+    monkeypatch.setattr(Programs, "compiler_options", compiler_options("auto", "gpu"))
     monkeypatch.setattr(start, "stored_shardings", stop)
     monkeypatch.setattr(start, "plan_memory", lambda *_: SimpleNamespace(lines=lambda: []))
     monkeypatch.setattr(start, "check_memory", lambda *_: None)

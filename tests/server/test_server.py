@@ -10,10 +10,11 @@ import pytest
 from benchmarks.simulated_server import VOCAB, RealClock, SimulatedLoader, parsed
 from medha_jax.client import Client, Finished
 from medha_jax.config import BUNDLED_MODEL, ConfigError
+from medha_jax.net import TlsFiles
 from medha_jax.plan import SamplingParams
 from medha_jax.server.request_parser import ServedModel
 from medha_jax.server.server import serve
-from medha_jax.server.settings import ServerSettings, TlsFiles
+from medha_jax.server.settings import ServerSettings
 from medha_jax.text import Tokenizer
 
 UNPROTECTED = "prompts would travel unprotected to 0.0.0.0; give --tls-cert and --tls-key"

@@ -125,7 +125,7 @@ def test_the_relegated_keep_no_more_than_they_may() -> None:
     policy = Relegation(SHARE, 100e3, LONG)
     order = ranked(policy, requests, 20.0)
     assert 3 not in order, "it would be the second beside the oldest"
-    np.testing.assert_array_equal(policy.over_quota(requests), [1]), "the least of it is done"
+    np.testing.assert_array_equal(policy.over_quota(requests), [1], "the least of it is done")
     urgency = policy.urgency(requests, 20.0)
     priorities = policy.order(requests, 20.0)
     assert urgency[0] == -math.inf, "the oldest keeps its pages"
