@@ -2,6 +2,9 @@
 
 import math
 import random
+from typing import Any
+
+from google.protobuf.message import Message
 
 from medha_jax.protos import inference_pb2 as pb
 
@@ -9,7 +12,7 @@ NUMBERS = [0.0, -0.0, 1.0, -1.0, 1e308, -1e308, 5e-324, math.nan, math.inf, -mat
 INTEGERS = [0, 1, 2, 3, 2**31 - 1, 2**32 - 1, 320, 511, 512, 4096]
 SIGNED = [0, -1, -2, 2**31 - 1, -(2**31)]
 TEXTS = ["", "a", "\x00", "\n\r", "a" * 300, "é😀", "\ufffd", "{{7*7}}", "%s%n", "../../etc/passwd", "a" * 5000]
-MESSAGES = {
+MESSAGES: dict[str, type[Message]] = {
     "Generate": pb.GenerateRequest,
     "GenerateStream": pb.GeneratePart,
     "Tokenize": pb.TokenizeRequest,
@@ -26,7 +29,7 @@ def malformed(draw: random.Random) -> tuple[str, list[bytes]]:
     return method, [one(draw, MESSAGES[method]) for _ in range(count)]
 
 
-def one(draw: random.Random, kind) -> bytes:
+def one(draw: random.Random, kind: type[Message]) -> bytes:
     """One message of a kind, filled at random and sometimes damaged."""
     message = kind()
     fill(draw, message)
@@ -37,7 +40,7 @@ def one(draw: random.Random, kind) -> bytes:
     return damaged(draw, data) if draw.random() < 0.5 else data
 
 
-def fill(draw: random.Random, message) -> None:
+def fill(draw: random.Random, message: Message) -> None:
     """Set some fields to absurd values."""
     for field in message.DESCRIPTOR.fields:
         if draw.random() < 0.5:
@@ -51,7 +54,7 @@ def fill(draw: random.Random, message) -> None:
             setattr(message, field.name, value(draw, field))
 
 
-def value(draw: random.Random, field):
+def value(draw: random.Random, field: Any) -> Any:
     """Draw a value of a field's type, often an absurd one."""
     if field.type == field.TYPE_STRING:
         return draw.choice(TEXTS)

@@ -146,16 +146,12 @@ def _line(record: RequestRecord) -> dict[str, JSON]:
     """A record with its metrics."""
     line = {name: getattr(record, name) for name in _STORED}
     line |= {name: round(line[name], 6) for name in _NUMBERS}
-    outputs = record.outputs if isinstance(record.outputs, Outputs) else Outputs(*_columns(record))
+    outputs = Outputs.of(record.outputs)
     counts = outputs.counts.tolist()
     line["output_times"] = outputs.seconds.round(6).tolist()
     line["output_counts"] = 1 if set(counts) <= {1} else counts  # nearly always
     made = {"ttft_s": ttft(record), "tpot_s": tpot(record), "e2el_s": e2el(record)}
     return line | {name: None if value is None else round(value, 6) for name, value in made.items()}
-
-
-def _columns(record: RequestRecord) -> tuple[list[float], list[int]]:
-    return [seconds for seconds, _ in record.outputs], [tokens for _, tokens in record.outputs]
 
 
 def _record(line: Mapping[str, JSON]) -> RequestRecord:

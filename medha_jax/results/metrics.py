@@ -44,16 +44,12 @@ def tpot(record: RequestRecord) -> float | None:
 
 def gaps(record: RequestRecord) -> np.ndarray:
     """Seconds between one output and the next `[outputs - 1]`."""
-    outputs = record.outputs
-    if isinstance(outputs, Outputs):
-        return np.diff(outputs.seconds)
-    return np.diff(np.fromiter((seconds for seconds, _ in outputs), np.float64, len(outputs)))
+    return np.diff(Outputs.of(record.outputs).seconds)
 
 
 def received(record: RequestRecord) -> int:
     """Number of received output tokens."""
-    outputs = record.outputs
-    return outputs.tokens if isinstance(outputs, Outputs) else sum(tokens for _, tokens in outputs)
+    return Outputs.of(record.outputs).tokens
 
 
 def waited(record: RequestRecord) -> float:

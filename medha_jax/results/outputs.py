@@ -28,6 +28,13 @@ class Outputs(Sequence[tuple[float, int]]):
         if len(self._seconds) != len(self._tokens):
             raise ValueError(f"{len(self._seconds)} times and {len(self._tokens)} counts of tokens")
 
+    @classmethod
+    def of(cls, messages: Sequence[tuple[float, int]]) -> Outputs:
+        """Messages of any sequence; an `Outputs` is returned as it is."""
+        if isinstance(messages, Outputs):
+            return messages
+        return cls((seconds for seconds, _ in messages), (tokens for _, tokens in messages))
+
     def add(self, seconds: float, tokens: int) -> None:
         """Add a message."""
         self._seconds.append(seconds)
