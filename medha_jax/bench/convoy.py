@@ -134,8 +134,8 @@ def figures(convoy: Convoy) -> Figures:
     finish = convoy.long_finish
     return Figures(
         short_done=0 if short is None else short.completed,
-        short_ttft=None if short is None or short.ttft is None else _percentiles(short.ttft),
-        short_tpot=None if short is None or short.tpot is None else _percentiles(short.tpot),
+        short_ttft=None if short is None else _percentiles(short.ttft),
+        short_tpot=None if short is None else _percentiles(short.tpot),
         long_ttft=ttft(convoy.long),
         long_finish=finish,
         bound=convoy.bound_s,
@@ -145,12 +145,12 @@ def figures(convoy: Convoy) -> Figures:
     )
 
 
-def _percentiles(of: Spread) -> tuple[float, float, float]:
-    return of.median, of.p90, of.p99
+def _percentiles(of: Spread | None) -> tuple[float, float, float] | None:
+    return None if of is None else (of.median, of.p90, of.p99)
 
 
 def json_row(one: Convoy, first: Convoy) -> dict[str, Any]:
-    """The figures of a convoy, as JSON: seconds, requests a second, tokens a second."""
+    """The figures of a convoy for JSON; `ratio` is the median short TTFT of `first` / that of `one`."""
     found = figures(one)
     ours, theirs = found.short_ttft, figures(first).short_ttft
     ratio = theirs[0] / ours[0] if ours and theirs else None

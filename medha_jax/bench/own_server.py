@@ -18,7 +18,7 @@ READY = "serving "
 LAST_LINES = 20
 STOP_SECONDS = 30.0
 SERVE = (sys.executable, "-m", "medha_jax.cli", "serve")
-POOL_TOKENS = 2**18  # that a pool has at most unless it is stated, or one request needs more
+POOL_TOKENS = 2**18  # most KV tokens of a pool by default, unless one request needs more
 
 
 class ServerStartError(RuntimeError):
@@ -27,11 +27,11 @@ class ServerStartError(RuntimeError):
 
 @dataclass(frozen=True)
 class Needs:
-    """What a server must hold for some requests.
+    """Sizes of a server for given requests.
 
     Args:
         context: tokens of the longest request.
-        pool: KV tokens of all that may run at once.
+        pool: KV tokens of all requests that may run at once, at most POOL_TOKENS unless one request needs more.
     """
 
     context: int
@@ -39,11 +39,11 @@ class Needs:
 
 
 def needs_of(requests: Iterable[WorkloadRequest], slots: int, page: int) -> Needs | None:
-    """What requests need of a server; None where the tokens of a prompt are not known.
+    """Sizes of a server for requests; None if the tokens of a prompt are unknown.
 
     Args:
-        requests: that will be sent.
-        slots: of them that run at once.
+        requests: requests to send; at least one.
+        slots: most requests that run at once.
         page: tokens in a KV page.
     """
     tokens = []

@@ -27,7 +27,7 @@ from medha_jax.results.drawing import (
 )
 from medha_jax.results.metrics import tpot, ttft
 from medha_jax.results.records import Status
-from medha_jax.results.run import Run
+from medha_jax.results.run import Run, compare_convoys
 from medha_jax.results.timeline import Bar, bars, marks
 from medha_jax.results.units import digits, seconds
 
@@ -97,7 +97,7 @@ def _cdf(runs: Sequence[Run], metric: str) -> Plot | None:
 
 def _convoy(runs: Sequence[Run]) -> Plot | None:
     """TTFT of every short request, one row per run."""
-    if len(runs) < 2 or not all({"short", "long"} <= set(run.kinds()) for run in runs):
+    if not compare_convoys(runs):
         return None
     found = [classes(run, "short", ttft).clip(FLOOR_S) for run in runs]
     if not all(len(values) for values in found):

@@ -98,6 +98,11 @@ def across(figures: Iterable[Figures]) -> dict[str, Interval]:
     return {name: interval(found) for name, found in values.items()}
 
 
+def compare_convoys(runs: Sequence[Run]) -> bool:
+    """Whether there are several runs, all with short and long requests."""
+    return len(runs) > 1 and all({"short", "long"} <= set(run.kinds()) for run in runs)
+
+
 def distinct(runs: Sequence[Run]) -> list[Run]:
     """The same runs; repeated names get a number."""
     found: list[Run] = []

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from medha_jax.results.metrics import FORMULAS
-from medha_jax.results.run import Run, distinct
+from medha_jax.results.run import Run, compare_convoys, distinct
 from medha_jax.results.spread import Interval
 from medha_jax.results.summary import PROBE
 from medha_jax.results.units import count, digits, duration, milliseconds, number, share
@@ -134,7 +134,7 @@ def _in_order(names: Sequence[str], orders: Sequence[Sequence[str]]) -> list[str
 
 def _convoy(runs: Sequence[Run]) -> list[Table]:
     """Waits of short requests beside long ones, for several runs."""
-    if len(runs) < 2 or not all({"short", "long"} <= set(run.kinds()) for run in runs):
+    if not compare_convoys(runs):
         return []
     rows = []
     first = runs[0].of_kind("short").get("median_ttft_ms")
