@@ -86,7 +86,17 @@ Event = Accepted | Delta | Finished
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """A server's model and its limits."""
+    """A server's model and its limits.
+
+    Args:
+        name: of the model.
+        vocab: token ids are below it.
+        context_tokens: most tokens of prompt and output together.
+        max_output_tokens: most output tokens of a request.
+        eos_token_ids: tokens that end a generation.
+        max_message_bytes: largest message that the server takes; longer prompts go in parts.
+        version: of the server.
+    """
 
     name: str
     vocab: int
@@ -107,7 +117,16 @@ class PagePool:
 
 @dataclass(frozen=True)
 class LoadInfo:
-    """Load of a server: `running` requests hold pages, `waiting` ones have `waiting_tokens` prompt tokens."""
+    """Load of a server.
+
+    Args:
+        running: requests that hold pages.
+        waiting: requests that do not hold pages yet.
+        waiting_tokens: prompt tokens of the waiting requests.
+        slots: most requests that run at once.
+        pools: one for each KV group.
+        accepting: False while the server starts or drains, and after its device failed.
+    """
 
     running: int
     waiting: int

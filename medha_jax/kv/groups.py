@@ -68,7 +68,7 @@ class GroupedPages:
         self._page_size = page_size
         self._per_group = per_group
         self._numbers = count()
-        # by holding: the root of its chain, then the digests of its published pages
+        # by holding: the root of its chain, then the digests of its first pages that are known
         self._chains: dict[int, list[bytes]] = {}
 
     @property

@@ -61,7 +61,7 @@ def waited(record: RequestRecord) -> float:
 def on_time(record: RequestRecord) -> bool | None:
     """Whether a request met its objectives.
 
-    None if it has none, if the client cancelled it, or if the run ended before its deadline.
+    None if it has none, if the client cancelled it, or if it was unfinished and not yet late.
     """
     if record.status == "cancelled" or (record.deadline_s is None and record.tpot_slo_s is None):
         return None
