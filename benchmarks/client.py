@@ -11,15 +11,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import resource
-import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 
 import numpy as np
 
-from benchmarks.server import STOP_SECONDS, cpu_seconds
+from benchmarks.server import cpu_seconds, serving
 from medha_jax.bench.backend import Backend
 from medha_jax.bench.load_generator import LoadGenerator, LoadSettings
 from medha_jax.client import Connection
@@ -38,7 +35,6 @@ def main() -> None:
     parser.add_argument("--backend", choices=("grpc", "openai"), default="grpc")
     given = parser.parse_args()
     module = {"grpc": "benchmarks.simulated_server", "openai": "benchmarks.completions_server"}[given.backend]
-    command = [sys.executable, "-m", module, "--tick-ms", str(given.tick_ms)]
     config = WorkloadConfig(
         source="random",
         prompt_range=(given.prompt, given.prompt),
@@ -47,9 +43,7 @@ def main() -> None:
         num_requests=given.requests,
         vocabulary=2048,
     )
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdout is not None
-        address = server.stdout.readline().split()[-1]
+    with serving(module, "--tick-ms", str(given.tick_ms)) as (address, pid):
         began, used = time.perf_counter(), time.process_time()
         records = asyncio.run(send(given.backend, address, config))
         seconds = time.perf_counter() - began
@@ -57,10 +51,8 @@ def main() -> None:
         print(report(records), flush=True)
         print(
             f"{seconds:.1f} s; the client used {time.process_time() - used:.1f} s of CPU and at most {most:.0f} MB, "
-            f"the server {cpu_seconds(server.pid):.1f} s"
+            f"the server {cpu_seconds(pid):.1f} s"
         )
-        server.send_signal(signal.SIGTERM)
-        server.wait(STOP_SECONDS)
 
 
 async def send(backend_name: str, address: str, config: WorkloadConfig) -> tuple[RequestRecord, ...]:

@@ -16,6 +16,8 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from medha_jax.client import AsyncClient, Delta
 
@@ -54,19 +56,25 @@ def main() -> None:
     parser.add_argument("--tick-ms", type=float, default=1.0)
     parser.add_argument("--runs", type=int, default=3)
     given = parser.parse_args()
-    command = [sys.executable, "-m", "benchmarks.simulated_server", "--tick-ms", str(given.tick_ms)]
-    with subprocess.Popen([*command, "--slots", str(given.streams)], stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdout is not None
-        address = server.stdout.readline().split()[-1]
+    options = ("--tick-ms", str(given.tick_ms), "--slots", str(given.streams))
+    with serving("benchmarks.simulated_server", *options) as (address, pid):
         for _ in range(given.runs):
-            before = cpu_seconds(server.pid)
+            before = cpu_seconds(pid)
             seconds, tokens, messages, tpots = asyncio.run(measure(address, given.streams, given.tokens))
             print(
                 f"{given.streams} streams, {tokens:,} tokens in {seconds:.2f} s: {tokens / seconds:,.0f} tokens/s in "
                 f"{messages / seconds:,.0f} messages/s; TPOT P50 {1000 * statistics.median(tpots):.1f} ms, "
-                f"most {1000 * max(tpots):.1f} ms; the server used {cpu_seconds(server.pid) - before:.2f} s of CPU",
+                f"most {1000 * max(tpots):.1f} ms; the server used {cpu_seconds(pid) - before:.2f} s of CPU",
                 flush=True,
             )
+
+
+@contextmanager
+def serving(module: str, *options: str) -> Iterator[tuple[str, int]]:
+    """Run a module that serves in a child process; yields its address and process id, and stops it at the end."""
+    with subprocess.Popen([sys.executable, "-m", module, *options], stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        yield server.stdout.readline().split()[-1], server.pid
         server.send_signal(signal.SIGTERM)
         server.wait(STOP_SECONDS)
 
