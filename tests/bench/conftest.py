@@ -58,6 +58,6 @@ def completions():
 @pytest.fixture(scope="session")
 def simulated():
     """A medha-jax server whose ticks take 2 ms and compute nothing."""
-    options = ["--tick-ms", 2, "--slots", 64, "--max-queue", 32, "--context", 200_000]
+    options = ["--tick-ms", 2, "--slots", 64, "--max-queue", 128, "--context", 200_000]
     with ServerProcess(*SIMULATED, *options) as started:
         yield started
