@@ -1,1 +1,1 @@
-"""Simulated traffic: the serving engine and scheduler on a virtual clock, with a time model in place of devices."""
+"""Simulated traffic: engine and scheduler run on a virtual clock, and a time model replaces the devices."""

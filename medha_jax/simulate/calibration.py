@@ -1,6 +1,6 @@
-"""Times of a machine from its own ticks: what is measured replaces what is assumed, and says how far it is off.
+"""Calibration: a machine's tick times, read from a file of measured ticks.
 
-The file (JSON) that `medha-jax simulate measure` writes, and `simulate traffic --calibration` reads:
+`medha-jax simulate measure` writes the file (JSON); `simulate traffic --calibration` reads it:
 
     {"format": "medha-jax ticks 1",
      "model": "tiny", "device": "AMD EPYC, 2 cores", "dtype": "float32", "jax": "0.10.2",
@@ -8,14 +8,14 @@ The file (JSON) that `medha-jax simulate measure` writes, and `simulate traffic 
      "ticks": [{"shape": [8, 64, 0, 0], "seconds": 0.0123, "host_s": 0.0004,
                 "stages": [[[start, length, groups], ...], ...]}, ...]}
 
-`shape` has the padded rows: own decodes, own prompt tokens, shared decodes, shared prompt tokens. `seconds` is from the
-dispatch to the results (`TickReport.ended - started`), `host_s`, which may be left out, from the end of the tick before
-to the dispatch, where the engine did not wait for a request. `stages` has, for each pipeline stage, the chunks that it
-computed: position of the first token, tokens, and the groups that hold the request, in order. A chunk of one token
-is a decode row. The first tick of a shape is left out. `slowness`, 1 where it is left out, says how many times as long
-as at its best the machine took just then for something else, always the same.
+- `shape`: padded rows: own decodes, own prompt tokens, shared decodes, shared prompt tokens.
+- `seconds`: from dispatch to results (`TickReport.ended - started`).
+- `host_s` (optional): from the end of the previous tick to this dispatch, if the engine did not wait for a request.
+- `stages`: the chunks of each pipeline stage: first position, tokens, and the request's groups in order of allocation.
+  A chunk of one token is a decode row.
+- `slowness` (optional, default 1): how slow the machine was at that time, by a probe; 1 is its best.
 
-`medha_jax.simulate.measured` has the times that are fitted: even ticks of the file are used, odd ones give the errors.
+The first tick of a shape is left out. Even ticks are fitted (`medha_jax.simulate.fitting`); odd ticks give the errors.
 """
 
 from __future__ import annotations
@@ -43,15 +43,14 @@ MOST_TICKS = 1_000_000
 
 @dataclass(frozen=True)
 class Calibration:
-    """A machine as it was measured.
+    """A measured machine.
 
     Args:
-        about: model, device and the like, as the file states them.
+        about: model, device, dtype and jax, as the file states them.
         config: mesh, slots and pool; no model to load.
         context: most tokens of one request.
-        ticks: that were measured.
         times: fitted to the even ticks of the file.
-        errors: of the odd ticks, which were not used, by regime; the first is of all.
+        errors: of the odd ticks; the first entry covers all of them, the others one regime each.
     """
 
     about: Mapping[str, str]
@@ -62,7 +61,7 @@ class Calibration:
     errors: tuple[Errors, ...]
 
     def machine(self) -> Deployment:
-        """The machine for the simulator."""
+        """The machine as a deployment to simulate."""
         about = ", ".join(f"{name} {value}" for name, value in self.about.items())
         return Deployment("measured", f"measured: {about}", self.times, self.config, self.context, self.times)
 
@@ -71,7 +70,7 @@ def read_calibration(path: Path) -> Calibration:
     """Read measured ticks and fit times to them.
 
     Raises:
-        SpecError: the file cannot be read, is of another form, or has too few ticks.
+        SpecError: the file cannot be read, has another format, or has too few ticks.
     """
     try:
         stated = json.loads(path.read_text(encoding="utf-8"))
@@ -105,15 +104,7 @@ def read_calibration(path: Path) -> Calibration:
 def write_ticks(
     path: Path, about: Mapping[str, str], config: RuntimeConfig, context: int, ticks: Sequence[Any]
 ) -> None:
-    """Write measured ticks in the form that `read_calibration` reads.
-
-    Args:
-        path: of the file.
-        about: model, device, dtype, jax.
-        config: mesh, slots and pool.
-        context: most tokens of one request.
-        ticks: `{"shape": …, "seconds": …, "stages": …}` each.
-    """
+    """Write measured ticks (dicts as above) in the form that `read_calibration` reads."""
     mesh = {field.name: getattr(config.mesh, field.name) for field in fields(config.mesh)}
     for name in ("buckets", "shared_buckets"):
         mesh[name] = asdict(mesh[name]) if mesh[name] is not None else None
@@ -130,7 +121,7 @@ def write_ticks(
 
 
 def _tick(stated: Mapping[str, Any], mesh: MeshConfig, context: int) -> MeasuredTick:
-    """A tick of the file, with the work of the group that has most."""
+    """One tick of the file, with the work of its busiest group."""
     seconds = float(stated["seconds"])
     if not 0 < seconds < math.inf:
         raise SpecError(f"a tick took {stated['seconds']} seconds; they must be above 0")

@@ -1,4 +1,4 @@
-"""A clock that only moves when it is told to."""
+"""Clocks that a simulation can move."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Seconds; time passes when `advance_to` says so, or by itself."""
+    """Reads seconds; `advance_to` moves a virtual clock and waits on a real one."""
 
     def __call__(self) -> float:
         """Seconds."""
 
     def advance_to(self, seconds: float) -> None:
-        """Move on to a moment, or wait for it; one that has passed changes nothing."""
+        """Move on to a moment, or wait for it; a moment in the past changes nothing."""
 
 
 class VirtualClock:
-    """Seconds since the simulation began; the only owner of its time. Call it to read it."""
+    """Seconds since the simulation began. Call it to read it. Owns the time."""
 
     def __init__(self) -> None:
         self._now = 0.0
@@ -26,5 +26,5 @@ class VirtualClock:
         return self._now
 
     def advance_to(self, seconds: float) -> None:
-        """Move on to a moment; one that has passed changes nothing."""
+        """Move on to a moment; a moment in the past changes nothing."""
         self._now = max(self._now, seconds)

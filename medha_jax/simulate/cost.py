@@ -1,6 +1,6 @@
-"""Seconds of a tick from the sizes of model, mesh and hardware: a roofline of every part, in closed form.
+"""Seconds of a tick, computed from the sizes of model, mesh and hardware: a roofline of each part, in closed form.
 
-A tick of one device, all stages running in the same shape:
+A tick of one device; all stages run in the same shape:
 
     tick       = tick_s + max(layers launch_s, shape + attention) + row_s real rows
     shape      = layers (matmul + 2 sum(tp) + gather(kvp)) + sum(tp) + head + move(spp) + logits
@@ -9,7 +9,7 @@ A tick of one device, all stages running in the same shape:
                + KV bytes of decodes / (kv bandwidth)
     sum(n)     = 2 (p - 1)/p n / (link bandwidth) + latency,  gather(n) = (p - 1)/p n / (link bandwidth) + latency
 
-`rows` are those of the shape, padding included; the bytes of collectives are those of `DeviceSizes.collectives`.
+`rows` are the rows of the shape, padding included. `DeviceSizes.collectives` gives the bytes of collectives.
 """
 
 from __future__ import annotations
@@ -32,18 +32,17 @@ ACTIVATIONS = 12  # times that a layer reads or writes its rows: norms, projecti
 
 @dataclass(frozen=True)
 class CostModel:
-    """Times of a model on a mesh of some hardware. It is what the scheduler predicts with, too.
+    """Tick times of a model on a mesh of some hardware. The scheduler predicts with it, too.
 
-    The scheduler knows the sums over a tick (`TickWork`), and not each chunk. Of a tick with n real rows it takes one
-    n-th of the KV for that which is read behind the prompt chunks' arithmetic (or the other way round): exact for
-    a chunk alone, too long for a mix of a long chunk and short decodes, never too short for equal contexts.
+    The scheduler knows only the sums over a tick (`TickWork`), not each chunk. In a prompt chunk, reading KV and
+    arithmetic overlap. Of a tick with n real rows the model lets one n-th of the KV overlap: exact for a chunk alone,
+    too long for a long chunk beside short decodes, never too short for equal contexts.
 
     Args:
-        sizes: of one device's part.
-        hardware: what it runs on.
-        coefficients: in place of those of the hardware.
-        query_tile: rows of a thread block, where attention kernels do not split the KV of a chunk: a chunk of few
-            queries then leaves cores idle. None where they do.
+        sizes: one device's part of the model.
+        coefficients: replace those of the hardware.
+        query_tile: rows of a thread block, for attention kernels that do not split the KV of a chunk: a chunk of few
+            queries then leaves cores idle. None for kernels that split it.
     """
 
     sizes: DeviceSizes
@@ -53,7 +52,7 @@ class CostModel:
 
     @classmethod
     def of(cls, model: Architecture, mesh: MeshConfig, hardware: Hardware, dtype: str = "bfloat16") -> CostModel:
-        """The times of a model on a mesh."""
+        """The cost model of a model on a mesh."""
         return cls(DeviceSizes(model, mesh, dtype), hardware)
 
     @cached_property
@@ -63,17 +62,17 @@ class CostModel:
 
     @cached_property
     def attention_s(self) -> float:
-        """Seconds of one row against one token of its context."""
+        """Seconds for one row to attend to one token of its context."""
         peak = self.hardware.peak_of(self.sizes.dtype)
         return self.sizes.attention_flops / (self.used.attention * peak)
 
     @cached_property
     def context_s(self) -> float:
-        """Seconds of reading one token's KV."""
+        """Seconds to read one token's KV."""
         return self.sizes.kv_token_bytes / (self.used.kv * self.hardware.bandwidth)
 
     def seconds(self, work: TickWork) -> float:
-        """Seconds of a tick, of sums over its slowest group."""
+        """Seconds of a tick, from the sums over its slowest group."""
         arithmetic, reading = self.attention_s * work.attention, self.context_s * work.context
         if self.query_tile is not None and work.context:
             arithmetic *= float(self._spread(np.array(work.attention / work.context)))
@@ -92,7 +91,7 @@ class CostModel:
         return used.tick_s + np.maximum(self._launch, device) + used.row_s * rows
 
     def observe(self, work: TickWork, seconds: float) -> None:
-        """Fixed: nothing is learnt."""
+        """Does nothing: the model is fixed."""
 
     def group_seconds(self, shape: Bucket, work: GroupWork) -> float:
         """Seconds of a group's part of a tick."""
@@ -105,9 +104,9 @@ class CostModel:
         return self._tick(self._of_shape(shape), attention, work.rows)
 
     def shape_seconds(self, rows: int) -> float:
-        """Seconds of what every tick of a shape does, whatever is in it, by its rows.
+        """Seconds that every tick of a shape takes, whatever it contains; the shape is given by its number of rows.
 
-        Where two shapes have as many rows it is that with more shared ones, which takes longer.
+        If two shapes have the same number of rows, the one with more shared rows counts, because it takes longer.
         """
         shape = self._by_rows.get(rows)
         return self._of_shape(Bucket(Segment(rows)) if shape is None else shape)
@@ -124,7 +123,7 @@ class CostModel:
         return found
 
     def link(self, axis: str) -> Link:
-        """What joins the devices of an axis; devices lie as `[spp, kvp, tp]`, so `tp` are neighbours."""
+        """The link that joins the devices of an axis; devices lie as `[spp, kvp, tp]`, so `tp` are neighbours."""
         mesh = self.sizes.mesh
         span = mesh.tp * (1 if axis == TENSOR else mesh.kvp) * (mesh.spp if axis == STAGE else 1)
         return self.hardware.near if span <= self.hardware.node else self.hardware.far
@@ -154,7 +153,7 @@ class CostModel:
         return sum(self.parts(shape).values()) if known is None else known
 
     def _product(self, weights: int, rows: int, passes: int) -> float:
-        """Seconds of a matrix product of `rows` with `weights` elements, and of `passes` over its rows."""
+        """Seconds of a product of `rows` rows with `weights` elements; the rows are read or written `passes` times."""
         sizes, used, hardware = self.sizes, self.used, self.hardware
         arithmetic = 2 * weights * (rows + used.matmul_rows) / (used.matmul * hardware.peak_of(sizes.dtype))
         nbytes = (weights + passes * rows * sizes.model.embed) * sizes.itemsize
@@ -168,6 +167,6 @@ class CostModel:
         return sent / (self.used.link * link.bandwidth) + link.latency
 
     def _spread(self, queries: np.ndarray) -> np.ndarray:
-        """How many times longer chunks of so many queries take because their blocks do not fill the cores."""
+        """Factor by which chunks of `queries` rows take longer because their blocks do not fill the cores."""
         blocks = np.maximum(1.0, queries / (self.query_tile or 1)) * self.sizes.heads
         return np.maximum(1.0, self.hardware.cores / blocks)

@@ -6,11 +6,9 @@ from medha_jax.engine import Completion, Course, GenerationRequest, NewTokens, T
 
 
 class CountedOutput:
-    """Counts tokens up to the request's limit; reports the first one. Owns the count.
+    """Counts tokens up to the request's limit, or the `limit` tokens left in the context. Owns the count.
 
-    Args:
-        request: its `max_tokens` is the limit.
-        limit: tokens that the context has left.
+    It reports the first token only.
     """
 
     def __init__(self, request: GenerationRequest, limit: int) -> None:
@@ -20,7 +18,7 @@ class CountedOutput:
 
     @property
     def token_ids(self) -> range:
-        """As many ids as there are tokens; what they are means nothing."""
+        """One id for each token; the values mean nothing."""
         return range(self._count)
 
     @property

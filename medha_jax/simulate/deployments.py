@@ -1,20 +1,20 @@
-"""Machines for the simulator: of a cost model, and some whose measured times were published.
+"""Machines for the simulator: from a cost model, or from published times.
 
-The source of the published ones is the Medha paper's authors: Llama-3 8B on 16 A100 in two pipeline stages of eight,
-chunks of 2,048. A request alone took `0.0387 + 1.70e-5 n + 1.393e-10 n²` seconds for a prompt of n tokens (within
-11 % of their nine figures from 2K to 1M tokens), and 7.5 ms (up to 6K) to 187 ms (1M) for a token of output.
+The published times are the Medha paper's authors': Llama-3 8B on 16 A100, two pipeline stages of eight, chunks of
+2,048. A prompt of n tokens alone took `0.0387 + 1.70e-5 n + 1.393e-10 n²` seconds (within 11 % of their nine figures
+from 2K to 1M tokens). A token of output took 7.5 ms (up to 6K) to 187 ms (1M).
 
-From that to coefficients of one tick, which is one of the two stages:
+The coefficients of one tick, which is one of the two stages, follow from that:
 
-- N chunks leave after N + 1 ticks. So the fit's slope is the time of a tick of 2,048 tokens, 34.8 ms, and its constant
-  is taken for the tick that fills the pipeline.
-- A token of output at a short context takes two ticks that read little but the weights: `fixed` is 3.75 ms.
-- `tokens` is what is left of the 34.8 ms. A row of a decode is assumed to cost as much as one of a prompt.
-- `context`, reading KV, is assumed to run at the memory's bandwidth, or taken from the published time of a token at 1M,
-  ten times slower, which fits a decode kernel that reads one long request on few cores. Chunks read KV too, once for
-  each 2,048 tokens in these measurements: that is part of the fit's square, and `attention` is the rest of it. So both
-  deployments give the published prefill, and differ where chunks are small and contexts long.
-- `rows`, sampling, was not measured and is 0.
+- N chunks leave after N + 1 ticks. So the slope of the fit is a tick of 2,048 tokens, 34.8 ms. Its constant is the tick
+  that fills the pipeline.
+- A token of output at a short context takes two ticks that read little but weights: `fixed` is 3.75 ms.
+- `tokens` is the rest of the 34.8 ms. A decode row is assumed to cost as much as a prompt row.
+- `context` (reading KV) is either the memory's bandwidth, or the published time of a token at 1M. The second is ten
+  times slower and fits a decode kernel that reads one long request on few cores.
+- Chunks read KV too, once per 2,048 tokens: a part of the fit's square. `attention` is the rest of the square. So both
+  deployments give the published prefill, and differ for small chunks and long contexts.
+- `rows` (sampling) was not measured and is 0.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ from medha_jax.specs.chunk_work import chunk_attentions, chunk_reads
 from medha_jax.specs.sizes import Sizes
 from medha_jax.specs.tick_shapes import TickShapes
 
-CHUNK = 2048  # tokens, of the measured prefills
+CHUNK = 2048  # tokens of a chunk in the measured prefills
 PREFILL = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, CHUNK)  # at most half is padding
-FIT = (0.0387, 1.70e-5, 1.393e-10)  # seconds, a token, a token²
+FIT = (0.0387, 1.70e-5, 1.393e-10)  # seconds: constant, per token, per token²
 TPOT_SHORT_S = 0.0075
 TPOT_1M_S = 0.187
 
 
 def fitted(context: float) -> LinearTimeModel:
-    """Coefficients that give the published prefill, where reading a token of KV takes `context` seconds a stage."""
+    """Coefficients that give the published prefill if a stage reads a token of KV in `context` seconds."""
     fixed = TPOT_SHORT_S / 2
     tokens = FIT[1] - fixed / CHUNK
     # N chunks read 2048 (1 + … + N) = n²/4096 tokens of KV
@@ -54,15 +54,14 @@ def fitted(context: float) -> LinearTimeModel:
 
 @dataclass(frozen=True)
 class Deployment:
-    """A machine that is simulated: its shapes, its KV pool and its time model.
+    """A machine to simulate: its shapes, its KV pool and its time model.
 
     Args:
-        name: of the machine.
-        about: in words.
-        model: what the scheduler predicts with.
-        config: has no model to load: only mesh, slots and pool are used.
+        about: a description.
+        model: the scheduler predicts with it.
+        config: only mesh, slots and pool are used; there is no model to load.
         context: most tokens of one request.
-        devices: what the devices take; None where they take just what the scheduler predicts.
+        devices: real times of the devices; None if they equal the scheduler's predictions.
     """
 
     name: str
@@ -74,18 +73,18 @@ class Deployment:
 
     @property
     def times(self) -> GroupTimes:
-        """What the devices take."""
+        """Real times of the devices."""
         return self.devices or SummedTimes(self.model)
 
     @cached_property
     def shapes(self) -> TickShapes:
-        """What runs in a tick."""
+        """What the scheduler can run in a tick."""
         return TickShapes.of(self.config.mesh, Sizes.of(self.config, self.context), self.config.slots)
 
     def isolated_prefill(self, prompt: int) -> float:
         """Seconds to the first token of a prompt alone, in chunks of the largest size.
 
-        N chunks take N + spp - 1 ticks; all stages run in the largest shape in flight and wait for the slowest.
+        N chunks take N + spp - 1 ticks. All stages run in the largest shape in flight and wait for the slowest.
         """
         own, shared, per_group, stages = self.shapes.own, self.shapes.shared, self.shapes.per_group, self.shapes.stages
         starts, lengths = self._chunks(prompt)
@@ -114,7 +113,7 @@ class Deployment:
         return float(seconds.max(axis=1).sum())
 
     def _chunks(self, prompt: int) -> tuple[np.ndarray, np.ndarray]:
-        """Start and length of every chunk of a prompt; chunks end where a group's part does."""
+        """Start and length of every chunk of a prompt; chunks end at the borders between groups."""
         starts, ends = [], []
         for first in range(0, prompt, self.shapes.per_group):
             last = min(prompt, first + self.shapes.per_group)
@@ -125,14 +124,7 @@ class Deployment:
 
 
 def deploy(cost: CostModel, context: int, slots: int, model: str, name: str = "") -> Deployment:
-    """A machine whose times are those of a cost model.
-
-    Args:
-        cost: model, mesh and hardware.
-        context: most tokens of one request.
-        slots: most requests at once.
-        model: its name.
-        name: of the machine; made of model, hardware and mesh if it is empty.
+    """A machine with the times of a cost model; an empty `name` is made of model, hardware and mesh.
 
     Raises:
         SpecError: the longest request does not fit.
@@ -147,7 +139,9 @@ def deploy(cost: CostModel, context: int, slots: int, model: str, name: str = ""
 
 
 def modelled(model: str, layout: MeshConfig, context: int, slots: int) -> Deployment:
-    """The machine that a layout is meant for, by its cost model; there are slots for the largest decode bucket, too.
+    """The machine that a layout is meant for, with the times of its cost model.
+
+    `slots` is raised to the largest decode bucket.
 
     Raises:
         SpecError: the model or the hardware is not known, or the longest request does not fit.
@@ -161,7 +155,7 @@ def modelled(model: str, layout: MeshConfig, context: int, slots: int) -> Deploy
 def _a100_16(name: str, about: str, context: float) -> Deployment:
     buckets = Buckets(decode=(1, 8, 32, 128), prefill=PREFILL, chunks=8)
     mesh = MeshConfig(tp=8, spp=2, page_size=64, buckets=buckets, hardware="a100")
-    # 16 x 80 GB, of which 0.9 is used; 16 GB are weights and a token of KV is 128 KiB
+    # 16 x 80 GB, 0.9 of it usable; 16 GB are weights and a token of KV is 128 KiB
     pool = int((16 * 80e9 * 0.9 - 16e9) / 2**17)
     config = RuntimeConfig(mesh=mesh, slots=128, pool_tokens=pool, max_context=2**21)
     return Deployment(name, about, fitted(context), config, 2**21)

@@ -1,7 +1,7 @@
-"""What one device of a layout keeps, computes and sends, counted from the sizes of model and mesh, without JAX.
+"""What one device of a layout keeps, computes and sends, from the sizes of model and mesh, without JAX.
 
-The counts are those of `medha_jax.runtime.memory` and of the collectives that `medha-jax inspect` reads from traced
-programs; tests hold them together.
+Tests compare the counts with `medha_jax.runtime.memory` and with the collectives that `medha-jax inspect` reads from
+traced programs.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from medha_jax.specs.model import Architecture
 from medha_jax.specs.sizes import ITEM_BYTES, Sizes, pages_for
 
 SLOT_COLUMNS = 6 + 6 + 24  # 4-byte settings of a slot
-COUNTS = 4 + 1  # bytes a vocabulary entry: how often it was generated, whether it was in the prompt
+COUNTS = 4 + 1  # bytes per vocabulary entry: how often it was generated, whether it was in the prompt
 
 
 @dataclass(frozen=True)
 class Collective:
-    """What devices say to each other: `count` times a tick, `nbytes` of the result on one device."""
+    """A collective that runs `count` times a tick; its result on one device has `nbytes`."""
 
     kind: str
     axis: str
@@ -32,15 +32,10 @@ class Collective:
 
 @dataclass(frozen=True)
 class DeviceSizes:
-    """One device's part of a model on a mesh.
-
-    Args:
-        model: its sizes.
-        mesh: the layout.
-        dtype: of weights, activations and KV.
+    """One device's part of a model on a mesh; weights, activations and KV have the same dtype.
 
     Raises:
-        SpecError: the model cannot be divided over the mesh, or the dtype has no known size.
+        SpecError: the model cannot be divided over the mesh, or the size of the dtype is not known.
     """
 
     model: Architecture
@@ -60,27 +55,27 @@ class DeviceSizes:
 
     @property
     def itemsize(self) -> int:
-        """Bytes of a number."""
+        """Bytes of one number."""
         return ITEM_BYTES[self.dtype]
 
     @property
     def layers(self) -> int:
-        """Of a stage, filled up: 5 on 4 stages are 2."""
+        """Layers of a stage after padding: 5 on 4 stages are 2."""
         return self.layout.padded_layers(self.model.layers) // self.mesh.spp
 
     @property
     def heads(self) -> int:
-        """Query heads."""
+        """Query heads of the device."""
         return self.model.heads // self.mesh.tp
 
     @property
     def kv_heads(self) -> int:
-        """KV heads, repeated where there are fewer than devices."""
+        """KV heads of the device; heads are repeated if there are fewer than devices."""
         return self.layout.expanded_kv_heads(self.model.kv_heads) // self.mesh.tp
 
     @cached_property
     def vocab(self) -> int:
-        """Rows of the vocabulary on all devices that share it, filled up."""
+        """Rows of the padded vocabulary on all devices that share it."""
         return self.layout.padded_vocab(self.model.vocab)
 
     @cached_property
@@ -97,12 +92,12 @@ class DeviceSizes:
 
     @cached_property
     def head_weights(self) -> int:
-        """Elements of the head that the device computes with; stages share it."""
+        """Elements of the device's part of the output head; stages divide it, too."""
         return self.vocab // (self.mesh.tp * self.mesh.spp) * self.model.embed
 
     @cached_property
     def weight_bytes(self) -> int:
-        """Bytes of all parameters; embedding and head are divided over `tp` alone."""
+        """Bytes of all parameters; embedding and head are divided over `tp` only."""
         model = self.model
         queries, keys = self.heads * model.head_dim, self.kv_heads * model.head_dim
         vectors = 2 * model.embed + model.qk_norm * 2 * model.head_dim
@@ -113,36 +108,31 @@ class DeviceSizes:
 
     @cached_property
     def kv_token_bytes(self) -> int:
-        """Bytes of a token's KV, of all the device's layers and heads."""
+        """Bytes of a token's KV in all layers and heads of the device."""
         return 2 * self.layers * self.kv_heads * self.model.head_dim * self.itemsize
 
     @cached_property
     def attention_flops(self) -> int:
-        """Of one row against one token of its context, all the device's layers and heads."""
+        """FLOP for one row to attend to one token of its context, in all layers and heads of the device."""
         return 4 * self.layers * self.heads * self.model.head_dim
 
     @cached_property
     def register_bytes(self) -> int:
-        """Bytes of the hidden states that the stage receives."""
+        """Bytes of the hidden states that a stage receives."""
         rows = max(bucket.rows for bucket in self.buckets) if self.mesh.spp > 1 else 1
         return rows * self.model.embed * self.itemsize
 
     def slot_bytes(self, slots: int, context: int) -> int:
-        """Bytes of page tables, sampling settings and token counts of all slots.
-
-        Args:
-            slots: requests at once.
-            context: most tokens of one request.
-        """
+        """Bytes of page tables, sampling settings and token counts of all slots."""
         width = Sizes.on(self.mesh, context).table_width
         return slots * (4 * width + 4 + 4 * SLOT_COLUMNS + COUNTS * self.model.vocab)
 
     def pool_bytes(self, tokens: int) -> int:
-        """Bytes of a group's pool of so many tokens, in whole pages."""
+        """Bytes of a group's pool of `tokens` tokens, in whole pages."""
         return pages_for(tokens, self.mesh.page_size) * self.mesh.page_size * self.kv_token_bytes
 
     def collectives(self, bucket: Bucket) -> tuple[Collective, ...]:
-        """Everything that the device sends and receives in one tick of a shape."""
+        """Every collective of one tick of a shape."""
         mesh, model, size = self.mesh, self.model, self.itemsize
         hidden, samples = bucket.rows * model.embed * size, bucket.samples
         found = []
@@ -155,7 +145,7 @@ class DeviceSizes:
             found.append(Collective("all-reduce", STAGE, samples * model.embed * size, 1))
             found.append(Collective("all-gather", STAGE, samples * self.vocab // mesh.tp * 4, 1))
         if mesh.kvp > 1 and bucket.shared.rows:
-            # attention's output of every group, with its log-sum-exp in fp32
+            # the attention output of every group, with its log-sum-exp in fp32
             row = self.heads * (model.head_dim * size + 4)
             found.append(Collective("all-gather", GROUP, mesh.kvp * bucket.shared.rows * row, self.layers))
         return tuple(found)

@@ -1,13 +1,13 @@
-"""What a layout would do for a longest request and for traffic, in closed form, to compare hundreds of them.
+"""What a layout would do for a longest request and for traffic, in closed form, so that hundreds can be compared.
 
-Traffic is a fluid: ticks of the length that the TPOT target allows, `T = tpot / spp`, of which the shape without rows
-takes `idle`. A request adds the seconds of its prompt chunks beyond `idle`, and for each token of output a row and the
-KV that it reads. Requests of one group run beside those of the others; what is spread over groups runs on all of them.
+Traffic is treated as a fluid. Ticks last as long as the TPOT target allows, `T = tpot / spp`; the empty shape takes
+`idle` of that. A request adds the seconds of its prompt chunks beyond `idle`, and for each output token a row and the
+KV that it reads. Requests of different groups run in parallel. A request spread over groups runs on all of them.
 
     capacity = (1 - idle / T) / E[seconds of a request]
 
-At a share `u` of the capacity a prompt is taken to need `alone / (1 - u)` to its first token, as under processor
-sharing; goodput is the largest rate of requests on time, over all `u`. Nothing of this is simulated or measured.
+At a share `u` of the capacity a prompt needs `alone / (1 - u)` to its first token, as under processor sharing. Goodput
+is the largest rate of requests on time, over all `u`. Nothing here is simulated or measured.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ SHARES = np.linspace(0.01, 0.99, 99)  # of the capacity
 
 @dataclass(frozen=True)
 class Targets:
-    """What is promised: seconds to the first token, None for `max(1.5 x alone, 0.5 s)`, and per token of output."""
+    """Promised seconds to the first token (None for `max(1.5 x alone, 0.5 s)`) and per output token."""
 
     ttft_s: float | None = None
     tpot_s: float = SchedulerConfig().tpot_target_s
 
     def deadlines(self, alone: np.ndarray) -> np.ndarray:
-        """Seconds to the first token that each request has, by its seconds alone `[requests]`."""
+        """Seconds that each request has to its first token, from its seconds alone `[requests]`."""
         if self.ttft_s is not None:
             return np.full_like(alone, self.ttft_s)
         return np.array([SchedulerConfig().default_deadline_s(seconds) for seconds in alone.tolist()])
@@ -50,18 +50,17 @@ class Targets:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A layout's predicted figures; rates are those of all replicas together.
+    """Predicted figures of a layout; rates are those of all replicas together.
 
     Args:
-        candidate: the layout.
-        room: its memory.
+        room: memory of one device.
         ttft_s: seconds to the first token of a longest request alone.
-        tpot_s: seconds per token of output after it, alone.
-        requests_per_s: that the layout could serve, whatever they wait.
-        tokens_per_s: of prompts and output in these.
-        goodput_per_s: requests on time a second, at the load that has most of them; those whose TPOT target is out of
-            reach count as late.
-        usd_per_million: tokens, at that rate of tokens.
+        tpot_s: seconds per output token after it, alone.
+        requests_per_s: requests that the layout can serve, however long they wait.
+        tokens_per_s: prompt and output tokens of these requests.
+        goodput_per_s: most requests on time a second, over all loads. A request is late if its TPOT target is out of
+            reach.
+        usd_per_million: USD per million tokens, at `tokens_per_s`.
         front: whether no other layout is as good in TTFT, TPOT and goodput, and better in one.
     """
 
@@ -78,15 +77,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Estimator:
-    """Estimates one layout.
-
-    Args:
-        feasible: the layout.
-        hardware: its devices.
-        context: tokens of a longest request.
-        targets: what is promised.
-        slots: most requests at once.
-    """
+    """Estimates one layout; `context` is the tokens of a longest request."""
 
     feasible: Feasible
     hardware: Hardware
@@ -95,7 +86,7 @@ class Estimator:
     slots: int
 
     def estimate(self, sample: Sequence[WorkloadRequest]) -> Estimate:
-        """The layout's figures for a longest request and for traffic like a sample of requests."""
+        """Figures for a longest request, and for traffic like a sample of requests."""
         candidate = self.feasible.candidate
         requests, goodput = self._traffic(sample)
         tokens = requests * sum(one.length + one.output_tokens for one in sample) / len(sample)
@@ -116,17 +107,17 @@ class Estimator:
 
         Args:
             prompt: tokens.
-            tick_s: most seconds of a tick, by which chunks are chosen; what the scheduler aims at without decodes.
-                That it may take longer where reading the context takes most of it is left out.
+            tick_s: most seconds of a tick, which limits the chunks. The scheduler may double it if reading the context
+                dominates; that is left out here.
         """
         alone = PrefillTable(self.cost, self._shapes, tick_s)
-        # the last chunk's tick again for every further stage
+        # every further stage runs the last chunk's tick again
         longest = self._shapes.buckets(prompt - 1).prefill[-1]
         last = min(alone.between(max(0, prompt - longest), prompt), tick_s)
         return alone.between(0, prompt) + (self._stages - 1) * last
 
     def tpot(self, context: int) -> float:
-        """Seconds per token of output of a request alone, with so many tokens behind it."""
+        """Seconds per output token of a request alone, after `context` tokens."""
         mesh = self.cost.sizes.mesh
         per_group = self._shapes.per_group
         rows = mesh.buckets.decode[0]
@@ -150,11 +141,11 @@ class Estimator:
 
     @cached_property
     def _busy(self) -> PrefillTable:
-        """Ticks of a prompt beside decodes."""
+        """Prefill times beside decodes."""
         return PrefillTable(self.cost, self._shapes, self.targets.tpot_s / self._stages)
 
     def _at_least(self, prompts: np.ndarray) -> np.ndarray:
-        """Seconds of prompts in one chunk through all stages; of longer ones, of their first chunk."""
+        """Seconds of each prompt as one chunk through all stages; for longer prompts, of the first chunk."""
         own = self.cost.sizes.mesh.buckets
         lengths = np.minimum(prompts, own.prefill[-1])
         rows = own.decode[0] + smallest_sizes(own.prefill, lengths)
@@ -162,7 +153,7 @@ class Estimator:
         return self._stages * self.cost.many(rows, squares, lengths, np.ones_like(lengths))
 
     def _traffic(self, sample: Sequence[WorkloadRequest]) -> tuple[float, float]:
-        """Requests a second that one replica can serve, and that it serves on time."""
+        """Requests a second that one replica can serve, and requests a second on time."""
         mesh, cost, per_group = self.cost.sizes.mesh, self.cost, self._shapes.per_group
         tick, decode = self.targets.tpot_s / self._stages, mesh.buckets.decode
         idle = cost.seconds(TickWork(decode[0]))
@@ -172,7 +163,7 @@ class Estimator:
             return 0.0, 0.0
         elapsed = self._busy.elapsed(prompts)
         alone = np.maximum(elapsed, self._at_least(prompts))
-        # ticks of a prompt are about as long as they may be, and all but `idle` of each is for its chunk
+        # a prompt's ticks are nearly as long as allowed; all but `idle` of each goes to its chunk
         own = self._busy.elapsed(np.minimum(prompts, per_group))
         work = (1 - idle / tick) * (own / mesh.kvp + (elapsed - own))
         row = (cost.shape_seconds(decode[-1]) - cost.shape_seconds(decode[0])) / (decode[-1] - decode[0])
@@ -186,6 +177,6 @@ class Estimator:
 
 
 def mark_front(estimates: Sequence[Estimate]) -> list[bool]:
-    """Whether each is on the Pareto front of least TTFT, least TPOT and most goodput."""
+    """Whether each estimate is on the Pareto front of least TTFT, least TPOT and most goodput."""
     figures = np.array([(one.ttft_s, one.tpot_s, -one.goodput_per_s) for one in estimates])
     return [not bool(np.any(np.all(figures <= mine, axis=1) & np.any(figures < mine, axis=1))) for mine in figures]

@@ -1,4 +1,4 @@
-"""An executor that computes nothing: it takes the time that a time model predicts, on a virtual clock."""
+"""An executor that computes nothing: each tick moves a virtual clock by the seconds of a time model."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from medha_jax.specs.chunk_work import chunk_attention
 from medha_jax.specs.sizes import UNBOUNDED, Sizes
 
 VOCAB = 2**31
-Slowed = Callable[[float, float, Bucket], float]  # seconds of a tick: of when it begins, its usual seconds, its shape
+Slowed = Callable[[float, float, Bucket], float]  # start, usual seconds, shape -> seconds of the tick
 
 
 class SimulationError(RuntimeError):
-    """The engine asked for something that no runtime could do."""
+    """The engine asked for something that no runtime can do."""
 
 
 @dataclass(frozen=True)
 class SimulatedTick:
-    """A tick that was dispatched: the plan that leaves the last stage in it, and when that will be, in seconds."""
+    """A dispatched tick: the plan that leaves the last stage in it, and the second at which it ends."""
 
     leaving: StepPlan
     ends: float
@@ -37,10 +37,9 @@ class Totals:
     """What was computed so far. Owned by the executor.
 
     Args:
-        ticks: how many ran.
-        seconds: that they took.
+        seconds: of all ticks.
         tokens: rows of all chunks, without padding.
-        attention: their rows times the context that each sees, in tokens²; of rows that came alone too.
+        attention: sum over these rows, decodes included, of the context that each sees, in tokens².
     """
 
     ticks: int = 0
@@ -50,10 +49,10 @@ class Totals:
 
 
 class _Stage(NamedTuple):
-    """What a stage does in a tick.
+    """Work of one stage in a tick.
 
     Args:
-        own: most of any group's own rows.
+        own: largest own rows of any group.
         shared: rows that all groups compute.
         work: of each group.
         tokens, attention: of its chunks, as in `Totals`.
@@ -70,19 +69,19 @@ EMPTY = _Stage(NO_ROWS, NO_ROWS, (GroupWork(),))
 
 
 class SimulatedExecutor:
-    """Runs plans in no time of its own; a tick takes the seconds of its slowest stage, all stages being in lockstep.
+    """Runs plans on a clock. A tick takes the seconds of its slowest stage, because stages run in lockstep.
 
-    It keeps the rules of a real one: plans must fit its shapes, a request's chunks must follow each other, and a plan
-    leaves `spp - 1` ticks after it entered. Owner of the stages, and of the moment until which they are busy.
+    It has the rules of a real executor: plans fit its shapes, the chunks of a request follow each other, and a plan
+    leaves `spp - 1` ticks after it entered. Owns the stages, and the time until which they are busy.
 
     Args:
-        config: mesh, slots and pool; its model is not read.
+        config: only mesh, slots and pool are read.
         context: most tokens of one request.
         times: seconds of every group's part of a tick.
         clock: moved on when results are collected.
-        slowed: on a machine that is not always as fast; None for always the usual seconds.
+        slowed: tick seconds of a machine whose speed changes; None for a constant speed.
         vocab: entries of the vocabulary.
-        token: that every chunk gives.
+        token: the result of every chunk.
     """
 
     def __init__(
@@ -96,7 +95,7 @@ class SimulatedExecutor:
         token: int = 1,
     ) -> None:
         self.config, self.sizes, self.vocab = config, Sizes.of(config, context), vocab
-        self.prefix_cacheable, self.ahead = True, 0  # no host waits while a tick runs
+        self.prefix_cacheable, self.ahead = True, 0  # no host waits during a tick
         self.totals = Totals()
         self._times, self._clock, self._slowed = times, clock, slowed
         self._token = TokenResult(token)
@@ -105,11 +104,11 @@ class SimulatedExecutor:
         self._next: dict[int, int | None] = {}
 
     def usable(self) -> bool:
-        """Whether it goes on after an error; what it refuses it has not taken."""
+        """Whether it can go on after an error: always, because a refused plan changes nothing."""
         return True
 
     def renew(self) -> None:
-        """Begin again with nothing in flight."""
+        """Start again with nothing in flight."""
         self._flight = [(StepPlan(()), EMPTY)] * self.config.mesh.spp
         self._next.clear()
 
@@ -118,14 +117,14 @@ class SimulatedExecutor:
         self._next[admission.slot] = None
 
     def adopt(self, slot: int, group: int, pages: Sequence[int]) -> None:
-        """Let an admitted request begin after pages that are filled already."""
+        """Let an admitted request begin after pages that are already filled."""
         self._next[slot] = len(pages) * self.config.mesh.page_size
 
     def submit(self, plan: StepPlan) -> SimulatedTick:
-        """Dispatch one tick, in which `plan` enters the first stage and an earlier one leaves the last.
+        """Dispatch one tick: `plan` enters the first stage and an earlier plan leaves the last.
 
         Raises:
-            SimulationError: a request's chunks do not follow each other.
+            SimulationError: the chunks of a request do not follow each other.
             UnknownShapeError: the plans in flight are larger than every compiled shape.
         """
         stage, ends = self._enter(plan)
@@ -146,12 +145,12 @@ class SimulatedExecutor:
         return SimulatedTick(flight[-1][0], self._free_at)
 
     def collect(self, handle: SimulatedTick) -> list[TokenResult]:
-        """Wait for a tick; one result a chunk of its leaving plan."""
+        """Wait for a tick; returns one result for each chunk of the plan that leaves."""
         self._clock.advance_to(handle.ends)
         return [self._token] * len(handle.leaving.chunks)
 
     def _enter(self, plan: StepPlan) -> tuple[_Stage, dict[int, int]]:
-        """What the first stage does for a plan, and where it leaves each slot; nothing is taken yet."""
+        """Work of the first stage for a plan, and the next position of each slot; no state changes yet."""
         known, per_group = self._next, self.sizes.per_group
         shared, own = GroupWork(), dict[int, GroupWork]()
         ends: dict[int, int] = {}
@@ -175,7 +174,7 @@ class SimulatedExecutor:
         return _Stage(need, shared.segment, tuple(shared + work for work in works), tokens, attention), ends
 
     def _bucket(self, stages: Sequence[_Stage]) -> Bucket:
-        """The smallest shape that holds what every stage does; all run in it."""
+        """The smallest shape that holds the work of every stage; all stages run in it."""
         mesh = self.config.mesh
         own = reduce(or_, [stage.own for stage in stages])
         shared = reduce(or_, [stage.shared for stage in stages])

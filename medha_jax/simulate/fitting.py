@@ -1,4 +1,4 @@
-"""The times of a machine fitted to its ticks (`medha_jax.simulate.measured`), and how far they are off."""
+"""Fits tick times (`medha_jax.simulate.measured`) to the ticks of a machine, and tells the errors."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from medha_jax.specs.buckets import Bucket, all_buckets
 FITTED = ("fixed", "tokens", "attention", "context", "decode", "row", "beside")
 OWN_BASE_TICKS = 5
 BLOCKS = (1, 64, 256, 1024)  # tokens
-MOST_DELAYED = 5.0  # times its predicted seconds; what takes longer than that is none of the machine's own
-MOST_HOST_S = 0.05  # likewise, of the host between two ticks
+MOST_DELAYED = 5.0  # times the predicted seconds; a longer tick is not the machine's own doing
+MOST_HOST_S = 0.05  # the same limit for the host between two ticks
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Errors:
 
 
 def fit(ticks: Sequence[MeasuredTick], mesh: MeshConfig) -> MeasuredTimes:
-    """Coefficients that give measured ticks, by relative errors in which outliers do not count."""
+    """Fit coefficients to measured ticks by their relative errors; the fit is robust against outliers."""
     blocks = [(block, decode_block) for block in BLOCKS for decode_block in BLOCKS]
     fitted = [_fitted(ticks, mesh, *sizes) for sizes in blocks]
     times = min(fitted, key=lambda found: errors(found, ticks)[0].mean)
@@ -43,7 +43,7 @@ def fit(ticks: Sequence[MeasuredTick], mesh: MeshConfig) -> MeasuredTimes:
 
 
 def _host(ticks: Sequence[MeasuredTick]) -> tuple[float, float, float]:
-    """Of the host between ticks, in the mean: seconds at its best, seconds a row, and seconds more if twice as slow."""
+    """Mean seconds of the host between ticks: a constant at best speed, per row, and added at slowness 2."""
     slowness = _slowness(ticks)
     gaps = [
         ((1.0, tick.work.rows, slow), tick.host_s)
@@ -58,13 +58,13 @@ def _host(ticks: Sequence[MeasuredTick]) -> tuple[float, float, float]:
 
 
 def _slowness(ticks: Sequence[MeasuredTick]) -> list[float]:
-    """Of the machine at each tick, or nothing where it was not measured: it would look like something that is fixed."""
+    """Slowness of the machine at each tick; zeros if it was not measured, because ones would look like a constant."""
     measured = any(tick.slowness != 1 for tick in ticks)
     return [tick.slowness if measured else 0.0 for tick in ticks]
 
 
 def _fitted(ticks: Sequence[MeasuredTick], mesh: MeshConfig, block: int, decode_block: int) -> MeasuredTimes:
-    """Medians of ticks, where KV is read in blocks of so many tokens, by prompt chunks and by decodes."""
+    """Median times, with KV read in blocks of `block` tokens by prompt chunks and `decode_block` by decodes."""
     seconds = np.array([tick.seconds for tick in ticks])
     columns = np.array([_features(tick, block, decode_block) for tick in ticks])
     slowness = np.array(_slowness(ticks))
@@ -88,14 +88,14 @@ def _fitted(ticks: Sequence[MeasuredTick], mesh: MeshConfig, block: int, decode_
 
 
 def _weighted_median(weighted: Sequence[tuple[float, float]]) -> float:
-    """The value below and above which there is the same weight, of (value, weight)."""
+    """The value with the same weight below and above, of pairs (value, weight)."""
     values, weights = np.array(sorted(weighted)).T
     reached = np.cumsum(weights)
     return float(values[np.searchsorted(reached, reached[-1] / 2)])
 
 
 def errors(times: MeasuredTimes, ticks: Sequence[MeasuredTick]) -> tuple[Errors, ...]:
-    """How far times are off, over all ticks and over each kind."""
+    """Errors of times, over all ticks and over each regime."""
     kinds: dict[str, list[float]] = {"all": []}
     for tick in ticks:
         off = abs(times.predicted(tick) - tick.seconds) / tick.seconds
@@ -109,7 +109,7 @@ def errors(times: MeasuredTimes, ticks: Sequence[MeasuredTick]) -> tuple[Errors,
 
 
 def _features(tick: MeasuredTick, block: int, decode_block: int) -> tuple[float, ...]:
-    """In the order of FITTED."""
+    """Factors of the coefficients, in the order of FITTED."""
     work = tick.work
     squares = sum(squares for squares, _ in work.chunks)
     read = sum(-(-read // block) * block for _, read in work.chunks)

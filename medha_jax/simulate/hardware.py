@@ -1,4 +1,4 @@
-"""Devices as data: what they can do at best, from data sheets, and what share of it programs get."""
+"""Devices as data: peak rates from data sheets, and the share of them that programs reach."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class SpecError(ValueError):
 
 @dataclass(frozen=True)
 class Link:
-    """What joins devices: bytes/s of one device, one way, and seconds that a collective takes however small it is."""
+    """A link between devices: bytes/s of one device in one direction, and seconds of the smallest collective."""
 
     bandwidth: float
     latency: float
@@ -29,18 +29,18 @@ class Link:
 
 @dataclass(frozen=True)
 class Coefficients:
-    """What programs get of a device. Shares are of its peak rates, in (0, 1]; times are in seconds.
+    """What programs reach on a device. Shares are of peak rates, in (0, 1]; times are in seconds.
 
     Args:
-        matmul: of the peak, in a large matrix product.
-        matmul_rows: rows at which a matrix product runs at half of that, because tiles and pipelines are not full.
-        attention: of the peak, in the attention of prompt chunks.
-        weights: of the memory's bandwidth, reading weights and activations.
-        kv: of the memory's bandwidth, reading KV.
-        link: of a link's bandwidth.
-        launch_s: of the host for each layer; the devices wait where they are faster than that.
-        tick_s: of a tick beside its layers, which nothing hides.
-        row_s: of a real row, which is sampled and delivered.
+        matmul: share of the peak in a large matrix product.
+        matmul_rows: rows at which a matrix product reaches half of that, because tiles and pipelines are not full.
+        attention: share of the peak in the attention of prompt chunks.
+        weights: share of the memory's bandwidth when weights and activations are read.
+        kv: share of the memory's bandwidth when KV is read.
+        link: share of a link's bandwidth.
+        launch_s: of the host per layer; devices that are faster wait for it.
+        tick_s: of a tick beside its layers; nothing overlaps it.
+        row_s: per real row, which is sampled and delivered.
     """
 
     matmul: float
@@ -70,17 +70,16 @@ class Hardware:
 
     Args:
         name: in `mesh_configs` and on the command line.
-        about: in words.
+        about: a description.
         memory: bytes of one device.
         bandwidth: of its memory, bytes/s.
         peak: FLOP/s of a dense matrix product, by dtype.
-        cores: that run thread blocks beside each other (streaming multiprocessors).
-        node: devices that `near` joins.
+        cores: run thread blocks in parallel (streaming multiprocessors).
+        node: number of devices that `near` joins.
         near: the link within a node.
         far: the link between nodes.
         price: USD for a device and hour.
-        coefficients: what programs get.
-        sources: where the price and each coefficient come from; "assumed" where nobody measured it.
+        sources: where the price and each coefficient come from; "assumed" if not measured.
     """
 
     name: str
@@ -98,14 +97,14 @@ class Hardware:
 
     @property
     def assumed(self) -> tuple[str, ...]:
-        """Names of the figures that nobody measured."""
+        """Names of the figures that are assumed, not measured."""
         return tuple(name for name, source in self.sources.items() if source == ASSUMED)
 
     def peak_of(self, dtype: str) -> float:
         """FLOP/s in a dtype.
 
         Raises:
-            SpecError: it is not known.
+            SpecError: the rate is not known.
         """
         if dtype not in self.peak:
             raise SpecError(f"{self.name} has no peak rate for {dtype}; there are {', '.join(self.peak)}")
@@ -113,13 +112,13 @@ class Hardware:
 
 
 def hardware_names() -> tuple[str, ...]:
-    """The devices that come with the package."""
+    """Names of the devices that come with the package."""
     folder = resources.files("medha_jax.simulate").joinpath(FOLDER)
     return tuple(sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")))
 
 
 def load_hardware(name: str) -> Hardware:
-    """A device that comes with the package, or a YAML file of the same form.
+    """A device of the package, or one from a YAML file of the same form.
 
     Raises:
         SpecError: there is no such device, or a figure is missing, unknown or out of range.
@@ -140,7 +139,7 @@ def load_hardware(name: str) -> Hardware:
 
 
 def hardware_from(stated: Any) -> Hardware:
-    """A device from a mapping, as the YAML files have it.
+    """A device from the mapping of a YAML file.
 
     Raises:
         SpecError: a figure is missing, unknown or out of range.
@@ -182,7 +181,7 @@ def _link(kind: str, stated: Any) -> Link:
 
 
 def _names(what: str, stated: Any, wanted: set[str]) -> None:
-    """Check that a mapping has just these names."""
+    """Check that a mapping has exactly these names."""
     if not isinstance(stated, Mapping):
         raise SpecError(f"{what} must be a mapping of {', '.join(sorted(wanted))}")
     if missing := sorted(wanted - stated.keys()):
@@ -192,7 +191,7 @@ def _names(what: str, stated: Any, wanted: set[str]) -> None:
 
 
 def _within(name: str, value: Any, low: float, high: float, *, open_low: bool = False) -> float:
-    """A finite number in `[low, high]`, or `(low, high]`."""
+    """Check that a number is finite and in `[low, high]`, or `(low, high]`."""
     inside = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if not inside or not (low < value if open_low else low <= value) or value > high:
         left = "(" if open_low else "["

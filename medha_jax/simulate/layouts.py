@@ -1,4 +1,4 @@
-"""Every way to lay a model out over so many devices, and why some are not possible."""
+"""Every layout of a model on a number of devices, and why some are impossible."""
 
 from __future__ import annotations
 
@@ -23,12 +23,11 @@ SHARED = Buckets(decode=(4,), prefill=(64, 512, 2048, 8192), chunks=2)
 
 @dataclass(frozen=True)
 class Candidate:
-    """A layout, and how often it stands beside itself.
+    """A layout and its replicas.
 
     Args:
-        mesh: the layout.
-        replicas: servers of this layout on all devices, each with requests of its own.
-        spread: groups that a longest request lies on in the end.
+        replicas: independent servers of this layout on all devices.
+        spread: groups that hold a longest request at its end.
     """
 
     mesh: MeshConfig
@@ -41,7 +40,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Feasible:
-    """A candidate that fits, its sizes on a device, and what the memory has left."""
+    """A candidate that fits, its sizes on a device, and the memory left."""
 
     candidate: Candidate
     sizes: DeviceSizes
@@ -50,16 +49,16 @@ class Feasible:
 
 @dataclass(frozen=True)
 class Refused:
-    """A candidate that cannot be, and why."""
+    """A candidate that is impossible, and why."""
 
     candidate: Candidate
     reason: str
 
 
 def candidates(devices: int, context: int, hardware: Hardware) -> Iterator[Candidate]:
-    """All `(tp, spp, kvp, tokens per group)` whose devices divide those that there are.
+    """All `(tp, spp, kvp, tokens per group)` whose number of devices divides `devices`.
 
-    A group holds the context divided by the groups that a longest request may lie on, in whole pages.
+    A group holds the context divided by the groups that hold a longest request, in whole pages.
     """
     for used in _divisors(devices):
         for tp in _divisors(used):
@@ -83,16 +82,7 @@ def candidates(devices: int, context: int, hardware: Hardware) -> Iterator[Candi
 def look_at(
     candidate: Candidate, model: Architecture, hardware: Hardware, dtype: str, context: int, slots: int
 ) -> Feasible | Refused:
-    """Check that a candidate divides the model and fits the memory.
-
-    Args:
-        candidate: the layout.
-        model: its sizes.
-        hardware: the devices.
-        dtype: of weights, activations and KV.
-        context: tokens of a longest request.
-        slots: most requests at once.
-    """
+    """Check that a candidate divides the model and fits the memory; `context` is the tokens of a longest request."""
     mesh = candidate.mesh
     if found := Layout.of(mesh).misfits(model):
         return Refused(candidate, "; ".join(found))

@@ -1,22 +1,18 @@
-"""Measured ticks of a machine, and times of a tick by coefficients that were fitted to them.
-
-The model of a tick, whose numbers are all fitted:
+"""Measured ticks of a machine, and a time model with coefficients fitted to them.
 
     seconds = base[shape] + squares x attention + read x context + decoded x decode + rows x row + beside x mixed
               + (felt + felt_tokens x rows of the shape) x (slowness - 1)
     host_s  = host + rows x host_row + host_felt x (slowness - 1)
 
-with squares, read and decoded of the slowest stage and group as in `GroupWork`; `mixed` is 1 where decodes run beside
-prompts, and 0 elsewhere. A slow machine adds the same to every tick of a shape: those with a prompt chunk were seen to
-grow by more milliseconds than those of decodes, and by a smaller share (docs/simulation.md).
+`squares`, `read` and `decoded` are those of the slowest stage and group (`GroupWork`). `mixed` is 1 if decodes run
+beside prompts, else 0. docs/simulation.md says why a slow machine adds milliseconds by shape.
 
-Programs read KV in blocks: read is rounded up to a multiple of `block` for each chunk, and decoded to one of
-`decode_block`; the sizes are those of `BLOCKS` that fit best. A robust fit with a base that is
-linear in rows comes first; then each shape that has ticks enough gets a base of its own, the median of what is left.
+Programs read KV in blocks: `read` is rounded up to a multiple of `block` for each chunk, `decoded` to one of
+`decode_block`. The fit (`fitting`) tries block sizes and keeps the best. It is robust, with a base linear in rows. A
+shape with enough ticks then gets its own base, the median of the rest.
 
-That predicts the median of ticks that do the same. Some take longer, because somebody else had the processor, and
-requests wait for these as well: `delays` is the mean of measured over predicted seconds, and simulated ticks take so
-many times their median. The host's time is a mean.
+This predicts the median of equal ticks, but requests wait for slow ones, too. `delays` is the mean of measured over
+predicted seconds, and multiplies simulated ticks. The host's time is a mean.
 """
 
 from __future__ import annotations
@@ -36,9 +32,9 @@ SHORT_CONTEXT = 1024
 
 @dataclass(frozen=True)
 class MeasuredTick:
-    """A measured tick: the shape that it ran in, its slowest group's work, its seconds, and the host's before it.
+    """A measured tick: its shape, the work of its slowest group, its seconds, and the host's seconds before it.
 
-    `slowness` is that of the machine at that time, as measured by something else.
+    `slowness` is the machine's at that time, measured by a probe; 1 is its best.
     """
 
     shape: Bucket
@@ -49,7 +45,7 @@ class MeasuredTick:
 
     @property
     def regime(self) -> str:
-        """What kind of tick it is, for reporting errors."""
+        """The kind of tick, for reporting errors."""
         if not self.work.chunks:
             return "decodes alone"
         if self.work.rows > len(self.work.chunks):
@@ -60,21 +56,21 @@ class MeasuredTick:
 
 @dataclass(frozen=True)
 class MeasuredTimes:
-    """Times of a tick by measured coefficients; a time model for the scheduler and for the devices.
+    """Tick times from measured coefficients; a time model for the scheduler and for the devices.
 
     Args:
-        fixed, tokens: base of a shape without one of its own: seconds, and seconds a row of the shape.
-        attention: seconds a prompt row and token of its context.
-        context: seconds a token of KV that prompt chunks read.
-        decode: seconds a token of KV that decodes read.
-        row: seconds a real row.
-        beside: seconds of decodes that run beside prompts.
+        fixed, tokens: base of a shape that has no own one: seconds, and seconds per row of the shape.
+        attention: seconds per prompt row and token of its context.
+        context: seconds per token of KV that prompt chunks read.
+        decode: seconds per token of KV that decodes read.
+        row: seconds per real row.
+        beside: seconds added if decodes run beside prompts.
         bases: seconds of shapes that were measured often enough.
-        block, decode_block: tokens that are read at once, by prompt chunks and by decodes.
+        block, decode_block: tokens read at once, by prompt chunks and by decodes.
         delays: mean of measured over predicted seconds; the scheduler does not predict it.
-        felt, felt_tokens: of ticks on a machine that is twice as slow: seconds longer, and seconds a row of the shape.
-        host, host_row: of the host between ticks: seconds, and seconds a real row. The scheduler does not predict them.
-        host_felt: seconds that the host takes longer on a machine that is twice as slow.
+        felt, felt_tokens: added at slowness 2: seconds, and seconds per row of the shape.
+        host, host_row: of the host between ticks: seconds, and seconds per real row; not predicted by the scheduler.
+        host_felt: seconds of the host added at slowness 2.
     """
 
     fixed: float
@@ -95,7 +91,7 @@ class MeasuredTimes:
     host_felt: float = 0.0
 
     def base(self, shape: Bucket) -> float:
-        """Seconds of a shape without anything in it."""
+        """Seconds of an empty shape."""
         known = self.bases.get(shape)
         return self.fixed + self.tokens * shape.rows if known is None else known
 
@@ -104,7 +100,7 @@ class MeasuredTimes:
         return self.delays * self.tick_seconds(shape, work) + self.host + self.host_row * work.rows
 
     def tick_seconds(self, shape: Bucket, work: GroupWork) -> float:
-        """Seconds of a group's part of a tick, the median."""
+        """Median seconds of a group's part of a tick."""
         decoded = -(-work.context // self.decode_block) * self.decode_block
         seconds = self.base(shape) + self.decode * decoded + self.row * work.rows
         block, chunks = self.block, work.chunks
@@ -113,19 +109,19 @@ class MeasuredTimes:
         return seconds + self.beside if 0 < len(chunks) < work.rows else seconds
 
     def longer(self, shape: Bucket) -> float:
-        """Seconds that a tick of a shape takes longer on a machine that is twice as slow."""
+        """Seconds added to a tick of a shape at slowness 2."""
         return self.felt + self.felt_tokens * shape.rows
 
     def slowed(self, seconds: float, shape: Bucket, slowness: float) -> float:
-        """Seconds on a machine that is so slow of what takes `group_seconds` at its best, where slowness is 1."""
+        """Seconds at a slowness, where `seconds` are the `group_seconds` at slowness 1."""
         return seconds + (self.delays * self.longer(shape) + self.host_felt) * (slowness - 1)
 
     def predicted(self, tick: MeasuredTick) -> float:
-        """Seconds of a measured tick, the median of its like."""
+        """Predicted median seconds of a measured tick, at its slowness."""
         return self.tick_seconds(tick.shape, tick.work) + self.longer(tick.shape) * (tick.slowness - 1)
 
     def seconds(self, work: TickWork) -> float:
-        """Seconds of a tick, of sums over its slowest group."""
+        """Seconds of a tick, from the sums over its slowest group."""
         reading = self._reading(work.attention, work.rows)
         base = self._by_rows.get(work.tokens, self.fixed + self.tokens * work.tokens)
         return base + self.attention * work.attention + reading * work.context + self.row * work.rows
@@ -137,10 +133,10 @@ class MeasuredTimes:
         return np.array(seconds).reshape(np.shape(tokens))
 
     def observe(self, work: TickWork, seconds: float) -> None:
-        """Fixed: nothing is learnt."""
+        """Does nothing: the model is fixed."""
 
     def _reading(self, attention: float, rows: int) -> float:
-        """Seconds a token of KV: of n rows one is taken for the prompt chunk, if there is any."""
+        """Seconds per token of KV: if there is a prompt chunk, it counts as one of the n rows."""
         if not attention or not rows:
             return self.decode
         return (self.context + (rows - 1) * self.decode) / rows

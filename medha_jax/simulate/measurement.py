@@ -1,4 +1,4 @@
-"""Ticks of a real engine under random requests, for a simulator that is calibrated to them."""
+"""Ticks of a real engine under random requests, for the calibration of a simulator."""
 
 from __future__ import annotations
 
@@ -27,16 +27,9 @@ TOLD_EVERY = 5.0  # seconds
 
 
 def measured_ticks(executor: Executor, seconds: float, seed: int, tell: Callable[[str], None]) -> list[dict[str, Any]]:
-    """Run random requests, from one to all slots in use at a time, and note what every tick did and took.
+    """Run random requests with one to all slots in use, for `seconds`, and record the work and time of every tick.
 
-    Args:
-        executor: that they run on.
-        seconds: for which it is measured.
-        seed: of the requests.
-        tell: takes a line of progress every few seconds.
-
-    Returns:
-        The ticks in the form of a calibration's (`medha_jax.simulate.calibration`).
+    `tell` takes a line of progress every few seconds. The ticks have the form of `medha_jax.simulate.calibration`.
     """
     rng, recorder, times = random.Random(seed), _Recorder(), FittedTimeModel({})
     scheduler = scheduler_for(executor, SchedulerConfig(prefix_cache=False), times)
@@ -58,7 +51,7 @@ def measured_ticks(executor: Executor, seconds: float, seed: int, tell: Callable
 
 
 class _Recorder:
-    """Owns the ticks that were seen; the first of each shape is not kept."""
+    """Owns the recorded ticks; drops the first one of each shape."""
 
     def __init__(self) -> None:
         self.ticks: list[dict[str, Any]] = []
@@ -66,7 +59,7 @@ class _Recorder:
         self._ended = math.nan
 
     def __call__(self, report: TickReport) -> None:
-        """Note a tick."""
+        """Record a tick."""
         host, self._ended = report.started - self._ended, report.ended
         if not report.timed or report.bucket not in self._seen:
             self._seen.add(report.bucket)

@@ -1,4 +1,4 @@
-"""Models by name, for the simulator: those whose `config.json` comes with the package, and files."""
+"""Models for the simulator, by name or from a `config.json`."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ TINY = "tiny"
 
 
 def model_names() -> tuple[str, ...]:
-    """The models whose sizes come with the package."""
+    """Names of the models whose sizes come with the package."""
     folder = resources.files("medha_jax.simulate").joinpath(FOLDER)
     found = (entry.name.removesuffix(".json") for entry in folder.iterdir() if entry.name.endswith(".json"))
     return (*sorted(found), TINY)
 
 
 def load_model(name: str) -> Architecture:
-    """A model by name, or from a `config.json` or the directory that holds one.
+    """A model by name, or from a `config.json` or its directory.
 
     Raises:
-        SpecError: there is no such model or file, or the file does not describe a model that the runtime computes.
+        SpecError: there is no such model or file, or the runtime cannot compute the model.
     """
     try:
         if name == TINY:

@@ -1,4 +1,4 @@
-"""The requests of a real run, simulated, so that both can stand side by side."""
+"""Simulates the requests of a real run, for comparison."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from medha_jax.workload import WorkloadRequest
 
 
 def read_real(directory: Path) -> Run:
-    """The first measurement of a run that a benchmark wrote, its requests in the order in which they were due.
+    """The first measurement of a benchmark's run, its requests in the order in which they were due.
 
     Raises:
         ResultsError: there is none.
@@ -24,7 +24,7 @@ def read_real(directory: Path) -> Run:
 
 
 def requests_of(real: Run) -> list[WorkloadRequest]:
-    """The requests that a server was really sent."""
+    """The requests that were sent to the server."""
     records = real.repeats[0].records
     return [WorkloadRequest(one.index, one.due, one.kind, one.prompt_tokens, one.output_tokens) for one in records]
 

@@ -1,4 +1,4 @@
-"""Whether a model and a longest request fit the memory of a layout, and what is left."""
+"""Whether a model and a longest request fit the memory of a layout, and how much is left."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Room:
         register: bytes of the stage register.
         slots: bytes of page tables and sampler state.
         token: bytes of one token's KV.
-        pool_tokens: tokens that a group's pool holds if it takes all that is left, in whole pages.
-        needed: tokens that a group holds of a longest request.
+        pool_tokens: tokens of a group's pool if it takes all that is left, in whole pages.
+        needed: tokens of a longest request on one group.
     """
 
     usable: int
@@ -35,12 +35,12 @@ class Room:
 
     @property
     def head_room(self) -> int:
-        """Bytes that are left beside one longest request; below 0 where it does not fit."""
+        """Bytes left beside one longest request; below 0 if it does not fit."""
         return self.usable - self.weights - self.register - self.slots - self.needed * self.token
 
     @property
     def shortage(self) -> str:
-        """Why it does not fit, with the numbers; empty if it does."""
+        """Why it does not fit, with the numbers; empty if it fits."""
         fixed = self.weights + self.register + self.slots
         if fixed > self.usable:
             return f"{fixed / GIB:,.1f} GiB of weights and state do not fit {self.usable / GIB:,.1f} GiB a device"
@@ -53,14 +53,7 @@ class Room:
 
 
 def room_of(sizes: DeviceSizes, hardware: Hardware, slots: int, context: int) -> Room:
-    """Count what a layout keeps, as `medha_jax.runtime.memory` does.
-
-    Args:
-        sizes: of one device.
-        hardware: whose memory it is.
-        slots: most requests at once.
-        context: most tokens of one request.
-    """
+    """Count what a layout keeps, as `medha_jax.runtime.memory` does."""
     mesh = sizes.mesh
     usable = int(hardware.memory * mesh.memory_fraction)
     weights, register, state = sizes.weight_bytes, sizes.register_bytes, sizes.slot_bytes(slots, context)

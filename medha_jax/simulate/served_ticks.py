@@ -1,4 +1,4 @@
-"""Ticks of a real server, from the schedule trace that it wrote, for a calibration or to be compared with one."""
+"""Ticks of a real server, read from its schedule trace."""
 
 from __future__ import annotations
 
@@ -9,19 +9,15 @@ from typing import Any
 
 from medha_jax.simulate.hardware import SpecError
 
-NAMED = "stage "  # begins the names of processes of a trace that are a stage and a group
+NAMED = "stage "  # a trace's process of this prefix is one stage and group
 
 
 def served_ticks(path: Path, since: int = 0) -> list[dict[str, Any]]:
-    """Ticks of `medha-jax serve --trace`, in the form of a calibration's (`medha_jax.simulate.calibration`).
+    """Ticks of `medha-jax serve --trace`, in the form of `medha_jax.simulate.calibration`.
 
-    The first tick of each shape is left out. `host_s` is there where a request has chunks in both ticks, so that the
-    engine had something to do all the time between them. `at`, which a calibration does not read, is the tick's start
-    in seconds of the server's clock.
-
-    Args:
-        path: of the trace.
-        since: ticks with a request whose number is below it are left out (warm-up, say).
+    The first tick of each shape is left out, and so are ticks with a request numbered below `since` (warm-up, say).
+    `host_s` is set if a request has chunks in this tick and the previous one: then the engine was busy between them.
+    `at` is the tick's start in seconds of the server's clock; a calibration ignores it.
 
     Raises:
         SpecError: the file cannot be read, or is no schedule trace.

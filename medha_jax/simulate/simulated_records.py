@@ -1,4 +1,4 @@
-"""Simulated requests as the records that benchmarks keep, so that both are judged and reported the same way."""
+"""Simulated requests as the records that benchmarks keep, so that both are judged and reported alike."""
 
 from __future__ import annotations
 
@@ -15,18 +15,17 @@ def record_of(
     finished: float | None,
     end: float,
 ) -> RequestRecord:
-    """What a request got on the virtual clock. All times are in seconds.
+    """The record of a simulated request. All times are in seconds.
 
-    A simulation notes the first token and the last one, not those between. So `outputs` has two entries at most: gaps
-    between tokens are not in it, their mean (TPOT) is exact.
+    `outputs` has at most two entries, the first token and the last. So it has no gaps between tokens, but TPOT, their
+    mean, is exact.
 
     Args:
         index: its place among the requests.
-        request: what was asked for, and when.
-        deadline_s: that its first token has.
+        deadline_s: from arrival to the first token.
         alone_s: of its prefill alone.
-        first: when its first token came; None if the simulation ended before.
-        finished: when its last one did; None if the simulation ended before.
+        first: time of its first token; None if the simulation ended before.
+        finished: time of its last token; None if the simulation ended before.
         end: of the simulation.
     """
     outputs: list[tuple[float, int]] = [] if first is None else [(first, 1)]

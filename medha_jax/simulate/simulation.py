@@ -1,4 +1,4 @@
-"""Traffic through the serving engine and scheduler, on a virtual clock."""
+"""Traffic served by engine and scheduler on a virtual clock."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from medha_jax.simulate.executor import SimulatedExecutor, SimulationError, Slow
 from medha_jax.simulate.simulated_records import record_of
 from medha_jax.workload import WorkloadRequest
 
-STUCK_STEPS, STUCK_PAUSE_S = 1000, 0.001  # of an engine that has requests and runs nothing
+STUCK_STEPS, STUCK_PAUSE_S = 1000, 0.001  # limit and pause for an engine that has requests but runs nothing
 Progress = Callable[[float, int], None]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a simulation gave: requests in order of arrival, when it ended (seconds), and what was computed."""
+    """A simulation's requests in order of arrival, its end (seconds), and what was computed."""
 
     records: tuple[RequestRecord, ...]
     end: float
@@ -32,10 +32,10 @@ class Outcome:
 
 
 def alone(deployment: Deployment, settings: SchedulerConfig) -> Callable[[int], float]:
-    """Seconds that a prompt of so many tokens takes alone, in chunks that leave room for decodes beside it.
+    """Seconds of a prompt alone, as a function of its tokens, in chunks that leave room for decodes.
 
-    The scheduler's own prediction: ticks of at most the TPOT target over the stages. It leaves out the filling of the
-    pipeline, so it is never taken for less than the prompt in the largest chunks, which short prompts come in anyway.
+    This is the scheduler's prediction, with ticks of at most the TPOT target over the stages. It leaves out the filling
+    of the pipeline, so the time in chunks of the largest size is a lower bound. Short prompts always come in those.
     """
     executor = SimulatedExecutor(deployment.config, deployment.context, deployment.times, VirtualClock())
     predicted = scheduler_for(executor, settings, deployment.model).prefill_seconds
@@ -47,7 +47,7 @@ def alone(deployment: Deployment, settings: SchedulerConfig) -> Callable[[int], 
 
 
 def spare_modules() -> None:
-    """Let the garbage collector leave alone what is imported by now: a simulation is 12 % faster for it."""
+    """Exclude the modules imported so far from garbage collection: a simulation is 12 % faster."""
     gc.freeze()
 
 
@@ -65,18 +65,16 @@ def simulate(
 
     Args:
         deployment: machine and time model. The scheduler predicts with the same model.
-        settings: of the scheduler. Simulated prompts have no content, so there is no prefix cache.
-        requests: in the order in which they are due; their prompts' lengths are known.
-        until: seconds at which to stop, whatever is unfinished; None to serve everything.
-        on_progress: told the simulated seconds and the finished requests, after every step.
-        isolated: seconds of a prompt alone, which deadlines are multiples of; None for those of this machine.
-        most: requests that clients have under way at once, None for any number. Who comes later is sent, and counts
-            as arrived, when another has finished.
-        slowed: seconds of a tick on a machine that is not always as fast, of when it begins, its usual seconds and its
-            shape. The scheduler does not know.
+        settings: of the scheduler. The prefix cache is off, because simulated prompts have no content.
+        requests: in the order in which they are due, with known prompt lengths.
+        until: stop at this second, finished or not; None to serve everything.
+        on_progress: takes simulated seconds and finished requests, after every step.
+        isolated: seconds of a prompt alone, by its tokens, from which deadlines follow; None for those of this machine.
+        most: most requests under way at once, None for any number. A later request arrives when another finishes.
+        slowed: tick seconds of a machine whose speed changes; the scheduler does not know.
 
     Raises:
-        SimulationError: the engine stands still, or asks for what no runtime could do.
+        SimulationError: the engine stands still, or asks for something that no runtime can do.
     """
     clock = VirtualClock()
     executor = SimulatedExecutor(deployment.config, deployment.context, deployment.times, clock, slowed)
@@ -123,7 +121,7 @@ def simulate(
 
 
 def request_for(request: WorkloadRequest, deadline_s: float) -> GenerationRequest:
-    """A request of a workload for the engine, with its deadline stated."""
+    """The engine's request for a request of a workload, with its deadline."""
     return GenerationRequest(
         range(request.length),
         SamplingParams(temperature=0, max_tokens=request.output_tokens, ignore_eos=True),

@@ -1,4 +1,4 @@
-"""What simulations gave, in the numbers that are compared."""
+"""The figures of simulations that are compared."""
 
 from __future__ import annotations
 
@@ -18,23 +18,20 @@ from medha_jax.simulate.simulation import Outcome
 class PolicySummary:
     """One policy under one load; every figure is simulated.
 
-    Figures of one request are those of `medha_jax.results`. TTFT of a request without a first token is its wait until
-    the simulation ended. Shares and percentiles of nothing are None.
+    Figures of one request are those of `medha_jax.results`. A request without a first token has its wait until the end
+    as TTFT. Shares and percentiles of no requests are None.
 
     Args:
-        policy: its name.
-        load: seconds of isolated prefill that arrived in a second; where it is 1, prompts alone keep the machine busy.
+        load: seconds of isolated prefill that arrive in a second; at 1, prompts alone keep the machine busy.
         requests: that arrived.
-        finished: of these.
-        on_time_short: share of the short ones whose first token came within `max(1.5 x isolated prefill, 0.5 s)`.
-        on_time_long: of the long ones.
+        on_time_short: share of short requests with a first token within `max(1.5 x isolated prefill, 0.5 s)`.
+        on_time_long: the same share of long requests.
         normalised: P50, P90 and P99 of TTFT / isolated prefill.
-        normalised_long: the same of the long ones.
-        throughput: requests that finished while requests arrived, a second.
-        tokens_per_second: prompt and output tokens that were computed, over the whole simulation.
+        normalised_long: the same for long requests.
+        throughput: requests a second that finished while requests arrived.
+        tokens_per_second: prompt and output tokens computed, over the whole simulation.
         longest_wait: largest TTFT, seconds.
-        left_behind: long requests that came in the first third of the time and had no first token at the end, of all
-            that came then.
+        left_behind: long requests of the first third of the time that had no first token at the end, and all of them.
         tpot: P50 and P99 of the time per output token after the first, seconds.
         seconds: simulated.
     """
@@ -56,13 +53,7 @@ class PolicySummary:
 
 
 def summarise(policy: str, outcome: Outcome, arriving: float) -> PolicySummary:
-    """Put the figures of a simulation together.
-
-    Args:
-        policy: its name.
-        outcome: of `simulate`.
-        arriving: seconds in which requests arrived.
-    """
+    """Put the figures of a simulation together; requests arrived during `arriving` seconds."""
     records = outcome.records
     long = [one for one in records if one.kind == "long"]
     short = [one for one in records if one.kind != "long"]
@@ -86,17 +77,17 @@ def summarise(policy: str, outcome: Outcome, arriving: float) -> PolicySummary:
 
 
 def _normalised(records: Iterable[RequestRecord]) -> list[float]:
-    """TTFT of each, or the wait to the end, as a multiple of its prefill alone."""
+    """TTFT of each, or its wait until the end, as a multiple of its isolated prefill."""
     return [waited(one) / one.alone_s for one in records if one.alone_s]
 
 
 def tpots(records: Iterable[RequestRecord]) -> list[float]:
-    """Seconds per output token of each request that has any after the first."""
+    """Seconds per output token of each request that has more than one."""
     return [each for one in records if (each := tpot(one)) is not None]
 
 
 def percentiles(values: Sequence[float], wanted: Sequence[float]) -> tuple[float, ...] | None:
-    """Percentiles of some values, None if there are none."""
+    """Percentiles of some values, None if there are no values."""
     return tuple(np.percentile(values, wanted).tolist()) if values else None
 
 
@@ -105,12 +96,10 @@ class ConvoySummary:
     """One policy on a convoy of one long request and many short ones; times in seconds, simulated.
 
     Args:
-        policy: its name.
         short_ttft: median and P99 of the short requests.
         short_tpot: median and largest of the short requests.
-        long_ttft: of the long request.
-        long_finished: when its last token came.
-        long_bound: what it takes alone and what the short ones take, one after the other: prefills and output tokens.
+        long_finished: when the last token of the long request came.
+        long_bound: seconds of all requests one after the other, prefills and output tokens.
     """
 
     policy: str
@@ -138,7 +127,7 @@ def summarise_convoy(policy: str, outcome: Outcome, deployment: Deployment) -> C
 
 
 def isolated_seconds(record: RequestRecord, deployment: Deployment) -> float:
-    """Seconds from a request's arrival to its last token if it were alone."""
+    """Seconds from a request's arrival to its last token, if it is alone."""
     prompt = record.prompt_tokens
     contexts = np.arange(prompt + 1, prompt + record.output_tokens, dtype=np.float64)
     rows = np.full_like(contexts, deployment.config.mesh.buckets.decode[0])

@@ -1,4 +1,4 @@
-"""What devices do in a tick, as the simulator sees it, and what says how long it takes."""
+"""The simulated work of a tick, and the interface that gives its seconds."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from medha_jax.specs.chunk_work import chunk_attention, chunk_read
 
 @dataclass(slots=True)
 class GroupWork:
-    """What is in a group's part of a stage.
+    """Work of a group in one stage.
 
     Args:
         chunks: attention (tokens²) and KV read (tokens) of each prompt chunk, on this group.
         context: KV tokens that its decodes read.
-        rows: real rows of one token, and prompt chunks: each is sampled once.
+        rows: decode rows and prompt chunks: each is sampled once.
         tokens: of all prompt chunks.
     """
 
@@ -28,12 +28,12 @@ class GroupWork:
 
     @property
     def segment(self) -> Segment:
-        """What a shape must hold for this work."""
+        """The segment that holds this work."""
         chunks = len(self.chunks)
         return Segment(self.rows - chunks, self.tokens, chunks)
 
     def __add__(self, other: GroupWork) -> GroupWork:
-        """Both together."""
+        """The sum of both."""
         return GroupWork(
             self.chunks + other.chunks,
             self.context + other.context,
@@ -42,7 +42,7 @@ class GroupWork:
         )
 
     def add(self, start: int, length: int, per_group: int) -> None:
-        """Take in a chunk, as the group sees it that holds most of its context; one token is a decode."""
+        """Add a chunk, as seen by the group that holds most of its context; one token is a decode."""
         read = chunk_read(start + length, per_group)
         self.rows += 1
         if length == 1:
@@ -53,7 +53,7 @@ class GroupWork:
 
 
 class GroupTimes(Protocol):
-    """Says how long a group needs for its part of a tick."""
+    """Gives the seconds of a group's part of a tick."""
 
     def group_seconds(self, shape: Bucket, work: GroupWork) -> float:
         """Seconds of work in a shape; a tick takes those of its slowest stage and group."""
@@ -61,7 +61,7 @@ class GroupTimes(Protocol):
 
 @dataclass(frozen=True)
 class SummedTimes:
-    """Times by what the scheduler predicts with: sums over the chunks of a tick."""
+    """Times from the scheduler's model, which takes sums over the chunks of a tick."""
 
     model: TimeModel
 
