@@ -80,7 +80,8 @@ def torch_rates() -> dict[str, Any]:
         return {"error": error.stderr.strip().splitlines()[-1:]}
     except subprocess.TimeoutExpired:
         return {"error": "no answer in 90 s"}
-    return json.loads(done.stdout.splitlines()[-1])
+    rates: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return rates
 
 
 def measure(report: Report) -> None:

@@ -70,7 +70,8 @@ def losses(logits: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     wide = logits.astype(np.float64)
     top = wide.max(-1, keepdims=True)
     total = np.log(np.exp(wide - top).sum(-1)) + top[:, 0]
-    return total - wide[np.arange(len(wanted)), wanted]
+    lost: np.ndarray = total - wide[np.arange(len(wanted)), wanted]
+    return lost
 
 
 def settings() -> RuntimeConfig:

@@ -121,7 +121,7 @@ def dense_attention(query: Array, key: Array, value: Array, length: int) -> Arra
         bounds = [(start, min(start + chunk, length)) for start in range(0, length, chunk)]
         return jnp.concatenate([_attend_chunk(q[:, a:b], k[:b], v[:b], a) for a, b in bounds], axis=1)
 
-    out = jax.lax.map(one, (q, k, v)).reshape(size, kv_heads, group, length, width)
+    out: Array = jax.lax.map(one, (q, k, v)).reshape(size, kv_heads, group, length, width)
     return out.transpose(0, 3, 1, 2, 4).reshape(rows, heads, width)
 
 
@@ -164,7 +164,7 @@ def token_losses(
         return jax.nn.logsumexp(logits, axis=-1) - jnp.take_along_axis(logits, targets[:, None], axis=1)[:, 0]
 
     rows = size * length if size * length % LOGIT_ROWS else LOGIT_ROWS
-    losses = jax.lax.map(cross_entropy, (hidden.reshape(-1, rows, arch.embed), targets.reshape(-1, rows)))
+    losses: Array = jax.lax.map(cross_entropy, (hidden.reshape(-1, rows, arch.embed), targets.reshape(-1, rows)))
     return losses.reshape(size, length)
 
 

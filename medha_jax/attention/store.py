@@ -62,7 +62,8 @@ def _write_decodes(pool: Array, layer: Array, table: Array, stacked: Array, work
         token = lax.dynamic_slice_in_dim(stacked, row, 1, axis=2)[None, :, None]
         return lax.dynamic_update_slice(pool, token, (layer, 0, held, 0, position % page, 0))
 
-    return lax.fori_loop(0, work.writes, one, pool)
+    written: Array = lax.fori_loop(0, work.writes, one, pool)
+    return written
 
 
 def _write_tiles(pool: Array, layer: Array, table: Array, padded: Array, tiles: Tiles) -> Array:
@@ -82,6 +83,8 @@ def _write_tiles(pool: Array, layer: Array, table: Array, padded: Array, tiles: 
 
         first = start // page
         past = jnp.where(end > start, (end - 1) // page + 1, first)
-        return lax.fori_loop(first, past, one_page, pool)
+        written: Array = lax.fori_loop(first, past, one_page, pool)
+        return written
 
-    return lax.fori_loop(0, tiles.used, one_tile, pool)
+    written: Array = lax.fori_loop(0, tiles.used, one_tile, pool)
+    return written

@@ -119,7 +119,8 @@ def _attend_tiles(
             lax.dynamic_update_slice_in_dim(lse, jnp.where(mine, new_lse, old[1]), row, 0),
         )
 
-    return lax.fori_loop(0, tiles.used, one, (out, lse))
+    attended: tuple[Array, Array] = lax.fori_loop(0, tiles.used, one, (out, lse))
+    return attended
 
 
 def _normalised(top: Array, total: Array, part: Array) -> tuple[Array, Array]:

@@ -118,7 +118,8 @@ def _compile(
     def lower(bucket: Bucket) -> jax.stages.Lowered:
         traced = programs.trace(bucket)
         written[bucket] = tuple(written_collectives(traced.jaxpr.jaxpr))
-        return traced.lower()
+        lowered: jax.stages.Lowered = traced.lower()
+        return lowered
 
     def done(bucket: Bucket, compiled: Compiled) -> None:
         made[bucket] = compiled
@@ -168,4 +169,5 @@ def _local_elements(shape: Any) -> int:
 
 
 def _local_bytes(shape: Any) -> int:
-    return _local_elements(shape) * shape.dtype.itemsize
+    itemsize: int = shape.dtype.itemsize
+    return _local_elements(shape) * itemsize

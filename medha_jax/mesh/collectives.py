@@ -29,14 +29,16 @@ def to_next_stage(x: Array, layout: Layout) -> Array:
     """
     if layout.spp == 1:
         return x
-    return lax.ppermute(x, STAGE, [(stage, (stage + 1) % layout.spp) for stage in range(layout.spp)])
+    previous: Array = lax.ppermute(x, STAGE, [(stage, (stage + 1) % layout.spp) for stage in range(layout.spp)])
+    return previous
 
 
 def from_last_stage(x: Array, layout: Layout) -> Array:
     """The last stage's `x`, on every stage."""
     if layout.spp == 1:
         return x
-    return lax.psum(jnp.where(stage_index() == layout.spp - 1, x, 0), STAGE)
+    last: Array = lax.psum(jnp.where(stage_index() == layout.spp - 1, x, 0), STAGE)
+    return last
 
 
 def gather_groups(x: Array, layout: Layout) -> Array:

@@ -203,5 +203,10 @@ def final_logits(
 
     if x.shape[0] > 1:
         return product(x)
+
     # for one row alone, XLA for GPUs would write the whole head in fp32 first, in every tick
-    return jax.lax.platform_dependent(x, default=product, cuda=lambda x: product(jnp.pad(x, ((0, 7), (0, 0))))[:1])
+    def padded(x: Array) -> Array:
+        return product(jnp.pad(x, ((0, 7), (0, 0))))[:1]
+
+    logits: Array = jax.lax.platform_dependent(x, default=product, cuda=padded)
+    return logits

@@ -82,7 +82,8 @@ def plan_memory(programs: Programs, limit: int | None) -> MemoryPlan:
 
 
 def _local(shape: Any) -> int:
-    return prod(shape.sharding.shard_shape(shape.shape)) * shape.dtype.itemsize
+    size: int = prod(shape.sharding.shard_shape(shape.shape)) * shape.dtype.itemsize
+    return size
 
 
 def usable_bytes(device: jax.Device, sharing: int, fraction: float) -> int | None:

@@ -64,7 +64,8 @@ def place_parameters(
         else:
             fit = partial(_fit, shape=spec.shape, axes=spec.axes)
             placed[name] = jax.jit(fit, out_shardings=sharding)(value)
-    return jax.block_until_ready(placed)
+    jax.block_until_ready(placed)
+    return placed
 
 
 def _placed(spec: ParameterSpec, arch: Architecture, layout: Layout) -> ParameterSpec:

@@ -163,16 +163,18 @@ class Programs:
                 case _:
                     return per_group()
 
-        return jax.tree_util.tree_map_with_path(spec, jax.eval_shape(self.empty_state))
+        specs: DeviceState = jax.tree_util.tree_map_with_path(spec, jax.eval_shape(self.empty_state))
+        return specs
 
     @cached_property
     def state_shapes(self) -> DeviceState:
         """Shape and placement of every array of the device state."""
-        return jax.tree.map(
+        shapes: DeviceState = jax.tree.map(
             lambda x, spec: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.placed(spec)),
             jax.eval_shape(self.empty_state),
             self.state_specs,
         )
+        return shapes
 
     def placed(self, spec: Any) -> NamedSharding:
         """A partition on this mesh."""
@@ -236,7 +238,10 @@ class Programs:
         With a `target` it is lowered for CUDA, whatever the mesh consists of.
         """
         traced = self.trace(bucket)
+        lowered: jax.stages.Lowered
         if not self.attention.lowers_alone:
-            return traced.lower()
+            lowered = traced.lower()
+            return lowered
         with self._lowering:
-            return traced.lower(lowering_platforms=("cuda",) if self.target else None)
+            lowered = traced.lower(lowering_platforms=("cuda",) if self.target else None)
+        return lowered

@@ -72,7 +72,8 @@ def _penalise(logits: Array, state: SlotState, slots: Array) -> Array:
         return jnp.where(seen, repeated, logits) - frequency * counts - presence * (counts > 0)
 
     wanted = jnp.any((repetition != 1) | (presence != 0) | (frequency != 0))
-    return lax.cond(wanted, apply, lambda: logits)
+    penalised: Array = lax.cond(wanted, apply, lambda: logits)
+    return penalised
 
 
 def _forbid_ends(logits: Array, state: SlotState, slots: Array, positions: Array) -> Array:
@@ -83,7 +84,8 @@ def _forbid_ends(logits: Array, state: SlotState, slots: Array, positions: Array
         ends = jnp.where(early[:, None] & (ends >= 0), ends, logits.shape[1])
         return logits.at[jnp.arange(logits.shape[0])[:, None], ends].set(-jnp.inf, mode="drop")
 
-    return lax.cond(jnp.any(early), apply, lambda: logits)
+    allowed: Array = lax.cond(jnp.any(early), apply, lambda: logits)
+    return allowed
 
 
 def _draw(logits: Array, state: SlotState, slots: Array, positions: Array) -> Array:
@@ -129,7 +131,8 @@ def _threshold(keys: Array, weights: Array, target: Array) -> Array:
         reached = jnp.sum(jnp.where(keys >= candidate, weights, 0), -1, keepdims=True) >= target
         return jnp.where(reached, candidate, found)
 
-    return lax.fori_loop(0, 32, bit, jnp.zeros((keys.shape[0], 1), jnp.uint32))
+    found: Array = lax.fori_loop(0, 32, bit, jnp.zeros((keys.shape[0], 1), jnp.uint32))
+    return found
 
 
 def _logprobs(logits: Array, token: Array, state: SlotState, slots: Array) -> tuple[Array, Array, Array]:
@@ -143,7 +146,9 @@ def _logprobs(logits: Array, token: Array, state: SlotState, slots: Array) -> tu
     def nothing() -> tuple[Array, Array, Array]:
         return jnp.zeros(rows), jnp.zeros((rows, width), jnp.int32), jnp.zeros((rows, width))
 
-    return lax.cond(jnp.any(state.column("logprobs", slots) >= 0), compute, nothing)
+    wanted = jnp.any(state.column("logprobs", slots) >= 0)
+    logprobs: tuple[Array, Array, Array] = lax.cond(wanted, compute, nothing)
+    return logprobs
 
 
 def _likeliest(logprobs: Array, width: int) -> tuple[Array, Array]:

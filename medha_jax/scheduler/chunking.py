@@ -81,7 +81,8 @@ class PrefillTable:
 
     def elapsed(self, tokens: np.ndarray) -> np.ndarray:
         """Seconds until `tokens` prompt tokens `[requests]` are computed, alone on the machine."""
-        return np.interp(tokens, self._positions, self._elapsed)
+        seconds: np.ndarray = np.interp(tokens, self._positions, self._elapsed)
+        return seconds
 
     def between(self, done: int, total: int) -> float:
         """Seconds for the positions `[done, total)`."""

@@ -6,6 +6,7 @@ import socket
 from typing import Any
 
 import grpc
+from google.protobuf.message import Message
 from grpc import aio
 
 from medha_jax.server.inference import Inference
@@ -87,5 +88,5 @@ def handlers(inference: Inference) -> dict[str, grpc.RpcMethodHandler[Any, Any]]
     }
 
 
-def _serialized(message: Any) -> bytes:
+def _serialized(message: Message) -> bytes:
     return message.SerializeToString()

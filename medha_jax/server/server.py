@@ -8,10 +8,10 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -222,7 +222,7 @@ async def _drain(streams: Streams, seconds: float, hurry: asyncio.Event, tell: C
     await _first(streams.closed(), asyncio.sleep(LAST_WORDS_SECONDS), LAST_WORDS_SECONDS)
 
 
-async def _first(wanted: Any, other: Any, seconds: float) -> bool:
+async def _first(wanted: Awaitable[object], other: Awaitable[object], seconds: float) -> bool:
     """Wait for either of two, at most `seconds`; returns whether the first one came."""
     first, second = asyncio.ensure_future(wanted), asyncio.ensure_future(other)
     await asyncio.wait((first, second), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)

@@ -29,4 +29,5 @@ def chunk_read(end: int, per_group: int) -> int:
 
 def chunk_reads(ends: np.ndarray, per_group: int) -> np.ndarray:
     """`chunk_read` of many chunks `[chunks]`."""
-    return np.minimum(ends, per_group)
+    reads: np.ndarray = np.minimum(ends, per_group)
+    return reads

@@ -139,7 +139,8 @@ def _yarn(rope: RopeScaling, inverse: np.ndarray, head_dim: int) -> np.ndarray:
     low, high = max(low, 0), min(high, head_dim - 1)
     span = high - low if high != low else 0.001
     ramp = np.clip((np.arange(head_dim // 2, dtype=np.float32) - low) / span, 0, 1).astype(np.float32)
-    return (inverse / rope.factor * ramp + inverse * (1 - ramp)).astype(np.float32)
+    frequencies: np.ndarray = (inverse / rope.factor * ramp + inverse * (1 - ramp)).astype(np.float32)
+    return frequencies
 
 
 def rotary_constants(rope: RopeScaling, head_dim: int) -> dict[str, np.ndarray]:

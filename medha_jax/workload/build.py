@@ -177,7 +177,8 @@ def _output_scale(config: WorkloadConfig) -> float:
 
 def _scaled(lengths: np.ndarray, scale: float) -> list[int]:
     """Whole numbers of tokens, at least 1."""
-    return np.maximum(1, np.rint(lengths * scale)).astype(np.int64).tolist()
+    whole: list[int] = np.maximum(1, np.rint(lengths * scale)).astype(np.int64).tolist()
+    return whole
 
 
 def _cancelled(config: WorkloadConfig, requests: list[WorkloadRequest]) -> list[WorkloadRequest]:

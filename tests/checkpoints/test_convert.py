@@ -74,7 +74,7 @@ def test_parameters_are_read_one_at_a_time(tmp_path: Path, monkeypatch: pytest.M
 
     def recorded(self: huggingface.Reader, parameter: str, *rest: object) -> np.ndarray:
         events.append(("read", parameter))
-        return read(self, parameter, *rest)  # type: ignore[arg-type]
+        return read(self, parameter, *rest)
 
     def written(parameter: str, done: int, total: int) -> None:
         events.append(("written", parameter))

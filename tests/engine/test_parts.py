@@ -154,7 +154,7 @@ def test_what_parts_may_hold(executor: MeshExecutor, byte_tokenizer: Tokenizer) 
 def test_the_output_may_fill_what_was_reserved(executor: MeshExecutor, byte_tokenizer: Tokenizer) -> None:
     """Nothing is stated about the output: prompt and output have the whole context."""
     engine = engine_of(executor, byte_tokenizer, CONFIG, time.monotonic)
-    request = ask(1, 2000, None, prompt_bound=2047)  # type: ignore[arg-type]
+    request = ask(1, 2000, None, prompt_bound=2047)
     number = engine.add(request)
     engine.extend(number, (7,) * 40, True)
     events = []

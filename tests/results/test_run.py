@@ -9,7 +9,7 @@ from tests.results.recorded import convoy, recorded, run
 
 def test_figures_of_repeats_are_means_with_intervals() -> None:
     one = run("lars", convoy(0.4), convoy(0.5), convoy(0.6))
-    medians = [summary.kinds["short"].ttft.median for summary in one.summaries]  # type: ignore[union-attr]
+    medians = [summary.kinds["short"].ttft.median for summary in one.summaries]
     assert medians == pytest.approx([0.399, 0.499, 0.599])
     assert one.of_kind("short")["median_ttft_ms"] == interval([1000 * median for median in medians])
     assert one.figures["completed"].mean == 6

@@ -81,7 +81,7 @@ class Server:
 
     def ask(self, prompt: int, tokens: int = 4, first: int = 0, **stated: object) -> int:
         """Add a request of `prompt` tokens that count up from `first`, arriving now."""
-        return self.add(SchedulerRequest(range(first, first + prompt), tokens, self.now, **stated))  # type: ignore[arg-type]
+        return self.add(SchedulerRequest(range(first, first + prompt), tokens, self.now, **stated))
 
     def step(self) -> Planned:
         planned = self.scheduler.plan(self.now)

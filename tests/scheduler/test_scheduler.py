@@ -20,7 +20,7 @@ BASIC = SchedulerConfig(policy="fcfs", preemption=False, prefix_cache=False)
 
 
 def config(**changes: object) -> SchedulerConfig:
-    return dataclasses.replace(BASIC, **changes)  # type: ignore[arg-type]
+    return dataclasses.replace(BASIC, **changes)
 
 
 def prompts(server: Server) -> list[list[tuple[int, int]]]:

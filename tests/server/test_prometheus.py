@@ -209,7 +209,7 @@ def test_what_a_running_engine_gives(executor: MeshExecutor, byte_tokenizer: Tok
     assert value(metrics, "first_schedule_relative_slack_count") == 5
     assert value(metrics, "num_requests_running") == value(metrics, "num_requests_waiting") == 0
     assert value(metrics, "kv_cache_usage_perc") == 0
-    assert value(metrics, "kv_pages", group="0", state="cached") > 0  # type: ignore[operator]
+    assert value(metrics, "kv_pages", group="0", state="cached") > 0
     assert value(metrics, "chunk_tokens_sum") == sum(sum(completion.chunks) for completion in got) + 300 + 20
     assert value(metrics, "tick_padding_share_count") == value(metrics, "iteration_tokens_total_count")
 

@@ -74,7 +74,7 @@ def test_prompt_and_output_are_drawn_apart() -> None:
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_scale_divides_every_length_of_the_same_requests(name: str) -> None:
     def lengths(**settings: float) -> np.ndarray:
-        requests = build(WorkloadConfig(name, num_requests=500, **settings)).requests  # type: ignore[arg-type]
+        requests = build(WorkloadConfig(name, num_requests=500, **settings)).requests
         return np.array([(request.prompt_tokens, request.output_tokens) for request in requests])
 
     whole, scaled, prompts = lengths(), lengths(scale=1 / 32), lengths(scale=1 / 32, output_scale=1)

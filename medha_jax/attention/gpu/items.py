@@ -53,7 +53,8 @@ class TileList:
         """Blocks of KV that each tile sees."""
         past = np.maximum(np.minimum(self.start + self.count, self.limit), 0)
         keys = np.where(self.decode, launch.decode.keys, launch.prefill.keys if launch.prefill else 1)
-        return -(-past // keys)
+        blocks: np.ndarray = -(-past // keys)
+        return blocks
 
 
 def list_tiles(launch: Launch, slots: np.ndarray, lengths: np.ndarray, chunks: np.ndarray) -> TileList:
@@ -133,19 +134,21 @@ def part_counts(blocks: np.ndarray, launch: Launch, tile: TileConfig) -> np.ndar
     that size, rounded down and up (rounded down, equal tiles fill whole rounds). Estimated is the number of rounds
     times the mean part, or the largest part where that is longer.
     """
-    programs, most = launch.programs(tile), np.maximum(blocks // LEAST_BLOCKS, 1)
+    programs = launch.programs(tile)
+    most: np.ndarray = np.maximum(blocks // LEAST_BLOCKS, 1)
     total, longest = int(blocks.sum()), int(blocks.max(initial=0))
     if longest == 0:
         return most
     waves = longest * programs / (total * launch.heads) * np.arange(1, MOST_WAVES + 1)
     cuts = np.unique(np.maximum(np.concatenate([[1], np.floor(waves), np.ceil(waves)]), 1))
-    parts = np.minimum(-(-blocks * cuts[:, None] // longest), most).astype(np.int64)
+    parts: np.ndarray = np.minimum(-(-blocks * cuts[:, None] // longest), most).astype(np.int64)
     parts = np.maximum(parts, 1)
     parts = parts[parts.sum(1) - len(blocks) <= launch.extra(tile)]
     rounds = -(-parts.sum(1) * launch.heads // programs)
     largest = (blocks / parts).max(1)
     time = np.maximum(rounds * (total / parts.sum(1) + OVERHEAD), largest + OVERHEAD)
-    return parts[time.argmin()]
+    quickest: np.ndarray = parts[time.argmin()]
+    return quickest
 
 
 def _order(size: np.ndarray, number: np.ndarray, tile: np.ndarray) -> np.ndarray:

@@ -183,4 +183,5 @@ class Follower:
 
 
 def _said(stream: Stream) -> str:
-    return stream.details() or stream.code().name
+    said: str = stream.details() or stream.code().name
+    return said

@@ -31,7 +31,8 @@ def lrs(requests: Columns, now: float) -> np.ndarray:
 
     Absolute: two seconds of slack count the same for a request of 5 s and one of 100 s.
     """
-    return requests.deadline - now - requests.remaining
+    slack: np.ndarray = requests.deadline - now - requests.remaining
+    return slack
 
 
 def lars(requests: Columns, now: float, margin: float = 1.0) -> np.ndarray:
@@ -41,7 +42,8 @@ def lars(requests: Columns, now: float, margin: float = 1.0) -> np.ndarray:
     time, so the policy aims at the fraction `m = margin` of D and has the rest in hand.
     """
     due = requests.arrival + margin * (requests.deadline - requests.arrival)
-    return (due - now - requests.remaining) / np.maximum(requests.total, LEAST_WORK_S)
+    slack: np.ndarray = (due - now - requests.remaining) / np.maximum(requests.total, LEAST_WORK_S)
+    return slack
 
 
 RULES: dict[str, PriorityRule] = {"fcfs": fcfs, "srtf": srtf, "edf": edf, "lrs": lrs}

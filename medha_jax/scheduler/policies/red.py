@@ -158,14 +158,16 @@ class Relegation:
         """Of some rows those that can be on time together, by deadline."""
         rows = _by(left, rows)
         cost = work[rows] / np.sqrt(np.maximum(requests.tokens[rows], DEAREST_TOKENS))
-        return rows[on_time_together(work[rows], left[rows], cost)]
+        together: np.ndarray = rows[on_time_together(work[rows], left[rows], cost)]
+        return together
 
     def _allowed(self, requests: Columns, late: np.ndarray) -> np.ndarray:
         """Rows of relegated requests, without those whose pages would be more than the relegated may keep."""
         tokens, admitted = requests.tokens[late], requests.admitted[late]
         oldest = requests.number[late] == self._oldest
         held = tokens[admitted & ~oldest].sum()
-        return late[admitted | oldest | (held + tokens <= self._most)]
+        allowed: np.ndarray = late[admitted | oldest | (held + tokens <= self._most)]
+        return allowed
 
 
 @dataclass(frozen=True)

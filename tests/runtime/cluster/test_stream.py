@@ -77,7 +77,7 @@ def run_through(tls: TlsFiles | None) -> None:
     """Join, a few commands, a clean end."""
     leader, recorder = lead(tls=tls), Recorder()
     follower, reasons = join(leader, tls), []
-    thread = threading.Thread(target=lambda: reasons.append(follower.run(lambda: recorder)))  # type: ignore[arg-type]
+    thread = threading.Thread(target=lambda: reasons.append(follower.run(lambda: recorder)))
     thread.start()
     leader.wait_joined(5)
     leader.wait_ready(5)
@@ -145,7 +145,7 @@ def test_a_client_without_a_certificate_is_refused(tmp_path: Path) -> None:
 def test_who_does_not_fit_is_refused(hello: dict[str, object], message: str) -> None:
     leader = lead()
     with pytest.raises(ClusterError, match=message):
-        join(leader, **hello)  # type: ignore[arg-type]
+        join(leader, **hello)
     leader.stop("done", failed=False)
 
 
@@ -171,9 +171,9 @@ def test_settings_that_cannot_work_are_refused(tmp_path: Path) -> None:
         (dict(coordinator="127.0.0.1:80", heartbeat=0, **both), "heartbeat is 0 s"),
     ]:
         with pytest.raises(ClusterSettingError, match=message):
-            ClusterConfig(**settings)  # type: ignore[arg-type]
-    ClusterConfig(coordinator="10.0.0.1:80", insecure=True, **both)  # type: ignore[arg-type]
-    assert ClusterConfig(coordinator="[::1]:80", **both).plans_address == "[::1]:81"  # type: ignore[arg-type]
+            ClusterConfig(**settings)
+    ClusterConfig(coordinator="10.0.0.1:80", insecure=True, **both)
+    assert ClusterConfig(coordinator="[::1]:80", **both).plans_address == "[::1]:81"
     with pytest.raises(ClusterSettingError, match="missing: --tls-key, --tls-ca"):
         tls_files(tmp_path, None, None)
     with pytest.raises(ClusterSettingError, match="cannot read .*nowhere: No such file"):
