@@ -1,1 +1,1 @@
-"""The scheduler: which chunk of which request runs next. Pure Python and NumPy, no JAX; time is passed in."""
+"""The scheduler decides which chunk of which request runs next. No JAX and no clock: callers pass the time in."""

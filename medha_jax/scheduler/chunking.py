@@ -1,4 +1,4 @@
-"""Adaptive chunking: how large the next chunk is, and what a whole prompt takes in such chunks."""
+"""Adaptive chunking: the length of the next chunk, and the seconds of a whole prompt in such chunks."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from medha_jax.specs.tick_shapes import TickShapes
 
 
 def candidates(buckets: Buckets, used: int, most: int) -> list[int]:
-    """Lengths worth trying for the next chunk, smallest first; padding costs as much as tokens do.
+    """Lengths worth trying for the next chunk, smallest first.
 
-    They fill a bucket in which `used` prompt tokens are taken already, or end where the chunk must end (`most`
-    tokens on: the end of the prompt or of a group's part). A chunk that ends elsewhere has at least the tokens of the
-    smallest bucket, because each reads its whole context once. One token alone is a decode row and uses no bucket.
+    Padding costs as much as tokens, so a chunk fills a bucket that already holds `used` prompt tokens. Or it ends
+    after `most` tokens, at the end of the prompt or of a group's part. Every chunk reads its whole context, so other
+    chunks are no shorter than the smallest bucket. One token alone is a decode row and uses no bucket.
     """
     if most == 1:
         return [1]
@@ -31,44 +31,33 @@ def candidates(buckets: Buckets, used: int, most: int) -> list[int]:
 
 
 def largest_within(lengths: Sequence[int], seconds: Callable[[int], float], limit: float) -> int:
-    """The largest length whose tick stays within `limit` seconds; 0 if none does.
+    """The largest of the increasing `lengths` whose tick stays within `limit` seconds; 0 if none does.
 
-    Args:
-        lengths: increasing.
-        seconds: of the tick with a chunk of that length; it grows with the length.
-        limit: seconds.
+    `seconds` gives the tick's time with a chunk of that length. It grows with the length.
     """
     fitting = bisect_right(lengths, limit, key=seconds)
     return lengths[fitting - 1] if fitting else 0
 
 
 def worthwhile(lengths: Sequence[int], seconds: Callable[[int], float], least: int, limit: float) -> int:
-    """Of the lengths from `least` on whose tick is within `limit` seconds, that with the smallest `seconds² / length`.
+    """The length with the smallest `seconds² / length`, among `least` and longer ones within `limit` seconds.
 
-    That weighs what a token of the prompt costs against how long others wait for the tick's end. Of a tick of
-    `read + length * row` seconds it is smallest at `read / row`: where a chunk's rows take as long as reading its
-    context, half of it would save a quarter of the tick and do half of the work.
+    This weighs the cost of a prompt token against the time that others wait for the tick's end. A tick of
+    `read + length * row` seconds has its minimum at `read / row`: the chunk's rows take as long as reading its
+    context. Half of that chunk would save a quarter of the tick and do half of the work.
 
-    Args:
-        lengths: increasing.
-        seconds: of the tick with a chunk of that length; it grows with the length.
-        least: one of the lengths, which may take longer.
-        limit: seconds.
+    `lengths` and `seconds` are as in `largest_within`. `least` is one of the lengths and may exceed the limit.
     """
     tried = [length for length in lengths if length == least or (length > least and seconds(length) <= limit)]
     return min(tried, key=lambda length: seconds(length) ** 2 / length)
 
 
 class PrefillTable:
-    """Seconds that a lone prompt takes in adaptive chunks, by position: a prefix sum of its ticks.
+    """Seconds of a lone prompt in adaptive chunks, by position: a prefix sum of its ticks.
 
-    Medha's Algorithm 3: the remaining work of a request is `C[total] - C[done]`. There C counts chunks through the
-    whole model and is divided by the pipeline's stages; here it counts ticks, each of which is one stage's time.
-
-    Args:
-        model: predicts a tick.
-        shapes: of ticks.
-        target: seconds that a tick aims at.
+    Medha's Algorithm 3: the remaining work of a request is `C[total] - C[done]`. The paper sums chunks through the
+    whole model and divides by the pipeline's stages. Here C sums ticks; a tick is the time of one stage.
+    `target` is the seconds that a tick aims at.
     """
 
     def __init__(self, model: TimeModel, shapes: TickShapes, target: float) -> None:
@@ -89,7 +78,7 @@ class PrefillTable:
         return self._at(total) - self._at(done)
 
     def _at(self, tokens: int) -> float:
-        """`elapsed` of one prompt: in a plan, a search costs less than arrays of one."""
+        """`elapsed` of one prompt: a search is faster than an array of one entry."""
         positions, elapsed = self._positions, self._elapsed
         place = bisect_right(positions, tokens)
         if place == len(positions):
@@ -98,7 +87,7 @@ class PrefillTable:
         return float(taken + (tokens - start) * (elapsed[place] - taken) / (positions[place] - start))
 
     def stale(self, tolerance: float = 0.1) -> bool:
-        """Whether the model now says something else about this table's chunks, by more than a fraction of it."""
+        """Whether the model's prediction for this table's chunks has changed by more than this fraction."""
         at = self._positions[:-1][self._probe]
         now = self._seconds(at, self._positions[1:][self._probe] - at)
         return bool(np.any(np.abs(now - self._probed) > tolerance * np.maximum(self._probed, 1e-9)))
@@ -114,14 +103,14 @@ class PrefillTable:
         return np.concatenate(starts), np.concatenate(seconds)
 
     def _part(self, first: int, last: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Chunks of the positions `[first, last)`: each size is used until a tick of it becomes too long."""
+        """Starts and seconds of the chunks of `[first, last)`. Each size is used until its tick becomes too long."""
         sizes = self._shapes.buckets(first).prefill
         for size in reversed(sizes):
             at = np.arange(first, last, size, dtype=np.float64)
             taken = self._seconds(at, np.minimum(size, last - at))
             count = len(at)
             if size != sizes[0]:
-                # the context grows and so does the time of a chunk: what is too long once stays so
+                # a chunk's time grows with its context: once too long, it stays too long
                 count = int(np.searchsorted(np.maximum.accumulate(taken), self._target, side="right"))
             if count:
                 yield at[:count], taken[:count]

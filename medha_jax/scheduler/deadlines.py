@@ -12,8 +12,8 @@ from medha_jax.scheduler.request import ENDED, RequestState, SchedulerRequest
 def due_at(request: SchedulerRequest, config: SchedulerConfig, alone: float) -> float:
     """When the first token is due, in seconds.
 
-    After the request's TTFT target, else at its deadline, else the default deadline after its arrival, `alone` being
-    the predicted seconds of its prompt on a machine of its own.
+    The TTFT target decides, else the deadline, else the default deadline. The default follows from `alone`: the
+    predicted seconds of the prompt on an otherwise idle machine.
     """
     if request.slo.ttft_s is not None:
         return request.arrival_s + request.slo.ttft_s
@@ -23,20 +23,20 @@ def due_at(request: SchedulerRequest, config: SchedulerConfig, alone: float) -> 
 
 
 class Expiries:
-    """Owns the moments at which a request may have to be dropped."""
+    """Owns the times at which a request may have to be dropped."""
 
     def __init__(self) -> None:
         self._moments: list[tuple[float, int]] = []
 
     def add(self, number: int, request: SchedulerRequest, due: float) -> None:
-        """Note a request, unless it is served whatever the time."""
+        """Note a request, if it is dropped at its deadline."""
         if request.on_deadline == "drop":
             for moment in {due, due if request.deadline_s is None else request.deadline_s}:
                 heapq.heappush(self._moments, (moment, number))
 
     @property
     def next(self) -> float:
-        """The next of these moments, in seconds; infinite if there is none."""
+        """The next of these times, in seconds; infinite if there is none."""
         return self._moments[0][0] if self._moments else math.inf
 
     def passed(self, now: float) -> list[int]:
@@ -48,7 +48,7 @@ class Expiries:
 
 
 def expired_at(state: RequestState, now: float) -> bool:
-    """Whether a request that is dropped at its deadline is too late: its first token, or the caller's whole answer."""
+    """Whether a request with `on_deadline="drop"` has missed the time of its first token or its deadline."""
     deadline = state.request.deadline_s
-    late = not state.generated and state.due < now  # of a prompt in parts that may have moved
+    late = not state.generated and state.due < now  # `due` moves when an incomplete prompt grows
     return state.phase is not ENDED and (late or (deadline is not None and deadline < now))

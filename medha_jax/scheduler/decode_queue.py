@@ -8,14 +8,14 @@ from collections.abc import Iterable
 from medha_jax.scheduler.request import DECODING, RequestState
 
 Turn = tuple[RequestState, int, int]
-"""A request, the tokens that were scheduled of it, and how often it had been preempted, when its turn was noted."""
+"""A request, with its scheduled tokens and its preemptions at the time of the entry."""
 
 
 class DecodeQueue:
-    """Owns the order in which requests that have their whole prompt behind them get their next token planned.
+    """Owns the order in which decoding requests get their next token planned.
 
-    A token that a chunk samples lies on the devices when the chunk has left the last of `stages` stages, so it can be
-    fed in the tick after that, whether or not the host has read it. A plan is made for every tick.
+    A sampled token is on the devices when its chunk has left the last of `stages` stages. The next tick can feed it,
+    even if the host has not read it yet. Every tick has a plan.
     """
 
     def __init__(self, stages: int) -> None:
@@ -23,9 +23,9 @@ class DecodeQueue:
         self._coming: deque[list[Turn]] = deque([[] for _ in range(stages)])
 
     def begin(self) -> list[RequestState]:
-        """Begin a plan: the requests whose token can be fed in it, in order.
+        """Begin a plan: the requests whose token it can feed, in order.
 
-        Those that have ended, or lost their pages, since their turn was noted are left out.
+        Requests that have ended or lost their pages in the meantime are left out.
         """
         self._due += self._coming.popleft()
         return [
@@ -38,13 +38,13 @@ class DecodeQueue:
         """End a plan.
 
         Args:
-            left: those of `begin` that found no row.
-            sampling: requests of which a chunk in this plan samples a token.
+            left: requests of `begin` that found no row.
+            sampling: requests with a chunk in this plan that samples a token.
         """
         self._due = _turns(left)
         self._coming.append(_turns(state for state in sampling if state.wants_more))
 
 
 def _turns(states: Iterable[RequestState]) -> list[Turn]:
-    """Turns of those that did not lose their pages while the plan was made."""
+    """Turns of the requests that kept their pages while the plan was made."""
     return [(state, state.scheduled, state.preemptions) for state in states if state.phase is DECODING]

@@ -1,4 +1,4 @@
-"""Which KV groups take a request: those with the least attention work still to do."""
+"""Which KV groups take a request: those with the least pending attention work."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def attention_seen(part: int, tokens: int, per_group: int) -> int:
-    """Sum over the first `tokens` positions of the tokens that each sees in part `part`, in tokens².
+    """Attention of the first `tokens` positions to part `part`, in tokens².
 
     A position p sees `min(max(p + 1 - part M, 0), M)` of the tokens `[part M, (part + 1) M)`, M = `per_group`.
     """
@@ -18,11 +18,8 @@ def attention_seen(part: int, tokens: int, per_group: int) -> int:
 class Placement:
     """Counts each group's pending prompt attention and chooses groups by it.
 
-    The counts are whole numbers, so that what is added for a request is taken off again to the last token.
-
-    Args:
-        groups: KV groups.
-        per_group: tokens of one request that a group holds.
+    Counts are whole numbers, so removing a request's work restores the count exactly. A group holds up to `per_group`
+    tokens of one request.
     """
 
     def __init__(self, groups: int, per_group: int) -> None:
@@ -31,7 +28,7 @@ class Placement:
 
     @property
     def pending(self) -> tuple[int, ...]:
-        """Attention work of each group that admitted prompts have left, in tokens²."""
+        """Pending attention work of the admitted prompts on each group, in tokens²."""
         return tuple(self._pending)
 
     def choose(
@@ -40,10 +37,9 @@ class Placement:
         """Groups for the parts of a request, in order; None if its pages are not free.
 
         Args:
-            parts: pages of each part; none needs more than the first.
+            parts: pages of each part; the first part needs the most.
             free: pages of each group that no request holds.
-            added: work that the request would bring to each group as its first one, where that differs (cached
-                prefixes); None where it does not.
+            added: work that the request's first part brings to each group, if cached prefixes make it differ.
         """
         chosen: list[int] = []
         for pages in parts:

@@ -1,4 +1,4 @@
-"""One tick's plan: which requests get a chunk, in which order, and how large each chunk is."""
+"""One tick's plan: which requests get a chunk, in which order, and of which length."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from medha_jax.scheduler.time_model import TickWork, TimeModel
 from medha_jax.specs.tick_shapes import TickShapes
 
 NO_PAGES: tuple[int, ...] = ()
-MOST_TOO_LARGE = 32  # prompts that do not fit the tick, until the search for smaller ones ends
-MOST_BLOCKED = 8  # requests whose pages are taken, until the search for smaller ones ends
-SMALLEST = TickTarget(0.0, math.inf)  # the smallest chunk, whatever it takes
+MOST_TOO_LARGE = 32  # the search for smaller prompts ends after this many that do not fit the tick
+MOST_BLOCKED = 8  # the search for smaller requests ends after this many without free pages
+SMALLEST = TickTarget(0.0, math.inf)  # the smallest chunk, however long its tick
 
 
 @dataclass(frozen=True)
 class Planned:
-    """One tick's plan and what goes with it.
+    """One tick's plan, with the state changes that it brings.
 
     Args:
-        plan: chunks to submit; empty where nothing can run.
+        plan: chunks to submit; empty if nothing can run.
         states: the request of each chunk.
-        admitted: requests that got their slot with this plan; the executor has to be told of them first.
-        joining: requests whose second group joins with this plan; the executor has to be told what they have counted.
-        expired: requests that were dropped, because their deadline has passed.
-        work: of the tick in which the plan enters: of its slowest stage.
-        seconds: that this tick is predicted to take.
-        sizes: rows of that tick: own decodes and prompt tokens, shared ones, padding included.
-        slacks: relative slack of each chunk's request before it; not a number for decodes.
-        preempted: requests that lost their pages, or will as soon as their chunks in flight have left.
+        admitted: requests that got their slot with this plan; the executor must hear of them first.
+        joining: requests that get their second group with this plan; the executor needs their token counts.
+        expired: requests dropped because their deadline has passed.
+        work: of the slowest stage in the tick in which the plan enters.
+        seconds: predicted for that tick.
+        sizes: rows of that tick, with padding: own decodes, own prompt tokens, shared decodes, shared prompt tokens.
+        slacks: relative slack of each chunk's request before the chunk; NaN for decodes.
+        preempted: requests that lose their pages, now or when their chunks in flight have left.
     """
 
     plan: StepPlan = field(default_factory=lambda: StepPlan(()))
@@ -54,28 +54,24 @@ class Planned:
 
 
 class Attempt(Enum):
-    """What came of trying to give a prompt a chunk."""
+    """The outcome of trying to give a prompt a chunk."""
 
     PLANNED = "planned"
     TOO_LARGE = "too large"
-    """No chunk of it fits the tick."""
+    """No chunk of the prompt fits the tick."""
     NO_PAGES = "no pages"
-    """It waits, and no slot or not enough pages are free."""
+    """The request waits: no slot is free, or too few pages are."""
 
 
 @dataclass(slots=True)
 class _OpenPlan:
-    """A plan in the making.
+    """An unfinished plan. Fields not listed are as in `Planned`.
 
     Args:
-        tick: number of the plan.
-        now: seconds.
-        budget: what still fits the tick.
-        chunks, states, slacks, joining, admitted, preempted: as in `Planned`.
-        sampling: requests of which a chunk in the plan samples a token.
+        sampling: requests with a chunk in the plan that samples a token.
         prompts: prompt chunks in the plan.
-        too_large: prompts that were tried and do not fit the tick.
-        blocked: waiting requests that were tried and do not fit the pages.
+        too_large: prompts tried that do not fit the tick.
+        blocked: waiting requests tried without free pages for them.
         decode_tpot: least TPOT target of the decodes, in seconds.
         ending_tpot: least TPOT target of the prompts that end in the plan, in seconds.
     """
@@ -105,11 +101,11 @@ class _OpenPlan:
             self.sampling.append(state)
 
     def full(self, target: TickTarget) -> bool:
-        """Whether no prompt chunk fits any more: rows or time are used up."""
+        """Whether no further prompt chunk fits, by rows or by time."""
         return self.budget.full or (self.prompts > 0 and not self.budget.more_fits(target.seconds))
 
     def close(self, expired: Sequence[RequestState]) -> Planned:
-        """The finished plan, with the requests that were dropped before."""
+        """The finished plan; `expired` are the requests that were dropped before it."""
         work, seconds = self.budget.tick
         return Planned(
             plan=StepPlan(tuple(self.chunks)),
@@ -128,13 +124,7 @@ class _OpenPlan:
 class PlanBuilder:
     """Chooses the chunks of every tick; owns the decode queue, and the loads of the plans in the pipeline.
 
-    Args:
-        config: policy and limits.
-        shapes: of ticks.
-        model: predicts their seconds.
-        queue: prompts that have work left.
-        running: who holds pages; told of every chunk.
-        ahead: chunks of a decoding request that may have left without being read.
+    `ahead` counts the chunks of a decoding request that may have left the pipeline without being read.
     """
 
     def __init__(
@@ -153,22 +143,19 @@ class PlanBuilder:
         self.clear()
 
     def clear(self) -> None:
-        """Nothing is in the pipeline."""
+        """Start again with an empty pipeline."""
         stages = self._shapes.stages
         self._decode_queue = DecodeQueue(stages)
         self._in_flight: deque[TickLoad] = deque([TickLoad()] * (stages - 1), stages - 1)
 
     def build(self, tick: int, now: float, expired: Sequence[RequestState]) -> Planned:
-        """The plan number `tick`, by these rules in order.
+        """Plan number `tick`, by these rules in order.
 
         1. In every `ageing_ticks`-th plan, the smallest chunk of the prompt that has waited longest.
-        2. The next token of every request that is decoding.
-        3. Prompt chunks in the order of `_candidates`, each of the size of `_length`, until the tick is full.
+        2. The next token of every decoding request.
+        3. Prompt chunks in the order of `_candidates`, each as long as `_length` says, until the tick is full.
 
-        Args:
-            tick: number of the plan.
-            now: seconds.
-            expired: requests that were dropped before it.
+        `expired` are the requests that were dropped before it.
         """
         plan = _OpenPlan(tick, now, TickBudget(self._shapes, self._model, self._in_flight))
         due = self._decode_queue.begin()
@@ -183,7 +170,7 @@ class PlanBuilder:
         return planned
 
     def _plan_longest_unplanned(self, plan: _OpenPlan) -> None:
-        """Rule 1. A policy that bounds waits does without, and so do prompts that do not take turns."""
+        """Rule 1. It does not apply to a policy that bounds waits, or without chunk preemption."""
         ageing = self._config.ageing_ticks
         if plan.tick % ageing or self._queue.policy.bounds_waits or not self._config.chunk_preemption:
             return
@@ -196,12 +183,12 @@ class PlanBuilder:
                 return
 
     def _plan_decodes(self, plan: _OpenPlan, due: Iterable[RequestState]) -> list[RequestState]:
-        """Rule 2. Requests that find no row, or whose last token the host still needs, are returned."""
+        """Rule 2. Returns the requests that find no row, or whose last token the host must read first."""
         left, tpot, add, decode = [], math.inf, plan.add, plan.budget.decode
         page_size, per_group = self._shapes.page_size, self._shapes.per_group
         for state in due:
             start, owners = state.scheduled, state.owners
-            joins = start == per_group  # the other groups have not sampled the last token: it comes from the host
+            joins = start == per_group  # the new group has not sampled the last token: the host must send it
             if state.in_flight > (0 if joins else self._ahead) or not decode(owners, start):
                 left.append(state)
                 continue
@@ -221,7 +208,7 @@ class PlanBuilder:
         return left
 
     def _plan_prompts(self, plan: _OpenPlan, target: TickTarget) -> None:
-        """Rule 3. Each prompt is tried once at most."""
+        """Rule 3. Each prompt is tried at most once."""
         if plan.full(target):
             return
         if self._preemptive:
@@ -243,8 +230,8 @@ class PlanBuilder:
         """The prompts to try and their priorities, by these rules in order.
 
         1. Without chunk preemption, the prompt that has begun.
-        2. Requests that have been without their pages for too long.
-        3. The order of the policy. No waiting request is tried where no slot is free, and none can become free.
+        2. Preempted requests that have waited too long for their pages.
+        3. The order of the policy. Waiting requests are skipped if no slot is free and none can be freed.
         """
         if not self._config.chunk_preemption:
             yield from ((state, math.inf) for state in self._queue.longest_unplanned())
@@ -257,7 +244,7 @@ class PlanBuilder:
     def _try_one(
         self, plan: _OpenPlan, order: PolicyOrder, state: RequestState, priority: float, target: TickTarget
     ) -> Attempt:
-        """Plan a prompt's next chunk, after admitting the request if need be."""
+        """Plan a prompt's next chunk; admit the request first if it waits."""
         target = self._share(plan, state, target)
         if state.holding is None:
             groups = self._place(plan, order, state, priority)
@@ -276,18 +263,13 @@ class PlanBuilder:
     def _length(
         self, plan: _OpenPlan, state: RequestState, start: int, owners: Sequence[int], target: TickTarget
     ) -> int:
-        """Tokens of a prompt's next chunk; 0 if none fits the tick.
+        """Tokens of a prompt's next chunk, from position `start`; 0 if none fits the tick.
 
-        Args:
-            plan: in the making; after its first prompt chunk no other may exceed the target.
-            state: the request.
-            start: position of the chunk's first token.
-            owners: groups that hold the request up to there.
-            target: of the tick.
+        Only the first prompt chunk of a plan may exceed the target. `owners` hold the request up to `start`.
         """
         request = state.request
         if request.counts_tokens and state.in_flight and self._joins_a_group(start):
-            return 0  # the counts of a joining group are those of tokens that have left the pipeline
+            return 0  # a joining group can only be told the counts of tokens that have left the pipeline
         if state.long and plan.budget.crowded(owners):
             return 0
         if plan.prompts:
@@ -300,7 +282,7 @@ class PlanBuilder:
         return plan.budget.stated(owners, start, length, target)
 
     def _share(self, plan: _OpenPlan, state: RequestState, target: TickTarget) -> TickTarget:
-        """The part of the tick that a prompt may fill: a long one with slack leaves some of it to others."""
+        """The part of the tick that a prompt may fill: a long prompt with slack leaves some of it to others."""
         if not state.long or not self._config.chunk_preemption:
             return target
         if self._queue.policy.bounds_waits:
@@ -310,17 +292,17 @@ class PlanBuilder:
         return target.share(slack(state, plan.now), self._config.rho_max)
 
     def _stands_still(self, plan: _OpenPlan, state: RequestState) -> bool:
-        """Whether the first prompt of a policy that bounds waits has had no chunk for so long that it may take more."""
+        """Whether a policy that bounds waits owes this prompt a chunk: it had none for `ageing_ticks` plans."""
         long_ago = plan.tick - state.last_planned_tick >= self._config.ageing_ticks
         return long_ago and self._queue.policy.bounds_waits and self._config.chunk_preemption
 
     def _place(
         self, plan: _OpenPlan, order: PolicyOrder, state: RequestState, priority: float
     ) -> tuple[int, ...] | None:
-        """Groups that have the pages of a waiting request, made free by preemption if need be; None if there are none.
+        """Groups with free pages for a waiting request, after preemption if necessary; None if there are none.
 
-        Where others have been admitted past it for too long, or its pages come when chunks in flight have left, no
-        request behind it is admitted in this plan.
+        Requests behind it are not admitted in this plan in two cases. Others have passed it for too long, or it gets
+        its pages when chunks in flight have left.
         """
         groups = self._running.place(state)
         if groups is not None:
@@ -341,7 +323,7 @@ class PlanBuilder:
         return None
 
     def _admit(self, plan: _OpenPlan, state: RequestState, groups: tuple[int, ...], target: TickTarget) -> int:
-        """Give a waiting request its pages if its first chunk fits the tick; returns the chunk's tokens, or 0."""
+        """Admit a waiting request if its first chunk fits the tick; returns the chunk's tokens, or 0."""
         cached = state.cached_by_group[groups[0]] if state.cached_by_group else 0
         if not self._length(plan, state, min(cached, self._shapes.per_group - 1), groups[:1], target):
             return 0

@@ -1,4 +1,4 @@
-"""PrefillQueue that have work left: their order, and what their work is predicted to take."""
+"""Prompts that have work left: their order and their predicted seconds."""
 
 from __future__ import annotations
 
@@ -22,15 +22,10 @@ FIRST_ROWS = 128
 
 
 class PrefillQueue:
-    """Owns the prompts that have work left, waiting and admitted, and the prediction of their work.
+    """Owns the waiting and admitted prompts that have work left, and the prediction of their work.
 
-    It also counts the tokens of every waiting request, and knows who lost its pages and was not admitted since.
-
-    Args:
-        config: policy and targets.
-        shapes: of ticks.
-        model: predicts their seconds.
-        pool_tokens: KV tokens that all groups hold together.
+    It also counts the tokens of waiting requests, and remembers preempted requests until they are admitted again.
+    `pool_tokens` are the KV tokens that all groups hold together.
     """
 
     def __init__(self, config: SchedulerConfig, shapes: TickShapes, model: TimeModel, pool_tokens: int) -> None:
@@ -46,22 +41,22 @@ class PrefillQueue:
 
     @property
     def waiting_tokens(self) -> int:
-        """Tokens of requests that are not admitted: of their prompts, and those that they generated before."""
+        """Tokens of the waiting requests: their prompts, and what they generated before a preemption."""
         return self._waiting_tokens
 
     def seconds(self, tokens: int) -> float:
-        """Predicted seconds of a prompt of `tokens` tokens that has the machine to itself."""
+        """Predicted seconds of a prompt of `tokens` tokens, alone on the machine."""
         return self._table.between(0, tokens)
 
     def add(self, state: RequestState) -> None:
-        """Take in a request that has just come."""
+        """Take in a new request."""
         self._waiting_tokens += state.known
         self._assess(state)
         if state.queued:
             self._backlog.add(state)
 
     def extend(self, state: RequestState, ids: Sequence[int], complete: bool) -> None:
-        """Add to a request's prompt, perhaps the last of it."""
+        """Add token ids to a request's prompt; `complete` with the last ones."""
         if state.queued:
             self._backlog.remove(state)
         if state.phase is WAITING:
@@ -74,22 +69,22 @@ class PrefillQueue:
                 self._backlog.note_tick(state)
 
     def remove(self, state: RequestState) -> None:
-        """Forget a request that is about to end, or to give its pages back."""
+        """Forget a request that is about to end or to be preempted."""
         if state.phase is WAITING:
             self._waiting_tokens -= state.known
         if state.queued:
             self._drop(state)
 
     def admitted(self, state: RequestState, tick: int) -> None:
-        """A waiting request has pages now, and its first chunk comes in the tick after `tick`."""
+        """Note that a waiting request has pages now; its first chunk is planned in the tick after `tick`."""
         self._waiting_tokens -= state.known
         self._note_tick(state, tick)
-        # under a policy that bounds waits, an interrupted answer goes first until it goes on (`overdue`)
+        # under a policy that bounds waits, an interrupted answer goes first until it resumes (`overdue`)
         if state in self._preempted and not (self.policy.bounds_waits and state.generated):
             self._preempted.remove(state)
 
     def planned(self, state: RequestState, tick: int) -> None:
-        """A chunk of an admitted prompt is in the plan of a tick."""
+        """Note that a chunk of an admitted prompt is in the plan of a tick."""
         before = state.remaining
         if state.queued:
             self._note_tick(state, tick)
@@ -99,7 +94,7 @@ class PrefillQueue:
         self.policy.planned(state.number, before - state.remaining)
 
     def requeued(self, state: RequestState) -> None:
-        """A preempted request has given its pages back and waits again."""
+        """Take in a preempted request that has given its pages back and waits again."""
         self._waiting_tokens += state.known
         work = self.seconds(state.to_feed)
         state.predict(work, work)
@@ -107,7 +102,7 @@ class PrefillQueue:
         self._backlog.add(state)
 
     def before(self, state: RequestState, now: float) -> tuple[int, float]:
-        """Who goes before a waiting request: how many others wait, and seconds of work of all of them."""
+        """Prompts ahead of a waiting request: how many of them wait, and the seconds of work of all of them."""
         return self._backlog.before(state, self.policy, now)
 
     def order(self, now: float) -> PolicyOrder:
@@ -115,18 +110,18 @@ class PrefillQueue:
         return self._backlog.order(self.policy, now)
 
     def over_quota(self) -> list[RequestState]:
-        """Prompts that hold more pages than the policy allows them."""
+        """Prompts that must give up their pages, because the policy's quota is exceeded."""
         numbers = set(self.policy.over_quota(self._backlog.columns).tolist())
         return [state for state in self._backlog if state.number in numbers] if numbers else []
 
     def longest_unplanned(self) -> list[RequestState]:
-        """Admitted prompts, first the one whose last chunk is longest ago."""
+        """Admitted prompts; the one whose last chunk is longest ago comes first."""
         return self._backlog.longest_unplanned()
 
     def overdue(self, now: float) -> list[RequestState]:
-        """Requests that have been without their pages for too long.
+        """Preempted requests that have waited too long for their pages.
 
-        A policy that bounds waits sees to them itself, except to interrupted answers, which it would give up as late.
+        A policy that bounds waits handles them itself, except interrupted answers: it would give those up as late.
         """
         if self.policy.bounds_waits:
             return [state for state in self._preempted if state.generated]
@@ -146,7 +141,7 @@ class PrefillQueue:
             state.predict(left, total)
 
     def _assess(self, state: RequestState) -> None:
-        """Predict a request's work by the tokens that are known of it, and when it is due."""
+        """Predict a request's work from its known tokens, and the time at which it is due."""
         total = self.seconds(state.to_feed)
         state.predict(self._table.between(state.scheduled, state.to_feed), total)
         long = len(state.request.prompt) >= self._config.long_tokens
@@ -166,14 +161,14 @@ class PrefillQueue:
 
 
 def slack(state: RequestState, now: float) -> float:
-    """Relative slack of a prompt: the time that it can lose, over its whole predicted work."""
+    """Relative slack of a prompt: the seconds that it can lose, over those of its whole predicted work."""
     return (state.due - now - state.remaining) / max(state.total, LEAST_WORK_S)
 
 
 class Backlog:
-    """Waiting requests and admitted ones whose prompt is not scheduled to its end.
+    """Waiting requests, and admitted ones whose prompt is not fully scheduled.
 
-    Rows are kept in the order of (arrival, number), which is how ties of every policy go.
+    Rows are ordered by (arrival, number), which breaks the ties of every policy.
     """
 
     def __init__(self) -> None:
@@ -187,7 +182,7 @@ class Backlog:
         return iter(self._states)
 
     def add(self, state: RequestState) -> None:
-        """Take in a request as one that waits."""
+        """Take in a waiting request."""
         count = len(self._states)
         if count == self._table.shape[1]:
             self._table = np.concatenate([self._table, np.zeros_like(self._table)], axis=1)
@@ -204,7 +199,7 @@ class Backlog:
         del self._states[row]
 
     def note_tick(self, state: RequestState) -> None:
-        """A request was admitted, or a chunk of it was planned."""
+        """Update the row of a request that was admitted or got a chunk."""
         row = self._row(state)
         self._table[REMAINING, row] = state.remaining
         self._table[LAST_TICK, row] = state.last_planned_tick
@@ -216,20 +211,20 @@ class Backlog:
         self._table[TOTAL, :count] = total
 
     def longest_unplanned(self) -> list[RequestState]:
-        """The admitted requests, first the one whose last chunk is longest ago."""
+        """Admitted requests; the one whose last chunk is longest ago comes first."""
         last = self._table[LAST_TICK, : len(self._states)]
         rows = np.flatnonzero(last != NEVER)
         return [self._states[row] for row in rows[np.argsort(last[rows], kind="stable")]]
 
     @property
     def columns(self) -> Columns:
-        """What policies see of the requests, in the order of iteration; good until the next change."""
+        """What policies see of the requests, in the order of iteration; valid until the next change."""
         table = self._table[:, : len(self._states)]
         times = table[ARRIVAL], table[DUE], table[REMAINING], table[TOTAL]
         return Columns(*times, table[TOKENS], table[NUMBER], table[LAST_TICK] != NEVER)
 
     def before(self, state: RequestState, policy: Policy, now: float) -> tuple[int, float]:
-        """Who goes before a waiting request: how many others wait, and seconds of work of all of them."""
+        """As `PrefillQueue.before`."""
         count, row = len(self._states), self._row(state)
         table = self._table[:, :count]
         priorities = policy.order(self.columns, now)
@@ -242,7 +237,7 @@ class Backlog:
         return PolicyOrder(self._states, policy.order(columns, now), columns.admitted)
 
     def _row(self, state: RequestState) -> int:
-        """Where a request stands, or would."""
+        """The row of a request, or the row at which it would be inserted."""
         return bisect_left(self._states, _key(state), key=_key)
 
 
@@ -251,12 +246,9 @@ def _key(state: RequestState) -> tuple[float, int]:
 
 
 class PolicyOrder:
-    """One round through the backlog, each request at most once; later ones are only sorted when they are asked for.
+    """Iterates once over the backlog by priority; the later requests are sorted only on demand.
 
-    Args:
-        states: the requests; they may be added and removed while the round goes on.
-        priorities: of each, `[requests]`.
-        admitted: whether each is admitted already, `[requests]`.
+    `priorities` and `admitted` are arrays `[requests]`. The backlog may change during the iteration.
     """
 
     def __init__(self, states: list[RequestState], priorities: np.ndarray, admitted: np.ndarray) -> None:
@@ -265,7 +257,7 @@ class PolicyOrder:
         self._only_admitted = False
 
     def only_admitted(self) -> None:
-        """Leave out the waiting requests from here on."""
+        """Skip the waiting requests from here on."""
         self._only_admitted = True
 
     def __iter__(self) -> Iterator[tuple[RequestState, float]]:
@@ -286,7 +278,7 @@ class PolicyOrder:
                 at += 1
 
     def _blocks(self) -> Iterator[np.ndarray]:
-        """Rows in order: the first ones, then all others."""
+        """Rows in order: first those with the least priorities, then all others."""
         priorities = self._priorities
         if len(priorities) <= 2 * FIRST_ROWS:
             yield np.argsort(priorities, kind="stable")

@@ -1,4 +1,4 @@
-"""A request as the scheduler sees it, and the scheduler's record of where it is."""
+"""A request as the scheduler sees it, and the scheduler's record of its progress."""
 
 from __future__ import annotations
 
@@ -34,20 +34,19 @@ NO_SLO = Slo()
 
 @dataclass(frozen=True, eq=False)
 class SchedulerRequest:
-    """What the scheduler needs to know of a request.
+    """A request for the scheduler.
 
     Args:
-        prompt: token ids; a `range` will do where they are never looked at.
-        max_tokens: output tokens that it may have; their pages are reserved with the prompt's.
+        prompt: token ids; a `range` will do if they are never read.
+        max_tokens: most output tokens; their pages are reserved with those of the prompt.
         arrival_s: when it came, in seconds of the scheduler's clock.
-        slo: what was promised.
         deadline_s: when the caller stops waiting for the whole answer, on the same clock.
-        on_deadline: whether it is still served when its first token was due and is not there, or its caller is gone.
-        cache_salt: only requests of one salt share cached pages.
-        chunks: stated prefill chunk sizes in tokens, the last one repeated; None for adaptive ones.
-        counts_tokens: whether penalties count its tokens, so that a group that joins late must be told the counts.
-        reserved: None where the prompt is complete. Otherwise `prompt` is a list that grows, its pages are those of so
-            many tokens, and `max_tokens` is what the caller wishes.
+        on_deadline: whether to drop it once its first token is late or `deadline_s` has passed.
+        cache_salt: only requests with the same salt share cached pages.
+        chunks: fixed prefill chunk sizes in tokens, the last one repeated; None for adaptive ones.
+        counts_tokens: whether penalties count its tokens; a group that joins late must then be told the counts.
+        reserved: None if the prompt is complete. Otherwise `prompt` is a list that grows, pages for `reserved` tokens
+            are held, and `max_tokens` is what the caller wishes.
     """
 
     prompt: Sequence[int]
@@ -63,54 +62,49 @@ class SchedulerRequest:
 
 
 class Phase(Enum):
-    """Where a request is on its way; a preempted one goes from LEAVING back to WAITING."""
+    """The phases of a request; a preempted one goes from LEAVING back to WAITING."""
 
     WAITING = "waiting"
     """It has no slot and no pages."""
     PREFILLING = "prefilling"
-    """It has both. Known tokens are still to be planned, or more of its prompt is to come."""
+    """It has a slot and pages. Known tokens are not planned yet, or more of its prompt will come."""
     DECODING = "decoding"
-    """Every known token is planned; each further one is planned after it was sampled."""
+    """Every known token is planned; each further token is planned after it was sampled."""
     LEAVING = "leaving"
-    """It was preempted: it gets no more chunks, and gives slot and pages back when none is in flight."""
+    """It was preempted. It gets no more chunks, and gives slot and pages back when none is in flight."""
     ENDED = "ended"
-    """It is finished or cancelled, and gives back what it holds when no chunk is in flight."""
+    """It is finished or cancelled. It gives slot and pages back when no chunk is in flight."""
 
 
-WAITING, PREFILLING, DECODING, LEAVING, ENDED = Phase  # an attribute of an enum takes 0.2 us on Python 3.11
+WAITING, PREFILLING, DECODING, LEAVING, ENDED = Phase  # reading an enum's attribute takes 0.2 us on Python 3.11
 
 
 @dataclass(slots=True, eq=False)
 class RequestState:
-    """Where a request is and what it holds. Its methods are the only ones that change it.
+    """The progress of a request and what it holds. Only its own methods change it.
 
-    While it is admitted its first `to_feed` tokens are fed as a prompt: the prompt, and after a preemption what it had
+    An admitted request feeds its first `to_feed` tokens as a prompt. After a preemption these include what it had
     generated before.
 
     Args:
-        number: names it; later requests have larger ones.
-        request: what was asked for.
+        number: identifies it; later requests have larger ones.
         due: when its first token is due, in seconds.
-        tpot: seconds per output token that its decodes allow.
-        long: whether its prompt is a long one.
+        tpot: target seconds per output token.
         to_feed: tokens to feed before the next one is sampled.
         total: predicted seconds of all its prompt work.
-        remaining: of these, what is not planned.
+        remaining: predicted seconds of the prompt work that is not planned.
         generated: token ids of its output.
-        chunks: lengths of the prompt chunks that were planned, in tokens.
-        phase: where it is on its way.
-        holding: its pages; None without any.
+        chunks: lengths of the planned prompt chunks, in tokens.
         owners: groups that hold it up to `scheduled`.
         slot: on the devices; -1 without one.
         scheduled: tokens that have entered the first pipeline stage.
         computed: tokens that have left the last stage.
-        in_flight: chunks in between.
-        prompt_chunks: that were planned since it was admitted.
-        last_planned_tick: number of the tick in which it was admitted or got its last prompt chunk.
-        cached_by_group: tokens of it that the prefix cache has on each group; None where that was not looked up.
-        preemptions: how often it lost its pages.
-        preempted_at: when it lost them last, in seconds.
-        blocked_since: when its pages were first found taken since it waits, in seconds.
+        in_flight: chunks between the first stage and the last.
+        prompt_chunks: prompt chunks planned since it was admitted.
+        last_planned_tick: the tick in which it was admitted or got its last prompt chunk.
+        cached_by_group: its tokens in each group's prefix cache; None if not looked up.
+        preempted_at: when it last lost its pages, in seconds.
+        blocked_since: when its pages were first not free during the current wait, in seconds.
     """
 
     number: int
@@ -139,7 +133,7 @@ class RequestState:
 
     @classmethod
     def new(cls, number: int, request: SchedulerRequest, config: SchedulerConfig) -> RequestState:
-        """The record of a request that has just come; its work is not predicted yet."""
+        """The record of a new request; its work is not predicted yet."""
         tpot = max(request.slo.tpot_s or config.tpot_target_s, config.tpot_floor_s)
         state = cls(number, request, math.inf, tpot, False, 0, 0.0, 0.0)
         state.to_feed = state._feedable
@@ -147,22 +141,22 @@ class RequestState:
 
     @property
     def tokens(self) -> int:
-        """Tokens whose pages it needs: prompt and output."""
+        """Tokens that it needs pages for: prompt and output."""
         return self.request.reserved or len(self.request.prompt) + self.request.max_tokens
 
     @property
     def known(self) -> int:
-        """Tokens of it that are known: of the prompt, and generated."""
+        """Known tokens: of the prompt, and generated."""
         return len(self.request.prompt) + len(self.generated)
 
     @property
     def complete(self) -> bool:
-        """Whether its whole prompt is there."""
+        """Whether its whole prompt has come."""
         return self.request.reserved is None
 
     @property
     def wants_more(self) -> bool:
-        """Whether it may have a token beyond the one that is sampled after those that are scheduled."""
+        """Whether its token limit allows another token after the one that the scheduled tokens sample."""
         return self.scheduled + 1 < len(self.request.prompt) + self.request.max_tokens
 
     @property
@@ -172,16 +166,16 @@ class RequestState:
 
     @property
     def queued(self) -> bool:
-        """Whether it belongs in the prefill queue: waiting or admitted, with known tokens that are not planned."""
+        """Whether it belongs in the prefill queue: waiting or admitted, with unplanned known tokens."""
         return self.scheduled < self.to_feed and (self.phase is WAITING or self.phase is PREFILLING)
 
     @property
     def _feedable(self) -> int:
-        """Known tokens that may be fed now; the last one of an incomplete prompt is kept, to sample after it."""
+        """Known tokens that may be fed now. An incomplete prompt keeps its last one back, to sample after it."""
         return self.known if self.complete else max(0, self.known - 1)
 
     def ids(self, start: int, end: int) -> tuple[int, ...]:
-        """The token ids at positions `[start, end)`: of the prompt, then of what was generated."""
+        """The token ids at positions `[start, end)` of prompt and output."""
         prompt = len(self.request.prompt)
         if end <= prompt:
             return tuple(self.request.prompt[start:end])
@@ -189,7 +183,7 @@ class RequestState:
         return (*self.request.prompt[start:prompt], *generated)
 
     def grow(self, ids: Sequence[int], complete: bool) -> None:
-        """Take in more of an incomplete prompt."""
+        """Extend an incomplete prompt."""
         request = self.request
         assert request.reserved is not None and isinstance(request.prompt, list)
         request.prompt.extend(ids)
@@ -200,19 +194,19 @@ class RequestState:
         self.cached_by_group = None
 
     def predict(self, remaining: float, total: float) -> None:
-        """Note the predicted seconds of its prompt work, left and in all."""
+        """Set the predicted seconds of its prompt work: what is left, and all of it."""
         self.remaining, self.total = remaining, total
 
     def expect(self, due: float, long: bool) -> None:
-        """Note when its first token is due, in seconds, and whether its prompt is a long one."""
+        """Set when its first token is due, in seconds, and whether its prompt is long."""
         self.due, self.long = due, long
 
     def find_cached(self, tokens: tuple[int, ...]) -> None:
-        """Note how many of its tokens the prefix cache has on each group."""
+        """Set the number of its tokens in each group's prefix cache."""
         self.cached_by_group = tokens
 
     def block(self, now: float) -> None:
-        """Note that its pages are taken."""
+        """Note that its pages are not free."""
         self.blocked_since = min(self.blocked_since, now)
 
     def admit(self, holding: Holding, slot: int) -> None:
@@ -224,7 +218,7 @@ class RequestState:
         self.blocked_since = math.inf
 
     def plan_prompt_chunk(self, end: int) -> None:
-        """A chunk of its prompt up to position `end` is in a plan."""
+        """Note that a chunk of its prompt up to position `end` is in a plan."""
         assert self.holding is not None
         self.chunks.append(end - self.scheduled)
         self.prompt_chunks += 1
@@ -234,7 +228,7 @@ class RequestState:
             self.phase = DECODING
 
     def plan_decode(self) -> None:
-        """Its next token is in a plan."""
+        """Note that its next token is in a plan."""
         holding = self.holding
         assert holding is not None
         self.in_flight += 1
@@ -243,11 +237,11 @@ class RequestState:
             self.owners = holding.owners(self.scheduled)
 
     def note_tick(self, tick: int, remaining: float) -> None:
-        """It was admitted or got a prompt chunk in tick `tick`, after which `remaining` seconds of work are left."""
+        """Note its admission or a prompt chunk in tick `tick`; `remaining` seconds of work are left after it."""
         self.last_planned_tick, self.remaining = tick, remaining
 
     def chunk_left(self, end: int, token: int | None) -> None:
-        """The oldest chunk in flight, up to position `end`, has left the last stage; it may have sampled a token."""
+        """Note that the oldest chunk in flight, up to `end`, has left the last stage and may have sampled a token."""
         self.in_flight -= 1
         if self.phase is not ENDED:
             self.computed = end
@@ -255,20 +249,20 @@ class RequestState:
                 self.generated.append(token)
 
     def lose_chunks(self) -> None:
-        """The chunks in flight are lost, and so is the KV of the others."""
+        """Count no chunk as in flight: the devices have lost them."""
         self.in_flight = 0
 
     def preempt(self) -> None:
-        """It is to give its pages back. Its tokens are kept."""
+        """Begin to give its pages back; its tokens are kept."""
         self.phase = LEAVING
         self.preemptions += 1
 
     def release(self) -> None:
-        """Give slot and pages back; nothing is in flight."""
+        """Give slot and pages back; nothing may be in flight."""
         self.holding, self.owners, self.slot = None, (), -1
 
     def requeue(self, now: float) -> None:
-        """It waits again after a preemption, and all its known tokens are fed again."""
+        """Wait again after a preemption; all known tokens are fed again."""
         self.phase = WAITING
         self.to_feed = self._feedable
         self.scheduled = self.computed = self.prompt_chunks = 0
@@ -276,5 +270,5 @@ class RequestState:
         self.preempted_at = now
 
     def end(self) -> None:
-        """It is finished or cancelled."""
+        """Mark it as finished or cancelled."""
         self.phase = ENDED

@@ -17,13 +17,9 @@ from medha_jax.specs.tick_shapes import TickShapes
 
 
 class RunningRequests:
-    """Owns the slots, the pages and the count of attention work of every group, and moves requests to and from them.
+    """Owns slots, pages and each group's count of attention work; admits requests, and takes both back.
 
-    Args:
-        config: whether prefixes are cached, and how often a request may be preempted.
-        shapes: slots and groups.
-        pages: of all groups.
-        queue: where requests come from, and where preempted ones go.
+    Requests come from `queue`, and preempted ones go back to it.
     """
 
     def __init__(self, config: SchedulerConfig, shapes: TickShapes, pages: GroupedPages, queue: PrefillQueue) -> None:
@@ -42,11 +38,11 @@ class RunningRequests:
 
     @property
     def free_slots(self) -> int:
-        """Slots that no request has."""
+        """Slots without a request."""
         return len(self._free_slots)
 
     def place(self, state: RequestState) -> tuple[int, ...] | None:
-        """Groups that a waiting request would get, in order; None if no slot or not enough pages are free."""
+        """Groups that a waiting request would get, in order; None without a free slot or enough free pages."""
         parts = self._parts(state)
         if not self._free_slots:
             return None
@@ -61,9 +57,9 @@ class RunningRequests:
         return self._placement.choose(parts, self._pages.free, [-work for work in seen])
 
     def admit(self, state: RequestState, groups: Sequence[int], tick: int) -> None:
-        """Give a waiting request a slot and its pages on groups that `place` named.
+        """Give a waiting request a slot, and its pages on the groups that `place` returned.
 
-        Cached tokens count as computed. Its first chunk comes in the tick after `tick`.
+        Cached tokens count as computed. Its first chunk is planned in the tick after `tick`.
         """
         ids = state.ids(0, state.to_feed) if self._config.prefix_cache else ()
         holding = self._pages.reserve(state.tokens, groups, ids, state.request.cache_salt)
@@ -73,37 +69,37 @@ class RunningRequests:
         self._queue.admitted(state, tick)
 
     def plan_prompt_chunk(self, state: RequestState, end: int) -> None:
-        """A chunk of a request's prompt up to position `end` is in a plan."""
+        """Note that a chunk of a request's prompt up to position `end` is in a plan."""
         assert state.holding is not None
         self._placement.remove(state.holding.groups, state.scheduled, end)
         state.plan_prompt_chunk(end)
 
     def grown(self, state: RequestState, before: int) -> None:
-        """The prompt of a request that holds pages has grown; `before` tokens of it could be fed until now."""
+        """Count the work of an admitted request whose prompt has grown; `before` was its earlier `to_feed`."""
         assert state.holding is not None
         self._placement.add(state.holding.groups, before, state.to_feed)
 
     def preempt(self, state: RequestState, now: float) -> None:
-        """Take a request's pages and slot, at once or when its chunks in flight have left."""
+        """Take a request's pages and slot back, now or when its chunks in flight have left."""
         self._queue.remove(state)
         state.preempt()
         if not state.in_flight:
             self.requeue(state, now)
 
     def requeue(self, state: RequestState, now: float) -> None:
-        """A preempted request has nothing in flight: it waits again, and its tokens must be computed again."""
+        """Make a preempted request with nothing in flight wait again; its tokens must be computed again."""
         self.release(state)
         state.requeue(now)
         self._queue.requeued(state)
 
     def publish(self, state: RequestState) -> None:
-        """Let later requests find the pages that this one has filled."""
+        """Offer the pages that a request has filled to the prefix cache."""
         if self._config.prefix_cache and state.holding is not None:
             known = min(state.computed, len(state.request.prompt) + len(state.generated))
             self._pages.publish(state.holding, state.ids(0, known), known)
 
     def release(self, state: RequestState) -> None:
-        """Take slot and pages back from a request that has nothing in flight."""
+        """Take slot and pages back from a request with nothing in flight."""
         holding = state.holding
         assert holding is not None and not state.in_flight
         self.publish(state)
@@ -115,7 +111,7 @@ class RunningRequests:
         state.release()
 
     def forget(self) -> None:
-        """Forget cached pages: the pools have lost their contents. No request may be admitted."""
+        """Drop all cached pages: the pools have lost their contents. No request may hold pages."""
         self._pages.forget()
 
     def victims(
@@ -123,16 +119,16 @@ class RunningRequests:
     ) -> list[RequestState] | None:
         """Admitted requests to preempt so that a waiting one fits, least urgent first; None if that does not help.
 
-        A victim must be less urgent than the waiting request even when its work is to be done again, must not have
-        been preempted `max_preemptions` times before, and must be needed. There are none if requests that are leaving
-        free enough.
+        A victim must be less urgent than the waiting request, even with all its work to be done again. It must be
+        needed, and have fewer than `max_preemptions` preemptions. The list is empty if requests that are leaving
+        already free enough.
 
         Args:
             state: the waiting request.
-            priority: its own, by `policy`.
+            priority: of the waiting request, by `policy`.
             policy: the order.
             now: seconds.
-            spared: who is not to be preempted.
+            spared: requests that must not be preempted.
         """
         free, slots, able, most = list(self._pages.free), self.free_slots, [], self._config.max_preemptions
         for holder in self._holders.values():
@@ -165,7 +161,7 @@ class RunningRequests:
     def _needed(
         self, parts: Sequence[int], chosen: list[RequestState], free: list[int], slots: int
     ) -> list[RequestState]:
-        """Those without whom the request would not fit."""
+        """The chosen requests that must really go so that the waiting one fits."""
         needed = []
         for holder in chosen:
             without = list(free)

@@ -1,4 +1,4 @@
-"""The scheduler: which chunks run in the next tick. It owns every request from `enqueue` to its end."""
+"""The scheduler decides which chunks run in the next tick. It owns every request from `enqueue` to its end."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from medha_jax.scheduler.running import RunningRequests
 from medha_jax.scheduler.time_model import TimeModel
 from medha_jax.specs.tick_shapes import TickShapes
 
-TABLE_TICKS = 1024  # between looks at whether the time model has changed
+TABLE_TICKS = 1024  # ticks between checks for a changed time model
 
 
 @dataclass(frozen=True, kw_only=True)
 class QueueStats:
-    """What a scheduler has to do, and what it has for it.
+    """A scheduler's requests and free pages.
 
     Args:
         running: requests that hold pages.
-        waiting: requests that do not.
-        waiting_tokens: of these, prompts, and what they generated before they lost their pages.
-        free_pages: pages of each group that no request holds; those that the prefix cache knows can be taken, too.
-        cached_pages: of these, the ones that the prefix cache knows.
+        waiting: requests without pages.
+        waiting_tokens: of the waiting requests: prompts, and what they generated before a preemption.
+        free_pages: pages of each group that no request holds, cached ones included.
+        cached_pages: free pages of each group that are in the prefix cache.
     """
 
     running: int
@@ -41,21 +41,20 @@ class QueueStats:
 class Scheduler:
     """Plans ticks: all decodes that are due, then prompt chunks in the order of the policy.
 
-    An admitted prompt gets a chunk at least every `ageing_ticks * (slots + 1) + stages` plans, whatever the policy
-    says: every `ageing_ticks`-th plan begins with the smallest chunk of the one that has waited longest, and at most
-    `slots` prompts are admitted. Where the policy bounds the waits by itself, only the first of its order gets a chunk
-    at least every `ageing_ticks` plans. A decode that is due is planned within `2 * slots` plans. Without chunk
-    preemption prompts wait for those before them instead. Which of the waiting requests is admitted is for the policy
-    to say.
+    Under every policy, an admitted prompt gets a chunk at least every `ageing_ticks * (slots + 1) + stages` plans.
+    Every `ageing_ticks`-th plan begins with the smallest chunk of the prompt that has waited longest, and at most
+    `slots` prompts are admitted. If the policy bounds waits itself, only the first prompt of its order has a bound:
+    a chunk at least every `ageing_ticks` plans. A decode that is due is planned within `2 * slots` plans. Without
+    chunk preemption, a prompt waits until those before it are done. The policy chooses which request is admitted.
 
-    Not thread-safe; every method that needs the time is told it, in seconds of one clock that does not go back.
+    Not thread-safe. `now` is always in seconds of one clock that does not go back.
 
     Args:
         config: policy and limits.
         shapes: of ticks.
-        pages: of all KV groups; only the scheduler takes any.
+        pages: of all KV groups; nothing else may take any.
         model: predicts the seconds of a tick.
-        ahead: ticks that may be planned while the results of those before are not there.
+        ahead: ticks that may be planned before the results of earlier ones are read.
     """
 
     def __init__(
@@ -76,7 +75,7 @@ class Scheduler:
 
     @property
     def ahead(self) -> int:
-        """Ticks that may be planned while the results of those before are not there."""
+        """Ticks that may be planned before the results of earlier ones are read."""
         return self._ahead
 
     @property
@@ -86,12 +85,12 @@ class Scheduler:
 
     @property
     def busy(self) -> bool:
-        """Whether any request is not at its end or still holds something."""
+        """Whether any request has not ended, or still holds something."""
         return bool(self._states)
 
     @property
     def stats(self) -> QueueStats:
-        """What runs, what waits, and what is free now."""
+        """The requests that run and wait now, and the free pages."""
         running = len(self._running)
         return QueueStats(
             running=running,
@@ -103,30 +102,30 @@ class Scheduler:
 
     @property
     def next_expiry(self) -> float:
-        """When a request has to be looked at, because it may be dropped then, in seconds; infinite if never."""
+        """The next time at which a request may have to be dropped, in seconds; infinite if there is none."""
         return self._expiries.next
 
     @property
     def starved(self) -> bool:
-        """Whether every request waits for more of its prompt, if there are any, and has nothing in flight."""
+        """Whether every request waits for more of its prompt and has nothing in flight; true without requests."""
         return not len(self._prefill_queue) and all(
             not state.complete and not state.in_flight for state in self._states.values()
         )
 
     def prefill_seconds(self, tokens: int) -> float:
-        """Predicted seconds of a prompt of `tokens` tokens that has the machine to itself."""
+        """Predicted seconds of a prompt of `tokens` tokens, alone on the machine."""
         return self._prefill_queue.seconds(tokens)
 
     def state(self, number: int) -> RequestState:
-        """The record of a request that is not at its end.
+        """The record of a request.
 
         Raises:
-            KeyError: there is none.
+            KeyError: the request is gone.
         """
         return self._states[number]
 
     def check_pages(self, request: SchedulerRequest) -> None:
-        """Check that a request would fit empty pools. Any thread may ask.
+        """Check that a request would fit empty pools. Any thread may call it.
 
         Raises:
             OutOfPagesError: it never fits.
@@ -134,14 +133,14 @@ class Scheduler:
         self._pages.check(request.reserved or len(request.prompt) + request.max_tokens)
 
     def enqueue(self, number: int, request: SchedulerRequest) -> None:
-        """Queue a request that was checked, under a number larger than those before."""
+        """Queue a checked request under a number larger than all before."""
         self._count = number + 1
         state = self._states[number] = RequestState.new(number, request, self._config)
         self._prefill_queue.add(state)
         self._expiries.add(number, request, state.due)
 
     def extend(self, number: int, ids: Sequence[int], complete: bool) -> None:
-        """More of an incomplete prompt has come, perhaps the last of it. One that is at its end is ignored."""
+        """Extend an incomplete prompt; `complete` with the last part. A request that has ended is ignored."""
         state = self._states.get(number)
         if state is None or state.phase is ENDED:
             return
@@ -156,8 +155,8 @@ class Scheduler:
         """What a waiting request can expect.
 
         Returns:
-            How many waiting requests its policy serves before it, and the predicted seconds of their prompt work, of
-            that of admitted ones that go before, and of its own; without the time that decodes take.
+            The number of waiting requests before it, and predicted seconds. These count its own prompt work and that
+            of all requests before it, waiting or admitted, but not the time of decodes.
         """
         state = self._states[number]
         if not state.queued:
@@ -166,10 +165,9 @@ class Scheduler:
         return position, seconds + state.remaining
 
     def cancel(self, number: int) -> None:
-        """End a request, whether its output is complete or unwanted.
+        """End a request, whether its output is complete or unwanted. One that has ended is ignored.
 
-        What it holds comes back at once, or when its chunks in flight have left. A number that is at its end already
-        is ignored.
+        Its slot and pages come back at once, or when its chunks in flight have left.
         """
         state = self._states.get(number)
         if state is None or state.phase is ENDED:
@@ -180,11 +178,11 @@ class Scheduler:
             self._forget(state)
 
     def plan(self, now: float) -> Planned:
-        """The next tick's plan; its chunks are in flight until `chunk_left` is told of each.
+        """The next tick's plan. Each of its chunks is in flight until `chunk_left` is called for it.
 
-        1. Now and then, predict the prompts' work again, in case the time model has changed.
-        2. Drop requests whose deadline has passed, if they wish so.
-        3. Choose the chunks (`PlanBuilder.build`): decodes first, then prompts by policy. That may admit and preempt.
+        1. Every TABLE_TICKS ticks, predict the prompts' work again if the time model has changed.
+        2. Drop late requests that ask for it.
+        3. Choose the chunks (`PlanBuilder.build`): decodes first, then prompts by policy. This may admit and preempt.
         """
         self._tick += 1
         if self._tick % TABLE_TICKS == 0:
@@ -192,13 +190,9 @@ class Scheduler:
         return self._builder.build(self._tick, now, self._expire(now))
 
     def chunk_left(self, state: RequestState, chunk: Chunk, token: int, now: float) -> bool:
-        """A planned chunk has left the last stage.
+        """Note that a planned chunk has left the last stage; the chunks of a request leave in order.
 
-        Args:
-            state: the chunk's request.
-            chunk: as planned; those of a request leave in order.
-            token: sampled after it; means nothing unless the chunk is `last`.
-            now: seconds.
+        `token` was sampled after the chunk, and is ignored unless the chunk is `last`.
 
         Returns:
             Whether the request still wants the result: false if it has ended in the meantime.
@@ -215,7 +209,7 @@ class Scheduler:
         return True
 
     def lose(self, now: float) -> None:
-        """The devices have lost all KV and every plan in flight: admitted requests wait again with all their tokens."""
+        """Requeue all admitted requests, with their tokens: the devices have lost all KV and every plan in flight."""
         for state in self._running.holders:
             state.lose_chunks()
             if state.phase is ENDED:
@@ -228,13 +222,13 @@ class Scheduler:
         self._builder.clear()
 
     def _forget(self, state: RequestState) -> None:
-        """Forget an ended request that has nothing in flight, and free its pages."""
+        """Forget an ended request with nothing in flight, and free its pages."""
         if state.holding is not None:
             self._running.release(state)
         del self._states[state.number]
 
     def _expire(self, now: float) -> list[RequestState]:
-        """Drop the requests that wish so and whose first token was due, or whose caller has gone."""
+        """Drop the requests with `on_deadline="drop"` that are late (`expired_at`)."""
         expired = []
         for number in self._expiries.passed(now):
             state = self._states.get(number)
@@ -245,20 +239,14 @@ class Scheduler:
 
 
 class QueueFullError(RuntimeError):
-    """As many requests wait as may; the caller should come again later."""
+    """The queue is full; the caller should try again later."""
 
 
 def check_queue(config: SchedulerConfig, waiting: int, tokens: int, prompt: int) -> None:
-    """Check that one more request may wait.
-
-    Args:
-        config: the limits.
-        waiting: requests that wait.
-        tokens: of their prompts.
-        prompt: tokens of the new one.
+    """Check that a request with `prompt` tokens may join `waiting` requests with `tokens` tokens.
 
     Raises:
-        QueueFullError: it may not; the message says what is allowed.
+        QueueFullError: it may not; the message states the limit.
     """
     if waiting >= config.max_waiting:
         raise QueueFullError(f"{waiting} requests wait; allowed are {config.max_waiting}")

@@ -1,4 +1,4 @@
-"""What fits a tick, and how long it may take: rows of every KV group and of all groups together, predicted seconds."""
+"""The budget of a tick: rows of every KV group, shared rows, and predicted seconds against a target."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ IDLE_PATIENCE = 2.0
 
 @dataclass(slots=True)
 class _RowLoad:
-    """What one kind of rows of a tick carries so far, in the units of `TickWork`.
+    """The load of one kind of rows of a tick so far, in the units of `TickWork`.
 
-    `prefill_sizes` are those of the buckets, which would make them anew each time.
+    `prefill_sizes` are a copy of the buckets' own, which are computed on every read.
     """
 
     buckets: Buckets
@@ -36,11 +36,11 @@ class _RowLoad:
 
     @property
     def used(self) -> bool:
-        """Whether there is any row."""
+        """Whether any row is taken."""
         return bool(self.decodes or self.chunks)
 
     def sizes(self, decodes: int, tokens: int) -> tuple[int, int]:
-        """Decode and prompt rows of the smallest bucket that holds these."""
+        """Decode and prompt rows of the smallest bucket that holds this many."""
         return smallest_size(self.buckets.decode, decodes), smallest_size(self.prefill_sizes, tokens)
 
     def add(self, start: int, length: int, per_group: int) -> None:
@@ -54,7 +54,7 @@ class _RowLoad:
         self.attention += chunk_attention(start, length, per_group)
 
     def with_chunk(self, start: int, length: int, per_group: int) -> _RowLoad:
-        """The same with one more prompt chunk."""
+        """A copy with one more prompt chunk."""
         buckets, sizes = self.buckets, self.prefill_sizes
         more = _RowLoad(buckets, sizes, self.decodes, self.tokens, self.chunks, self.attention, self.context)
         more.add(start, length, per_group)
@@ -62,12 +62,7 @@ class _RowLoad:
 
 
 class TickLoad(NamedTuple):
-    """What one plan makes a tick do.
-
-    Args:
-        sizes: padded own decode rows, own prompt rows, shared decode rows and shared prompt rows.
-        attention, context, rows: as in `TickWork`.
-    """
+    """The load of one plan: padded rows as in `Planned.sizes`, the rest as in `TickWork`."""
 
     sizes: tuple[int, int, int, int] = (0, 0, 0, 0)
     attention: float = 0.0
@@ -79,10 +74,10 @@ class TickTarget(NamedTuple):
     """How long a tick may take.
 
     Args:
-        seconds: that it aims at.
-        at_most: seconds that it may take with the smallest chunk of its first prompt; no less than `seconds`.
-        patience: times `seconds`, or what the smallest chunk takes, that it may take with a chunk of its first prompt
-            which is worth it.
+        seconds: what the tick aims at.
+        at_most: seconds allowed with the smallest chunk of its first prompt; at least `seconds`.
+        patience: factor on the time allowed with a longer chunk of its first prompt that is `worthwhile`. The time is
+            `seconds`, or that of the smallest chunk if it is longer.
     """
 
     seconds: float
@@ -91,7 +86,7 @@ class TickTarget(NamedTuple):
 
     @property
     def strict(self) -> TickTarget:
-        """What holds after the first prompt of a tick."""
+        """The target after the first prompt of a tick."""
         return TickTarget(self.seconds, self.seconds)
 
     def within(self, seconds: float) -> TickTarget:
@@ -99,9 +94,9 @@ class TickTarget(NamedTuple):
         return TickTarget(min(self.seconds, seconds), self.at_most, self.patience)
 
     def share(self, slack: float, most: float) -> TickTarget:
-        """What a long prompt with relative slack fills at most: `seconds * (1 - min(max(slack, 0), most))`.
+        """The target of a long prompt with relative slack: `seconds * (1 - min(max(slack, 0), most))`.
 
-        Medha's Algorithm 2, in which short prompts yield too, against its own example.
+        In Medha's Algorithm 2 short prompts yield as well, which contradicts the paper's own example.
         """
         return TickTarget(self.seconds * (1 - min(max(slack, 0.0), most)), self.at_most)
 
@@ -109,13 +104,10 @@ class TickTarget(NamedTuple):
 class TickBudget:
     """What is left of a tick while its plan is made.
 
-    Requests on one group have rows of their own there; those spread over groups have shared rows, which every group
-    computes. Groups work side by side, so a plan's load is that of the fullest group and of the shared rows.
+    A request on one group has own rows there. A request spread over groups has shared rows, which every group
+    computes. Groups run in parallel, so a plan's load is that of the fullest group plus the shared rows.
 
-    Args:
-        shapes: of ticks.
-        model: predicts their seconds.
-        flight: the plans that are in the other stages while this one is in the first.
+    `flight` holds the plans in the other stages while this one is in the first.
     """
 
     def __init__(self, shapes: TickShapes, model: TimeModel, flight: Sequence[TickLoad] = ()) -> None:
@@ -130,29 +122,29 @@ class TickBudget:
 
     @property
     def load(self) -> TickLoad:
-        """Everything that was taken."""
+        """The load that was taken so far."""
         if self._taken is None:
             self._taken = self._load(self._own, self._shared)
         return self._taken
 
     @property
     def tick(self) -> tuple[TickWork, float]:
-        """Work of the slowest stage with what was taken, and its predicted seconds, which are the tick's."""
+        """Work of the slowest stage, and its predicted seconds, which are the tick's."""
         return self._slowest(self.load)
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Rows of the bucket: own decodes and prompt tokens, and shared ones."""
+        """Rows of the bucket: own decodes, own prompt tokens, shared decodes, shared prompt tokens."""
         return tuple(map(max, self.load.sizes, self._sizes)) if self._flight else self.load.sizes
 
     @property
     def seconds(self) -> float:
-        """Predicted seconds of a tick in which no other stage has anything to do."""
+        """Predicted seconds of the tick if all other stages were empty."""
         return self._alone(self.load)
 
     @property
     def full(self) -> bool:
-        """Whether no prompt chunk of several tokens fits any more, wherever it belongs."""
+        """Whether no further prompt chunk of several tokens fits on any group."""
         return all(
             rows.chunks == rows.buckets.chunks or rows.tokens >= rows.buckets.prefill[-1] for rows in self._kinds
         )
@@ -160,13 +152,13 @@ class TickBudget:
     def more_fits(self, limit: float) -> bool:
         """Whether any further prompt chunk of several tokens can fit a tick of `limit` seconds.
 
-        Asked of the cheapest one, at the beginning of a prompt: every other one takes at least as long.
+        It tests the cheapest chunk, at the beginning of a prompt. Every other one takes at least as long.
         """
         before = self._seconds_before()
         return any(self._has_place(rows, 2) and self._seconds_with(rows, 0, 2, before) <= limit for rows in self._kinds)
 
     def decode(self, owners: Sequence[int], position: int) -> bool:
-        """Make room for one token at `position`; false, and nothing taken, if there is none."""
+        """Take a decode row for one token at `position`; returns False if none is left."""
         rows = self._rows(owners)
         if rows.decodes == rows.buckets.decode[-1]:
             return False
@@ -176,13 +168,13 @@ class TickBudget:
         return True
 
     def crowded(self, owners: Sequence[int]) -> bool:
-        """Whether a group that would compute the chunk has a long prompt's chunk in this tick."""
+        """Whether a group that would compute a chunk of `owners` already has a long prompt's chunk in this tick."""
         if len(owners) > 1:
             return self._shared.long or any(rows.long for rows in self._own)
         return self._shared.long or self._own[owners[0]].long
 
     def largest(self, owners: Sequence[int], start: int, most: int, target: TickTarget) -> int:
-        """The longest chunk of a prompt, in tokens, with which the tick keeps to its target; 0 if there is none.
+        """The longest chunk of a prompt, in tokens, that keeps the tick to its target; 0 if there is none.
 
         Args:
             owners: the groups that hold the request up to the chunk.
@@ -209,14 +201,14 @@ class TickBudget:
         return length
 
     def stated(self, owners: Sequence[int], start: int, length: int, target: TickTarget) -> int:
-        """`length` if a chunk of exactly `length` tokens fits, else 0; the other arguments are those of `largest`."""
+        """`length` if a chunk of exactly `length` tokens fits, else 0; other arguments as in `largest`."""
         rows = self._rows(owners)
         if not self._has_place(rows, length):
             return 0
         return length if self._seconds_with(rows, start, length, self._seconds_before()) <= target.at_most else 0
 
     def prefill(self, owners: Sequence[int], start: int, length: int, long: bool) -> None:
-        """Take a prompt chunk; `long` if it is of a long prompt."""
+        """Take a prompt chunk; `long` if its prompt is long."""
         rows = self._rows(owners)
         rows.add(start, length, self._shapes.per_group)
         rows.long = rows.long or long
@@ -231,13 +223,13 @@ class TickBudget:
         return rows.chunks < rows.buckets.chunks and rows.tokens + length <= rows.buckets.prefill[-1]
 
     def _seconds_before(self) -> float:
-        """Seconds that the other stages take, whatever is added here."""
+        """Seconds of the tick before another chunk is added; 0 if the other stages are empty."""
         return self._slowest(self.load)[1] if self._flight else 0.0
 
     def _seconds_with(self, rows: _RowLoad, start: int, length: int, before: float) -> float:
-        """Seconds that count for one more prompt chunk: those of the tick.
+        """Seconds of the tick with one more prompt chunk.
 
-        Where the chunk does not make this tick longer than it is `before`, those of the next ticks: of its plan alone.
+        If that is no longer than `before`, the chunk costs time only in later ticks: those of its plan alone count.
         """
         more = rows.with_chunk(start, length, self._shapes.per_group)
         if rows is self._shared:
@@ -251,7 +243,7 @@ class TickBudget:
         return self._model.seconds(TickWork(sum(load.sizes), load.attention, load.context, load.rows))
 
     def _slowest(self, load: TickLoad) -> tuple[TickWork, float]:
-        """All stages run in the smallest bucket that holds every plan, and wait for the slowest of them."""
+        """Work and seconds of the slowest stage. All stages run in the smallest bucket that holds every plan."""
         sizes = map(max, load.sizes, self._sizes) if self._flight else load.sizes
         tokens = sum(sizes)
         work = TickWork(tokens, load.attention, load.context, load.rows)
@@ -284,23 +276,19 @@ class TickBudget:
 
 
 class TickTargets:
-    """Owns what was promised to the decodes in flight, and what ticks have saved of it.
+    """Owns the TPOT targets of the decodes in flight, and the time that earlier ticks have saved.
 
-    A token takes as many ticks as there are stages, and all stages wait for the slowest plan. So a tick aims at the
-    tightest TPOT target of the decodes in any stage, divided by the stages. A prompt whose last chunk is in flight
-    counts as a decode: what is planned meanwhile shares ticks with its next token.
+    A token passes every stage, one tick each, and all stages wait for the slowest plan. So a tick aims at the tightest
+    TPOT target of the decodes in any stage, divided by the stages. A prompt whose last chunk is in flight counts as a
+    decode, because its next token shares ticks with the new plan.
 
-    Where no prompt chunk fits beside the decodes, the smallest one is taken all the same as soon as the ticks before
-    have saved the time for it, so the time per token keeps its mean. It is taken at once where there are no decodes,
-    and where they take too long by themselves. Without decodes no request waits for a token, so a tick may take up to
-    IDLE_PATIENCE times its limit, or what its smallest chunk takes if that is more, where a smaller chunk would hardly
-    make it shorter. Where prompts run to their end, no other request was promised anything, and chunks are as large as
-    they can be.
+    If no prompt chunk fits beside the decodes, the smallest one runs once earlier ticks have saved its time. So the
+    mean time per token is kept. The saved time is at most that of `ageing_ticks` ticks. The smallest chunk runs at
+    once if there are no decodes, or if they already exceed the target.
 
-    Args:
-        config: the limit without decodes, and whether chunks of prompts take turns; ticks save for `ageing_ticks` of
-            them at most.
-        stages: of the pipeline.
+    Without decodes no request waits for a token. A tick may then take IDLE_PATIENCE times its limit, or times the
+    smallest chunk if that is longer, when a smaller chunk would hardly shorten it. Without chunk preemption there is
+    no limit, and chunks are as large as possible.
     """
 
     def __init__(self, config: SchedulerConfig, stages: int) -> None:
@@ -314,8 +302,8 @@ class TickTargets:
         """The target of a tick.
 
         Args:
-            tpot: tightest TPOT target of the decodes of its plan, in seconds; infinite without any.
-            seconds: that the decodes take.
+            tpot: tightest TPOT target of the decodes of its plan, in seconds; infinite without decodes.
+            seconds: of the decodes alone.
         """
         if self._unlimited:
             return TickTarget(math.inf, math.inf)
@@ -325,12 +313,12 @@ class TickTargets:
         return TickTarget(promised, math.inf if seconds > promised else promised + self._saved)
 
     def planned(self, tpot: float, coming: float, seconds: float) -> None:
-        """A tick was planned.
+        """Note a planned tick.
 
         Args:
             tpot: as for `target`.
-            coming: the same, with the prompts that end in this plan.
-            seconds: that the tick takes.
+            coming: the same, prompts that end in this plan included.
+            seconds: predicted for the tick.
         """
         promised = self._tightest(tpot)
         if promised < math.inf:
@@ -340,5 +328,5 @@ class TickTargets:
         self._promised.append(coming)
 
     def _tightest(self, tpot: float) -> float:
-        """Seconds of a tick that keep every promise; infinite without any."""
+        """Seconds of a tick that keep every TPOT target; infinite without decodes."""
         return min([tpot, *self._promised]) / self._stages

@@ -1,4 +1,4 @@
-"""Seconds of a tick as a linear function of its work: with fixed coefficients, or learnt from measured ticks."""
+"""Seconds of a tick as a linear function of its work, with fixed coefficients or learnt from measured ticks."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ ERRORS_KEPT = 256
 
 
 class TickWork(NamedTuple):
-    """The features of a tick's time, of its largest pipeline stage and KV group.
+    """The features of a tick's time, on its largest pipeline stage and KV group.
 
-    A tuple, because a plan makes dozens: a frozen dataclass takes twice as long to make.
+    A tuple, because a plan makes dozens and a frozen dataclass takes twice as long to make.
 
     Args:
-        tokens: rows of the bucket, padding included: decode rows and prompt tokens, own and shared.
+        tokens: padded rows of the bucket: decode rows and prompt tokens, own and shared.
         attention: sum over prompt rows of the context that they attend to, in tokens².
-        context: KV tokens read: sum over decodes and prompt chunks of their context, in tokens.
-        rows: real rows of one token, and prompt chunks: each is sampled once.
+        context: KV tokens read: sum of the contexts of decodes and prompt chunks.
+        rows: sampled rows: decodes and prompt chunks, without padding.
     """
 
     tokens: int = 0
@@ -43,7 +43,7 @@ class TimeModel(Protocol):
     """Predicts the seconds of a tick: fixed coefficients, fitted ones, or a roofline."""
 
     def seconds(self, work: TickWork) -> float:
-        """Seconds of one tick, which every stage of a pipeline takes in lockstep."""
+        """Seconds of one tick; all stages of a pipeline take it in lockstep."""
 
     def many(self, tokens: np.ndarray, attention: np.ndarray, context: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Seconds of many ticks; float64 arrays of one shape `[ticks]`, features as in `TickWork`."""
@@ -58,9 +58,9 @@ class TimeModelError(ValueError):
 
 @dataclass(frozen=True)
 class LinearTimeModel:
-    """Fixed coefficients, in seconds per tick, row of the bucket, tokens², KV token read and real row.
+    """Fixed coefficients, in seconds per tick, row of the bucket, tokens², KV token read and sampled row.
 
-    All zero, it predicts that every tick is free: chunks are then as large as the shapes allow.
+    With all of them zero every tick is free, so chunks are as large as the shapes allow.
     """
 
     fixed: float = 0.0
@@ -91,21 +91,21 @@ class LinearTimeModel:
         )
 
     def observe(self, work: TickWork, seconds: float) -> None:
-        """Fixed: nothing is learnt."""
+        """Learn nothing."""
 
 
 class FittedTimeModel:
     """Learns the coefficients from measured ticks: robust non-negative least squares of relative errors.
 
-    It keeps the latest ticks of every kind (bucket rows and size of attention), so that a long time of decodes alone
-    does not make it forget what a prompt costs, and fits them again every REFIT_TICKS ticks. Ticks that took much
-    longer than their like (Tukey's biweight on the relative residuals) count for nothing.
+    It keeps the latest ticks of every kind (bucket rows and size of attention), so many decodes in a row do not
+    displace the prompts. It fits again every REFIT_TICKS ticks. Tukey's biweight on the relative residuals gives no
+    weight to ticks that took far longer than similar ones.
 
-    A machine that becomes slower for everything, because others use it or it gets hot, looks like that, too. So what is
-    fitted is multiplied by how far off the latest LATEST_TICKS ticks were, in the median.
+    A machine that becomes slower as a whole (heat, other users) produces such outliers, too. So predictions are scaled
+    by the median of measured / fitted over the latest LATEST_TICKS ticks.
 
     Args:
-        key: what the measurements hold for: model, mesh, dtype and device, say.
+        key: what the measurements are valid for, such as model, mesh, dtype and device.
         start: predicts until LEAST_TICKS ticks were seen.
     """
 
@@ -120,7 +120,7 @@ class FittedTimeModel:
 
     @property
     def coefficients(self) -> LinearTimeModel:
-        """What was fitted."""
+        """The fitted coefficients."""
         return self._linear
 
     @property
@@ -130,7 +130,7 @@ class FittedTimeModel:
 
     @property
     def median_error(self) -> float | None:
-        """Median of `|predicted - measured| / measured` over the latest ticks, each predicted before it was learnt.
+        """Median `|predicted - measured| / measured` of the latest ticks, each predicted before it was learnt.
 
         None before the first fit.
         """
@@ -145,7 +145,7 @@ class FittedTimeModel:
         return self._scale * self._linear.many(tokens, attention, context, rows)
 
     def observe(self, work: TickWork, seconds: float) -> None:
-        """Learn from a measured tick; one without a time above zero says nothing."""
+        """Learn from a measured tick; times that are not positive and finite are ignored."""
         if not 0 < seconds < math.inf:
             return
         if self._ticks >= LEAST_TICKS:
@@ -197,22 +197,22 @@ class FittedTimeModel:
     def _fit(self) -> LinearTimeModel:
         rows = np.array([row for kind in self._kept.values() for row in kind])
         seconds = rows[:, -1:]
-        # relative errors: a tick of 5 ms matters as much as one of 200 ms
+        # fit relative errors, so that a tick of 5 ms matters as much as one of 200 ms
         coefficients = robust_fit(rows[:, :-1] / seconds, np.ones(len(rows)))
         return LinearTimeModel(*coefficients.tolist())
 
     def _latest_scale(self) -> float:
         fitted = [(self._linear.seconds(work), seconds) for work, seconds in self._latest]
         if not all(predicted for predicted, _ in fitted):
-            return 1.0  # a tick is free by what was fitted
+            return 1.0  # the fit predicts that some tick is free
         scale = median(seconds / predicted for predicted, seconds in fitted)
         return min(max(scale, 1 / MOST_SCALED), MOST_SCALED)
 
 
 def robust_fit(a: np.ndarray, b: np.ndarray, rounds: int = 10) -> np.ndarray:
-    """Non-negative `x [features]` for `a [ticks, features] @ x = b [ticks]` in which outliers do not count.
+    """Non-negative `x [features]` for `a [ticks, features] @ x = b [ticks]`, without the influence of outliers.
 
-    Least squares, weighted again and again with Tukey's biweight of the residuals over their median deviation.
+    Iteratively reweighted least squares, with Tukey's biweight of the residuals over their median deviation.
     """
     weights = np.ones(len(b))
     x = nonnegative_least_squares(a, b)

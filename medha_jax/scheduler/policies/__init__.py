@@ -1,1 +1,1 @@
-"""Which prompt goes first: what a policy is (`base`), those of the literature (`formulas`), and RED (`red`)."""
+"""Which prompt goes first: the interface (`base`), policies from the literature (`formulas`), and RED (`red`)."""

@@ -1,4 +1,4 @@
-"""What the scheduler asks of a policy, and what a policy sees of the requests."""
+"""The interface of a policy, and the data that a policy sees."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from typing import Protocol
 
 import numpy as np
 
-LEAST_WORK_S = 1e-6  # of a request, so that a time model that knows nothing divides by no zero
+LEAST_WORK_S = 1e-6  # of a request, so that a time model without any data causes no division by zero
 NO_REQUESTS = np.zeros(0)
 
 
 @dataclass(frozen=True)
 class Columns:
-    """What policies see of requests; float64 arrays `[requests]`. All times are seconds of one clock.
+    """Requests as policies see them: arrays `[requests]`, float64 except `admitted`. Times are seconds of one clock.
 
     Args:
-        arrival: when each came.
-        deadline: by when its first token is due.
-        remaining: predicted seconds of prompt work that are left, alone on the machine.
+        arrival: when the request came.
+        deadline: when its first token is due.
+        remaining: predicted seconds of its prompt work that is left, alone on the machine.
         total: predicted seconds of all its prompt work.
-        tokens: whose KV is kept for it: of its prompt and its output.
-        number: names it.
+        tokens: that its pages hold: prompt and output.
+        number: identifies it.
         admitted: whether it has its pages; booleans.
     """
 
@@ -36,30 +36,33 @@ class Columns:
 
 
 class Policy(Protocol):
-    """Decides who runs next; owner of what it has to remember for that."""
+    """Decides which prompt runs next; owns the memory that it needs for that."""
 
     @property
     def bounds_waits(self) -> bool:
-        """Whether it bounds every wait by itself.
+        """Whether the policy bounds every wait itself.
 
-        Then it alone decides the order: there are no turns by age, a preempted request does not go first, and a long
-        prompt leaves no part of a tick to those behind it.
+        Then it alone decides the order. No turns go by age, and a preempted request does not go first. A long prompt
+        leaves no part of a tick to those behind it.
         """
 
     def order(self, requests: Columns, now: float) -> np.ndarray:
         """Priorities `[requests]` of the prompts that have work left.
 
-        The least goes first, ties go by arrival, then by number; who has an infinite one is not served now.
+        The least goes first; ties go by arrival, then by number. A request with an infinite one is not served now.
         """
 
     def urgency(self, requests: Columns, now: float) -> np.ndarray:
-        """Priorities `[requests]` of admitted requests whose work would all be done again, beside those of `order`."""
+        """Priorities `[requests]`, comparable with those of `order`, of admitted requests as if preempted.
+
+        All their work would have to be done again.
+        """
 
     def planned(self, number: int, seconds: float) -> None:
-        """A chunk was planned, of `seconds` predicted seconds of work."""
+        """Note a planned chunk with `seconds` predicted seconds of work."""
 
     def over_quota(self, requests: Columns) -> np.ndarray:
-        """Numbers of the prompts that hold pages and should not."""
+        """Numbers of the prompts that must give up their pages."""
 
 
 PriorityRule = Callable[[Columns, float], np.ndarray]
@@ -67,26 +70,22 @@ PriorityRule = Callable[[Columns, float], np.ndarray]
 
 @dataclass(frozen=True)
 class Stateless:
-    """A policy that is a formula and remembers nothing.
-
-    Args:
-        rule: from columns and the time to priorities.
-    """
+    """A policy without memory; `rule` computes priorities from the columns and the time."""
 
     rule: PriorityRule
     bounds_waits: bool = False
 
     def order(self, requests: Columns, now: float) -> np.ndarray:
-        """By the formula."""
+        """The rule's priorities."""
         return self.rule(requests, now)
 
     def urgency(self, requests: Columns, now: float) -> np.ndarray:
-        """By the formula."""
+        """The rule's priorities."""
         return self.rule(requests, now)
 
     def planned(self, number: int, seconds: float) -> None:
-        """Nothing depends on it."""
+        """Remember nothing."""
 
     def over_quota(self, requests: Columns) -> np.ndarray:
-        """None."""
+        """No prompts: there is no quota."""
         return NO_REQUESTS

@@ -1,4 +1,4 @@
-"""Orders from the literature as formulas, the least priority first; and the policy that a configuration names."""
+"""Policies from the literature as formulas, least priority first; and the policy that a configuration names."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def edf(requests: Columns, now: float) -> np.ndarray:
 def lrs(requests: Columns, now: float) -> np.ndarray:
     """Least remaining slack (least laxity, Mok 1983; the Medha paper's LRS): `deadline - now - remaining`.
 
-    Absolute: two seconds of slack count the same for a request of 5 s and one of 100 s.
+    Slack is absolute: two seconds count the same for a request of 5 s and one of 100 s.
     """
     slack: np.ndarray = requests.deadline - now - requests.remaining
     return slack
@@ -38,8 +38,8 @@ def lrs(requests: Columns, now: float) -> np.ndarray:
 def lars(requests: Columns, now: float, margin: float = 1.0) -> np.ndarray:
     """Length-aware relative slack (Medha, arXiv 2409.17264v5 §4.1): `(arrival + m D - now - remaining) / total`.
 
-    D is `deadline - arrival`. Everyone's lateness is bounded in proportion to its length. Requests finish just in
-    time, so the policy aims at the fraction `m = margin` of D and has the rest in hand.
+    D is `deadline - arrival`. The lateness of every request is bounded in proportion to its length. Requests finish
+    just in time, so the policy aims at the fraction `m = margin` of D and keeps the rest in reserve.
     """
     due = requests.arrival + margin * (requests.deadline - requests.arrival)
     slack: np.ndarray = (due - now - requests.remaining) / np.maximum(requests.total, LEAST_WORK_S)
@@ -50,12 +50,7 @@ RULES: dict[str, PriorityRule] = {"fcfs": fcfs, "srtf": srtf, "edf": edf, "lrs":
 
 
 def policy_from(config: SchedulerConfig, pool_tokens: int) -> Policy:
-    """The policy that a configuration names.
-
-    Args:
-        config: name and settings.
-        pool_tokens: KV tokens that all groups hold together.
-    """
+    """The policy that a configuration names; `pool_tokens` are the KV tokens that all groups hold together."""
     if config.policy == "red":
         most = config.relegated_tokens
         return Relegation(config.relegated_share, pool_tokens / 2 if most is None else most, config.long_tokens)

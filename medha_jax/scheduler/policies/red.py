@@ -1,4 +1,4 @@
-"""RED: relegation, and the earliest deadline first among those that can be on time. A policy with a memory."""
+"""RED: relegation, and earliest deadline first among the requests that can be on time."""
 
 from __future__ import annotations
 
@@ -10,43 +10,44 @@ import numpy as np
 
 from medha_jax.scheduler.policies.base import LEAST_WORK_S, NO_REQUESTS, Columns
 
-GAP = 0.25  # of the slack of all before it, that a request which goes first may use up
-LEAST_GAP_S = 0.05  # slack from which on there is such a gap
-DEAREST_TOKENS = 1e5  # shorter requests do not become cheaper to keep, so that long ones are set aside first
-ADVANCE_S = 10.0  # work done for the oldest relegated request without need, that is taken off later
+GAP = 0.25  # share of the slack of all requests before it that a request may use up to go first
+LEAST_GAP_S = 0.05  # least slack that may be used that way
+DEAREST_TOKENS = 1e5  # shorter requests do not become cheaper to keep, so long ones are set aside first
+ADVANCE_S = 10.0  # most debt from work done for the oldest relegated request beyond its credit
 GOOD_S = 0.05  # an order is used again for this long, if no request comes, goes or is admitted
 NONE = -1.0
-MEMORY_S = 20.0  # a decode of the length of the authors' trace takes as long
-SPEED_MARGIN = 0.95  # of the speed that was seen is counted on, for short requests that will come meanwhile
+MEMORY_S = 20.0  # as long as a typical decode in the trace of Medha's authors
+SPEED_MARGIN = 0.95  # share of the measured speed to count on; the rest is for short requests still to come
 LEAST_SPEED = 0.3
 
 
 class Relegation:
     """Serves requests that can be on time as if there were no others, and all others within a bound.
 
-    A request that can no longer be on time, even at the predicted speed, is *relegated* for good. Of the others as many
-    as possible are kept *on time* (`on_time_together`, at the measured speed). The rest is *aside* and may come back.
+    A request that cannot be on time even at the predicted speed is *relegated* for good. Of the others as many as
+    possible are kept *on time* (`on_time_together`, at the measured speed). The rest are *aside* and may return.
     The order is:
 
     1. the oldest relegated request, if the relegated are owed service;
-    2. short relegated ones that delay no request which is on time;
-    3. those on time, earliest deadline first; before them, shortest first, those whose work fits the slack of all
-       before them;
-    4. those aside, shortest remaining time first;
-    5. the relegated, first the one that has waited longest for its work.
+    2. short relegated requests that delay no request on time;
+    3. requests whose work fits the slack of all on-time requests before them, shortest first; then the other requests
+       on time, earliest deadline first;
+    4. requests aside, shortest remaining time first;
+    5. the relegated, longest wait relative to its work first.
 
-    *Owed*: the relegated get a share φ of the time. While there are any, φ seconds of credit are added each second, and
-    the predicted seconds of work done for the oldest are taken off. It goes first while there is credit. The oldest is
-    the first to have arrived when the one before was done. It stays the oldest to its end, and keeps its pages.
+    *Owed*: the relegated get a share φ of the time. While there are any, they gain φ seconds of credit each second.
+    Predicted seconds of work done for the oldest are taken off. It goes first while there is credit. The oldest is
+    the earliest arrival when the one before it was done. It stays the oldest to its end, and keeps its pages.
 
-    So the wait for a first token has a bound, which no later work is part of: docs/scheduling.md#the-bound states and
-    proves it.
+    So the wait for a first token has a bound, and later requests do not raise it. docs/scheduling.md#the-bound states
+    and proves it.
 
-    From: Moore and Hodgson 1968; relegation as in Niyama (arXiv 2503.22562), there without a bound.
+    From Moore and Hodgson 1968; relegation as in Niyama (arXiv 2503.22562), which has no bound.
 
     Args:
         share: φ, above 0 and below 1.
-        tokens: KV that relegated prompts keep, beside the oldest; those with the least work done lose theirs beyond it.
+        tokens: KV tokens that relegated prompts may keep, without the oldest; beyond it the prompts with the least
+            work done lose their pages.
         long_tokens: requests with fewer are short.
     """
 
@@ -61,7 +62,7 @@ class Relegation:
         self._made: _Made | None = None
 
     def order(self, requests: Columns, now: float) -> np.ndarray:
-        """As above; relegated requests whose pages would be too many have an infinite priority."""
+        """Priorities by the order of the class; infinite for relegated requests whose pages would be too many."""
         if not len(requests.number):
             return NO_REQUESTS
         passed = self._speed.passed(requests.number, now)
@@ -74,7 +75,7 @@ class Relegation:
         return made.priorities
 
     def urgency(self, requests: Columns, now: float) -> np.ndarray:
-        """Relegated ones give way to all that are not, those aside to those on time, and all to the oldest.
+        """Relegated requests give way to all others, requests aside to those on time, and all to the oldest.
 
         Requests of one class never preempt each other: work would be lost for nothing. The oldest and decodes
         keep their pages.
@@ -90,13 +91,13 @@ class Relegation:
         return found
 
     def planned(self, number: int, seconds: float) -> None:
-        """Count the work into the speed, and take it off the credit if it was done for the oldest."""
+        """Add the work to the speed, and take it off the credit if it was done for the oldest."""
         self._speed.worked(seconds)
         if number == self._oldest:
             self._credit = max(self._credit - seconds, -ADVANCE_S)
 
     def over_quota(self, requests: Columns) -> np.ndarray:
-        """The relegated with the least work done, as many as hold more than they all may."""
+        """The relegated with the least work done: as few as bring the others within `tokens`."""
         if not len(self._relegated):
             return NO_REQUESTS
         holds = requests.admitted & np.isin(requests.number, self._relegated) & (requests.number != self._oldest)
@@ -109,7 +110,7 @@ class Relegation:
         return requests.number[rows[: enough + 1]]
 
     def _make(self, requests: Columns, now: float, owed: bool) -> _Made:
-        """The order, from scratch."""
+        """Compute the order."""
         left, work = requests.deadline - now, requests.remaining / self._speed.expected
         relegated = self._relegate(requests, left)
         late, others = np.flatnonzero(relegated), np.flatnonzero(~relegated)
@@ -133,7 +134,7 @@ class Relegation:
             "relegated": _by(-waited, np.setdiff1d(behind, brief, assume_unique=True)),
         }.items():
             first_places[name] = place
-            rows = rows[priorities[rows] == math.inf]  # the oldest stands first, and nowhere else
+            rows = rows[priorities[rows] == math.inf]  # the oldest has its place already
             priorities[rows] = np.arange(place, place + len(rows))
             place += len(rows)
         number = requests.number
@@ -142,7 +143,7 @@ class Relegation:
         return _Made(key, now, priorities, number[kept], number[aside], first_aside, first_relegated)
 
     def _relegate(self, requests: Columns, left: np.ndarray) -> np.ndarray:
-        """Who is relegated, `[requests]`; those that have gone are forgotten."""
+        """Whether each request is relegated, `[requests]`. Forgets relegated requests that are gone."""
         number = requests.number
         relegated = requests.remaining > left
         if len(self._relegated):
@@ -155,14 +156,14 @@ class Relegation:
         return relegated
 
     def _on_time(self, requests: Columns, rows: np.ndarray, work: np.ndarray, left: np.ndarray) -> np.ndarray:
-        """Of some rows those that can be on time together, by deadline."""
+        """The rows that can be on time together, by deadline."""
         rows = _by(left, rows)
         cost = work[rows] / np.sqrt(np.maximum(requests.tokens[rows], DEAREST_TOKENS))
         together: np.ndarray = rows[on_time_together(work[rows], left[rows], cost)]
         return together
 
     def _allowed(self, requests: Columns, late: np.ndarray) -> np.ndarray:
-        """Rows of relegated requests, without those whose pages would be more than the relegated may keep."""
+        """Rows of relegated requests that hold pages, or may get them within the quota."""
         tokens, admitted = requests.tokens[late], requests.admitted[late]
         oldest = requests.number[late] == self._oldest
         held = tokens[admitted & ~oldest].sum()
@@ -172,14 +173,14 @@ class Relegation:
 
 @dataclass(frozen=True)
 class _Made:
-    """An order that was made.
+    """An order, kept for a short time.
 
     Args:
         key: numbers of its requests, how many were admitted, and whether the oldest was owed service.
-        at: when, in seconds.
+        at: when it was made, in seconds.
         priorities: of the requests, `[requests]`.
-        on_time, aside: numbers.
-        first_aside, first_relegated: priorities at which these begin.
+        on_time, aside: numbers of the requests.
+        first_aside, first_relegated: priorities at which these classes begin.
     """
 
     key: tuple[np.ndarray, int, bool]
@@ -207,33 +208,30 @@ def _by(column: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 
 class MeasuredSpeed:
-    """Owns the measured speed of prompts: predicted seconds of their work that are done in a second.
+    """Owns the measured speed of prompts: predicted seconds of prompt work done per second.
 
-    Predictions are for a prompt that is alone. Decodes take a part of every tick, and where there are none ticks are
-    longer and chunks larger than predicted, so it is below or above 1. Recent seconds count more, by
-    `e^(-age / MEMORY_S)`.
+    Predictions assume a lone prompt. Decodes take part of every tick, so the speed can be below 1. Without decodes
+    chunks are larger than predicted, so it can be above 1. Past seconds have the weight `e^(-age / MEMORY_S)`.
     """
 
     def __init__(self) -> None:
-        self._done = self._seconds = MEMORY_S / 4  # as if a while at speed 1 had been seen
+        self._done = self._seconds = MEMORY_S / 4  # starts as after some time at speed 1
         self._pending = 0.0
         self._now, self._newest = -math.inf, -1.0
 
     @property
     def expected(self) -> float:
-        """Speed that can be counted on; never more than predicted."""
+        """Speed to count on; never above 1."""
         return min(max(SPEED_MARGIN * self._done / self._seconds, LEAST_SPEED), 1.0)
 
     def worked(self, seconds: float) -> None:
-        """Predicted seconds of work are in a plan."""
+        """Note predicted seconds of work in a plan."""
         self._pending += seconds
 
     def passed(self, numbers: np.ndarray, now: float) -> float:
-        """Seconds since the last call; 0 if the prompts of that time are all gone, for then nothing may have run.
+        """Seconds since the last call; 0 if all prompts of that call are gone: the machine may have been idle.
 
-        Args:
-            numbers: of the prompts that have work left, at least one.
-            now: seconds.
+        `numbers` are those of the prompts that have work left, at least one.
         """
         passed = now - self._now if numbers.min() <= self._newest else 0.0
         if passed > 0:
@@ -247,15 +245,14 @@ class MeasuredSpeed:
 
 
 def on_time_together(work: np.ndarray, time: np.ndarray, cost: np.ndarray) -> np.ndarray:
-    """Choose requests that are all done in time if they run one after the other, earliest deadline first.
+    """Choose requests that all finish in time when they run one by one, earliest deadline first.
 
-    Moore and Hodgson (1968): take them by deadline, and where one would be late, set aside the one of highest cost so
-    far. With the work as the cost as many as possible are kept. It takes O(n log n), and one sum where all can be on
-    time.
+    Moore and Hodgson (1968): take them by deadline; when one would be late, set aside the most costly one so far.
+    If the cost is the work, as many as possible are kept. It takes O(n log n), or one sum if all can be on time.
 
     Args:
         work: seconds of each, `[requests]`, in order of their deadlines.
-        time: seconds to the deadline of each; none is less than its work.
+        time: seconds to the deadline of each, at least its work.
         cost: of keeping each.
 
     Returns:
