@@ -1,4 +1,4 @@
-"""What travels between scheduler, engine and runtime: frozen data, no behaviour, no JAX."""
+"""Data that travels between scheduler, engine and runtime: frozen, without behaviour, no JAX."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _SAMPLING, _END = "Sampling", "Where to end"
 
 
 class InvalidRequestError(ValueError):
-    """A request states a value that is not allowed; the message says what is."""
+    """A request has a value that is not allowed; the message says what is allowed."""
 
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How tokens are chosen. Defaults sample from the unchanged distribution until the context is full.
+    """How tokens are chosen. By default they are sampled from the unchanged distribution until the context is full.
 
-    `temperature` 0 is greedy; `top_k` 0 or -1 is off; `logprobs` None is off, 0 gives the chosen token's
-    alone; `seed` None lets the engine draw one. Presence and frequency penalties look at generated tokens
-    (OpenAI's definition), the repetition penalty at prompt and generated ones (CTRL, arXiv 1909.05858).
+    `temperature` 0 is greedy; `top_k` 0 or -1 is off; `logprobs` None is off, and 0 gives only the chosen token's;
+    with `seed` None the engine draws one. Presence and frequency penalties look at generated tokens (OpenAI's
+    definition), the repetition penalty at prompt and generated ones (CTRL, arXiv 1909.05858).
 
     Raises:
         InvalidRequestError: a value is out of its range.
@@ -111,7 +111,7 @@ class SamplingParams:
 
     @classmethod
     def from_file(cls, path: Path, stated: Mapping[str, float | int]) -> SamplingParams:
-        """The defaults of a model, from fields that a file of it states.
+        """A model's defaults, from the fields of one of its files.
 
         Raises:
             InvalidRequestError: a value is out of its range; the message names the file.
@@ -123,19 +123,19 @@ class SamplingParams:
 
 
 class Chunk(NamedTuple):
-    """Consecutive tokens of one request computed together; a decode step is a chunk of one.
+    """Consecutive tokens of one request, computed together; a decode step is a chunk of one.
 
-    A tuple, because every tick makes one a request: a frozen dataclass takes three times as long to make.
+    A tuple, because each request makes one every tick, and a frozen dataclass takes three times as long to make.
 
     Args:
         slot: the request's row in the device tables.
         start: position of the first token.
         length: tokens.
-        tokens: their ids, or None for a decode: the device feeds the token that it sampled last.
+        tokens: token ids; None for a decode, which takes the token that the device sampled last.
         last: whether the token sampled after this chunk is the request's next one.
         first_page: index of the first page in `pages` among the request's pages on the owner group.
         pages: pages of the owner group that the request holds from this chunk on.
-        groups: the KV groups that hold the request so far, in order of allocation; the last one owns this chunk,
+        groups: the KV groups that hold the request so far, in order of allocation. The last one owns this chunk,
             which does not cross a border between groups.
     """
 
@@ -155,13 +155,13 @@ class Chunk(NamedTuple):
 
     @property
     def shared(self) -> bool:
-        """Whether the chunk's rows are present on every group, because its KV is spread over several."""
+        """Whether every group has the chunk's rows, because the request's KV is spread over several."""
         return len(self.groups) > 1
 
 
 @dataclass(frozen=True)
 class StepPlan:
-    """The chunks of one microbatch, of different requests: decodes and prefill chunks in any mix."""
+    """The chunks of one microbatch, each of another request: decodes and prefill chunks in any mix."""
 
     chunks: tuple[Chunk, ...]
 
@@ -171,11 +171,10 @@ class Admission:
     """A request that gets a slot.
 
     Args:
-        slot: free, or the same request's when one more group joins it.
-        sampling: its settings.
+        slot: a free one, or the request's own when one more group joins it.
         prompt: tokens in its prompt.
         end_tokens: ids that end it; suppressed before `min_tokens`.
-        prompted: prompt tokens that were computed before.
+        prompted: prompt tokens computed before.
         generated: tokens that it generated before.
     """
 
@@ -188,20 +187,20 @@ class Admission:
 
 
 def _no_logits() -> np.ndarray:
-    import numpy as np  # not above: the command line reads settings from here, and --help shall be quick
+    import numpy as np  # not at the top: the command line imports this module, and --help must be quick
 
     return np.zeros(0, np.float32)
 
 
 @dataclass(frozen=True)
 class TokenResult:
-    """What a tick gave for one chunk of the plan that left.
+    """Result of a tick for one chunk of the plan that left.
 
     Only a `last` chunk's token is the request's next one.
 
     Args:
-        token: the id that was chosen.
-        finite: whether the logits were finite; otherwise the token means nothing.
+        token: the chosen id.
+        finite: whether the logits were finite; if not, the token means nothing.
         logprob: natural log-probability of the token, if the request asked for it.
         top: the likeliest tokens with their log-probabilities, best first, if the request asked for them.
         logits: fp32 `[vocab]`; empty unless the runtime keeps them.

@@ -1,4 +1,4 @@
-"""Every setting, as frozen data; the only part that reads or writes the environment."""
+"""Every setting, as frozen data; only this part reads or writes the environment."""
 
 from medha_jax.config.declaration import (
     ConfigError,

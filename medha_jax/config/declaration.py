@@ -1,6 +1,6 @@
-"""How a setting is declared: once, with its default, its range and what it means.
+"""How a setting is declared: once, with its default, its range and its meaning.
 
-`check_settings` refuses what is out of range, and the command line makes an option of it (`cli/option_groups.py`).
+`check_settings` refuses values out of range, and the command line makes options of settings (`cli/option_groups.py`).
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True)
 class Setting:
-    """What one field of a dataclass of settings means and allows.
+    """Meaning and allowed values of one field of a dataclass of settings.
 
     Args:
-        help: one line; it stands in `--help`, and is the documentation of the field.
-        at_least, above: the smallest value, or the one that it must exceed.
-        at_most, below: the largest value, or the one that it must not reach.
-        choices: the words that are allowed.
-        words: its name in error messages, where that is not the field's.
-        option: its name on the command line, where that is not the field's.
-        per: what 1 of the field is on the command line: 1000 for an option in ms of a field in seconds.
-        metavar: what stands for the value in `--help`.
-        panel: heading under which it stands there.
+        help: one line for `--help`; also the field's documentation.
+        at_least, above: the smallest value, or an excluded lower limit.
+        at_most, below: the largest value, or an excluded upper limit.
+        choices: the allowed words.
+        words: name in error messages, if it is not the field's.
+        option: name on the command line, if it is not the field's.
+        per: units of the option in one unit of the field: 1000 for an option in ms of a field in seconds.
+        metavar: stands for the value in `--help`.
+        panel: its heading in `--help`.
         switch: a flag that can only be turned on, without `--no-...`.
     """
 
@@ -46,16 +46,16 @@ class Setting:
 
     @property
     def interval(self) -> str:
-        """Its range, as in `[0, 1)`."""
+        """The range as text, e.g. `[0, 1)`."""
         left = f"[{self.at_least:g}" if self.above is None else f"({self.above:g}"
         if self.at_most is None and self.below is None:
             return f"{left}, inf)"
         return f"{left}, {self.at_most:g}]" if self.below is None else f"{left}, {self.below:g})"
 
     def allows(self, value: Any) -> bool:
-        """Whether a value is one of the choices, or in the range; without an upper end it must be finite.
+        """Whether a value is a choice or in the range; without an upper limit it must still be finite.
 
-        Parts of a tuple are looked at where they are typed; its owner may allow more.
+        Tuples are checked only where their options are parsed, because their owner may allow more.
         """
         if self.choices:
             return value in self.choices
@@ -71,7 +71,7 @@ class Setting:
 
     @property
     def allowed(self) -> str:
-        """In words for an error message."""
+        """The allowed values in words, for an error message."""
         if self.choices:
             return f"allowed are {', '.join(self.choices)}"
         if self.at_most is None and self.below is None:
@@ -88,29 +88,20 @@ class Setting:
 
 
 def setting(default: Any, help: str, **allowed: Any) -> Any:
-    """A field of a dataclass that is a setting.
-
-    Args:
-        default: if nothing is stated.
-        help: what it means, in one line.
-        **allowed: further fields of `Setting`.
-    """
+    """A field of a dataclass that is a setting; `allowed` are further fields of `Setting`."""
     return field(default=default, metadata={Setting.__name__: Setting(help, **allowed)})
 
 
 def setting_of(declared: Any) -> Setting | None:
-    """The setting that a field of a dataclass is, if it is one."""
+    """The setting that a dataclass field declares, or None."""
     found: Setting | None = declared.metadata.get(Setting.__name__)
     return found
 
 
 def same_setting(kind: type, name: str, **changed: Any) -> Any:
-    """A field that is declared as the one of another dataclass.
+    """A field declared like the field `name` of the dataclass `kind`.
 
-    Args:
-        kind: that dataclass.
-        name: of the field in it.
-        **changed: another `default`, or other fields of `Setting`.
+    `changed` has another `default`, or other fields of `Setting`.
     """
     (declared,) = (one for one in fields(kind) if one.name == name)
     default = changed.pop("default", declared.default)
@@ -122,7 +113,7 @@ def check_settings(group: Any) -> None:
     """Refuse the first setting of a dataclass that is out of its range; None is always allowed.
 
     Raises:
-        ConfigError: with the allowed range.
+        ConfigError: states the allowed range.
     """
     for declared in fields(group):
         stated, value = setting_of(declared), getattr(group, declared.name)

@@ -1,4 +1,4 @@
-"""The only place that reads or writes the environment."""
+"""The only module that reads or writes the environment."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ CPU_COLLECTIVE_FLAGS = (
 
 
 def default_compilation_cache() -> Path:
-    """Directory of the persistent compilation cache: `MEDHA_JAX_CACHE`, else below the user's cache directory."""
+    """Directory of the persistent compilation cache: `MEDHA_JAX_CACHE`, else in the user's cache directory."""
     stated = os.environ.get("MEDHA_JAX_CACHE")
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return Path(stated) if stated else base / "medha-jax" / "compiled"
 
 
 def patient_cpu_collectives() -> None:
-    """Give devices that share few cores time to meet in a collective; to be called before JAX starts a backend.
+    """Give devices on few cores more time to meet in a collective; call it before JAX starts a backend.
 
-    Flags that `XLA_FLAGS` already states are left as they are.
+    Flags that `XLA_FLAGS` already states stay as they are.
     """
     stated = os.environ.get("XLA_FLAGS", "")
     missing = [flag for flag in CPU_COLLECTIVE_FLAGS if flag.split("=")[0] not in stated]

@@ -1,4 +1,4 @@
-"""The layout of the devices, and the shapes that ticks are compiled for."""
+"""The layout of the devices, and the shapes of compiled ticks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import yaml
 
 from medha_jax.config.declaration import ConfigError, check_settings, setting
 
-# Axes of the mesh, and the settings of their sizes; `mesh` alone divides arrays over them.
+# Axes of the mesh, and the settings of their sizes; only `mesh` divides arrays over them.
 TENSOR, STAGE, GROUP = "tp", "spp", "kvp"
 MESH_CONFIGS = Path(__file__).parents[2] / "mesh_configs"
 
@@ -24,9 +24,9 @@ def _increasing(name: str, sizes: tuple[int, ...], smallest: int) -> None:
 
 @dataclass(frozen=True)
 class Buckets:
-    """The padded shapes that a tick is compiled for: every pair of a decode and a prefill size.
+    """The padded shapes of compiled ticks: every pair of a decode and a prefill size.
 
-    Beside the prefill sizes there is 0, unless `mixed_only`.
+    Prefill size 0 is added unless `mixed_only`.
     """
 
     decode: tuple[int, ...] = setting((1, 8, 32), "Rows of one token.")
@@ -67,14 +67,14 @@ class Axes:
 
 @dataclass(frozen=True)
 class MeshConfig(Axes):
-    """A layout of devices and the sizes that go with it; the first three settings are those of `Axes`."""
+    """A layout of devices and the sizes that belong to it; the first three settings are those of `Axes`."""
 
     page_size: int = setting(64, "Tokens in a KV page; a power of two.", metavar="N")
     # None: one group holds everything
     tokens_per_group: int | None = setting(None, "Tokens of one request that a KV group holds.", metavar="N")
-    # shapes of the rows that each group has of its own
+    # rows that belong to one group
     buckets: Buckets = field(default_factory=Buckets)
-    # shapes of the rows of requests that are spread over groups; None if there are none
+    # rows of requests that are spread over groups; None if there are none
     shared_buckets: Buckets | None = field(default_factory=lambda: Buckets(decode=(4,), prefill=(256,), chunks=2))
     memory_fraction: float = setting(
         0.9,
@@ -96,12 +96,12 @@ class MeshConfig(Axes):
 
     @property
     def spread_buckets(self) -> Buckets | None:
-        """`shared_buckets` where there are several groups to share rows, None where there is one."""
+        """`shared_buckets` if there are several groups, None if there is one."""
         return self.shared_buckets if self.kvp > 1 else None
 
 
 def load_mesh(text: str) -> MeshConfig:
-    """Read a layout: a YAML file, the name of one in `mesh_configs/`, or settings as in `tp=2,spp=2,kvp=2`.
+    """Read a layout: a YAML file, a name in `mesh_configs/`, or settings such as `tp=2,spp=2,kvp=2`.
 
     Raises:
         ConfigError: there is no such file or name, or a setting is unknown or out of range.
@@ -126,7 +126,7 @@ def load_mesh(text: str) -> MeshConfig:
 
 
 def mesh_from(stated: Mapping[str, Any]) -> MeshConfig:
-    """A layout from settings by name; `buckets` and `shared_buckets` are mappings of decode, prefill and chunks.
+    """A layout from named settings; `buckets` and `shared_buckets` are mappings of decode, prefill and chunks.
 
     Raises:
         ConfigError: a setting is unknown, of the wrong type or out of range.

@@ -1,4 +1,4 @@
-"""What a runtime is built from."""
+"""Settings of a runtime."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _MEMORY = "Memory"
 
 @dataclass(frozen=True)
 class RuntimeConfig:
-    """What a runtime is built from.
+    """Settings of a runtime.
 
-    With `dtype` auto a CPU computes in float32: XLA converts bf16 weights on every step there (26 against 6 ms a token
-    were measured). `kv_dtype` fp8 is e4m3 with an exponent for each token and head. `xla_options` auto compiles the
-    ticks of a GPU with `runtime.compiler.GPU_OPTIONS`.
+    `dtype` auto is float32 on a CPU: XLA converts bf16 weights on every step there (26 ms a token instead of 6).
+    `kv_dtype` fp8 is e4m3 with an exponent for each token and head. `xla_options` auto compiles the ticks of a GPU with
+    `runtime.compiler.GPU_OPTIONS`.
     """
 
     model: Path = BUNDLED_MODEL  # a Hugging Face or Orbax directory
@@ -47,8 +47,8 @@ class RuntimeConfig:
     pool_tokens: int | None = setting(
         None, "KV tokens of each group. Default: one request of the whole context.", at_least=1, panel=_MEMORY
     )
-    keep_logits: bool = False  # return the logits of sampled rows to the host: for tests, it costs a copy
-    seed: int = 0  # of requests that state none
+    keep_logits: bool = False  # return the logits of sampled rows to the host: for tests, because it costs a copy
+    seed: int = 0  # of requests without a seed of their own
     compilation_cache: Path | None = field(default_factory=default_compilation_cache)
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""What a scheduler is built from."""
+"""Settings of a scheduler."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _LIMITS, _SCHEDULER, _ADVANCED = "Limits", "Scheduler", "Scheduler, advanced"
 
 @dataclass(frozen=True)
 class SchedulerConfig:
-    """What a scheduler is built from. Times are in seconds.
+    """Settings of a scheduler. Times are in seconds.
 
-    A tick without decodes may take twice `idle_tick_s` where a smaller chunk would hardly make it shorter, because
-    reading the context takes most of it.
+    A tick without decodes may take twice `idle_tick_s` if reading the context takes most of it: a smaller chunk would
+    hardly make it shorter.
     """
 
     policy: str = setting("red", "Order of the prompts.", choices=POLICIES, panel=_SCHEDULER)
@@ -104,7 +104,7 @@ class SchedulerConfig:
         check_settings(self)
 
     def default_deadline_s(self, alone_s: float) -> float:
-        """Seconds to the first token of a request that states no target, by the seconds of its prefill alone.
+        """Seconds to the first token of a request without a target, from the seconds of its prefill alone.
 
         Medha's rule: `max(ttft_multiple * alone, ttft_floor_s)`.
         """

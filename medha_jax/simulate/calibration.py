@@ -104,7 +104,7 @@ def read_calibration(path: Path) -> Calibration:
 def write_ticks(
     path: Path, about: Mapping[str, str], config: RuntimeConfig, context: int, ticks: Sequence[Any]
 ) -> None:
-    """Write measured ticks (dicts as above) in the form that `read_calibration` reads."""
+    """Write measured ticks in the form that `read_calibration` reads; the module describes their fields."""
     mesh = {field.name: getattr(config.mesh, field.name) for field in fields(config.mesh)}
     for name in ("buckets", "shared_buckets"):
         mesh[name] = asdict(mesh[name]) if mesh[name] is not None else None

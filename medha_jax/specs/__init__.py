@@ -1,1 +1,1 @@
-"""What a model directory and a layout say, and what follows from it by arithmetic alone; no JAX."""
+"""Facts of a model directory and a layout, and the arithmetic on them; no JAX."""

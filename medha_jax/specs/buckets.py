@@ -1,4 +1,4 @@
-"""The padded shapes of a tick, and the smallest that holds a plan."""
+"""The padded shapes of a tick, and the smallest one that holds a plan."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ LARGE_TILE, SMALL_TILE = 512, 64
 
 
 class UnknownShapeError(RuntimeError):
-    """A plan needs a shape that no program was compiled for."""
+    """A plan needs a shape that was not compiled."""
 
 
 class Segment(NamedTuple):
     """Part of a tick: `decode` rows of one token and `prefill` rows of at most `chunks` prompt chunks.
 
-    It is a part of a compiled shape, padding included, or what a plan needs such a part to hold.
+    Either a part of a compiled shape, padding included, or the rows of a plan that such a part must hold.
     """
 
     decode: int = 0
@@ -36,7 +36,7 @@ class Segment(NamedTuple):
 
     @property
     def rows(self) -> int:
-        """Rows of the segment, e.g. 8 decodes and 256 prompt tokens are 264."""
+        """All rows, e.g. 264 for 8 decodes and 256 prompt tokens."""
         return self.decode + self.prefill
 
     @property
@@ -46,9 +46,9 @@ class Segment(NamedTuple):
 
     @property
     def tiles(self) -> dict[int, int]:
-        """Query tile sizes of the attention, largest first, each with how many may be needed.
+        """Query tile sizes of the attention, largest first, each with the number that may be needed.
 
-        A chunk is cut into large tiles; a rest of at most half a large tile is cut into small ones.
+        A chunk is cut into large tiles. The rest is cut into small ones if it is at most half a large tile.
         """
         if not self.prefill:
             return {}
@@ -61,7 +61,7 @@ class Segment(NamedTuple):
         }
 
     def updates(self, page: int) -> int:
-        """Page-table entries that its chunks may set in one tick."""
+        """Most page-table entries that its chunks set in one tick."""
         return self.decode + (-(-self.prefill // page) + self.chunks if self.prefill else 0)
 
 
@@ -69,7 +69,7 @@ NO_ROWS = Segment()
 
 
 class Bucket(NamedTuple):
-    """One compiled shape: rows that all groups share, and rows that each group has of its own.
+    """One compiled shape: shared rows, which all groups compute, and own rows of each group.
 
     Rows lie as `[shared decodes | own decodes | shared prompt chunks | own prompt chunks]`.
     """
@@ -82,12 +82,12 @@ class Bucket(NamedTuple):
 
     @property
     def segments(self) -> tuple[Segment, Segment]:
-        """Shared rows first."""
+        """Both segments, the shared one first."""
         return self.shared, self.own
 
     @property
     def decodes(self) -> int:
-        """Rows of one token; they come before all others."""
+        """Rows of one token; they come first."""
         return self.shared.decode + self.own.decode
 
     @property
@@ -121,7 +121,7 @@ class Bucket(NamedTuple):
         return self.shared.decode, self.decodes + self.shared.prefill
 
     def slices(self, largest: Bucket) -> list[tuple[slice, slice]]:
-        """Where each run of this bucket's rows, in order, lies among the rows of a larger one: (here, there)."""
+        """Where this bucket's runs of rows lie among the rows of a larger one: pairs (here, there), in order."""
         pairs = []
         for segment in (0, 1):
             sizes = self.segments[segment].decode, self.segments[segment].prefill
@@ -131,7 +131,7 @@ class Bucket(NamedTuple):
 
 
 def all_buckets(own: Buckets, shared: Buckets | None) -> tuple[Bucket, ...]:
-    """Every shape that is compiled ahead; `shared` is None where there is one group only."""
+    """Every shape that is compiled ahead; `shared` is None if there is only one group."""
     privates, commons = list(_segments(own)), [NO_ROWS]
     if shared is not None:
         commons += _segments(shared)
@@ -139,7 +139,7 @@ def all_buckets(own: Buckets, shared: Buckets | None) -> tuple[Bucket, ...]:
 
 
 def padded_segment(buckets: Buckets, decode: int, prefill: int) -> Segment:
-    """The compiled segment of two padded sizes: it has all chunks where it has prompt rows."""
+    """The compiled segment of two padded sizes; with prompt rows it has all chunks."""
     return Segment(decode, prefill, buckets.chunks if prefill else 0)
 
 
@@ -148,10 +148,10 @@ def _segments(buckets: Buckets) -> Iterable[Segment]:
 
 
 def smallest_bucket(own: Buckets, shared: Buckets | None, need: Segment, shared_need: Segment = NO_ROWS) -> Bucket:
-    """The smallest shape that holds these rows; `shared` is None where there is one group only.
+    """The smallest shape that holds these rows; `shared` is None if there is only one group.
 
     Raises:
-        UnknownShapeError: nothing compiled is large enough.
+        UnknownShapeError: no compiled shape is large enough.
     """
     if shared_need == NO_ROWS:
         return Bucket(_smallest_segment(own, need, ""))
@@ -172,10 +172,10 @@ def _smallest_segment(buckets: Buckets, need: Segment, kind: str) -> Segment:
 
 
 def smallest_size(sizes: Sequence[int], count: int) -> int:
-    """The smallest of increasing sizes that holds `count`, which the largest does."""
+    """The smallest of increasing sizes that holds `count`; the largest must hold it."""
     return sizes[bisect_left(sizes, count)]
 
 
 def smallest_sizes(sizes: Sequence[int], counts: np.ndarray) -> np.ndarray:
-    """`smallest_size` of many counts; the largest where none holds a count."""
+    """`smallest_size` of many counts; the largest size for counts above it."""
     return np.array(sizes)[np.minimum(np.searchsorted(sizes, counts), len(sizes) - 1)]

@@ -1,8 +1,8 @@
-"""What a chunk makes attention do, on the KV group that holds most of the chunk's context.
+"""Attention work of a chunk, on the KV group that holds most of the chunk's context.
 
-A chunk lies in one group's part of a request: it does not cross a multiple of `per_group` tokens. Beyond the first
-part, a group that is full holds most of the context. Scalars and NumPy arrays have functions of their own, because a
-plan asks for one chunk at a time, thousands of times a second.
+A chunk lies in one group's part of a request: it does not cross a multiple of `per_group` tokens. After the first
+part, a full group holds most of the context. Scalars and NumPy arrays have separate functions, because planning
+asks for one chunk at a time, thousands of times a second.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import numpy as np
 
 
 def chunk_attention(start: int, length: int, per_group: int) -> float:
-    """Sum over a chunk's rows of the context that each sees, in tokens²."""
+    """Sum over a chunk's rows of the context that each row sees, in tokens²."""
     if start < per_group:
         return length * (start + (length + 1) / 2)
     return float(length * per_group)

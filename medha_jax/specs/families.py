@@ -1,4 +1,4 @@
-"""What sets the model families apart; everything that they share stands in `models/decoder.py`."""
+"""What distinguishes the model families; `models/decoder.py` has what they share."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Family:
     window_switch: str | None = None
 
     def window(self, config: Mapping[str, Any]) -> int | None:
-        """Tokens of a sliding attention window that the config turns on, or None."""
+        """Tokens of the sliding attention window, or None if the config has none or turns it off."""
         if self.window_switch is not None and not config.get(self.window_switch, False):
             return None
         return config.get("sliding_window")

@@ -1,4 +1,4 @@
-"""Sizes of the mesh axes, and what a model's sizes become on them."""
+"""Sizes of the mesh axes, and the sizes of a model on them."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ class Layout(Axes):
         return cls(axes.tp, axes.spp, axes.kvp)
 
     def padded_layers(self, layers: int) -> int:
-        """Layers after filling up the last stages with layers of zeros, which change nothing: 5 on 4 stages are 8."""
+        """Layers after padding the last stages with layers of zeros, which change nothing: 5 on 4 stages become 8."""
         return -(-layers // self.spp) * self.spp
 
     def padded_vocab(self, vocab: int) -> int:
-        """Vocabulary after filling up to a multiple of the devices that share it."""
+        """Vocabulary after padding to a multiple of the devices that share it."""
         share = self.tp * self.spp
         return -(-vocab // share) * share
 
     def expanded_kv_heads(self, kv_heads: int) -> int:
-        """KV heads after repeating them so that each tensor position has one: 4 on tp=8 are 8."""
+        """KV heads, repeated so that each tensor position has one: 4 on tp=8 become 8."""
         return max(kv_heads, self.tp)
 
     def misfits(self, arch: Architecture) -> list[str]:
-        """What of a model cannot be divided over this layout, with the numbers; empty if all can."""
+        """Sizes of a model that this layout cannot divide, with the numbers; empty if it fits."""
         found = [
             f"{name} {size} is not divisible by {TENSOR}={self.tp}"
             for name, size in (("heads", arch.heads), ("FFN width", arch.ffn))
@@ -51,10 +51,10 @@ class Layout(Axes):
 
 
 def check_layout(arch: Architecture, layout: Layout) -> None:
-    """Check that a model can be divided over a layout.
+    """Check that a layout can divide a model.
 
     Raises:
-        LayoutError: with every number that does not fit, and the nearest layouts that do.
+        LayoutError: names every number that does not fit, and the nearest layouts that do.
     """
     if found := layout.misfits(arch):
         near = nearest_layouts(layout, lambda other: not other.misfits(arch), layout.devices)
@@ -64,7 +64,7 @@ def check_layout(arch: Architecture, layout: Layout) -> None:
 
 
 def nearest_layouts(layout: Layout, fits: Callable[[Layout], bool], devices: int, most: int = 3) -> list[Layout]:
-    """Layouts of at most `devices` devices that fit, those with most devices and least change first."""
+    """Fitting layouts of at most `devices` devices, sorted by most devices and least change."""
 
     def distance(other: Layout) -> tuple[float, float]:
         change = sum(abs(math.log2(a / b)) for a, b in zip(astuple(layout), astuple(other), strict=True))

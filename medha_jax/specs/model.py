@@ -1,4 +1,4 @@
-"""What a `config.json` says about a decoder-only model, checked and made explicit."""
+"""A decoder-only model's `config.json`, checked and made explicit."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from medha_jax.specs.rope import RopeScaling
 
 
 class UnsupportedModelError(ValueError):
-    """The model directory describes something that this runtime cannot compute exactly."""
+    """This runtime cannot compute the described model exactly."""
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """Sizes and switches of one decoder-only transformer; all sizes are counts of elements.
+    """Sizes and switches of one decoder-only transformer; sizes are counts of elements.
 
-    `context` is the number of positions for which the computation is exact, in tokens.
+    `context` is the number of positions, in tokens, for which the computation is exact.
     """
 
     family: str
@@ -42,7 +42,7 @@ class Architecture:
 
     @property
     def queries_per_kv(self) -> int:
-        """Query heads that share one KV head, e.g. 32 heads over 8 KV heads give 4."""
+        """Query heads that share one KV head, e.g. 4 for 32 heads over 8 KV heads."""
         return self.heads // self.kv_heads
 
     @property
@@ -73,7 +73,7 @@ class Architecture:
         """Read a parsed `config.json`.
 
         Raises:
-            UnsupportedModelError: names the architecture or setting that is not supported or missing.
+            UnsupportedModelError: names the architecture or setting that is unsupported or missing.
         """
         if not isinstance(config, Mapping):
             raise UnsupportedModelError("config.json must be a mapping")
@@ -117,7 +117,7 @@ class Architecture:
         rope = RopeScaling.from_config(config)
         context = rope.extended_context(sizes["max_position_embeddings"])
         if window := family.window(config):
-            # inside the window sliding attention and full attention are the same thing
+            # inside the window, sliding and full attention are equal
             context = min(context, int(window))
         bias = bool(config.get("attention_bias", False)) if family.reads_attention_bias else False
         return cls(

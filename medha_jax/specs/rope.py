@@ -20,7 +20,7 @@ KINDS = ("default", "linear", "dynamic", "llama3", "yarn")
 class RopeScaling:
     """One rule that turns positions into rotation angles.
 
-    `original_context` is the length the base frequencies were trained for, in tokens.
+    `original_context` is the context that the base frequencies were trained for, in tokens.
     """
 
     kind: str = "default"
@@ -36,13 +36,13 @@ class RopeScaling:
 
     @property
     def follows_length(self) -> bool:
-        """Whether angles depend on the length of the sequence and not on the position alone."""
+        """Whether angles depend on the sequence length, and not only on the position."""
         return self.kind == "dynamic"
 
     def extended_context(self, stated: int) -> int:
-        """Tokens that the rule makes usable, where the config states `stated` positions.
+        """Tokens that the rule makes usable, if the config states `stated` positions.
 
-        Linear, dynamic and YaRN configs state the length before it is stretched, Llama 3 ones the length after.
+        Linear, dynamic and YaRN configs state the length before stretching; Llama 3 configs state the length after it.
         """
         if self.kind == "yarn":
             return max(stated, int(self.original_context * self.factor))
@@ -53,7 +53,7 @@ class RopeScaling:
         """Read the rule from a Hugging Face `config.json`, in its old form or its new one.
 
         Raises:
-            ValueError: the rule is unknown, or a number it needs is missing.
+            ValueError: the rule is unknown, or one of its numbers is missing.
         """
         stated = config.get("rope_parameters") or config.get("rope_scaling") or {}
         kind = stated.get("rope_type", stated.get("type", "default"))
@@ -66,7 +66,7 @@ class RopeScaling:
         if "factor" not in stated and not (kind == "yarn" and "original_max_position_embeddings" in stated):
             raise ValueError(f"RoPE type {kind!r} needs `factor`")
         if kind == "dynamic":
-            # the published rule measures growth against max_position_embeddings, not the original one
+            # the published rule measures growth against max_position_embeddings, not the original context
             return cls(kind, theta, float(stated["factor"]), context)
         original = int(stated.get("original_max_position_embeddings") or context)
         if kind == "linear":
@@ -92,7 +92,7 @@ class RopeScaling:
 
 
 def _yarn_attention_factor(stated: Mapping[str, Any], factor: float) -> float:
-    """The factor on cos and sin that stands for YaRN's attention temperature (arXiv 2309.00071, eq. 22)."""
+    """Factor on cos and sin that replaces YaRN's attention temperature (arXiv 2309.00071, eq. 22)."""
 
     def temperature(scale: float, weight: float = 1.0) -> float:
         return 0.1 * weight * math.log(scale) + 1.0 if scale > 1 else 1.0
@@ -144,12 +144,12 @@ def _yarn(rope: RopeScaling, inverse: np.ndarray, head_dim: int) -> np.ndarray:
 
 
 def rotary_constants(rope: RopeScaling, head_dim: int) -> dict[str, np.ndarray]:
-    """A rule as numbers, so that a program compiled for one rule serves all others, too.
+    """A rule as numbers, so that one compiled program serves all rules.
 
-    `rope.inverse`, radians per token of each pair, is multiplied by `stretch ** rope.bend`, where `stretch` grows by
-    `rope.growth` per token of a sequence beyond `rope.original`; no growth and no bend where a rule ignores the length.
+    `rope.inverse` (radians per token of each pair) is multiplied by `stretch ** rope.bend`. `stretch` grows by
+    `rope.growth` per token beyond `rope.original`. Growth and bend are 0 for rules that ignore the length.
 
-    Dynamic NTK's `theta * stretch ** (d / (d - 2))` to the power of `-2 i / d` is that with a bend of `-2 i / (d - 2)`.
+    Dynamic NTK has `theta * stretch ** (d / (d - 2))` to the power of `-2 i / d`: a bend of `-2 i / (d - 2)`.
     """
     bend, growth = np.zeros(head_dim // 2, np.float32), 0.0
     if rope.follows_length:

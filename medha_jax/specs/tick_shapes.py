@@ -1,4 +1,4 @@
-"""What a deployment can run in one tick, as the scheduler sees it."""
+"""The rows that fit one tick, for the scheduler."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ from medha_jax.specs.sizes import Sizes
 
 @dataclass(frozen=True)
 class TickShapes:
-    """What a deployment can run in one tick.
+    """The rows that fit one tick of a deployment.
 
     Args:
-        own: padded sizes of the rows that each KV group has of its own.
-        shared: sizes of the rows of requests that are spread over groups; equal to `own` where none is.
-        groups: KV groups.
+        own: padded sizes of each KV group's own rows.
+        shared: padded sizes of the rows of spread requests; equal to `own` if no request is spread.
         per_group: tokens of one request that a group holds.
         page_size: tokens in a KV page.
-        stages: pipeline stages; a token needs as many ticks.
-        slots: requests that run at once.
+        stages: pipeline stages; a token needs one tick for each.
+        slots: most requests that run at once.
         context: most tokens of one request, prompt and output.
     """
 
@@ -34,7 +33,7 @@ class TickShapes:
 
     @classmethod
     def of(cls, mesh: MeshConfig, sizes: Sizes, slots: int) -> TickShapes:
-        """The shapes of a layout; without shared shapes no request is spread."""
+        """The shapes of a layout; without shared shapes no request is spread over groups."""
         return cls(
             own=mesh.buckets,
             shared=mesh.shared_buckets or mesh.buckets,
@@ -47,9 +46,9 @@ class TickShapes:
         )
 
     def buckets(self, start: int) -> Buckets:
-        """Sizes of the rows of a chunk that starts at position `start`."""
+        """Row sizes for a chunk that starts at position `start`."""
         return self.own if start < self.per_group else self.shared
 
     def left_on_group(self, start: int) -> int:
-        """Tokens from `start` to the end of the part that one group holds."""
+        """Tokens from `start` to the end of its group's part."""
         return self.per_group - start % self.per_group

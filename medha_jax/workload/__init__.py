@@ -1,4 +1,4 @@
-"""What is asked of a server, and when: lengths, arrivals, presets. Real benchmarks and simulations share it. No JAX."""
+"""The requests sent to a server: lengths, arrival times, presets. Benchmarks and simulations share them. No JAX."""
 
 from medha_jax.workload.build import build, build_convoy, build_offered
 from medha_jax.workload.config import FILES, PROCESSES, SOURCES, ConvoyConfig, WorkloadConfig

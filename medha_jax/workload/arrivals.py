@@ -14,17 +14,15 @@ BLOCK = 4096  # times drawn at once
 
 
 def due_times(config: WorkloadConfig, burstiness: float, rng: np.random.Generator) -> np.ndarray:
-    """Seconds after the start at which requests are due, increasing; for every process but "trace".
+    """Increasing seconds after the start at which requests are due; for every process but "trace".
 
     A longer run of the same seed begins with the same times. Poisson and gamma start with a gap.
 
     Args:
-        config: of the workload.
         burstiness: shape of gamma's gaps.
-        rng: drawn from.
 
     Raises:
-        WorkloadError: none is due before the end, or too many are.
+        WorkloadError: no request is due before the end, or too many are.
     """
     count = config.num_requests or MAX_REQUESTS + 1
     end = math.inf if config.duration is None else config.duration
@@ -49,7 +47,7 @@ def due_times(config: WorkloadConfig, burstiness: float, rng: np.random.Generato
 
 
 def _until(blocks: Iterator[np.ndarray], count: int, end: float) -> np.ndarray:
-    """The first `count` times, up to `end`."""
+    """The first `count` times that are not after `end`."""
     taken: list[np.ndarray] = []
     total = 0
     for block in blocks:
@@ -61,7 +59,7 @@ def _until(blocks: Iterator[np.ndarray], count: int, end: float) -> np.ndarray:
 
 
 def _renewals(shape: float, rate: float, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Times whose gaps are gamma distributed with mean 1/rate; shape 1 is the exponential distribution."""
+    """Times with gamma distributed gaps of mean 1/rate; shape 1 is the exponential distribution."""
     start = 0.0
     while True:
         times = start + np.cumsum(rng.gamma(shape, 1 / (shape * rate), BLOCK))
@@ -70,17 +68,16 @@ def _renewals(shape: float, rate: float, rng: np.random.Generator) -> Iterator[n
 
 
 def _ramp(config: WorkloadConfig, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """A Poisson process of a rate that changes linearly, then stays."""
+    """A Poisson process with a rate that changes linearly, then stays."""
     moment = ramp_inverse(config)
     for units in _renewals(1.0, 1.0, rng):
         yield moment(units)
 
 
 def ramp_inverse(config: WorkloadConfig) -> Callable[[np.ndarray], np.ndarray]:
-    """The moment by which so many requests are expected, of a rate that goes from a to b in T seconds.
+    """The time by which a given number of requests is expected, if the rate goes from a to b in T seconds.
 
-    Expected by t are a t + (b - a) t² / (2 T), and b a second after T; the inverse is solved so that it also holds
-    for a = b.
+    By time t, `a t + (b - a) t² / (2 T)` are expected, and b a second after T. The inverse also holds for a = b.
     """
     a = config.rate
     b = a if config.rate_end is None else config.rate_end

@@ -1,4 +1,4 @@
-"""From a configuration to its requests: when each is due, how long it is, what it says."""
+"""From a configuration to its requests: due times, lengths and contents."""
 
 from __future__ import annotations
 
@@ -16,24 +16,23 @@ from medha_jax.workload.presets import PRESETS, load_preset
 from medha_jax.workload.request_files import BLOCK_TOKENS, Sample, in_time, read
 from medha_jax.workload.requests import PROBES, REQUESTS, WARMUPS, Workload, WorkloadRequest
 
-# Streams of random numbers under one seed, apart from those of content: what one is asked for changes no other.
+# Streams of random numbers under one seed, apart from those of content: asking for one thing changes no other.
 _TIMES, _LENGTHS, _WARMUP_LENGTHS, _CANCELS, _OUTPUTS = range(16, 21)
 WARMUP_PROMPT, WARMUP_OUTPUT = 2048, 64  # most tokens of a warm-up request
-WARMUP_TEXT = 128  # prompt tokens of one in place of a text whose tokens are not known
+WARMUP_TEXT = 128  # prompt tokens of a warm-up request that replaces a text of unknown length
 
 CountTokens = Callable[[str], int]
-Source = list[Sample] | Mix | None  # of lengths; None draws them uniformly
+Source = list[Sample] | Mix | None  # source of lengths; None draws them uniformly
 
 
 def build(config: WorkloadConfig, count_tokens: CountTokens | None = None) -> Workload:
     """Make the requests of a configuration.
 
     Args:
-        config: of the workload.
-        count_tokens: of a text; without it texts have no length here.
+        count_tokens: counts the tokens of a text; without it, texts have no known length.
 
     Raises:
-        WorkloadError: the file is not as it should be, a request does not fit, or there are none or too many.
+        WorkloadError: the file is malformed, a request does not fit, or there are none or too many.
     """
     source = _source(config, count_tokens)
     if config.process == "trace":
@@ -50,17 +49,17 @@ def build(config: WorkloadConfig, count_tokens: CountTokens | None = None) -> Wo
 
 
 def build_offered(config: WorkloadConfig, load: float, work: Callable[[int], float]) -> Workload:
-    """Make Poisson requests, as many as make the offered work a stated one.
+    """Make Poisson requests whose work adds up to a given load.
 
-    Few long requests carry most of the work, so a process of a stated rate offers quite different work in an hour.
+    Few long requests carry most of the work, so a fixed rate offers quite different work from hour to hour.
 
     Args:
-        config: names a preset or "random", and a duration; its rate and number of requests are not read.
+        config: gives a preset or "random", and a duration; its rate and number of requests are not read.
         load: seconds of work that arrive in a second, to within one request.
-        work: seconds that a prompt of so many tokens takes alone.
+        work: seconds of a prompt alone, by its tokens.
 
     Raises:
-        WorkloadError: the load is not above 0, or it takes too many requests.
+        WorkloadError: the load is not above 0, or needs too many requests.
     """
     seconds = config.duration
     if not load > 0 or seconds is None or config.source in FILES:
@@ -72,7 +71,7 @@ def build_offered(config: WorkloadConfig, load: float, work: Callable[[int], flo
         for request in drawn[taken:]:
             alone = work(request.length)
             if left < alone / 2:
-                # a Poisson process of a known count: its arrivals are uniform
+                # given their count, the arrivals of a Poisson process are uniform
                 times = np.sort(_rng(config, _TIMES).random(taken)) * seconds
                 rows = zip(drawn, times.tolist(), strict=False)
                 return Workload(config, (), tuple(replace(request, at=at) for request, at in rows))
@@ -83,9 +82,9 @@ def build_offered(config: WorkloadConfig, load: float, work: Callable[[int], flo
 
 
 def build_convoy(config: ConvoyConfig) -> Workload:
-    """One request of kind "long" at 0 and the short ones behind it, by the time when they are due."""
+    """One request of kind "long" at 0 and short ones behind it, in order of their due times."""
     long = WorkloadRequest(0, 0.0, "long", config.long_prompt, config.long_output, (REQUESTS, 0))
-    # the long prompt's content begins with the same draws; documented runs have these lengths
+    # the long prompt's content takes the same draws first; documented runs have these lengths
     rng = np.random.default_rng(config.seed)
     prompts = rng.integers(config.short_prompt, (config.short_prompt_most or config.short_prompt) + 1, config.shorts)
     short = [
@@ -107,7 +106,7 @@ def _rng(config: WorkloadConfig, stream: int) -> np.random.Generator:
 
 
 def _source(config: WorkloadConfig, count_tokens: CountTokens | None) -> Source:
-    """What lengths come from: samples of the file, with texts counted, or a preset's mix."""
+    """The source of lengths: samples of the file, with texts counted, or a preset's mix."""
     if config.source not in FILES:
         return load_preset(config.source) if config.source in PRESETS else None
     path = Path(config.path or "")
@@ -123,7 +122,7 @@ def _source(config: WorkloadConfig, count_tokens: CountTokens | None) -> Source:
 
 
 def _burstiness(config: WorkloadConfig, source: Source) -> float:
-    """What is stated, else that of the preset's trace, else Poisson's."""
+    """The stated shape, else that of the preset's trace, else Poisson's."""
     if config.burstiness is not None:
         return config.burstiness
     cv = source.gaps_cv if isinstance(source, Mix) else None
@@ -131,7 +130,7 @@ def _burstiness(config: WorkloadConfig, source: Source) -> float:
 
 
 def _trace_times(config: WorkloadConfig, source: Source) -> np.ndarray:
-    """Times of a trace at the wanted speed, up to the duration."""
+    """Times of a trace at the configured speed, up to the duration."""
     if not isinstance(source, list):
         raise WorkloadError(f"source {config.source!r} has no times")
     times = np.array([sample.at for sample in source], np.float64) / config.speed
@@ -139,7 +138,7 @@ def _trace_times(config: WorkloadConfig, source: Source) -> np.ndarray:
 
 
 def _drawn(config: WorkloadConfig, source: Source, times: np.ndarray, lengths: int) -> list[WorkloadRequest]:
-    """Requests of the source at some times; lengths that are drawn come from a stream of their own."""
+    """Requests of the source at given times; drawn lengths come from a stream of their own."""
     if isinstance(source, list):
         return [_sampled(config, source[i % len(source)], i, at) for i, at in enumerate(times.tolist())]
     uniform = _rng(config, lengths).random((len(times), 3))
@@ -157,7 +156,7 @@ def _drawn(config: WorkloadConfig, source: Source, times: np.ndarray, lengths: i
 
 
 def _sampled(config: WorkloadConfig, sample: Sample, number: int, at: float) -> WorkloadRequest:
-    """The request of a sample."""
+    """The request that a sample describes."""
     output, prompt = sample.output_tokens, sample.prompt_tokens
     if output is None:
         low, high = config.output_range
@@ -176,13 +175,13 @@ def _output_scale(config: WorkloadConfig) -> float:
 
 
 def _scaled(lengths: np.ndarray, scale: float) -> list[int]:
-    """Whole numbers of tokens, at least 1."""
+    """Scaled token counts, rounded, at least 1."""
     whole: list[int] = np.maximum(1, np.rint(lengths * scale)).astype(np.int64).tolist()
     return whole
 
 
 def _cancelled(config: WorkloadConfig, requests: list[WorkloadRequest]) -> list[WorkloadRequest]:
-    """The same requests, a share of which the client cancels after a uniform part of the output."""
+    """The same requests; the client cancels a share of them after a uniform part of the output."""
     if not config.cancel_rate:
         return requests
     uniform = _rng(config, _CANCELS).random((len(requests), 2))
@@ -193,7 +192,7 @@ def _cancelled(config: WorkloadConfig, requests: list[WorkloadRequest]) -> list[
 
 
 def _probes(config: WorkloadConfig, seconds: float) -> list[WorkloadRequest]:
-    """Probes in even steps, the first after half of one."""
+    """Evenly spaced probes, the first after half a step."""
     if not config.probe_rate:
         return []
     count = max(0, math.ceil(seconds * config.probe_rate - 0.5))
@@ -207,7 +206,7 @@ def _probes(config: WorkloadConfig, seconds: float) -> list[WorkloadRequest]:
 
 
 def _warmup(config: WorkloadConfig, source: Source) -> tuple[WorkloadRequest, ...]:
-    """Requests of the source's lengths, up to a limit, with content of their own, so that no cache knows the others."""
+    """Requests with the source's lengths, up to a limit; own content keeps the others out of the prefix cache."""
     drawn = _drawn(config, source, np.zeros(config.warmup), _WARMUP_LENGTHS)
     return tuple(
         WorkloadRequest(
@@ -223,7 +222,7 @@ def _warmup(config: WorkloadConfig, source: Source) -> tuple[WorkloadRequest, ..
 
 
 def _fitting(requests: Sequence[WorkloadRequest], limit: int) -> None:
-    """Refuse requests that are longer than a context."""
+    """Refuse requests that are longer than the context."""
     totals = [(request.length) + request.output_tokens for request in requests]
     beyond = sum(total > limit for total in totals)
     if beyond:

@@ -1,4 +1,4 @@
-"""What is to be asked of a server, as frozen data with checked fields."""
+"""The configuration of a workload, as frozen data with checked fields."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FILES = ("prompts", "mooncake", "azure")
 SOURCES = (*PRESETS, "random", *FILES)
 PROCESSES = ("poisson", "gamma", "constant", "ramp", "trace")
 
-# More is a slip of the keyboard, or a run that nobody waits for.
+# More is a typing error, or a run that takes too long to wait for.
 MAX_REQUESTS, MAX_SECONDS, MAX_RATE = 1_000_000, 7 * 86_400.0, 100_000.0
 MAX_PROMPT, MAX_OUTPUT, MAX_VOCABULARY = 2**24, 2**20, 2**24
 MAX_SEED = 2**63 - 1
@@ -25,32 +25,30 @@ class WorkloadConfig:
     Args:
         source: a preset (`PRESETS`), "random", or the kind of the file at `path`: "prompts" (JSON lines), "mooncake" (a
             trace in JSON lines), "azure" (a trace in CSV). Samples of a file are taken in order, and again from the
-            first where there are too few; but the process "trace", which alone takes its times, ends with it.
-        path: of the file.
+            first if there are too few. Only the process "trace" takes the file's times, and ends with it.
         prompt_range: least and most prompt tokens of "random", uniform between them.
-        output_range: the same of its output; also of "prompts" lines that name no output.
-        scale: factor of prompt and output tokens, which leaves the share of decodes in the work about as it was;
-            every length stays at least 1. A prompt of a "prompts" file cannot be scaled.
-        output_scale: factor of output tokens where it is another one.
+        output_range: the same for its output, and for "prompts" lines that name no output.
+        scale: factor of prompt and output tokens; the share of decodes in the work hardly changes. Lengths stay at
+            least 1. Prompts of a "prompts" file cannot be scaled.
+        output_scale: factor of output tokens, if it differs.
         process: "poisson", "gamma", "constant", "ramp", or "trace" for the times of a trace file.
-        rate: requests a second; infinity sends all at once. At the start of a ramp.
-        rate_end: at the end of a ramp, which changes linearly over `duration`, or over the seconds in which
+        rate: requests a second; infinity sends all at once. For a ramp, the rate at its start.
+        rate_end: the rate at the end of a ramp. It changes linearly over `duration`, or over the seconds in which
             `num_requests` are expected.
-        burstiness: shape of gamma's gaps, whose coefficient of variation is 1/√shape: 1 is Poisson, less comes in
-            bursts, more is more regular. None: what the preset's trace has, else 1.
-        speed: how much faster a trace's times go by.
-        num_requests: where to stop, whichever of this and `duration` comes first.
+        burstiness: shape of gamma's gaps, whose coefficient of variation is 1/√shape: 1 is Poisson, less is burstier,
+            more is more regular. None: that of the preset's trace, else 1.
+        speed: factor by which a trace's times pass faster.
+        num_requests: where to stop, unless `duration` ends first.
         duration: seconds in which requests are due.
-        seed: the same one gives the same requests at the same times, with the same content.
+        seed: equal seeds give equal requests, times and content.
         vocabulary: token ids are drawn from 0 up to, not including, this.
-        warmup: requests that are to be sent, and finished, before the start.
-        probe_rate: short requests a second, in even steps, of kind "probe": how much others are held up.
+        warmup: number of requests to send, and finish, before the start.
+        probe_rate: evenly spaced short requests a second, of kind "probe": they show how much others are delayed.
         probe_prompt: their prompt tokens.
         probe_output: their output tokens.
-        cancel_rate: share of the requests, probes apart, that the client cancels.
-        long_tokens: prompts of at least as many tokens (times `scale`) are of kind "long", where the source has no
-            kinds of its own.
-        context_limit: most prompt and output tokens that a request may have together.
+        cancel_rate: share of the requests, without probes, that the client cancels.
+        long_tokens: prompts of at least this many tokens (times `scale`) are "long", if the source has no kinds.
+        context_limit: most prompt and output tokens of one request together.
     """
 
     source: str = "sharegpt-8k"
@@ -150,18 +148,17 @@ class WorkloadConfig:
 
 @dataclass(frozen=True)
 class ConvoyConfig:
-    """One long prompt, and short requests that come behind it; `build_convoy` makes them.
+    """One long prompt, and short requests behind it; `build_convoy` makes them.
 
     Args:
         long_prompt: tokens of the long prompt, which is due at 0.
         long_output: output tokens of the long request.
-        shorts: short requests.
+        shorts: number of short requests.
         short_prompt: prompt tokens of each.
-        short_prompt_most: where they differ, the most of them, uniform from `short_prompt` on.
+        short_prompt_most: if set, prompt tokens are uniform from `short_prompt` to this.
         short_output: output tokens of each.
-        first: seconds when the first of them is due.
+        first: seconds until the first of them is due.
         interval: seconds from one to the next.
-        seed: of their content.
         vocabulary: token ids are drawn from 0 up to, not including, this.
     """
 
@@ -191,10 +188,6 @@ class ConvoyConfig:
 
 
 def within(name: str, value: float, low: float, high: float) -> None:
-    """Refuse a value outside of [low, high], and one that is not a number.
-
-    Raises:
-        WorkloadError: it is.
-    """
+    """Raise `WorkloadError` for a value outside of [low, high], and for NaN."""
     if not low <= value <= high:
         raise WorkloadError(f"{name} is {value:,}; allowed are {low:,} to {high:,}")

@@ -14,7 +14,7 @@ TABLES = "quantiles.yaml"
 
 
 class WorkloadError(ValueError):
-    """A workload that there is not, or of impossible size."""
+    """A workload that does not exist, or cannot be made."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Quantiles:
 
 @dataclass(frozen=True)
 class Lengths:
-    """Prompt and output tokens of one kind of request; they are drawn independently."""
+    """Prompt and output tokens of one kind of request, drawn independently."""
 
     prompt: Quantiles
     output: Quantiles
@@ -41,7 +41,7 @@ class Lengths:
 class Mix:
     """Short requests and, unless `long` is None, a share of long ones.
 
-    `gaps_cv` is the coefficient of variation of the seconds between the trace's requests, None where it has no times.
+    `gaps_cv` is the coefficient of variation of the gaps between the trace's requests, None for a trace without times.
     """
 
     short: Lengths
@@ -50,9 +50,9 @@ class Mix:
     gaps_cv: float | None = None
 
     def at(self, uniform: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Prompt and output tokens, and whether each request is a long one, at draws `[requests, 3]` from [0, 1).
+        """Prompt tokens, output tokens and whether the request is long, from draws `[requests, 3]` in [0, 1).
 
-        One row makes one request, so that the first requests are the same however many there are.
+        One row makes one request, so more draws do not change the first requests.
         """
         long = uniform[:, 0] < self.long_share
         prompt, output = self.short.prompt.at(uniform[:, 1]), self.short.output.at(uniform[:, 2])
@@ -63,18 +63,18 @@ class Mix:
 
 
 def load_mix(name: str) -> Mix:
-    """A mix that comes with the package: by the percentage of its long requests (`0`, `1`, `5`), or a trace's name.
+    """A mix of the package: by its percentage of long requests (`0`, `1`, `5`), or by a trace's name.
 
     Raises:
         WorkloadError: there is no such mix.
     """
     text = resources.files("medha_jax.workload").joinpath(TABLES).read_text(encoding="utf-8")
-    # libyaml's loader, where PyYAML has it, takes a tenth of the time.
+    # libyaml's loader takes a tenth of the time, but some builds of PyYAML lack it.
     return mix_from(yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)), name)
 
 
 def mix_from(tables: Mapping[str, Any], name: str) -> Mix:
-    """The mix of a name from what `tools/make_quantiles.py` wrote.
+    """The named mix from the tables of `tools/make_quantiles.py`.
 
     Raises:
         WorkloadError: there is no such mix.

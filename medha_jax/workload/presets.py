@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from medha_jax.workload.mixes import Mix, WorkloadError, load_mix
 
-# Name of each preset to that of its tables. Medha's mixes are ShareGPT up to 8K with a share of long prompts.
+# Preset -> name of its tables. Medha's mixes are ShareGPT up to 8K with a share of long prompts.
 _MIXES = {
     "sharegpt-8k": "0",
     "medha-0pct": "0",
@@ -23,7 +23,7 @@ def load_preset(name: str) -> Mix:
 
 
 def preset_of(mix: str) -> str:
-    """The preset that a name stands for: its own, or the percentage of Medha's long requests (`0`, `1`, `5`).
+    """The preset of a name: its own name, or Medha's percentage of long requests (`0`, `1`, `5`).
 
     Raises:
         WorkloadError: there is none.

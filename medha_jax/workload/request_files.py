@@ -15,21 +15,19 @@ from medha_jax.workload.mixes import WorkloadError
 
 MAX_LINE = 2**27  # characters; 10M token ids take about 70M
 MAX_BLOCK_ID = 2**63 - 1
-BLOCK_TOKENS = 512  # of each of Mooncake's hash ids
+BLOCK_TOKENS = 512  # in each block of Mooncake's hash ids
 AZURE_COLUMNS = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A request in a file; None where the file does not say.
+    """A request in a file; None for what the file does not say.
 
     Args:
-        prompt_tokens: of the prompt.
-        output_tokens: to generate.
         at: seconds after the first request of the trace.
-        text: of the prompt.
-        ids: of the prompt.
-        blocks: ids of the prompt's blocks of `BLOCK_TOKENS` tokens; equal ids stand for equal content.
+        text: the prompt as text.
+        ids: the prompt as token ids.
+        blocks: ids of the prompt's blocks of `BLOCK_TOKENS` tokens; equal ids mean equal content.
     """
 
     prompt_tokens: int | None
@@ -41,15 +39,10 @@ class Sample:
 
 
 def read(kind: str, path: Path, limit: int) -> list[Sample]:
-    """The first `limit` samples of a file, in the order of its lines.
-
-    Args:
-        kind: "prompts", "mooncake" or "azure".
-        path: of the file.
-        limit: most samples.
+    """The first `limit` samples of a file of kind "prompts", "mooncake" or "azure", in the order of its lines.
 
     Raises:
-        WorkloadError: it cannot be read, holds nothing or too much, or a line is not as it should be.
+        WorkloadError: the file cannot be read, is empty or too long, or a line is malformed.
     """
     readers: dict[str, Callable[[Path, TextIO], Iterator[Sample]]] = {
         "prompts": _prompts,
@@ -73,10 +66,10 @@ def read(kind: str, path: Path, limit: int) -> list[Sample]:
 
 
 def in_time(path: Path, samples: list[Sample]) -> list[Sample]:
-    """Samples by their times, which begin with 0.
+    """Samples sorted by time; times are shifted to begin with 0.
 
     Raises:
-        WorkloadError: one has no time.
+        WorkloadError: a sample has no time.
     """
     if any(sample.at is None for sample in samples):
         raise WorkloadError(f"{path} has no times")
@@ -86,7 +79,7 @@ def in_time(path: Path, samples: list[Sample]) -> list[Sample]:
 
 
 def _lines(path: Path, file: TextIO) -> Iterator[str]:
-    """Lines, of a length that memory is sure to hold."""
+    """Lines of bounded length, so that memory can hold them."""
     number = 0
     while line := file.readline(MAX_LINE + 1):
         number += 1
@@ -162,7 +155,7 @@ def _azure(path: Path, file: TextIO) -> Iterator[Sample]:
 
 
 def _whole(place: str, name: str, value: Any, low: int, high: int) -> int:
-    """A whole number in [low, high], which CSV has as text."""
+    """Check a whole number in [low, high]; CSV has it as text."""
     if isinstance(value, str) and value.strip().isdecimal() and len(value) < 20:
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
@@ -171,7 +164,7 @@ def _whole(place: str, name: str, value: Any, low: int, high: int) -> int:
 
 
 def _ids(place: str, name: str, values: Any, most: int) -> tuple[int, ...]:
-    """Ids of a list, which must hold at least one."""
+    """Check a list of at least one id."""
     if not isinstance(values, list) or not values or len(values) > MAX_PROMPT:
         raise WorkloadError(f"{place}: {name} must be a list of 1 to {MAX_PROMPT:,} whole numbers")
     for value in values:

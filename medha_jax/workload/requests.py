@@ -1,4 +1,4 @@
-"""The requests of a workload, and the tokens that they are made of."""
+"""The requests of a workload, and their tokens."""
 
 from __future__ import annotations
 
@@ -21,15 +21,14 @@ class WorkloadRequest:
     Args:
         index: its place, from 0.
         at: seconds after the start when it is due.
-        kind: "short", "long", "probe", "warmup", or "text" where the tokens of a text are not known.
-        prompt_tokens: of the prompt; None for kind "text".
-        output_tokens: to ask for.
-        content: names what its token ids are drawn from: a stream, and a number in it.
-        text: of the prompt, where a file gives it.
-        ids: of the prompt, where a file gives them.
-        blocks: ids of blocks of equal content, as Mooncake's traces have them.
+        kind: "short", "long", "probe", "warmup", or "text" for a text of unknown length.
+        prompt_tokens: None for kind "text".
+        content: the stream, and the number in it, from which token ids are drawn.
+        text: the prompt, if a file gives it as text.
+        ids: the prompt, if a file gives it as ids.
+        blocks: ids of blocks of equal content, as in Mooncake's traces.
         block_tokens: tokens of each block.
-        cancel_after: output tokens after which the client cancels, 0 as soon as it is sent; None if it does not.
+        cancel_after: output tokens after which the client cancels, 0 for at once; None if it does not cancel.
     """
 
     index: int
@@ -49,7 +48,7 @@ class WorkloadRequest:
         """Tokens of the prompt.
 
         Raises:
-            WorkloadError: it is a text whose tokens are not known.
+            WorkloadError: the prompt is a text of unknown length.
         """
         if self.prompt_tokens is None:
             raise WorkloadError(f"request {self.index} is a text; its tokens are not known without a tokenizer")
@@ -58,12 +57,11 @@ class WorkloadRequest:
 
 @dataclass(frozen=True)
 class Workload:
-    """What to send, a function of the configuration alone.
+    """What to send; it depends on the configuration alone.
 
     Args:
-        config: that it was built from.
-        warmup: to be finished before the start; no part of the measurement.
-        requests: by the time when they are due.
+        warmup: requests to finish before the start; they are not measured.
+        requests: by due time.
     """
 
     config: WorkloadConfig | ConvoyConfig
@@ -71,9 +69,9 @@ class Workload:
     requests: tuple[WorkloadRequest, ...]
 
     def token_ids(self, request: WorkloadRequest) -> np.ndarray:
-        """The prompt `[prompt_tokens]` of a request in int32, the same at every call.
+        """The prompt of a request, int32 `[prompt_tokens]`, the same at every call.
 
-        It is drawn at the call and not kept, so a workload of long prompts stays small.
+        It is drawn at each call and not kept, so a workload of long prompts needs little memory.
 
         Raises:
             WorkloadError: the prompt is a text.
@@ -90,6 +88,6 @@ class Workload:
         return np.concatenate(parts)
 
     def _drawn(self, stream: int, number: int, count: int) -> np.ndarray:
-        """The first token ids of a stream's member."""
+        """The first `count` token ids of a stream's member."""
         rng = np.random.default_rng([self.config.seed, stream, number])
         return rng.integers(self.config.vocabulary, size=count, dtype=np.int32)

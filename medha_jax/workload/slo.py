@@ -1,4 +1,4 @@
-"""What a request may take: fixed objectives, or a deadline that follows its length."""
+"""Objectives of requests: fixed ones, or a deadline that follows the length."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Slos:
 
     Args:
         ttft_s: to the first token; None for the deadline that follows the length.
-        tpot_s: for each output token after the first; None without one.
+        tpot_s: for each output token after the first; None for no objective.
     """
 
     ttft_s: float | None = None
@@ -28,13 +28,9 @@ class Slos:
                 within(f"{name} in seconds", value, 1e-6, MAX_SECONDS)
 
     def deadline_s(self, alone_s: float | None) -> float | None:
-        """Seconds from sending to the first token that a request may take.
+        """Most seconds from sending to the first token: `ttft_s`, else max(1.5 × alone, 0.5 s).
 
-        Args:
-            alone_s: seconds of its prefill with nothing beside it.
-
-        Returns:
-            `ttft_s`, else max(1.5 × alone, 0.5 s), else None where neither is known.
+        `alone_s` is the seconds of the prefill alone. None if neither is known.
         """
         if self.ttft_s is not None:
             return self.ttft_s
@@ -42,20 +38,17 @@ class Slos:
 
 
 class Isolated:
-    """Seconds of a prefill alone, by its tokens, from a few that were measured.
+    """Seconds of a prefill alone by its tokens, from a few measurements.
 
-    Seconds per token grow about linearly with the tokens (attention), so they are what is interpolated, and continued
-    beyond the longest measured prompt with the last slope. Below the shortest, its seconds are taken.
+    Seconds per token grow about linearly with the tokens, because of attention, so they are interpolated. Beyond the
+    longest measured prompt the last slope continues. Shorter prompts take the seconds of the shortest.
     """
 
     def __init__(self, measured: Sequence[tuple[int, float]]) -> None:
-        """Take measurements.
-
-        Args:
-            measured: (tokens, seconds) of prefills, each of another length.
+        """Take measurements: (tokens, seconds) of prefills, each of another length.
 
         Raises:
-            WorkloadError: there are none, two of one length, or one is not above zero.
+            WorkloadError: there are none, two have the same length, or one is not above zero.
         """
         points = sorted(measured)
         tokens = [point[0] for point in points]
@@ -67,7 +60,7 @@ class Isolated:
         self._points = [(count, seconds / count) for count, seconds in points]
 
     def __call__(self, tokens: int) -> float:
-        """Seconds that so many prompt tokens take."""
+        """Seconds of a prompt of `tokens` tokens."""
         points = self._points
         if tokens <= points[0][0] or len(points) == 1:
             first, each = points[0]

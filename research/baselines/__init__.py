@@ -1,1 +1,1 @@
-"""Other systems as they really behave, for comparison with ours on the same requests and the same cost model."""
+"""Other systems as they really behave, to compare on the same requests and the same cost model."""

@@ -1,4 +1,4 @@
-"""Requests that only decode, together, on devices that do nothing else: in closed form between arrivals and ends."""
+"""Requests that decode together on devices that do nothing else; closed form between arrivals and ends."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class Decoding:
-    """A request whose first token is there.
+    """A request that has its first token.
 
     Args:
         number: names it.
-        context: tokens behind the next one.
-        left: tokens of output that are to come.
+        context: tokens before the next one.
+        left: output tokens still to come.
     """
 
     number: int
@@ -23,17 +23,17 @@ class Decoding:
 
     @property
     def held(self) -> int:
-        """Tokens of KV that it will have held when it ends."""
+        """Tokens of KV that it holds at its end."""
         return self.context + self.left
 
 
 @dataclass
 class DecodePool:
-    """Requests that decode together, a token each a round. Owns them, and the time until which they have come.
+    """Requests that decode together, one token each per round. Owns them and its time.
 
     Args:
-        round_seconds: of a round of so many requests with so many tokens of context together.
-        tokens: KV that the pool holds; who does not fit waits, in order.
+        round_seconds: seconds of a round, from the number of requests and the sum of their contexts.
+        tokens: KV that the pool holds; requests that do not fit wait, in order.
         slots: most requests together.
         now: seconds.
     """
@@ -48,7 +48,7 @@ class DecodePool:
 
     @property
     def held(self) -> int:
-        """Tokens of KV that running requests need to their ends."""
+        """Tokens of KV that running requests need at their ends."""
         return sum(one.held for one in self.running)
 
     def add(self, request: Decoding) -> None:
@@ -57,13 +57,13 @@ class DecodePool:
         self._admit()
 
     def run(self, until: float) -> list[tuple[int, float]]:
-        """Go on to a moment, to the end of the round that it falls into; who ended by then, and when."""
+        """Run to the end of the round at `until`; returns the numbers of requests that ended, and when."""
         ended: list[tuple[int, float]] = []
         while self.running and self.now < until:
             count = len(self.running)
             context = float(sum(one.context for one in self.running))
             rounds = min(one.left for one in self.running)
-            # a round reads one token more of everybody; half way through stands for all of them
+            # each round reads one more token per request; the contexts half way stand for all rounds
             mean = self.round_seconds(count, context + count * (rounds - 1) / 2)
             if self.now + rounds * mean > until:
                 rounds = max(1, min(rounds, int((until - self.now) / mean) + 1))
@@ -80,7 +80,7 @@ class DecodePool:
         return ended
 
     def _admit(self) -> None:
-        """Take in who fits, in order."""
+        """Admit waiting requests that fit, in order."""
         held = self.held
         while self.waiting and len(self.running) < self.slots:
             if held + self.waiting[0].held > self.tokens and self.running:

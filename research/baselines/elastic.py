@@ -1,13 +1,11 @@
-"""Elastic sequence parallelism without preemption, after LoongServe (arXiv 2404.09526), in what decides who waits.
+"""Elastic sequence parallelism without preemption, after LoongServe (arXiv 2404.09526); models which requests wait.
 
-Instances of one tensor-parallel size. A prefill takes the prompts at the head of the queue, whole, over as many
-instances as help, and holds them to its end: nothing is cut into chunks and nobody is interrupted. Afterwards its KV
-lies on as few instances as hold it, and decodes go on together over all instances that no prefill has; where prefills
-need them all, decodes wait.
+Instances have one tensor-parallel size. A prefill computes whole prompts from the head of the queue, on as many
+instances as help, and holds them to its end, without chunks or interruptions. Its KV then lies on as few instances as
+hold it. Decodes use all instances without a prefill, and wait if there are none.
 
-Simpler than the system, mostly in its favour: migration of KV costs nothing, decodes use every free instance, the
-assignment is greedy (smallest degree within 10 % of the fastest) where the system uses dynamic programming, and a
-prompt may use `most` instances.
+The model is simpler than the system, mostly in its favour: moving KV is free, and decodes use every free instance. A
+greedy choice (smallest degree within 10 % of the fastest, at most `most`) replaces dynamic programming.
 """
 
 from __future__ import annotations
@@ -28,8 +26,8 @@ from medha_jax.workload import WorkloadRequest
 from research.baselines.decoding import DecodePool, Decoding
 from research.baselines.ring import ring_prefill
 
-NEARLY = 1.1  # times the least seconds of a prefill, for fewer instances
-BATCH_TOKENS = 8192  # of short prompts that are computed together, for each instance
+NEARLY = 1.1  # times the least seconds of a prefill that fewer instances may take
+BATCH_TOKENS = 8192  # of short prompts computed together, per instance
 FOREVER = float("inf")
 
 
@@ -38,10 +36,9 @@ class Instances:
     """Equal servers that can work together.
 
     Args:
-        cost: of one instance, a mesh of `tp` alone.
-        count: how many there are.
-        most: that one prefill may use.
-        tokens: of KV that one holds.
+        cost: of one instance, a mesh with only `tp`.
+        most: instances that one prefill may use.
+        tokens: KV that one instance holds.
         slots: most requests that decode together.
     """
 
@@ -68,10 +65,9 @@ def simulate_elastic(
     """Serve requests as they arrive, until all are done.
 
     Args:
-        instances: the servers.
         arrivals: in order.
         isolated: seconds of a prompt alone, for deadlines.
-        until: seconds at which to stop, whatever is unfinished; None to serve everything.
+        until: stop at this second, finished or not; None to serve everything.
 
     Raises:
         SimulationError: a request needs more KV than all instances hold.
@@ -80,7 +76,7 @@ def simulate_elastic(
 
 
 class _Elastic:
-    """One simulation; owns queue, prefills, decodes and what was noted of each request."""
+    """One simulation; owns queue, prefills, decodes and the times of each request."""
 
     def __init__(self, instances: Instances, arrivals: Sequence[WorkloadRequest]) -> None:
         self._of, self._arrivals = instances, arrivals
@@ -115,7 +111,7 @@ class _Elastic:
         return Outcome(records, now, self._totals)
 
     def _decode(self, until: float) -> None:
-        """Decodes go on to a moment, if an instance is free of prefills."""
+        """Run decodes up to a moment, if an instance has no prefill."""
         if not self._free:
             self._decodes.now = max(self._decodes.now, until)
             return
@@ -123,7 +119,7 @@ class _Elastic:
             self._finished[number] = at
 
     def _end(self, prefill: _Prefill) -> None:
-        """A prefill's prompts have their first tokens."""
+        """Give the prompts of a prefill their first tokens."""
         self._free += prefill.instances
         for number in prefill.requests:
             arrival = self._arrivals[number]
@@ -134,7 +130,7 @@ class _Elastic:
                 self._decodes.add(Decoding(number, arrival.length + 1, arrival.output_tokens - 1))
 
     def _begin(self, now: float) -> None:
-        """Begin prefills from the head of the queue while instances are free and hold the KV."""
+        """Begin prefills from the head of the queue while free instances hold their KV."""
         while self._queue:
             kept = self._needed(self._decodes.held)
             able = min(self._free - kept, self._of.most)
@@ -157,7 +153,7 @@ class _Elastic:
             self._totals.attention += sum(prompt * (prompt + 1) / 2 for prompt in prompts)
 
     def _batch(self, instances: int) -> list[int]:
-        """Requests from the head of the queue that are computed together: one long one, or several short ones."""
+        """Requests from the head of the queue to compute together: one long one, or several short ones."""
         batch, tokens = [self._queue.popleft()], 0
         tokens = self._arrivals[batch[0]].length
         while self._queue and tokens + self._arrivals[self._queue[0]].length <= BATCH_TOKENS * instances:
@@ -166,11 +162,11 @@ class _Elastic:
         return batch
 
     def _needed(self, tokens: int) -> int:
-        """Instances that hold so many tokens of KV."""
+        """Instances needed for `tokens` tokens of KV."""
         return -(-tokens // self._of.tokens)
 
     def _round(self, count: int, context: float) -> float:
-        """Seconds of a token for everybody who decodes, over the instances that no prefill has."""
+        """Seconds of one token for every decoding request, on the instances without a prefill."""
         share = max(1, self._free)
         work = GroupWork(context=context / share, rows=-(-count // share))
         return self._of.cost.group_seconds(Bucket(Segment(-(-count // share))), work)

@@ -1,8 +1,8 @@
 """Fixed chunks, first come first served: chunked prefill as in Sarathi-Serve and vLLM.
 
-A tick has all decodes, and the rest of a budget of tokens for the prompt that came first; the next one begins when that
-is done, in the same tick if there is room. So a long prompt is computed chunk by chunk, its decodes keep going, and
-whoever came later waits for its end. The request at the head of the queue is admitted first or nobody is.
+A tick has all decodes; the rest of a token budget goes to the oldest prompt, and then to the next one if room is left.
+So decodes keep going during a long prompt, but later prompts wait for its end. No request is admitted before the head
+of the queue.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ NEVER_S = 1e6  # a limit that no tick reaches
 
 
 def fixed_chunks(deployment: Deployment, chunk: int) -> Deployment:
-    """The machine with ticks of at most `chunk` prompt tokens."""
+    """The machine with at most `chunk` prompt tokens a tick."""
     config = deployment.config
     buckets = config.mesh.buckets
     sizes = (*(size for size in buckets.prefill if size < chunk), chunk)
@@ -26,7 +26,7 @@ def fixed_chunks(deployment: Deployment, chunk: int) -> Deployment:
 
 
 def first_come(settings: SchedulerConfig) -> SchedulerConfig:
-    """The scheduler as a queue: no turns, no preemption, nobody admitted past another, ticks as long as they get."""
+    """The scheduler as a queue: no turns, no preemption, no overtaking, no limit on the time of a tick."""
     return dataclasses.replace(
         settings,
         policy="fcfs",

@@ -28,17 +28,16 @@ def simulate_split(
     isolated: Callable[[int], float],
     until: float | None = None,
 ) -> Outcome:
-    """Prompts on one machine, output on another, KV sent over the network in between.
+    """Prompts on one machine, output on another; the network carries the KV between them.
 
-    The first token comes with the prompt. The next one waits until the KV has been sent, every device of the decode
-    pool taking its part over its own link, and until the pool has room; sending costs neither pool any time.
+    The first token comes with the prompt. The next one waits until the KV has been sent and the decode pool has room.
+    Every device of the decode pool receives its part over its own link; sending costs neither pool any time.
 
     Args:
         prefill: machine of the prompts.
         decode: machine of the output.
         cost: of the decode machine.
         settings: of the prefill machine's scheduler.
-        arrivals: in order.
         isolated: seconds of a prompt alone, for deadlines.
         until: seconds at which to stop.
     """
@@ -48,7 +47,7 @@ def simulate_split(
     stages = decode.config.mesh.spp
 
     def round_seconds(count: int, context: float) -> float:
-        """A token for everybody: each stage has its part of the requests in a tick of its own."""
+        """A token for every request: each stage runs its part of the requests in its own tick."""
         rows = -(-count // stages)
         return stages * cost.group_seconds(Bucket(Segment(rows)), GroupWork(context=context / stages, rows=rows))
 
@@ -95,15 +94,13 @@ def simulate_apart(
     border: int = 65536,
     until: float | None = None,
 ) -> Outcome:
-    """Short prompts on one machine, long ones on another, whatever the other has to do.
+    """Short prompts on one machine and long ones on another, regardless of their loads.
 
     Args:
         short: machine of prompts below `border` tokens.
         long: machine of the others.
         settings: of both schedulers.
-        arrivals: in order.
         isolated: seconds of a prompt alone, for deadlines.
-        border: tokens.
         until: seconds at which to stop.
     """
     kinds = [one for one in arrivals if one.length < border], [one for one in arrivals if one.length >= border]

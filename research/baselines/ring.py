@@ -1,4 +1,4 @@
-"""Context parallelism: one prompt over several instances, KV passed round a ring (arXiv 2310.01889), not chunked."""
+"""Context parallelism: one prompt, unchunked, over several instances; KV passes round a ring (arXiv 2310.01889)."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from medha_jax.specs.buckets import Bucket, padded_segment
 def ring_prefill(cost: CostModel, prompts: Sequence[int], degree: int) -> float:
     """Seconds until prompts that are computed together have their first tokens.
 
-    Every instance has the same share of the tokens, interleaved so that causal attention is divided evenly, and passes
-    the KV of its share on `degree - 1` times while it computes: `max(attention, traffic)`.
+    Every instance has an equal share of the tokens, interleaved so that causal attention is balanced. It passes the KV
+    of its share on `degree - 1` times while it computes: `max(attention, traffic)`.
 
     Args:
-        cost: of one instance, a mesh without stages or groups that holds the whole model.
+        cost: of one instance that holds the whole model, a mesh without stages or groups.
         prompts: tokens of each.
         degree: instances that share them.
     """

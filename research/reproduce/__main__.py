@@ -18,7 +18,7 @@ from research.reproduce.report import PresetRun, Reproduction
 
 
 def main() -> None:
-    """PresetRun a preset and print it."""
+    """Run a preset and print it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("preset", choices=PRESETS, help="what is reproduced")
     parser.add_argument("--duration", type=float, help="seconds in which requests come; default: the preset's own")
@@ -50,7 +50,7 @@ def as_json(found: Reproduction) -> dict[str, Any]:
 
 
 class Progress:
-    """Shows the progress of one simulation after the other; owns the bar of the present one."""
+    """Shows the progress of one simulation after another; owns the current bar."""
 
     def __init__(self) -> None:
         self._name = ""
@@ -64,7 +64,7 @@ class Progress:
             self._progress.__exit__(None, None, None)
 
     def tell(self, name: str, seconds: float, finished: int, total: int) -> None:
-        """Note how many seconds of a simulation are done."""
+        """Show how many seconds of a simulation are done."""
         if self._progress is None or name != self._name:
             self.__exit__()
             self._name, self._progress = name, SimulationProgress(name, total, time.monotonic)

@@ -13,7 +13,7 @@ from research.reproduce.report import Comparison, PresetRun, Reproduction, on_ti
 from research.reproduce.requests import poisson
 
 DURATION_S = 3600.0
-CLIENTS = 100  # requests that the load harness has under way at most: ten clients of ten
+CLIENTS = 100  # most requests that the load harness has under way: ten clients of ten
 
 
 def attainment(run: PresetRun) -> Reproduction:
@@ -47,7 +47,7 @@ def attainment(run: PresetRun) -> Reproduction:
 
 
 def _slow_decodes(system: Calibrated) -> tuple[Calibrated, float]:
-    """The system with KV read so slowly that a token at 1M tokens takes what was published; and that share."""
+    """The system with KV read so slowly that a token at 1M takes its published time; and the share of the bandwidth."""
     cost = system.cost
     context = KI * KI
     read = TPOT_2048[context] - cost.shape_seconds(1) - cost.used.tick_s

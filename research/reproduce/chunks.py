@@ -1,4 +1,4 @@
-"""Presets `chunks` and `pareto`: what small chunks cost, and what chunks that follow the context gain; closed forms."""
+"""Presets `chunks` and `pareto`: costs of small chunks, and gains of chunks that follow the context; closed forms."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def pareto(run: PresetRun) -> Reproduction:
     cost = _cost("llama3-8b", SIZES)
     for target in TARGETS_S:
         table = PrefillTable(cost, _shapes(cost), target)
-        longest = max(target, _tick(cost, MEGA - SIZES[0], SIZES[0]))  # not even the smallest may fit
+        longest = max(target, _tick(cost, MEGA - SIZES[0], SIZES[0]))  # even the smallest chunk may take longer
         adaptive.append((longest, table.between(0, MEGA)))
         rows.append(Comparison(f"TTFT, adaptive, ticks of {1000 * target:.0f} ms", adaptive[-1][1], unit="s"))
     beaten = sum(any(x <= at and y <= total for x, y in adaptive) for at, total in static)

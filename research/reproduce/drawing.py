@@ -1,4 +1,4 @@
-"""The picture of a preset: its lines, on logarithmic axes. Needs the `plot` extra."""
+"""The picture of a preset: its lines, on linear or logarithmic axes. Needs the `plot` extra."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 from medha_jax.results.drawing import figure_of, save_figure
 from research.reproduce.report import Reproduction
 
-RATIO = 60  # of the largest to the smallest figure, from which an axis is logarithmic
+RATIO = 60  # largest over smallest figure, above which an axis is logarithmic
 
 
 def draw(path: Path, found: Reproduction) -> None:
-    """Draw the lines of a preset that has any."""
+    """Draw the lines of a preset, if it has any."""
     figure = figure_of(7, 4.2)
     axes = figure.add_subplot()
     for name, points in found.series.items():

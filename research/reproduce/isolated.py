@@ -1,10 +1,9 @@
 """Preset `isolated`: a cost model fitted to the isolated TTFTs of chunk 2,048, which then predicts those of chunk 512.
 
-The system that was measured sends a chunk through both stages before the next one begins (TTFT grows by the same time
-with every chunk, and one chunk alone takes that time and a little), so at any time eight of its devices work, and a
-chunk takes what it takes on a mesh of `tp=8` alone. Four numbers are fitted, nothing else is taken from these
-measurements: the share of the peak that attention and matrix products get, the host's time for a layer, and a constant
-(client and network).
+The measured system sends a chunk through both stages before the next one begins: TTFT grows by the same time with every
+chunk, and one chunk alone takes hardly longer. So eight devices work at any time, and a chunk takes its time on a mesh
+of `tp=8`. Four numbers are fitted to these measurements and nothing else: the shares of the peak for attention and for
+matrix products, the host's time per layer, and a constant (client and network).
 """
 
 from __future__ import annotations
@@ -34,13 +33,13 @@ TILE = 64  # queries of a thread block
 
 @dataclass(frozen=True)
 class Calibrated:
-    """The measured system. `constant` is what every request waits beside its chunks, in seconds."""
+    """The measured system. `constant` is every request's wait beside its chunks, in seconds."""
 
     cost: CostModel
     constant: float
 
     def machine(self, chunk: int, slots: int = 128) -> Deployment:
-        """The system with chunks of at most so many tokens."""
+        """The system with chunks of at most `chunk` tokens."""
         mesh = dataclasses.replace(self.cost.sizes.mesh, buckets=_buckets(chunk))
         sizes = dataclasses.replace(self.cost.sizes, mesh=mesh)
         name = f"Sarathi-Serve, chunks of {chunk:,}"
@@ -52,7 +51,7 @@ class Calibrated:
 
 
 def fitted() -> Calibrated:
-    """The cost model of 8B on eight A100 with the coefficients that give the TTFTs of chunk 2,048 best."""
+    """The cost model of 8B on eight A100, with the coefficients that fit the TTFTs of chunk 2,048 best."""
     hardware = load_hardware("a100-80")
     mesh = MeshConfig(tp=8, page_size=64, buckets=_buckets(2048), hardware=hardware.name)
     plain = CostModel.of(load_model(MODEL), mesh, hardware)
@@ -72,7 +71,7 @@ def fitted() -> Calibrated:
 
 
 def with_fitted_rates(hardware: Hardware) -> Hardware:
-    """Devices that get the fitted shares of their peaks in attention and matrix products; all else as it is."""
+    """Devices with the fitted shares of their peaks in attention and matrix products; nothing else changes."""
     rates = fitted().cost.used
     used = dataclasses.replace(hardware.coefficients, attention=rates.attention, matmul=rates.matmul)
     return dataclasses.replace(hardware, coefficients=used)
@@ -129,7 +128,7 @@ def _buckets(chunk: int) -> Buckets:
 
 
 def _descend(error: Callable[[Mapping[str, float]], float], start: Mapping[str, float]) -> dict[str, float]:
-    """Positive numbers with a small error: each in turn is made a little larger or smaller, by ever smaller steps."""
+    """Positive numbers with a small error: coordinate descent with shrinking steps."""
     best, least, step = dict(start), error(start), 0.3
     for _ in range(SWEEPS):
         before = least
@@ -146,7 +145,7 @@ def _descend(error: Callable[[Mapping[str, float]], float], start: Mapping[str, 
 
 
 def kilo(tokens: int) -> str:
-    """Tokens in words: 512, 8K, 1M."""
+    """Tokens as text: 512, 8K, 1M."""
     if tokens < KI:
         return f"{tokens} tokens"
     return f"{tokens // KI}K tokens" if tokens < KI * KI else f"{tokens // KI // KI}M tokens"

@@ -1,8 +1,8 @@
-"""What the Medha paper's authors measured and published, in seconds and tokens.
+"""Measurements that the Medha paper's authors published, in seconds and tokens.
 
-Isolated requests and shares on time: logs of their load harness (github.com/project-vajra/veeksha, branch
+Isolated requests and shares on time are from the logs of their load harness (github.com/project-vajra/veeksha, branch
 users/amey/loongserve_test, commit 057fcfc9, Apache-2.0): Llama-3 8B on 16 A100 as TP8 x PP2, Sarathi-Serve with chunks
-of 2,048 and of 512 tokens. Everything else: the paper, arXiv 2409.17264.
+of 2,048 and of 512 tokens. Everything else is from the paper, arXiv 2409.17264.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ TTFT_512 = {
     512: 0.0511, 1024: 0.0838, 2 * KI: 0.1611, 4 * KI: 0.2996, 8 * KI: 0.5572, 16 * KI: 1.1076, 32 * KI: 2.3352,
     64 * KI: 4.7389, 128 * KI: 11.590, 256 * KI: 35.702, 512 * KI: 130.08, 768 * KI: 287.77, 1024 * KI: 501.01,
 }  # fmt: skip
-# of an isolated request of the chunk-2048 system, per token of output
+# per output token of an isolated request, chunk 2,048
 TPOT_2048 = {2 * KI: 0.0075, 8 * KI: 0.0113, 32 * KI: 0.0342, 128 * KI: 0.0424, 512 * KI: 0.0936, 1024 * KI: 0.1870}
 
 # shares of requests on time, max(1.5 x isolated, 0.5 s): by chunk, percentage of long requests, requests a second
@@ -30,7 +30,7 @@ ATTAINMENT = {
           "5": {0.25: 0.278, 0.75: 0.016, 1.25: 0.006}},
 }  # fmt: skip
 
-# 8B at 1M tokens on H100: how much longer context parallelism takes than stages, as devices grow
+# 8B at 1M tokens on H100: time of context parallelism over time of stages, by devices
 SPP_AGAINST_RING = {8: 1.10, 16: 1.08, 32: 1.08, 64: 1.29, 128: 1.64}
 SPP_EFFICIENCY_8B, SPP_EFFICIENCY_70B = 0.80, 0.85  # at most stages; 70B at eight
 SPP_DECODE_COST = 1.16  # of eight stages

@@ -1,4 +1,4 @@
-"""What a reproduction says: published and simulated figures side by side."""
+"""Results of a reproduction: published and simulated figures side by side."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class Comparison:
     """One figure.
 
     Args:
-        what: in words.
-        simulated: what the simulator says.
-        published: what was published, None where nothing was.
+        what: a description.
+        simulated: the simulator's figure.
+        published: the published figure, None if there is none.
         unit: of both.
-        kind: whether the published figure was used for calibration. What was fitted does not count as predicted.
+        kind: whether the published figure was used for calibration. A fitted figure does not count as predicted.
     """
 
     what: str
@@ -41,12 +41,10 @@ class Reproduction:
     """A preset's figures.
 
     Args:
-        name: of the preset.
         title: what is compared.
         setting: machine and workload, in words.
-        rows: the figures.
-        notes: which agree, which do not, and why.
-        series: lines of a picture: points (x, y) by name; empty where there is nothing to draw.
+        notes: which figures agree, which do not, and why.
+        series: lines of a picture: points (x, y) by name; empty if there is nothing to draw.
         axes: names of x and y.
     """
 
@@ -64,9 +62,9 @@ class PresetRun:
     """How a preset is run.
 
     Args:
-        duration: seconds in which requests come, of presets with traffic; None for the preset's own.
+        duration: seconds in which requests arrive, for presets with traffic; None for the preset's own.
         seed: of lengths and arrivals.
-        tell: told what is being simulated: its name, simulated seconds, finished requests, all requests.
+        tell: takes the simulation's name, simulated seconds, finished requests, all requests.
     """
 
     duration: float | None = None
@@ -75,9 +73,9 @@ class PresetRun:
 
 
 def on_time(records: Sequence[RequestRecord]) -> float | None:
-    """Share of the requests whose first token came by its deadline, as published: whether they finished or not.
+    """Share of the requests with a first token by their deadline, finished or not, as in the published figures.
 
-    Requests that were still within their deadline when the simulation ended are left out.
+    Requests still within their deadline at the end of the simulation are left out.
     """
     late = [waited(one) > (one.deadline_s or 0.0) for one in records]
     known = [not is_late for one, is_late in zip(records, late, strict=True) if one.outputs or is_late]

@@ -1,4 +1,4 @@
-"""Presets that are named for the axis they scale: stages against a ring, and groups for decoding at 10M tokens.
+"""Presets named after the axis that they scale: stages against a ring, and groups for decoding at 10M tokens.
 
 Both are closed forms.
 """
@@ -23,7 +23,7 @@ MEGA = KI * KI
 BUCKETS = Buckets(decode=(1,), prefill=(64, 256, 512, 1024, 2048, 4096, 8192), chunks=1)
 CONTEXTS = (128 * KI, MEGA, 10 * MEGA)
 HARDWARE = "h100"
-TICKS_S = (0.02, 0.05, 0.1, 0.2)  # of prompts alone; 0.2 s makes 16 stages fill for 3 s
+TICKS_S = (0.02, 0.05, 0.1, 0.2)  # of prompts alone; at 0.2 s, 16 stages take 3 s to fill
 
 
 def spp(run: PresetRun) -> Reproduction:
@@ -77,7 +77,7 @@ def spp(run: PresetRun) -> Reproduction:
 
 
 def kvp(run: PresetRun) -> Reproduction:
-    """The preset: a token of output at 10M tokens over more and more groups."""
+    """The preset: the time of an output token at 10M tokens over more and more groups."""
     hardware = load_hardware(HARDWARE)
     times = {groups: _tpot(hardware, "llama3-8b", 4, groups, 10 * MEGA) for groups in (1, 2, 4)}
     rows = [Comparison(f"TPOT, {groups} groups", taken, unit="s") for groups, taken in times.items()]

@@ -1,4 +1,4 @@
-"""Presets `systems`, `capacity` and `ablation`: 8B on 16 A100 under the authors' mixes, ours beside others."""
+"""Presets `systems`, `capacity` and `ablation`: 8B on 16 A100 under the authors' mixes, our system beside others."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SETTING = (
 
 
 class Systems:
-    """Sixteen A100, used by different systems. Rates are the same for all."""
+    """Sixteen A100, used by different systems with equal rates."""
 
     def __init__(self) -> None:
         self._hardware = with_fitted_rates(load_hardware("a100-80"))
@@ -51,13 +51,13 @@ class Systems:
 
     @cached_property
     def isolated(self) -> Callable[[int], float]:
-        """Seconds of a prompt alone on our machine; everybody's deadlines are multiples of it."""
+        """Seconds of a prompt alone on our machine; all systems' deadlines are multiples of it."""
         return alone(self.ours, self.settings)
 
     def run(
         self, system: str, arrivals: Sequence[WorkloadRequest], until: float | None, run: PresetRun, name: str
     ) -> Outcome:
-        """Serve requests with a system, by name."""
+        """Serve requests with the named system."""
 
         def tell(seconds: float, finished: int) -> None:
             run.tell(name, seconds, finished, len(arrivals))
@@ -88,7 +88,7 @@ class Systems:
 
     @cached_property
     def _instances(self) -> Instances:
-        """Eight instances of two, of which a prompt may use four, as in the paper's comparison."""
+        """Eight instances of two devices, of which a prompt may use four, as in the paper's comparison."""
         cost = self._cost(2)
         tokens = room_of(cost.sizes, self._hardware, SLOTS, 2**16).pool_tokens
         return Instances(cost, count=8, most=4, tokens=tokens)

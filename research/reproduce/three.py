@@ -73,7 +73,7 @@ def three(run: PresetRun) -> Reproduction:
 
 def _machine(stages: int, groups: int) -> Deployment:
     hardware = load_hardware("h100")
-    context = LONG + 2**12  # and its output
+    context = LONG + 2**12  # and its output tokens
     per_group = context // groups if groups > 1 else None
     mesh = MeshConfig(
         tp=8,
