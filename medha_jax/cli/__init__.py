@@ -1,4 +1,4 @@
-"""The `medha-jax` command. JAX is imported only by the commands that compute, so `--help` is quick."""
+"""The `medha-jax` command. Only the commands that compute import JAX, so `--help` is quick."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from medha_jax.cli.simulate import simulate
 from medha_jax.cli.worker import worker
 
 REFUSED, BAD_INPUT = 1, 2
-# ClickException, whose home differs between typer releases: click in older ones, a copy of it in newer ones.
+# ClickException is click's in older releases of typer, and a copy of it in newer ones.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[2]
 
-# Rich tracebacks would print local variables, prompts and weights among them.
+# Rich tracebacks would print local variables, such as prompts and weights.
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
 app.command()(generate)
 app.command()(serve)
@@ -65,7 +65,7 @@ def run(arguments: Sequence[str]) -> int:
         if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
             advice = "give a smaller --max-context or --max-tokens, or a shorter prompt"
             return _report(f"out of memory: {error}; {advice}", REFUSED)
-        # Errors that this package defines are for its users; any other is a defect, shown with its traceback.
+        # The package's own errors are meant for users; any other error is a defect and keeps its traceback.
         if not type(error).__module__.startswith("medha_jax."):
             raise
         return _report(str(error), BAD_INPUT if isinstance(error, ValueError) else REFUSED)
@@ -73,7 +73,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _report(message: str, code: int) -> int:
-    """Print `error: …` as a single line on stderr."""
+    """Print `error: …` as one line on stderr."""
     print("error:", " ".join(line.strip() for line in message.splitlines()), file=sys.stderr)
     return code
 
@@ -82,5 +82,5 @@ def main() -> None:
     """Entry point of the `medha-jax` script."""
     leave_on_interrupt()
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal that is not UTF-8 shows ? for what it lacks
+        sys.stdout.reconfigure(errors="replace")  # a terminal that is not UTF-8 shows ? for characters it lacks
     sys.exit(run(sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""`medha-jax bench`: what a server does under load, and how fast the engine is."""
+"""`medha-jax bench`: a server under load, and the speed of the engine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`medha-jax bench convoy`: one long prompt, short requests behind it, under several policies."""
+"""`medha-jax bench convoy`: one long prompt and short requests behind it, under several policies."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WHOLE = "fcfs-whole"
 
 @dataclasses.dataclass(frozen=True)
 class ConvoyOptions:
-    """The convoy, and under which policies it is served."""
+    """The convoy, and the policies that serve it."""
 
     policies: str = setting(
         f"{WHOLE},fcfs,lars",
@@ -45,7 +45,7 @@ class ConvoyOptions:
 
     @property
     def config(self) -> ConvoyConfig:
-        """The requests."""
+        """The requests of the convoy."""
         from medha_jax.workload import ConvoyConfig
 
         shape = {one.name: getattr(self, one.name) for one in dataclasses.fields(self) if one.name != "policies"}
@@ -98,10 +98,10 @@ def bench_convoy(
 
 
 def parse_policies(text: str) -> list[PolicyOptions]:
-    """Policies by their names.
+    """Policies from a list of names.
 
     Raises:
-        typer.BadParameter: there is none of a name, or one is named twice.
+        typer.BadParameter: a name is unknown, or stands twice.
     """
     allowed = [WHOLE, *POLICIES]
     names = [name.strip() for name in text.split(",")]
@@ -117,7 +117,7 @@ def parse_policies(text: str) -> list[PolicyOptions]:
 async def _measure(
     opened: Opened, target: Target, config: ConvoyConfig, client: ClientOptions, book: Book
 ) -> tuple[Convoy | None, Run | None, bool]:
-    """The convoy, its run, and whether it was stopped."""
+    """The convoy, its run, and whether Ctrl-C stopped it."""
     from medha_jax.bench.convoy import run_convoy
 
     fitted = dataclasses.replace(config, vocabulary=opened.vocabulary)

@@ -20,7 +20,7 @@ from medha_jax.config import Buckets, RuntimeConfig, same_setting, setting
 if TYPE_CHECKING:
     from medha_jax.engine.speed import EngineSpeed, Speed, StartWatch
 
-FITTED = {"model", "mesh", "max_context", "slots", "pool_tokens"}  # settings that follow from what is measured
+FITTED = {"model", "mesh", "max_context", "slots", "pool_tokens"}  # settings that are derived from what is measured
 
 
 @dataclass(frozen=True)
@@ -93,10 +93,10 @@ def bench_engine(asked: EngineOptions) -> None:
 
 
 def sizes(option: str, text: str, layout: tuple[int, ...], least: int = 1) -> tuple[int, ...]:
-    """Numbers, given as such or as `layout`.
+    """Numbers given as a list, or those of the `layout`.
 
     Raises:
-        typer.BadParameter: one is none, or too small.
+        typer.BadParameter: one is not a number, or too small.
     """
     if text == "layout" and layout:
         return layout
@@ -111,7 +111,7 @@ def sizes(option: str, text: str, layout: tuple[int, ...], least: int = 1) -> tu
 
 
 def check_rows(buckets: Buckets, chunks: tuple[int, ...], batches: tuple[int, ...]) -> None:
-    """Refuse what no shape of the layout holds, before anything is loaded.
+    """Refuse rows that no shape of the layout holds, before anything is loaded.
 
     Raises:
         typer.BadParameter: a chunk or a batch is too large.

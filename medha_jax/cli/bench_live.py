@@ -1,4 +1,4 @@
-"""How a benchmark goes, on stderr: one changing line on a terminal, a line every few seconds elsewhere."""
+"""Progress of a benchmark on stderr: one changing line on a terminal, a line every few seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -14,12 +14,9 @@ if TYPE_CHECKING:
 
 
 class LiveDisplay:
-    """Shows the run that goes on. Owner of the line.
+    """Shows the current run; owns its line. `terminal` None asks stderr.
 
-    It draws in the thread of the event loop, in a millisecond or so, so that no request waits for it.
-
-    Args:
-        terminal: whether stderr is one; None asks it.
+    It draws in the thread of the event loop, in about a millisecond, so requests hardly wait for it.
     """
 
     def __init__(self, *, terminal: bool | None = None) -> None:
@@ -27,21 +24,21 @@ class LiveDisplay:
         self._live: Live | None = None
         self._next_line = LINES_AFTER
         if self._terminal:
-            # now, and not while requests are due
+            # imported now, not while requests are due
             import rich.live
             import rich.progress_bar  # noqa: F401
 
     def show(self, what: str, tally: Tally, seconds: float) -> None:
-        """Show where a run is after some seconds."""
+        """Show the state of a run after some seconds."""
         line = f"{what}: {describe(tally)}, {duration(seconds)}"
         if self._terminal:
             self._draw(line, tally)
         elif seconds >= self._next_line:
-            self._next_line = seconds + max(LINES_EVERY, seconds / 4)  # a long run needs no thousand lines
+            self._next_line = seconds + max(LINES_EVERY, seconds / 4)  # a long run needs few lines
             print(line, file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        """Take the line away."""
+        """Remove the line."""
         self._next_line = LINES_AFTER
         if self._live is not None:
             self._live.stop()

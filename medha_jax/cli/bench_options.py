@@ -1,4 +1,4 @@
-"""The options that the commands of `medha-jax bench` share."""
+"""Options that the commands of `medha-jax bench` share."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _SERVER, _OWN, _WORKLOAD = "The server", "A server of one's own (without --server and --url)", "What is asked"
 _TIMES, _CLIENT, _SLO, _OUT = "When it is asked", "The client", "Objectives", "Results"
-# as in medha_jax.workload, which is not imported for --help: it needs NumPy
+# as in medha_jax.workload, which needs NumPy and so is not imported for --help
 SOURCES = "sharegpt-8k|medha-0pct|medha-1pct|medha-5pct|azure-code-2023|azure-conv-2023|mooncake-conv|random|prompts|…"
 PROCESSES = ("poisson", "gamma", "constant", "ramp", "trace")
 LENGTH_AWARE = "length-aware"
@@ -27,7 +27,7 @@ LENGTH_AWARE = "length-aware"
 
 @dataclass(frozen=True)
 class ServerOptions:
-    """Which server is measured, and how it is spoken to."""
+    """Which server is measured, and how to reach it."""
 
     server: str | None = setting(None, "A medha-jax server.", metavar="HOST:PORT", panel=_SERVER)
     url: str | None = setting(None, "A server with the OpenAI API.", metavar="URL", panel=_SERVER)
@@ -67,26 +67,26 @@ class ServerOptions:
 
     @property
     def remote(self) -> bool:
-        """Whether the server is there already."""
+        """Whether the server runs already."""
         return self.server is not None or self.url is not None
 
 
 @dataclass(frozen=True)
 class PolicyOptions:
-    """How one's own server schedules."""
+    """Scheduling of a server that the benchmark starts."""
 
     policy: str = same_setting(SchedulerConfig, "policy", panel=_OWN)
     chunk_preemption: bool = same_setting(SchedulerConfig, "chunk_preemption", panel=_OWN)
 
     @property
     def words(self) -> str:
-        """As a row is called."""
+        """Name of its row."""
         return self.policy if self.chunk_preemption else f"{self.policy}, whole prompts"
 
 
 @dataclass(frozen=True)
 class ClientOptions:
-    """How requests are sent, beside when."""
+    """How requests are sent, except when."""
 
     max_concurrency: int | None = setting(None, "Requests at once; more wait in the client.", at_least=1, panel=_CLIENT)
     ignore_eos: bool = setting(True, "Generate every token that is asked for.", panel=_CLIENT)
@@ -125,7 +125,7 @@ class ClientOptions:
 
 @dataclass(frozen=True)
 class WorkloadOptions:
-    """What is asked."""
+    """The requests."""
 
     workload: str = setting(
         "sharegpt-8k",
@@ -158,14 +158,11 @@ class WorkloadOptions:
     )
 
     def config(self, times: dict[str, Any]) -> WorkloadConfig:
-        """The workload.
-
-        Args:
-            times: fields of the arrival process.
+        """The workload; `times` has the fields of the arrival process.
 
         Raises:
             WorkloadError: a value is out of its range.
-            typer.BadParameter: a value has not the form that it should have.
+            typer.BadParameter: a value is malformed.
         """
         from medha_jax.workload import WorkloadConfig
 
@@ -201,7 +198,7 @@ class ArrivalOptions:
 
     @property
     def times(self) -> dict[str, Any]:
-        """As fields of `WorkloadConfig`."""
+        """The options as fields of `WorkloadConfig`."""
         return dict(
             process=self.arrivals,
             rate=self.rate,
@@ -222,7 +219,7 @@ class OutputOptions:
 
 
 def factor(option: str, text: str) -> float:
-    """A factor, given as a number or as one over one.
+    """A factor from a number, or from a fraction such as 1/32.
 
     Raises:
         typer.BadParameter: it is neither, or not above 0.
@@ -240,7 +237,7 @@ def factor(option: str, text: str) -> float:
 
 
 def token_range(option: str, text: str) -> tuple[int, int]:
-    """A number of tokens, or the least and the most of them.
+    """Least and most tokens, from one number or two.
 
     Raises:
         typer.BadParameter: it is neither.

@@ -1,4 +1,4 @@
-"""From options to measured runs, and from these to files and tables."""
+"""From options to measured runs, and from runs to files and tables."""
 
 from __future__ import annotations
 
@@ -28,11 +28,10 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class Opened:
-    """A server that is spoken to.
+    """A server with an open session.
 
     Args:
-        session: to send load with.
-        facts: what it says about itself.
+        facts: what the server reports about itself.
         vocabulary: token ids of prompts are below it.
     """
 
@@ -42,9 +41,9 @@ class Opened:
 
 
 def spoken_to(target: Target, client: ClientOptions, work: Callable[[Opened], Awaitable[T]]) -> T:
-    """Open a session with a server and do some work in it, in an event loop of its own.
+    """Open a session with a server and do some work in it, in its own event loop.
 
-    Ctrl-C stops the session; the work goes on with what was measured so far.
+    Ctrl-C stops the session; the work goes on with the measurements so far.
 
     Raises:
         BackendError: the server does not answer.
@@ -74,7 +73,7 @@ def spoken_to(target: Target, client: ClientOptions, work: Callable[[Opened], Aw
 
 
 async def ready(opened: Opened, workload: Workload, client: ClientOptions) -> None:
-    """Warm up, and measure prompts alone where deadlines follow from them."""
+    """Warm up, and measure prompts alone if deadlines follow from them."""
     await opened.session.warm_up(workload)
     if client.deadline is not None:
         isolated = await opened.session.isolated(workload)
@@ -83,7 +82,7 @@ async def ready(opened: Opened, workload: Workload, client: ClientOptions) -> No
 
 
 class Book:
-    """Makes runs of what was measured, with all that they are stamped with. Made when the command begins."""
+    """Makes runs from measurements and stamps them. Made when the command begins."""
 
     def __init__(self) -> None:
         self._started = datetime.now(UTC)
@@ -98,14 +97,13 @@ class Book:
         rate: float | None = None,
         series: str | None = None,
     ) -> Run:
-        """A run under a name.
+        """A named run.
 
         Args:
             name: heads its column.
-            repeats: its records.
-            config: what is shown of how it came about.
+            config: settings to show with it.
             facts: of the server.
-            rate: that was offered, requests a second.
+            rate: offered, requests a second.
             series: the line that it belongs to, among runs at several rates.
         """
         from medha_jax.results import Run, stamp
@@ -116,7 +114,7 @@ class Book:
 
 
 def write(out: Path | None, runs: Sequence[Run], title: str) -> None:
-    """Write runs and their report, where a directory is given."""
+    """Write runs and their report, if a directory is given."""
     if out is None or not runs:
         return
     from medha_jax.results import write_report, write_runs
@@ -126,7 +124,7 @@ def write(out: Path | None, runs: Sequence[Run], title: str) -> None:
 
 
 def complain(repeats: Sequence[Repeat]) -> bool:
-    """Say what failed, and whether the client was late; returns whether nothing at all went well."""
+    """Report failed requests and a late client; returns whether no request succeeded."""
     records = [record for repeat in repeats for record in repeat.records]
     failed = [record for record in records if record.status == "failed"]
     errors = Counter(record.error or "no reason" for record in failed)

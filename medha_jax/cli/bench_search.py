@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class SearchOptions:
-    """What is looked for."""
+    """What to search for."""
 
     attainment: float = setting(0.9, "Share of requests that must be on time.", at_least=0.01, at_most=1)
     start_rate: float = setting(1.0, "First rate, requests/s.", at_least=0.001, at_most=1e5)
@@ -82,7 +82,7 @@ def bench_search(
 async def _search(
     opened: Opened, target: Target, config: WorkloadConfig, client: ClientOptions, wanted: SearchOptions, book: Book
 ) -> tuple[Found, list[Run], bool]:
-    """What was found, a run for every rate, and whether it was stopped."""
+    """The result, a run for every rate, and whether Ctrl-C stopped it."""
     from medha_jax.bench.search import highest_rate
     from medha_jax.workload import build
 
@@ -91,7 +91,7 @@ async def _search(
     runs: list[Run] = []
 
     async def measure(rate: float) -> float | None:
-        # another seed: prompts of an earlier rate would be found in the prefix cache
+        # a new seed, because the prefix cache would hold the prompts of an earlier rate
         at = dataclasses.replace(fitted, rate=rate, seed=fitted.seed + len(runs))
         repeats = await opened.session.repeat(at, 1)
         if opened.session.stopped or not repeats:

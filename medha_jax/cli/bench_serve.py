@@ -1,4 +1,4 @@
-"""`medha-jax bench serve`: load on a server, and what its requests get."""
+"""`medha-jax bench serve`: load on a server, and how its requests fare."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class RepeatOptions:
-    """How often it is measured."""
+    """Number of repeats."""
 
     repeat: int = setting(
         1,
@@ -84,7 +84,7 @@ def bench_serve(
 async def _measure(
     opened: Opened, target: Target, config: WorkloadConfig, client: ClientOptions, repeats: int, book: Book
 ) -> tuple[Run | None, bool]:
-    """All repeats, None without any, and whether they were stopped."""
+    """A run of all repeats, None without any, and whether Ctrl-C stopped them."""
     from medha_jax.workload import build
 
     fitted = fitted_to(config, opened)
@@ -98,12 +98,12 @@ async def _measure(
 
 
 def fitted_to(config: WorkloadConfig, opened: Opened) -> WorkloadConfig:
-    """A workload for what a server has: its vocabulary, and its context as a limit."""
+    """A workload with a server's vocabulary, and its context as a limit."""
     return dataclasses.replace(config, vocabulary=opened.vocabulary, context_limit=opened.facts.context_tokens)
 
 
 def shown_config(target: Target, config: WorkloadConfig | ConvoyConfig, client: ClientOptions) -> dict[str, Any]:
-    """What results say of how they came about."""
+    """Settings that results show."""
     from medha_jax.workload import describe
 
     return {

@@ -1,4 +1,4 @@
-"""The tables that `medha-jax bench` prints for people."""
+"""Tables that `medha-jax bench` prints."""
 
 from __future__ import annotations
 
@@ -25,13 +25,7 @@ def print_runs(runs: Sequence[Run]) -> None:
 
 
 def print_convoy(convoys: Sequence[Convoy], target_ms: float | None, stamp: Mapping[str, Any]) -> None:
-    """Print what every server made of a convoy; ratios are to the first.
-
-    Args:
-        convoys: of the same requests.
-        target_ms: per output token, that the servers aimed at; None where it is not known.
-        stamp: of the measurement.
-    """
+    """Print how each server handled the same convoy; ratios are to the first. `target_ms` None is unknown."""
     from medha_jax.bench.convoy import figures
 
     config = convoys[0].config
@@ -73,12 +67,11 @@ def _convoy_rows(convoys: Sequence[Convoy], found: Sequence[Figures]) -> Iterato
 
 
 def print_search(found: Found, wanted: float, what: str) -> None:
-    """Print the rates that were tried, in their order.
+    """Print the tried rates, in their order.
 
     Args:
-        found: by the search.
-        wanted: attainment from which on a rate is good enough.
-        what: was asked, in words.
+        wanted: least attainment of a rate that is good enough.
+        what: the workload, in words.
     """
     rows = []
     for one in found.tried:
@@ -94,7 +87,7 @@ def print_search(found: Found, wanted: float, what: str) -> None:
 
 
 def print_engine(speed: EngineSpeed, prefills: Sequence[Speed], decoded: Sequence[Speed], start: StartWatch) -> None:
-    """Print what an engine does without a network."""
+    """Print the speed of an engine without a network."""
 
     def row(one: Speed, *more: str) -> tuple[str, ...]:
         rate = digits(one.tokens_per_second)
@@ -125,7 +118,7 @@ def print_engine(speed: EngineSpeed, prefills: Sequence[Speed], decoded: Sequenc
 
 
 def print_stamp(stamp: Mapping[str, Any]) -> None:
-    """Print where and with what it was measured."""
+    """Print the machine and the versions of a measurement."""
     versions = stamp.get("versions", {})
     shown = ", ".join(
         f"{name} {versions[name]}" for name in ("medha-jax", "jax", "grpcio", "aiohttp") if name in versions

@@ -1,4 +1,4 @@
-"""The server of a benchmark: one that is there, or one's own for as long as it is measured."""
+"""The server of a benchmark: one that runs already, or one that the benchmark starts and stops."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from medha_jax.workload import WorkloadRequest
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-GUESSED_VOCABULARY = 1000  # ids that any vocabulary of a language model has
+GUESSED_VOCABULARY = 1000  # ids that the vocabulary of any language model has
 OWN = ("model", "mesh", "tpot_target_ms", "prefix_cache", "max_context", "slots", "pool_tokens")
 POLICY = ("policy", "chunk_preemption", "policies")
 
@@ -35,10 +35,9 @@ class Target:
     """A server that is ready.
 
     Args:
-        options: that led to it.
-        policy: of one's own; what another one does is not known.
+        policy: of a server that the benchmark started; for another server it is unknown.
         address: HOST:PORT or URL.
-        start_s: seconds until it was ready, None where it was there already.
+        start_s: seconds until it was ready, None if it ran already.
     """
 
     options: ServerOptions
@@ -48,7 +47,7 @@ class Target:
 
     @property
     def name(self) -> str:
-        """Heads its column."""
+        """Heading of its column."""
         return self.address if self.options.remote else self.policy.words
 
     @property
@@ -61,10 +60,10 @@ class Target:
 
 
 def check_own(context: typer.Context, options: ServerOptions) -> None:
-    """Check that no option of one's own server was given beside another one.
+    """Check that no option of a server to start is stated for a running one.
 
     Raises:
-        typer.BadParameter: one was.
+        typer.BadParameter: one is.
     """
     if not options.remote:
         return
@@ -76,10 +75,10 @@ def check_own(context: typer.Context, options: ServerOptions) -> None:
 
 @contextmanager
 def opened(options: ServerOptions, policy: PolicyOptions, requests: Iterable[WorkloadRequest]) -> Iterator[Target]:
-    """The server, ready; one's own is started before the block, with this policy, and stopped after it.
+    """A server that is ready: the running one, or a new one with this policy, stopped after the block.
 
     Raises:
-        ServerStartError: one's own did not start.
+        ServerStartError: the new one did not start.
     """
     if options.remote:
         yield Target(options, policy, options.server or options.url or "")
@@ -90,7 +89,7 @@ def opened(options: ServerOptions, policy: PolicyOptions, requests: Iterable[Wor
 
 
 def fitted(options: ServerOptions, requests: Iterable[WorkloadRequest]) -> ServerOptions:
-    """The options with a context and a pool for these requests, where none are stated."""
+    """The options with a context and a pool for these requests, unless stated."""
     from medha_jax.bench.own_server import needs_of
 
     needs = needs_of(requests, options.slots, load_mesh(options.mesh).page_size)
@@ -102,7 +101,7 @@ def fitted(options: ServerOptions, requests: Iterable[WorkloadRequest]) -> Serve
 
 @contextmanager
 def started(given: Sequence[str]) -> Iterator[OwnServer]:
-    """One's own server with these arguments, ready; a signal that ends this program ends it, too."""
+    """A server with these arguments, ready; a signal that ends this program ends it, too."""
     from medha_jax.bench.own_server import OwnServer
 
     def interrupt(number: int, frame: FrameType | None) -> None:
@@ -145,10 +144,10 @@ def arguments(options: ServerOptions, policy: PolicyOptions) -> list[str]:
 
 
 def backend_of(target: Target, client: ClientOptions) -> Backend:
-    """The way to a server; to be called in a running event loop.
+    """The connection to a server; call it in a running event loop.
 
     Raises:
-        BackendError: the address is none, or the `bench` extra is not installed.
+        BackendError: the address is malformed, or the `bench` extra is not installed.
     """
     from medha_jax.bench.backend import BackendError
 
@@ -173,7 +172,7 @@ def backend_of(target: Target, client: ClientOptions) -> Backend:
 
 @contextmanager
 def stopped_by_signals(stop: Callable[[], None]) -> Iterator[None]:
-    """Within the block, in a running event loop, Ctrl-C calls `stop`, and a second one ends the process at once."""
+    """In the block, within a running event loop, Ctrl-C calls `stop`, and a second one ends the process at once."""
     loop = asyncio.get_running_loop()
     noted = False
 

@@ -1,4 +1,4 @@
-"""The options of a mesh over several processes, which `worker` and the commands of process 0 have in common."""
+"""Options of a mesh over several processes, shared by `worker` and the commands of process 0."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DETECT = "auto"
 
 @dataclass(frozen=True)
 class ClusterOptions:
-    """Which of several processes this one is, and how they reach each other."""
+    """Which process this one is, and how the processes reach each other."""
 
     coordinator: str | None = setting(
         None, "jax.distributed's address in process 0; auto: detect Slurm, Kubernetes, MPI, …", metavar="HOST:PORT|auto"
@@ -69,7 +69,7 @@ class ClusterOptions:
 
 
 def quiet_stdout() -> None:
-    """Keep standard output for this command: CPU collectives print their own lines to it."""
+    """Keep standard output for this command, because CPU collectives print lines to it."""
     sys.stdout.flush()
     own = os.dup(1)
     nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -80,7 +80,7 @@ def quiet_stdout() -> None:
 
 @contextmanager
 def ended_at_once() -> Iterator[None]:
-    """End the process right after an error was printed: at a normal exit JAX would wait for the other processes.
+    """End the process right after printing an error, because JAX would wait for the other processes at a normal exit.
 
     Exit codes are those of `medha_jax.cli.run`.
     """

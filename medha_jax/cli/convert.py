@@ -1,4 +1,4 @@
-"""`medha-jax convert`: rewrite a checkpoint so that it loads faster."""
+"""`medha-jax convert`: rewrites a checkpoint so that it loads faster."""
 
 from __future__ import annotations
 

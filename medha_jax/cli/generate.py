@@ -1,4 +1,4 @@
-"""`medha-jax generate`: one prompt in, its continuation out."""
+"""`medha-jax generate`: continues one prompt."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PromptOptions:
-    """Where the prompt comes from."""
+    """Source of the prompt."""
 
     prompt: str | None = setting(None, "The prompt itself.", metavar="TEXT")
     prompt_file: str | None = setting(None, "A UTF-8 text file; - is standard input.", metavar="FILE")

@@ -1,4 +1,4 @@
-"""What a generation prints: its text, one JSON object, a summary line."""
+"""Output of a generation: its text, a JSON object, a summary line."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ REPORTED = "token_ids text finish_reason matched prompt_tokens logprobs ttft_s t
 
 @contextmanager
 def reader_may_leave() -> Iterator[None]:
-    """Stop quietly when the reader of a pipe has gone (`medha-jax … | head`)."""
+    """Stop quietly when the reader of a pipe is gone (`medha-jax … | head`)."""
     try:
         yield
     except BrokenPipeError:
-        # Python flushes both streams once more at exit, which would fail the same way.
+        # Python flushes both streams again at exit, and that would fail the same way.
         nowhere = os.open(os.devnull, os.O_WRONLY)
         for stream in (sys.stdout, sys.stderr):
             os.dup2(nowhere, stream.fileno())
 
 
 def completion_json(completion: Completion | RemoteCompletion) -> str:
-    """One line of JSON: times in seconds, null for logprobs that were not asked for and for one of -inf."""
+    """One line of JSON: times in seconds; null for logprobs that were not requested and for -inf."""
     stated = {name: getattr(completion, name) for name in REPORTED}
     stated["logprobs"] = [_logprobs(entry) for entry in completion.logprobs] or None
     return json.dumps(stated, allow_nan=False)
@@ -53,7 +53,7 @@ def summary(completion: Completion | RemoteCompletion) -> str:
 
 
 def print_summary(completion: Completion | RemoteCompletion, text_shown: bool) -> None:
-    """Print the summary to stderr, on a line of its own where the text ended on the same terminal."""
+    """Print the summary to stderr, on a new line if the text ended on the same terminal."""
     shared = text_shown and sys.stdout.isatty() and sys.stderr.isatty()
     if shared and completion.text and not completion.text.endswith("\n"):
         print(file=sys.stderr)

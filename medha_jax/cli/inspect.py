@@ -1,4 +1,4 @@
-"""`medha-jax inspect`: what a layout would keep, send and compute, without weights or the devices."""
+"""`medha-jax inspect`: memory, traffic and work of a layout, without its weights or devices."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SIZES = "Sizes"
 
 @dataclass(frozen=True)
 class InspectOptions:
-    """The layout that is looked at, and how much of it."""
+    """The layout, and how much of it to inspect."""
 
     model: str = setting(
         "tiny", "The bundled tiny model, a model directory, or a config.json.", metavar="tiny|DIR|FILE"
@@ -110,7 +110,7 @@ def _inspect(options: InspectOptions, config: RuntimeConfig) -> LayoutReport:
     from medha_jax.inspection import corners, every, inspect_layout
     from medha_jax.specs.model import Architecture
 
-    # an accelerator that is there must not be taken: only virtual devices are compiled for
+    # compile for virtual devices only, and take no accelerator of this machine
     jax.config.update("jax_platforms", "cpu")
     arch = Architecture.from_directory(BUNDLED_MODEL if options.model == "tiny" else Path(options.model))
     if config.max_context is not None and config.max_context > arch.context:
@@ -128,7 +128,7 @@ def _inspect(options: InspectOptions, config: RuntimeConfig) -> LayoutReport:
 
 
 def _usable(layout: MeshConfig, memory_gib: float | None) -> int | None:
-    """Bytes of one device that may be used, None if not known; devices on CPUs share what the host has."""
+    """Usable bytes of one device, None if not known; devices on a CPU share the host's memory."""
     from medha_jax.simulate.hardware import hardware_names, load_hardware
 
     specified = layout.hardware in hardware_names() and layout.hardware != "cpu"

@@ -1,4 +1,4 @@
-"""The tables that `medha-jax inspect` prints for people."""
+"""Tables that `medha-jax inspect` prints."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from medha_jax.results import Table
 if TYPE_CHECKING:
     from medha_jax.inspection import BucketReport, LayoutReport, Traffic
 
-WIDTH = 120  # of output that is no terminal
+WIDTH = 120  # of output to a file or pipe
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -32,7 +32,7 @@ def print_report(report: LayoutReport) -> None:
 
 
 def size(nbytes: float) -> str:
-    """Bytes in words, e.g. 19,456 are `19.0 KiB`."""
+    """Bytes as text, e.g. `19.0 KiB` for 19,456."""
     unit = 0
     while nbytes >= 1024 and unit < len(UNITS) - 1:
         nbytes, unit = nbytes / 1024, unit + 1
@@ -74,7 +74,7 @@ def _collective(one: Traffic) -> tuple[str, ...]:
     most = "at most " if one.conditional else ""
     count = "unknown" if one.count is None else f"{most}{one.count}"
     total = "unknown" if one.count is None else size(one.count * one.nbytes)
-    # brackets would be markup
+    # rich would read brackets as markup
     result = ", ".join(one.shapes).replace("[", r"\[")
     return one.axis or "none", one.kind, result, f"{size(one.nbytes)}{wider}", count, total
 

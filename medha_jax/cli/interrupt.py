@@ -1,7 +1,7 @@
 """Ctrl-C without exceptions at arbitrary places.
 
-A KeyboardInterrupt that Python raises while JAX is being imported, or inside JAX's garbage collection
-callback, may be dropped or turned into another error. So a signal either ends the process or is only noted.
+A KeyboardInterrupt may be dropped or turned into another error if Python raises it during JAX's import or in its
+garbage collection callback. So a signal either ends the process or is only noted.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ INTERRUPTED = 130
 
 def _leave(number: int, frame: FrameType | None) -> None:
     if sys.stderr.isatty():
-        os.write(sys.stderr.fileno(), b"\x1b[?25h")  # a progress bar hides the cursor
+        os.write(sys.stderr.fileno(), b"\x1b[?25h")  # show the cursor again, which a progress bar hides
     os._exit(INTERRUPTED)
 
 
 def leave_on_interrupt() -> None:
-    """From now on Ctrl-C ends the process at once with 130: for work that leaves nothing behind."""
-    # A shell starts background jobs with SIGINT ignored, and that must stay so.
+    """Make Ctrl-C end the process at once with 130: for work that leaves nothing behind."""
+    # A shell starts background jobs with SIGINT ignored; keep that.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _leave)
 
 
 @contextmanager
 def noted_interrupts() -> Iterator[Callable[[], None]]:
-    """Within the block Ctrl-C is noted, and a second one ends the process at once.
+    """Note Ctrl-C in the block; a second one ends the process at once.
 
     Yields:
-        A function to call at places where the work can be given up.
+        A function to call wherever the work can stop.
 
     Raises:
         KeyboardInterrupt: from that function, after a Ctrl-C.

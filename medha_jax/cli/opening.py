@@ -1,4 +1,4 @@
-"""Opening a runtime from the command line, and what is told of its start."""
+"""Opens a runtime for a command, and reports its start."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def open_runtime(request: GenerationRequest, config: RuntimeConfig) -> MeshExecutor:
-    """A runtime just large enough for the request; what its start does goes to stderr."""
+    """A runtime just large enough for the request; its start is reported on stderr."""
     from medha_jax.engine import sized_for
     from medha_jax.runtime import open_executor
 
@@ -25,7 +25,7 @@ def open_runtime(request: GenerationRequest, config: RuntimeConfig) -> MeshExecu
 
 
 def lead_runtime(request: GenerationRequest, config: RuntimeConfig, cluster: ClusterConfig) -> ClusterExecutor:
-    """A runtime over all processes, in the sizes that every one of them was started with."""
+    """A runtime over all processes, with the sizes that all of them were started with."""
     from medha_jax.runtime.cluster import lead
 
     _check(request, config)
@@ -33,16 +33,16 @@ def lead_runtime(request: GenerationRequest, config: RuntimeConfig, cluster: Clu
 
 
 def tell(line: str) -> None:
-    """Print what a start does to stderr."""
+    """Print a step of the start to stderr."""
     print(line, file=sys.stderr, flush=True)
 
 
 def model_sizes(config: RuntimeConfig) -> tuple[int, int]:
-    """Entries of the model's vocabulary, and the context as configured, in tokens; nothing is loaded.
+    """Vocabulary entries of the model, and the configured context in tokens; loads nothing.
 
     Raises:
-        UnsupportedModelError: the architecture or a setting of it is not supported.
-        typer.BadParameter: more context is wanted than the model has.
+        UnsupportedModelError: the architecture or one of its settings is not supported.
+        typer.BadParameter: the configured context is longer than the model's.
     """
     from medha_jax.specs.model import Architecture
 

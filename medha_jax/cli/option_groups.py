@@ -1,6 +1,6 @@
 """Options from dataclasses: a command takes groups, and every setting of a group becomes an option.
 
-A setting is declared with `medha_jax.config.setting`; this is the only place that makes an option of one.
+`medha_jax.config.setting` declares settings; only this module makes options of them.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from medha_jax.config import Setting, setting_of
 
 @dataclass(frozen=True)
 class Shown:
-    """How a command shows a group, where that differs from how its settings are declared.
+    """How a command shows a group, if that differs from its declaration.
 
     Args:
-        of: the group, where the command wants a mapping of its values and not an instance.
-        unset: whether nothing has a default, so that the command sees what was stated; it is checked elsewhere.
-        panel: heading in `--help` of settings that name none.
-        without: settings that the command has no option for; they keep their defaults.
-        defaults: other defaults than the declared ones, by setting.
-        options: other names of options, by setting.
+        of: the group, if the command takes a mapping of values instead of an instance.
+        unset: drop all defaults, so that the command sees which values were stated; they are checked elsewhere.
+        panel: heading in `--help` for settings that name none.
+        without: settings without an option; they keep their defaults.
+        defaults: replace declared defaults, by setting.
+        options: replace names of options, by setting.
     """
 
     of: type | None = None
@@ -42,7 +42,7 @@ class Shown:
     options: Mapping[str, str] = field(default_factory=dict)
 
     def inside(self, outer: Shown) -> Shown:
-        """How a group within another one is shown."""
+        """How a group inside another one is shown."""
         return dataclasses.replace(
             self,
             panel=self.panel or outer.panel,
@@ -53,14 +53,11 @@ class Shown:
 
 
 def takes_groups(command: Callable[..., Any]) -> Callable[..., Any]:
-    """A typer command in which every parameter of a dataclass type becomes the options that its fields declare.
+    """Turn each parameter of a dataclass type into the options that its fields declare; other parameters stay.
 
-    A parameter may be annotated with `Shown`. A field that is a dataclass of settings is a group, too. Where groups
-    share the name of an option there is one option, shown as in the first of them, and all of them get its value.
-    The command gets instances; where a group refuses its values, the command is not called.
-
-    Args:
-        command: with annotated parameters; those of other types stay as they are.
+    A parameter may be annotated with `Shown`. A field that is a dataclass of settings is a group, too. If groups share
+    an option's name, there is one option, shown as in the first group, and all groups get its value. The command gets
+    instances. It is not called if a group refuses its values.
     """
     hints = get_type_hints(command, include_extras=True)
     groups: dict[str, _Group] = {}
@@ -81,30 +78,30 @@ def takes_groups(command: Callable[..., Any]) -> Callable[..., Any]:
         return command(**{name: given[name] for name in own}, **made)
 
     run.__name__, run.__doc__ = command.__name__, command.__doc__
-    run.__signature__ = inspect.Signature([*parameters.values()])  # type: ignore[attr-defined]  # what typer reads
+    run.__signature__ = inspect.Signature([*parameters.values()])  # type: ignore[attr-defined]  # read by typer
     run.__annotations__ = {}
     return run
 
 
 def option_names(kind: type) -> list[str]:
-    """Names of a group's options, as a command's context has them."""
+    """Names of a group's options, as in a command's context."""
     return [option.name for option in _Group(kind, Shown()).parameters()]
 
 
 def stated_options(context: typer.Context) -> set[str]:
-    """Names of the options that stand on the command line."""
+    """Names of the options stated on the command line."""
     sources = {name: context.get_parameter_source(name) for name in context.params}
     return {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
 
 
 def as_flags(names: Iterable[str]) -> str:
-    """Options as they are typed, separated by commas."""
+    """Options as typed, separated by commas."""
     return ", ".join(f"--{name.replace('_', '-')}" for name in names)
 
 
 @dataclass(frozen=True)
 class _Option:
-    """One option, and the way back from its value to that of the field."""
+    """One option, which converts its value to the field's."""
 
     parameter: inspect.Parameter
     setting: Setting
@@ -123,7 +120,7 @@ class _Option:
 
 
 class _Group:
-    """The options of a dataclass, those of the groups in it included."""
+    """The options of a dataclass, including those of inner groups."""
 
     def __init__(self, kind: type, shown: Shown) -> None:
         self._kind, self._shown = kind, shown
@@ -142,7 +139,7 @@ class _Group:
                 self._options[declared.name] = option
 
     def parameters(self) -> Iterator[inspect.Parameter]:
-        """What typer is told of, in the order of the fields."""
+        """The parameters for typer, in the order of the fields."""
         for declared in dataclasses.fields(self._kind):
             if declared.name in self._options:
                 yield self._options[declared.name].parameter
@@ -150,7 +147,7 @@ class _Group:
                 yield from self._inner[declared.name].parameters()
 
     def made(self, given: Mapping[str, Any]) -> Any:
-        """The instance, or the mapping, from what was given on the command line."""
+        """The instance, or the mapping, from the values of the command line."""
         names = {one.name for one in dataclasses.fields(self._kind)} & {*self._shown.without}
         values = {name: value for name, value in self._shown.defaults.items() if name in names and not self._shown.of}
         values |= {name: option.read(given) for name, option in self._options.items()}
@@ -159,7 +156,7 @@ class _Group:
 
 
 def _group(annotation: Any, outer: Shown) -> _Group | None:
-    """The group that an annotation names, None where it names none."""
+    """The group that an annotation names, or None."""
     kind, shown = annotation, Shown()
     if get_origin(annotation) is Annotated:
         kind, *extras = get_args(annotation)
@@ -169,7 +166,7 @@ def _group(annotation: Any, outer: Shown) -> _Group | None:
 
 
 def _option(declared: dataclasses.Field[Any], annotation: Any, shown: Shown) -> _Option | None:
-    """The option that a field is; None where the field is no setting."""
+    """The option of a field; None if the field is no setting."""
     stated = setting_of(declared)
     if stated is None:
         return None
@@ -179,14 +176,14 @@ def _option(declared: dataclasses.Field[Any], annotation: Any, shown: Shown) -> 
         kind = list[get_args(annotation)[0]] | None  # type: ignore[misc]
     if get_origin(kind) is Literal:
         kind = str
-    if stated.choices and stated.metavar is None:  # otherwise the group refuses what it does not know
+    if stated.choices and stated.metavar is None:  # with a metavar, the group itself refuses unknown values
         kind = _with(kind, StrEnum("Choice", {choice: choice for choice in stated.choices}))
     default = None if many else shown.defaults.get(declared.name, declared.default)
     if shown.unset and annotation is not bool:
         kind, default = kind | None, None
     if stated.per != 1 and default is not None:
         default = default * stated.per
-    # typer knows no open ends of ranges; a command without defaults passes values on to whoever checks them
+    # typer has no open ranges; without defaults the values are checked elsewhere
     checked_later = stated.above is not None or stated.below is not None or (shown.unset and not many)
     limits = (None, None) if checked_later else (stated.at_least, stated.at_most)
     low, high = (None if limit is None else limit * stated.per for limit in limits)
@@ -207,7 +204,7 @@ def _option(declared: dataclasses.Field[Any], annotation: Any, shown: Shown) -> 
 
 
 def _with(annotation: Any, words: Any) -> Any:
-    """An annotation with an enumeration in place of text."""
+    """An annotation with `str` replaced by an enumeration."""
     if annotation is str:
         return words
     origin, parts = get_origin(annotation), tuple(_with(part, words) for part in get_args(annotation))

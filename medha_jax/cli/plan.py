@@ -1,4 +1,4 @@
-"""`medha-jax plan`: which layouts of so many devices a model fits, and what each would do. Nothing is loaded."""
+"""`medha-jax plan`: the layouts of a model on a number of devices, and estimates for each. Loads nothing."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from medha_jax.specs.model import Architecture
 
 UNITS = {"": 1, "K": 2**10, "M": 2**20}
-SAMPLE, SAMPLE_SECONDS = 0, 400.0  # seed and size of the requests that stand for a workload
+SAMPLE, SAMPLE_SECONDS = 0, 400.0  # seed, and seconds of the requests that represent a workload
 
 _TRAFFIC = "Traffic"
-# what a layout can be chosen for; the least is best
+# criteria for the choice of a layout; the least value is best
 BEST: dict[str, Callable[[Estimate], float]] = {
     "goodput": lambda one: -one.goodput_per_s,
     "ttft": lambda one: one.ttft_s,
@@ -40,7 +40,7 @@ BEST: dict[str, Callable[[Estimate], float]] = {
 
 @dataclass(frozen=True)
 class PlanOptions:
-    """The model, the devices, and what is wanted of them."""
+    """The model, the devices and the targets."""
 
     model: str = setting("llama3-8b", "llama3-8b and others, a config.json, or its directory.", metavar="NAME|FILE|DIR")
     hardware: str = setting("h100", "a100-80, h100, h200, b200, cpu, or a YAML file.", metavar="NAME|FILE")
@@ -114,10 +114,10 @@ def plan(asked: PlanOptions, shown: Annotated[ShownOptions, Shown(panel="Output"
 
 
 def token_count(text: str) -> int:
-    """Tokens of a number that may end in K (1,024) or M (1,024²).
+    """Tokens from a number that may end in K (1,024) or M (1,024²).
 
     Raises:
-        typer.BadParameter: it is not one, or out of range.
+        typer.BadParameter: it is malformed, or out of range.
     """
     match = re.fullmatch(r"([0-9]{1,12})([KM]?)", text.strip().upper())
     count = int(match[1]) * UNITS[match[2]] if match else 0
@@ -129,7 +129,7 @@ def token_count(text: str) -> int:
 def _compare(
     arch: Architecture, hardware: Hardware, context: int, asked: PlanOptions
 ) -> tuple[list[Estimate], list[Refused]]:
-    """Every layout's estimate, best goodput first within front and rest, and those that cannot be."""
+    """Estimates of layouts, best goodput first within front and rest, and the layouts that are impossible."""
     from medha_jax.simulate.estimate import Estimator, Targets, mark_front
     from medha_jax.simulate.layouts import Refused, candidates, look_at
     from medha_jax.workload import WorkloadConfig, build, preset_of
@@ -154,7 +154,7 @@ def _compare(
 
 
 def _best(found: Sequence[Estimate], choose: str) -> Estimate:
-    """The layout that is best in one thing, and of those equal in it the one with the least TTFT."""
+    """The layout that is best by one criterion; of equals, the one with the least TTFT."""
     return min(found, key=lambda one: (BEST[choose](one), one.ttft_s))
 
 

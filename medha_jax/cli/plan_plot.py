@@ -1,4 +1,4 @@
-"""The picture of a plan: every layout's TTFT and goodput, the Pareto front joined. Needs the `plot` extra."""
+"""The plot of a plan: every layout's TTFT and goodput, with the Pareto front joined. Needs the `plot` extra."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def check_plot(path: Path) -> None:
     """Check that a plot can be drawn to a file, before the work begins.
 
     Raises:
-        typer.BadParameter: its ending is not known, or matplotlib is not installed.
+        typer.BadParameter: its suffix is not known, or matplotlib is not installed.
     """
     if path.suffix not in SUFFIXES:
         raise typer.BadParameter(f"{path} ends in {path.suffix or 'nothing'}; allowed are {', '.join(SUFFIXES)}")
@@ -29,7 +29,7 @@ def check_plot(path: Path) -> None:
 
 
 def draw(path: Path, found: Sequence[Estimate], chosen: Estimate, title: str) -> None:
-    """Draw TTFT against goodput; the colour of a point is its TPOT, the front has names."""
+    """Draw TTFT against goodput; a point's colour is its TPOT, and points of the front have names."""
     from medha_jax.results.drawing import figure_of, save_figure
 
     figure = figure_of(9, 5.5)

@@ -1,4 +1,4 @@
-"""What `medha-jax plan` prints: a table for people, or one JSON object."""
+"""Output of `medha-jax plan`: a table, or one JSON object."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def print_plan(
     chosen: Estimate | None,
     all_rows: bool,
 ) -> None:
-    """Print every layout that fits, those on the Pareto front first, and why the others do not."""
+    """Print every layout that fits, the Pareto front first, and why the others do not fit."""
     if found:
         print_table(_table(model, context, found if all_rows else found[:ROWS], chosen))
         if len(found) > ROWS and not all_rows:
@@ -53,7 +53,7 @@ def plan_json(
     refused: Sequence[Refused],
     chosen: Estimate | None,
 ) -> str:
-    """All of it as one line; times in seconds, memory in bytes."""
+    """The plan as one line of JSON; times in seconds, memory in bytes."""
     stated: dict[str, Any] = {
         "estimated": True,
         "model": model,
@@ -116,7 +116,7 @@ def _table(model: str, context: int, found: Sequence[Estimate], chosen: Estimate
 
 
 def _reasons(refused: Sequence[Refused], all_rows: bool) -> list[str]:
-    """Why layouts do not fit: one line each, or one for each kind of reason with an example."""
+    """Why layouts do not fit: one line each, or one line and an example for each kind of reason."""
     if all_rows:
         return [f"{one.candidate}, {_held(one)}: {one.reason}" for one in refused]
     kinds: Counter[str] = Counter()

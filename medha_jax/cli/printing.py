@@ -1,4 +1,4 @@
-"""Tables on standard output: every command prints them here."""
+"""Tables on standard output, for all commands."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from rich.table import Table as Drawn
 
 from medha_jax.results import Table
 
-WIDTH = 140  # of output that is no terminal
+WIDTH = 140  # of output to a file or pipe
 
 
 def print_table(table: Table, *, width: int = WIDTH, bold: Collection[int] = (), ends: Collection[int] = ()) -> None:
-    """Print a table, and its note below it.
+    """Print a table and its note.
 
     Args:
         table: rows of text; square brackets in them are rich's markup.
-        width: of output that is no terminal, in characters.
-        bold: numbers of rows that stand out.
-        ends: numbers of rows below which there is a line.
+        width: characters of output to a file or pipe.
+        bold: numbers of highlighted rows.
+        ends: numbers of rows with a line below.
     """
     drawn = Drawn(title=table.title, title_justify="left")
     for place, column in enumerate(table.columns):

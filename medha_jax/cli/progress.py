@@ -1,4 +1,4 @@
-"""How far a command is, on stderr: a bar on a terminal, a line every few seconds elsewhere."""
+"""Progress of a command on stderr: a bar on a terminal, a line every few seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
 
-# Seconds. Shorter prefills are over before a bar can be read; a log needs fewer lines than a terminal.
+# Seconds. Shorter prefills end before a bar can be read; a log needs fewer lines than a terminal.
 BAR_AFTER = 1.0
 LINES_AFTER, LINES_EVERY = 10.0, 5.0
 DRAWN_EVERY = 0.1
@@ -27,11 +27,10 @@ def duration(seconds: float) -> str:
 
 
 class PrefillEstimate:
-    """Predicts the rest of a prefill from the chunks computed so far, by least squares.
+    """Predicts the rest of a prefill from the chunks so far, by least squares. Owns the sums of the fit.
 
-    Computing positions [s, e) takes `a (e - s) + b (e² - s²) / 2`: a cost per token, and one per token and
-    position before it (attention). Plain tokens/s would promise far too little time for a long prompt.
-    Owns the sums of the fit.
+    Computing positions [s, e) takes `a (e - s) + b (e² - s²) / 2`: a cost per token, and one per token and position
+    before it (attention). Plain tokens/s would promise far too little time for a long prompt.
     """
 
     def __init__(self) -> None:
@@ -63,13 +62,13 @@ class PrefillEstimate:
 
 
 class Progress:
-    """How far something is, on stderr: a bar on a terminal, a line every few seconds elsewhere.
+    """Progress on stderr: a bar on a terminal, a line every few seconds elsewhere. Owns the bar.
 
-    A context manager that leaves nothing on the terminal. Owns the bar.
+    A context manager that leaves nothing on the terminal.
 
     Args:
-        name: of what is done.
-        total: parts that will be done.
+        name: of the work.
+        total: number of parts.
         clock: seconds, monotonic.
         terminal: whether stderr is one; None asks it.
     """
@@ -89,17 +88,16 @@ class Progress:
 
     @property
     def shown(self) -> bool:
-        """Whether a bar is on the terminal."""
+        """Whether the bar is on the terminal."""
         return self._bar is not None
 
     def show(self, done: int, line: str, beside: str | None = None, *, soon: bool = False) -> None:
-        """Show that some parts are done.
+        """Show that `done` parts are done.
 
         Args:
-            done: parts so far.
-            line: what a log says.
-            beside: what stands beside a bar; None for the time that is left at the present speed.
-            soon: whether it is known already that it will take longer than a bar waits for.
+            line: for a log.
+            beside: for a bar; None for the time left at the present speed.
+            soon: show the bar at once, because the work is known to be long.
         """
         now = self._clock()
         if now < self._next and not (soon and self.terminal):
@@ -115,7 +113,7 @@ class Progress:
         bar.update(task, completed=done, beside=beside)
 
     def close(self) -> None:
-        """Take the bar away; more is not expected."""
+        """Remove the bar; the work has ended."""
         if self._bar is not None:
             self._bar[0].stop()
             self._bar = None
@@ -134,7 +132,7 @@ class Progress:
 
 
 class PrefillProgress(Progress):
-    """Shows one prefill; `total` is the prompt's length in tokens, and the rest is as in `Progress`."""
+    """Progress of one prefill; `total` is the prompt's length in tokens."""
 
     def __init__(self, total: int, clock: Callable[[], float], *, terminal: bool | None = None) -> None:
         super().__init__("prefill", total, clock, terminal=terminal)
@@ -156,9 +154,9 @@ class PrefillProgress(Progress):
 
 
 class SimulationProgress(Progress):
-    """Shows how far a simulation is; `total` is the requests that will come."""
+    """Progress of a simulation; `total` is the number of requests."""
 
     def update(self, seconds: float, finished: int) -> None:
-        """Note how many seconds are simulated, and how many requests finished."""
+        """Note how many seconds are simulated, and how many requests have finished."""
         simulated = f"{duration(seconds)} simulated"
         self.show(finished, f"{self._name}: {simulated}, {finished:,} of {self.total:,} requests done", simulated)

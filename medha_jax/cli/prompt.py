@@ -1,4 +1,4 @@
-"""What the user typed: the prompt, chunk sizes, the model directory, sampling values."""
+"""Parses what the user typed: prompt, chunk sizes, model directory, sampling values."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_DIGITS = 10  # of an id or a size: enough for 2³² and for any context
 
 
 def model_directory(model: str) -> Path:
-    """The directory of `--model`: `tiny` is the model inside the package, anything else a path.
+    """The directory of `--model`: `tiny` is the model in the package, anything else is a path.
 
     Raises:
         typer.BadParameter: there is no such directory.
@@ -37,7 +37,7 @@ def one_source(text: str | None, file: str | None, ids: str | None) -> None:
     """Check that the prompt was given exactly once.
 
     Raises:
-        InvalidRequestError: it was given in no way or in several.
+        InvalidRequestError: it was not given, or given more than once.
     """
     options = {"--prompt": text, "--prompt-file": file, "--prompt-ids": ids}
     given = [name for name, value in options.items() if value is not None]
@@ -49,7 +49,7 @@ def one_source(text: str | None, file: str | None, ids: str | None) -> None:
 def read_prompt(text: str | None, file: str | None, ids: str | None, tokenizer: Tokenizer) -> tuple[int, ...]:
     """Token ids of the prompt, given in one of three ways; `-` as file or ids reads standard input.
 
-    Files and standard input are taken exactly as they are, line ends included.
+    Files and standard input are used as they are, including line ends.
 
     Raises:
         InvalidRequestError: the source cannot be read, is empty, not UTF-8 or not a list of ids.
@@ -65,7 +65,7 @@ def read_prompt(text: str | None, file: str | None, ids: str | None, tokenizer: 
 
 
 def read_ids(ids: str) -> tuple[int, ...]:
-    """Token ids as given, or from standard input for `-`.
+    """The given token ids, or those from standard input for `-`.
 
     Raises:
         InvalidRequestError: as `parse_ids`.
@@ -74,7 +74,7 @@ def read_ids(ids: str) -> tuple[int, ...]:
 
 
 def read_text(text: str | None, file: str | None) -> str:
-    """The text of the prompt: as given, or of a file.
+    """The given prompt, or the text of a file.
 
     Raises:
         InvalidRequestError: the file cannot be read or is not UTF-8, or the text is empty.
@@ -87,13 +87,13 @@ def read_text(text: str | None, file: str | None) -> str:
 
 
 def whole_number(text: str) -> int | None:
-    """A decimal number of 0 or more; None for anything else."""
+    """A decimal number of at least 0; None for anything else."""
     digits = text.strip()
     return int(digits) if digits.isascii() and digits.isdigit() and len(digits) <= MAX_DIGITS else None
 
 
 def whole_numbers(text: str, least: int, refusal: Callable[[str], Exception]) -> tuple[int, ...]:
-    """Numbers separated by commas; raises the refusal of the first part that is none, or too small."""
+    """Numbers separated by commas; raises `refusal` of the first part that is no number, or too small."""
     found = []
     for part in text.split(","):
         number = whole_number(part)
@@ -104,10 +104,10 @@ def whole_numbers(text: str, least: int, refusal: Callable[[str], Exception]) ->
 
 
 def parse_ids(text: str) -> tuple[int, ...]:
-    """Read token ids separated by commas, spaces or line ends.
+    """Token ids separated by commas, spaces or line ends.
 
     Raises:
-        InvalidRequestError: there are none, or a part is not a decimal number of 0 or more.
+        InvalidRequestError: there are none, or a part is not a decimal number of at least 0.
     """
     parts = text.replace(",", " ").split()
     if not parts:
@@ -121,10 +121,10 @@ def parse_ids(text: str) -> tuple[int, ...]:
 
 
 def parse_chunks(text: str) -> tuple[int, ...] | None:
-    """Read `auto` (None) or chunk sizes in tokens, separated by commas; the last one repeats.
+    """Chunk sizes in tokens, separated by commas, the last one repeating; None for `auto`.
 
     Raises:
-        typer.BadParameter: a size is not a number of 1 or more.
+        typer.BadParameter: a size is not a number of at least 1.
     """
     if text == "auto":
         return None
@@ -147,8 +147,8 @@ def sampling_params(
     """Sampling fields from the flags, else from `generation_config.json`, else SamplingParams' own.
 
     Args:
-        directory: of the model, named in errors.
-        defaults: what its files say.
+        directory: of the model, for error messages.
+        defaults: from the model's files.
         given: values by field name; None is unset.
 
     Raises:

@@ -1,4 +1,4 @@
-"""`medha-jax generate --server`: the prompt goes to a server, nothing is loaded here."""
+"""`medha-jax generate --server`: sends the prompt to a server and loads nothing here."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RemoteOptions:
-    """The server that generates, in place of this process."""
+    """The server that generates instead of this process."""
 
     server: str | None = setting(None, "Send the prompt to `medha-jax serve`.", metavar="HOST:PORT")
     auth_token_file: Path | None = setting(None, "Bearer token; its first line is sent.")
@@ -31,7 +31,7 @@ class RemoteOptions:
 
 @dataclass(frozen=True)
 class RemoteCompletion:
-    """A generation that a server has finished, with the fields of `engine.Completion` that are reported."""
+    """A server's finished generation, with the fields of `engine.Completion` that are reported."""
 
     token_ids: tuple[int, ...]
     text: str
@@ -45,7 +45,7 @@ class RemoteCompletion:
 
 
 def check_options(context: typer.Context, server: str | None) -> None:
-    """Check that no option was given that would do nothing.
+    """Check that every given option has an effect.
 
     Raises:
         typer.BadParameter: an option of the local runtime beside `--server`, or the reverse.
@@ -62,7 +62,7 @@ def check_options(context: typer.Context, server: str | None) -> None:
 
 
 def connection(server: str, token_file: Path | None, ca: Path | None) -> Connection:
-    """How the server is reached.
+    """How to reach the server.
 
     Raises:
         ConfigError: the token file cannot be read or is empty.

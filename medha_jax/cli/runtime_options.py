@@ -1,4 +1,4 @@
-"""The options of what a command computes on: the layout of the devices, the model, the runtime."""
+"""Options of the runtime that a command uses: layout, model and other settings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PANEL = "Layout"
 
 
 def mesh_config(text: str, **overrides: Any) -> MeshConfig:
-    """The layout that `--mesh` names, with the settings that were given beside it.
+    """The layout that `--mesh` names, changed by the settings stated beside it.
 
     Raises:
         ConfigError: the layout cannot be read, or a setting is out of range.
@@ -46,7 +46,7 @@ class LayoutOptions:
 
 @dataclass(frozen=True)
 class RuntimeOptions:
-    """The model, the layout, and the other settings of a runtime."""
+    """The model, the layout, and other settings of a runtime."""
 
     model: str = setting("tiny", "The bundled tiny model, or a Hugging Face model directory.", metavar="tiny|DIR")
     layout: LayoutOptions = field(default_factory=LayoutOptions)

@@ -30,10 +30,10 @@ LONGEST_CONFIG = 2**20  # bytes
 
 
 def _config_file(ctx: typer.Context, path: Path | None) -> Path | None:
-    """Take the options of a YAML file as defaults, so that flags win.
+    """Take the options of a YAML file as defaults; flags win.
 
     Raises:
-        ConfigError: the file cannot be read, or names an option that does not exist.
+        ConfigError: the file cannot be read, or names an unknown option.
     """
     if path is None:
         return None
@@ -69,7 +69,7 @@ class TlsOptions:
 
     @property
     def files(self) -> TlsFiles | None:
-        """Its files, None for no TLS.
+        """The TLS files, None for no TLS.
 
         Raises:
             ConfigError: one of the pair is missing.
@@ -104,7 +104,7 @@ def serve(
 
     One line on standard output says when it is ready, and where. Everything else goes to standard error.
     """
-    signal.signal(signal.SIGTERM, _leave)  # until the event loop takes it over, there is nothing to finish
+    signal.signal(signal.SIGTERM, _leave)  # until the event loop handles SIGTERM, there is nothing to finish
     listening = ServerSettings(**settings, tls=tls.files)
     cluster, configured = processes.config, runtime.config
     if cluster is not None:
@@ -119,7 +119,7 @@ def _serve(
     cluster: ClusterConfig | None,
     name: str,
 ) -> None:
-    """Serve, and end the process."""
+    """Serve, then end the process."""
     import asyncio
 
     from medha_jax.cli.opening import model_sizes
@@ -131,7 +131,7 @@ def _serve(
         model_sizes(runtime)  # refuses a --max-context beyond the model's
         asyncio.run(run(settings, model, loader, announce=lambda line: print(line, flush=True), tell=tell))
     sys.stdout.flush()
-    os._exit(0)  # a load that was given up would hold the exit up, and so would JAX in a mesh of several processes
+    os._exit(0)  # an abandoned load, or JAX in a mesh of several processes, would delay the exit
 
 
 def _leave(number: int, frame: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""`medha-jax simulate`: the scheduler and the engine on a virtual clock; nothing is loaded, no device is used."""
+"""`medha-jax simulate`: scheduler and engine on a virtual clock, without a model or devices."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LOADS = (0.5, 0.9, 1.2)
 SHORT_PROMPTS = 100, 2000  # least and most tokens
 _WORKLOAD, _SCHEDULER = "Workload", "Scheduler"
 
-# These commands compare policies, so that the policy is no option of the scheduler.
+# These commands compare policies, so the scheduler's policy is no option.
 EVERY_POLICY = dataclasses.replace(SIMULATED, without=(*SIMULATED.without, "policy", "chunk_preemption"))
 EVERY_MARGIN = dataclasses.replace(EVERY_POLICY, without=(*EVERY_POLICY.without, "deadline_margin"))
 
@@ -49,14 +49,14 @@ simulate.command()(measure)
 
 @dataclass(frozen=True)
 class ShownSimulation:
-    """The machine, and what is printed."""
+    """The machine, and what to print."""
 
     deployment: str = setting("a100-16", "Machine: a100-16 or a100-16-slow-kv.", metavar="NAME")
     json: bool = setting(False, "Print one JSON object instead of a table.", switch=True)
 
     @property
     def machine(self) -> Deployment:
-        """The machine of that name.
+        """The named machine.
 
         Raises:
             typer.BadParameter: there is none.
@@ -70,7 +70,7 @@ class ShownSimulation:
 
 @dataclass(frozen=True)
 class SimulatedConvoy:
-    """One long prompt and the short ones behind it."""
+    """One long prompt and short ones behind it."""
 
     duration: float = setting(200.0, "Seconds in which a short request comes every second.", at_least=1, metavar="S")
     long_prompt: int = setting(1_000_000, "Tokens of the long prompt.", at_least=1)

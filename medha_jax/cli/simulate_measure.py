@@ -1,4 +1,4 @@
-"""`medha-jax simulate measure`: ticks of a real model on this machine, for a simulator that is calibrated to it."""
+"""`medha-jax simulate measure`: ticks of a real model on this machine, for the calibration of a simulator."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from medha_jax.config import RuntimeConfig, same_setting, setting
 
 @dataclass(frozen=True)
 class MeasuredOptions:
-    """The runtime, and how long it is measured."""
+    """The runtime, and how long to measure it."""
 
     model: str = same_setting(RuntimeOptions, "model")
     layout: LayoutOptions = field(default_factory=LayoutOptions)

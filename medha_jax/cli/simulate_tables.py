@@ -1,4 +1,4 @@
-"""The tables that `medha-jax simulate` prints for people."""
+"""Tables that `medha-jax simulate` prints."""
 
 from __future__ import annotations
 
@@ -21,12 +21,9 @@ NOTHING = "-"
 
 
 def print_convoy(rows: Sequence[ConvoySummary], deployment: Deployment, target: float) -> None:
-    """Print what each policy made of a convoy; the first row is what the ratios are to.
+    """Print how each policy handled a convoy; ratios are to the first row.
 
-    Args:
-        rows: one a policy.
-        deployment: that was simulated.
-        target: seconds per output token that the scheduler aimed at.
+    `target` is the scheduler's target, in seconds per output token.
     """
     columns = "policy", "TTFT P50", "ratio", "TTFT P99", "TPOT P50 / most", "TTFT, long", "long done", "alone + short"
     cells = tuple(
@@ -52,13 +49,7 @@ def print_convoy(rows: Sequence[ConvoySummary], deployment: Deployment, target: 
 
 
 def print_policies(rows: Sequence[PolicySummary], deployment: Deployment, workload: str) -> None:
-    """Print what each policy made of a load.
-
-    Args:
-        rows: one a load and policy.
-        deployment: that was simulated.
-        workload: in words.
-    """
+    """Print how each policy handled each load; `workload` is its description."""
     columns = (
         *("load", "policy", "short on time", "long on time"),
         *("TTFT / alone P50", "P90", "P99", "of long P50", "P90", "P99"),
@@ -91,7 +82,7 @@ def print_policies(rows: Sequence[PolicySummary], deployment: Deployment, worklo
 
 
 def print_traffic(outcome: Outcome, deployment: Deployment) -> None:
-    """Print what requests of each kind got."""
+    """Print figures of the requests of each kind."""
     records = outcome.records
     kinds = {kind: [one for one in records if one.kind == kind] for kind in ("short", "long", "probe")}
     cells = []
@@ -112,7 +103,7 @@ def print_traffic(outcome: Outcome, deployment: Deployment) -> None:
 
 
 def print_errors(measured: Calibration) -> None:
-    """Print how far calibrated times are off, by kind of tick."""
+    """Print the errors of calibrated times, by kind of tick."""
     cells = tuple(
         (one.regime, f"{one.ticks:,}", f"{100 * one.median:.1f} %", f"{100 * one.p90:.1f} %") for one in measured.errors
     )

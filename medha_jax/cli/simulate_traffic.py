@@ -1,4 +1,4 @@
-"""`medha-jax simulate traffic`: a workload on a machine of a cost model, or on one that was measured."""
+"""`medha-jax simulate traffic`: a workload on a machine with modelled or measured times."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _MACHINE, _WORKLOAD = "Machine", "Workload"
 
-# How commands that simulate show the scheduler's settings: every request is taken, and prompts have no content.
+# The scheduler's settings in simulations: no limit on waiting requests, and no cache, as prompts have no content.
 SIMULATED = Shown(
     without=("max_waiting", "max_waiting_tokens", "prefix_cache"),
     defaults={"max_waiting": 2**31, "prefix_cache": False},
@@ -31,7 +31,7 @@ SIMULATED = Shown(
 
 @dataclass(frozen=True)
 class TrafficOptions:
-    """The machine, and what is asked of it."""
+    """The machine and its requests."""
 
     calibration: Path | None = setting(None, "Ticks that `simulate measure` wrote.", metavar="FILE", panel=_MACHINE)
     model: str = setting(
@@ -106,7 +106,7 @@ def traffic(asked: TrafficOptions, settings: Annotated[SchedulerConfig, SIMULATE
 
 
 def _drawn(asked: TrafficOptions, context: int) -> list[WorkloadRequest]:
-    """Requests of a mix, scaled; those that are longer than the context are cut to it."""
+    """Scaled requests of a mix; those longer than the context are cut to it."""
     from medha_jax.workload import WorkloadConfig, build, preset_of
 
     config = WorkloadConfig(

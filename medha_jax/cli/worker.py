@@ -1,4 +1,4 @@
-"""`medha-jax worker`: one process of a mesh, beside process 0 that makes the plans."""
+"""`medha-jax worker`: one process of a mesh; process 0 makes the plans."""
 
 from __future__ import annotations
 
