@@ -1,4 +1,4 @@
-"""The loop between requests and the runtime: plan, submit, collect, deliver."""
+"""The engine connects requests with the runtime: it plans, submits and collects ticks, and delivers results."""
 
 from medha_jax.engine.admission import check_request
 from medha_jax.engine.events import (

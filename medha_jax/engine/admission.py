@@ -1,4 +1,4 @@
-"""What a request must be to run at all, checked before anything is loaded or taken for it."""
+"""Checks of a request before it takes anything from the engine."""
 
 from __future__ import annotations
 
@@ -11,16 +11,11 @@ from medha_jax.scheduler.request import SchedulerRequest
 
 
 def check_request(request: GenerationRequest, vocab: int, context: int) -> None:
-    """Check a request against a model.
-
-    Args:
-        request: what was asked for.
-        vocab: entries of the vocabulary.
-        context: tokens that prompt and output may have together.
+    """Check a request against a model with `vocab` token ids and room for `context` tokens of prompt and output.
 
     Raises:
         InvalidRequestError: the prompt is empty or too long, a token id is outside the vocabulary, or the chunk
-            sizes make no progress; the message says what is allowed.
+            sizes make no progress; the message states what is allowed.
     """
     prompt = request.prompt_ids
     if not len(prompt):
@@ -42,7 +37,7 @@ def check_request(request: GenerationRequest, vocab: int, context: int) -> None:
 
 
 def check_ids(what: str, ids: Sequence[int], vocab: int) -> None:
-    """Check that token ids are those of a vocabulary.
+    """Check that all token ids are in the vocabulary.
 
     Raises:
         InvalidRequestError: one is not; the message calls it `what`.
@@ -56,15 +51,10 @@ def check_ids(what: str, ids: Sequence[int], vocab: int) -> None:
 
 
 def for_scheduler(request: GenerationRequest, executor: Executor, arrival: float) -> SchedulerRequest:
-    """A request as a scheduler takes it, checked against an executor. Any thread may ask.
-
-    Args:
-        request: what was asked for.
-        executor: that would run it.
-        arrival: when it came, in seconds.
+    """A request for the scheduler, checked against an executor. Any thread may call this.
 
     Raises:
-        InvalidRequestError: it cannot run.
+        InvalidRequestError: the request, which came at `arrival` seconds, cannot run.
     """
     context, sampling, bound = executor.sizes.context, request.sampling, request.prompt_bound
     check_request(request, executor.vocab, context)
@@ -75,7 +65,7 @@ def for_scheduler(request: GenerationRequest, executor: Executor, arrival: float
     wished = sampling.max_tokens or context
     prompt: Sequence[int] = request.prompt_ids
     if bound is not None:
-        # where the KV of a prefix depends on the whole prompt, nothing can be computed before that is there
+        # if the KV of a prefix depends on the whole prompt, nothing can be computed before the prompt is complete
         prompt = list(request.prompt_ids) if executor.prefix_cacheable else []
     return SchedulerRequest(
         prompt=prompt,

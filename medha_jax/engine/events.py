@@ -1,4 +1,4 @@
-"""What a generation is asked for and what it reports: frozen data, no behaviour, no JAX."""
+"""Requests and events of a generation: frozen data without behaviour or JAX."""
 
 from __future__ import annotations
 
@@ -17,13 +17,12 @@ FailReason = Literal["deadline", "not_finite", "internal", "stopped"]
 class GenerationRequest:
     """One prompt and how to continue it.
 
-    `eos_ids` end the generation unless `sampling.ignore_eos`. `chunks` are the prefill chunk sizes in
-    tokens, in order, the last one repeated until the prompt ends; None leaves them to the scheduler.
-    `slo`, `deadline_s` (absolute, on the engine's clock), `on_deadline` and `cache_salt` are those of
-    `scheduler.request.SchedulerRequest`.
+    `eos_ids` end the generation unless `sampling.ignore_eos`. `chunks` are the prefill chunk sizes in tokens, the last
+    one repeated until the prompt ends; None leaves them to the scheduler. `slo`, `deadline_s` (absolute, on the
+    engine's clock), `on_deadline` and `cache_salt` are as in `scheduler.request.SchedulerRequest`.
 
-    `prompt_bound` is None where `prompt_ids` are the whole prompt. Otherwise they are its first part, and
-    `prompt_bound` is the most tokens that all parts may have together. Pages are reserved for these and the output.
+    `prompt_bound` is None if `prompt_ids` are the whole prompt. Otherwise they are its first part, and `prompt_bound`
+    is the most tokens of all parts together. Pages are reserved for that many tokens and the output.
     """
 
     prompt_ids: Sequence[int]
@@ -39,7 +38,7 @@ class GenerationRequest:
 
 @dataclass(frozen=True)
 class TokenLogprobs:
-    """Natural-log probability of a generated token; `top` has (id, logprob) of the likeliest, best first."""
+    """Natural-log probability of a generated token; `top` has (id, logprob) of the most likely ones, best first."""
 
     token_id: int
     logprob: float
@@ -50,8 +49,8 @@ class TokenLogprobs:
 class Queued:
     """The request is queued: the first event of every request.
 
-    `position` counts the waiting requests that its policy serves before it. `predicted_ttft_s` is the predicted time
-    of all prompt work before it and its own, in seconds, as if nothing else came.
+    `position` counts the waiting requests before it. `predicted_ttft_s` is the predicted seconds of its own prompt
+    work and all before it, if no other request comes.
     """
 
     position: int
@@ -70,8 +69,8 @@ class Prefilled:
 class NewTokens:
     """New tokens and the text that became certain with them.
 
-    Text may lag behind its tokens (an unfinished UTF-8 character, a possible stop string), so it may be
-    empty. `logprobs` has one entry per token, or none where the request did not ask for them.
+    Text may lag behind its tokens (an unfinished UTF-8 character, a possible stop string), so it may be empty.
+    `logprobs` has one entry per token, or none if the request did not ask for them.
     """
 
     token_ids: tuple[int, ...]
@@ -81,11 +80,11 @@ class NewTokens:
 
 @dataclass(frozen=True)
 class PhaseTimings:
-    """How long the parts of a generation took, in seconds; `queue_s + prefill_s + decode_s` is `e2e_s`.
+    """Durations of the parts of a generation, in seconds; `queue_s + prefill_s + decode_s` is `e2e_s`.
 
-    `queue_s` is from the request to its first chunk, `prefill_s` from there to its first token, `decode_s` from there
-    to its last one. `ttft_s` is from the request to its first token. `tpot_s` is the time per token after the first,
-    `(E2EL - TTFT) / (tokens - 1)`, None for a single token.
+    `queue_s` lasts from the request to its first chunk, `prefill_s` from there to the first token, and `decode_s` from
+    there to the last token. `ttft_s` lasts from the request to the first token. `tpot_s` is the time per token after
+    the first, `(E2EL - TTFT) / (tokens - 1)`; None for a single token.
     """
 
     queue_s: float
@@ -98,11 +97,11 @@ class PhaseTimings:
 
 @dataclass(frozen=True)
 class Course:
-    """What became of a request on its way.
+    """How a request was served.
 
-    `chunks` are the computed prefill chunk sizes in tokens, those computed again included; `preemptions` says how
-    often it lost its pages; `cached_tokens` of its prompt were found in the prefix cache when it was first admitted.
-    `deadline_met`: its first token came when it was due, and its last one before its deadline, if it stated one.
+    `chunks` are the computed prefill chunk sizes in tokens, recomputed ones included. `cached_tokens` of its prompt
+    were in the prefix cache at its first admission. `deadline_met` says that its first token came in time, and its
+    last one before its deadline, if it has one.
     """
 
     timings: PhaseTimings
@@ -116,9 +115,8 @@ class Course:
 class Completion(Course):
     """A finished generation; `text` is the joined text of its deltas.
 
-    `token_ids` holds every generated token, the one that ended the generation included. `matched` is the
-    stop string, or the stop or end-of-sequence token id, that ended it; None where `finish_reason` is
-    "length".
+    `token_ids` includes the token that ended the generation. `matched` is the stop string, or the stop or
+    end-of-sequence token id, that ended it; None if `finish_reason` is "length".
     """
 
     token_ids: tuple[int, ...]
@@ -148,10 +146,10 @@ class Completed:
 
 @dataclass(frozen=True)
 class Failed:
-    """The generation has ended before it was over; no event follows.
+    """The generation ended early; no event follows.
 
-    "deadline": its deadline has passed and it asked to be dropped then. "not_finite": the model's logits are not
-    numbers. "internal": an error in the engine or the runtime. "stopped": the engine was stopped.
+    "deadline": its deadline has passed and it asked to be dropped. "not_finite": the model's logits are not finite.
+    "internal": an error in the engine or the runtime. "stopped": the engine was stopped.
     """
 
     reason: FailReason

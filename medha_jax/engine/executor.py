@@ -1,4 +1,4 @@
-"""What an engine needs of a runtime, whether one process runs it, many do, or it is simulated."""
+"""The interface of a runtime that an engine drives: one process, several, or a simulation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Executor(Protocol):
 
     @property
     def sizes(self) -> Sizes:
-        """Context, pages of a group's pool, and tokens of one request that a group holds."""
+        """Context in tokens, pages of a group's pool, and tokens of one request that a group holds."""
 
     @property
     def vocab(self) -> int:
@@ -27,33 +27,33 @@ class Executor(Protocol):
 
     @property
     def prefix_cacheable(self) -> bool:
-        """Whether the KV of a prefix is the same whatever follows it; false where RoPE follows the prompt's length."""
+        """Whether the KV of a prefix is the same under every continuation; false if RoPE depends on the length."""
 
     @property
     def ahead(self) -> int:
-        """Ticks to dispatch before the results of earlier ones are read."""
+        """Ticks that may be dispatched before the results of earlier ones are read."""
 
     def usable(self) -> bool:
-        """After an error: whether the devices still hold what plans in flight and admitted requests need."""
+        """After an error: whether the devices still hold the state of plans in flight and admitted requests."""
 
     def renew(self) -> None:
-        """After an error that took the devices' state: begin again with an empty one, and nothing in flight.
+        """After an error that lost the devices' state: begin again with an empty state and nothing in flight.
 
         Raises:
-            RuntimeError: that cannot be done.
+            RuntimeError: that is not possible.
         """
 
     def admit(self, admission: Admission) -> None:
         """Give a slot to a request on every group."""
 
     def adopt(self, slot: int, group: int, pages: Sequence[int]) -> None:
-        """Make pages that are filled already the first ones of an admitted request on a group.
+        """Make filled pages the first ones of an admitted request on a group.
 
-        To be called before the request's first chunk, which then starts after them.
+        Call it before the request's first chunk, which then starts after these pages.
         """
 
     def submit(self, plan: StepPlan) -> Any:
-        """Dispatch one tick, in which `plan` enters the pipeline; returns a handle for `collect`."""
+        """Dispatch one tick in which `plan` enters the pipeline; returns a handle for `collect`."""
 
     def collect(self, handle: Any) -> list[TokenResult]:
-        """Wait for a tick; one result for each chunk of the plan that left in it, in order."""
+        """Wait for a tick; returns one result for each chunk of the plan that left in it, in order."""

@@ -1,4 +1,4 @@
-"""Ticks on their way: dispatched to the runtime, and not read yet."""
+"""Ticks in flight: dispatched to the runtime, and not read yet."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from medha_jax.plan import TokenResult
 from medha_jax.scheduler.plan_builder import Planned
 from medha_jax.scheduler.time_model import TimeModel
 
-NOTHING = Planned()  # for what no scheduler planned
+NOTHING = Planned()  # stands for a tick that no scheduler planned
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +21,9 @@ class DispatchedTick:
     """A dispatched tick.
 
     Args:
-        handle: the runtime's.
-        stages: the plan of each stage, the one that entered first.
-        leaving: the plan of the last stage, whose results it brings.
+        handle: for `Executor.collect`.
+        stages: the plan of each stage, from the first stage on.
+        leaving: the plan of the last stage; its results come with this tick.
         submitted: when it was dispatched, in seconds.
         first: requests whose first chunk entered.
     """
@@ -37,7 +37,7 @@ class DispatchedTick:
 
 @dataclass(frozen=True, slots=True)
 class TickTimes:
-    """When a tick ran, in seconds; `timed` is false where an earlier one may have been running at its start still."""
+    """When a tick ran, in seconds; `timed` is false if an earlier tick may still have been running at its start."""
 
     started: float
     ended: float
@@ -45,13 +45,7 @@ class TickTimes:
 
 
 class Flight:
-    """Owns the ticks that were not read, and the plans that have not left the pipeline.
-
-    Args:
-        executor: runs them.
-        model: told what each tick took.
-        clock: seconds.
-    """
+    """Owns the unread ticks and the plans in the pipeline; `model` observes the seconds of each tick."""
 
     def __init__(self, executor: Executor, model: TimeModel, clock: Callable[[], float]) -> None:
         self._executor, self._model, self._clock = executor, model, clock
@@ -64,21 +58,21 @@ class Flight:
 
     @property
     def entered(self) -> bool:
-        """Whether a chunk is in the pipeline and has not left it."""
+        """Whether a chunk is in the pipeline."""
         return any(planned.states for planned in self._entered)
 
     @property
     def plans(self) -> tuple[Planned, ...]:
-        """Every plan whose results were not read."""
+        """Every plan with unread results."""
         return (*(tick.leaving for tick in self._ticks), *self._entered)
 
     def clear(self) -> None:
-        """Forget all of them."""
+        """Forget all ticks and plans."""
         self._entered: deque[Planned] = deque([NOTHING] * (self._stages - 1))
         self._ticks: deque[DispatchedTick] = deque()
 
     def submit(self, planned: Planned, first: frozenset[int]) -> None:
-        """Dispatch the tick in which a plan enters."""
+        """Dispatch the tick in which a plan enters; `first` are its requests with their first chunk."""
         submitted = self._clock()
         handle = self._executor.submit(planned.plan)
         stages = (planned, *reversed(self._entered))
@@ -86,11 +80,11 @@ class Flight:
         self._ticks.append(DispatchedTick(handle, stages, self._entered.popleft(), submitted, first))
 
     def take(self) -> DispatchedTick:
-        """The oldest tick, which is not among the others any more."""
+        """Remove the oldest tick and return it."""
         return self._ticks.popleft()
 
     def read(self, tick: DispatchedTick) -> tuple[list[TokenResult], TickTimes]:
-        """Wait for a tick; its results, one a chunk of the leaving plan, and when it ran."""
+        """Wait for a tick; returns one result per chunk of its leaving plan, and when it ran."""
         results = self._executor.collect(tick.handle)
         now = self._clock()
         started, waits = max(tick.submitted, self._ended), bool(tick.leaving.states)

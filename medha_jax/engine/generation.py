@@ -1,4 +1,4 @@
-"""What the engine keeps of a request, and how it tells of its results."""
+"""The engine's record of a request, which turns results into events."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from medha_jax.scheduler.request import RequestState
 
 
 class Output(Protocol):
-    """What a request's tokens are turned into; `RequestOutput` makes text of them."""
+    """Collects a request's tokens; `RequestOutput` turns them into text."""
 
     @property
     def token_ids(self) -> Sequence[int]:
@@ -34,22 +34,22 @@ class Output(Protocol):
         """Whether the generation is over."""
 
     def push(self, token_id: int, logprobs: TokenLogprobs | None = None) -> NewTokens | None:
-        """Take the next token; returns what to report of it, if anything."""
+        """Take the next token; returns what to report, if anything."""
 
     def completion(self, course: Course) -> Completion:
         """The finished generation."""
 
 
 OutputFactory = Callable[[GenerationRequest, int], Output]
-"""Makes the output of a request from it and the tokens that it may have after its prompt."""
+"""Makes the output of a request, from the request and its limit of output tokens."""
 
 
 @dataclass(slots=True)
 class Generation:
-    """A request, its output, and when things happened, in seconds. Owned by the engine.
+    """A request, its output and its times in seconds. Owned by the engine.
 
-    `output` is None while the prompt is not complete; `held` are parts of the prompt that the scheduler was not told
-    of. `reported` prompt tokens were reported as computed.
+    `output` is None until the prompt is complete. `held` are prompt tokens that the scheduler does not have yet.
+    `reported` prompt tokens were reported as computed.
     """
 
     request: GenerationRequest
@@ -62,10 +62,10 @@ class Generation:
     reported: int = 0
 
     def computed(self, state: RequestState, chunk: Chunk, result: TokenResult, now: float) -> Iterator[EngineEvent]:
-        """What a chunk that has left brings; the last event is `Completed` if the generation is over."""
+        """Events of a chunk that has left the pipeline; the last is `Completed` if the generation is over."""
         prompt = len(state.request.prompt)
         done = min(chunk.end, prompt)
-        if chunk.start < prompt and done > self.reported:  # after a preemption it is computed again
+        if chunk.start < prompt and done > self.reported:  # a preempted prompt is computed again, not reported again
             self.reported = done
             yield Prefilled(done, prompt)
         output = self.output

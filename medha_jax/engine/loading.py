@@ -27,20 +27,14 @@ from medha_jax.text import Tokenizer
 if TYPE_CHECKING:
     from medha_jax.runtime.cluster import ClusterConfig, ClusterExecutor
 
-MEASURED_SECONDS = 3.0  # of ticks at a first start
-MEASURED_OUTPUT = 4  # tokens of each request that is measured
+MEASURED_SECONDS = 3.0  # how long ticks are measured at a first start
+MEASURED_OUTPUT = 4  # output tokens of each measured request
 
 
 class EngineLoader:
     """Loads an engine; its owner calls `close` when the engine has stopped.
 
-    Args:
-        config: of the runtime.
-        scheduling: of the scheduler.
-        cluster: the processes of the mesh, if there are several.
-        tokenizer: of the model.
-        clock: of the engine, in seconds.
-        tell: takes a line about each step of the start.
+    `cluster` names the processes of the mesh if there are several. `tell` takes a line about each step of the start.
     """
 
     def __init__(
@@ -58,7 +52,7 @@ class EngineLoader:
         self._leading: ClusterExecutor | None = None
 
     def load(self, listener: Listener, on_tick: OnTick | None = None) -> EngineService:
-        """Load the model, measure ticks where none are known, start the engine's thread."""
+        """Load the model, measure ticks if none are known, and start the engine's thread."""
         executor = self._open()
         times = self._time_model()
 
@@ -78,22 +72,22 @@ class EngineLoader:
             on_error=log_error,
         )
         gc.collect()
-        gc.freeze()  # to look at all that was loaded takes 0.1 to 0.3 s, in the middle of a tick
+        gc.freeze()  # a collection over all loaded objects takes 0.1 to 0.3 s, in the middle of a tick
         service = EngineService(engine, listener, self._clock)
         service.start()
         return service
 
     def close(self) -> None:
-        """Let the other processes go, and keep the measured time of ticks for the next start."""
+        """Release the other processes, and save the measured ticks for the next start."""
         if self._leading is not None:
             import jax
 
             self._leading.close()
-            with contextlib.suppress(RuntimeError):  # one that is gone already
-                jax.distributed.shutdown()  # else the others would wait for this process to do so
+            with contextlib.suppress(RuntimeError):  # a process may be gone already
+                jax.distributed.shutdown()  # the other processes wait for it
         if self._times is not None:
             times, path = self._times
-            with contextlib.suppress(OSError):  # a full disk is no reason to fail now
+            with contextlib.suppress(OSError):  # a full disk must not fail the shutdown
                 path.parent.mkdir(parents=True, exist_ok=True)
                 times.save(path)
 
@@ -106,12 +100,12 @@ class EngineLoader:
 
         from medha_jax.runtime.cluster import lead
 
-        jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM for itself
+        jax.config.update("jax_enable_preemption_service", False)  # it would catch SIGTERM
         self._leading = lead(self._config, self._cluster, self._say)
         return self._leading
 
     def _time_model(self) -> FittedTimeModel:
-        """What is known of this model, mesh, dtype and device; nothing at a first start."""
+        """The time model saved for this model, mesh, dtype and device, or an empty one."""
         import jax
 
         mesh, cache = self._config.mesh, self._config.compilation_cache
@@ -135,7 +129,7 @@ class EngineLoader:
 
 
 def measure_ticks(engine: Engine, executor: Executor, clock: Callable[[], float]) -> None:
-    """Run prompts of every shape that was compiled, for MEASURED_SECONDS at most, so that the time model has ticks."""
+    """Run prompts of every compiled shape, for at most MEASURED_SECONDS, to give the time model its first ticks."""
     vocab, context = executor.vocab, executor.sizes.context
     draw = np.random.default_rng(0)
     end = clock() + MEASURED_SECONDS
@@ -155,7 +149,7 @@ def measure_ticks(engine: Engine, executor: Executor, clock: Callable[[], float]
 
 
 def _lengths(executor: Executor) -> Iterator[int]:
-    """Prompt lengths: what fills each prompt shape, in turn."""
+    """Prompt lengths that fill each prompt shape, in turn."""
     sizes = executor.config.mesh.buckets.prefill
     while True:
         for size in sizes:

@@ -1,4 +1,4 @@
-"""The loop between requests and the runtime: plan, announce, submit, collect, deliver."""
+"""The engine's loop: plan, announce, submit, collect, deliver."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from medha_jax.scheduler.request import RequestState, SchedulerRequest
 from medha_jax.scheduler.scheduler import Scheduler, check_queue
 from medha_jax.scheduler.time_model import TimeModel
 
-PAUSE_S = 0.002  # while requests are there, nothing runs, and only time can change that
+PAUSE_S = 0.002  # rest if there are requests, nothing runs, and only time can change that
 Events = list[tuple[int, EngineEvent]]
 OnTick = Callable[[TickReport], None]
 OnError = Callable[[Exception], None]
@@ -30,14 +30,14 @@ class Engine:
     """Runs requests together as its scheduler plans them; owned by one thread.
 
     Args:
-        executor: runs the plans; nothing else submits any.
-        scheduler: of `scheduler_for` this executor.
-        model: told what each tick took.
+        executor: runs the plans; nothing else may submit any.
+        scheduler: made by `scheduler_for` this executor.
+        model: observes the seconds of each tick.
         clock: seconds, monotonic.
         outputs: makes each request's output.
-        on_tick: told of each tick whose results were read. If it raises, it is not told again.
-        on_error: told of errors, which end the requests of the tick; without it they are raised.
-        on_result: sees every chunk's raw result (for tests that look at logits).
+        on_tick: called with each tick whose results were read, until it raises.
+        on_error: called with errors, which end the requests of their tick; without it errors are raised.
+        on_result: called with every chunk's raw result, for tests of logits.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Engine:
 
     @property
     def busy(self) -> bool:
-        """Whether any request is not finished, or still has chunks in flight after its end."""
+        """Whether any request has not ended, or still has chunks in flight."""
         return self._scheduler.busy
 
     @property
@@ -78,13 +78,13 @@ class Engine:
 
     @property
     def load(self) -> Load:
-        """What it has to do now, and what it has for it."""
+        """Its requests, slots and pages now."""
         slots, pages = self._executor.config.slots, self._executor.sizes.pages
         return Load(**vars(self._scheduler.stats), slots=slots, total_pages=pages, healthy=self._healthy)
 
     @property
     def rest_s(self) -> float:
-        """Seconds for which another step would do nothing unless a request comes; infinite without requests."""
+        """Seconds to rest before the next step if no request comes; infinite without requests."""
         if not self.busy:
             return math.inf
         if self._moved:
@@ -94,11 +94,7 @@ class Engine:
         return PAUSE_S
 
     def add(self, request: GenerationRequest, arrival_s: float | None = None) -> int:
-        """Queue a request and return its number.
-
-        Args:
-            request: what is asked for.
-            arrival_s: when it came, if not now.
+        """Queue a request that came at `arrival_s` (default: now), and return its number.
 
         Raises:
             InvalidRequestError: the prompt is empty, beyond the vocabulary, or cannot fit; nothing was queued.
@@ -112,7 +108,7 @@ class Engine:
         return number
 
     def prepare(self, request: GenerationRequest, arrival: float) -> SchedulerRequest:
-        """Check a request that came at `arrival` seconds, and translate it for `begin`. Any thread may call it.
+        """Check a request that came at `arrival` seconds, and convert it for `begin`. Any thread may call it.
 
         Raises:
             InvalidRequestError: it cannot run.
@@ -133,7 +129,7 @@ class Engine:
         check_ids("token id", ids, self._executor.vocab)
 
     def begin(self, number: int, request: GenerationRequest, wanted: SchedulerRequest) -> Queued:
-        """Queue a request that was prepared, under a number larger than those before."""
+        """Queue a prepared request under a number larger than all before."""
         generation = Generation(request, wanted.arrival_s)
         if request.prompt_bound is None:
             generation.output = self._outputs(request, self._executor.sizes.context - len(request.prompt_ids))
@@ -144,12 +140,12 @@ class Engine:
         return Queued(*self._scheduler.outlook(number, self._clock()))
 
     def extend(self, number: int, ids: Sequence[int], complete: bool) -> None:
-        """Add the next part of a prompt, perhaps the last one; a request that is at its end is ignored.
+        """Add the next part of a prompt; a request that has ended is ignored.
 
         Args:
-            number: of a request that was begun with a `prompt_bound`.
-            ids: of the vocabulary, and within the bound; perhaps none.
-            complete: whether no more follow.
+            number: of a request with a `prompt_bound`.
+            ids: checked token ids within the bound; may be empty.
+            complete: whether this is the last part.
         """
         generation = self._generations.get(number)
         if generation is None:
@@ -167,16 +163,16 @@ class Engine:
                 self._write_slot(state, state.scheduled)
 
     def cancel(self, number: int) -> None:
-        """End a request early; no event of it follows. One that is at its end is ignored."""
+        """End a request early, without further events. One that has ended is ignored."""
         if self._generations.pop(number, None) is not None:
             self._scheduler.cancel(number)
             self._cancelled.append(number)
 
     def step(self) -> Events:
-        """Run one tick; returns what it brought, as (request number, event).
+        """Run one tick; returns (request number, event) pairs.
 
-        The last event of every request is `Completed` or `Failed`. With nothing to run, nothing is submitted. Where
-        ticks are dispatched ahead, what it brings is that of an earlier one.
+        The last event of every request is `Completed` or `Failed`. Without work nothing is submitted. If ticks are
+        dispatched ahead, the events are those of an earlier tick.
         """
         events: Events = []
         try:
@@ -197,13 +193,13 @@ class Engine:
         return events
 
     def end_all(self, reason: FailReason, message: str) -> Events:
-        """End every request, those in flight without their results; to be called when nothing will run any more."""
+        """End every request and drop all results in flight. Call it when nothing will run any more."""
         events = [self._end(number, Failed(reason, message)) for number in list(self._generations)]
         self._recovery.drop_all()
         return events
 
     def _plan(self) -> tuple[Planned, frozenset[int]]:
-        """Plan the next tick; returns the plan, and the requests whose first chunk is in it."""
+        """Plan the next tick; returns the plan and the requests with their first chunk in it."""
         now = self._clock()
         planned = self._scheduler.plan(now)
         first = []
@@ -216,13 +212,13 @@ class Engine:
         return planned, frozenset(first)
 
     def _expire(self, planned: Planned) -> Events:
-        """Tell of the requests that the scheduler dropped."""
+        """Forget the requests that the scheduler dropped; returns their last events."""
         for state in planned.expired:
             del self._generations[state.number]
         return [(state.number, Failed("deadline", "the deadline has passed")) for state in planned.expired]
 
     def _announce(self, planned: Planned) -> None:
-        """Tell the executor of the requests that a plan admits, and of those that another group joins."""
+        """Write the slots of the requests that a plan admits, and of those that get another group."""
         for state in planned.admitted:
             self._write_slot(state, state.computed)
             holding = state.holding
@@ -234,7 +230,7 @@ class Engine:
     def _write_slot(self, state: RequestState, done: int) -> None:
         """Write a request's settings, and its first `done` tokens, into its slot on every group."""
         request = self._generations[state.number].request
-        # positions of an incomplete prompt are all the prompt's
+        # an incomplete prompt counts all its reserved positions as prompt
         prompt = state.request.reserved or len(state.request.prompt)
         ends = (*request.eos_ids, *request.sampling.stop_token_ids)
         # the newest token is counted when it is fed
@@ -242,7 +238,7 @@ class Engine:
         self._executor.admit(Admission(state.slot, request.sampling, prompt, ends, known[:prompt], known[prompt:]))
 
     def _submit(self, planned: Planned, first: frozenset[int]) -> bool:
-        """Dispatch a plan; returns False where it is empty and no earlier one is in the pipeline."""
+        """Dispatch a plan; returns False if it is empty and no chunk is in the pipeline."""
         if not planned.states and not self._flight.entered:
             return False
         self._flight.submit(planned, first)
@@ -282,7 +278,7 @@ class Engine:
         return events
 
     def _report(self, tick: DispatchedTick, times: TickTimes) -> None:
-        """Tell the observer of a tick; no answer depends on it, so one that raises is dropped."""
+        """Report a tick to the observer. No answer depends on it, so an observer that raises is dropped."""
         if self._on_tick is None:
             return
         try:
@@ -294,7 +290,7 @@ class Engine:
             self._on_error(error)
 
     def _fail_plan(self, planned: Planned, states: Sequence[RequestState], error: Exception) -> Events:
-        """End the requests of a plan that could not run, and all others where they cannot go on."""
+        """End the requests of a failed plan, and all others if they cannot go on."""
         if self._on_error is None:
             raise error
         failed = internal_error(error)
@@ -305,13 +301,13 @@ class Engine:
         return events
 
     def _fail_all(self, error: Exception) -> Events:
-        """End every request after an error that leaves nothing to go on with."""
+        """End every request after an error that makes the runtime unusable."""
         failed = self._failed(error)
         self._healthy = False
         return self.end_all(failed.reason, failed.message)
 
     def _failed(self, error: Exception) -> Failed:
-        """Tell of an error; raises it where nothing listens to errors."""
+        """Report an error and return it as an event; raises it if there is no `on_error`."""
         if self._on_error is None:
             raise error
         self._on_error(error)

@@ -1,4 +1,4 @@
-"""Requests that are all at hand, run to their end in the caller's thread, first come first served."""
+"""Requests that are all known at the start, run in the caller's thread, first come first served."""
 
 from __future__ import annotations
 
@@ -18,19 +18,13 @@ OFFLINE = SchedulerConfig(policy="fcfs", preemption=False, prefix_cache=False, m
 
 
 class ModelOutputError(RuntimeError):
-    """The model produced logits that are not numbers."""
+    """The model produced logits that are not finite."""
 
 
 class OfflineEngine(Engine):
     """An engine whose chunks are as large as the shapes allow, because no client waits for a token.
 
-    Args:
-        executor: runs the plans.
-        tokenizer: turns ids into text.
-        clock: seconds, monotonic.
-        on_result: sees every chunk's raw result (for tests that look at logits).
-        config: of the scheduler.
-        ahead: ticks that are dispatched before the results of those before them are read; None for as many as pay.
+    Arguments are as for `Engine` and `scheduler_for`.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""From sampled token ids to text and an end: stop tokens, stop strings and the token limit of one request."""
+"""Turns the sampled tokens of one request into text, and ends it by stop token, stop string or token limit."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from medha_jax.text.tokenizer import Tokenizer
 
 
 class RequestOutput:
-    """Owns everything one request has generated so far, and decides when it is over.
+    """Owns the tokens and text of one request, and decides when its generation is over.
 
-    - An end-of-sequence id (unless `ignore_eos`) or a stop token id ends the generation once `min_tokens`
-      tokens precede it. It stays in the token ids; its text is shown only with `include_stop`.
+    - An end-of-sequence id (unless `ignore_eos`) or a stop token id ends the generation after at least `min_tokens`
+      other tokens. It stays in the token ids; its text is shown only with `include_stop`.
     - A stop string ends it, too. The text of the first `min_tokens` tokens is not searched.
-    - Otherwise the limit does: the smaller of `max_tokens` and `limit`.
+    - Otherwise the limit ends it: the smaller of `max_tokens` and `limit`.
     """
 
     def __init__(self, request: GenerationRequest, tokenizer: Tokenizer, *, limit: int | None = None) -> None:
         """Begin with nothing generated.
 
         Args:
-            request: what was asked for. The end of its prompt is the detokenizer's context, so the text
-                continues the prompt exactly (with the space that begins a word, for example).
+            request: the end of its prompt is the detokenizer's context, so the text continues the prompt exactly,
+                with the space that begins a word, for example.
             tokenizer: turns ids into text.
             limit: tokens that still fit the context after the prompt; None for no such limit.
         """
@@ -65,8 +65,8 @@ class RequestOutput:
         """Take the next sampled token.
 
         Returns:
-            The token with the text that it made certain, perhaps none; the last delta carries all that was
-            withheld. None when the generation was already over: a pipeline may sample past the end.
+            The token with the text that it made certain, which may be empty. The last one carries all withheld text.
+            None if the generation was already over: a pipeline may sample past the end.
         """
         if self.finished:
             return None
@@ -84,7 +84,7 @@ class RequestOutput:
         return NewTokens((token_id,), text, () if logprobs is None else (logprobs,))
 
     def completion(self, course: Course) -> Completion:
-        """Put the finished generation together with what became of it on its way.
+        """The finished generation, with how it was served.
 
         Raises:
             RuntimeError: the generation is not over.
@@ -111,7 +111,7 @@ class RequestOutput:
         return safe
 
     def _end(self, reason: FinishReason, stop_id: int | None) -> str:
-        """End the generation and return the withheld text, in which a stop string may still be found."""
+        """End the generation and return the withheld text, which may still contain a stop string."""
         tail = ""
         if stop_id is not None and self._request.sampling.include_stop:
             tail = self._detokenizer.push(stop_id)
@@ -127,5 +127,5 @@ class RequestOutput:
 
 
 def text_outputs(tokenizer: Tokenizer) -> OutputFactory:
-    """Makes the outputs of an engine whose requests are answered with text."""
+    """A factory of outputs that answer with text."""
     return lambda request, limit: RequestOutput(request, tokenizer, limit=limit)

@@ -1,4 +1,4 @@
-"""After an error: drop the plans that it hit, and begin again where the devices lost their state."""
+"""Recovery from an error: drop the plans that it hit, and begin again if the devices lost their state."""
 
 from __future__ import annotations
 
@@ -12,28 +12,21 @@ from medha_jax.scheduler.scheduler import Scheduler
 
 
 class Recovery:
-    """Drops plans. Its caller ends their requests first.
-
-    Args:
-        executor: of the plans.
-        scheduler: of the plans.
-        flight: the ticks under way.
-        clock: seconds.
-    """
+    """Drops plans. Its caller ends their requests first."""
 
     def __init__(self, executor: Executor, scheduler: Scheduler, flight: Flight, clock: Callable[[], float]) -> None:
         self._executor, self._scheduler, self._flight, self._clock = executor, scheduler, flight, clock
-        self._renewed = False  # and nothing was computed since
+        self._renewed = False  # whether the state was renewed and nothing was computed since
 
     def progressed(self) -> None:
-        """Results came: the next loss of the devices' state may be mended again."""
+        """Note that results came: the devices' state may be renewed again after its next loss."""
         self._renewed = False
 
     def drop_plan(self, planned: Planned, error: Exception) -> bool:
         """Drop a plan that an error hit; returns whether the other requests can go on.
 
-        Where the error took the devices' state, what others had there is computed again. They cannot go on where the
-        state cannot be renewed, and where nothing was computed since the last time that it was.
+        If the error lost the devices' state, the other requests are computed again. They cannot go on if the state
+        cannot be renewed, or if nothing was computed since it was last renewed.
         """
         self._drop(planned)
         if self._executor.usable():
@@ -51,17 +44,17 @@ class Recovery:
         return True
 
     def drop_all(self) -> None:
-        """Drop every plan whose results were not read."""
+        """Drop every plan with unread results."""
         for planned in self._flight.plans:
             self._drop(planned)
         self._flight.clear()
 
     def _drop(self, planned: Planned) -> None:
-        """The chunks of a plan are in flight no longer."""
+        """Count the chunks of a plan as no longer in flight."""
         for state, chunk in zip(planned.states, planned.plan.chunks, strict=True):
             self._scheduler.chunk_left(state, chunk, 0, 0.0)
 
 
 def internal_error(error: Exception) -> Failed:
-    """What a caller is told of an error, whose own text may name paths."""
+    """The event of an error, without the error's own text, which may name paths."""
     return Failed("internal", f"an internal error ended the request ({type(error).__name__})")

@@ -1,4 +1,4 @@
-"""A scheduler for what an executor has."""
+"""A scheduler for the slots and pages of an executor."""
 
 from __future__ import annotations
 
@@ -13,13 +13,10 @@ from medha_jax.specs.tick_shapes import TickShapes
 
 
 def scheduler_for(executor: Executor, config: SchedulerConfig, model: TimeModel, ahead: int | None = None) -> Scheduler:
-    """A scheduler over everything that an executor has.
+    """A scheduler for all slots and pages of an executor.
 
-    Args:
-        executor: whose slots and pages it gives away.
-        config: policy and limits.
-        model: predicts the seconds of a tick.
-        ahead: ticks that are dispatched before the results of those before them are read; None for as many as pay.
+    `model` predicts the seconds of a tick. `ahead` ticks are dispatched before the results of earlier ones are read;
+    None takes the executor's own number.
     """
     mesh, sizes = executor.config.mesh, executor.sizes
     config = dataclasses.replace(config, prefix_cache=config.prefix_cache and executor.prefix_cacheable)

@@ -1,4 +1,4 @@
-"""The thread around an engine: other threads ask, one thread runs, one listener hears."""
+"""The thread of an engine: other threads send commands, and one listener gets the events."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Listener = Callable[[Events], None]
 
 
 def log_error(error: Exception) -> None:
-    """Log an error of an engine, with its trace; for an engine's `on_error`."""
+    """Log an error with its traceback; for an engine's `on_error`."""
     logging.getLogger(__name__).error("the engine: %s", error, exc_info=error)
 
 
@@ -30,7 +30,7 @@ class NotServingError(RuntimeError):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Begin:
-    """Begin a request that was checked."""
+    """Begin a checked request."""
 
     number: int
     request: GenerationRequest
@@ -39,7 +39,7 @@ class _Begin:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Extend:
-    """Add tokens to a prompt, perhaps the last ones."""
+    """Add tokens to a prompt; `done` with the last ones."""
 
     number: int
     ids: tuple[int, ...]
@@ -58,21 +58,21 @@ _Command = _Begin | _Extend | _Cancel
 
 @dataclasses.dataclass(slots=True)
 class _Prompt:
-    """A prompt that comes in parts: tokens so far, and at most."""
+    """A prompt that comes in parts: its tokens so far, and the most that it may have."""
 
     tokens: int
     bound: int
 
 
 class EngineService:
-    """Runs an engine in a thread of its own, which is the only one that touches it and JAX.
+    """Runs an engine in its own thread, the only one that uses the engine and JAX.
 
-    All methods may be called from any thread, and none but `drain` and `stop` waits for a tick. What was asked for
-    takes effect between two ticks, in the order in which it was asked.
+    Any thread may call any method, and only `drain` and `stop` wait for a tick. Commands take effect between two ticks,
+    in the order of the calls.
 
     Args:
         engine: used by nothing else from `start` on. One without `on_error` ends with its first error.
-        listener: called in the engine's thread, at most once a tick, with all that the tick brought, in order. It must
+        listener: called in the engine's thread, at most once per tick, with all events of the tick in order. It must
             not wait.
         clock: the engine's, in seconds.
     """
@@ -81,7 +81,7 @@ class EngineService:
         self._engine, self._listener, self._clock = engine, listener, clock
         self._numbers = count(engine.scheduler.next_number)
         self._thread = threading.Thread(target=self._main, name="engine", daemon=True)
-        # everything below is changed and read under this lock
+        # everything below is read and changed under this lock
         self._changed = threading.Condition()
         self._inbox: list[_Command] = []
         self._coming = self._coming_tokens = 0
@@ -92,7 +92,7 @@ class EngineService:
 
     @property
     def healthy(self) -> bool:
-        """Whether requests can run. It is False for good after an error that made the runtime unusable."""
+        """Whether requests can run; False for good after an error that made the runtime unusable."""
         with self._changed:
             return self._load.healthy
 
@@ -106,7 +106,7 @@ class EngineService:
         self._thread.start()
 
     def submit(self, request: GenerationRequest) -> int:
-        """Queue a request; returns its number, under which the listener hears of it.
+        """Queue a request; returns the number that its events carry.
 
         Raises:
             InvalidRequestError: it cannot run.
@@ -130,15 +130,15 @@ class EngineService:
         return number
 
     def extend(self, number: int, prompt_ids: Sequence[int], done: bool) -> None:
-        """More of a prompt has come; one that is complete, or of a request that is at its end, is left as it is.
+        """Add the next part of a prompt. A complete prompt, or a request that has ended, is left as it is.
 
         Args:
-            number: of a request that was submitted with a `prompt_bound`.
-            prompt_ids: the next tokens, perhaps none.
-            done: whether no more follow.
+            number: of a request with a `prompt_bound`.
+            prompt_ids: the next tokens; may be empty.
+            done: whether this is the last part.
 
         Raises:
-            InvalidRequestError: ids outside the vocabulary, or more tokens than the bound; the request waits on.
+            InvalidRequestError: ids outside the vocabulary, or more tokens than the bound; the request still waits.
         """
         self._engine.check_ids(prompt_ids)
         with self._changed:
@@ -155,13 +155,13 @@ class EngineService:
             self._ask(_Extend(number, tuple(prompt_ids), done))
 
     def cancel(self, number: int) -> None:
-        """End a request; no event of it follows once that has taken effect. One that is at its end is ignored."""
+        """End a request between two ticks, without further events. One that has ended is ignored."""
         with self._changed:
             if number in self._live:
                 self._ask(_Cancel(number))
 
     def load(self) -> Load:
-        """What the engine has to do, as of the last tick, with what was asked for since."""
+        """The engine's load after the last tick, with the requests that have come since."""
         with self._changed:
             return dataclasses.replace(
                 self._load,
@@ -171,13 +171,13 @@ class EngineService:
             )
 
     def drain(self, seconds: float) -> bool:
-        """Take no new requests from now on; returns whether all others ended within `seconds`."""
+        """Take no new requests; returns whether all running ones ended within `seconds`."""
         with self._changed:
             self._draining = True
             return self._changed.wait_for(lambda: not self._live, seconds)
 
     def stop(self) -> None:
-        """End every request as `Failed("stopped")` and the thread after its tick. Further calls do nothing."""
+        """End every request as `Failed("stopped")`, and the thread after its tick. Further calls do nothing."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
@@ -191,7 +191,7 @@ class EngineService:
                 events += self._engine.step()
                 self._tell(events)
             self._tell(self._take() + self._engine.end_all("stopped", "the engine was stopped"))
-        except Exception as error:  # a listener's, say: no event would be heard any more
+        except Exception as error:  # from the listener, for example: later events would be lost
             log_error(error)
             with self._changed:
                 self._load = dataclasses.replace(self._load, healthy=False)
@@ -208,7 +208,7 @@ class EngineService:
             return not self._stopping
 
     def _take(self) -> Events:
-        """Do what was asked for; returns what it brings."""
+        """Carry out all commands; returns their events."""
         with self._changed:
             inbox, self._inbox = self._inbox, []
             coming, tokens = self._coming, self._coming_tokens
@@ -216,7 +216,7 @@ class EngineService:
         with self._changed:
             self._coming, self._coming_tokens = self._coming - coming, self._coming_tokens - tokens
             self._load = self._engine.load
-            # what came before a request was cancelled is not to be heard any more
+            # drop events of requests that were cancelled by a later command
             return [event for event in events if event[0] in self._live]
 
     def _tell(self, events: Events) -> None:
@@ -235,7 +235,7 @@ class EngineService:
         self._changed.notify_all()
 
     def _do(self, command: _Command) -> Events:
-        """Do what was asked for one request; an error ends that request alone."""
+        """Carry out one command; an error ends only its request."""
         number = command.number
         try:
             match command:

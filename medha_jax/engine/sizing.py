@@ -1,4 +1,4 @@
-"""A runtime no larger than a few known requests need, so that one-off commands start fast."""
+"""A runtime no larger than a few known requests need, so one-off commands start fast."""
 
 from __future__ import annotations
 
@@ -15,12 +15,9 @@ AUTO_CHUNK = 1024
 
 
 def sized_for(config: RuntimeConfig, requests: Sequence[GenerationRequest], context: int) -> RuntimeConfig:
-    """Shrink slots, pool and compiled shapes to what these requests use.
+    """Shrink slots, pool and compiled shapes to what these requests use, at once or one after the other.
 
-    Args:
-        config: every other setting.
-        requests: all that will run, at once or one after the other.
-        context: the model's context limit, in tokens.
+    `context` is the model's context limit in tokens.
     """
     context = min(config.max_context or context, context)
     tokens = longest_request = 0

@@ -1,4 +1,4 @@
-"""How fast an engine is without a network: ticks of chosen shapes, timed one by one."""
+"""The speed of an engine without a network: ticks of chosen shapes, timed one by one."""
 
 from __future__ import annotations
 
@@ -23,20 +23,19 @@ from medha_jax.text import Tokenizer
 
 Clock = Callable[[], float]
 ALL_AT_ONCE = SchedulerConfig(policy="fcfs", preemption=False, prefix_cache=False, max_waiting=2**31)
-UNTIMED = 1  # ticks of every kind that are left out: the first touches memory that the others find warm
+UNTIMED = 1  # first ticks of every kind that are not timed: they run with cold memory
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Ticks of one kind.
+    """The measured speed of one kind of tick.
 
     Args:
         rows: prompt tokens of a tick's chunk, or decodes in it.
         context: tokens before the chunk, or of each decoding request, at the first tick.
-        ticks: that were timed.
-        seconds: of one, the median.
-        turn: ticks until it is a row's turn again: stages of the pipeline for decodes, 1 for prompts, which follow
-            each other.
+        ticks: number of timed ticks.
+        seconds: median of one tick.
+        turn: ticks between two chunks of one request: the pipeline's stages for decodes, 1 for prompts.
     """
 
     rows: int
@@ -47,18 +46,18 @@ class Speed:
 
     @property
     def tokens_per_second(self) -> float:
-        """Prompt tokens computed, or tokens generated, a second."""
+        """Prompt tokens computed, or tokens generated, per second."""
         return self.rows / (self.seconds * self.turn)
 
 
 @dataclass(frozen=True)
 class HostTime:
-    """What a tick takes outside of the devices' work, medians in seconds.
+    """Host time of a tick, as medians in seconds.
 
     Args:
-        ticks: that were timed.
-        schedule: planning, and delivering results.
-        submit: laying the plan out and dispatching it; a device that is the host itself may compute meanwhile.
+        ticks: number of timed ticks.
+        schedule: planning and delivery of results.
+        submit: layout and dispatch of the plan; a device that is the host itself may compute meanwhile.
         wait: for the results.
     """
 
@@ -70,13 +69,9 @@ class HostTime:
 
 @dataclass(frozen=True)
 class Prediction:
-    """How well a time model fitted to half of the ticks predicts the others: |predicted - measured| / measured.
+    """Errors `|predicted - measured| / measured` of a time model that was fitted to the other half of the ticks.
 
-    Args:
-        ticks: that were predicted.
-        median: of the errors.
-        p90: likewise.
-        coefficients: of the model: seconds per tick, row of the bucket, tokens² of attention, KV token, real row.
+    `ticks` is the number of predicted ticks; `coefficients` are those of the fitted model.
     """
 
     ticks: int
@@ -86,11 +81,7 @@ class Prediction:
 
 
 class StartWatch:
-    """Times the start of a runtime by the lines that it tells. Owner of the moments.
-
-    Args:
-        tell: takes the lines.
-    """
+    """Times the start of a runtime by its progress lines, and passes them on to `tell`."""
 
     def __init__(self, tell: Callable[[str], None]) -> None:
         self._tell, self._began = tell, time.perf_counter()
@@ -114,21 +105,16 @@ class StartWatch:
 
 
 def decode_output(batch: int, context: int, ticks: int, largest: int) -> int:
-    """Output tokens of requests that shall decode together for some ticks.
+    """Output tokens for each of `batch` requests, so that all decode together for `ticks` ticks.
 
-    The first to begin goes on while the prompts of the others are computed.
-
-    Args:
-        batch: requests.
-        context: prompt tokens of each.
-        ticks: in which all of them decode.
-        largest: prompt tokens of a tick.
+    The first request decodes while the other prompts, of `context` tokens each, are computed. A tick holds `largest`
+    prompt tokens.
     """
     return batch * (-(-context // largest) + 1) + ticks + UNTIMED + 1
 
 
 class _Watched:
-    """An executor whose `submit` and `collect` are timed; all else is the other's. Owner of the two times."""
+    """An executor that times `submit` and `collect`; everything else is the wrapped executor's."""
 
     def __init__(self, executor: Executor, clock: Clock) -> None:
         self._executor, self._clock = executor, clock
@@ -152,13 +138,13 @@ class _Watched:
 
 
 class _Notebook:
-    """Every tick free to the scheduler, so that chunks are those that were asked for; what they took is noted."""
+    """A time model that predicts free ticks, so chunks have the requested sizes. It records the measured ones."""
 
     def __init__(self) -> None:
         self.ticks: list[tuple[TickWork, float]] = []
 
     def seconds(self, work: TickWork) -> float:
-        """Nothing."""
+        """Zero."""
         return 0.0
 
     def many(self, tokens: np.ndarray, attention: np.ndarray, context: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -166,18 +152,18 @@ class _Notebook:
         return np.zeros(tokens.shape)
 
     def observe(self, work: TickWork, seconds: float) -> None:
-        """Note a tick."""
+        """Record a tick."""
         self.ticks.append((work, seconds))
 
 
 class EngineSpeed:
-    """Runs an engine in this thread and times its ticks. Owner of the engine.
+    """Runs an engine in this thread and times its ticks; owns the engine.
 
     Args:
-        executor: that it runs on; nobody else uses it.
+        executor: used by nothing else.
         tokenizer: of the model.
         clock: seconds, monotonic.
-        on_tick: called after every tick with what runs, so that Ctrl-C and progress have a place.
+        on_tick: called after every tick with a description of what runs, for progress and Ctrl-C.
     """
 
     def __init__(
@@ -200,12 +186,7 @@ class EngineSpeed:
         self._host: list[tuple[float, float, float]] = []
 
     def prefill(self, chunk: int, context: int, ticks: int) -> Speed:
-        """Time chunks that begin at a context and follow each other.
-
-        Args:
-            chunk: tokens of each.
-            context: tokens before the first, computed in the largest chunks.
-            ticks: to time.
+        """Time `ticks` consecutive chunks of `chunk` tokens, after `context` tokens in the largest chunks.
 
         Raises:
             ConfigError: no compiled shape holds the chunk, or the context has no room for it.
@@ -234,12 +215,7 @@ class EngineSpeed:
         return Speed(chunk, context, timed - UNTIMED, statistics.median(seconds[UNTIMED:]))
 
     def decode(self, batch: int, context: int, ticks: int) -> Speed:
-        """Time ticks that generate one token for each of some requests.
-
-        Args:
-            batch: requests.
-            context: prompt tokens of each.
-            ticks: to time.
+        """Time `ticks` ticks that generate one token for each of `batch` requests with `context` prompt tokens.
 
         Raises:
             ConfigError: there are fewer slots or decode rows, or the pool has no room for their tokens.
@@ -273,21 +249,21 @@ class EngineSpeed:
 
     @property
     def host(self) -> HostTime | None:
-        """Of all ticks so far; None before the first."""
+        """Host time of all ticks so far; None before the first."""
         if not self._host:
             return None
         schedule, submit, wait = (statistics.median(column) for column in zip(*self._host, strict=True))
         return HostTime(len(self._host), schedule, submit, wait)
 
     def prediction(self) -> Prediction | None:
-        """Fit a time model to every second tick, and predict the others; None with too few."""
+        """Fit a time model to half of the ticks and predict the others; None with too few ticks."""
         ticks = list(self._model.ticks)
         self._draw.shuffle(ticks)
         known, others = ticks[::2], ticks[1::2]
         if len(known) < REFIT_TICKS // 4:
             return None
         model = FittedTimeModel({})
-        while model.ticks < REFIT_TICKS or model.ticks % REFIT_TICKS:  # so that the last fit has seen all of them
+        while model.ticks < REFIT_TICKS or model.ticks % REFIT_TICKS:  # the last tick triggers a fit to all of them
             model.observe(*known[model.ticks % len(known)])
         errors = [abs(model.seconds(work) - seconds) / seconds for work, seconds in others]
         median, p90 = np.percentile(errors, (50, 90)).tolist()
@@ -299,7 +275,7 @@ class EngineSpeed:
         what: str,
         note: Callable[[TickReport], bool],
     ) -> None:
-        """Run requests of some prompt tokens, output tokens and chunk sizes, while `note` says of a tick to go on."""
+        """Run requests given as (prompt tokens, output tokens, chunk sizes), until `note` of a tick returns False."""
         vocab = self._executor.vocab
         numbers = []
         for prompt, output, chunks in wanted:

@@ -1,4 +1,4 @@
-"""What a tick did and what an engine has to do: frozen data for metrics, for the schedule trace and for clients."""
+"""Reports of a tick and of an engine's load: frozen data for metrics, the schedule trace and clients."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from medha_jax.scheduler.scheduler import QueueStats, Scheduler
 
 @dataclass(frozen=True)
 class ChunkReport:
-    """What one pipeline stage computed of one request in a tick.
+    """A chunk of one request in one pipeline stage of a tick.
 
     Args:
         number: of the request.
-        stage: of the pipeline; a chunk is in one after the other.
+        stage: of the pipeline; a chunk passes all stages in turn.
         groups: KV groups that hold the request so far; the last one owns the chunk.
         start: position of its first token.
         length: tokens.
-        decode: whether its token was sampled by the tick before, and not known when it was planned.
-        slack: relative slack of the request when the chunk was planned, NaN for tokens after the first.
-        first: whether it is the first one of the request, in the first stage.
+        decode: whether it is a decode, whose token a tick before has sampled.
+        slack: relative slack of the request when the chunk was planned; NaN for decodes.
+        first: whether it is the request's first chunk and in the first stage.
     """
 
     number: int
@@ -40,20 +40,20 @@ class TickReport:
     """One tick. Times are in seconds of the engine's clock; pages are those of each KV group.
 
     Args:
-        started: when it was dispatched, or the one before it had ended, if that was later.
-        ended: when its results were there.
-        timed: whether these are the times of this tick alone. A tick that no chunk leaves is not waited for.
-        predicted: seconds that the time model gave it.
+        started: when it was dispatched, or when the tick before it ended, if later.
+        ended: when its results had come.
+        timed: whether these are the times of this tick alone. The engine does not wait for a tick that no chunk leaves.
+        predicted: seconds predicted by the time model.
         chunks: of all stages.
-        bucket: rows it was compiled for: own decodes and prompt tokens, and shared ones.
-        padding: share of all rows on all stages and groups that held no token.
-        running: requests that hold pages, after it.
-        waiting: requests that do not.
-        free_pages: pages without content.
-        cached_pages: pages that no request holds and the prefix cache knows.
+        bucket: compiled rows: own decodes, own prompt tokens, shared decodes, shared prompt tokens.
+        padding: share of rows without a token, over all stages and groups.
+        running: requests that hold pages, after the tick.
+        waiting: requests without pages, after the tick.
+        free_pages: pages that neither a request nor the prefix cache uses.
+        cached_pages: pages in the prefix cache that no request holds.
         held_pages: pages of running requests.
         preempted: requests that lost their pages for its plan.
-        cancelled: requests that were cancelled since the tick before.
+        cancelled: requests cancelled since the tick before.
     """
 
     started: float
@@ -74,12 +74,12 @@ class TickReport:
 
 @dataclass(frozen=True, kw_only=True)
 class Load(QueueStats):
-    """What an engine has to do, and what it has for it.
+    """An engine's requests, slots and pages.
 
     Args:
         slots: requests that can run at once.
         total_pages: of each KV group.
-        healthy: whether it serves: no error has made the runtime unusable.
+        healthy: whether no error has made the runtime unusable.
         draining: whether it takes no new requests.
     """
 
@@ -92,14 +92,9 @@ class Load(QueueStats):
 def report_tick(
     tick: DispatchedTick, times: TickTimes, scheduler: Scheduler, total_pages: int, cancelled: Sequence[int]
 ) -> TickReport:
-    """Put together what a tick did.
+    """The report of a tick that was read, with the scheduler's state after it.
 
-    Args:
-        tick: that was read.
-        times: when it ran.
-        scheduler: as it is after the tick.
-        total_pages: of each group.
-        cancelled: since the tick before.
+    `total_pages` are those of each group; `cancelled` are the requests cancelled since the tick before.
     """
     stages, entering = tick.stages, tick.stages[0]
     stats = scheduler.stats
