@@ -1,1 +1,1 @@
-"""The gRPC service of `medha.v1.Inference`: asyncio beside the engine's thread. Runs no JAX of its own."""
+"""The gRPC service `medha.v1.Inference`: an asyncio loop beside the engine's thread, without JAX of its own."""

@@ -1,4 +1,4 @@
-"""One line a call, without anything of the prompt or the output."""
+"""The access log: one line per call, without any part of the prompt or the output."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from medha_jax.engine import Completion
 from medha_jax.server.settings import LogFormat
 
 LONGEST_MESSAGE = 300  # characters
-PLAIN = re.compile(r"[A-Za-z0-9_.:/\[\]%-]+")  # needs no quotes
+PLAIN = re.compile(r"[A-Za-z0-9_.:/\[\]%-]+")  # values that need no quotes
 
 
 @dataclass
 class Record:
-    """What is known of a call; owned by the coroutine that serves it. Times are in milliseconds, None if unknown."""
+    """A call's entry in the log, owned by the coroutine that serves it. Times are in ms; None if unknown."""
 
     method: str
     peer: str
@@ -33,7 +33,7 @@ class Record:
     e2e_ms: float | None = None
 
     def finished(self, completion: Completion) -> None:
-        """The generation came to its end."""
+        """Take over the figures of a finished generation."""
         self.reason = completion.finish_reason
         self.prompt_tokens, self.cached_tokens = completion.prompt_tokens, completion.cached_tokens
         self.output_tokens = len(completion.token_ids)
@@ -41,19 +41,13 @@ class Record:
 
 
 class AccessLog:
-    """Writes the records.
-
-    Args:
-        form: of the lines; "off" writes none.
-        write: takes a line.
-        now: seconds since 1970.
-    """
+    """Writes the records as lines of `form`, through `write`; `now` gives seconds since 1970."""
 
     def __init__(self, form: LogFormat, write: Callable[[str], None], now: Callable[[], float]) -> None:
         self._form, self._write, self._now = form, write, now
 
     def end(self, record: Record) -> None:
-        """The call is over."""
+        """Write the record of a call that is over; "off" writes none."""
         if self._form == "off":
             return
         time = datetime.fromtimestamp(self._now(), UTC).isoformat(timespec="milliseconds")

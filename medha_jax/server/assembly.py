@@ -1,4 +1,4 @@
-"""What `serve` needs for a model directory: what is served, and what loads it."""
+"""Makes the arguments of `serve` from a model directory: the served model and its loader."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def assemble(
     clock: Callable[[], float] = time.perf_counter,
     tell: Callable[[str], None] = logger.info,
 ) -> tuple[ServedModel, EngineLoader]:
-    """Read what a model directory says; its weights are loaded by the loader.
+    """Read a model directory, except for its weights, which the loader reads.
 
     Args:
         runtime: of the engine; names the model directory.
@@ -44,7 +44,7 @@ def assemble(
 
     Raises:
         TokenizerError, GenerationConfigError, UnsupportedModelError, InvalidRequestError: a file of the model cannot be
-            read or states what is not supported.
+            read, or something in it is not supported.
     """
     defaults = GenerationDefaults.from_directory(runtime.model)
     sampling = SamplingParams.from_file(runtime.model / "generation_config.json", defaults.sampling)

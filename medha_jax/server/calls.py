@@ -1,4 +1,4 @@
-"""What every call has: a status for whatever refuses it, a line in the log, a deadline, work aside of the loop."""
+"""The frame of every call: its status, its line in the log, its deadline, and work outside the event loop."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from grpc import StatusCode, aio
 from medha_jax.server.access_log import AccessLog, Record
 from medha_jax.server.refusal import Refusal
 
-SMALL = 16384  # bytes that are worked on in the event loop: below 1 ms
-NO_DEADLINE = 10 * 365 * 86400.0  # seconds; gRPC states centuries where a call has none
+SMALL = 16384  # bytes; up to here work takes below 1 ms and stays in the event loop
+NO_DEADLINE = 10 * 365 * 86400.0  # seconds; gRPC reports centuries for a call without a deadline
 Context = Any  # aio.ServicerContext, whose methods have no types
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -25,10 +25,10 @@ class Calls:
     """Begins and ends calls. Belongs to the event loop.
 
     Args:
-        log: told of every call's end.
+        log: gets the record of every call.
         clock: the engine's, in seconds.
-        workers: threads for what would hold the loop up.
-        on_refused: told the status of every call that does not end with OK.
+        workers: threads for work that would block the loop.
+        on_refused: called with the status of every call that does not end with OK.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Calls:
 
     @asynccontextmanager
     async def answered(self, method: str, context: Context) -> AsyncIterator[Record]:
-        """Log a call at its end, and give it the status of what refused it."""
+        """Log a call at its end, and answer a `Refusal` or an error with its status."""
         record = Record(method, context.peer())
         began = self._clock()
         try:
@@ -50,7 +50,7 @@ class Calls:
             expired = remaining is not None and remaining <= 0
             record.code = (StatusCode.DEADLINE_EXCEEDED if expired else StatusCode.CANCELLED).name
             raise
-        except aio.UsageError:  # written to a client that has gone
+        except aio.UsageError:  # the client is gone
             record.code = StatusCode.CANCELLED.name
         except Exception:
             logger.exception("an error in %s %s", method, record.request_id)
@@ -64,7 +64,7 @@ class Calls:
             self._log.end(record)
 
     async def aside(self, size: int, work: Callable[[], T]) -> T:
-        """Do work on `size` bytes without holding the loop up."""
+        """Do work on `size` bytes without blocking the loop."""
         if size <= SMALL:
             return work()
         return await asyncio.get_running_loop().run_in_executor(self._workers, work)
@@ -80,6 +80,6 @@ class Calls:
 
 
 def time_remaining(context: Context) -> float | None:
-    """Seconds that the caller still waits; None where it did not say."""
+    """Seconds that the caller still waits; None without a deadline."""
     remaining: float | None = context.time_remaining()
     return None if remaining is None or remaining > NO_DEADLINE else remaining

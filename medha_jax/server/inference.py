@@ -32,15 +32,10 @@ ID_BYTES = 4
 
 
 class Inference:
-    """The calls of the service; messages come as bytes, so that none can fail before it is in here.
+    """The calls of the service. Belongs to the event loop.
 
-    Belongs to the event loop.
-
-    Args:
-        calls: begin and end them.
-        streams: those that are open.
-        limits: of what is taken.
-        message_bytes: of the largest message, to be told to clients.
+    Messages come as bytes, so that errors in them are answered here. Clients are told `message_bytes`, the size of the
+    largest message.
     """
 
     def __init__(self, calls: Calls, streams: Streams, limits: Limits, message_bytes: int) -> None:
@@ -50,16 +45,16 @@ class Inference:
         self._closed = "the server is starting"
 
     def open(self, service: EngineService, model: ServedModel) -> None:
-        """Take requests from now on, for a model that an engine has loaded; `Streams.listen` hears its events."""
+        """Take requests for a loaded model; its engine must send events to `Streams.listen`."""
         self._service, self._requests = service, RequestParser(model, self._limits)
         self._closed = ""
 
     def close(self, reason: str) -> None:
-        """Take no more requests; those that run go on."""
+        """Take no more requests; running ones go on."""
         self._closed = reason
 
     async def generate(self, data: bytes, context: Context) -> None:
-        """One prompt, one stream of events."""
+        """Answer one prompt with a stream of events."""
         async with self._calls.answered("Generate", context) as record:
             service, requests = self._ready()
             message = await self._calls.aside(len(data), lambda: parse(pb.GenerateRequest, data))
@@ -74,7 +69,7 @@ class Inference:
                 self._end(service, stream)
 
     async def generate_stream(self, parts: AsyncIterator[bytes], context: Context) -> None:
-        """A prompt in parts, one stream of events."""
+        """Answer a prompt in parts with a stream of events."""
         async with self._calls.answered("GenerateStream", context) as record:
             service, requests = self._ready()
             first = await self._part(parts)
@@ -108,7 +103,7 @@ class Inference:
             return pb.TokenizeResponse(token_ids=ids)
 
     async def get_model_info(self, data: bytes, context: Context) -> pb.ModelInfo:
-        """What the model takes."""
+        """The model's vocabulary and limits."""
         async with self._calls.answered("GetModelInfo", context):
             parse(pb.GetModelInfoRequest, data)
             _, requests = self._ready()
@@ -124,7 +119,7 @@ class Inference:
             )
 
     async def get_load(self, data: bytes, context: Context) -> pb.LoadInfo:
-        """What runs, what waits and what is free; answered while the server starts and ends, too."""
+        """The engine's load; answered while the server starts and ends, too."""
         async with self._calls.answered("GetLoad", context):
             parse(pb.GetLoadRequest, data)
             if self._service is None:
@@ -148,7 +143,7 @@ class Inference:
                 return pb.AbortResponse(found=False)
             record.request_id = stream.request_id
             if stream.number is not None and self._service is not None:
-                self._service.cancel(stream.number)  # at once, however slowly its client reads
+                self._service.cancel(stream.number)  # at once, even if its client reads slowly
             stream.put(Refusal(StatusCode.CANCELLED, "the request was aborted"))
             return pb.AbortResponse(found=True)
 
@@ -165,9 +160,9 @@ class Inference:
     async def _submit(self, service: EngineService, stream: Stream, request: GenerationRequest) -> int:
         """Hand a request to the engine; returns its number.
 
-        The engine's thread may tell of a request before this coroutine knows its number, so `expect` keeps such events
-        until `bind`. The call may be cancelled while the request is handed over in a thread, which cannot be stopped,
-        so the hand-over is shielded, and the request cancelled as soon as it has a number.
+        Events of the request may come before this coroutine knows its number, so `expect` keeps them until `bind`. The
+        call may be cancelled while a thread hands the request over. The thread cannot be stopped, so the hand-over is
+        shielded and the request is cancelled as soon as it has a number.
         """
 
         def forget(done: asyncio.Future[int]) -> None:
@@ -215,7 +210,7 @@ class Inference:
     async def _extend(
         self, service: EngineService, stream: Stream, number: int, parts: AsyncIterator[bytes], record: Record
     ) -> None:
-        """Read the rest of a prompt; what is wrong with it ends the stream."""
+        """Read the rest of a prompt; an error in it ends the stream."""
         try:
             while (ids := await self._ids(parts)) is not None:
                 record.prompt_tokens += len(ids)
@@ -246,7 +241,7 @@ class Inference:
         return None if data is None else await self._calls.aside(len(data), lambda: parse(pb.GeneratePart, data))
 
     def _end(self, service: EngineService, stream: Stream) -> None:
-        """Forget a stream; its request ends with it, if it has not yet."""
+        """Close a stream, and cancel its request if it has not ended."""
         if stream.number is not None and not stream.over:
             service.cancel(stream.number)
         self._streams.close(stream)

@@ -1,4 +1,4 @@
-"""The gRPC server of a service: its address, its options, its methods."""
+"""The gRPC server: its address, its options, its methods."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from medha_jax.server.inference import Inference
 from medha_jax.server.security import TokenCheck
 from medha_jax.server.settings import ServerSettings
 
-OTHER_CALLS = 256  # beside streams: health, load, tokenize
+OTHER_CALLS = 256  # concurrent calls beside streams: health, load, tokenize
 
 
 class ListenError(RuntimeError):
-    """The address cannot be listened on."""
+    """The server cannot listen on an address."""
 
 
 def grpc_server(
@@ -28,17 +28,17 @@ def grpc_server(
     Args:
         settings: of the server.
         size: bytes of the largest message that it takes.
-        credentials: of TLS; None for none.
-        tokens: one of which every call needs, if there are any.
+        credentials: of TLS; None for plain text.
+        tokens: every call needs one of them; empty for none.
 
     Raises:
-        ListenError: the address cannot be listened on.
+        ListenError: the server cannot listen on the address.
     """
     options = [
         ("grpc.max_receive_message_length", size),
-        ("grpc.max_send_message_length", -1),  # bounded by the deltas that are joined
+        ("grpc.max_send_message_length", -1),  # no limit: streams.MOST_JOINED bounds the messages
         ("grpc.max_metadata_size", 16384),
-        ("grpc.so_reuseport", 0),  # or a second server would share the port
+        ("grpc.so_reuseport", 0),  # otherwise a second server could share the port
         ("grpc.keepalive_time_ms", 20_000),
         ("grpc.keepalive_timeout_ms", 10_000),
         ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
@@ -61,7 +61,7 @@ def grpc_server(
 
 
 def _check_address(host: str, port: int) -> None:
-    """Listen for a moment: gRPC would write lines of its own, and does not say what is wrong.
+    """Listen for a moment, because gRPC's own error prints lines and does not state the cause.
 
     Raises:
         OSError: the port is taken, or the host is not this machine's.

@@ -1,4 +1,4 @@
-"""Prometheus metrics of a server, in a registry of their own."""
+"""Prometheus metrics of a server, in their own registry."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SHARE = (0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1)
 class Metrics:
     """All metrics of one server. Owns their registry and, once it listens, the endpoint.
 
-    `on_tick` and `on_events` are for one thread, the engine's; in this order for what one tick brought.
+    Only the engine's thread may call `on_tick` and `on_events`, in this order for each tick.
     """
 
     def __init__(self) -> None:
@@ -65,12 +65,12 @@ class Metrics:
         self._ratio = histogram("tick_measured_to_predicted", "Measured over predicted time of a tick.", RATIO)
         self._padding = histogram("tick_padding_share", "Share of a tick's rows without a token.", SHARE)
         self._now = math.nan
-        self._outputs: dict[int, float] = {}  # when a request's last output came, in seconds
-        self._done: dict[int, int] = {}  # prompt tokens of a request that were counted
+        self._outputs: dict[int, float] = {}  # time of each request's last output, in seconds
+        self._done: dict[int, int] = {}  # counted prompt tokens of each request
         self._endpoint: tuple[BaseServer, threading.Thread] | None = None
 
     def listen(self, host: str, port: int) -> int:
-        """Serve the metrics over HTTP from a thread; returns the port, which 0 leaves to the system.
+        """Serve the metrics over HTTP from a thread; returns the port. Port 0 takes a free one.
 
         Raises:
             OSError: the address is in use, or not this machine's.
@@ -80,7 +80,7 @@ class Metrics:
         return int(server.server_port)
 
     def watch(self, load: Callable[[], Load]) -> None:
-        """Read the gauges from an engine whenever somebody asks for the metrics."""
+        """Read the gauges from an engine at every request for the metrics."""
         self.registry.register(_Gauges(load))
 
     def on_tick(self, report: TickReport) -> None:
@@ -106,7 +106,7 @@ class Metrics:
             self._forget(number)
 
     def on_events(self, events: Iterable[tuple[int, EngineEvent]]) -> None:
-        """Count what requests were told."""
+        """Count the events of requests."""
         for number, event in events:
             match event:
                 case NewTokens():
@@ -156,13 +156,13 @@ class Metrics:
 
 
 class _Gauges(Collector):
-    """Reads what an engine has to do when it is asked, so that gauges are true between ticks too."""
+    """Reads an engine's load on demand, so gauges are up to date between ticks, too."""
 
     def __init__(self, load: Callable[[], Load]) -> None:
         self._load = load
 
     def describe(self) -> list[Metric]:
-        """Nothing: the registry is not to ask an engine that has not begun."""
+        """Nothing, so that registration does not read an engine that has not started."""
         return []
 
     def collect(self) -> Iterator[Metric]:

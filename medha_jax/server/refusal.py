@@ -1,4 +1,4 @@
-"""A call that is answered with a status other than OK."""
+"""Refusals: answers of a call with a status other than OK."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 from grpc import StatusCode
 
-DETAILS = "grpc-status-details-bin"  # where gRPC carries a google.rpc.Status
+DETAILS = "grpc-status-details-bin"  # the metadata key of a google.rpc.Status
 
 
 class Refusal(Exception):
-    """Why a call is refused or ended.
+    """The reason why a call is refused or ended.
 
     Args:
-        code: its status.
-        message: what is wrong and what is allowed; holds nothing of a prompt.
-        retry_s: seconds after which the client should come again, where that helps.
+        code: the status.
+        message: the error and what is allowed, without any part of a prompt.
+        retry_s: seconds after which the client should try again; None if that does not help.
     """
 
     def __init__(self, code: StatusCode, message: str, retry_s: float | None = None) -> None:
@@ -42,15 +42,15 @@ def invalid(message: str) -> Refusal:
 
 
 def never_fits(message: str) -> Refusal:
-    """Larger than this server will ever take."""
+    """A request is larger than this server ever takes."""
     return Refusal(StatusCode.OUT_OF_RANGE, message)
 
 
 def too_busy(message: str, retry_s: float = 1.0) -> Refusal:
-    """As much is waiting as may."""
+    """The queue or the number of streams is at its limit."""
     return Refusal(StatusCode.RESOURCE_EXHAUSTED, message, retry_s)
 
 
 def unavailable(message: str) -> Refusal:
-    """Not ready yet, or about to end."""
+    """The server is not ready yet, or about to end."""
     return Refusal(StatusCode.UNAVAILABLE, message)

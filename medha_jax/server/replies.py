@@ -1,4 +1,4 @@
-"""From the engine's events to messages."""
+"""Converts the engine's events into messages."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def accepted(request_id: str, event: Queued) -> pb.GenerateEvent:
 
 
 def delta(events: Sequence[NewTokens]) -> pb.GenerateEvent:
-    """Deltas that follow each other, as one."""
+    """Consecutive deltas, joined into one."""
     if len(events) == 1 and not events[0].logprobs:
         return pb.GenerateEvent(delta=pb.GenerationDelta(token_ids=events[0].token_ids, text=events[0].text))
     return pb.GenerateEvent(

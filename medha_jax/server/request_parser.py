@@ -1,4 +1,4 @@
-"""From a message to an engine's request. Fields are checked here; token ids where the engine takes them."""
+"""Converts a message into an engine's request. Fields are checked here; the engine checks token ids."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ ON_DEADLINE: dict[int, OnDeadline] = {
     pb.ON_DEADLINE_CONTINUE: "continue",
     pb.ON_DEADLINE_DROP: "drop",
 }
-# fields of a request's sampling that may be left open; they have the names of `SamplingParams`
+# optional sampling fields of a request; they have the names of `SamplingParams`
 _OPTIONAL = [field.name for field in pb.SamplingSettings.DESCRIPTOR.fields if field.has_presence]
 M = TypeVar("M", bound=Message)
 
 
 @dataclass(frozen=True)
 class ServedModel:
-    """What requests are checked against.
+    """The model that requests are checked against.
 
     Args:
-        name: of the model, for people.
+        name: for clients.
         tokenizer: of the model.
         vocab: entries of its vocabulary.
         context: most tokens of prompt and output together.
-        sampling: values of the fields that a request leaves open.
+        sampling: defaults for the sampling fields of a request.
         eos_ids: tokens that end a generation.
     """
 
@@ -54,7 +54,7 @@ def parse(kind: type[M], data: bytes) -> M:
     """A message from its bytes.
 
     Raises:
-        Refusal: they are none of this kind.
+        Refusal: the bytes are not a message of this kind.
     """
     try:
         return kind.FromString(data)
@@ -63,12 +63,7 @@ def parse(kind: type[M], data: bytes) -> M:
 
 
 class RequestParser:
-    """Makes the engine's requests. Immutable, so any thread may use it.
-
-    Args:
-        model: that answers them.
-        limits: of the server.
-    """
+    """Makes the engine's requests. Immutable, so any thread may use it."""
 
     def __init__(self, model: ServedModel, limits: Limits) -> None:
         self.model = model
@@ -80,11 +75,7 @@ class RequestParser:
         return min(self._limits.max_output or self.model.context, self.model.context - 1)
 
     def whole(self, message: pb.GenerateRequest, deadline_s: float | None) -> GenerationRequest:
-        """The request of a Generate call.
-
-        Args:
-            message: as it came.
-            deadline_s: of the call, on the engine's clock.
+        """The request of a Generate call; `deadline_s` is the call's, on the engine's clock.
 
         Raises:
             Refusal: a field is out of its range, or prompt and output do not fit the context.
@@ -96,12 +87,7 @@ class RequestParser:
         return self._request(message.settings, prompt, deadline_s)
 
     def started(self, start: pb.GenerateStart, deadline_s: float | None, prompt: Sequence[int]) -> GenerationRequest:
-        """The request of a GenerateStream call.
-
-        Args:
-            start: its first part.
-            deadline_s: of the call, on the engine's clock.
-            prompt: the beginning of the prompt, at least one token.
+        """The request of a GenerateStream call, from its first part and at least one token of the prompt.
 
         Raises:
             Refusal: as `whole`, for a prompt of the stated size.
@@ -114,10 +100,10 @@ class RequestParser:
         return self._request(start.settings, tuple(prompt), deadline_s, bound=start.prompt_tokens)
 
     def tokens(self, text: str) -> tuple[int, ...]:
-        """Token ids of a text; the time that it takes is bounded by the limits.
+        """Token ids of a text; the server's limits bound its size, and so the time.
 
         Raises:
-            Refusal: the text is empty or too long, or no token comes of it.
+            Refusal: the text is empty or too long, or has no tokens.
         """
         if not text:
             raise invalid("the text is empty; give at least one character")
@@ -154,7 +140,7 @@ class RequestParser:
         return request
 
     def _sampling(self, stated: pb.SamplingSettings, prompt: int) -> SamplingParams:
-        """Sampling settings for a prompt of `prompt` tokens; fields that are not stated get the model's defaults."""
+        """Sampling settings for a prompt of `prompt` tokens; missing fields get the model's defaults."""
         values: dict[str, Any] = {name: getattr(stated, name) for name in _OPTIONAL if stated.HasField(name)}
         room = self.model.context - prompt
         if room < 1:
@@ -176,10 +162,10 @@ class RequestParser:
 
 
 def request_id(settings: pb.GenerateSettings) -> str | None:
-    """The id that the client gave the request; None if it gave none.
+    """The client's id of the request; None without one.
 
     Raises:
-        Refusal: it is too long or not visible ASCII.
+        Refusal: the id is empty, too long or not visible ASCII.
     """
     if not settings.HasField("request_id"):
         return None

@@ -15,19 +15,19 @@ from medha_jax.config import ConfigError
 from medha_jax.net import TlsFiles
 
 SHORTEST_TOKEN = 16  # characters
-OPEN_METHODS = "/grpc.health.v1.Health/"  # probes carry no token
+OPEN_METHODS = "/grpc.health.v1.Health/"  # need no token: health probes send none
 
 
 def server_credentials(files: TlsFiles) -> grpc.ServerCredentials:
-    """Read the files of TLS, or of mutual TLS where an authority for clients is named.
+    """Read the files of TLS, or of mutual TLS if they name an authority for clients.
 
     Raises:
-        ConfigError: a file cannot be read or is not what it should be.
+        ConfigError: a file cannot be read or has the wrong content.
     """
     cert, key = _read(files.cert), _read(files.key)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
-        context.load_cert_chain(files.cert, files.key, password=b"")  # no question on the terminal
+        context.load_cert_chain(files.cert, files.key, password=b"")  # else it would prompt on the terminal
     except (ssl.SSLError, ValueError) as error:
         raise ConfigError(
             f"{files.cert} and {files.key} are not a certificate and its key ({error}); give PEM files without password"
@@ -43,10 +43,10 @@ def server_credentials(files: TlsFiles) -> grpc.ServerCredentials:
 
 
 def read_tokens(path: Path) -> tuple[bytes, ...]:
-    """The bearer tokens of a file, one a line; empty lines do not count.
+    """The bearer tokens of a file, one per line; empty lines are ignored.
 
     Raises:
-        ConfigError: the file cannot be read, or holds no token, or one that is too short or no visible ASCII.
+        ConfigError: the file cannot be read or has no token, or a token is too short or not visible ASCII.
     """
     try:
         lines = _read(path).decode("ascii").splitlines()
@@ -64,9 +64,9 @@ def read_tokens(path: Path) -> tuple[bytes, ...]:
 
 
 class TokenCheck(aio.ServerInterceptor):
-    """Refuses calls without one of the tokens in `authorization: Bearer …`, health checks apart.
+    """Refuses calls without one of the tokens in `authorization: Bearer …`, except health checks.
 
-    Every token is compared in constant time, whether or not an earlier one was right.
+    Every token is compared in constant time, even after a match.
     """
 
     def __init__(self, tokens: Sequence[bytes]) -> None:
@@ -99,7 +99,7 @@ async def _refuse(messages: Any, context: aio.ServicerContext[Any, Any]) -> None
     )
 
 
-# takes messages of any form, as it looks at none
+# fits every method, because it reads no message
 _REFUSED: grpc.RpcMethodHandler[Any, Any] = grpc.stream_stream_rpc_method_handler(_refuse)
 
 

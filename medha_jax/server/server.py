@@ -35,8 +35,8 @@ from medha_jax.server.trace import ScheduleTrace
 SERVICE = pb.DESCRIPTOR.services_by_name["Inference"].full_name
 REFLECTION = reflection.SERVICE_NAME
 WORKERS = 2  # threads for long texts and prompts
-HEALTH_SECONDS = 0.25  # between looks at the engine
-LAST_WORDS_SECONDS = 1.0  # that ended streams have to be told so
+HEALTH_SECONDS = 0.25  # between checks of the engine
+LAST_WORDS_SECONDS = 1.0  # for ended streams to send their status
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
@@ -45,15 +45,15 @@ class Loader(Protocol):
     """Loads the engine of a server, as `engine.EngineLoader` does."""
 
     def load(self, listener: Listener, on_tick: OnTick | None) -> EngineService:
-        """Load the engine and start its thread; called once, in a thread of its own.
+        """Load the engine and start its thread; called once, in its own thread.
 
         Args:
-            listener: hears the engine's events.
-            on_tick: told of every tick, before the listener; None where no one wants to know.
+            listener: gets the engine's events.
+            on_tick: gets every tick, before the listener; None if not needed.
         """
 
     def close(self) -> None:
-        """Give back what the load took. Called once, when the engine has stopped."""
+        """Release what `load` took. Called once, when the engine has stopped."""
 
 
 async def serve(
@@ -70,17 +70,17 @@ async def serve(
 
     Args:
         settings: of the server.
-        model: what is served, with the most tokens of context that it can have.
-        loader: loads the engine once the address is listened on.
+        model: the served model, with its largest possible context.
+        loader: loads the engine once the server listens.
         clock: the engine's, in seconds.
-        announce: takes the line that says that the server is ready, and where.
-        tell: takes all other lines: what happens, and the access log.
-        stopping: stops the server when it is set. Without it SIGTERM and SIGINT do, and a second signal ends the
-            running streams at once; the caller must then be the main thread.
+        announce: takes the line that the server is ready, with its address.
+        tell: takes all other lines, those of the access log included.
+        stopping: stops the server when it is set. Without it SIGTERM and SIGINT stop the server, and a second signal
+            ends the running streams at once; the caller must then be the main thread.
 
     Raises:
-        ConfigError: a file of TLS or of tokens is not what it should be; nothing was loaded.
-        ListenError: an address cannot be listened on; nothing was loaded.
+        ConfigError: a file of TLS or of tokens is wrong; nothing was loaded.
+        ListenError: the server cannot listen on an address; nothing was loaded.
         OSError: the trace cannot be written; nothing was loaded.
     """
     credentials = None if settings.tls is None else server_credentials(settings.tls)
@@ -115,7 +115,7 @@ async def serve(
                 tell("stopped before it was ready")
             else:
                 service = await loading
-                stop.listen()  # again: what the load started may have taken the signals over
+                stop.listen()  # again: the load may have replaced the signal handlers
                 inference.open(service, replace(model, context=service.context))
                 await _tell_health(readiness, True)
                 announce(f"serving {model.name} on {join_address(settings.host, port)}")
@@ -134,11 +134,11 @@ async def serve(
 
 
 class _Stop:
-    """What ends a server: an event of the caller's, or signals. Belongs to the event loop.
+    """Stops a server by the caller's event or by signals. Belongs to the event loop.
 
     Attributes:
-        asked: set when the server is to stop.
-        hurry: set when it is to end running streams at once.
+        asked: set when the server must stop.
+        hurry: set when it must end running streams at once.
     """
 
     def __init__(self, asked: asyncio.Event | None) -> None:
@@ -146,12 +146,12 @@ class _Stop:
         self._signals = (signal.SIGTERM, signal.SIGINT) if asked is None else ()
 
     def listen(self) -> None:
-        """Take the signals."""
+        """Install the signal handlers."""
         for number in self._signals:
             asyncio.get_running_loop().add_signal_handler(number, self._on_signal)
 
     def leave(self) -> None:
-        """Give the signals back."""
+        """Remove the signal handlers."""
         for number in self._signals:
             asyncio.get_running_loop().remove_signal_handler(number)
 
@@ -168,7 +168,7 @@ def _listen_for_metrics(metrics: Metrics, host: str, port: int) -> str:
 
 
 def _load(loader: Loader, streams: Streams, metrics: Metrics | None, trace: ScheduleTrace | None) -> EngineService:
-    """Load the engine. Metrics and trace are told of each tick and event, in its thread, before the streams are."""
+    """Load the engine. Metrics and trace get each tick and event in its thread, before the streams do."""
     told = [watcher for watcher in (metrics, trace) if watcher is not None]
 
     def on_tick(report: TickReport) -> None:
@@ -187,7 +187,7 @@ def _load(loader: Loader, streams: Streams, metrics: Metrics | None, trace: Sche
 
 
 def _in_thread(work: Callable[[], T]) -> asyncio.Future[T]:
-    """Run work in a thread, which goes on alone if its caller stops waiting: a load cannot be interrupted."""
+    """Run work in a thread. A load cannot be interrupted, so the thread goes on if its caller stops waiting."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
 
@@ -214,7 +214,7 @@ def _in_thread(work: Callable[[], T]) -> asyncio.Future[T]:
 
 
 async def _drain(streams: Streams, seconds: float, hurry: asyncio.Event, tell: Callable[[str], None]) -> None:
-    """Wait for the streams that are open; end those that take too long."""
+    """Wait for the open streams; end those that take longer than `seconds`."""
     tell(f"stopping: {len(streams)} streams have up to {seconds:g} s")
     if await _first(streams.closed(), hurry.wait(), seconds):
         return
@@ -223,7 +223,7 @@ async def _drain(streams: Streams, seconds: float, hurry: asyncio.Event, tell: C
 
 
 async def _first(wanted: Awaitable[object], other: Awaitable[object], seconds: float) -> bool:
-    """Wait for either of two, at most `seconds`; returns whether the first one came."""
+    """Wait until one of two is done, at most `seconds`; returns whether the first one is."""
     first, second = asyncio.ensure_future(wanted), asyncio.ensure_future(other)
     await asyncio.wait((first, second), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
     done = first.done()
@@ -233,7 +233,7 @@ async def _first(wanted: Awaitable[object], other: Awaitable[object], seconds: f
 
 
 async def _watch(service: EngineService, readiness: health.aio.HealthServicer) -> None:
-    """Say NOT_SERVING when the engine cannot go on."""
+    """Report NOT_SERVING when the engine cannot go on."""
     while service.healthy:
         await asyncio.sleep(HEALTH_SECONDS)
     await _tell_health(readiness, False)

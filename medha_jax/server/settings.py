@@ -11,9 +11,9 @@ from medha_jax.net import TlsFiles, is_protected, join_address
 
 LogFormat = Literal["text", "json", "off"]
 LOG_FORMATS = ("text", "json", "off")
-BYTES_PER_TOKEN = 8  # of a message; packed ids take 5 at most, text of code and prose about 4
-SETTINGS_BYTES = 65536  # of a message beside its prompt
-LARGEST_MESSAGE = 64 * 2**20  # longer prompts go in parts
+BYTES_PER_TOKEN = 8  # of a message; packed ids take at most 5, code and prose about 4
+SETTINGS_BYTES = 65536  # of a message without its prompt
+LARGEST_MESSAGE = 64 * 2**20  # bytes; longer prompts come in parts
 _LISTEN, _LIMITS, _SECURITY = "Where to listen", "Limits", "Security"
 
 
@@ -38,7 +38,7 @@ class Limits:
         return self.max_message_bytes or min(SETTINGS_BYTES + BYTES_PER_TOKEN * context, LARGEST_MESSAGE)
 
     def text_bytes(self, context: int) -> int:
-        """UTF-8 bytes of the longest text that is looked at, for a context in tokens."""
+        """UTF-8 bytes of the longest text that is tokenized, for a context in tokens."""
         return min(BYTES_PER_TOKEN * context, self.message_bytes(context))
 
 
@@ -55,7 +55,7 @@ class ServerSettings:
     metrics_port: int | None = setting(
         None, "Prometheus; 0 picks a free one. Default: off.", at_least=0, at_most=2**16 - 1, panel=_LISTEN
     )
-    tls: TlsFiles | None = None  # without it nothing is encrypted; with an authority clients need certificates
+    tls: TlsFiles | None = None  # None: no encryption; with an authority, clients need certificates
     token_file: Path | None = setting(
         None, "Bearer tokens, one a line, of which a call needs one.", option="auth_token_file", panel=_SECURITY
     )

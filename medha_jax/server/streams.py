@@ -1,4 +1,4 @@
-"""The streams that are open: from the engine's thread to the coroutine that writes each of them."""
+"""Open streams carry events from the engine's thread to the coroutine that writes them to a client."""
 
 from __future__ import annotations
 
@@ -16,17 +16,14 @@ Item = Queued | list[NewTokens] | Completed | Failed | Refusal
 
 
 class Stream:
-    """What waits to be written to one client. Belongs to the event loop.
+    """The events that wait to be written to one client. Belongs to the event loop.
 
-    Deltas that wait are written together, so what a slow reader holds is bounded by its output, and the engine never
-    waits for it.
-
-    Args:
-        request_id: names it.
+    Waiting deltas are written together. A slow reader holds no more than its own output, and the engine never waits
+    for it.
 
     Attributes:
-        number: the engine's, once it has the request.
-        over: whether the engine has said the last of it.
+        number: the engine's number of the request, once it has one.
+        over: whether the coroutine has taken the engine's last event.
     """
 
     def __init__(self, request_id: str) -> None:
@@ -42,7 +39,7 @@ class Stream:
         self._some.set()
 
     async def take(self) -> Item:
-        """Wait for the next event; deltas that follow each other come together."""
+        """Wait for the next event; consecutive deltas come together."""
         while not self._waiting:
             self._some.clear()
             await self._some.wait()
@@ -60,11 +57,7 @@ class Stream:
 
 
 class Streams:
-    """All open streams, by request id and by the engine's number. Only `listen` may be called from another thread.
-
-    Args:
-        most: streams at once.
-    """
+    """All open streams, at most `most`, by request id and by number. Other threads may only call `listen`."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -83,7 +76,7 @@ class Streams:
         """Begin a stream.
 
         Raises:
-            Refusal: as many are open as may, or one of this id is.
+            Refusal: the most streams are open, or one with this id is.
         """
         if len(self._by_id) >= self._most:
             raise too_busy(f"{self._most} streams are open; allowed are {self._most}")
@@ -94,11 +87,11 @@ class Streams:
         return stream
 
     def expect(self) -> None:
-        """A request is being submitted: events that come before `bind` are kept."""
+        """Keep early events, because a request is being submitted; each call needs one `bind`."""
         self._submitting += 1
 
     def bind(self, stream: Stream, number: int | None) -> None:
-        """The request of a stream has its number; None: it was refused."""
+        """Give a stream the number of its request, or None if the request was refused."""
         self._submitting -= 1
         if number is not None:
             stream.number = number
@@ -108,7 +101,7 @@ class Streams:
             self._early.clear()
 
     def close(self, stream: Stream) -> None:
-        """The stream is at its end."""
+        """Forget a stream."""
         self._by_id.pop(stream.request_id, None)
         if stream.number is not None:
             self._by_number.pop(stream.number, None)
@@ -116,7 +109,7 @@ class Streams:
             self._none.set()
 
     def find(self, request_id: str) -> Stream | None:
-        """The open stream of this id."""
+        """The open stream with this id, if there is one."""
         return self._by_id.get(request_id)
 
     def end_all(self, refusal: Refusal) -> None:
@@ -125,11 +118,11 @@ class Streams:
             stream.put(refusal)
 
     async def closed(self) -> None:
-        """Wait until none is open."""
+        """Wait until no stream is open."""
         await self._none.wait()
 
     def listen(self, events: list[tuple[int, EngineEvent]]) -> None:
-        """Hand the events of a tick over; the engine's listener."""
+        """Pass the events of a tick to the event loop; this is the engine's listener."""
         self._loop.call_soon_threadsafe(self._deliver, events)
 
     def _deliver(self, events: list[tuple[int, EngineEvent]]) -> None:

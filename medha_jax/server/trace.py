@@ -1,4 +1,4 @@
-"""The schedule as a Chrome trace, for ui.perfetto.dev: what ran when, where, for whom, and who waited."""
+"""The schedule as a Chrome trace for ui.perfetto.dev: which chunk ran when and where, and which request waited."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from medha_jax.engine import ChunkReport, Completed, EngineEvent, Failed, NewTok
 
 MOST_EVENTS = 1_000_000  # about 250 MB
 LEAST_WAIT_S = 1e-3
-REQUESTS = 1  # process of the lifelines; those of stages and groups follow
-ORIGIN = "origin"  # tells when the trace was opened by the engine's clock, for records of others by the same clock
-TICKS, DECODES, CHUNKS = 0, 1, 2  # tracks of a stage and group; prompt chunks have one each
+REQUESTS = 1  # process of the lifelines; the processes of stages and groups follow
+ORIGIN = "origin"  # event with the engine's clock at the trace's start, to align other records of that clock
+TICKS, DECODES, CHUNKS = 0, 1, 2  # tracks of a stage and group; each prompt chunk of a tick has its own
 
 
 @dataclass(slots=True)
 class _Line:
-    """A request's lifeline: the phase it is in, and the end of its last prompt chunk in seconds."""
+    """A request's lifeline: its phase, and the end of its last prompt chunk in seconds."""
 
     phase: str
     served: float = math.nan
@@ -30,17 +30,12 @@ class _Line:
 class ScheduleTrace:
     """Writes a JSON array of trace events while a server runs.
 
-    Every stage and group is a process with a track of ticks, one of decodes, and one for each prompt chunk that a tick
-    may hold. Requests are nestable async events: `queued`, `prefill` with the `wait`s between its chunks, `decode`,
-    `preempted`. Times are in microseconds since the trace was opened.
+    Every stage and group is a process with tracks for ticks, for decodes, and for each prompt chunk of a tick.
+    Requests are nestable async events: `queued`, `prefill` with the `wait`s between its chunks, `decode`, `preempted`.
+    Times are in microseconds since the trace was opened.
 
-    For one thread, the engine's; `on_tick` comes before `on_events` of the same tick. An error while writing, and the
-    cap on events, end the trace and not the server.
-
-    Args:
-        path: of the file, which is replaced.
-        clock: the engine's, in seconds.
-        most_events: that are written; then the trace ends.
+    Only the engine's thread may call it, with `on_tick` before `on_events` of the same tick. A write error, or
+    `most_events` events, end the trace but not the server. A file at `path` is replaced.
 
     Raises:
         OSError: the file cannot be written.
@@ -57,10 +52,10 @@ class ScheduleTrace:
         self._write({"ph": "M", "name": ORIGIN, "pid": REQUESTS, "args": {"clock_s": self._origin}})
 
     def on_tick(self, report: TickReport) -> None:
-        """Write what ran in a tick."""
+        """Write the chunks of a tick."""
         times = {"ts": self._us(report.started), "dur": (report.ended - report.started) * 1e6}
         groups = len(report.free_pages)
-        # a stage without a chunk waits for the others
+        # a stage without a chunk only waits for the others, so it has no slice
         for stage in sorted({chunk.stage for chunk in report.chunks}):
             for group in range(groups):
                 chunks = [chunk for chunk in report.chunks if chunk.stage == stage and group in chunk.groups]
@@ -77,7 +72,7 @@ class ScheduleTrace:
             self._end(number, "cancelled")
 
     def on_events(self, events: Iterable[tuple[int, EngineEvent]]) -> None:
-        """Write where requests are."""
+        """Write the new phases of requests."""
         now = self._clock()
         for number, event in events:
             match event:
@@ -94,13 +89,13 @@ class ScheduleTrace:
                     self._end(number, event.reason)
 
     def close(self) -> None:
-        """End the lifelines that are open and the file; further calls do nothing."""
+        """End the open lifelines and the file; further calls do nothing."""
         for number in list(self._lines):
             self._end(number, "open when the trace ended")
         self._finish()
 
     def _ran(self, pid: int, name: str, report: TickReport, chunks: list[ChunkReport], times: dict[str, float]) -> None:
-        """The slices of one stage and group."""
+        """Write the slices of one stage and group."""
         measured = report.ended - report.started if report.timed else None
         cost = {"predicted_s": report.predicted, "measured_s": measured}
         self._name(pid, TICKS, name, "ticks")
@@ -130,7 +125,7 @@ class ScheduleTrace:
             self._write({"ph": "X", "name": label, "pid": pid, "tid": CHUNKS + at, **times, "args": args})
 
     def _served(self, chunk: ChunkReport, report: TickReport) -> None:
-        """A prompt chunk entered the first stage; the time since the one before was a wait."""
+        """Note a prompt chunk in the first stage; the time since the chunk before it was a wait."""
         line = self._lines.get(chunk.number)
         if line is None:
             return
@@ -160,7 +155,7 @@ class ScheduleTrace:
         self._write({**event, "ts": self._us(now), "args": args or {}})
 
     def _name(self, pid: int, tid: int, process: str, track: str) -> None:
-        """Name a track, and its process with the first one."""
+        """Name a track once; the first track names its process, too."""
         if (pid, tid) in self._named:
             return
         self._named.add((pid, tid))
@@ -198,5 +193,5 @@ class ScheduleTrace:
         self._lines.clear()
         try:
             self._file.close()
-        except OSError:  # what was buffered cannot be written either; the file is closed all the same
+        except OSError:  # the buffer cannot be written either, but the file is closed
             return
