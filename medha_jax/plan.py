@@ -172,10 +172,9 @@ class Admission:
 
     Args:
         slot: a free one, or the request's own when one more group joins it.
-        prompt: tokens in its prompt.
+        prompt: number of tokens in its prompt.
         end_tokens: ids that end it; suppressed before `min_tokens`.
-        prompted: prompt tokens computed before.
-        generated: tokens that it generated before.
+        prompted, generated: prompt tokens computed before, and tokens that it generated before.
     """
 
     slot: int

@@ -47,7 +47,6 @@ def print_convoy(convoys: Sequence[Convoy], target_ms: float | None, stamp: Mapp
 
 
 def _convoy_rows(convoys: Sequence[Convoy], found: Sequence[Figures]) -> Iterator[tuple[str, list[str]]]:
-    """Label and cells of every row."""
     parts = ("P50", "P90", "P99")
     ttfts, tpots = [one.short_ttft for one in found], [one.short_tpot for one in found]
     for place, part in enumerate(parts):

@@ -156,7 +156,6 @@ class _Group:
 
 
 def _group(annotation: Any, outer: Shown) -> _Group | None:
-    """The group that an annotation names, or None."""
     kind, shown = annotation, Shown()
     if get_origin(annotation) is Annotated:
         kind, *extras = get_args(annotation)

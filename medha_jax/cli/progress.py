@@ -64,13 +64,7 @@ class PrefillEstimate:
 class Progress:
     """Progress on stderr: a bar on a terminal, a line every few seconds elsewhere. Owns the bar.
 
-    A context manager that leaves nothing on the terminal.
-
-    Args:
-        name: of the work.
-        total: number of parts.
-        clock: seconds, monotonic.
-        terminal: whether stderr is one; None asks it.
+    A context manager that leaves nothing on the terminal. `total` is the number of parts. `terminal` None asks stderr.
     """
 
     def __init__(self, name: str, total: int, clock: Callable[[], float], *, terminal: bool | None = None) -> None:

@@ -65,11 +65,7 @@ def read_prompt(text: str | None, file: str | None, ids: str | None, tokenizer: 
 
 
 def read_ids(ids: str) -> tuple[int, ...]:
-    """The given token ids, or those from standard input for `-`.
-
-    Raises:
-        InvalidRequestError: as `parse_ids`.
-    """
+    """The given token ids, or those from standard input for `-`; errors as in `parse_ids`."""
     return parse_ids(_decode(_read("-"), "standard input") if ids == "-" else ids)
 
 
@@ -147,8 +143,7 @@ def sampling_params(
     """Sampling fields from the flags, else from `generation_config.json`, else SamplingParams' own.
 
     Args:
-        directory: of the model, for error messages.
-        defaults: from the model's files.
+        defaults: from the files in `directory`.
         given: values by field name; None is unset.
 
     Raises:

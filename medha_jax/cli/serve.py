@@ -119,7 +119,6 @@ def _serve(
     cluster: ClusterConfig | None,
     name: str,
 ) -> None:
-    """Serve, then end the process."""
     import asyncio
 
     from medha_jax.cli.opening import model_sizes

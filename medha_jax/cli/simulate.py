@@ -181,7 +181,6 @@ def _print_rows(rows: Sequence[Any]) -> None:
 
 
 def _variants(asked: ComparedPolicies, settings: SchedulerConfig) -> list[tuple[str, SchedulerConfig]]:
-    """Schedulers to compare, with their names."""
     found: list[tuple[str, SchedulerConfig]] = []
     for policy in asked.policy or POLICIES:
         config = dataclasses.replace(settings, policy=policy)

@@ -112,7 +112,6 @@ def print_errors(measured: Calibration) -> None:
 
 
 def _three(values: Sequence[float] | None, shown: str) -> list[str]:
-    """Three percentiles as text."""
     return [NOTHING] * 3 if values is None else [shown.format(value) for value in values]
 
 

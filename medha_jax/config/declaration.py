@@ -22,9 +22,7 @@ class Setting:
         help: one line for `--help`; also the field's documentation.
         at_least, above: the smallest value, or an excluded lower limit.
         at_most, below: the largest value, or an excluded upper limit.
-        choices: the allowed words.
-        words: name in error messages, if it is not the field's.
-        option: name on the command line, if it is not the field's.
+        words, option: name in error messages and on the command line, if it is not the field's.
         per: units of the option in one unit of the field: 1000 for an option in ms of a field in seconds.
         metavar: stands for the value in `--help`.
         panel: its heading in `--help`.

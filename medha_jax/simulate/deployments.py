@@ -1,20 +1,9 @@
 """Machines for the simulator: from a cost model, or from published times.
 
 The published times are the Medha paper's authors': Llama-3 8B on 16 A100, two pipeline stages of eight, chunks of
-2,048. A prompt of n tokens alone took `0.0387 + 1.70e-5 n + 1.393e-10 n²` seconds (within 11 % of their nine figures
-from 2K to 1M tokens). A token of output took 7.5 ms (up to 6K) to 187 ms (1M).
-
-The coefficients of one tick, which is one of the two stages, follow from that:
-
-- N chunks leave after N + 1 ticks. So the slope of the fit is a tick of 2,048 tokens, 34.8 ms. Its constant is the tick
-  that fills the pipeline.
-- A token of output at a short context takes two ticks that read little but weights: `fixed` is 3.75 ms.
-- `tokens` is the rest of the 34.8 ms. A decode row is assumed to cost as much as a prompt row.
-- `context` (reading KV) is either the memory's bandwidth, or the published time of a token at 1M. The second is ten
-  times slower and fits a decode kernel that reads one long request on few cores.
-- Chunks read KV too, once per 2,048 tokens: a part of the fit's square. `attention` is the rest of the square. So both
-  deployments give the published prefill, and differ for small chunks and long contexts.
-- `rows` (sampling) was not measured and is 0.
+2,048. docs/scheduling.md ("The machine") derives the coefficients of a tick. Two steps are not there: N chunks leave
+after N + 1 ticks, so the constant of the fit is the tick that fills the pipeline. A decode row is assumed to cost as
+much as a prompt row. The fit is within 11 % of the authors' nine figures from 2K to 1M tokens.
 """
 
 from __future__ import annotations

@@ -141,7 +141,6 @@ class Estimator:
 
     @cached_property
     def _busy(self) -> PrefillTable:
-        """Prefill times beside decodes."""
         return PrefillTable(self.cost, self._shapes, self.targets.tpot_s / self._stages)
 
     def _at_least(self, prompts: np.ndarray) -> np.ndarray:

@@ -39,7 +39,7 @@ class Coefficients:
         kv: share of the memory's bandwidth when KV is read.
         link: share of a link's bandwidth.
         launch_s: of the host per layer; devices that are faster wait for it.
-        tick_s: of a tick beside its layers; nothing overlaps it.
+        tick_s: of a tick apart from its layers; nothing overlaps it.
         row_s: per real row, which is sampled and delivered.
     """
 

@@ -59,7 +59,6 @@ class _Recorder:
         self._ended = math.nan
 
     def __call__(self, report: TickReport) -> None:
-        """Record a tick."""
         host, self._ended = report.started - self._ended, report.ended
         if not report.timed or report.bucket not in self._seen:
             self._seen.add(report.bucket)

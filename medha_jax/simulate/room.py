@@ -17,7 +17,6 @@ class Room:
 
     Args:
         usable: bytes of the device that may be used.
-        weights: bytes of parameters.
         register: bytes of the stage register.
         slots: bytes of page tables and sampler state.
         token: bytes of one token's KV.

@@ -15,17 +15,15 @@ def record_of(
     finished: float | None,
     end: float,
 ) -> RequestRecord:
-    """The record of a simulated request. All times are in seconds.
+    """The record of a simulated request; all times are in seconds.
 
     `outputs` has at most two entries, the first token and the last. So it has no gaps between tokens, but TPOT, their
     mean, is exact.
 
     Args:
-        index: its place among the requests.
         deadline_s: from arrival to the first token.
         alone_s: of its prefill alone.
-        first: time of its first token; None if the simulation ended before.
-        finished: time of its last token; None if the simulation ended before.
+        first, finished: times of its first and last token; None if the simulation ended before.
         end: of the simulation.
     """
     outputs: list[tuple[float, int]] = [] if first is None else [(first, 1)]

@@ -23,15 +23,12 @@ class PolicySummary:
 
     Args:
         load: seconds of isolated prefill that arrive in a second; at 1, prompts alone keep the machine busy.
-        requests: that arrived.
-        on_time_short: share of short requests with a first token within `max(1.5 x isolated prefill, 0.5 s)`.
-        on_time_long: the same share of long requests.
-        normalised: P50, P90 and P99 of TTFT / isolated prefill.
-        normalised_long: the same for long requests.
+        on_time_short, on_time_long: share with a first token within `max(1.5 x isolated prefill, 0.5 s)`.
+        normalised, normalised_long: P50, P90 and P99 of TTFT / isolated prefill, of all and of long requests.
         throughput: requests a second that finished while requests arrived.
         tokens_per_second: prompt and output tokens computed, over the whole simulation.
         longest_wait: largest TTFT, seconds.
-        left_behind: long requests of the first third of the time that had no first token at the end, and all of them.
+        left_behind: long requests of the first third of the time: those without a first token at the end, and all.
         tpot: P50 and P99 of the time per output token after the first, seconds.
         seconds: simulated.
     """
@@ -96,8 +93,8 @@ class ConvoySummary:
     """One policy on a convoy of one long request and many short ones; times in seconds, simulated.
 
     Args:
-        short_ttft: median and P99 of the short requests.
-        short_tpot: median and largest of the short requests.
+        short_ttft: median and P99.
+        short_tpot: median and largest.
         long_finished: when the last token of the long request came.
         long_bound: seconds of all requests one after the other, prefills and output tokens.
     """

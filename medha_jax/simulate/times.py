@@ -33,7 +33,6 @@ class GroupWork:
         return Segment(self.rows - chunks, self.tokens, chunks)
 
     def __add__(self, other: GroupWork) -> GroupWork:
-        """The sum of both."""
         return GroupWork(
             self.chunks + other.chunks,
             self.context + other.context,

@@ -16,10 +16,8 @@ BLOCK = 4096  # times drawn at once
 def due_times(config: WorkloadConfig, burstiness: float, rng: np.random.Generator) -> np.ndarray:
     """Increasing seconds after the start at which requests are due; for every process but "trace".
 
-    A longer run of the same seed begins with the same times. Poisson and gamma start with a gap.
-
-    Args:
-        burstiness: shape of gamma's gaps.
+    A longer run of the same seed begins with the same times. Poisson and gamma start with a gap. `burstiness` is the
+    shape of gamma's gaps.
 
     Raises:
         WorkloadError: no request is due before the end, or too many are.

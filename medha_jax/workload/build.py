@@ -156,7 +156,6 @@ def _drawn(config: WorkloadConfig, source: Source, times: np.ndarray, lengths: i
 
 
 def _sampled(config: WorkloadConfig, sample: Sample, number: int, at: float) -> WorkloadRequest:
-    """The request that a sample describes."""
     output, prompt = sample.output_tokens, sample.prompt_tokens
     if output is None:
         low, high = config.output_range
@@ -175,7 +174,6 @@ def _output_scale(config: WorkloadConfig) -> float:
 
 
 def _scaled(lengths: np.ndarray, scale: float) -> list[int]:
-    """Scaled token counts, rounded, at least 1."""
     whole: list[int] = np.maximum(1, np.rint(lengths * scale)).astype(np.int64).tolist()
     return whole
 
@@ -222,7 +220,6 @@ def _warmup(config: WorkloadConfig, source: Source) -> tuple[WorkloadRequest, ..
 
 
 def _fitting(requests: Sequence[WorkloadRequest], limit: int) -> None:
-    """Refuse requests that are longer than the context."""
     totals = [(request.length) + request.output_tokens for request in requests]
     beyond = sum(total > limit for total in totals)
     if beyond:

@@ -152,11 +152,9 @@ class ConvoyConfig:
 
     Args:
         long_prompt: tokens of the long prompt, which is due at 0.
-        long_output: output tokens of the long request.
         shorts: number of short requests.
         short_prompt: prompt tokens of each.
         short_prompt_most: if set, prompt tokens are uniform from `short_prompt` to this.
-        short_output: output tokens of each.
         first: seconds until the first of them is due.
         interval: seconds from one to the next.
         vocabulary: token ids are drawn from 0 up to, not including, this.

@@ -58,6 +58,5 @@ def _range(lengths: tuple[int, int]) -> str:
 
 
 def _factor(scale: float) -> str:
-    """A scale as text, as a fraction of one if it is one."""
     parts = round(1 / scale)
     return f"1/{parts}" if parts > 1 and math.isclose(scale, 1 / parts) else f"{scale:g}"

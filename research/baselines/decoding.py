@@ -80,7 +80,6 @@ class DecodePool:
         return ended
 
     def _admit(self) -> None:
-        """Admit waiting requests that fit, in order."""
         held = self.held
         while self.waiting and len(self.running) < self.slots:
             if held + self.waiting[0].held > self.tokens and self.running:

@@ -34,8 +34,7 @@ def simulate_split(
     Every device of the decode pool receives its part over its own link; sending costs neither pool any time.
 
     Args:
-        prefill: machine of the prompts.
-        decode: machine of the output.
+        prefill, decode: machines of the prompts and of the output.
         cost: of the decode machine.
         settings: of the prefill machine's scheduler.
         isolated: seconds of a prompt alone, for deadlines.
@@ -94,11 +93,9 @@ def simulate_apart(
     border: int = 65536,
     until: float | None = None,
 ) -> Outcome:
-    """Short prompts on one machine and long ones on another, regardless of their loads.
+    """Short prompts, below `border` tokens, on one machine and long ones on another, regardless of their loads.
 
     Args:
-        short: machine of prompts below `border` tokens.
-        long: machine of the others.
         settings: of both schedulers.
         isolated: seconds of a prompt alone, for deadlines.
         until: seconds at which to stop.

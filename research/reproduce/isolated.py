@@ -33,7 +33,7 @@ TILE = 64  # queries of a thread block
 
 @dataclass(frozen=True)
 class Calibrated:
-    """The measured system. `constant` is every request's wait beside its chunks, in seconds."""
+    """The measured system. `constant` is the seconds that every request takes in addition to its chunks."""
 
     cost: CostModel
     constant: float

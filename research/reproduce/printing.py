@@ -25,5 +25,4 @@ def print_reproduction(found: Reproduction) -> None:
 
 
 def _figure(value: float) -> str:
-    """Four digits, without an exponent."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
