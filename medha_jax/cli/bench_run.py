@@ -28,11 +28,9 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class Opened:
-    """A server with an open session.
+    """A server with an open session, and what it reports about itself.
 
-    Args:
-        facts: what the server reports about itself.
-        vocabulary: token ids of prompts are below it.
+    Token ids of prompts are below `vocabulary`.
     """
 
     session: Session
@@ -102,7 +100,7 @@ class Book:
         Args:
             name: heads its column.
             config: settings to show with it.
-            facts: of the server.
+            facts: what the server reports about itself.
             rate: offered, requests a second.
             series: the line that it belongs to, among runs at several rates.
         """

@@ -66,12 +66,7 @@ def _convoy_rows(convoys: Sequence[Convoy], found: Sequence[Figures]) -> Iterato
 
 
 def print_search(found: Found, wanted: float, what: str) -> None:
-    """Print the tried rates, in their order.
-
-    Args:
-        wanted: least attainment of a rate that is good enough.
-        what: the workload, in words.
-    """
+    """Print the tried rates of the workload `what`; a rate is good enough from attainment `wanted` on."""
     rows = []
     for one in found.tried:
         share = NOTHING if one.attainment is None else f"{100 * one.attainment:.1f} %"

@@ -140,11 +140,7 @@ def sampling_params(
     defaults: GenerationDefaults,
     given: Mapping[str, object],
 ) -> SamplingParams:
-    """Sampling fields from the flags, else from `generation_config.json`, else SamplingParams' own.
-
-    Args:
-        defaults: from the files in `directory`.
-        given: values by field name; None is unset.
+    """Sampling fields that are `given` (not None), else those of `generation_config.json`, else SamplingParams' own.
 
     Raises:
         InvalidRequestError: a value is out of its range.

@@ -43,13 +43,12 @@ MOST_TICKS = 1_000_000
 
 @dataclass(frozen=True)
 class Calibration:
-    """A measured machine.
+    """A measured machine: `times` are fitted to the even ticks of its file.
 
     Args:
         about: model, device, dtype and jax, as the file states them.
         config: mesh, slots and pool; no model to load.
         context: most tokens of one request.
-        times: fitted to the even ticks of the file.
         errors: of the odd ticks; the first entry covers all of them, the others one regime each.
     """
 

@@ -43,11 +43,9 @@ def fitted(context: float) -> LinearTimeModel:
 
 @dataclass(frozen=True)
 class Deployment:
-    """A machine to simulate: its shapes, its KV pool and its time model.
+    """A machine to simulate: its shapes, its KV pool and the time model of its scheduler.
 
     Args:
-        about: a description.
-        model: the scheduler predicts with it.
         config: only mesh, slots and pool are used; there is no model to load.
         context: most tokens of one request.
         devices: real times of the devices; None if they equal the scheduler's predictions.

@@ -34,10 +34,9 @@ class SimulatedTick:
 
 @dataclass
 class Totals:
-    """What was computed so far. Owned by the executor.
+    """What was computed so far; `seconds` of all ticks. Owned by the executor.
 
     Args:
-        seconds: of all ticks.
         tokens: rows of all chunks, without padding.
         attention: sum over these rows, decodes included, of the context that each sees, in tokens².
     """

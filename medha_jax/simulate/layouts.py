@@ -23,11 +23,9 @@ SHARED = Buckets(decode=(4,), prefill=(64, 512, 2048, 8192), chunks=2)
 
 @dataclass(frozen=True)
 class Candidate:
-    """A layout and its replicas.
+    """A layout, with `replicas` independent servers of it on all devices.
 
-    Args:
-        replicas: independent servers of this layout on all devices.
-        spread: groups that hold a longest request at its end.
+    `spread` is the number of groups that hold a longest request at its end.
     """
 
     mesh: MeshConfig

@@ -57,11 +57,9 @@ class WorkloadRequest:
 
 @dataclass(frozen=True)
 class Workload:
-    """What to send; it depends on the configuration alone.
+    """What to send, in order of due times; it depends on the configuration alone.
 
-    Args:
-        warmup: requests to finish before the start; they are not measured.
-        requests: by due time.
+    `warmup` requests are finished before the start and not measured.
     """
 
     config: WorkloadConfig | ConvoyConfig

@@ -11,10 +11,7 @@ from dataclasses import dataclass, field
 class Decoding:
     """A request that has its first token.
 
-    Args:
-        number: names it.
-        context: tokens before the next one.
-        left: output tokens still to come.
+    It has `context` tokens before the next one, and `left` output tokens still to come.
     """
 
     number: int

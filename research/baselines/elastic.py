@@ -62,12 +62,9 @@ def simulate_elastic(
     isolated: Callable[[int], float],
     until: float | None = None,
 ) -> Outcome:
-    """Serve requests as they arrive, until all are done.
+    """Serve requests as they arrive, until all are done, or until the second `until`.
 
-    Args:
-        arrivals: in order.
-        isolated: seconds of a prompt alone, for deadlines.
-        until: stop at this second, finished or not; None to serve everything.
+    `isolated` gives the seconds of a prompt alone, from which deadlines follow.
 
     Raises:
         SimulationError: a request needs more KV than all instances hold.

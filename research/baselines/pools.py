@@ -95,10 +95,7 @@ def simulate_apart(
 ) -> Outcome:
     """Short prompts, below `border` tokens, on one machine and long ones on another, regardless of their loads.
 
-    Args:
-        settings: of both schedulers.
-        isolated: seconds of a prompt alone, for deadlines.
-        until: seconds at which to stop.
+    `isolated` gives the seconds of a prompt alone, from which deadlines follow. The simulation stops at `until`.
     """
     kinds = [one for one in arrivals if one.length < border], [one for one in arrivals if one.length >= border]
     parts = [

@@ -14,14 +14,9 @@ Kind = Literal["fitted", "predicted"]
 
 @dataclass(frozen=True)
 class Comparison:
-    """One figure.
+    """One figure, simulated and published; `published` is None if nothing was published.
 
-    Args:
-        what: a description.
-        simulated: the simulator's figure.
-        published: the published figure, None if there is none.
-        unit: of both.
-        kind: whether the published figure was used for calibration. A fitted figure does not count as predicted.
+    `kind` says whether the published figure was used for calibration. A fitted figure does not count as predicted.
     """
 
     what: str
