@@ -34,7 +34,6 @@ class Engine:
         scheduler: made by `scheduler_for` this executor.
         model: observes the seconds of each tick.
         clock: seconds, monotonic.
-        outputs: makes each request's output.
         on_tick: called with each tick whose results were read, until it raises.
         on_error: called with errors, which end the requests of their tick; without it errors are raised.
         on_result: called with every chunk's raw result, for tests of logits.
@@ -140,12 +139,9 @@ class Engine:
         return Queued(*self._scheduler.outlook(number, self._clock()))
 
     def extend(self, number: int, ids: Sequence[int], complete: bool) -> None:
-        """Add the next part of a prompt; a request that has ended is ignored.
+        """Add the next part of a prompt that has a `prompt_bound`; a request that has ended is ignored.
 
-        Args:
-            number: of a request with a `prompt_bound`.
-            ids: checked token ids within the bound; may be empty.
-            complete: whether this is the last part.
+        `ids` must be checked and within the bound; they may be empty. The last part is `complete`.
         """
         generation = self._generations.get(number)
         if generation is None:

@@ -21,11 +21,9 @@ class RequestOutput:
     def __init__(self, request: GenerationRequest, tokenizer: Tokenizer, *, limit: int | None = None) -> None:
         """Begin with nothing generated.
 
-        Args:
-            request: the end of its prompt is the detokenizer's context, so the text continues the prompt exactly,
-                with the space that begins a word, for example.
-            tokenizer: turns ids into text.
-            limit: tokens that still fit the context after the prompt; None for no such limit.
+        The end of the request's prompt is the detokenizer's context. So the text continues the prompt exactly, for
+        example with the space that begins a word. `limit` is the number of tokens that still fit the context after the
+        prompt; None for no such limit.
         """
         sampling = request.sampling
         self._request = request

@@ -74,7 +74,6 @@ class EngineService:
         engine: used by nothing else from `start` on. One without `on_error` ends with its first error.
         listener: called in the engine's thread, at most once per tick, with all events of the tick in order. It must
             not wait.
-        clock: the engine's, in seconds.
     """
 
     def __init__(self, engine: Engine, listener: Listener, clock: Callable[[], float]) -> None:
@@ -130,12 +129,9 @@ class EngineService:
         return number
 
     def extend(self, number: int, prompt_ids: Sequence[int], done: bool) -> None:
-        """Add the next part of a prompt. A complete prompt, or a request that has ended, is left as it is.
+        """Add the next tokens, perhaps none, of a prompt that has a `prompt_bound`; `done` with the last part.
 
-        Args:
-            number: of a request with a `prompt_bound`.
-            prompt_ids: the next tokens; may be empty.
-            done: whether this is the last part.
+        A complete prompt, or a request that has ended, is left as it is.
 
         Raises:
             InvalidRequestError: ids outside the vocabulary, or more tokens than the bound; the request still waits.

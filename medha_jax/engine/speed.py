@@ -52,10 +52,9 @@ class Speed:
 
 @dataclass(frozen=True)
 class HostTime:
-    """Host time of a tick, as medians in seconds.
+    """Host time of a tick, as medians over `ticks` ticks in seconds.
 
     Args:
-        ticks: number of timed ticks.
         schedule: planning and delivery of results.
         submit: layout and dispatch of the plan; a device that is the host itself may compute meanwhile.
         wait: for the results.
@@ -157,13 +156,9 @@ class _Notebook:
 
 
 class EngineSpeed:
-    """Runs an engine in this thread and times its ticks; owns the engine.
+    """Runs an engine in this thread and times its ticks; owns the engine. Nothing else may use the executor.
 
-    Args:
-        executor: used by nothing else.
-        tokenizer: of the model.
-        clock: seconds, monotonic.
-        on_tick: called after every tick with a description of what runs, for progress and Ctrl-C.
+    `on_tick` is called after every tick with a description of what runs, for progress and Ctrl-C.
     """
 
     def __init__(

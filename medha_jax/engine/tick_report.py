@@ -19,8 +19,8 @@ class ChunkReport:
         stage: of the pipeline; a chunk passes all stages in turn.
         groups: KV groups that hold the request so far; the last one owns the chunk.
         start: position of its first token.
-        length: tokens.
-        decode: whether it is a decode, whose token a tick before has sampled.
+        length: in tokens.
+        decode: whether it feeds a token that an earlier tick has sampled.
         slack: relative slack of the request when the chunk was planned; NaN for decodes.
         first: whether it is the request's first chunk and in the first stage.
     """

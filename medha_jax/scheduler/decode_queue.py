@@ -35,12 +35,7 @@ class DecodeQueue:
         ]
 
     def end(self, left: Iterable[RequestState], sampling: Iterable[RequestState]) -> None:
-        """End a plan.
-
-        Args:
-            left: requests of `begin` that found no row.
-            sampling: requests with a chunk in this plan that samples a token.
-        """
+        """End a plan: `left` found no row, and a chunk of each of `sampling` samples a token."""
         self._due = _turns(left)
         self._coming.append(_turns(state for state in sampling if state.wants_more))
 

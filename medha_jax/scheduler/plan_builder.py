@@ -36,7 +36,7 @@ class Planned:
         expired: requests dropped because their deadline has passed.
         work: of the slowest stage in the tick in which the plan enters.
         seconds: predicted for that tick.
-        sizes: rows of that tick, with padding: own decodes, own prompt tokens, shared decodes, shared prompt tokens.
+        sizes: padded rows of that tick: own decodes, own prompt tokens, shared decodes, shared prompt tokens.
         slacks: relative slack of each chunk's request before the chunk; NaN for decodes.
         preempted: requests that lose their pages, now or when their chunks in flight have left.
     """
@@ -69,7 +69,7 @@ class _OpenPlan:
 
     Args:
         sampling: requests with a chunk in the plan that samples a token.
-        prompts: prompt chunks in the plan.
+        prompts: number of prompt chunks.
         too_large: prompts tried that do not fit the tick.
         blocked: waiting requests tried without free pages for them.
         decode_tpot: least TPOT target of the decodes, in seconds.

@@ -93,13 +93,12 @@ class RequestState:
         to_feed: tokens to feed before the next one is sampled.
         total: predicted seconds of all its prompt work.
         remaining: predicted seconds of the prompt work that is not planned.
-        generated: token ids of its output.
         chunks: lengths of the planned prompt chunks, in tokens.
         owners: groups that hold it up to `scheduled`.
         slot: on the devices; -1 without one.
         scheduled: tokens that have entered the first pipeline stage.
         computed: tokens that have left the last stage.
-        in_flight: chunks between the first stage and the last.
+        in_flight: chunks that have entered the first stage and not left the last.
         prompt_chunks: prompt chunks planned since it was admitted.
         last_planned_tick: the tick in which it was admitted or got its last prompt chunk.
         cached_by_group: its tokens in each group's prefix cache; None if not looked up.

@@ -1,4 +1,4 @@
-"""Requests that hold a slot and pages: who is admitted, preempted and requeued."""
+"""Requests that hold a slot and pages: how they are admitted, preempted and requeued."""
 
 from __future__ import annotations
 
@@ -119,16 +119,9 @@ class RunningRequests:
     ) -> list[RequestState] | None:
         """Admitted requests to preempt so that a waiting one fits, least urgent first; None if that does not help.
 
-        A victim must be less urgent than the waiting request, even with all its work to be done again. It must be
-        needed, and have fewer than `max_preemptions` preemptions. The list is empty if requests that are leaving
-        already free enough.
-
-        Args:
-            state: the waiting request.
-            priority: of the waiting request, by `policy`.
-            policy: the order.
-            now: seconds.
-            spared: requests that must not be preempted.
+        `state` is the waiting request and `priority` its priority by `policy`. A victim must be less urgent, even with
+        all its work to be done again. It must be needed, have fewer than `max_preemptions` preemptions, and not be
+        `spared`. The list is empty if requests that are leaving already free enough.
         """
         free, slots, able, most = list(self._pages.free), self.free_slots, [], self._config.max_preemptions
         for holder in self._holders.values():

@@ -41,20 +41,15 @@ class QueueStats:
 class Scheduler:
     """Plans ticks: all decodes that are due, then prompt chunks in the order of the policy.
 
-    Under every policy, an admitted prompt gets a chunk at least every `ageing_ticks * (slots + 1) + stages` plans.
-    Every `ageing_ticks`-th plan begins with the smallest chunk of the prompt that has waited longest, and at most
-    `slots` prompts are admitted. If the policy bounds waits itself, only the first prompt of its order has a bound:
-    a chunk at least every `ageing_ticks` plans. A decode that is due is planned within `2 * slots` plans. Without
-    chunk preemption, a prompt waits until those before it are done. The policy chooses which request is admitted.
+    An admitted prompt gets a chunk at least every `ageing_ticks * (slots + 1) + stages` plans. Every
+    `ageing_ticks`-th plan begins with the smallest chunk of the prompt that has waited longest, and at most `slots`
+    prompts are admitted. There are two exceptions. If the policy bounds waits itself, only the first prompt of its
+    order is sure of a chunk, at least every `ageing_ticks` plans. Without chunk preemption, a prompt waits until those
+    before it are done. A decode that is due is planned within `2 * slots` plans. The policy chooses which request is
+    admitted.
 
-    Not thread-safe. `now` is always in seconds of one clock that does not go back.
-
-    Args:
-        config: policy and limits.
-        shapes: of ticks.
-        pages: of all KV groups; nothing else may take any.
-        model: predicts the seconds of a tick.
-        ahead: ticks that may be planned before the results of earlier ones are read.
+    Not thread-safe. `now` is always in seconds of one clock that does not go back. Nothing else may take `pages`.
+    `ahead` ticks may be planned before the results of earlier ones are read.
     """
 
     def __init__(

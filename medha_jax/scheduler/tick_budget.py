@@ -176,11 +176,8 @@ class TickBudget:
     def largest(self, owners: Sequence[int], start: int, most: int, target: TickTarget) -> int:
         """The longest chunk of a prompt, in tokens, that keeps the tick to its target; 0 if there is none.
 
-        Args:
-            owners: the groups that hold the request up to the chunk.
-            start: position of the first token.
-            most: tokens to the end of the prompt or of the group's part.
-            target: of the tick.
+        `owners` are the groups that hold the request up to position `start`, where the chunk begins. `most` is the
+        number of tokens to the end of the prompt or of the group's part.
         """
         rows = self._rows(owners)
         lengths = candidates(rows.buckets, rows.tokens, most)
@@ -286,9 +283,9 @@ class TickTargets:
     mean time per token is kept. The saved time is at most that of `ageing_ticks` ticks. The smallest chunk runs at
     once if there are no decodes, or if they already exceed the target.
 
-    Without decodes no request waits for a token. A tick may then take IDLE_PATIENCE times its limit, or times the
-    smallest chunk if that is longer, when a smaller chunk would hardly shorten it. Without chunk preemption there is
-    no limit, and chunks are as large as possible.
+    Without decodes no request waits for a token. If a smaller chunk would hardly shorten a tick, it may take
+    IDLE_PATIENCE times its limit, or times the smallest chunk's time if that is longer. Without chunk preemption there
+    is no limit, and chunks are as large as possible.
     """
 
     def __init__(self, config: SchedulerConfig, stages: int) -> None:
@@ -299,11 +296,9 @@ class TickTargets:
         self._saved = 0.0
 
     def target(self, tpot: float, seconds: float) -> TickTarget:
-        """The target of a tick.
+        """The target of a tick whose decodes take `seconds` alone and have `tpot` as their tightest TPOT target.
 
-        Args:
-            tpot: tightest TPOT target of the decodes of its plan, in seconds; infinite without decodes.
-            seconds: of the decodes alone.
+        `tpot` is in seconds, and infinite without decodes.
         """
         if self._unlimited:
             return TickTarget(math.inf, math.inf)
@@ -313,13 +308,7 @@ class TickTargets:
         return TickTarget(promised, math.inf if seconds > promised else promised + self._saved)
 
     def planned(self, tpot: float, coming: float, seconds: float) -> None:
-        """Note a planned tick.
-
-        Args:
-            tpot: as for `target`.
-            coming: the same, prompts that end in this plan included.
-            seconds: predicted for the tick.
-        """
+        """Note a tick planned to take `seconds`; `tpot` as for `target`, `coming` with the prompts that end in it."""
         promised = self._tightest(tpot)
         if promised < math.inf:
             self._saved = min(max(self._saved + promised - seconds, 0.0), self._most_saved * promised)

@@ -97,16 +97,15 @@ class LinearTimeModel:
 class FittedTimeModel:
     """Learns the coefficients from measured ticks: robust non-negative least squares of relative errors.
 
-    It keeps the latest ticks of every kind (bucket rows and size of attention), so many decodes in a row do not
+    It keeps the latest ticks of every kind (bucket rows and size of attention). So a long series of decodes does not
     displace the prompts. It fits again every REFIT_TICKS ticks. Tukey's biweight on the relative residuals gives no
     weight to ticks that took far longer than similar ones.
 
     A machine that becomes slower as a whole (heat, other users) produces such outliers, too. So predictions are scaled
     by the median of measured / fitted over the latest LATEST_TICKS ticks.
 
-    Args:
-        key: what the measurements are valid for, such as model, mesh, dtype and device.
-        start: predicts until LEAST_TICKS ticks were seen.
+    `key` states what the measurements are valid for: model, mesh, dtype and device. `start` predicts until LEAST_TICKS
+    ticks were seen.
     """
 
     def __init__(self, key: dict[str, str], start: LinearTimeModel | None = None) -> None:

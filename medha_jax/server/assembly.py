@@ -29,11 +29,11 @@ def assemble(
     clock: Callable[[], float] = time.perf_counter,
     tell: Callable[[str], None] = logger.info,
 ) -> tuple[ServedModel, EngineLoader]:
-    """Read a model directory, except for its weights, which the loader reads.
+    """Read the model directory of `runtime`, except for its weights, which the loader reads.
 
     Args:
-        runtime: of the engine; names the model directory.
-        scheduling: of the scheduler; None for its defaults.
+        runtime: settings of the engine.
+        scheduling: settings of the scheduler; None for the defaults.
         name: of the model, for clients; None for that of its directory.
         cluster: the processes of the mesh, if there are several.
         clock: of the engine, in seconds; `serve` needs the same one.

@@ -24,11 +24,8 @@ logger = logging.getLogger(__name__)
 class Calls:
     """Begins and ends calls. Belongs to the event loop.
 
-    Args:
-        log: gets the record of every call.
-        clock: the engine's, in seconds.
-        workers: threads for work that would block the loop.
-        on_refused: called with the status of every call that does not end with OK.
+    `clock` is the engine's. `workers` do the work that would block the loop. `on_refused` is called with the status of
+    every call that does not end with OK.
     """
 
     def __init__(

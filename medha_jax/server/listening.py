@@ -25,11 +25,8 @@ def grpc_server(
 ) -> tuple[aio.Server, int]:
     """A server that is not started yet, and its port.
 
-    Args:
-        settings: of the server.
-        size: bytes of the largest message that it takes.
-        credentials: of TLS; None for plain text.
-        tokens: every call needs one of them; empty for none.
+    It takes messages of at most `size` bytes. Without credentials it uses no TLS. If there are tokens, every call needs
+    one of them.
 
     Raises:
         ListenError: the server cannot listen on the address.

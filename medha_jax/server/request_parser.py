@@ -35,7 +35,6 @@ class ServedModel:
 
     Args:
         name: for clients.
-        tokenizer: of the model.
         vocab: entries of its vocabulary.
         context: most tokens of prompt and output together.
         sampling: defaults for the sampling fields of a request.

@@ -47,9 +47,7 @@ class Loader(Protocol):
     def load(self, listener: Listener, on_tick: OnTick | None) -> EngineService:
         """Load the engine and start its thread; called once, in its own thread.
 
-        Args:
-            listener: gets the engine's events.
-            on_tick: gets every tick, before the listener; None if not needed.
+        `listener` gets the engine's events. `on_tick` gets every tick before the listener does; None if not needed.
         """
 
     def close(self) -> None:
@@ -69,7 +67,7 @@ async def serve(
     """Serve until stopped; then let running streams finish.
 
     Args:
-        settings: of the server.
+        settings: address, limits and security.
         model: the served model, with its largest possible context.
         loader: loads the engine once the server listens.
         clock: the engine's, in seconds.

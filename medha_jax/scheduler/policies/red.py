@@ -29,9 +29,9 @@ class Relegation:
     The order is:
 
     1. the oldest relegated request, if the relegated are owed service;
-    2. short relegated requests that delay no request on time;
-    3. requests whose work fits the slack of all on-time requests before them, shortest first; then the other requests
-       on time, earliest deadline first;
+    2. short relegated requests that delay no on-time request;
+    3. on-time requests: first those whose work fits the slack of all before them, shortest first; then the others,
+       earliest deadline first;
     4. requests aside, shortest remaining time first;
     5. the relegated, longest wait relative to its work first.
 
