@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ast
 from collections import defaultdict
+from importlib.util import find_spec
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -47,3 +50,9 @@ def test_benchmarks_import_nothing_of_the_tools() -> None:
         )
     ]
     assert [(path, name) for path, name in imports if name.split(".")[0] == "tools"] == []
+
+
+def test_modules_whose_shapes_are_checked_exist(pytestconfig: pytest.Config) -> None:
+    *modules, _ = pytestconfig.getoption("jaxtyping_packages").split(",")
+    assert modules
+    assert [module for module in modules if find_spec(module) is None] == []

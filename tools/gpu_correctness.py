@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,10 +35,12 @@ class Outcome:
         return f"{'ok  ' if self.passed else 'FAIL'} {self.name}: {self.detail}"
 
 
-def case(heads: int, kv_heads: int, head_dim: int, page: int, **more: object) -> Case:
+def case(heads: int, kv_heads: int, head_dim: int, page: int, **more: Any) -> Case:
     """A ragged tick of 4 decodes and 300 prompt tokens, with contexts up to 4,096 tokens."""
-    sizes = dict(keys=128, decode_keys=64, dtype="bfloat16", decodes=4, prompt=300, pages_per_slot=4096 // page)
-    return Case(heads, kv_heads, head_dim, page, **{**sizes, **more})  # type: ignore[arg-type]
+    sizes: dict[str, Any] = dict(
+        keys=128, decode_keys=64, dtype="bfloat16", decodes=4, prompt=300, pages_per_slot=4096 // page
+    )
+    return Case(heads, kv_heads, head_dim, page, **{**sizes, **more})
 
 
 CASES = [

@@ -6,6 +6,7 @@ import dataclasses
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -146,8 +147,8 @@ def sampling_params(
         InvalidRequestError: a value is out of its range.
     """
     base = SamplingParams.from_file(directory / "generation_config.json", defaults.sampling)
-    changes = {name: value for name, value in given.items() if value is not None}
-    return dataclasses.replace(base, **changes)  # type: ignore[arg-type]
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    return dataclasses.replace(base, **changes)
 
 
 def _read(source: str) -> bytes:

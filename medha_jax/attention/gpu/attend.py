@@ -108,7 +108,7 @@ def attend(
             filled = run(more, prefill, shape.prefill_items, filled, FIRST=shape.decode_items)
     out, lse, part_out, part_lse = filled
     rows = max(tile.rows for tile in (decode, prefill) if tile is not None)
-    return launch(  # type: ignore[return-value]
+    out, lse = launch(
         kernel=kernels.merge_kernel,
         inputs=(part_out, part_lse, work.merges),
         changed=(out, lse),
@@ -127,6 +127,7 @@ def attend(
             SOME=MERGE_PARTS,
         ),
     )
+    return out, lse
 
 
 def _pool_sizes(pool: Pool) -> dict[str, int]:
