@@ -14,7 +14,7 @@ from medha_jax.engine.generation import Generation, OutputFactory
 from medha_jax.engine.recovery import Recovery, internal_error
 from medha_jax.engine.tick_report import Load, TickReport, report_tick
 from medha_jax.kv.allocator import OutOfPagesError
-from medha_jax.plan import Admission, Chunk, InvalidRequestError, TokenResult
+from medha_jax.plan import Admission, InvalidRequestError, TokenResult
 from medha_jax.scheduler.plan_builder import Planned
 from medha_jax.scheduler.request import RequestState, SchedulerRequest
 from medha_jax.scheduler.scheduler import Scheduler, check_queue
@@ -248,29 +248,32 @@ class Engine:
             results, times = self._flight.read(tick)
         except Exception as error:
             return self._fail_plan(leaving, leaving.states, error)
-        events: Events = []
         if leaving.states:
             self._recovery.progressed()
-        for state, chunk, result in zip(leaving.states, leaving.plan.chunks, results, strict=True):
-            if self._scheduler.chunk_left(state, chunk, result.token, times.ended):
-                events += self._deliver(state, chunk, result, times.ended)
+        events = self._deliver(leaving, results, times.ended)
         self._report(tick, times)
         self._cancelled.clear()
         return events
 
-    def _deliver(self, state: RequestState, chunk: Chunk, result: TokenResult, now: float) -> Events:
-        """Turn the result of a chunk into events of its request."""
-        number, events = state.number, Events()
-        if self._on_result is not None:
-            self._on_result(number, result)
-        if chunk.last and not result.finite:
-            message = f"request {number}: the model's logits are not finite at {chunk.end} tokens"
-            return [self._end(number, Failed("not_finite", message))]
-        try:
-            for event in self._generations[number].computed(state, chunk, result, now):
-                events.append(self._end(number, event) if isinstance(event, Completed) else (number, event))
-        except Exception as error:
-            events.append(self._end(number, self._failed(error)))
+    def _deliver(self, leaving: Planned, results: Sequence[TokenResult], now: float) -> Events:
+        """Turn the results of a plan's chunks into events of their requests."""
+        events: Events = []
+        chunk_left, on_result = self._scheduler.chunk_left, self._on_result
+        for state, chunk, result in zip(leaving.states, leaving.plan.chunks, results, strict=True):
+            if not chunk_left(state, chunk, result.token, now):
+                continue
+            number = state.number
+            if on_result is not None:
+                on_result(number, result)
+            if chunk.last and not result.finite:
+                message = f"request {number}: the model's logits are not finite at {chunk.end} tokens"
+                events.append(self._end(number, Failed("not_finite", message)))
+                continue
+            try:
+                for event in self._generations[number].computed(state, chunk, result, now):
+                    events.append(self._end(number, event) if isinstance(event, Completed) else (number, event))
+            except Exception as error:
+                events.append(self._end(number, self._failed(error)))
         return events
 
     def _report(self, tick: DispatchedTick, times: TickTimes) -> None:

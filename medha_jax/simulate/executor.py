@@ -165,7 +165,8 @@ class SimulatedExecutor:
                 work = own[groups[0]] = GroupWork()
             work.add(start, length, per_group)
             tokens += length
-            attention += chunk_attention(start, length, UNBOUNDED)
+            # most chunks are decodes, which see their own position and all before it
+            attention += start + 1 if length == 1 else chunk_attention(start, length, UNBOUNDED)
         works = tuple(own.values()) or EMPTY.work
         need = reduce(or_, [work.segment for work in works])
         if not shared.rows:
