@@ -279,8 +279,8 @@ class TickTargets:
     TPOT target of the decodes in any stage, divided by the stages. A prompt whose last chunk is in flight counts as a
     decode, because its next token shares ticks with the new plan.
 
-    If no prompt chunk fits beside the decodes, the smallest one runs once earlier ticks have saved its time. So the
-    mean time per token is kept. The saved time is at most that of `ageing_ticks` ticks. The smallest chunk runs at
+    If no prompt chunk fits beside the decodes, the smallest one runs as soon as earlier ticks have saved its time. So
+    the mean time per token is kept. The saved time is at most that of `ageing_ticks` ticks. The smallest chunk runs at
     once if there are no decodes, or if they already exceed the target.
 
     Without decodes no request waits for a token. If a smaller chunk would hardly shorten a tick, it may take
