@@ -1,14 +1,14 @@
-"""XLA's settings for the ticks on GPUs. They go with each program, so nothing of the process changes."""
+"""XLA options for ticks on GPUs. They go with each program, so the process's own settings stay unchanged."""
 
 from __future__ import annotations
 
-# Weights lie stacked by layer. XLA's own matrix kernels want each layer's copied out first: on an H200 that was 7.8 of
-# the 17 ms of a tick of 64 decodes of an 8B model. cuBLAS reads them where they lie, if slices may become part of its
-# calls. Command buffers launch a recorded graph in place of kernel after kernel, conditions included, so that the host
-# does not wait for one; a list replaces XLA's own, which records neither the layers' loop nor collectives. Latency
-# hiding moves collectives beside work that does not need them; with one GPU there is nothing to measure. XLA would
-# join the products of queries, keys and values by writing their weights side by side, 100 MB a layer of an 8B model:
-# 0.8 of the 9.5 ms of a tick.
+# Times: a tick of 64 decodes of an 8B model on an H200.
+# - Triton GEMM off, dynamic slice fusion on: weights are stacked by layer. XLA's own matrix kernels first copy each
+#   layer's weights out (7.8 of 17 ms). cuBLAS reads the slice in place.
+# - Command buffers launch one recorded graph, conditions included, so the host never waits for a condition.
+#   The list replaces XLA's default, which records neither the layers' loop nor collectives.
+# - Latency hiding overlaps collectives with independent work. It cannot be measured on one GPU.
+# - Dot merger off: XLA would copy the query, key and value weights side by side (100 MB a layer, 0.8 of 9.5 ms).
 GPU_OPTIONS: dict[str, str | bool | int] = {
     "xla_gpu_enable_triton_gemm": False,
     "xla_gpu_enable_dynamic_slice_fusion": True,
@@ -21,10 +21,5 @@ GPU_OPTIONS: dict[str, str | bool | int] = {
 
 
 def compiler_options(setting: str, platform: str) -> dict[str, str | bool | int]:
-    """What a tick is compiled with beside XLA's own settings and `XLA_FLAGS`, by option.
-
-    Args:
-        setting: `auto`, or `none` for nothing.
-        platform: of the mesh's devices, `gpu` or `cpu`.
-    """
+    """Options beside XLA's defaults and `XLA_FLAGS`; `setting` is `auto` or `none`, `platform` `gpu` or `cpu`."""
     return dict(GPU_OPTIONS) if setting == "auto" and platform == "gpu" else {}

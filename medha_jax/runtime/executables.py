@@ -1,4 +1,4 @@
-"""Programs compiled ahead, one a bucket; the loop can only call what stands in the table."""
+"""Programs compiled ahead, one per bucket. Ticks run only programs from this table."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CACHE_HIT = "/jax/compilation_cache/cache_hits"
 
 @dataclass(frozen=True)
 class Compiled:
-    """One program, the seconds it took to make, and whether the persistent cache had it."""
+    """A compiled program, its compile time in seconds, and whether it came from the persistent cache."""
 
     program: stages.Compiled
     seconds: float
@@ -29,22 +29,18 @@ class Compiled:
 
 
 class ExecutableTable:
-    """Owner of the compiled programs. Filled once at start; afterwards an unknown shape is an error."""
+    """Owner of the compiled programs. It is filled once at start; an unknown shape is then an error."""
 
     def __init__(self, programs: Mapping[Bucket, Compiled]) -> None:
         self._programs = dict(programs)
 
     @property
     def buckets(self) -> tuple[Bucket, ...]:
-        """The shapes that can run, smallest first."""
+        """The compiled shapes, smallest first."""
         return tuple(sorted(self._programs))
 
     def compiled(self, bucket: Bucket) -> stages.Compiled:
-        """The program of a shape.
-
-        Raises:
-            UnknownShapeError: it was not compiled at start.
-        """
+        """The program of a shape. Raises UnknownShapeError if the shape was not compiled at start."""
         try:
             return self._programs[bucket].program
         except KeyError:
@@ -59,15 +55,13 @@ class ExecutableTable:
         on_done: Callable[[Bucket, Compiled], Any],
         options: Mapping[str, Any] | None = None,
     ) -> ExecutableTable:
-        """Trace, lower and compile every shape.
+        """Trace, lower and compile every shape, `threads` at once. `on_done` is called as each shape is ready.
 
         Args:
-            lower: per shape, the function that traces and lowers it.
-            threads: compilations at once.
-            on_done: told each shape as it is ready.
-            options: of XLA, beside its own: str, bool or int by name.
+            lower: for each shape, the function that traces and lowers it.
+            options: XLA options by name (str, bool or int), beside XLA's defaults.
         """
-        found: set[int] = set()  # threads whose present compilation the cache answered
+        found: set[int] = set()  # threads whose current compilation hit the cache
 
         def listen(event: str, **_: object) -> None:
             if event == CACHE_HIT:
@@ -96,7 +90,7 @@ class ExecutableTable:
 def use_compilation_cache(directory: Path | None) -> None:
     """Turn on JAX's persistent compilation cache for every program, however quickly it compiles.
 
-    JAX opens a cache once and stays with its directory, so the one that is open is closed first.
+    JAX opens a cache once and keeps its directory, so an open cache is closed first.
     """
     if directory is None:
         return

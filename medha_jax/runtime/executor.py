@@ -32,15 +32,12 @@ class MeshExecutor:
     """Runs plans on a mesh of devices; the only owner of the device state.
 
     Args:
-        config: sizes and settings.
-        arch: the model.
-        parameters: placed on the mesh (`placement.place_parameters`).
-        mesh: the devices.
-        report: told what start-up does, a line at a time.
+        parameters: placed on the mesh by `place_parameters`.
+        report: called with each line of start-up progress.
 
     Raises:
         LayoutError: the model cannot be divided over the mesh.
-        LaunchError: the configuration asks for attention that cannot run on it.
+        LaunchError: the configured attention cannot run on the mesh.
     """
 
     def __init__(
@@ -51,9 +48,9 @@ class MeshExecutor:
         self.sizes, self.vocab = self.programs.sizes, arch.vocab
         self.prefix_cacheable = not arch.rope.follows_length
         on_cpu = mesh.devices.flat[0].platform == "cpu"
-        # a host would wait for an accelerator between ticks; CPU devices compute on the host's own cores
+        # Planning one tick ahead keeps an accelerator busy. CPU devices share the host's cores and gain nothing.
         self.ahead = 0 if on_cpu else 1
-        # with few cores, a second program on several CPU devices deadlocks in its collectives
+        # With few cores, two programs at once on several CPU devices deadlock in their collectives.
         self._one_at_a_time = on_cpu and mesh.devices.size > 1
         self._parameters = self.programs.arguments(parameters)
         self._flight = deque([EMPTY] * config.mesh.spp, config.mesh.spp)
@@ -68,7 +65,7 @@ class MeshExecutor:
         self._adopt = jax.jit(adopt, donate_argnums=0, out_shardings=shardings.table).lower(*nothing).compile()
 
     def usable(self) -> bool:
-        """Whether the state is there: a program that fails takes its donated arguments with it. Waits for ticks."""
+        """Whether the device state survived: a failed program destroys its donated arguments. Waits for ticks."""
         arrays = jax.tree.leaves(self._state)
         try:
             jax.block_until_ready(arrays)
@@ -77,10 +74,10 @@ class MeshExecutor:
         return not any(array.is_deleted() for array in arrays)
 
     def renew(self) -> None:
-        """Begin again with an empty state and nothing in flight, after an error that took the old one."""
+        """Start again with an empty state and no plans in flight, after an error destroyed the old state."""
         for array in jax.tree.leaves(self._state):
             if not array.is_deleted():
-                array.delete()  # two pools would not fit
+                array.delete()  # memory does not hold two pools
         self._flight.extend([EMPTY] * self.config.mesh.spp)
         self._state = jax.block_until_ready(self._make_state())
 
@@ -92,15 +89,12 @@ class MeshExecutor:
         self._state = dataclasses.replace(self._state, slots=slots)
 
     def adopt(self, slot: int, group: int, pages: Sequence[int]) -> None:
-        """Make pages that are filled already the first ones of an admitted request on a group.
+        """Give an admitted request pages of `group` that already hold the KV of its prompt's first tokens, in order.
 
-        Args:
-            slot: of a request that was admitted and has run no chunk.
-            group: that holds the pages.
-            pages: filled with the KV of the prompt's first tokens, in order; the first chunk starts after them.
+        Call it before the request's first chunk, which starts after those tokens.
 
         Raises:
-            ValueError: there is no such slot or group, or there are more pages than a request can have.
+            ValueError: the slot or group does not exist, or there are more pages than a request can have.
         """
         groups, slots, width = self._state.table.shape
         if not (0 <= slot < slots and 0 <= group < groups and len(pages) <= width):
@@ -114,7 +108,7 @@ class MeshExecutor:
         self._state = dataclasses.replace(self._state, table=table)
 
     def bucket(self, plan: StepPlan) -> Bucket:
-        """The shape that a tick would have in which `plan` enters.
+        """The shape of the tick in which `plan` would enter.
 
         Raises:
             UnknownShapeError: the plans in flight are larger than every compiled shape.
@@ -130,7 +124,7 @@ class MeshExecutor:
         flight, bucket = self._entering(plan), self.bucket(plan)
         packed = pack(flight, self.programs.plan_layouts[bucket], self.programs.geometry)
         plans: np.ndarray | Array = packed
-        if jax.process_count() > 1:  # a program over several processes takes no host array that is divided
+        if jax.process_count() > 1:  # a program over several processes cannot take a divided host array
             sharding = self.programs.plan_shape(bucket).sharding
             plans = jax.make_array_from_callback(packed.shape, sharding, lambda index: packed[index])
         self._state, sampled = self.executables.compiled(bucket)(self._parameters, self._state, plans)
@@ -140,10 +134,7 @@ class MeshExecutor:
         return TickHandle(flight[-1], bucket, sampled)
 
     def collect(self, handle: TickHandle) -> list[TokenResult]:
-        """Wait for a tick; one result for each chunk of its leaving plan, in order.
-
-        Every group must lie on this process.
-        """
+        """Wait for a tick; one result per chunk of its leaving plan, in order. This process must hold every group."""
         results = local_results(handle)
         return [results[number] for number in range(len(handle.leaving.chunks))]
 

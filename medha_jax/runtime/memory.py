@@ -1,4 +1,4 @@
-"""What a configuration keeps on each device, and whether it fits."""
+"""Memory that a configuration needs on each device, and whether it fits."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Bytes on one device. `limit` is what may be used, None where it is not known.
+    """Bytes on one device. `limit` is the usable memory, None if unknown.
 
-    `pool_per_page` is the bytes of one KV page of all the device's layers and heads.
+    `pool_per_page` counts one KV page over all layers and heads of the device.
     """
 
     weights: int
@@ -34,19 +34,19 @@ class MemoryPlan:
 
     @property
     def total(self) -> int:
-        """Bytes kept between ticks; programs need some more while they run."""
+        """Bytes kept between ticks. Running programs need more."""
         return self.weights + self.pool + self.register + self.slots
 
     @property
     def longest_context(self) -> int | None:
-        """Tokens of one request that would fit in all groups together if the pool took all that is left."""
+        """Tokens of one request that would fit in all groups if the pool took all remaining memory."""
         if self.limit is None:
             return None
         left = max(0, self.limit - self.total + self.pool)
         return left // self.pool_per_page * self.page_size * self.groups
 
     def lines(self) -> list[str]:
-        """The plan for people, a line each."""
+        """The plan as text."""
         parts = {"weights": self.weights, "KV pool": self.pool, "register": self.register, "slots": self.slots}
         sizes = ", ".join(f"{name} {size / MIB:,.1f} MiB" for name, size in parts.items())
         limit = "unknown" if self.limit is None else f"{self.limit / MIB:,.0f} MiB"
@@ -59,12 +59,7 @@ class MemoryPlan:
 
 
 def plan_memory(programs: Programs, limit: int | None) -> MemoryPlan:
-    """Count the bytes of everything that stays on a device.
-
-    Args:
-        programs: the configuration on its mesh.
-        limit: bytes of a device that may be used, None if not known.
-    """
+    """Count the bytes that stay on a device. `limit` is its usable bytes, None if unknown."""
     state = programs.state_shapes
     pool = sum(_local(leaf) for leaf in jax.tree.leaves(state.pool))
     slots = sum(_local(leaf) for leaf in jax.tree.leaves((state.table, state.last_token, state.slots)))
@@ -87,7 +82,7 @@ def _local(shape: Any) -> int:
 
 
 def usable_bytes(device: jax.Device, sharing: int, fraction: float) -> int | None:
-    """Bytes of a device that may be used: a share of what the accelerator, or the host for `sharing` CPUs, has."""
+    """Usable bytes of a device: `fraction` of an accelerator's memory, or of the host's, divided by `sharing` CPUs."""
     if device.platform == "cpu":
         return int(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * fraction) // sharing
     stats = device.memory_stats() or {}
@@ -95,18 +90,14 @@ def usable_bytes(device: jax.Device, sharing: int, fraction: float) -> int | Non
 
 
 def check_memory(plan: MemoryPlan, programs: Programs, devices: int) -> None:
-    """Check that a plan fits.
-
-    Raises:
-        LayoutError: with what is needed, what there is, and layouts of the same devices that divide more.
-    """
+    """Raise LayoutError if a plan does not fit. The message suggests layouts that need less memory per device."""
     if plan.limit is None or plan.total <= plan.limit:
         return
     layout, arch = programs.layout, programs.arch
     ratio = plan.total / plan.limit
 
     def fits(other: Layout) -> bool:
-        # weights shrink with tp and spp, the pool with kvp as well
+        # tp and spp divide the weights; kvp divides the pool as well
         return not other.misfits(arch) and other.devices / layout.devices >= ratio
 
     raise LayoutError(

@@ -1,4 +1,4 @@
-"""Turn the plans in flight into the one int32 array that a tick takes. NumPy only."""
+"""Pack the plans in flight into the single int32 array that a tick takes. NumPy only."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EMPTY = StepPlan(())
 
 @dataclass(frozen=True)
 class Geometry:
-    """Sizes that turn requests into rows: `page` and `per_group` in tokens; `shared` is None for one group."""
+    """Sizes that packing needs. `page` and `per_group` are in tokens; `shared` is None for one group."""
 
     groups: int
     page: int
@@ -29,13 +29,13 @@ class Geometry:
 
 
 def chunks_of(plan: StepPlan, group: int | None) -> tuple[list[Chunk], list[Chunk]]:
-    """Chunks of one token, which run as decode rows, and longer ones; of a group's own, or shared if None."""
+    """A group's own chunks (the shared ones if `group` is None): decodes of one token, then longer chunks."""
     mine = [c for c in plan.chunks if (c.shared if group is None else not c.shared and c.groups[0] == group)]
     return [c for c in mine if c.length == 1], [c for c in mine if c.length > 1]
 
 
 def needs(plan: StepPlan, groups: int) -> tuple[Segment, Segment]:
-    """What the own segment (the largest group's) and the shared segment of a plan must hold."""
+    """Sizes that a plan needs of the own segment (over all groups) and of the shared segment."""
 
     def count(group: int | None) -> Segment:
         single, longer = chunks_of(plan, group)
@@ -48,11 +48,7 @@ def needs(plan: StepPlan, groups: int) -> tuple[Segment, Segment]:
 
 
 def bucket_for(plans: Sequence[StepPlan], geometry: Geometry) -> Bucket:
-    """The smallest shape that holds every plan in flight.
-
-    Raises:
-        UnknownShapeError: none does.
-    """
+    """The smallest shape that holds every plan in flight. Raises UnknownShapeError if there is none."""
     own, shared = NO_ROWS, NO_ROWS
     for plan in plans:
         mine, common = needs(plan, geometry.groups)
@@ -61,7 +57,7 @@ def bucket_for(plans: Sequence[StepPlan], geometry: Geometry) -> Bucket:
 
 
 def pack(plans: Sequence[StepPlan], layout: PlanLayout, geometry: Geometry) -> np.ndarray:
-    """Lay out the plan of every stage for one shape: int32 `[stages, groups, PlanLayout.size]`."""
+    """Pack the plan of every stage for one shape: int32 `[stages, groups, PlanLayout.size]`."""
     packed = np.zeros((len(plans), geometry.groups, layout.size), np.int32)
     for stage, plan in enumerate(plans):
         for group in range(geometry.groups):
@@ -74,7 +70,7 @@ def pack(plans: Sequence[StepPlan], layout: PlanLayout, geometry: Geometry) -> n
 
 
 def placed(plan: StepPlan, bucket: Bucket, group: int) -> Iterator[tuple[Chunk, int, int]]:
-    """The chunks of a plan that are present on a group, each with its first row and its sample; decodes first."""
+    """Every chunk that a group runs, with its first row and its sample index; decodes first."""
     longer: list[tuple[Chunk, int, int]] = []
     sample = 0
     for number, segment in enumerate(bucket.segments):
@@ -90,7 +86,7 @@ def placed(plan: StepPlan, bucket: Bucket, group: int) -> Iterator[tuple[Chunk, 
 
 
 def places(plan: StepPlan, bucket: Bucket) -> dict[int, tuple[int, int]]:
-    """Where the results of a plan's chunks stand, by position in the plan: (group, sample); shared ones on group 0."""
+    """Place (group, sample) of each chunk's result, by position in the plan. Shared chunks are read from group 0."""
     number = {id(chunk): n for n, chunk in enumerate(plan.chunks)}
     found: dict[int, tuple[int, int]] = {}
     for group in sorted({0 if chunk.shared else chunk.groups[0] for chunk in plan.chunks}):
@@ -100,13 +96,13 @@ def places(plan: StepPlan, bucket: Bucket) -> dict[int, tuple[int, int]]:
 
 
 class _Writer:
-    """Writes one plan as one group sees it into the views of the flat array, which are its own meanwhile."""
+    """Writes one plan, as one group sees it, into views of the flat array."""
 
     def __init__(self, view: dict[str, np.ndarray], bucket: Bucket, geometry: Geometry, group: int) -> None:
         self._view, self._bucket, self._geometry, self._group = view, bucket, geometry, group
 
     def write(self, plan: StepPlan) -> list[RowRun]:
-        """Fill in the fields of `tick_fields`; returns the runs of rows that they describe."""
+        """Fill in the fields of `tick_fields`; returns the plan's runs of rows."""
         found = list(placed(plan, self._bucket, self._group))
         self._rows(found)
         self._samples(found)
@@ -116,7 +112,7 @@ class _Writer:
     def _rows(self, found: Sequence[tuple[Chunk, int, int]]) -> None:
         token, slot, position = (self._view[name] for name in ("row_token", "row_slot", "row_position"))
         single = [(chunk, row) for chunk, row, _ in found if chunk.length == 1]
-        if single:  # all at once: there may be many
+        if single:  # vectorised, because a tick can have many decodes
             rows = [row for _, row in single]
             token[rows] = [-1 if chunk.tokens is None else chunk.tokens[0] for chunk, _ in single]
             slot[rows] = [chunk.slot for chunk, _ in single]
@@ -134,13 +130,13 @@ class _Writer:
         self._view["sample_keep"][samples] = [chunk.last for chunk, _, _ in found]
 
     def _updates(self, chunks: Sequence[Chunk]) -> None:
-        """New entries of the page table, for the chunks that bring pages of this group."""
+        """Write new page table entries for chunks that bring pages of this group."""
         entries = [(c.slot, c.first_page + at, page) for c in chunks for at, page in enumerate(c.pages)]
         for name, column in zip(("slot", "index", "page"), zip(*entries, strict=True), strict=False):
             self._view[f"update_{name}"][: len(entries)] = column
 
     def _run(self, chunk: Chunk, row: int) -> RowRun:
-        """The rows of a chunk with their place in what this group holds of the request."""
+        """The rows of a chunk, with positions local to this group's part of the request."""
         start, limit, groups, per_group = chunk.start, 0, chunk.groups, self._geometry.per_group
         if self._group in groups:
             base = groups.index(self._group) * per_group

@@ -1,4 +1,4 @@
-"""A model's parameters on a mesh: what is divided, what is filled up, what is repeated."""
+"""A model's parameters on a mesh: which axes are divided, padded or repeated."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ KV_HEADS = "kv_heads"
 
 
 def placed_specs(arch: Architecture, layout: Layout, dtype: jnp.dtype) -> dict[str, ParameterSpec]:
-    """Every parameter with the sizes it has on the mesh: layers and vocabulary filled up, KV heads repeated."""
+    """Every parameter with its sizes on the mesh: layers and vocabulary padded, KV heads repeated."""
     return {name: _placed(spec, arch, layout) for name, spec in parameter_specs(arch, dtype).items()}
 
 
 def stored_shapes(arch: Architecture, layout: Layout, dtype: jnp.dtype) -> dict[str, tuple[int, ...]]:
-    """Shapes to read parameters in: filled up like `placed_specs`, with the checkpoint's own KV heads."""
+    """Shapes in which to read parameters: padded like `placed_specs`, with the checkpoint's own KV heads."""
     own = parameter_specs(arch, dtype)
     return {
         name: tuple(
@@ -38,7 +38,7 @@ def stored_shapes(arch: Architecture, layout: Layout, dtype: jnp.dtype) -> dict[
 def stored_shardings(
     arch: Architecture, layout: Layout, mesh: Mesh, dtype: jnp.dtype
 ) -> dict[str, jax.sharding.Sharding]:
-    """Placement of parameters as they are read; KV heads that must be repeated are read whole by every device."""
+    """Placement of parameters as they are read. If KV heads must be repeated, every device reads all of them."""
     repeat = layout.expanded_kv_heads(arch.kv_heads) != arch.kv_heads
     return {
         name: parameter_sharding(mesh, tuple("embed" if repeat and a == KV_HEADS else a for a in spec.axes))
@@ -49,10 +49,9 @@ def stored_shardings(
 def place_parameters(
     parameters: Mapping[str, Array], arch: Architecture, layout: Layout, mesh: Mesh
 ) -> dict[str, Array]:
-    """Fill up and repeat parameters to their sizes on the mesh, each placed as its axes say.
+    """Pad and repeat parameters to their sizes on the mesh, and place them by their axes.
 
-    Args:
-        parameters: by dotted path, in the model's own shapes or those of `stored_shapes`.
+    `parameters` are keyed by dotted path and have the model's own shapes or those of `stored_shapes`.
     """
     specs = placed_specs(arch, layout, parameters["embedding"].dtype)
     placed = {}
@@ -60,7 +59,7 @@ def place_parameters(
         spec = specs[name]
         sharding = parameter_sharding(mesh, spec.axes)
         if value.shape == spec.shape:
-            placed[name] = jax.device_put(value, sharding)  # copies nothing that lies there already
+            placed[name] = jax.device_put(value, sharding)  # no copy if already placed so
         else:
             fit = partial(_fit, shape=spec.shape, axes=spec.axes)
             placed[name] = jax.jit(fit, out_shardings=sharding)(value)
@@ -83,6 +82,6 @@ def _fit(value: Array, shape: tuple[int, ...], axes: tuple[str, ...]) -> Array:
         if axis == KV_HEADS:
             value = jnp.repeat(value, size // value.shape[number], axis=number)
         elif value.shape[number] != size:
-            # layers of zeros pass their input through; vocabulary rows of zeros are cut off after the head
+            # a layer of zeros passes its input through; zero rows of the vocabulary are cut off after the head
             value = jnp.pad(value, [(0, size - n if at == number else 0) for at, n in enumerate(value.shape)])
     return value

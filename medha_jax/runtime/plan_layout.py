@@ -1,4 +1,4 @@
-"""How the plan of a tick is laid out in one array."""
+"""The layout of a tick's plan in one array."""
 
 from __future__ import annotations
 
@@ -18,14 +18,9 @@ SLOT_FIELDS = ("row_slot", "sample_slot", "update_slot")
 
 
 def tick_fields(bucket: Bucket, page: int) -> tuple[PlanField, ...]:
-    """The fields of a plan that every tick has, whatever computes attention.
+    """The fields that every plan has, for any attention implementation. `page` is in tokens.
 
-    Those in SLOT_FIELDS hold a number beyond the slots where they are padding, so that what is written there is
-    dropped; elsewhere padding is 0.
-
-    Args:
-        bucket: shape of the tick.
-        page: tokens of a page.
+    Padding in SLOT_FIELDS is a number beyond the slots, so writes to it are dropped. Other padding is 0.
     """
     rows, samples = (bucket.rows,), (bucket.samples,)
     updates = (sum(segment.updates(page) for segment in bucket.segments),)
@@ -44,12 +39,9 @@ def tick_fields(bucket: Bucket, page: int) -> tuple[PlanField, ...]:
 
 @dataclass(frozen=True)
 class PlanLayout:
-    """Where each field of a plan lies in one flat int32 array, so that a tick takes one small host array.
+    """Place of each field in one flat int32 array, so that a tick takes one small host array.
 
-    Args:
-        bucket: shape of the tick.
-        page: tokens of a page.
-        work: what attention takes from a plan of this shape.
+    `page` is in tokens. `work` adds the fields that attention needs for this shape.
     """
 
     bucket: Bucket
@@ -63,7 +55,7 @@ class PlanLayout:
 
     @cached_property
     def places(self) -> tuple[tuple[str, slice, tuple[int, ...]], ...]:
-        """Name, place in the flat array, and shape of each field."""
+        """Name, slice of the flat array, and shape of each field."""
         places, at = [], 0
         for field in (*tick_fields(self.bucket, self.page), *self.work.fields):
             places.append((field.name, slice(at, at := at + math.prod(field.shape)), field.shape))

@@ -1,6 +1,6 @@
-"""The programs of a configuration on a mesh: their shapes, how to lower them, what they keep on a device.
+"""The programs of a configuration on a mesh: their shapes, their lowering and their device state.
 
-Nothing here holds weights or runs anything, so a layout can be looked at where it does not fit.
+This module holds no weights and runs nothing, so it can describe a layout that does not fit.
 """
 
 from __future__ import annotations
@@ -35,17 +35,9 @@ from medha_jax.specs.sizes import Sizes
 
 @dataclass(frozen=True)
 class Programs:
-    """Every tick of one configuration.
+    """Every tick of one configuration. Raises LayoutError if the model cannot be divided over the layout.
 
-    Args:
-        config: shapes and sizes.
-        arch: the model.
-        dtype: of weights and activations.
-        mesh: the devices.
-        target: GPU to lower for, where that is not the mesh's own devices.
-
-    Raises:
-        LayoutError: the model cannot be divided over the layout.
+    `dtype` is that of weights and activations. `target` is the GPU to lower for if it is not the mesh's own.
     """
 
     config: RuntimeConfig
@@ -65,23 +57,19 @@ class Programs:
 
     @cached_property
     def sizes(self) -> Sizes:
-        """Context, pages and table of the configuration."""
+        """Sizes of context, pages and page table."""
         return Sizes.of(self.config, self.arch.context)
 
     @cached_property
     def geometry(self) -> Geometry:
-        """What packing needs to know."""
+        """Sizes for packing."""
         mesh = self.config.mesh
         group, own, shared = self.sizes.per_group, mesh.buckets, mesh.spread_buckets
         return Geometry(mesh.kvp, mesh.page_size, group, self.config.slots, own, shared)
 
     @cached_property
     def attention(self) -> Attention:
-        """What computes attention on this mesh.
-
-        Raises:
-            LaunchError: the configuration asks for what cannot run here.
-        """
+        """The attention of this mesh. Raises LaunchError if the configured one cannot run here."""
         arch, tp = self.arch, self.layout.tp
         heads = self.layout.expanded_kv_heads(arch.kv_heads) // tp
         return choose(
@@ -97,17 +85,17 @@ class Programs:
 
     @cached_property
     def compiler_options(self) -> dict[str, str | bool | int]:
-        """What every tick is compiled with beside XLA's own settings."""
+        """Options of every tick beside XLA's defaults."""
         return compiler_options(self.config.xla_options, self.mesh.devices.flat[0].platform)
 
     @property
     def fp8(self) -> bool:
-        """Whether the KV pool is in eight bits."""
+        """Whether the KV pool has eight bits per value."""
         return self.config.kv_dtype == "fp8"
 
     @cached_property
     def plan_layouts(self) -> dict[Bucket, PlanLayout]:
-        """How plans are laid out for each shape."""
+        """The plan layout of each shape."""
         page = self.config.mesh.page_size
         return {bucket: PlanLayout(bucket, page, self.attention.layout(bucket)) for bucket in self.buckets}
 
@@ -118,7 +106,7 @@ class Programs:
 
     @cached_property
     def largest(self) -> Bucket:
-        """The shape that the stage register is laid out for; it holds every other one."""
+        """The largest shape; the stage register has its size."""
         return max(self.buckets, key=lambda bucket: bucket.rows)
 
     @cached_property
@@ -131,18 +119,18 @@ class Programs:
 
     @cached_property
     def constants(self) -> dict[str, np.ndarray]:
-        """Numbers of the architecture that a tick takes beside the parameters, the same on every device."""
+        """Rotary constants, which a tick takes beside the parameters; the same on every device."""
         return rotary_constants(self.arch.rope, self.arch.head_dim)
 
     @cached_property
     def argument_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Parameters and constants."""
+        """Shape and placement of parameters and constants."""
         whole = self.placed(parameter_spec(()))
         constants = {n: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole) for n, x in self.constants.items()}
         return {**self.parameter_shapes, **constants}
 
     def arguments(self, parameters: Mapping[str, Array]) -> dict[str, Array]:
-        """Placed parameters, with the constants placed beside them."""
+        """The placed parameters and constants."""
         whole = self.placed(parameter_spec(()))
 
         def place(value: np.ndarray) -> Array:
@@ -196,7 +184,7 @@ class Programs:
             config.mesh.page_size,
             arch.head_dim,
         )
-        # an array without elements would lose its sharding
+        # an empty array would lose its sharding
         rows = self.largest.rows if layout.spp > 1 else 1
         return DeviceState(
             pool=empty_pool(pool, self.dtype, self.fp8),
@@ -226,17 +214,14 @@ class Programs:
             check_vma=False,
         )
         arguments = self.argument_shapes, self.state_shapes, self.plan_shape(bucket)
-        # float32 is chosen for its digits; on GPUs XLA would multiply in TF32, which has ten bits of them. Stated here
-        # because the setting is a thread's own.
+        # In float32, XLA for GPUs would multiply in TF32, which keeps ten mantissa bits. JAX's setting is per thread,
+        # so it is set here.
         exact = self.dtype == jnp.float32 and self.mesh.devices.flat[0].platform != "cpu"
         with jax.default_matmul_precision("highest" if exact else None):
             return jax.jit(mapped, donate_argnums=1).trace(*arguments)
 
     def lower(self, bucket: Bucket) -> jax.stages.Lowered:
-        """Trace and lower the tick of one shape.
-
-        With a `target` it is lowered for CUDA, whatever the mesh consists of.
-        """
+        """Trace and lower the tick of one shape; for CUDA if there is a `target`, even on a CPU mesh."""
         traced = self.trace(bucket)
         lowered: jax.stages.Lowered
         if not self.attention.lowers_alone:

@@ -1,7 +1,7 @@
-"""Choosing the next token of every sampled row, on the device.
+"""Sampling of the next tokens, on the device.
 
-What a row gets depends on its own logits, settings, seed and position only, never on its neighbours. Work that no
-row asks for is skipped by conditions that hold for the whole batch.
+A row's token depends only on its own logits, settings, seed and position, never on other rows. The batch skips a
+step that none of its rows needs.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from medha_jax.runtime.state import SlotState
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Sampled:
-    """Chosen tokens and, for rows that asked, natural log-probabilities of the model's own distribution.
+    """Chosen tokens and, for rows that request them, natural log-probabilities of the model's own distribution.
 
-    `finite` is false where the logits were not finite, so that the token means nothing. `logits` is empty
-    unless the runtime keeps logits.
+    A token is meaningless where `finite` is false: its logits were not finite. `logits` is empty unless the
+    runtime keeps logits.
     """
 
     token: Int[Array, " samples"]
@@ -39,9 +39,8 @@ def sample(logits: Float[Array, "samples vocab"], state: SlotState, slots: Array
 
     Args:
         logits: fp32.
-        state: settings and counts of all slots.
-        slots: the slot of each row; one beyond them for rows whose token nobody reads.
-        positions: position in its request of the token that is chosen.
+        slots: slot of each row; a number beyond the slots for rows whose token is not read.
+        positions: position of the chosen token in its request.
     """
     penalised = _penalise(logits, state, slots)
     penalised = _forbid_ends(penalised, state, slots, positions)
@@ -115,7 +114,7 @@ def _draw(logits: Array, state: SlotState, slots: Array, positions: Array) -> Ar
 
 
 def _ordered(x: Float[Array, "*shape"]) -> Array:
-    """Unsigned integers in the order of the floats."""
+    """Unsigned integers that sort like the floats."""
     bits = lax.bitcast_convert_type(x, jnp.uint32)
     return jnp.where(bits >> 31 == 1, ~bits, bits | jnp.uint32(1 << 31))
 
@@ -123,7 +122,7 @@ def _ordered(x: Float[Array, "*shape"]) -> Array:
 def _threshold(keys: Array, weights: Array, target: Array) -> Array:
     """Largest t of each row such that the weights of all `keys >= t` sum to at least `target`.
 
-    Found bit by bit, without a sort: 32 passes over the row, each a comparison and a sum.
+    It is found bit by bit without a sort: 32 passes over the row, each a comparison and a sum.
     """
 
     def bit(number: Array, found: Array) -> Array:
@@ -152,10 +151,10 @@ def _logprobs(logits: Array, token: Array, state: SlotState, slots: Array) -> tu
 
 
 def _likeliest(logprobs: Array, width: int) -> tuple[Array, Array]:
-    """The `width` likeliest tokens of each row and their log-probabilities, best first; of equal ones the first.
+    """The `width` likeliest tokens of each row and their log-probabilities, best first; ties by lower token id.
 
-    One pass for each. On GPUs `lax.top_k` cannot be part of a command buffer: the host would wait for the condition
-    around it in every tick, whether or not anybody asks (2.6 of 12.1 ms on an H200).
+    Each takes one pass. `lax.top_k` cannot be part of a command buffer on GPUs. The host would then wait for the
+    condition around it in every tick, even if no row requests log-probabilities (2.6 of 12.1 ms on an H200).
     """
     rows = logprobs.shape[0]
 

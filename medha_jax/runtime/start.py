@@ -1,4 +1,4 @@
-"""From a configuration to a runtime that is ready to take plans."""
+"""Start a runtime from a configuration."""
 
 from __future__ import annotations
 
@@ -24,24 +24,20 @@ from medha_jax.specs.model import Architecture
 
 
 def resolve_dtype(dtype: str) -> jnp.dtype:
-    """The dtype that `auto` stands for on the present backend."""
+    """The named dtype; `auto` is float32 on CPUs and bfloat16 elsewhere."""
     if dtype == "auto":
         dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     return jnp.dtype(dtype)
 
 
 def open_executor(config: RuntimeConfig, report: Report) -> MeshExecutor:
-    """Read the model, place it on the mesh and compile every shape.
-
-    Args:
-        config: what to build.
-        report: told what is done, a line at a time.
+    """Read the model, place it on the mesh and compile every shape. `report` is called with each line of progress.
 
     Raises:
-        UnsupportedModelError: the architecture or a setting of it is not supported.
+        UnsupportedModelError: the architecture or one of its settings is not supported.
         CheckpointError: the weights do not fit the architecture, or cannot be read.
         LayoutError: the layout does not fit the devices or the model.
-        LaunchError: the configuration asks for attention that cannot run here.
+        LaunchError: the configured attention cannot run here.
     """
     arch = Architecture.from_directory(config.model)
     layout = Layout.of(config.mesh)

@@ -1,4 +1,4 @@
-"""What lives on the device between ticks, and the settings of one slot in it."""
+"""The device state between ticks, with the sampling settings of every slot."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from jaxtyping import Array, Float, Int
 from medha_jax.attention import Pool
 from medha_jax.plan import MAX_STOP_TOKENS, Admission
 
-INT32 = 2**31 - 1  # the largest one
+INT32 = 2**31 - 1  # largest value
 MAX_END_TOKENS = MAX_STOP_TOKENS + 8  # stop tokens and the model's own end tokens
-# Settings of a slot, with the values that ask for nothing, which rows of no slot get.
-# FLOATS are named as in SamplingParams.
+# Settings of a slot with neutral values, which rows without a slot get. FLOATS are named as in SamplingParams.
 FLOATS = {
     "temperature": 0.0,
     "top_p": 1.0,
@@ -31,11 +30,10 @@ INTEGERS = {"top_k": 0, "seed_high": 0, "seed_low": 0, "prompt": 0, "min_tokens"
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class SlotState:
-    """Sampling state of every slot: settings written at admission, counts kept by the ticks.
+    """Sampling state of every slot: settings written at admission, and token counts that ticks update.
 
-    Outside a tick each array has a leading axis of groups.
-    `floats` and `integers` hold the columns FLOATS and INTEGERS, then the token ids that end the request.
-    `generated` counts each generated token, `prompted` is 1 where the prompt contains the token.
+    Outside a tick each array has a leading axis of groups. `floats` holds the columns FLOATS. `integers` holds
+    INTEGERS, then the request's end tokens. `generated` counts each token; `prompted` is 1 for tokens of the prompt.
     """
 
     floats: Float[Array, "slots floats"]
@@ -44,7 +42,7 @@ class SlotState:
     prompted: Int[Array, "slots vocab"]
 
     def column(self, name: str, slots: Array) -> Array:
-        """One setting of the given slots; of numbers beyond them, the one that asks for nothing."""
+        """One setting of the given slots; the neutral value for numbers beyond the slots."""
         values, columns = (self.floats, FLOATS) if name in FLOATS else (self.integers, INTEGERS)
         return values.at[slots, list(columns).index(name)].get(mode="fill", fill_value=columns[name])
 
@@ -56,10 +54,10 @@ class SlotState:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class DeviceState:
-    """Everything a tick changes; donated to it and replaced by what it returns.
+    """Everything that a tick changes. It is donated to the tick, which returns the new state.
 
-    Every group has its own pages, its own table of them, and its own view of the slots. `register` holds the hidden
-    states that each stage received from the one before; a single stage uses none of it.
+    Every group has its own pages, page table and copy of the slots. `register` holds the hidden states that each
+    stage received from the previous one; a single stage does not use it.
     """
 
     pool: Pool
@@ -70,7 +68,7 @@ class DeviceState:
 
 
 def empty_slots(groups: int, slots: int, vocab: int) -> SlotState:
-    """State of slots that nobody uses, for every group."""
+    """State of unused slots, for every group."""
     return SlotState(
         floats=jnp.zeros((groups, slots, len(FLOATS)), jnp.float32),
         integers=jnp.zeros((groups, slots, len(INTEGERS) + MAX_END_TOKENS), jnp.int32),
@@ -80,12 +78,9 @@ def empty_slots(groups: int, slots: int, vocab: int) -> SlotState:
 
 
 def admission_arrays(admission: Admission, seed: int, vocab: int) -> tuple[np.ndarray, ...]:
-    """What `admit` takes beside the state: the slot, then one row of each array of `SlotState`.
+    """Arguments of `admit` beside the state: the slot, then one row of each array of `SlotState`.
 
-    Args:
-        admission: of the request.
-        seed: used when the request states none.
-        vocab: entries of the vocabulary.
+    `seed` is used if the request has none.
     """
     sampling = admission.sampling
     stated = seed if sampling.seed is None else sampling.seed
@@ -111,7 +106,7 @@ def admission_arrays(admission: Admission, seed: int, vocab: int) -> tuple[np.nd
 def admit(
     state: SlotState, slot: Array, floats: Array, integers: Array, generated: Array, prompted: Array
 ) -> SlotState:
-    """Give a slot on every group to a request: its settings, and what it has counted so far."""
+    """Write a request's settings and token counts into a slot, on every group."""
     return SlotState(
         floats=state.floats.at[:, slot].set(floats),
         integers=state.integers.at[:, slot].set(integers),
@@ -121,28 +116,28 @@ def admit(
 
 
 def adopt(table: Array, slot: Array, group: Array, pages: Array) -> Array:
-    """Write `pages` `[pages_per_slot]`, filled up with anything, as a slot's pages on one group.
+    """Write `pages` `[pages_per_slot]`, padded with any values, as a slot's pages on one group.
 
-    Every group writes its own part of the table, so no group needs another's.
+    Every group writes its own part of the table, so groups need no communication.
     """
     here = jnp.arange(table.shape[0])[:, None] == group
     return table.at[:, slot].set(jnp.where(here, pages, table[:, slot]))
 
 
 def kept_end_tokens(stated: Sequence[int]) -> list[int]:
-    """The end tokens of a slot; a model may name some that its vocabulary does not have."""
+    """End tokens that a slot can hold; drops ids outside int32, since a model may name invalid ones."""
     return [token for token in stated if 0 <= token <= INT32][:MAX_END_TOKENS]
 
 
 def adoption_arrays(slot: int, group: int, pages: Sequence[int], width: int) -> tuple[np.ndarray, ...]:
-    """What `adopt` takes beside the table, whose rows are `width` pages."""
+    """Arguments of `adopt` beside the table, whose rows have `width` pages."""
     row = np.zeros(width, np.int32)
     row[: len(pages)] = pages
     return np.array(slot, np.int32), np.array(group, np.int32), row
 
 
 def note_inputs(state: SlotState, slots: Array, tokens: Array, positions: Array, given: Array) -> SlotState:
-    """Count the tokens that the host sent: the prompt's, and generated ones of a request computed again."""
+    """Count tokens sent by the host: those of the prompt, and generated tokens of a request that is recomputed."""
     nobody = state.generated.shape[0]
     prompt = positions < state.column("prompt", slots)
     return SlotState(
@@ -154,7 +149,7 @@ def note_inputs(state: SlotState, slots: Array, tokens: Array, positions: Array,
 
 
 def note_outputs(state: SlotState, slots: Array, tokens: Array) -> SlotState:
-    """Count the tokens that were sampled for these slots; numbers beyond them are nobody's."""
+    """Count the tokens sampled for these slots; ignores numbers beyond the slots."""
     return SlotState(
         floats=state.floats,
         integers=state.integers,

@@ -1,7 +1,7 @@
 """The tick: the program that all devices run for one shape of plans.
 
-Every stage of the pipeline computes a plan of its own. A plan enters the first stage, moves on by one stage a tick
-through the register, and leaves the last stage; then its tokens are sampled.
+Each pipeline stage computes a different plan. A plan enters the first stage and moves through the register, one stage
+per tick. When it leaves the last stage, its tokens are sampled.
 
     tick       stage 0             stage 1             stage 2
       n        plan C ──register─▶ (n+1)
@@ -53,16 +53,13 @@ LAYERS = "layers."
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """What one compiled tick is for.
+    """Constants of one compiled tick.
 
     Args:
-        attention: of the mesh.
-        arch: the model.
         dtype: of weights and activations.
-        layout: sizes of the mesh axes.
-        plan: fields of the plans; its bucket is the shape of the tick.
-        largest: the bucket that the stage register is laid out for.
-        keep_logits: whether the sampled rows' logits are returned.
+        plan: layout of the plans; its bucket is the shape of the tick.
+        largest: the bucket whose rows the stage register has.
+        keep_logits: return the logits of sampled rows.
     """
 
     attention: Attention
@@ -77,8 +74,8 @@ class Program:
 def build_tick(program: Program) -> TickFunction:
     """Make the function of one bucket: `(parameters, state, plans [spp, 1, fields]) -> (state, sampled)`.
 
-    It runs under `shard_map` and sees one device's part of everything; arrays of a group or stage keep a leading
-    axis of one. `plans` are those in flight, in the order of the stages that they are in.
+    It runs under `shard_map` and sees one device's part of each array; axes of groups or stages have size one.
+    `plans` holds the plans in flight, in stage order.
     """
     last = program.layout.spp - 1
 
@@ -86,7 +83,7 @@ def build_tick(program: Program) -> TickFunction:
         stage = stage_index() if last else 0
         entering, mine, leaving = (program.plan.fields(plans[at, 0]) for at in (0, stage, last))
         last_token, slots = state.last_token[0], jax.tree.map(lambda x: x[0], state.slots)
-        # every stage keeps the whole table, so all of them write the pages of the plan that enters the first one
+        # Every stage has the whole page table, so all stages write the entering plan's pages.
         updated = entering["update_slot"], entering["update_index"]
         table = state.table[0].at[updated].set(entering["update_page"], mode="drop")
 
@@ -108,7 +105,7 @@ def build_tick(program: Program) -> TickFunction:
 def receive(
     program: Program, parameters: Parameters, register: Array, mine: Plan, last_token: Array, stage: Array | int
 ) -> Array:
-    """Hidden states `[rows, embed]` that this stage begins with: embedded tokens, or those of the stage before."""
+    """Input `[rows, embed]` of this stage: embedded tokens on stage 0, else hidden states from the previous stage."""
     tokens = jnp.where(mine["row_token"] >= 0, mine["row_token"], last_token[mine["row_slot"]])
     x = embed_tokens(parameters["embedding"], tokens, program.layout)
     if program.layout.spp == 1:
@@ -120,10 +117,10 @@ def receive(
 def run_layers(
     program: Program, parameters: Parameters, x: Array, pool: Pool, table: Array, mine: Plan, slots: SlotState
 ) -> tuple[Array, Pool]:
-    """Hidden states after this stage's layers, and the pool with the rows' keys and values."""
+    """Hidden states after this stage's layers, and the pool with the new keys and values."""
     attention, bucket, layout = program.attention, program.plan.bucket, program.layout
     position = mine["row_position"]
-    # rules that follow the length see the whole prompt from its first chunk on
+    # RoPE rules that depend on the length see the whole prompt's length from its first chunk on.
     length = jnp.maximum(position + 1, slots.column("prompt", mine["row_slot"]))
     angles = rotary_angles(parameters, position, length)
     work = program.plan.work.work(mine)
@@ -141,13 +138,13 @@ def run_layers(
         return merge_layer(arrays)(x, angles, pool, attend, sum_over_tensor), None
 
     stacked = {k.removeprefix(LAYERS): v for k, v in parameters.items() if k.startswith(LAYERS)}
-    # the pool is a carry: as scanned input and output it would exist twice
+    # The pool is the scan's carry; as its input and output it would exist twice.
     after, _ = lax.scan(layer, (x, pool), (stacked, jnp.arange(values_of(pool).shape[0])))
     return after
 
 
 def merge_shared(out: Array, lse: Array, bucket: Bucket, layout: Layout) -> Array:
-    """Merge the groups' partial attention of the shared rows; private rows are complete where they are."""
+    """Merge the groups' partial attention of shared rows. Private rows are already complete on their group."""
     shared = bucket.shared
     if layout.kvp == 1 or not shared.rows:
         return out
@@ -161,9 +158,9 @@ def merge_shared(out: Array, lse: Array, bucket: Bucket, layout: Layout) -> Arra
 def sample_leaving(
     program: Program, parameters: Parameters, x: Array, leaving: Plan, last_token: Array, slots: SlotState
 ) -> tuple[Sampled, Array, SlotState]:
-    """Sample the tokens of the plan that leaves the last stage; returns them, and each slot's last token and counts.
+    """Sample the plan that leaves the last stage; returns the tokens, each slot's last token, and the slots.
 
-    The head is divided over stages too, so each of them helps with the last one's rows.
+    The head is divided over the stages as well, so every stage computes a part of the logits.
     """
     arch, layout = program.arch, program.layout
     rows = from_last_stage(x[leaving["sample_row"]], layout)
@@ -173,7 +170,7 @@ def sample_leaving(
 
     token = leaving["row_token"]
     slots = note_inputs(slots, leaving["row_slot"], token, leaving["row_position"], token >= 0)
-    # of no slot where no one reads the token: such rows ask for no work
+    # Rows whose token is not read get no slot, so they request no sampling work.
     kept = jnp.where(leaving["sample_keep"] > 0, leaving["sample_slot"], last_token.shape[0])
     sampled = sample(logits, slots, kept, leaving["row_position"][leaving["sample_row"]] + 1)
     slots = note_outputs(slots, kept, sampled.token)
@@ -184,7 +181,7 @@ def sample_leaving(
 
 
 def hand_on(program: Program, x: Array, register: Array) -> Array:
-    """The register with what the stage before has computed, where the next tick, of whatever bucket, looks for it."""
+    """The register with the previous stage's hidden states, placed so that the next tick finds them in any bucket."""
     if program.layout.spp == 1:
         return register
     received, rows = to_next_stage(x, program.layout), register[0, 0]

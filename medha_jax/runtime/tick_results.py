@@ -1,4 +1,4 @@
-"""Reading what a tick sampled."""
+"""Reading the results of a tick."""
 
 from __future__ import annotations
 
@@ -18,13 +18,7 @@ NO_TOKEN = TokenResult(0)
 
 @dataclass(frozen=True)
 class TickHandle:
-    """A tick that was dispatched.
-
-    Args:
-        leaving: the plan that leaves the last stage in it.
-        bucket: the shape that it runs in.
-        sampled: its results, which are perhaps not computed yet.
-    """
+    """A dispatched tick. `leaving` is the plan that leaves the last stage; `sampled` may still be computing."""
 
     leaving: StepPlan
     bucket: Bucket
@@ -34,7 +28,7 @@ class TickHandle:
 def local_results(handle: TickHandle) -> dict[int, TokenResult]:
     """Wait for a tick; the results on this process's devices, by position in the leaving plan.
 
-    In a plan without a `last` chunk every result is `NO_TOKEN`.
+    If the plan has no `last` chunk, every result is `NO_TOKEN`.
     """
     chunks = handle.leaving.chunks
     if not chunks:
@@ -48,7 +42,7 @@ def local_results(handle: TickHandle) -> dict[int, TokenResult]:
 
     def result(group: int, sample: int) -> TokenResult:
         parts = (getattr(got, field.name) for field in dataclasses.fields(Sampled))
-        # logits that are not kept have no elements, and so no groups
+        # without kept logits the array is empty and has no groups
         token, finite, logprob, top_token, top_logprob, logits = (
             p[group if group in p else 0][0, sample] for p in parts
         )
