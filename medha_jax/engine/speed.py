@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from medha_jax.config import ConfigError, SchedulerConfig
+from medha_jax.config import ConfigError
 from medha_jax.engine.events import GenerationRequest
 from medha_jax.engine.executor import Executor
 from medha_jax.engine.loop import Engine
+from medha_jax.engine.offline import OFFLINE
 from medha_jax.engine.output import text_outputs
 from medha_jax.engine.scheduling import scheduler_for
 from medha_jax.engine.tick_report import TickReport
@@ -22,7 +23,6 @@ from medha_jax.scheduler.time_model import REFIT_TICKS, FittedTimeModel, LinearT
 from medha_jax.text import Tokenizer
 
 Clock = Callable[[], float]
-ALL_AT_ONCE = SchedulerConfig(policy="fcfs", preemption=False, prefix_cache=False, max_waiting=2**31)
 UNTIMED = 1  # first ticks of every kind that are not timed: they run with cold memory
 
 
@@ -171,7 +171,7 @@ class EngineSpeed:
         self._executor, self._clock, self._on_tick = executor, clock, on_tick
         self._watched, self._model = _Watched(executor, clock), _Notebook()
 
-        scheduler = scheduler_for(self._watched, ALL_AT_ONCE, self._model, ahead=0)
+        scheduler = scheduler_for(self._watched, OFFLINE, self._model, ahead=0)
         self._note: Callable[[TickReport], bool] = lambda report: True
         self._wants_more = True
         self._engine = Engine(

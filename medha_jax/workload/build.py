@@ -220,7 +220,7 @@ def _warmup(config: WorkloadConfig, source: Source) -> tuple[WorkloadRequest, ..
 
 
 def _fitting(requests: Sequence[WorkloadRequest], limit: int) -> None:
-    totals = [(request.length) + request.output_tokens for request in requests]
+    totals = [(request.prompt_tokens or 0) + request.output_tokens for request in requests]
     beyond = sum(total > limit for total in totals)
     if beyond:
         raise WorkloadError(

@@ -280,3 +280,15 @@ def test_poisson_requests_are_as_many_and_as_mixed_as_stated() -> None:
 def test_a_load_is_above_nothing(load: float) -> None:
     with pytest.raises(WorkloadError, match="must be above 0"):
         build_offered(WorkloadConfig(duration=10.0), load, float)
+
+
+def test_a_text_without_a_tokenizer_counts_by_its_output_alone(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text(json.dumps({"prompt": "a text", "output_tokens": 8}) + "\n", encoding="utf-8")
+    config = WorkloadConfig(source="prompts", path=str(path), num_requests=1, context_limit=8)
+    (request,) = build(config).requests
+    assert (request.kind, request.prompt_tokens) == ("text", None)
+    with pytest.raises(WorkloadError, match="its tokens are not known"):
+        request.length  # noqa: B018
+    with pytest.raises(WorkloadError, match="longer than the context of 7 tokens"):
+        build(replace(config, context_limit=7))
