@@ -1,4 +1,4 @@
-"""Exact attention over a paged KV pool: one contract, `(out, log-sum-exp)`, whatever computes it."""
+"""Exact attention over a paged KV pool. Every implementation returns `(out, log-sum-exp)`."""
 
 from medha_jax.attention.gpu.fields import KernelWork
 from medha_jax.attention.gpu.items import list_tiles, plan_items

@@ -1,4 +1,4 @@
-"""The implementations of attention, and which one a mesh gets."""
+"""The implementations of attention, and the choice for a mesh."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ DTYPES = ("bfloat16", "float16", "float32")
 
 @dataclass(frozen=True)
 class XlaAttention:
-    """Plain XLA on any platform; `why` it was chosen."""
+    """Attention in plain XLA, on any platform."""
 
     why: str
     name: ClassVar[str] = "xla"
     lowers_alone: ClassVar[bool] = False
 
     def layout(self, bucket: Bucket) -> TileLayout:
-        """Decodes and tiles of prompt rows."""
+        """Decode rows, and tiles of prompt rows."""
         return TileLayout(bucket)
 
     def store(self, pool: Pool, layer: Array, table: Array, keys: Array, values: Array, work: AttentionWork) -> Pool:
@@ -62,11 +62,8 @@ class KernelAttention:
     """The Triton kernels on one kind of GPU, for one model's sizes on a device.
 
     Args:
-        target: the GPU.
-        table: tile sizes.
         heads: KV heads of a device; `group` query heads share each.
-        head_dim: elements of a head.
-        dtype: of the pool, `float8_e4m3fn` for one in eight bits.
+        dtype: of the pool; `float8_e4m3fn` for an eight-bit pool.
     """
 
     target: GpuTarget
@@ -76,36 +73,31 @@ class KernelAttention:
     head_dim: int
     dtype: str
     name: ClassVar[str] = "triton"
-    lowers_alone: ClassVar[bool] = True  # Triton compiles then; that it may from several threads is not documented
+    lowers_alone: ClassVar[bool] = True  # lowering runs Triton, whose thread safety is not documented
 
     @property
     def why(self) -> str:
-        """What was chosen, and whether its sizes were measured on this GPU."""
+        """The GPU, and whether the tile sizes were measured on it."""
         tiles = [self._tile(queries) for queries in (1, 2**20)]
         measured = "measured" if all(tile.measured for tile in tiles) else "not measured"
         return f"{self.target.name}, sm{self.target.capability}; tile sizes {measured} on it"
 
     def _tile(self, queries: int) -> TileConfig:
         tile = self.table.find(self.target, self.head_dim, self.dtype, queries)
-        rows = 1 << (max(tile.rows, self.group) - 1).bit_length()  # the heads of a group lie in one tile
+        rows = 1 << (max(tile.rows, self.group) - 1).bit_length()  # a tile holds all heads of a group
         return replace(tile, rows=rows)
 
     def layout(self, bucket: Bucket) -> ItemLayout:
-        """The work list, and where rows are stored."""
+        """The work list, and the places where rows are stored."""
         return ItemLayout(bucket, self.launch(bucket.decodes, bucket.prompts))
 
     def launch(self, decodes: int, prompts: Sequence[tuple[int, int]]) -> Launch:
-        """How one shape of a tick runs.
-
-        Args:
-            decodes: decode rows.
-            prompts: (tokens, most chunks) of each segment of prompt rows.
-        """
+        """The launch for one shape of a tick. `prompts` has (tokens, most chunks) of each segment of prompt rows."""
         prefill, tiles = None, 0
         if prompts:
             prefill = self._tile(max(2, max(tokens for tokens, _ in prompts) * self.group))
             size = prefill.rows // self.group
-            # every chunk, and the padding after the last one, may end in a tile that is not full
+            # every chunk, and the padding after the last one, may end in a partial tile
             tiles = sum(-(-tokens // size) + chunks + 1 for tokens, chunks in prompts)
         return Launch(self._tile(1), prefill, decodes, tiles, self.heads, self.group, self.target.processors)
 
@@ -128,19 +120,18 @@ def choose(
     fp8: bool,
     target: GpuTarget | None = None,
 ) -> Attention:
-    """The implementation for a mesh.
+    """Choose the implementation for a mesh.
 
     Args:
-        setting: `xla`, `triton`, or `auto`: the kernels where they run, XLA elsewhere.
-        device: one of the mesh, all of which are alike.
+        setting: `xla`, `triton`, or `auto`: the kernels if they can run, else XLA.
+        device: any device of the mesh; all are of one kind.
         heads: KV heads of a device; `group` query heads share each.
-        head_dim: elements of a head.
         dtype: of the model.
-        fp8: whether the pool is in eight bits.
-        target: to compile for, if not the device.
+        fp8: the pool has eight bits per value.
+        target: GPU to compile for, if not the device.
 
     Raises:
-        LaunchError: `triton` was asked for and cannot run here; the message says why.
+        LaunchError: the setting is `triton` and the kernels cannot run here; the message says why.
     """
     if setting == "xla":
         return XlaAttention("asked for")
@@ -166,5 +157,5 @@ def _kernels(target: GpuTarget, heads: int, group: int, head_dim: int, dtype: jn
         raise LaunchError(f"dtype is {name}; the kernels take {', '.join(DTYPES)}")
     stored = jnp.dtype(FP8).name if fp8 else name
     chosen = KernelAttention(target, shipped_table(), heads, group, head_dim, stored)
-    chosen.launch(1, [(1, 1)])  # whether the table has rows for it
+    chosen.launch(1, [(1, 1)])  # fails if the table has no row for it
     return chosen

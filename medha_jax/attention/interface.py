@@ -1,6 +1,6 @@
-"""What the runtime knows of attention, whatever computes it.
+"""The interface of attention to the runtime.
 
-A third implementation is a class with these methods, in this folder, and a case in `implementations.choose`.
+To add an implementation, write a class with these methods and add a case to `implementations.choose`.
 """
 
 from __future__ import annotations
@@ -21,13 +21,7 @@ FieldViews = Mapping[str, np.ndarray]  # of a plan on the host, to write into
 
 @dataclass(frozen=True)
 class PlanField:
-    """One field of a plan, int32.
-
-    Args:
-        name: of the field.
-        shape: e.g. one number for each row of the tick; `()` is a single number.
-        meaning: in a sentence.
-    """
+    """One int32 field of a plan. A `shape` of `()` is a single number; `meaning` is a sentence."""
 
     name: str
     shape: tuple[int, ...]
@@ -37,17 +31,16 @@ class PlanField:
 class RowRun(NamedTuple):
     """Consecutive rows of one request in a tick, as one group sees them.
 
-    Positions are local: counted from the first token of the request that this group holds. A tuple, because every tick
-    makes one for each request.
+    Local positions count from the request's first token on this group. A tuple is cheap; every tick makes one run
+    per request.
 
     Args:
         row: the first row in the tick.
-        length: rows.
-        slot: of the request.
+        length: number of rows.
         start: local position of the first row; beyond `limit` on a group that holds an earlier part of the request.
-        limit: tokens of the request that the group holds once this tick's are stored; 0 where it holds none.
-        owner: whether the group stores the rows' keys and values.
-        shared: whether the rows are present on every group.
+        limit: the request's tokens on this group after this tick's are stored; 0 if it holds none.
+        owner: the group stores the rows' keys and values.
+        shared: every group has the rows.
     """
 
     row: int
@@ -60,47 +53,46 @@ class RowRun(NamedTuple):
 
 
 class WorkLayout(Protocol):
-    """What the attention of one compiled shape takes from a plan."""
+    """The plan fields that attention needs for one compiled shape."""
 
     @property
     def fields(self) -> Sequence[PlanField]:
-        """Fields of a plan that the attention needs beside those of every tick (`runtime.plan_layout`)."""
+        """Fields beside those of every tick (`runtime.plan_layout`)."""
 
     def write(self, view: FieldViews, runs: Sequence[RowRun]) -> None:
-        """Fill in these fields, which are 0, for the runs of a tick on one group: decodes first, each one row."""
+        """Write the fields, initially 0, for the runs of a tick on one group. Decodes come first, one row each."""
 
     def work(self, fields: Fields) -> Any:
-        """The fields as `Attention.store` and `Attention.attend` take them; traced."""
+        """The `work` argument of `Attention.store` and `Attention.attend`; traced."""
 
 
 class Attention(Protocol):
-    """What stores keys and values in the paged pool and attends to them, on one mesh."""
+    """Stores keys and values in the paged pool and attends to them, on one mesh."""
 
     @property
     def name(self) -> str:
-        """For people, e.g. `xla`."""
+        """Name in messages, e.g. `xla`."""
 
     @property
     def why(self) -> str:
-        """Why the mesh has this one, for people."""
+        """Reason for the choice, for messages."""
 
     @property
     def lowers_alone(self) -> bool:
-        """Whether only one program at a time can be lowered."""
+        """Whether programs must be lowered one at a time."""
 
     def layout(self, bucket: Bucket) -> WorkLayout:
-        """What it takes from the plans of one compiled shape."""
+        """The plan fields that it needs for one compiled shape."""
 
     def store(self, pool: Pool, layer: Array, table: Array, keys: Array, values: Array, work: Any) -> Pool:
         """Store the tick's keys and values `[rows, kv_heads, head_dim]` of one layer.
 
         Args:
-            pool: of all layers; changed in place where it is donated.
+            pool: all layers; changed in place if donated.
             layer: a scalar.
             table: pages of every slot `[slots, pages_per_slot]`.
-            keys: of all rows; padding rows are stored nowhere.
-            values: as `keys`.
-            work: of the layout of the tick's shape.
+            keys: all rows; padding rows are not stored.
+            work: from the layout of the tick's shape.
         """
 
     def attend(self, queries: Array, pool: Pool, layer: Array, table: Array, work: Any) -> tuple[Array, Array]:
@@ -108,12 +100,9 @@ class Attention(Protocol):
 
         Args:
             queries: `[rows, heads, head_dim]`.
-            pool: of all layers, with the keys and values of this tick.
-            layer: a scalar.
-            table: as for `store`.
-            work: as for `store`.
+            pool: all layers, with this tick's keys and values.
 
         Returns:
             Output `[rows, heads, head_dim]` in the queries' dtype, and the fp32 natural log-sum-exp `[rows, heads]` of
-            the scaled scores. Rows that see nothing here are 0 with a log-sum-exp of -inf.
+            the scaled scores. Rows that see no token here are 0, with a log-sum-exp of -inf.
         """

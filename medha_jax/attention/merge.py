@@ -10,8 +10,8 @@ from jaxtyping import Float
 def pack(out: Float[Array, "rows heads head_dim"], lse: Float[Array, "rows heads"]) -> Array:
     """Output and log-sum-exp in one array, so that one collective carries both.
 
-    `[rows, heads, head_dim * bytes + 4]` bytes: the fp32 log-sum-exp is appended as it is in memory, as one element of
-    a 4-byte dtype or two of a 2-byte one.
+    The bits of the fp32 log-sum-exp follow the output's `head_dim` elements: as one element of a 4-byte dtype, or two
+    of a 2-byte dtype.
     """
     words = lax.bitcast_convert_type(lse, out.dtype)
     return jnp.concatenate([out, words if words.ndim == 3 else words[..., None]], axis=-1)

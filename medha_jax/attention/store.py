@@ -1,8 +1,7 @@
 """Writing a tick's keys and values into the paged pool, in place.
 
-The pool is `[layers, 2, pages, kv_heads, page, head_dim]`: the tokens of one head on one page are contiguous, so
-a page is an operand of a 2-D product as it lies in memory. It holds only finite values, so that what a stale page
-contains can be masked out by a zero weight.
+The pool is `[layers, 2, pages, kv_heads, page, head_dim]`. One head's tokens on a page are contiguous, so a page is an
+operand of a 2-D product without a copy. All values are finite, so a zero weight masks out stale values.
 """
 
 from __future__ import annotations
@@ -23,9 +22,9 @@ def store(
     values: Float[Array, "rows kv_heads head_dim"],
     work: AttentionWork,
 ) -> Pool:
-    """Store the keys and values of the tick's rows at their positions; padding rows are stored nowhere.
+    """Store the keys and values of the tick's rows at their positions; padding rows are not stored.
 
-    Loops of slice updates, because XLA on CPU expands a scatter into one that costs more than the copy itself.
+    It loops over slice updates. XLA on CPU would expand a scatter into a loop that costs more than the copy.
     """
     stacked = jnp.stack([keys, values]).transpose(0, 2, 1, 3)  # [2, kv_heads, rows, head_dim]
     stacked = jnp.where(jnp.isfinite(stacked), stacked, 0)
@@ -45,7 +44,7 @@ def _write(
 ) -> Array:
     pool = _write_decodes(pool, layer, table, stacked, work)
     page = pool.shape[4]
-    # a page may begin before its tile's first row or end after the last one
+    # a page may begin before its tile's first row, or end after its last row
     padded = jnp.pad(stacked, ((0, 0), (0, 0), (page, page), (0, 0))) if work.tiles else stacked
     for tiles in work.tiles:
         pool = _write_tiles(pool, layer, table, padded, tiles)

@@ -1,6 +1,6 @@
-"""What XLA's attention takes from a plan: single tokens, then tiles of prefill chunks.
+"""The work list of XLA's attention: single tokens, then tiles of prefill chunks.
 
-The host makes this list, because only the host knows the lengths. Positions are local (`interface.RowRun`).
+The host makes this list, because only it knows the lengths. Positions are local (`interface.RowRun`).
 """
 
 from __future__ import annotations
@@ -20,11 +20,9 @@ from medha_jax.specs.buckets import SMALL_TILE, Bucket
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Tiles:
-    """Runs of consecutive rows of one request, at most `size` rows each.
+    """Runs of consecutive rows of one request, at most `size` rows each. TILE_FIELDS explains the arrays.
 
-    The first `used` entries count; the rest is padding. `row` is the tile's first row in the tick, `start`
-    that row's local position, `count` its rows, `limit` the tokens that the group holds once this tick's are
-    stored, `stored` how many of the rows this group stores: all of them on their owner, 0 elsewhere.
+    The first `used` entries are valid; the rest is padding.
     """
 
     slot: Int[Array, " tiles"]
@@ -52,9 +50,9 @@ TILE_FIELDS = {
 class AttentionWork:
     """The rows of a tick: single tokens of many requests first, then tiles of prefill chunks.
 
-    Row i < `decode_slots.shape[0]` is one token of slot `decode_slots[i]` that sees `decode_lengths[i]` local
-    tokens, itself included where this group owns it; padding rows see 0. The rows that this group stores are the
-    first `writes` of `write_row`; each is stored at the last position that it sees.
+    Decode row i is a token of slot `decode_slots[i]`. It sees `decode_lengths[i]` local tokens, including itself if
+    this group owns it; padding rows see 0. This group stores the rows in the first `writes` entries of `write_row`,
+    each at the last position that it sees.
     """
 
     decode_slots: Int[Array, " decode_rows"]
@@ -66,7 +64,7 @@ class AttentionWork:
 
 @dataclass(frozen=True)
 class TileLayout:
-    """The fields of one shape's plans that XLA's attention needs."""
+    """The plan fields that XLA's attention needs for one shape."""
 
     bucket: Bucket
 
@@ -77,7 +75,7 @@ class TileLayout:
 
     @cached_property
     def fields(self) -> tuple[PlanField, ...]:
-        """Of decodes, then of the tiles of each size."""
+        """Fields of decodes, then of the tiles of each size."""
         decodes = self.bucket.decodes
         found = [
             PlanField("decode_length", (decodes,), "Local tokens that a decode row sees; 0 for padding."),
@@ -90,7 +88,7 @@ class TileLayout:
         return tuple(found)
 
     def write(self, view: FieldViews, runs: Sequence[RowRun]) -> None:
-        """Fill in lengths and writes of decodes, and cut longer runs into tiles."""
+        """Write the lengths and stored rows of decodes, and cut longer runs into tiles."""
         decodes = [run for run in runs if run.row < self.bucket.decodes]
         if decodes:
             lengths = [min(run.start + 1, run.limit) for run in decodes]
@@ -111,7 +109,7 @@ class TileLayout:
                 view[f"tile{size}_{name}"][: len(tiles)] = column
 
     def _cut(self, run: RowRun) -> Iterator[tuple[int, tuple[int, ...]]]:
-        """The tiles of a run: size of each, and its TILE_FIELDS."""
+        """The tiles of a run: the size and TILE_FIELDS of each."""
         sizes = tuple((self.bucket.shared if run.shared else self.bucket.own).tiles)
         done = 0
         while done < run.length:
@@ -128,7 +126,7 @@ class TileLayout:
         tiles = (Tiles(**{name: fields[f"tile{size}_{name}"] for name in names}, size=size) for size in self.tiles)
         lengths = fields["decode_length"]
         return AttentionWork(
-            # padding has a slot number beyond the table; it sees nothing, so any slot will do
+            # Padding has a slot number beyond the table. It sees no token, so any valid slot works.
             decode_slots=jnp.where(lengths > 0, fields["row_slot"][: self.bucket.decodes], 0),
             decode_lengths=lengths,
             write_row=fields["write_row"],

@@ -1,9 +1,9 @@
 """Attention in plain XLA: blocked online softmax (arXiv 1805.02867, 2205.14135) over pages.
 
-The cost follows the tokens that are there: loops run to each request's own length. Two forms: tiles of many
-queries against blocks of several pages, one 2-D product per KV head (on a 2-core machine 15-20 % faster than a
-batched product over heads), and single queries with the pages of all requests in one list (split KV), so that
-many short contexts cost one loop and a long one does not make the others wait.
+Loops end at each request's own length, so the cost follows the real number of tokens. Tiles of many queries run
+against blocks of several pages, with one 2-D product per KV head: 15-20 % faster than a batched product over heads on
+a 2-core machine. Single queries use one list with the pages of all requests (split KV). So many short contexts need
+one loop, and a long context does not delay them.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from medha_jax.attention.pool import Pool, read, values_of
 from medha_jax.attention.work_list import AttentionWork, Tiles
 from medha_jax.specs.sizes import BLOCK_TOKENS
 
-NOTHING = -1e30  # a score that no exponential survives, and that can be subtracted from itself
+NOTHING = -1e30  # a masked score: its exponential is 0, and unlike -inf it can be subtracted from itself
 LOG2_E = math.log2(math.e)
 
 
 class Softmax(NamedTuple):
-    """An online softmax over the blocks so far, in base two.
+    """An online softmax in base two over the blocks so far; fp32.
 
     Args:
-        top: the largest score of each query, fp32 `[n, 1]`.
-        total: sum of the weights, relative to `top`, fp32 `[n, 1]`.
-        part: weighted sum of the values, fp32 `[n, head_dim]`.
+        top: the largest score of each query `[n, 1]`.
+        total: sum of the weights, relative to `top` `[n, 1]`.
+        part: weighted sum of the values `[n, head_dim]`.
     """
 
     top: Array
@@ -44,19 +44,11 @@ def attend(
     table: Int[Array, "slots pages_per_slot"],
     work: AttentionWork,
 ) -> tuple[Float[Array, "rows heads head_dim"], Float[Array, "rows heads"]]:
-    """Attend from every row to the tokens of its request that this pool holds, at its own position and before.
+    """As `Attention.attend`, with the rows of `work`.
 
     Args:
         queries: decode rows first, then the rows of the tiles.
-        pool: KV pages of all layers, the rows' own keys and values already written.
-        layer: which layer of the pool.
-        table: page of each slot's n-th run of `page` tokens; `pages_per_slot` is a multiple of the pages in
-            a block.
-        work: what each row is.
-
-    Returns:
-        Output in the queries' dtype and the fp32 natural log-sum-exp of the scaled scores. Rows that see nothing
-        here are 0 with a log-sum-exp of -inf.
+        table: `pages_per_slot` is a multiple of the pages in a block.
     """
     decode_rows = work.decode_slots.shape[0]
     out, lse = _attend_decodes(queries[:decode_rows], pool, layer, table, work)
@@ -75,13 +67,13 @@ def attend(
 def _attend_tiles(
     queries: Array, out: Array, lse: Array, pool: Pool, layer: Array, table: Array, tiles: Tiles
 ) -> tuple[Array, Array]:
-    """Fill in the rows of `out` and `lse` that the tiles cover."""
+    """Write the rows of `out` and `lse` that the tiles cover."""
     heads, head_dim = queries.shape[1:]
     kv_heads, page = values_of(pool).shape[3:5]
     group = heads // kv_heads
     pages = max(1, BLOCK_TOKENS // page)
     block, rows = pages * page, tiles.size
-    scale = LOG2_E / math.sqrt(head_dim)  # exponentials of two are cheaper
+    scale = LOG2_E / math.sqrt(head_dim)  # powers of two are cheaper
 
     def one(index: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         out, lse = carry
@@ -124,7 +116,7 @@ def _attend_tiles(
 
 
 def _normalised(top: Array, total: Array, part: Array) -> tuple[Array, Array]:
-    """Output and natural log-sum-exp from an online softmax in base two, with nothing seen as 0 and -inf."""
+    """Output and natural log-sum-exp from an online softmax in base two; 0 and -inf for queries that saw no token."""
     some = total > 0
     safe = jnp.where(some, total, 1)
     return jnp.where(some, part / safe, 0), jnp.where(some, (top + jnp.log2(safe)) / LOG2_E, -jnp.inf)
@@ -153,7 +145,7 @@ def _block(
     if seen is not None:
         scores = jnp.where(seen, scores, NOTHING)
     new_top = jnp.maximum(top, scores.max(-1, keepdims=True))
-    # the sum is taken over the weights as they are multiplied, rounded to the values' dtype
+    # sum the weights after rounding to the values' dtype, because the product uses those
     weights = jnp.exp2((scores - new_top) * scale).astype(values.dtype)
     shrink = jnp.exp2((top - new_top) * scale)
     total = total * shrink + weights.astype(jnp.float32).sum(-1, keepdims=True)

@@ -1,4 +1,4 @@
 """Attention on NVIDIA GPUs: Triton kernels, their work lists and their launch configurations.
 
-Importing this needs neither Triton nor a GPU; `kernels` and `call` do, and are imported when a kernel is traced.
+Importing this package needs neither Triton nor a GPU. `kernels` and `call` need Triton; tracing a kernel imports them.
 """

@@ -1,4 +1,4 @@
-"""Attention and KV writes by the Triton kernels, behind the same contract as the XLA ones."""
+"""Attention and KV writes by the Triton kernels, with the same results as the XLA ones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from medha_jax.attention.gpu.fields import KernelWork
 from medha_jax.attention.gpu.launch import TileConfig
 from medha_jax.attention.pool import Fp8Pool, Pool, values_of
 
-MERGE_ROWS, MERGE_PARTS = 4, 16  # of the second pass: rows of a program, and parts that it reads at once
+MERGE_ROWS, MERGE_PARTS = 4, 16  # merge pass: rows per program, and parts read at once
 WRITE_WARPS, MERGE_WARPS = 4, 4
 
 
@@ -27,7 +27,7 @@ def store(
     work: KernelWork,
     capability: int,
 ) -> Pool:
-    """As `attention.store`, by one program a row that writes into the pool in place."""
+    """As `attention.store`: one program per row writes into the pool in place."""
     from medha_jax.attention.gpu import kernels
     from medha_jax.attention.gpu.call import launch
 
@@ -58,14 +58,14 @@ def attend(
     work: KernelWork,
     capability: int,
 ) -> tuple[Float[Array, "rows heads head_dim"], Float[Array, "rows heads"]]:
-    """As `attention.xla.attend`: one launch, or one for each kind of tile, then the merge of tiles that were cut."""
+    """As `Attention.attend`: one launch, or one per kind of tile, then a merge of the tiles that were cut."""
     from medha_jax.attention.gpu import kernels
     from medha_jax.attention.gpu.call import launch
 
     shape = work.launch
     sizes = _pool_sizes(pool)
     heads, head_dim = sizes["HEADS"], sizes["DIM"]
-    exponents = pool.exponents if isinstance(pool, Fp8Pool) else layer  # any array, where nothing reads it
+    exponents = pool.exponents if isinstance(pool, Fp8Pool) else layer  # unused without fp8; any array will do
     inputs = (queries, values_of(pool), exponents, layer, table, work.items)
     parts = max(1, shape.part_rows)
     made = (
@@ -81,7 +81,7 @@ def attend(
         PARTS=parts,
         SCALE=math.log2(math.e) / math.sqrt(head_dim),
         FP8=isinstance(pool, Fp8Pool),
-        PRECISION="ieee",  # of fp32 products, which only checks use
+        PRECISION="ieee",  # for fp32 products, which only checks use
     )
 
     def run(kernel: Any, tile: TileConfig, items: int, changed: tuple[Array, ...], **more: Any) -> tuple[Array, ...]:
@@ -136,5 +136,5 @@ def _pool_sizes(pool: Pool) -> dict[str, int]:
 
 
 def _power_of_two(number: int) -> int:
-    """The least one that is not smaller."""
+    """The least power of two that is at least `number`."""
     return 1 << (number - 1).bit_length()

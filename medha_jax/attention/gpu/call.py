@@ -1,4 +1,4 @@
-"""The one place that calls a Triton kernel from JAX, whichever of jax-triton's two interfaces is installed."""
+"""The only place that calls Triton kernels from JAX, for both interfaces of jax-triton (0.3 and 0.4)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import jax
 import jax_triton
 from jax import Array
 
-# 0.3 names its outputs out_shape and hands aliased buffers to the kernel twice, 0.4 out_type and once
+# jax-triton 0.3 has `out_shape` and passes aliased buffers twice; 0.4 has `out_type` and passes them once.
 _OLD = "out_shape" in inspect.signature(jax_triton.triton_call).parameters
 
 
@@ -25,24 +25,20 @@ def launch(
     capability: int,
     constants: Mapping[str, Any],
 ) -> tuple[Array, ...]:
-    """Launch a kernel whose parameters are inputs, changed and made arrays, the changed ones again, then constants.
+    """Launch a `triton.jit` kernel; returns the made arrays, then the changed ones.
 
-    The second mention of the changed arrays, which a kernel must not use, is where jax-triton 0.3 passes the
-    outputs that share their memory; 0.4 has none, and gets the first input there.
+    Its parameters are inputs, changed arrays, made arrays, the changed arrays again, then constants. A kernel must not
+    use the repeated ones: jax-triton 0.3 passes the aliased outputs there, and 0.4 gets the first input instead.
 
     Args:
-        kernel: a `triton.jit` function.
-        inputs: arrays that it only reads.
-        changed: arrays that it changes in place; XLA copies one that is used afterwards as well.
+        inputs: arrays that the kernel only reads.
+        changed: arrays that it changes in place; XLA copies those that are used later.
         made: shapes and dtypes of the arrays that it fills.
         grid: programs along each axis.
-        warps: of 32 threads, a program.
-        stages: depth of the software pipeline where a loop names none.
-        capability: compute capability to compile for, ten times the number with a dot: 90.
-        constants: its `constexpr` parameters.
-
-    Returns:
-        The made arrays, then the changed ones.
+        warps: warps of 32 threads per program.
+        stages: default depth of a loop's software pipeline.
+        capability: compute capability times ten, e.g. 90.
+        constants: `constexpr` parameters by name.
     """
     outputs = [*made, *(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in changed)]
     aliases = {len(inputs) + at: len(made) + at for at in range(len(changed))}
@@ -55,7 +51,7 @@ def launch(
         input_output_aliases=aliases,
         name=kernel.__name__,
     )
-    # fused multiply-adds are asked for by name, because Triton 3.10 leaves them out by default
+    # fused multiply-adds are explicit, because Triton 3.10 turns them off by default
     if _OLD:
         options |= dict(out_shape=outputs, enable_fp_fusion=True)
         return tuple(jax_triton.triton_call(*inputs, *changed, **options, **constants))

@@ -1,4 +1,4 @@
-"""What the kernels take from a plan: a list of items, made on the host, and where each row is stored."""
+"""The kernels' fields of a plan: a work list made on the host, and the place where each row is stored."""
 
 from __future__ import annotations
 
@@ -19,10 +19,9 @@ from medha_jax.specs.buckets import Bucket
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class KernelWork:
-    """What a tick has to attend to and to store, as `items.plan_items` lists it.
+    """The attention and KV writes of a tick, as `items.plan_items` lists them.
 
-    `slot` and `position` say for each row where its keys and values go, -1 for nowhere on this device; `position` is
-    local to the group.
+    Each row's keys and values go to `slot` at `position`, which is local to the group; -1 means not stored here.
     """
 
     items: Int[Array, "items fields"]
@@ -34,14 +33,14 @@ class KernelWork:
 
 @dataclass(frozen=True)
 class ItemLayout:
-    """The fields of one shape's plans that the kernels need; `launch` is how they run it."""
+    """The plan fields that the kernels need for one shape."""
 
     bucket: Bucket
     launch: Launch
 
     @cached_property
     def fields(self) -> tuple[PlanField, ...]:
-        """Where rows are stored, then the work list."""
+        """The places where rows are stored, then the work list."""
         items, merges = (self.launch.items, len(ITEM_FIELDS)), (self.launch.merges, len(MERGE_FIELDS))
         return (
             PlanField("write_position", (self.bucket.rows,), "Local position that a row is stored at; -1: nowhere."),
@@ -50,11 +49,11 @@ class ItemLayout:
         )
 
     def write(self, view: FieldViews, runs: Sequence[RowRun]) -> None:
-        """Fill in where rows are stored, and the work list, which covers padding rows too."""
+        """Write the places of stored rows, and the work list, which covers padding rows too."""
         bucket, position = self.bucket, view["write_position"]
         slots, lengths = np.zeros((2, bucket.decodes), np.int32)
         position[...] = -1
-        prompts: tuple[list[tuple[int, ...]], ...] = ([], [])  # runs of the own segment, and of the shared one
+        prompts: tuple[list[tuple[int, ...]], ...] = ([], [])  # own segment, shared segment
         for run in runs:
             if run.row < bucket.decodes:
                 slots[run.row], lengths[run.row] = run.slot, min(run.start + 1, run.limit)

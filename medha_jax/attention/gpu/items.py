@@ -1,7 +1,7 @@
 """The work list of one tick on one device, made on the host, because only the host knows the lengths.
 
-A tile is cut along its KV so that all programs end at about the same time. A GPU starts programs in the order of the
-list, whenever one before them ends: so large parts come first, and small ones fill the gaps. NumPy only.
+Tiles are cut along their KV so that all programs end at about the same time. A GPU starts programs in list order, as
+earlier ones end. So large parts come first, and small parts fill the gaps. NumPy only.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ MERGE_FIELDS = {
     "stride": "rows from one part's partial results to the next",
     "parts": "how many",
 }
-LEAST_BLOCKS = 4  # a part of fewer blocks would spend its time on beginning and ending
-OVERHEAD = 1.0  # blocks that beginning and ending a part cost; estimated, not measured
+LEAST_BLOCKS = 4  # fixed costs would dominate a part of fewer blocks
+OVERHEAD = 1.0  # fixed cost of a part, in blocks; estimated, not measured
 CHUNK_FIELDS = ("row", "length", "slot", "start", "limit")
 
 
 @dataclass(frozen=True)
 class TileList:
-    """Runs of rows of one request each, `[tiles]`; fields as in `work_list.Tiles`, `decode` names the tile size.
+    """Runs of rows of one request each, `[tiles]`. Fields are as in `work_list.Tiles`; `decode` selects the tile size.
 
-    Rows that see nothing are in the list too: they are written as 0 and -inf.
+    The list includes rows that see no token: the kernels write 0 and -inf for them.
     """
 
     row: np.ndarray
@@ -61,10 +61,9 @@ def list_tiles(launch: Launch, slots: np.ndarray, lengths: np.ndarray, chunks: n
     """Every row of a tick as tiles.
 
     Args:
-        launch: tile sizes.
-        slots: of the decode rows, which come first.
-        lengths: tokens that each of them sees, 0 for padding.
-        chunks: `[chunks, CHUNK_FIELDS]` of prompt rows, padding included, whose limit is 0.
+        slots: slots of the decode rows, which come first.
+        lengths: tokens that each decode row sees; 0 for padding.
+        chunks: prompt rows `[chunks, CHUNK_FIELDS]`, including padding with a limit of 0.
     """
     decodes, size = np.arange(launch.decodes), max(1, launch.tile_tokens)
     row, length, slot, start, limit = chunks.reshape(-1, len(CHUNK_FIELDS)).T
@@ -86,11 +85,10 @@ def list_tiles(launch: Launch, slots: np.ndarray, lengths: np.ndarray, chunks: n
 
 
 def plan_items(launch: Launch, tiles: TileList) -> tuple[np.ndarray, np.ndarray]:
-    """Cut tiles into parts and put them in order.
+    """Cut tiles into parts and order them.
 
-    Returns:
-        The work list, int32 `[launch.items, ITEM_FIELDS]`, and the tiles to merge, int32
-        `[launch.merges, MERGE_FIELDS]`; unused places have a count of 0.
+    Returns the work list, int32 `[launch.items, ITEM_FIELDS]`, and the tiles to merge, int32
+    `[launch.merges, MERGE_FIELDS]`. Unused places have a count of 0.
     """
     blocks = tiles.blocks(launch)
     parts = np.ones(len(blocks), np.int64)
@@ -128,11 +126,11 @@ def plan_items(launch: Launch, tiles: TileList) -> tuple[np.ndarray, np.ndarray]
 
 
 def part_counts(blocks: np.ndarray, launch: Launch, tile: TileConfig) -> np.ndarray:
-    """Parts for tiles of so many blocks: of a few cuts the one with the least estimated time.
+    """Number of parts of each tile, from its `blocks`: the cut with the least estimated time.
 
-    A cut is named by the parts of the longest tile: one, or as many as give every program one, two or three parts of
-    that size, rounded down and up (rounded down, equal tiles fill whole rounds). Estimated is the number of rounds
-    times the mean part, or the largest part where that is longer.
+    A cut is the number of parts of the longest tile. The candidates are one part, and the counts that give each
+    program one, two or three parts of that size. They are rounded down and up; rounded down, equal tiles fill whole
+    rounds. The time is the number of rounds times the mean part, or the largest part if that is longer.
     """
     programs = launch.programs(tile)
     most: np.ndarray = np.maximum(blocks // LEAST_BLOCKS, 1)
@@ -152,12 +150,12 @@ def part_counts(blocks: np.ndarray, launch: Launch, tile: TileConfig) -> np.ndar
 
 
 def _order(size: np.ndarray, number: np.ndarray, tile: np.ndarray) -> np.ndarray:
-    """Large parts first, in classes of a factor of two; within one, parts of the same KV beside each other."""
+    """Large parts first, in classes of a factor of two. Within a class, parts of the same KV are adjacent."""
     return np.lexsort((tile, number, -np.frexp(size)[1]))
 
 
 def _interleaved(decode: np.ndarray) -> np.ndarray:
-    """Order that spreads both kinds evenly, each in its own order, so that they run beside each other."""
+    """An order that mixes both kinds evenly, so that they run side by side; each kind keeps its own order."""
     share = np.zeros(len(decode))
     for kind in (decode, ~decode):
         count = int(np.count_nonzero(kind))

@@ -1,11 +1,11 @@
 """The Triton kernels. Importing this needs Triton; nothing here knows JAX.
 
-One body computes every tile: the queries of `count` consecutive tokens of one request, with all heads of one KV head
-packed as rows (token major), against blocks `first` to `past` of `KEYS` tokens each. A decode is a tile of one token.
-So prefill and decode differ in their sizes only, and a launch may hold both.
+One body computes every tile: the queries of `count` consecutive tokens of one request against blocks `first` to `past`
+of `KEYS` tokens each. All query heads of one KV head are rows of the tile (token major). A decode is a tile of one
+token, so prefill and decode differ only in size, and one launch may hold both.
 
-Pages are looked up one block ahead, so that the address of a block is there when its turn comes. Offsets of whole
-pages are 64-bit: a pool of a million tokens of an 8B model has 2^36 elements.
+The page of a block is looked up one block ahead to hide the latency. Offsets of whole pages are 64-bit: a pool of a
+million tokens of an 8B model has 2^36 elements.
 """
 
 import triton
@@ -15,7 +15,7 @@ from medha_jax.attention.gpu.items import ITEM_FIELDS, MERGE_FIELDS
 
 LN_2 = tl.constexpr(0.6931471805599453)
 LOWEST_EXPONENT = tl.constexpr(-100)
-# where the fields of an entry of the work list, and of the list of merges, stand in it
+# positions of the fields in an entry of the work list, and of the merge list
 ITEM = tl.constexpr(len(ITEM_FIELDS))
 ITEM_ROW, ITEM_COUNT, ITEM_SLOT, ITEM_START, ITEM_LIMIT, ITEM_FIRST, ITEM_PAST, ITEM_PART, ITEM_DECODE = (
     tl.constexpr(list(ITEM_FIELDS).index(name))
@@ -40,7 +40,7 @@ def _page_of(table, block, PAGE: tl.constexpr, KEYS: tl.constexpr):
 
 @triton.jit
 def _lines(page, block, head, layer, HEADS: tl.constexpr, PAGES: tl.constexpr, PAGE: tl.constexpr, KEYS: tl.constexpr):
-    """Where a block's keys lie: (64-bit number of the first line, 32-bit lines after it)."""
+    """The lines of a block's keys: 64-bit number of the first line, 32-bit offsets from it."""
     keys = tl.arange(0, KEYS)
     page = ((layer * (2 * PAGES) + page).to(tl.int64) * HEADS + head) * PAGE
     if KEYS <= PAGE:
@@ -76,9 +76,9 @@ def _two_to(power):
 
 @triton.jit
 def _in_range_of_fp16(q):
-    """Rows in fp16, which e4m3 converts to in one instruction, each scaled by a power of two; and those powers.
+    """Rows scaled by a power of two each, in fp16 (one instruction converts e4m3 to it), and those powers.
 
-    Exact but for elements more than 2^14 times smaller than their row's largest.
+    Exact except for elements more than 2^14 times smaller than their row's largest.
     """
     bits = tl.max(tl.abs(q.to(tl.float32)), 1).to(tl.int32, bitcast=True)
     power = tl.maximum((bits >> 23) - 127, LOWEST_EXPONENT)
@@ -97,9 +97,9 @@ def _block(
 ):  # fmt: skip
     """One step of online softmax in base two: `SCALE` is log2(e) / sqrt(head_dim).
 
-    In eight bits, products are of what is stored. The powers of two of keys go to their scores and those of values to
-    their weights: `acc` is in units of 2^(level - LIFT), where `level` is the largest power of a value so far, so that
-    weights down to 2^-29 keep all digits of fp16 and what is lost of smaller ones is below 2^-40.
+    In eight bits, the products use the stored values. The keys' powers of two scale the scores; the values' scale the
+    weights. `acc` is in units of 2^(level - LIFT), where `level` is the largest power of a value so far. So weights
+    down to 2^-29 keep all digits of fp16, and the loss in smaller ones is below 2^-40.
     """
     line, after = _lines(page, block, head, number, HEADS, PAGES, PAGE, KEYS)
     values_line = line + PAGES * HEADS * PAGE
@@ -113,7 +113,7 @@ def _block(
         scores = tl.where(seen, scores, float("-inf"))
     new_top = tl.maximum(top, tl.max(scores, 1))
     if MASKED:
-        # rows that have seen nothing yet stay at -inf, and must not subtract it from itself
+        # rows that saw no token yet stay at -inf, which must not be subtracted from itself
         least = tl.where(new_top == float("-inf"), 0.0, new_top) * SCALE
     else:
         least = new_top * SCALE
@@ -267,9 +267,9 @@ def merge_kernel(
     HEADS: tl.constexpr, GROUP: tl.constexpr, DIM: tl.constexpr, WIDE: tl.constexpr,
     PARTS: tl.constexpr, ROWS: tl.constexpr, SOME: tl.constexpr,
 ):  # fmt: skip
-    """Second pass of split KV: a tile's parts by log-sum-exp in fp32; grid (merges, KV heads, runs of `ROWS` rows).
+    """Merge the parts of a tile by log-sum-exp in fp32; grid (merges, KV heads, runs of `ROWS` rows).
 
-    `SOME` parts at once: one after the other, each would cost the time of a read from memory.
+    It reads `SOME` parts at once. Read one by one, each would cost a full memory latency.
     """
     entry = merges + tl.program_id(0) * MERGE
     row, count, part = tl.load(entry + MERGE_ROW), tl.load(entry + MERGE_COUNT), tl.load(entry + MERGE_PART)
@@ -312,7 +312,7 @@ def _write(
     HEADS: tl.constexpr, MANY: tl.constexpr, DIM: tl.constexpr, WIDE: tl.constexpr, PAGE: tl.constexpr,
     FP8: tl.constexpr,
 ):  # fmt: skip
-    """One row's keys or values, all heads, to line `line` of head 0; what is not finite becomes 0."""
+    """Store one row's keys or values of all heads, from line `line` of head 0; non-finite values become 0."""
     heads, dims = tl.arange(0, MANY), tl.arange(0, WIDE)
     inside = (heads < HEADS)[:, None] & (dims < DIM)[None, :]
     value = tl.load(source + (row * HEADS + heads)[:, None] * DIM + dims[None, :], mask=inside, other=0.0)
@@ -321,7 +321,7 @@ def _write(
     lines = line + heads * PAGE
     if FP8:
         bits = tl.max(tl.abs(value), 1).to(tl.int32, bitcast=True)
-        # the least power of two by which the largest value, m * 2^e, comes to at most 448 = 1.75 * 2^8
+        # the least power of two that scales the largest value, m * 2^e, to at most 448 = 1.75 * 2^8
         power = (bits >> 23) - 135 + ((bits & 0x7FFFFF) > 0x600000).to(tl.int32)
         power = tl.maximum(power, LOWEST_EXPONENT)
         value = value * _two_to(-power)[:, None]
@@ -335,7 +335,7 @@ def write_kernel(
     HEADS: tl.constexpr, MANY: tl.constexpr, DIM: tl.constexpr, WIDE: tl.constexpr,
     PAGE: tl.constexpr, PAGES: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """Keys and values of one row into its page; grid (rows,). Rows at position -1 are stored nowhere."""
+    """Keys and values of one row into its page; grid (rows,). Rows at position -1 are not stored."""
     row = tl.program_id(0)
     position = tl.load(positions + row)
     if position >= 0:

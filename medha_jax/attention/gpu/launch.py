@@ -1,4 +1,4 @@
-"""How the kernels are launched: sizes of tiles from a table, and what follows from them for one shape of a tick."""
+"""Launch configurations of the kernels: tile sizes from a table, and the resulting sizes for one shape of a tick."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import yaml
 
 TABLE = Path(__file__).parent / "launches.yaml"
 LARGEST_HEAD_DIM = 256
-MOST_WAVES = 3  # most parts that every program gets on average where KV is split
+MOST_WAVES = 3  # most parts per program, on average, if KV is split
 ROWS, KEYS = (16, 32, 64, 128, 256), (16, 32, 64, 128, 256)
 
 
 class LaunchError(ValueError):
-    """The kernels cannot run what is asked for; the message says what they can."""
+    """The kernels cannot run a configuration; the message says what they can run."""
 
 
 @dataclass(frozen=True)
 class GpuTarget:
-    """What the kernels are compiled for: JAX's name of the device, compute capability times ten, multiprocessors."""
+    """The GPU to compile for: JAX's device name, compute capability times ten, number of multiprocessors."""
 
     name: str
     capability: int
@@ -30,11 +30,7 @@ class GpuTarget:
 
     @classmethod
     def of(cls, device: Any) -> GpuTarget:
-        """The facts of a device of JAX.
-
-        Raises:
-            LaunchError: it is no NVIDIA GPU.
-        """
+        """The target for a JAX device. Raises LaunchError if it is not an NVIDIA GPU."""
         major, _, minor = str(getattr(device, "compute_capability", "")).partition(".")
         if not (major.isdigit() and minor.isdigit()):
             where = f"{device.platform} ({device.device_kind})"
@@ -44,21 +40,20 @@ class GpuTarget:
 
 @dataclass(frozen=True)
 class TileConfig:
-    """One row of the table: what a tile is made of, and for what it is the choice.
+    """One row of the table: the sizes of a tile, and the cases that it is for.
 
     Args:
-        gpu: a device's name, or `sm90` for all of that capability and later ones without rows of their own.
-        head_dim: the largest that it is for.
+        gpu: a device name, or e.g. `sm90` for that capability and later ones without their own rows.
+        head_dim: largest head_dim.
         dtype: of the pool.
-        queries: most query rows of one KV head that it is for, which are prompt tokens times heads of a group; 1 for
-            decodes.
-        rows: query rows of a tile; tokens times the heads of a group.
+        queries: most query rows of one KV head (prompt tokens times heads of a group); 1 for decodes.
+        rows: query rows of a tile (tokens times heads of a group).
         keys: tokens of a block.
-        warps: of a program.
-        stages: blocks under way.
-        resident: programs that a multiprocessor holds at once.
-        together: prompt tiles and decodes in one launch (stated with prompt tiles).
-        measured: whether a tuning run chose it on that GPU.
+        warps: warps per program.
+        stages: blocks loaded ahead by the pipeline.
+        resident: programs that run on a multiprocessor at once.
+        together: prompt tiles and decodes share one launch (set on prompt tiles).
+        measured: a tuning run on that GPU chose this row.
     """
 
     gpu: str
@@ -83,15 +78,15 @@ class TileConfig:
 
 @dataclass(frozen=True)
 class Launch:
-    """The attention of one shape of a tick on one device.
+    """The attention launch for one shape of a tick on one device.
 
     Args:
         decode: tile of one token.
-        prefill: tile of prompt tokens, None where the shape has none.
-        decodes: decode rows.
+        prefill: tile of prompt tokens; None if the shape has no prompt rows.
+        decodes: number of decode rows.
         prompt_tiles: most prompt tiles.
         heads: KV heads of the device; `group` query heads share each.
-        processors: multiprocessors.
+        processors: number of multiprocessors.
     """
 
     decode: TileConfig
@@ -104,7 +99,7 @@ class Launch:
 
     @property
     def together(self) -> bool:
-        """Whether both kinds are one launch."""
+        """Whether prompt tiles and decodes share one launch."""
         return self.prefill is not None and self.prefill.together
 
     @property
@@ -113,7 +108,7 @@ class Launch:
         return self.prefill.rows // self.group if self.prefill else 0
 
     def programs(self, tile: TileConfig) -> int:
-        """Programs of a kind that run at once."""
+        """Programs that run at once with this tile."""
         return self.processors * tile.resident
 
     def extra(self, tile: TileConfig) -> int:
@@ -122,12 +117,12 @@ class Launch:
 
     @property
     def decode_items(self) -> int:
-        """Places for decodes in the work list, before those of prompt tiles; none where they share places."""
+        """Places for decodes in the work list, before those of prompt tiles; 0 if both share one launch."""
         return 0 if self.together else self.decodes + self.extra(self.decode)
 
     @property
     def prefill_items(self) -> int:
-        """Places for prompt tiles, or for both kinds where they are launched together."""
+        """Places for prompt tiles, or for both kinds if they share one launch."""
         if self.prefill is None:
             return 0
         return self.prompt_tiles + self.extra(self.prefill) + (self.decodes if self.together else 0)
@@ -139,13 +134,13 @@ class Launch:
 
     @property
     def merges(self) -> int:
-        """Most tiles that come in parts: every one of them has at least one extra part."""
+        """Most tiles that are cut; each has at least one extra part."""
         extra = self.extra(self.prefill) if self.prefill else 0
         return min(self.decodes + self.prompt_tiles, extra + (0 if self.together else self.extra(self.decode)))
 
     @property
     def part_rows(self) -> int:
-        """Rows of partial results for one KV head: a tile of n parts has n - 1 extra ones, so at most two for each."""
+        """Rows of partial results of one KV head: n parts are n - 1 extra ones, so at most two per extra part."""
         large = self.prefill.rows * 2 * self.extra(self.prefill) if self.prefill else 0
         return large + (0 if self.together else self.decode.rows * 2 * self.extra(self.decode))
 
@@ -157,14 +152,11 @@ class LaunchTable:
     rows: tuple[TileConfig, ...]
 
     def find(self, target: GpuTarget, head_dim: int, dtype: str, queries: int) -> TileConfig:
-        """The row for so many query rows of one KV head, or for decodes where `queries` is 1.
+        """The row for `queries` query rows of one KV head; 1 means decodes. Raises LaunchError if there is none.
 
-        A GPU's own rows come before those of its capability, and these before those of lower ones.
-
-        Raises:
-            LaunchError: there is none.
+        Rows of the GPU itself have priority, then rows of its capability, then those of lower capabilities.
         """
-        dtype = {"float16": "bfloat16"}.get(dtype, dtype)  # as many bits, the same instructions
+        dtype = {"float16": "bfloat16"}.get(dtype, dtype)  # same size, same instructions
         fitting = [row for row in self.rows if row.dtype == dtype and (row.queries == 1) == (queries == 1)]
         fitting = [row for row in fitting if row.head_dim >= head_dim and row.queries >= queries]
         named = [(_rank(row.gpu, target), row) for row in fitting]
@@ -181,7 +173,7 @@ class LaunchTable:
 
 
 def _rank(gpu: str, target: GpuTarget) -> int | None:
-    """How well a row's GPU names a target, 0 best; None if it does not."""
+    """How closely a row's GPU matches a target: 0 is best, None is no match."""
     if gpu == target.name:
         return 0
     number = gpu.removeprefix("sm")

@@ -1,4 +1,4 @@
-"""A mesh over several processes: process 0 plans, the others run the same ticks in the same order."""
+"""A mesh over several processes. Process 0 plans; the others run the same ticks in the same order."""
 
 from medha_jax.runtime.cluster.errors import ClusterError, ClusterSettingError
 from medha_jax.runtime.cluster.executor import ClusterExecutor

@@ -1,4 +1,4 @@
-"""Which process sends the results of which chunk."""
+"""Which process sends each chunk's result."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from medha_jax.runtime.tick_results import TickHandle
 
 
 def answering(handle: TickHandle) -> dict[int, int]:
-    """The process that answers for each chunk of a tick's leaving plan, by position."""
+    """The process that sends each chunk's result, by position in the tick's leaving plan."""
     token = handle.sampled.token
     processes = group_processes(token.sharding, token.shape)
     return {number: processes[group] for number, (group, _) in places(handle.leaving, handle.bucket).items()}
@@ -20,12 +20,7 @@ def answering(handle: TickHandle) -> dict[int, int]:
 
 @lru_cache
 def group_processes(sharding: Sharding, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """For each group the process that answers for it: the lowest-numbered one that holds a copy of its results.
-
-    Args:
-        sharding: of the results.
-        shape: of the results, `[groups, ...]`.
-    """
+    """For each group, the lowest-numbered process that holds its results, whose shape is `[groups, ...]`."""
     groups = shape[0]
     lowest = [jax.process_count()] * groups
     for device, index in sharding.devices_indices_map(shape).items():

@@ -1,8 +1,8 @@
-"""What can go wrong between processes."""
+"""Errors of a cluster."""
 
 
 class ClusterError(RuntimeError):
-    """Processes cannot work together; the message says which one, why, and what to do."""
+    """Processes cannot work together; the message names the process, the cause and the remedy."""
 
 
 class ClusterSettingError(ValueError):

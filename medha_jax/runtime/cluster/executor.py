@@ -1,4 +1,4 @@
-"""The mesh executor of process 0 where the mesh spans several processes."""
+"""The executor of process 0 for a mesh over several processes."""
 
 from __future__ import annotations
 
@@ -21,21 +21,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ClusterHandle:
-    """A tick that every process was told to run."""
+    """A tick that was sent to every process."""
 
     sequence: int
     own: TickHandle
 
 
 class ClusterExecutor:
-    """Runs plans on the devices of all processes; looks like the `MeshExecutor` of a single one.
+    """Runs plans on the devices of all processes, with the interface of `MeshExecutor`.
 
-    Every command goes to the followers before process 0 runs it itself. To be used as a context: leaving it stops
-    the followers, with an error if one is on its way.
-
-    Args:
-        executor: of this process.
-        leader: whose followers are ready.
+    Every command goes to the followers before process 0 runs it. The executor is a context manager: its exit stops
+    the followers, as failed if an exception is raised. The followers of `leader` must be ready.
     """
 
     def __init__(self, executor: MeshExecutor, leader: Leader) -> None:
@@ -45,15 +41,11 @@ class ClusterExecutor:
         self._closed = self._failed = False
 
     def usable(self) -> bool:
-        """Whether all processes are in the same state: not after an error on this one alone."""
+        """Whether all processes have the same state. An error on this process alone ends that."""
         return not self._failed and self._executor.usable()
 
     def renew(self) -> None:
-        """Not done over processes.
-
-        Raises:
-            ClusterError: always; what the followers hold is not known, and starting all of them again is what helps.
-        """
+        """Raise ClusterError: the followers' state is unknown, so all processes must be restarted."""
         raise ClusterError("an error took the state of one process; all processes have to be started again")
 
     def admit(self, admission: Admission) -> None:
@@ -77,10 +69,10 @@ class ClusterExecutor:
         return ClusterHandle(sequence, self._run(lambda: self._executor.submit(plan)))
 
     def collect(self, handle: ClusterHandle) -> list[TokenResult]:
-        """Wait for a tick; one result a chunk of its leaving plan, in order.
+        """Wait for a tick; one result per chunk of its leaving plan, in order.
 
         Raises:
-            ClusterError: a follower's results are not those of the plan.
+            ClusterError: a follower's results do not match the plan.
         """
         results = self._run(lambda: local_results(handle.own))
         expected = answering(handle.own)
@@ -122,5 +114,5 @@ class ClusterExecutor:
             self._failed = True
             if not isinstance(error, RuntimeError):
                 raise
-            self._leader.await_cause()  # a collective fails where a partner is gone
+            self._leader.await_cause()  # a collective fails if a partner process is gone
             raise

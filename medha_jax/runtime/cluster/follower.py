@@ -1,4 +1,4 @@
-"""A process that runs what process 0 plans."""
+"""A process that runs the plans of process 0."""
 
 from __future__ import annotations
 
@@ -24,17 +24,16 @@ Message = Callable[[], pb.FollowerMessage]
 
 
 class Follower:
-    """One stream to process 0; commands run in the caller's thread, results are fetched and sent in another.
+    """One stream to process 0. Commands run in the caller's thread; another thread fetches and sends results.
 
-    If the stream breaks this process ends with one line on stderr, whatever its main thread does.
+    If the stream breaks, this process ends with one line on stderr, even if its main thread is blocked.
 
     Args:
-        hello: how this process introduces itself.
         address: HOST:PORT of process 0's plans.
         limit: bytes of a message.
-        heartbeat: seconds within which a silent process 0 is given up.
-        tls: certificate, key and authority; None is for loopback, or for where `insecure` is meant.
-        end: ends this process with a text.
+        heartbeat: seconds of silence after which process 0 counts as lost.
+        tls: None is allowed only on loopback or with `insecure`.
+        end: ends this process with an error text.
 
     Raises:
         ClusterSettingError: plans would travel unprotected.
@@ -62,7 +61,7 @@ class Follower:
         self._outgoing: SimpleQueue[Message | None] = SimpleQueue()
 
     def join(self, seconds: float) -> None:
-        """Connect, again and again until process 0 is there, and watch the stream from then on.
+        """Connect to process 0, with retries, and then watch the stream.
 
         Raises:
             ClusterError: process 0 refuses this process, or does not answer within `seconds`.
@@ -90,13 +89,7 @@ class Follower:
         threading.Thread(target=self._read, args=(stream,), daemon=True).start()
 
     def run(self, open_executor: Callable[[], MeshExecutor]) -> str:
-        """Load the model, then run commands until process 0 stops.
-
-        Args:
-            open_executor: makes this process's part of the mesh.
-
-        Returns:
-            Why process 0 stopped.
+        """Load the model, then run commands until process 0 stops; returns its reason.
 
         Raises:
             ClusterError: commands came out of order.
@@ -106,7 +99,7 @@ class Follower:
             self._send(pb.FollowerMessage(ready=pb.Ready()))
             reason = self._run_commands(executor)
         except Exception as error:
-            # where a partner of a collective is gone, the watchdog knows the cause and ends this process
+            # If a lost process caused the error, the watchdog reports it and ends this process.
             self._watchdog.await_cause(min(1.0, self._heartbeat))
             self._watchdog.release()
             self._send(pb.FollowerMessage(failure=pb.Failure(text=str(error)[:1000] or type(error).__name__)))
@@ -150,13 +143,13 @@ class Follower:
         self._outgoing.put(lambda: message)
 
     def _leave(self) -> None:
-        """End this side of the stream and give what was sent the time to arrive."""
+        """End this side of the stream, and wait for sent messages to arrive."""
         self._outgoing.put(None)
         self._finished.wait(self._heartbeat)
         self._channel.close()
 
     def _messages(self, outgoing: SimpleQueue[Message | None]) -> Iterator[pb.FollowerMessage]:
-        """What gRPC sends, in a thread of its own, so that waiting for results delays no command."""
+        """Messages for gRPC, made in its own thread, so that waiting for results delays no command."""
         while (make := outgoing.get()) is not None:
             try:
                 message = make()

@@ -1,4 +1,4 @@
-"""Whether two processes were started for the same thing."""
+"""Whether two processes have the same version, model and configuration."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ SAMPLE = 2**16  # bytes; reading all of a large model's weights would take minut
 
 
 def digest(config: RuntimeConfig) -> str:
-    """Hexadecimal SHA-256 of what must agree: every setting but paths, and the model.
+    """Hexadecimal SHA-256 of all settings except paths, and of the model.
 
-    Of the model: its `config.json`, and of each safetensors file name, size, first and last 64 KiB. Converted
-    directories count by `config.json` only, because their files are named at random.
+    The model counts by `config.json` and each safetensors file's name, size, first and last 64 KiB. A converted
+    directory counts by `config.json` only, because its files have random names.
     """
     common = replace(config, model=Path("model"), compilation_cache=None)
     found = hashlib.sha256(repr(common).encode())
@@ -33,7 +33,7 @@ def digest(config: RuntimeConfig) -> str:
 
 
 def hello(process: int, config: RuntimeConfig) -> pb.Hello:
-    """How a process introduces itself."""
+    """The first message of a follower; the leader compares it with its own."""
     return pb.Hello(process=process, version=medha_jax.__version__, digest=digest(config))
 
 

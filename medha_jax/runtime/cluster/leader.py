@@ -1,4 +1,4 @@
-"""Process 0's side of the stream: commands out to every follower in one order, results back."""
+"""Process 0's side of the stream: sends commands to every follower in the same order, receives results."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from medha_jax.runtime.cluster.identity import difference
 from medha_jax.runtime.cluster.transport import ACCEPTED, check_protected, options, serve
 from medha_jax.runtime.cluster.watchdog import Watchdog, leave
 
-FLUSH = 0.5  # seconds that a last word to the followers may take
+FLUSH = 0.5  # seconds to deliver the last command to the followers
 Outgoing = SimpleQueue[pb.Command | None]
 
 
 @dataclass
 class _Follower:
-    """One stream; changed under the leader's lock only."""
+    """One stream; changed only under the leader's lock."""
 
     process: int
     outgoing: Outgoing = field(default_factory=SimpleQueue)
@@ -32,18 +32,18 @@ class _Follower:
 
 
 class Leader:
-    """Serves the followers; owner of their queues, of the sequence and of results that nobody took yet.
+    """Serves the followers; owner of their queues, the sequence and results that are not collected yet.
 
-    A follower that is lost ends this process with one line on stderr, after the others were told.
+    If a follower is lost, the leader tells the others and ends this process with one line on stderr.
 
     Args:
-        hello: what every follower must be started like.
-        processes: of the cluster, this one included.
+        hello: every follower's must agree with it.
+        processes: number in the cluster, including this one.
         address: HOST:PORT to listen on.
         limit: bytes of a message.
-        heartbeat: seconds within which a silent follower is given up.
-        tls: certificate, key and authority; None is for loopback, or for where `insecure` is meant.
-        end: ends this process with a text.
+        heartbeat: seconds of silence after which a follower counts as lost.
+        tls: None is allowed only on loopback or with `insecure`.
+        end: ends this process with an error text.
 
     Raises:
         ClusterError: the address cannot be listened on.
@@ -72,19 +72,11 @@ class Leader:
         self._server, self.port = serve(self._follow, address, processes - 1, options(limit, heartbeat), tls)
 
     def wait_joined(self, seconds: float) -> None:
-        """Wait until every follower has introduced itself.
-
-        Raises:
-            ClusterError: some have not within `seconds`.
-        """
+        """Wait until every follower has connected. Raises ClusterError after `seconds`."""
         self._wait(lambda: set(self._followers), seconds, "did not connect to the plans")
 
     def wait_ready(self, seconds: float) -> None:
-        """Wait until every follower has loaded the model.
-
-        Raises:
-            ClusterError: some have not within `seconds`.
-        """
+        """Wait until every follower has loaded the model. Raises ClusterError after `seconds`."""
         self._wait(lambda: {f.process for f in self._followers.values() if f.ready}, seconds, "did not become ready")
 
     def broadcast(self, command: pb.Command) -> int:
@@ -97,22 +89,20 @@ class Leader:
             return command.sequence
 
     def results(self, sequence: int, process: int) -> pb.Results:
-        """Wait for what a follower has to say about a tick (a lost follower ends this process)."""
+        """Wait for a follower's results of a tick (a lost follower ends this process)."""
         follower = self._followers[process]
         with self._changed:
             self._changed.wait_for(lambda: sequence in follower.results)
             return follower.results.pop(sequence)
 
     def await_cause(self) -> None:
-        """After an error in this process: wait whether a lost follower explains it (which ends this process)."""
+        """After an error here, wait briefly in case a lost follower is the cause (that would end this process)."""
         self._watchdog.await_cause(min(1.0, self._heartbeat))
 
     def stop(self, reason: str, failed: bool) -> None:
         """Send the last command, wait until the followers have it, and stop serving.
 
-        Args:
-            reason: for people.
-            failed: whether the followers end with an error, too.
+        If `failed`, the followers end with an error as well.
         """
         self._watchdog.release()
         self._tell_all(reason, failed, self._heartbeat)
@@ -134,13 +124,13 @@ class Leader:
         raise ClusterError(f"process {missing} {what} within {seconds:g} s; look at what it printed")
 
     def _follow(self, incoming: Iterator[pb.FollowerMessage], context: grpc.ServicerContext) -> Iterator[pb.Command]:
-        """One stream, in a thread of the server; what arrives is read in another one."""
+        """Handle one stream in a server thread; another thread reads incoming messages."""
         first = next(incoming, None)
         hello = first.hello if first is not None else pb.Hello()
         problem = self._problem(hello)
         if problem is not None:
             if hello.process not in self._followers and 0 < hello.process < self._processes:
-                # nobody else can take its place, so there is nothing to wait for
+                # No other process can take its place, so waiting is useless.
                 said = f"process {hello.process} was refused: {problem}"
                 threading.Timer(FLUSH, self._watchdog.lost, [said]).start()
             context.abort(grpc.StatusCode.FAILED_PRECONDITION, problem)
@@ -152,7 +142,7 @@ class Leader:
         threading.Thread(target=self._read, args=(follower, incoming), daemon=True).start()
         while (command := follower.outgoing.get()) is not None:
             yield command
-        with self._changed:  # the follower hangs up when it has read the last command
+        with self._changed:  # the follower closes after it read the last command
             self._changed.wait_for(lambda: follower.ended, self._heartbeat)
 
     def _problem(self, hello: pb.Hello) -> str | None:
@@ -176,7 +166,7 @@ class Leader:
                     elif kind == "results":
                         follower.results[message.results.sequence] = message.results
                     self._changed.notify_all()
-        except Exception as error:  # what gRPC raises where the other side is gone has no type of its own
+        except Exception as error:  # gRPC raises a plain Exception if the other side is gone
             reason = f"{reason} {error}".strip()
         with self._changed:
             follower.ended = True

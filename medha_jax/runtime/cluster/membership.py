@@ -1,4 +1,4 @@
-"""Who belongs to a cluster: `jax.distributed` started by explicit addresses or by what launched the processes."""
+"""The processes of a cluster. Starts `jax.distributed` from given addresses or from the detected launcher."""
 
 from __future__ import annotations
 
@@ -31,13 +31,12 @@ class ClusterConfig:
 
     Args:
         coordinator: HOST:PORT of `jax.distributed` in process 0, or None to detect it (Slurm, Kubernetes, MPI, ...).
-            It has no protection of its own: with a loopback host it listens there only, else on every interface.
-        processes: how many there are; None only with detection.
+            It is unprotected. With a loopback host it listens on loopback only, else on every interface.
+        processes: their number; None only with detection.
         process: number of this one; None only with detection.
         plans: HOST:PORT where process 0 serves plans; None for the port after the coordinator's.
-        heartbeat: seconds within which a silent process is given up.
-        patience: seconds that processes wait for one another while they start.
-        tls: of the plans.
+        heartbeat: seconds of silence after which a process counts as lost.
+        patience: seconds that processes wait for each other at start-up.
         insecure: serve plans beyond this machine without TLS.
 
     Raises:
@@ -72,7 +71,7 @@ class ClusterConfig:
 
     @property
     def stated(self) -> Membership | None:
-        """This process's place where it is given; None where JAX detects it."""
+        """This process's place if it is configured; None if JAX detects it."""
         if self.coordinator is None or self.process is None or self.processes is None:
             return None
         return Membership(self.process, self.processes)
@@ -88,20 +87,18 @@ class ClusterConfig:
 
 
 def join(cluster: ClusterConfig, layout: Layout) -> Membership:
-    """Become a member: returns when every process has. Must come before anything else uses JAX.
+    """Join the cluster; returns when every process has joined. Call it before anything else uses JAX.
 
-    Args:
-        cluster: how to find the others.
-        layout: of the mesh; on CPUs each process makes its equal share of the devices. Where the coordinator is
-            detected, JAX's own setting `JAX_NUM_CPU_DEVICES` counts.
+    On CPUs each process makes its equal share of the layout's devices. If the coordinator is detected, JAX's own
+    setting `JAX_NUM_CPU_DEVICES` applies instead.
 
     Raises:
-        ClusterError: the others cannot be reached, or they do not have the devices that the mesh needs.
+        ClusterError: the other processes are unreachable, or the mesh needs more devices than they have.
         ClusterSettingError: the devices cannot be shared equally.
     """
     timeouts = dict(
         initialization_timeout=math.ceil(cluster.patience),
-        # a lost process is noticed by the stream of plans; this is for what it cannot see
+        # The stream of plans notices a lost process first; this is the fallback.
         heartbeat_timeout_seconds=max(100, math.ceil(10 * cluster.heartbeat)),
         shutdown_timeout_seconds=max(5, math.ceil(cluster.heartbeat)),
     )
@@ -112,7 +109,7 @@ def join(cluster: ClusterConfig, layout: Layout) -> Membership:
         else:
             _share_cpu_devices(layout, cluster.processes or 0)
             _initialize(cluster, cluster.coordinator, timeouts)
-        devices = jax.devices()  # from here on nothing can change their number
+        devices = jax.devices()  # this fixes their number
     except (RuntimeError, ValueError) as error:
         raise ClusterError(
             f"cannot form the cluster: {str(error).splitlines()[0]}; give --coordinator HOST:PORT, --processes N and "

@@ -1,8 +1,8 @@
-"""Keeps a lost coordinator from this process's JAX runtime until the watchdog has spoken.
+"""Hides a lost coordinator from this process's JAX runtime, so that the watchdog can report it first.
 
-The JAX runtime polls the coordinator in process 0 and, the moment that connection closes, aborts the process with a
-stack trace; no public setting changes that. A follower therefore reaches it through this relay, which leaves its
-side of the connection open when the other one closes.
+The JAX runtime polls the coordinator in process 0. When that connection closes, it aborts the process with a stack
+trace, and no public setting changes that. So a follower connects through this relay. The relay keeps its side of the
+connection open when the coordinator's side closes.
 """
 
 from __future__ import annotations
@@ -15,12 +15,7 @@ BLOCK = 2**16  # bytes
 
 
 class Relay:
-    """Passes bytes between a loopback port and an address, in daemon threads.
-
-    Args:
-        host: to connect to.
-        port: to connect to.
-    """
+    """Passes bytes between a loopback port and the target `host` and `port`, in daemon threads."""
 
     def __init__(self, host: str, port: int) -> None:
         self._target = (host, port)
@@ -29,7 +24,7 @@ class Relay:
 
     @property
     def address(self) -> str:
-        """HOST:PORT that stands for the target."""
+        """HOST:PORT of the relay."""
         host, port = self._listening.getsockname()
         return f"{host}:{port}"
 
@@ -39,7 +34,7 @@ class Relay:
             try:
                 far = socket.create_connection(self._target)
             except OSError:
-                near.close()  # the target is not up yet; who asked will ask again
+                near.close()  # the target is not up yet; JAX will retry
                 continue
             threading.Thread(target=self._outward, args=(near, far), daemon=True).start()
             threading.Thread(target=self._inward, args=(far, near), daemon=True).start()
@@ -54,7 +49,7 @@ class Relay:
     def _outward(near: socket.socket, far: socket.socket) -> None:
         with suppress(OSError):
             while data := near.recv(BLOCK):
-                with suppress(OSError):  # to a target that is gone: dropped
+                with suppress(OSError):  # drop data if the target is gone
                     far.sendall(data)
         for end in (near, far):
             with suppress(OSError):

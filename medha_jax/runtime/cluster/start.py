@@ -1,7 +1,7 @@
-"""From a configuration to one process's part of a cluster.
+"""Start one process of a cluster from a configuration.
 
-Where the processes know their numbers, the stream of plans comes first and JAX's own client after it: that client
-aborts a process, with a stack trace, where a partner is missing or gone; the stream says who it is.
+If the process numbers are configured, the stream of plans starts before JAX's own client. That client aborts the
+process with a stack trace if another process is missing. The stream names the missing process.
 """
 
 from __future__ import annotations
@@ -29,16 +29,15 @@ from medha_jax.specs.sizes import Sizes
 def lead(
     config: RuntimeConfig, cluster: ClusterConfig, report: Report, end: Callable[[str], None] = leave
 ) -> ClusterExecutor:
-    """Start process 0: wait for the others, load the model everywhere, be ready for plans.
+    """Start process 0: wait for the other processes and load the model on all of them.
 
     Args:
-        config: what to build; every process must be given the same.
-        cluster: how to find the others.
-        report: told what is done, a line at a time.
-        end: ends this process with a text if another one is lost.
+        config: must be the same for every process.
+        report: called with each line of progress.
+        end: ends this process with an error text if another one is lost.
 
     Raises:
-        ClusterError: the others do not come, or this is not process 0.
+        ClusterError: the other processes do not connect, or this is not process 0.
         LayoutError, CheckpointError, UnsupportedModelError: as `open_executor`.
     """
     limit = _limit(config)
@@ -64,16 +63,12 @@ def lead(
 
 
 def follow(config: RuntimeConfig, cluster: ClusterConfig, report: Report, end: Callable[[str], None] = leave) -> str:
-    """Run another process than 0 until process 0 stops.
+    """Run a follower until process 0 stops; returns the reason of process 0.
 
     Args:
-        config: what to build; every process must be given the same.
-        cluster: how to find the others.
-        report: told what is done, a line at a time.
-        end: ends this process with a text if process 0 refuses it, is lost or fails.
-
-    Returns:
-        Why process 0 stopped.
+        config: must be the same for every process.
+        report: called with each line of progress.
+        end: ends this process with an error text if process 0 refuses it, is lost or fails.
 
     Raises:
         ClusterError: process 0 refuses this process or does not answer, or this is process 0.
@@ -88,7 +83,7 @@ def follow(config: RuntimeConfig, cluster: ClusterConfig, report: Report, end: C
     try:
         follower.join(cluster.patience)
     except ClusterError as error:
-        end(str(error))  # at once: JAX's own client aborts a process whose partner is gone before it has ended
+        end(str(error))  # end now, before JAX's own client aborts this process
         raise
 
     def load() -> MeshExecutor:

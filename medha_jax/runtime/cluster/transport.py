@@ -1,4 +1,4 @@
-"""The gRPC side of `medha.v1.Plans`: addresses, TLS, channel options, the two ends of the stream."""
+"""gRPC for `medha.v1.Plans`: addresses, TLS, channel options, and both ends of the stream."""
 
 from __future__ import annotations
 
@@ -15,17 +15,13 @@ from medha_jax.runtime.cluster.errors import ClusterError, ClusterSettingError
 
 SERVICE, METHOD = "medha.v1.Plans", "Follow"
 ACCEPTED = ("follower", "accepted")  # initial metadata of a stream
-SPARE_STREAMS = 4  # for those that are refused
+SPARE_STREAMS = 4  # for refused followers
 Follow = Callable[[Iterator[pb.FollowerMessage], grpc.ServicerContext], Iterator[pb.Command]]
 Stream = Any  # both an iterator of commands and a grpc.Call
 
 
 def tls_files(cert: Path | None, key: Path | None, ca: Path | None) -> TlsFiles | None:
-    """The three files of mutual TLS, or None if none is given.
-
-    Raises:
-        ClusterSettingError: some are missing.
-    """
+    """The three files of mutual TLS, or None if all are None. Raises ClusterSettingError if only some are given."""
     if cert and key and ca:
         return TlsFiles(cert, key, ca)
     if cert or key or ca:
@@ -36,11 +32,7 @@ def tls_files(cert: Path | None, key: Path | None, ca: Path | None) -> TlsFiles 
 
 
 def host_and_port(address: str, what: str) -> tuple[str, int]:
-    """Host and port of `HOST:PORT`.
-
-    Raises:
-        ClusterSettingError: it is not of that form.
-    """
+    """Host and port of `HOST:PORT`. Raises ClusterSettingError for another form; `what` names the address."""
     split = split_address(address)
     if split is None:
         raise ClusterSettingError(f"{what} is {address!r}; give HOST:PORT with a port from 1 to 65535")
@@ -48,11 +40,7 @@ def host_and_port(address: str, what: str) -> tuple[str, int]:
 
 
 def check_protected(address: str, tls: TlsFiles | None, insecure: bool) -> None:
-    """Check that plans do not cross a network unprotected unless that is wanted.
-
-    Raises:
-        ClusterSettingError: the address is not loopback, and there is neither TLS nor `insecure`.
-    """
+    """Raise ClusterSettingError if the address is not loopback and there is neither TLS nor `insecure`."""
     host, _ = host_and_port(address, "the address of the plans")
     if not is_protected(host, tls, insecure):
         raise ClusterSettingError(
@@ -65,7 +53,7 @@ def read_tls(files: TlsFiles) -> tuple[bytes, bytes, bytes]:
     """Certificate, key and authority, in PEM.
 
     Raises:
-        ClusterSettingError: a file cannot be read, or there is no authority.
+        ClusterSettingError: a file cannot be read, or the authority is missing.
     """
     if files.ca is None:
         raise ClusterSettingError("TLS needs certificate, key and authority on both sides; missing: --tls-ca")
@@ -78,9 +66,8 @@ def read_tls(files: TlsFiles) -> tuple[bytes, bytes, bytes]:
 def options(limit: int, heartbeat: float) -> list[tuple[str, int]]:
     """Channel options of both sides.
 
-    Args:
-        limit: bytes of a message.
-        heartbeat: seconds within which a silent partner is given up: half to ask, half to wait for the answer.
+    `limit` is in bytes per message. A silent partner counts as lost after `heartbeat` seconds: a ping is sent after
+    half of them, and the other half is the time to answer.
     """
     half = max(1, round(heartbeat * 500))
     return [
@@ -102,20 +89,16 @@ def options(limit: int, heartbeat: float) -> list[tuple[str, int]]:
 def serve(
     follow: Follow, address: str, streams: int, settings: list[tuple[str, int]], tls: TlsFiles | None
 ) -> tuple[grpc.Server, int]:
-    """Serve `medha.v1.Plans`.
+    """Serve `medha.v1.Plans`; returns the running server and its port.
 
     Args:
         follow: handles one stream.
         address: HOST:PORT to listen on.
-        streams: that may be open at once.
-        settings: channel options.
-        tls: without it, nothing is encrypted and everyone who reaches the address may speak.
-
-    Returns:
-        The running server and its port.
+        streams: most streams open at once.
+        tls: if None, plans are not encrypted and every client is accepted.
 
     Raises:
-        ClusterError: the address cannot be listened on.
+        ClusterError: the server cannot listen on the address.
     """
     handler = grpc.stream_stream_rpc_method_handler(
         follow,
@@ -134,7 +117,7 @@ def serve(
             port = server.add_insecure_port(address)
         else:
             cert, key, ca = read_tls(tls)
-            # who has no certificate of this authority is refused before it can say anything
+            # A client without a certificate of this authority is refused before it can send a message.
             port = server.add_secure_port(address, grpc.ssl_server_credentials([(key, cert)], ca, True))
     except RuntimeError as error:
         raise ClusterError(f"cannot listen on {address} for followers ({error}); give another --plans") from None
@@ -143,7 +126,7 @@ def serve(
 
 
 def connect(address: str, settings: list[tuple[str, int]], tls: TlsFiles | None) -> grpc.Channel:
-    """A channel to process 0; nothing is sent yet."""
+    """A channel to process 0; sends nothing yet."""
     if tls is None:
         return grpc.insecure_channel(address, settings)
     cert, key, ca = read_tls(tls)

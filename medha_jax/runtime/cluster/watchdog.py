@@ -1,4 +1,4 @@
-"""Ending a process that can no longer do its part, with one line that says why."""
+"""End a process that cannot continue, with one line that says why."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ LOST = 1
 
 
 def leave(text: str, code: int = LOST) -> None:
-    """Print `error: …` as a single line on stderr and end this process at once, whatever its threads do.
+    """Print `error: …` as a single line on stderr and end this process at once, without cleaning up.
 
-    A thread inside a collective whose partner is gone cannot be woken, so nothing is cleaned up.
+    A thread inside a collective cannot be woken if its partner process is gone.
     """
     line = " ".join(f"error: {text}".split())
     os.write(sys.stderr.fileno(), f"{line}\n".encode(errors="replace"))
@@ -22,11 +22,9 @@ def leave(text: str, code: int = LOST) -> None:
 
 
 class Watchdog:
-    """Takes the first report that a process is lost and ends this one; later reports are its consequences.
+    """Ends this process on the first report of a lost process. It ignores later reports, which are consequences.
 
-    Args:
-        tell: told the text before this process ends (process 0 passes it on).
-        leave: ends the process.
+    `tell` is called with the text before `leave` ends the process; process 0 passes the text to the followers.
     """
 
     def __init__(self, tell: Callable[[str], None] | None = None, leave: Callable[[str], None] = leave) -> None:
@@ -37,12 +35,12 @@ class Watchdog:
         self._barking = False
 
     def release(self) -> None:
-        """From now on nothing that is lost matters: the work is done."""
+        """Ignore lost processes from now on, because the work is done."""
         with self._lock:
             self._released = True
 
     def lost(self, text: str) -> None:
-        """Report a loss; does not return unless the work was done or another report came first."""
+        """Report a loss. Returns only if the watchdog was released or another report came first."""
         with self._lock:
             if self._released or self._barking:
                 return
@@ -52,5 +50,5 @@ class Watchdog:
         self._leave(text)
 
     def await_cause(self, seconds: float) -> None:
-        """Give the cause of an error that may be a lost process this long to be reported (which ends this one)."""
+        """After an error, wait in case a lost process is the cause; its report would end this process."""
         time.sleep(seconds)

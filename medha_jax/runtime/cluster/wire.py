@@ -1,4 +1,4 @@
-"""Plans and results as protobuf messages, and how large these can get."""
+"""Plans and results as protobuf messages, and the limit of their size."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ REPEATED = {field.name for field in fields(SamplingParams) if isinstance(field.d
 
 
 def encode_sampling(sampling: SamplingParams) -> pb.Sampling:
-    """A request's settings as a message, field by field; numbers beyond what it holds mean "all" and are cut."""
+    """A request's settings as a message. Numbers beyond 64 bits mean "all" and are clipped."""
     message = pb.Sampling()
     for field in fields(SamplingParams):
         value = getattr(sampling, field.name)
@@ -40,11 +40,7 @@ def encode_sampling(sampling: SamplingParams) -> pb.Sampling:
 
 
 def decode_sampling(message: pb.Sampling) -> SamplingParams:
-    """The settings in a message.
-
-    Raises:
-        InvalidRequestError: a value is out of its range.
-    """
+    """The settings in a message. Raises InvalidRequestError for a value out of range."""
     values: dict[str, Any] = {}
     for field in fields(SamplingParams):
         value, described = getattr(message, field.name), message.DESCRIPTOR.fields_by_name[field.name]
@@ -54,7 +50,7 @@ def decode_sampling(message: pb.Sampling) -> SamplingParams:
 
 
 def encode_admission(admission: Admission) -> pb.Admit:
-    """An admission as a message, whose size is bounded by the vocabulary: of tokens only counts travel."""
+    """An admission as a message. It carries token counts only, so the vocabulary bounds its size."""
     generated, count = np.unique(np.asarray(admission.generated, np.int64), return_counts=True)
     return pb.Admit(
         slot=admission.slot,
@@ -68,7 +64,7 @@ def encode_admission(admission: Admission) -> pb.Admit:
 
 
 def decode_admission(message: pb.Admit) -> Admission:
-    """The admission in a message; tokens come in increasing order, which changes no count."""
+    """The admission in a message. Tokens are in increasing order, because only their counts matter."""
     generated = np.repeat(np.asarray(message.generated, np.int64), np.asarray(message.generated_count, np.int64))
     return Admission(
         message.slot,
@@ -134,11 +130,7 @@ def encode_results(sequence: int, results: Mapping[int, TokenResult]) -> pb.Resu
 
 
 def decode_results(message: pb.Results) -> dict[int, TokenResult]:
-    """The results in a message.
-
-    Raises:
-        ValueError: its fields are not equally long.
-    """
+    """The results in a message. Raises ValueError if its fields differ in length."""
     count = len(message.chunk)
     if not count:
         return {}
@@ -155,19 +147,17 @@ def decode_results(message: pb.Results) -> dict[int, TokenResult]:
 
 
 def message_limit(config: RuntimeConfig, vocab: int, width: int) -> int:
-    """Bytes that no message of a configuration exceeds.
+    """Most bytes of a message.
 
-    Args:
-        config: its shapes bound a plan, its slots and groups the rest.
-        vocab: tokens in the vocabulary, which bound an admission.
-        width: pages of a request on one group, which bound an adoption.
+    The shapes in `config` bound plans and results, the vocabulary size bounds admissions, and `width` (pages of a
+    request on one group) bounds adoptions.
     """
     mesh = config.mesh
     segments = [mesh.buckets] * mesh.kvp + ([mesh.shared_buckets] if mesh.shared_buckets else [])
     chunks = sum(buckets.decode[-1] + buckets.chunks for buckets in segments)
     tokens = sum(buckets.decode[-1] + buckets.prefill[-1] for buckets in segments)
     admission = 3 * VARINT * vocab + MAX_STOP_STRINGS * (4 * MAX_STOP_STRING_LENGTH + 8)
-    # a chunk names its groups and at most one page a token, and one more at either end
+    # a chunk names its groups, and at most one page per token plus one at either end
     plan = chunks * (96 + VARINT * (mesh.kvp + 2)) + 2 * tokens * VARINT
     results = chunks * (4 * VARINT + MAX_LOGPROBS * (VARINT + 4) + (4 * vocab if config.keep_logits else 0))
     return max(admission, VARINT * width, plan, results) + 2**16
