@@ -1,4 +1,4 @@
-"""What a layout would keep on a device, send and compute, found without weights, requests or the devices."""
+"""Memory, traffic and work of a layout, found without weights, requests or its devices."""
 
 from medha_jax.inspection.inspection import corners, every, inspect_layout
 from medha_jax.inspection.layout_report import BucketReport, LayoutReport

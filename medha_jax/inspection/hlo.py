@@ -1,4 +1,4 @@
-"""Reading the text of a compiled program: which arrays its instructions make. No JAX."""
+"""Reads the text of a compiled program: its instructions and the shapes of their results. No JAX."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COPIES = ("copy", "copy-start", "transpose")
 CONVERSIONS = ("convert",)
 
 _BITS = {"pred": 8, "token": 0, "opaque": 0, "c64": 64, "c128": 128}
-# the result is one shape, which has no spaces, or a tuple in brackets; layouts such as {1,0:T(8,128)} have brackets too
+# A result is a shape without spaces, or a tuple in brackets. Layouts such as {1,0:T(8,128)} also have brackets.
 _INSTRUCTION = re.compile(r"\s+(?:ROOT\s+)?%?([\w.\-]+) = (\(.*?\)|\S+) ([a-z][\w\-]*)\(")
 _SHAPE = re.compile(r"\b([a-z]\w*)\[([\d,<= ]*)\]")
 
@@ -52,7 +52,7 @@ class ArrayShape:
 
 @dataclass(frozen=True)
 class Instruction:
-    """One line of a program: its opcode and the shapes of its result, several where that is a tuple."""
+    """One instruction of a program. A tuple result has several shapes."""
 
     name: str
     opcode: str
@@ -79,10 +79,10 @@ def element_bits(dtype: str) -> int:
 
 
 def instructions(text: str) -> tuple[Instruction, ...]:
-    """Every instruction of HLO text as `compiled.as_text()` gives it, in its order, those inside fusions too.
+    """Every instruction of HLO text from `compiled.as_text()`, in order, including those inside fusions.
 
     Raises:
-        HloError: the text has no entry computation, or a line is in a form that is not known.
+        HloError: the text has no entry computation, or a line has an unknown form.
     """
     if "\nENTRY " not in text:
         raise HloError("the text has no ENTRY computation; give the HLO text of a compiled program")
@@ -90,14 +90,14 @@ def instructions(text: str) -> tuple[Instruction, ...]:
 
 
 def making(program: Iterable[Instruction], opcodes: tuple[str, ...], elements: int) -> tuple[Instruction, ...]:
-    """Instructions of these opcodes, such as COPIES, that make an array of this number of elements."""
+    """Instructions of these opcodes, e.g. COPIES, whose result has an array of this many elements."""
     return tuple(
         one for one in program if one.opcode in opcodes and any(shape.elements == elements for shape in one.shapes)
     )
 
 
 def collectives(program: Iterable[Instruction]) -> tuple[Instruction, ...]:
-    """Instructions between devices. Of an asynchronous pair it is the end, whose result is the collective's."""
+    """The collectives. An asynchronous pair counts by its end, whose result is the collective's."""
     return tuple(
         Instruction(one.name, kind, one.shapes)
         for one in program

@@ -1,7 +1,7 @@
-"""What a layout would keep on a device, send and compute, without weights, requests or the devices themselves.
+"""Inspect a layout: memory, traffic and work, without weights, requests or its devices.
 
-Ticks are traced and compiled for virtual CPU devices. The collectives are those of the tick; fp32 in place of bf16,
-temporary memory and the estimated cost are that compiler's own.
+Ticks are traced and compiled for virtual CPU devices. The collectives are those of the real tick. Temporary memory,
+estimated cost and fp32 in place of bf16 belong to the CPU compiler.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Choose = Callable[[Sequence[Bucket]], Sequence[Bucket]]
 
 
 def corners(buckets: Sequence[Bucket]) -> tuple[Bucket, ...]:
-    """The smallest and largest shapes without shared rows, and the smallest and largest with them."""
+    """The smallest and largest shapes without shared rows, then those with them."""
     kinds = [[b for b in buckets if bool(b.shared.rows) == shared] for shared in (False, True)]
     return tuple(dict.fromkeys(pick(kind, key=lambda b: b.rows) for kind in kinds if kind for pick in (min, max)))
 
@@ -51,20 +51,19 @@ def inspect_layout(
     usable_bytes: int | None = None,
     choose: Choose = every,
 ) -> LayoutReport:
-    """Compile the ticks of a layout for virtual CPU devices and read what they do.
+    """Compile the ticks of a layout for virtual CPU devices and read their programs.
 
-    Call it before anything else starts JAX's CPU backend with fewer devices.
+    Call it before JAX's CPU backend starts with fewer devices.
 
     Args:
-        config: layout, shapes, slots and pool; its model and compilation cache are not read.
-        arch: the model.
+        config: its model and compilation cache are not read.
         dtype: of weights, activations and KV.
-        on_progress: told a line at a time what is being done.
-        usable_bytes: memory of one device that may be used, None if not known.
-        choose: which of the configured shapes to compile.
+        on_progress: called with each line of progress.
+        usable_bytes: usable memory of one device, None if unknown.
+        choose: selects the shapes to compile.
 
     Raises:
-        LayoutError: the model cannot be divided over the layout, it does not fit the memory, or there are too few
+        LayoutError: the model cannot be divided over the layout or does not fit the memory, or there are too few
             virtual devices.
     """
     layout = Layout.of(config.mesh)
@@ -156,7 +155,7 @@ def _report(
 
 
 def _matmul_flops(programs: Programs, bucket: Bucket) -> int:
-    """Two for each weight and row: every layer's matrices for all rows, the head for the sampled ones."""
+    """Two operations per weight and row: the layers' matrices for all rows, the head for sampled rows."""
     arch, layout = programs.arch, programs.layout
     shapes = programs.parameter_shapes.items()
     layers = sum(_local_elements(shape) for name, shape in shapes if name.endswith(".kernel"))

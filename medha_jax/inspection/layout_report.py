@@ -1,4 +1,4 @@
-"""What `inspection` finds out about a layout, as data."""
+"""The findings of `inspection` about a layout, as data."""
 
 from __future__ import annotations
 
@@ -14,20 +14,19 @@ class BucketReport:
     """One tick of one shape, on one device.
 
     Args:
-        bucket: decodes+prompt tokens of a group, then `/` those that groups share.
-        rows: tokens of the tick, padding included; `shared_rows` of them go to every group.
-        collectives: what devices say to each other.
-        bytes_by_axis: result bytes a tick of each mesh axis, in the element types the tick is written in. A
-            collective that runs unknown times is not in it.
-        uncounted: collectives whose number of runs is not known, see `Traffic.count`, or that follow no axes.
-        program_flops: the compiler's estimate, which counts the body of every loop once; None if it gives none.
+        bucket: decodes+prompt tokens of a group, then `/` and those that groups share.
+        rows: tokens of the tick, including padding; `shared_rows` of them go to every group.
+        bytes_by_axis: result bytes per tick of each mesh axis, in the tick's own element types. Excludes collectives
+            with an unknown number of runs.
+        uncounted: collectives with an unknown number of runs (`Traffic.count`) or unknown axes.
+        program_flops: the compiler's estimate, which counts every loop body once; None if there is none.
         program_bytes: bytes accessed, estimated the same way.
-        matmul_flops: of projections, MLP and head, counted from the model's sizes for all rows and layers; attention
-            over the context is not in it, see `LayoutReport.attention_flops`.
-        temporary_bytes: memory the program takes while it runs on the compiling backend.
-        compile_seconds: tracing, lowering and compiling.
+        matmul_flops: projections, MLP and head, counted from the model's sizes for all rows and layers. Attention
+            over the context is separate (`LayoutReport.attention_flops`).
+        temporary_bytes: memory of the running program on the compiling backend.
+        compile_seconds: time to trace, lower and compile.
         pool_copies: instructions that copy or transpose an array as large as a device's KV pool.
-        pool_conversions: instructions that convert one, as compilers do for CPUs without bf16.
+        pool_conversions: instructions that convert such an array, as compilers do for CPUs without bf16.
     """
 
     bucket: str
@@ -51,13 +50,13 @@ class LayoutReport:
 
     Args:
         axes: devices on each mesh axis.
-        parameters: on all devices together, with what is filled up and repeated; `device_parameters` on one.
-        kv_bytes_per_token: of one token on one device that holds it; `model_kv_bytes_per_token` on all that do.
-        pool_tokens: tokens that the pool of a group holds.
+        parameters: number over all devices, including padding and repeats; `device_parameters` is that of one.
+        kv_bytes_per_token: on one device that holds the token; `model_kv_bytes_per_token` is the sum over all of them.
+        pool_tokens: capacity of one group's pool, in tokens.
         context: most tokens of one request; `model_context` is the model's own limit.
-        longest_context: tokens of one request that would fit in all groups if the pool took all that is left,
-            None if the memory is not known.
-        attention_flops: of one row against one token of its context, all layers and heads of the device.
+        longest_context: tokens of one request that would fit in all groups if the pool took all remaining memory;
+            None if the memory is unknown.
+        attention_flops: one row against one token of its context, for all layers and heads of the device.
     """
 
     axes: Mapping[str, int]

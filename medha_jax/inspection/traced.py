@@ -1,4 +1,4 @@
-"""Reading a traced program: its collectives, the mesh axes they run along, and how often each runs."""
+"""Reads a traced program: its collectives, their mesh axes, and how often each runs."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class WrittenCollective:
     """One collective as the program is written.
 
     Args:
-        kind: opcode of HLO.
-        axes: mesh axes that it runs along; None where it divides an axis into groups of its own.
+        kind: HLO opcode.
+        axes: mesh axes that it runs along; None if it divides an axis into its own groups.
         dtype: element type of the result, as HLO names it.
-        dims: of the result on one device.
+        dims: shape of the result on one device.
         itemsize: bytes of one element.
-        count: executions in one run of the program, None inside a loop whose trip count depends on data.
-        conditional: it stands in a branch that need not be taken; `count` is then the most.
-        depth: loops around it.
+        count: executions per run of the program; None inside a loop whose trip count depends on data.
+        conditional: it is in a conditional branch, so `count` is an upper bound.
+        depth: number of loops around it.
     """
 
     kind: str
@@ -60,11 +60,9 @@ class WrittenCollective:
 def written_collectives(
     program: Jaxpr, count: int | None = 1, conditional: bool = False, depth: int = 0
 ) -> Iterator[WrittenCollective]:
-    """Every collective of a program and of the programs inside it, in the order in which it is written.
+    """Every collective of a traced program and its inner programs, in program order.
 
-    Args:
-        program: what `jax.jit(...).trace(...)` gives as `jaxpr`.
-        count: executions of the program itself; `conditional` and `depth` are as in `WrittenCollective`.
+    `count`, `conditional` and `depth` describe the program itself, as in `WrittenCollective`.
     """
     for equation in program.eqns:
         name, params = equation.primitive.name, equation.params

@@ -1,7 +1,7 @@
-"""What the devices of a mesh send to each other in one tick, read from its program.
+"""Traffic between the devices of a mesh in one tick, read from its program.
 
-The traced program says along which axes, how often and in which element type; the compiled text says what XLA made of
-it. A collective that stands in only one of the two is shown, and not counted.
+The traced program gives the axes, number of runs and element type of each collective. The compiled text gives XLA's
+final collectives. A collective that appears in only one of the two is shown but not counted.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ class Traffic:
 
     Args:
         kind: HLO opcode.
-        axis: mesh axes joined by `+`, empty if every device is alone, `unknown` if they follow no axes.
-        shapes: of the result on one device, as compiled.
-        dtype: element type that the tick is written in; the compiler may carry a wider one.
-        nbytes: of one execution's result on one device, in that type; `compiled_nbytes` as compiled.
-        count: executions in one tick, None where a loop has no known trip count, or where the compiler added, merged
-            or removed collectives.
-        conditional: a branch that need not be taken holds it; `count` is then the most.
+        axis: mesh axes joined by `+`; empty if no device sends to another, `unknown` if the axes are not known.
+        shapes: compiled shapes of the result on one device.
+        dtype: element type in the traced tick; the compiler may use a wider one.
+        nbytes: bytes of one result on one device in `dtype`; `compiled_nbytes` is as compiled.
+        count: executions per tick; None if a loop's trip count is unknown, or if the compiler added, merged or
+            removed collectives.
+        conditional: it is in a conditional branch, so `count` is an upper bound.
     """
 
     kind: str
@@ -44,15 +44,12 @@ class Traffic:
 def traffic(
     compiled: Iterable[Instruction], written: Iterable[WrittenCollective], axes: Mapping[str, int]
 ) -> tuple[Traffic, ...]:
-    """Describe every collective of a program, in the order of the compiled text.
+    """Combine the collectives of the `compiled` text and of the traced program, in the order of the compiled text.
 
-    Args:
-        compiled: the collectives in its compiled text.
-        written: those of the traced program.
-        axes: devices on each axis of the mesh.
+    `axes` gives the devices on each mesh axis.
     """
     waiting: dict[tuple[str, int], list[WrittenCollective]] = {}
-    # the text has the body of a loop before what is around it
+    # the compiled text has a loop's body before the code around it
     for one in sorted(written, key=lambda one: -one.depth):
         waiting.setdefault((one.kind, one.elements), []).append(one)
     found = []
@@ -60,7 +57,7 @@ def traffic(
         same = waiting.get((instruction.opcode, instruction.elements))
         found.append(_both(instruction, same.pop(0), axes) if same else _only_compiled(instruction))
     left = [_only_written(one, axes) for same in waiting.values() for one in same]
-    found += [line for line in left if line.axis]  # a sum over one device may go
+    found += [line for line in left if line.axis]  # XLA may remove a sum over one device
 
     counts: Counter[Traffic] = Counter()
     for line in found:
@@ -71,7 +68,7 @@ def traffic(
 
 
 def bytes_by_axis(found: Sequence[Traffic]) -> dict[str, int]:
-    """Result bytes a tick on one device, by axis; without what no device sends to another, or runs unknown times."""
+    """Result bytes per tick on one device, by axis. Excludes one-device collectives and unknown counts."""
     total: dict[str, int] = {}
     for one in found:
         if one.axis and one.count is not None:

@@ -1,4 +1,4 @@
-"""The device mesh: the only part that divides arrays over its axes, which `config` names."""
+"""The device mesh. Only this part divides arrays over mesh axes; `config` names the axes."""
 
 from medha_jax.mesh.collectives import (
     embed_tokens,

@@ -1,4 +1,4 @@
-"""What devices of one mesh say to each other, inside `shard_map`; each axis of one device costs nothing."""
+"""Collectives of a mesh, inside `shard_map`. An axis with one device costs nothing."""
 
 from __future__ import annotations
 
@@ -10,10 +10,7 @@ from medha_jax.specs.layout import Layout
 
 
 def sum_over_tensor(x: Array) -> Array:
-    """Add up partial results of the tensor axis.
-
-    XLA keeps a sum over one device beside other axes, as a copy, unless it is left out here.
-    """
+    """Add up partial results of the tensor axis. XLA would keep a sum over one device as a copy, so it is skipped."""
     return x if lax.axis_size(TENSOR) == 1 else lax.psum(x, TENSOR)
 
 
@@ -23,9 +20,9 @@ def stage_index() -> Array:
 
 
 def to_next_stage(x: Array, layout: Layout) -> Array:
-    """What the previous stage holds; stage 0 receives the last stage's.
+    """The previous stage's `x`; stage 0 receives the last stage's.
 
-    The full ring: a permutation that leaves devices out is slower to compile and easier to deadlock.
+    A full ring, because a partial permutation compiles slower and deadlocks more easily.
     """
     if layout.spp == 1:
         return x
@@ -42,12 +39,12 @@ def from_last_stage(x: Array, layout: Layout) -> Array:
 
 
 def gather_groups(x: Array, layout: Layout) -> Array:
-    """Every group's `x` `[kvp, ...]`, in the order of the groups."""
+    """Every group's `x` `[kvp, ...]`, in group order."""
     return x[None] if layout.kvp == 1 else lax.all_gather(x, GROUP)
 
 
 def embed_tokens(table: Array, tokens: Array, layout: Layout) -> Array:
-    """Rows of an embedding whose vocabulary is divided over the tensor axis."""
+    """Embedding rows of `tokens`, from a table whose vocabulary is divided over the tensor axis."""
     if layout.tp == 1:
         return table[tokens]
     local = tokens - lax.axis_index(TENSOR) * table.shape[0]
@@ -57,7 +54,7 @@ def embed_tokens(table: Array, tokens: Array, layout: Layout) -> Array:
 
 
 def stage_share(head: Array, layout: Layout) -> Array:
-    """This stage's part of the vocabulary rows that its tensor position holds."""
+    """This stage's part of the vocabulary rows on its tensor position."""
     if layout.spp == 1:
         return head
     part = head.shape[0] // layout.spp
@@ -65,7 +62,7 @@ def stage_share(head: Array, layout: Layout) -> Array:
 
 
 def gather_vocabulary(logits: Array, layout: Layout) -> Array:
-    """Whole rows of logits from the parts of every tensor position and stage."""
+    """Complete rows of logits, from the parts on all tensor positions and stages."""
     if layout.spp > 1:
         logits = lax.all_gather(logits, STAGE, axis=1, tiled=True)
     if layout.tp > 1:

@@ -16,14 +16,14 @@ AXES = (STAGE, GROUP, TENSOR)
 
 
 def request_cpu_devices(count: int) -> None:
-    """Ask for virtual CPU devices; without effect on other platforms, and once a backend has started."""
+    """Request virtual CPU devices. This has no effect on other platforms, or after a backend has started."""
     patient_cpu_collectives()
     with suppress(RuntimeError):
         jax.config.update("jax_num_cpu_devices", count)
 
 
 def build_mesh(layout: Layout, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Arrange devices as `[spp, kvp, tp]`, tensor neighbours innermost because they talk most.
+    """Arrange devices as `[spp, kvp, tp]`, with tensor neighbours innermost because they communicate most.
 
     Raises:
         LayoutError: there are fewer devices than the layout needs.

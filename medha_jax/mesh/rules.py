@@ -6,7 +6,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from medha_jax.config import GROUP, STAGE, TENSOR
 
-# head_dim and embed stay whole: every device reads all of them
+# head_dim and embed are not divided, because every device reads all of them
 LOGICAL_TO_MESH: dict[str, str | None] = {
     "layers": STAGE,
     "heads": TENSOR,
@@ -29,10 +29,7 @@ def parameter_sharding(mesh: Mesh, axes: tuple[str, ...]) -> NamedSharding:
 
 
 def pool_spec(axes: int = 6) -> PartitionSpec:
-    """Partition of the first axes of a KV pool `[layers, 2, pages, kv_heads, page, head_dim]`.
-
-    Every group has its own pages.
-    """
+    """Partition of the first axes of a KV pool `[layers, 2, pages, kv_heads, page, head_dim]`; groups divide pages."""
     return PartitionSpec(*(STAGE, None, GROUP, TENSOR, None, None)[:axes])
 
 
@@ -42,10 +39,10 @@ def register_spec() -> PartitionSpec:
 
 
 def per_group() -> PartitionSpec:
-    """Partition of what each group has its own of, `[kvp, ...]`."""
+    """Partition of arrays `[kvp, ...]` with one entry per group."""
     return PartitionSpec(GROUP)
 
 
 def plan_spec() -> PartitionSpec:
-    """Partition of the plans in flight `[spp, kvp, fields]`: every stage sees all stages' plans of its group."""
+    """Partition of the plans in flight `[spp, kvp, fields]`. A stage sees the plans of all stages for its group."""
     return PartitionSpec(None, GROUP, None)

@@ -1,7 +1,7 @@
-"""The decoder that all families share: pre-norm blocks of grouped-query attention and a gated MLP.
+"""The decoder of all families: pre-norm blocks of grouped-query attention and a gated MLP.
 
-Modules are written for the slice of the weights that a device holds: sizes are read from the arrays, and
-`reduce` adds up what the devices of the tensor axis computed. Rows are tokens of any requests.
+Modules compute with one device's slice of the weights. They read sizes from the arrays, and `reduce` adds up the
+results of the tensor axis. Rows are tokens of any requests.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ones, zeros = nnx.initializers.ones, nnx.initializers.zeros
 
 
 def identity(x: Array) -> Array:
-    """The reduction of a mesh without a tensor axis."""
+    """The `reduce` of a mesh without a tensor axis."""
     return x
 
 
@@ -63,20 +63,20 @@ class Projection(nnx.Module):
         self.bias = declare(rngs, zeros, dtype, **outputs) if bias else None
 
     def __call__(self, x: Array, reduce: Reduce = identity) -> Array:
-        """Multiply rows by the matrix; `reduce` adds up what several devices have of the product."""
+        """Multiply rows by the matrix; `reduce` adds up the devices' partial products."""
         kernel = self.kernel[...]
         outputs = kernel.shape[self.contracted :]
         width = 1
         for size in kernel.shape[: self.contracted]:
             width *= size
-        # one 2-D product: XLA on CPU is several times slower on dots with more dimensions
+        # one 2-D product, because XLA on CPU is several times slower for dots with more dimensions
         flat = reduce(x.reshape(-1, width) @ kernel.reshape(width, -1))
         y = flat.reshape(x.shape[: -self.contracted] + outputs)
         return y if self.bias is None else y + self.bias[...]
 
 
 class SelfAttention(nnx.Module):
-    """Grouped-query attention (arXiv 2305.13245) around an `attend` that knows the KV cache."""
+    """Grouped-query attention (arXiv 2305.13245); the `attend` argument handles the KV cache."""
 
     def __init__(self, arch: Architecture, dtype: Any, rngs: nnx.Rngs) -> None:
         embed = {"embed": arch.embed}
@@ -131,11 +131,10 @@ class Layer(nnx.Module):
         """Apply the block; returns hidden states and the cache.
 
         Args:
-            x: hidden states `[rows, embed]`.
             angles: cos and sin of each row's rotation, fp32 `[rows, head_dim / 2]` each.
-            cache: of keys and values, for `attend`.
+            cache: keys and values, for `attend`.
             attend: `(cache, query [rows, heads, head_dim], key, value [rows, kv_heads, head_dim]) -> ([rows, heads,
-                head_dim], cache)`; stores keys and values and attends to everything its rows may see.
+                head_dim], cache)`; stores keys and values, then attends to all tokens that the rows may see.
             reduce: sums partial results over the tensor axis.
         """
         attended, cache = self.attention(self.attention_norm(x), angles, cache, attend, reduce)
@@ -144,7 +143,7 @@ class Layer(nnx.Module):
 
 
 class Decoder(nnx.Module):
-    """Embedding, blocks and head. `layers` is one `Layer` whose arrays carry a leading layer axis."""
+    """Embedding, blocks and head. `layers` is one `Layer` whose arrays have a leading layer axis."""
 
     def __init__(self, arch: Architecture, dtype: Any, rngs: nnx.Rngs) -> None:
         self.embedding = declare(rngs, normal, dtype, vocab=arch.vocab, embed=arch.embed)
@@ -178,9 +177,9 @@ def parameter_specs(arch: Architecture, dtype: Any) -> Mapping[str, ParameterSpe
 
 @cache
 def layer_graph(arch: Architecture, dtype: Any) -> Callable[[dict[str, Array]], Layer]:
-    """Return the function that makes a `Layer` out of one layer's arrays, keyed by path below `layers.`.
+    """Return a function that makes a `Layer` of one layer's arrays, keyed by path below `layers.`.
 
-    Merging happens while tracing only: the compiled program sees plain arrays.
+    It merges only while tracing, so the compiled program has plain arrays.
     """
     layer = nnx.eval_shape(lambda: Layer(arch, dtype, nnx.Rngs(0)))
     graph, state = nnx.split(layer, nnx.Param)
@@ -195,7 +194,7 @@ def layer_graph(arch: Architecture, dtype: Any) -> Callable[[dict[str, Array]], 
 def final_logits(
     x: Float[Array, "rows embed"], scale: Float[Array, " embed"], head: Float[Array, "vocab embed"], epsilon: float
 ) -> Float[Array, "rows vocab"]:
-    """Logits of rows after the last block over the given part of the vocabulary, fp32."""
+    """Logits in fp32 over the given part of the vocabulary, from the output of the last block."""
     x = rms_norm(x, scale, epsilon)
 
     def product(x: Array) -> Array:
@@ -204,7 +203,7 @@ def final_logits(
     if x.shape[0] > 1:
         return product(x)
 
-    # for one row alone, XLA for GPUs would write the whole head in fp32 first, in every tick
+    # With a single row, XLA for GPUs would first write the whole head in fp32, in every tick.
     def padded(x: Array) -> Array:
         return product(jnp.pad(x, ((0, 7), (0, 0))))[:1]
 

@@ -1,4 +1,4 @@
-"""How a parameter is declared: shape, dtype, logical axes and initialiser stand in one call."""
+"""Declaration of parameters: one call gives shape, dtype, logical axes and initialiser."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Initialiser = Callable[[jax.Array, tuple[int, ...], Any], jax.Array]
 
 @dataclass(frozen=True)
 class ParameterSpec:
-    """What a parameter is before it has a value. `axes` are logical names, one a dimension."""
+    """Description of a parameter without its value. `axes` has one logical name per dimension."""
 
     shape: tuple[int, ...]
     dtype: jnp.dtype
@@ -31,10 +31,7 @@ class ParameterSpec:
 def declare(rngs: nnx.Rngs, init: Initialiser, dtype: Any, **axes: int) -> nnx.Param[jax.Array]:
     """Declare a parameter: `declare(rngs, init, dtype, embed=256, heads=8, head_dim=32)`.
 
-    Args:
-        rngs: source of the initial values.
-        init: `(key, shape, dtype) -> array`.
-        axes: logical axis name to size, in the order of the dimensions.
+    `axes` gives the size of each logical axis, in the order of the dimensions.
     """
     shape = tuple(axes.values())
     return nnx.Param(init(rngs.params(), shape, dtype), axes=tuple(axes))

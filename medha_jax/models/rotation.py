@@ -1,4 +1,4 @@
-"""Rotation of queries and keys by their positions, as traced programs compute it; the rules are `specs.rope`."""
+"""Rotation of queries and keys by position, in traced programs. The rules are in `specs.rope`."""
 
 from __future__ import annotations
 
@@ -18,10 +18,9 @@ def rotary_angles(
     """Cosine and sine of every row's rotation, fp32.
 
     Args:
-        constants: `rotary_constants`.
-        positions: place of each row in its sequence, in tokens.
-        lengths: sequence length that a rule which follows the length sees: the whole prompt for its rows,
-            `position + 1` for generated ones. That makes the result independent of how a prompt is cut.
+        constants: from `rotary_constants`.
+        lengths: sequence length for rules that depend on it: the whole prompt's for prompt rows, `position + 1` for
+            generated ones. So the result does not depend on how a prompt is cut into chunks.
     """
     beyond = jnp.maximum(lengths.astype(jnp.float32) - constants["rope.original"], 0)
     stretch = 1 + constants["rope.growth"] * beyond
@@ -33,7 +32,7 @@ def rotary_angles(
 def rotate(
     x: Float[Array, "rows heads head_dim"], cos: Float[Array, "rows half"], sin: Float[Array, "rows half"]
 ) -> Float[Array, "rows heads head_dim"]:
-    """Rotate each (first half, second half) pair of the head by its row's angle, computed in fp32."""
+    """Rotate each pair (first half, second half) of a head by its row's angle, in fp32."""
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     cos, sin = cos[:, None, :], sin[:, None, :]
     turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
