@@ -11,7 +11,7 @@ from medha_jax.attention import RowRun
 from medha_jax.config import Buckets
 from medha_jax.plan import Chunk, StepPlan
 from medha_jax.runtime.plan_layout import SLOT_FIELDS, PlanLayout
-from medha_jax.specs.buckets import NO_ROWS, Bucket, Segment, smallest_bucket
+from medha_jax.specs.buckets import Bucket, Segment, smallest_bucket
 
 EMPTY = StepPlan(())
 
@@ -41,19 +41,13 @@ def needs(plan: StepPlan, groups: int) -> tuple[Segment, Segment]:
         single, longer = chunks_of(plan, group)
         return Segment(len(single), sum(c.length for c in longer), len(longer))
 
-    own = NO_ROWS
-    for group in range(groups):
-        own |= count(group)
-    return own, count(None)
+    return Segment.holding([count(group) for group in range(groups)]), count(None)
 
 
 def bucket_for(plans: Sequence[StepPlan], geometry: Geometry) -> Bucket:
     """The smallest shape that holds every plan in flight. Raises UnknownShapeError if there is none."""
-    own, shared = NO_ROWS, NO_ROWS
-    for plan in plans:
-        mine, common = needs(plan, geometry.groups)
-        own, shared = own | mine, shared | common
-    return smallest_bucket(geometry.own, geometry.shared, own, shared)
+    own, shared = zip(*(needs(plan, geometry.groups) for plan in plans), strict=True)
+    return smallest_bucket(geometry.own, geometry.shared, Segment.holding(own), Segment.holding(shared))
 
 
 def pack(plans: Sequence[StepPlan], layout: PlanLayout, geometry: Geometry) -> np.ndarray:

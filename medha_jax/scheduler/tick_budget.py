@@ -11,7 +11,7 @@ from typing import NamedTuple
 from medha_jax.config import Buckets, SchedulerConfig
 from medha_jax.scheduler.chunking import candidates, largest_within, worthwhile
 from medha_jax.scheduler.time_model import TickWork, TimeModel
-from medha_jax.specs.buckets import smallest_size
+from medha_jax.specs.buckets import padded_sizes
 from medha_jax.specs.chunk_work import chunk_attention, chunk_read
 from medha_jax.specs.tick_shapes import TickShapes
 
@@ -20,13 +20,9 @@ IDLE_PATIENCE = 2.0
 
 @dataclass(slots=True)
 class _RowLoad:
-    """The load of one kind of rows of a tick so far, in the units of `TickWork`.
-
-    `prefill_sizes` are a copy of the buckets' own, which are computed on every read.
-    """
+    """The load of one kind of rows of a tick so far, in the units of `TickWork`."""
 
     buckets: Buckets
-    prefill_sizes: tuple[int, ...]
     decodes: int = 0
     tokens: int = 0
     chunks: int = 0
@@ -38,10 +34,6 @@ class _RowLoad:
     def used(self) -> bool:
         """Whether any row is taken."""
         return bool(self.decodes or self.chunks)
-
-    def sizes(self, decodes: int, tokens: int) -> tuple[int, int]:
-        """Decode and prompt rows of the smallest bucket that holds this many."""
-        return smallest_size(self.buckets.decode, decodes), smallest_size(self.prefill_sizes, tokens)
 
     def add(self, start: int, length: int, per_group: int) -> None:
         """Add a prompt chunk; one token runs as a decode row."""
@@ -55,8 +47,7 @@ class _RowLoad:
 
     def with_chunk(self, start: int, length: int, per_group: int) -> _RowLoad:
         """A copy with one more prompt chunk."""
-        buckets, sizes = self.buckets, self.prefill_sizes
-        more = _RowLoad(buckets, sizes, self.decodes, self.tokens, self.chunks, self.attention, self.context)
+        more = _RowLoad(self.buckets, self.decodes, self.tokens, self.chunks, self.attention, self.context)
         more.add(start, length, per_group)
         return more
 
@@ -114,9 +105,8 @@ class TickBudget:
         self._shapes, self._model = shapes, model
         self._flight = [load for load in flight if load.rows]
         self._sizes = tuple(max(load.sizes[n] for load in self._flight) for n in range(4)) if self._flight else ()
-        own, shared = shapes.own, shapes.shared
-        self._own = [_RowLoad(own, own.prefill_sizes) for _ in range(shapes.groups)]
-        self._shared = _RowLoad(shared, shared.prefill_sizes)
+        self._own = [_RowLoad(shapes.own) for _ in range(shapes.groups)]
+        self._shared = _RowLoad(shapes.shared)
         self._kinds = [*self._own, self._shared] if shapes.groups > 1 else self._own
         self._taken: TickLoad | None = None
 
@@ -261,11 +251,11 @@ class TickBudget:
             decodes, tokens = max(rows.decodes for rows in own), max(rows.tokens for rows in own)
             attention, context = max(rows.attention for rows in own), max(rows.context for rows in own)
             real = max(rows.decodes + rows.chunks for rows in own)
-        sizes = own[0].sizes(decodes, tokens)
+        sizes = padded_sizes(own[0].buckets, decodes, tokens)
         if not shared.used:
             return TickLoad((*sizes, 0, 0), attention, context, real)
         return TickLoad(
-            (*sizes, *shared.sizes(shared.decodes, shared.tokens)),
+            (*sizes, *padded_sizes(shared.buckets, shared.decodes, shared.tokens)),
             attention + shared.attention,
             context + shared.context,
             real + shared.decodes + shared.chunks,

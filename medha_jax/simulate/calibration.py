@@ -130,7 +130,8 @@ def _tick(stated: Mapping[str, Any], mesh: MeshConfig, context: int) -> Measured
     per_group = tokens_per_group(mesh, context)
     works: list[GroupWork] = []
     for stage in stated["stages"]:
-        shared, own = GroupWork(), dict[int, GroupWork]()
+        shared = GroupWork()
+        own: dict[int, GroupWork] = {}
         for start, length, groups in stage:
             work = shared if len(groups) > 1 else own.setdefault(int(groups[0]), GroupWork())
             work.add(int(start), int(length), per_group)

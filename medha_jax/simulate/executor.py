@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import reduce
-from operator import or_
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 from medha_jax.config import RuntimeConfig
@@ -98,6 +97,7 @@ class SimulatedExecutor:
         self.totals = Totals()
         self._times, self._clock, self._slowed = times, clock, slowed
         self._token = TokenResult(token)
+        self._smallest_bucket = lru_cache(partial(smallest_bucket, config.mesh.buckets, config.mesh.spread_buckets))
         self._free_at = 0.0
         self._flight = [(StepPlan(()), EMPTY)] * config.mesh.spp
         self._next: dict[int, int | None] = {}
@@ -151,7 +151,8 @@ class SimulatedExecutor:
     def _enter(self, plan: StepPlan) -> tuple[_Stage, dict[int, int]]:
         """Work of the first stage for a plan, and the next position of each slot; no state changes yet."""
         known, per_group = self._next, self.sizes.per_group
-        shared, own = GroupWork(), dict[int, GroupWork]()
+        shared = GroupWork()
+        own: dict[int, GroupWork] = {}
         ends: dict[int, int] = {}
         tokens, attention = 0, 0.0
         for chunk in plan.chunks:
@@ -168,14 +169,13 @@ class SimulatedExecutor:
             # most chunks are decodes, which see their own position and all before it
             attention += start + 1 if length == 1 else chunk_attention(start, length, UNBOUNDED)
         works = tuple(own.values()) or EMPTY.work
-        need = reduce(or_, [work.segment for work in works])
+        need = works[0].segment if len(works) == 1 else Segment.holding([work.segment for work in works])
         if not shared.rows:
             return _Stage(need, NO_ROWS, works, tokens, attention), ends
         return _Stage(need, shared.segment, tuple(shared + work for work in works), tokens, attention), ends
 
     def _bucket(self, stages: Sequence[_Stage]) -> Bucket:
         """The smallest shape that holds the work of every stage; all stages run in it."""
-        mesh = self.config.mesh
-        own = reduce(or_, [stage.own for stage in stages])
-        shared = reduce(or_, [stage.shared for stage in stages])
-        return smallest_bucket(mesh.buckets, mesh.spread_buckets, own, shared)
+        own = Segment.holding([stage.own for stage in stages])
+        shared = Segment.holding([stage.shared for stage in stages])
+        return self._smallest_bucket(own, shared)

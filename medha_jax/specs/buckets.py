@@ -30,9 +30,10 @@ class Segment(NamedTuple):
     def __str__(self) -> str:
         return f"{self.decode}+{self.prefill}"
 
-    def __or__(self, other: Segment) -> Segment:
-        """The smallest segment that holds either."""
-        return Segment(max(self.decode, other.decode), max(self.prefill, other.prefill), max(self.chunks, other.chunks))
+    @classmethod
+    def holding(cls, segments: Iterable[Segment]) -> Segment:
+        """The smallest segment that holds each of these, at least one."""
+        return cls._make(map(max, zip(*segments, strict=True)))
 
     @property
     def rows(self) -> int:
@@ -162,13 +163,21 @@ def smallest_bucket(own: Buckets, shared: Buckets | None, need: Segment, shared_
 
 def _smallest_segment(buckets: Buckets, need: Segment, kind: str) -> Segment:
     if need.chunks <= buckets.chunks and need.decode <= buckets.decode[-1] and need.prefill <= buckets.prefill[-1]:
-        decode, prefill = smallest_size(buckets.decode, need.decode), smallest_size(buckets.prefill_sizes, need.prefill)
-        return padded_segment(buckets, decode, prefill)
+        return padded_segment(buckets, *padded_sizes(buckets, need.decode, need.prefill))
     raise UnknownShapeError(
         f"a plan of {need.decode} {kind}decodes and {need.prefill} {kind}prompt tokens in {need.chunks} chunks is "
         f"beyond the compiled shapes: {buckets.decode[-1]} decodes, {buckets.prefill[-1]} tokens, "
         f"{buckets.chunks} chunks"
     )
+
+
+def padded_sizes(buckets: Buckets, decodes: int, tokens: int) -> tuple[int, int]:
+    """The smallest decode and prompt sizes that hold these rows; the largest must hold them.
+
+    `smallest_size` of each, without its calls: planning asks for many thousands of them a second.
+    """
+    decode, prefill = buckets.decode, buckets.prefill_sizes
+    return decode[bisect_left(decode, decodes)], prefill[bisect_left(prefill, tokens)]
 
 
 def smallest_size(sizes: Sequence[int], count: int) -> int:
