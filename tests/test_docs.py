@@ -53,6 +53,14 @@ def test_commands_and_imports_are_there(page):
                 exec(line, {})
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_tables_have_a_line_as_wide_as_their_heads(page):
+    """Without it, GitHub shows the bars."""
+    prose = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    for head, line in re.findall(r"^(\|.*)\n(\|(?:\s*:?-+:?\s*\|)+)$", prose, re.MULTILINE):
+        assert head.replace("\\|", "").count("|") == line.count("|"), head
+
+
 def test_the_architecture_names_every_part():
     text = (ROOT / "docs" / "architecture.md").read_text()
     missing = [part for part in declared_imports(ROOT / "imports.bzl") if f"| `{part}" not in text]
