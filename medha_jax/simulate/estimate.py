@@ -45,7 +45,8 @@ class Targets:
         """Seconds that each request has to its first token, from its seconds alone `[requests]`."""
         if self.ttft_s is not None:
             return np.full_like(alone, self.ttft_s)
-        return np.array([SchedulerConfig().default_deadline_s(seconds) for seconds in alone.tolist()])
+        default = SchedulerConfig().default_deadline_s
+        return np.array([default(seconds) for seconds in alone.tolist()])
 
 
 @dataclass(frozen=True)

@@ -64,10 +64,10 @@ def build_offered(config: WorkloadConfig, load: float, work: Callable[[int], flo
     seconds = config.duration
     if not load > 0 or seconds is None or config.source in FILES:
         raise WorkloadError(f"a load of {load} for {seconds} s of {config.source!r}; load and duration must be above 0")
-    count, left, taken = 256, load * seconds, 0
+    source, count, left, taken = _source(config, None), 256, load * seconds, 0
     while True:
         # a longer draw begins with the same requests
-        drawn = _drawn(config, _source(config, None), np.zeros(count), _LENGTHS)
+        drawn = _drawn(config, source, np.zeros(count), _LENGTHS)
         for request in drawn[taken:]:
             alone = work(request.length)
             if left < alone / 2:

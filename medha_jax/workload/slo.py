@@ -9,6 +9,8 @@ from medha_jax.config import SchedulerConfig
 from medha_jax.workload.config import MAX_PROMPT, MAX_SECONDS, within
 from medha_jax.workload.mixes import WorkloadError
 
+DEFAULTS = SchedulerConfig()  # made once: it checks its settings, and every request asks for its deadline
+
 
 @dataclass(frozen=True)
 class Slos:
@@ -34,7 +36,7 @@ class Slos:
         """
         if self.ttft_s is not None:
             return self.ttft_s
-        return None if alone_s is None else SchedulerConfig().default_deadline_s(alone_s)
+        return None if alone_s is None else DEFAULTS.default_deadline_s(alone_s)
 
 
 class Isolated:

@@ -102,7 +102,7 @@ class _Elastic:
                 self._end(heapq.heappop(self._prefills))
             self._begin(now)
         seconds = [isolated(arrival.length) for arrival in arrivals[:came]]
-        deadlines = [SchedulerConfig().default_deadline_s(alone) for alone in seconds]
+        deadlines = list(map(SchedulerConfig().default_deadline_s, seconds))
         rows = zip(arrivals[:came], deadlines, seconds, self._first, self._finished, strict=False)
         records = tuple(record_of(index, *row, now) for index, row in enumerate(rows))
         return Outcome(records, now, self._totals)
