@@ -45,7 +45,7 @@ GREEDY = SamplingParams(temperature=0)
 def open_runtime(arch: Architecture, slots: int) -> MeshExecutor:
     """A runtime with random weights and a pool for one 33K request or `slots` short ones."""
     mesh = build_mesh(Layout())
-    buckets = Buckets(decode=(1, slots), prefill=(CHUNK,), chunks=1)
+    buckets = Buckets(decode=(1, slots), prefill=(CHUNK,), chunks=1, slices=())
     config = RuntimeConfig(slots=slots, pool_tokens=33 * 1024, max_context=33 * 1024, mesh=MeshConfig(buckets=buckets))
     return MeshExecutor(config, arch, random_weights(arch, mesh), mesh, print)
 

@@ -21,7 +21,7 @@ from medha_jax.scheduler.scheduler import Scheduler
 from medha_jax.scheduler.time_model import LinearTimeModel
 from medha_jax.specs.tick_shapes import TickShapes
 
-BUCKETS = Buckets(decode=(1, 8, 32, 128), prefill=(64, 256, 512, 1024, 2048, 4096, 8192), chunks=16)
+BUCKETS = Buckets(decode=(1, 8, 32, 128), prefill=(64, 256, 512, 1024, 2048, 4096, 8192), chunks=16, slices=())
 CONTEXT = 10_000_000
 PAGE = 128
 WARM_PLANS = 500
@@ -41,7 +41,7 @@ def measure(policy: str, waiting: int, running: int, groups: int, plans: int) ->
     """Print the time of plans with this many requests waiting and running."""
     shapes = TickShapes(
         own=BUCKETS,
-        shared=Buckets(decode=(4,), prefill=(64, 512, 2048), chunks=2),
+        shared=Buckets(decode=(4,), prefill=(64, 512, 2048), chunks=2, slices=()),
         groups=groups,
         per_group=2**31 if groups == 1 else 2_621_440,
         page_size=PAGE,

@@ -66,6 +66,7 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--max-streams", type=int, default=4096)
     parser.add_argument("--max-output", type=int)
     parser.add_argument("--part-seconds", type=float, default=60.0)
+    parser.add_argument("--part-rate", type=float, default=100.0)
     parser.add_argument("--drain-seconds", type=float, default=30.0)
     parser.add_argument("--access-log", default="off")
     parser.add_argument("--load-seconds", type=float, default=0.0, help="until it is ready")
@@ -85,6 +86,7 @@ def main() -> None:
         max_output=given.max_output,
         max_streams=given.max_streams,
         part_seconds=given.part_seconds,
+        part_rate=given.part_rate,
     )
     settings = ServerSettings(
         port=given.port, drain_seconds=given.drain_seconds, access_log=given.access_log, limits=limits
@@ -119,7 +121,7 @@ class SimulatedLoader:
         given, clock, tokenizer = self._given, self._clock, self._tokenizer
         time.sleep(given.load_seconds)
         decode = tuple(size for size in (1, 8, 32, 128, 512, 2048) if size < given.slots)
-        buckets = Buckets(decode=(*decode, given.slots), prefill=(64, 256, 1024), chunks=16)
+        buckets = Buckets(decode=(*decode, given.slots), prefill=(64, 256, 1024), chunks=16, slices=())
         mesh = MeshConfig(page_size=PAGE, buckets=buckets)
         config = RuntimeConfig(mesh=mesh, slots=given.slots, pool_tokens=given.pool_tokens, compilation_cache=None)
         model = LinearTimeModel(fixed=given.tick_ms / 1000, tokens=given.token_us / 1e6)

@@ -167,6 +167,24 @@ class StepPlan:
 
 
 @dataclass(frozen=True)
+class Slice:
+    """Some layers of every stage, for the prompt chunks that the stages hold; their rows rest on the devices after it.
+
+    The slices of a round pass all layers of a stage. Then every stage hands its rows to the next, and the chunks of the
+    last stage are done: their keys and values are stored, and nothing is sampled.
+
+    Args:
+        stages: the chunks of each stage, at least two tokens each, first stage first. The same in every slice of a
+            round, but for chunks that were dropped. In the next round each plan is one stage further.
+        first, past: layers `[first, past)` of each stage; 0 begins a round.
+    """
+
+    stages: tuple[StepPlan, ...]
+    first: int
+    past: int
+
+
+@dataclass(frozen=True)
 class Admission:
     """A request that gets a slot.
 

@@ -108,4 +108,4 @@ def executor() -> MeshExecutor:
     """A runtime of three shapes for a small random model; tests leave no request behind in it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Programs, "compiler_options", FOR_MANY_TICKS)
-        return small_executor(buckets=Buckets(decode=(8,), prefill=(32, 128), chunks=4))
+        return small_executor(buckets=Buckets(decode=(8,), prefill=(32, 128), chunks=4, slices=()))

@@ -29,7 +29,7 @@ CONFIG: dict[str, Any] = {
 }
 
 
-ONE_SHAPE = Buckets(decode=(8,), prefill=(64,), chunks=4, mixed_only=True)
+ONE_SHAPE = Buckets(decode=(8,), prefill=(64,), chunks=4, mixed_only=True, slices=())
 MESH_SETTINGS = {field.name for field in dataclasses.fields(MeshConfig)}
 
 

@@ -42,7 +42,7 @@ def test_settings_out_of_range_are_refused(settings: dict, message: str) -> None
 )
 def test_buckets_must_increase(settings: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Buckets(**settings)
+        Buckets(**settings, slices=())
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ CONFIG = RuntimeConfig(
     max_context=4096,
     pool_tokens=16384,
     slots=8,
-    mesh=MeshConfig(buckets=Buckets(decode=(8,), prefill=(64, 512), chunks=4)),
+    mesh=MeshConfig(buckets=Buckets(decode=(8,), prefill=(64, 512), chunks=4, slices=())),
     keep_logits=True,
     compilation_cache=None,
 )
@@ -80,19 +80,19 @@ def pool_copies(text: str, shape: Sequence[int]) -> list[str]:
 
 
 def check_tick(executor: MeshExecutor) -> Iterator[Outcome]:
-    """Check that the compiled ticks call the kernels, do not copy the pool, and reuse its memory."""
+    """Check that the compiled ticks and slices call the kernels, do not copy the pool, and reuse its memory."""
     pool = executor.programs.state_shapes.pool
     shape = values_of(pool).shape
     size = sum(math.prod(part.shape) * part.dtype.itemsize for part in jax.tree.leaves(pool))
-    for bucket in executor.executables.buckets:
-        compiled = executor.executables.compiled(bucket)
+    for shape_of in executor.executables.shapes:
+        compiled = executor.executables.compiled(shape_of)
         text, memory = compiled.as_text() or "", compiled.memory_analysis()
         copies = pool_copies(text, shape)
         calls = len(re.findall(r"custom_call_target=\"(?:__gpu\$)?(?:xla\.gpu\.)?triton", text))
         aliased = getattr(memory, "alias_size_in_bytes", 0)
         passed = not copies and calls >= 3 and aliased >= size
         detail = f"{calls} kernel calls, {len(copies)} copies of the pool, {aliased / size:.2f} of it aliased"
-        yield Outcome(f"compiled tick {bucket}", passed, detail)
+        yield Outcome(f"compiled {shape_of}", passed, detail)
         if copies:
             yield Outcome("first copy of the pool", False, copies[0].strip()[:200])
 

@@ -76,7 +76,7 @@ def losses(logits: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 
 def settings() -> RuntimeConfig:
     """A configuration with shapes for the texts."""
-    mesh = MeshConfig(buckets=Buckets(decode=(1,), prefill=(1024,), chunks=1))
+    mesh = MeshConfig(buckets=Buckets(decode=(1,), prefill=(1024,), chunks=1, slices=()))
     return RuntimeConfig(
         max_context=PROMPT + STEPS + 64,
         pool_tokens=PROMPT + STEPS + 128,

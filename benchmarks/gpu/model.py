@@ -95,7 +95,9 @@ def open_runtime(sizes: Sizes, room: int | None, **settings: Any) -> MeshExecuto
         tokens = min(tokens, max(0, room - taken) // each // sizes.page * sizes.page)
     if tokens < max(sizes.prompt, sizes.batch * sizes.slot):
         raise LaunchError(f"the memory has room for {tokens:,} tokens of KV; the prompt needs {sizes.prompt:,}")
-    buckets = Buckets(decode=(1, sizes.batch), prefill=(sizes.chunk,), chunks=max(2, sizes.chunk // sizes.short + 1))
+    buckets = Buckets(
+        slices=(), decode=(1, sizes.batch), prefill=(sizes.chunk,), chunks=max(2, sizes.chunk // sizes.short + 1)
+    )
     config = RuntimeConfig(
         slots=sizes.batch,
         pool_tokens=tokens,

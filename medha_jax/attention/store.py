@@ -42,7 +42,8 @@ def _write(
     stacked: Num[Array, "2 kv_heads rows width"],
     work: AttentionWork,
 ) -> Array:
-    pool = _write_decodes(pool, layer, table, stacked, work)
+    if work.write_row.shape[0]:
+        pool = _write_decodes(pool, layer, table, stacked, work)
     page = pool.shape[4]
     # a page may begin before its tile's first row, or end after its last row
     padded = jnp.pad(stacked, ((0, 0), (0, 0), (page, page), (0, 0))) if work.tiles else stacked

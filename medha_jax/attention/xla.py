@@ -51,7 +51,9 @@ def attend(
         table: `pages_per_slot` is a multiple of the pages in a block.
     """
     decode_rows = work.decode_slots.shape[0]
-    out, lse = _attend_decodes(queries[:decode_rows], pool, layer, table, work)
+    out, lse = queries[:0], jnp.zeros((0, queries.shape[1]), jnp.float32)
+    if decode_rows:
+        out, lse = _attend_decodes(queries[:decode_rows], pool, layer, table, work)
     rest = queries.shape[0] - decode_rows
     if work.tiles:
         largest = max(tiles.size for tiles in work.tiles)

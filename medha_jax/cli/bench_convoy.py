@@ -1,4 +1,4 @@
-"""`medha-jax bench convoy`: one long prompt and short requests behind it, under several policies."""
+"""`medha-jax bench convoy`: long prompts and short requests behind them, under several policies."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ from medha_jax.cli.bench_serve import shown_config
 from medha_jax.cli.bench_target import Target, check_own, opened
 from medha_jax.cli.generation_report import reader_may_leave
 from medha_jax.cli.interrupt import INTERRUPTED
+from medha_jax.cli.opening import model_sizes, tell
 from medha_jax.cli.option_groups import Shown, takes_groups
-from medha_jax.config import POLICIES, setting
+from medha_jax.cli.prompt import model_directory
+from medha_jax.config import POLICIES, RuntimeConfig, setting
 
 if TYPE_CHECKING:
+    from medha_jax.bench.best_alone import BestAlone
     from medha_jax.bench.convoy import Convoy
     from medha_jax.results import Run
     from medha_jax.workload import ConvoyConfig
@@ -30,13 +33,14 @@ class ConvoyOptions:
     """The convoy, and the policies that serve it."""
 
     policies: str = setting(
-        f"{WHOLE},fcfs,lars",
+        f"{WHOLE},fcfs,red",
         f"Of one's own servers, one after the other: {WHOLE} (first come, first served without turns), "
         f"{', '.join(POLICIES)}. Ratios are to the first.",
         metavar="NAME,…",
     )
-    long_prompt: int = setting(32768, "Tokens of the long prompt.", at_least=1)
-    long_output: int = setting(16, "Tokens that the long request generates.", at_least=1)
+    longs: int = setting(1, "Long requests, all at once.", at_least=1)
+    long_prompt: int = setting(32768, "Tokens of a long prompt.", at_least=1)
+    long_output: int = setting(16, "Tokens that a long request generates.", at_least=1)
     shorts: int = setting(10, "Short requests.", at_least=1)
     short_prompt: int = setting(128, "Tokens of a short prompt.", at_least=1)
     short_output: int = setting(16, "Tokens that it generates.", at_least=2)
@@ -60,10 +64,11 @@ def bench_convoy(
     output: OutputOptions,
     asked: Annotated[ConvoyOptions, Shown(panel="The convoy")],
 ) -> int:
-    """One long prompt and short ones behind it: who waits for whom, policy by policy.
+    """Long prompts and short ones behind them: who waits for whom, policy by policy.
 
     Every policy gets a server of its own and the same requests; with --server or --url there is that server's row only.
-    Before each convoy its requests are measured alone.
+    Before the first server starts, the long prompt is measured at its best: with nobody else, by `medha-jax generate`.
+    Before each convoy its requests are measured alone on the idle server.
     """
     from medha_jax.bench.convoy import json_row
     from medha_jax.workload import build_convoy
@@ -74,9 +79,13 @@ def bench_convoy(
     convoys: list[Convoy] = []
     runs: list[Run] = []
     book, stopped = Book(), False
-    for policy in [PolicyOptions()] if service.remote else parse_policies(asked.policies):
+    policies = [PolicyOptions()] if service.remote else parse_policies(asked.policies)
+    best = None if service.remote else _best(service, config, client.vocabulary)
+    for policy in policies:
         with opened(service, policy, requests) as target:
-            one, run, stopped = spoken_to(target, client, lambda opened: _measure(opened, target, config, client, book))
+            one, run, stopped = spoken_to(
+                target, client, lambda opened: _measure(opened, target, config, client, book, best)
+            )
         if one is not None and run is not None:
             complain([one.repeat])
             convoys.append(one)
@@ -97,6 +106,29 @@ def bench_convoy(
     return int(any(json_row(one, one)["short_done"] == 0 for one in convoys))
 
 
+def _best(service: ServerOptions, config: ConvoyConfig, vocabulary: int | None) -> BestAlone:
+    """The first long prompt with nobody else, on this machine, before a server has it.
+
+    Raises:
+        typer.BadParameter: it is longer than the context.
+    """
+    from medha_jax.bench.best_alone import best_alone
+    from medha_jax.workload import build_convoy
+
+    known, context = model_sizes(RuntimeConfig(model=model_directory(service.model), max_context=service.max_context))
+    if config.long_prompt + config.long_output > context:
+        raise typer.BadParameter(
+            f"{config.long_prompt:,} + {config.long_output:,} tokens are more than the context of {context:,}",
+            param_hint="'--long-prompt'",
+        )
+    workload = build_convoy(dataclasses.replace(config, vocabulary=min(known, vocabulary or known)))
+    options = [f"--model={service.model}", f"--mesh={service.mesh}"]
+    if service.max_context is not None:
+        options.append(f"--max-context={service.max_context}")
+    first = workload.requests[0]
+    return best_alone(options, workload.token_ids(first).tolist(), first.output_tokens, tell)
+
+
 def parse_policies(text: str) -> list[PolicyOptions]:
     """Policies from a list of names.
 
@@ -115,14 +147,14 @@ def parse_policies(text: str) -> list[PolicyOptions]:
 
 
 async def _measure(
-    opened: Opened, target: Target, config: ConvoyConfig, client: ClientOptions, book: Book
+    opened: Opened, target: Target, config: ConvoyConfig, client: ClientOptions, book: Book, best: BestAlone | None
 ) -> tuple[Convoy | None, Run | None, bool]:
     """The convoy, its run, and whether Ctrl-C stopped it."""
     from medha_jax.bench.convoy import run_convoy
 
     fitted = dataclasses.replace(config, vocabulary=opened.vocabulary)
     by_length = client.deadline is not None or client.slo_ttft_ms is None
-    one = await run_convoy(opened.session, target.name, fitted, by_length)
+    one = await run_convoy(opened.session, target.name, fitted, by_length, best)
     if one is None:
         return None, None, opened.session.stopped
     shown = shown_config(target, fitted, client) | {"alone": dataclasses.asdict(one.alone)}

@@ -45,8 +45,9 @@ def bench_engine(asked: EngineOptions) -> None:
     Every figure is a median over ticks of one kind. The time model is fitted to half of all ticks and predicts the
     others.
     """
-    layout, decode_context, ticks = asked.layout.config, asked.decode_context, asked.ticks
-    buckets = layout.buckets
+    decode_context, ticks = asked.decode_context, asked.ticks
+    buckets = dataclasses.replace(asked.layout.config.buckets, slices=())  # only ticks are measured
+    layout = dataclasses.replace(asked.layout.config, buckets=buckets)
     wanted = sizes("--chunks", asked.chunks, buckets.prefill)
     before = sizes("--contexts", asked.contexts, (), least=0)
     decodes = sizes("--batches", asked.batches, buckets.decode)

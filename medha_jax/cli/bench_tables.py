@@ -29,16 +29,18 @@ def print_convoy(convoys: Sequence[Convoy], target_ms: float | None, stamp: Mapp
     from medha_jax.bench.convoy import figures
 
     config = convoys[0].config
+    long = "one prompt" if config.longs == 1 else f"{config.longs:,} prompts"
     title = (
-        f"Convoy: one prompt of {config.long_prompt:,} tokens, then {config.shorts:,} of {config.short_prompt:,} "
+        f"Convoy: {long} of {config.long_prompt:,} tokens, then {config.shorts:,} of {config.short_prompt:,} "
         f"tokens, one every {config.interval:g} s"
     )
     aim = "" if target_ms is None else f" (the servers aim at {target_ms:g} ms)"
     note = (
         f"TTFT: {FORMULAS['TTFT']}. TPOT: {FORMULAS['TPOT']}{aim}. Less than the first: P50 of the first column / that "
-        "of the column. Long done: sending of the long request to its last token. Alone: the same on the idle server, "
-        "measured just before. Goodput: requests that met their objectives / seconds; without --slo-ttft-ms the first "
-        "token is due within max(1.5 x alone, 0.5 s)."
+        "of the column. Long done: sending of each long request to its last token; ratios are of the last one. Alone: "
+        "on the idle server, just before. Best: with nobody else and without a server, by medha-jax generate in chunks "
+        "of 1,024; not known of a server that was there. Goodput: requests that met their objectives / seconds; "
+        "without --slo-ttft-ms the first token is due within max(1.5 x alone, 0.5 s)."
     )
     rows = _convoy_rows(convoys, [figures(convoy) for convoy in convoys])
     heads = ("", *(convoy.name for convoy in convoys))
@@ -56,13 +58,20 @@ def _convoy_rows(convoys: Sequence[Convoy], found: Sequence[Figures]) -> Iterato
             yield "… less than the first", [f"{digits(first[0] / t[0])}x" if first and t else NOTHING for t in ttfts]
     for place, part in enumerate(parts):
         yield f"short TPOT {part}", [_time(None if each is None else each[place]) for each in tpots]
-    yield "long TTFT", [_time(one.long_ttft) for one in found]
-    yield "long done", [_time(one.long_finish) for one in found]
+    yield "long TTFT", [", ".join(map(_time, one.long_ttft)) for one in found]
+    yield "long done", [", ".join(map(_time, one.long_finish)) for one in found]
     yield "long alone", [_time(convoy.alone.long_s) for convoy in convoys]
-    yield "long + all short alone", [_time(one.bound) for one in found]
-    yield "done / that", [NOTHING if one.over_bound is None else f"{one.over_bound:.2f}" for one in found]
+    yield "long alone, best", [_time(convoy.alone.best_s) for convoy in convoys]
+    yield "alone / best", [_ratio(one.alone_over_best) for one in found]
+    yield "done / best", [_ratio(one.over_best) for one in found]
+    yield "best + all short alone", [_time(one.bound) for one in found]
+    yield "done / that", [_ratio(one.over_bound) for one in found]
     yield "output tokens/s", [digits(one.output_throughput) for one in found]
     yield "goodput, requests/s", [NOTHING if one.goodput is None else digits(one.goodput) for one in found]
+
+
+def _ratio(value: float | None) -> str:
+    return NOTHING if value is None else f"{value:.2f}"
 
 
 def print_search(found: Found, wanted: float, what: str) -> None:

@@ -25,7 +25,7 @@ def print_report(report: LayoutReport) -> None:
         print_line()
     print_line(
         f"Read from programs compiled by {report.compiler}. Bytes are of the result on one device, in the element type "
-        "that the tick is written in; where the compiler carries a wider one, its bytes stand behind.",
+        "that the program is written in; where the compiler carries a wider one, its bytes stand behind.",
         wrap=True,
         width=WIDTH,
     )
@@ -50,6 +50,7 @@ def _layout(report: LayoutReport) -> Table:
         ("weights", size(report.weight_bytes)),
         (f"KV pool of {report.pool_tokens:,} tokens", size(report.pool_bytes)),
         ("stage register", size(report.register_bytes)),
+        ("rows held between slices", size(report.held_bytes)),
         ("page table", size(report.table_bytes)),
         ("sampler state", size(report.sampler_bytes)),
         ("all that is kept, of usable memory", f"{size(report.total_bytes)} of {usable}"),
@@ -63,10 +64,14 @@ def _layout(report: LayoutReport) -> Table:
 
 def _bucket(bucket: BucketReport) -> Table:
     shared = f", {bucket.shared_rows} of them shared" if bucket.shared_rows else ""
-    title = f"tick {bucket.bucket}: {bucket.rows} rows{shared}"
+    kind, layers = "tick", ""
+    if bucket.slice_layers is not None:
+        kind, layers = "slice", f", {bucket.slice_layers} layer{'s' * (bucket.slice_layers != 1)}"
+    title = f"{kind} {bucket.bucket}: {bucket.rows} rows{shared}{layers}"
     rows = [_collective(one) for one in bucket.collectives]
     rows += [(axis, "all", "", "", "", size(nbytes)) for axis, nbytes in bucket.bytes_by_axis.items()]
-    return Table(title, ("axis", "collective", "result", "bytes", "a tick", "bytes a tick"), tuple(rows), words=3)
+    columns = ("axis", "collective", "result", "bytes", f"a {kind}", f"bytes a {kind}")
+    return Table(title, columns, tuple(rows), words=3)
 
 
 def _collective(one: Traffic) -> tuple[str, ...]:

@@ -52,6 +52,7 @@ class ShownSimulation:
     """The machine, and what to print."""
 
     deployment: str = setting("a100-16", "Machine: a100-16 or a100-16-slow-kv.", metavar="NAME")
+    chunks_only: bool = setting(False, "Without slices: every chunk passes all layers in a tick.", switch=True)
     json: bool = setting(False, "Print one JSON object instead of a table.", switch=True)
 
     @property
@@ -65,7 +66,8 @@ class ShownSimulation:
 
         if self.deployment not in DEPLOYMENTS:
             raise typer.BadParameter(f"there is no deployment {self.deployment!r}; there are {', '.join(DEPLOYMENTS)}")
-        return DEPLOYMENTS[self.deployment]
+        found = DEPLOYMENTS[self.deployment]
+        return found.chunks_only if self.chunks_only else found
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ class MeasuredOptions:
     pool_tokens: int | None = setting(None, "KV tokens of each group. Default: for all slots.", at_least=64)
     seconds: float = setting(60.0, "How long to measure.", at_least=1, at_most=3600, metavar="S")
     seed: int = setting(0, "Of the requests.", at_least=0)
-    trace: Path | None = setting(None, "Take the ticks that `serve --trace` wrote, and run nothing.")
+    trace: Path | None = setting(None, "Take the ticks and slices that `serve --trace` wrote, and run nothing.")
 
     def config(self, directory: Path) -> RuntimeConfig:
         """The runtime's configuration, for a model directory."""

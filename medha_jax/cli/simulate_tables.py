@@ -25,7 +25,10 @@ def print_convoy(rows: Sequence[ConvoySummary], deployment: Deployment, target: 
 
     `target` is the scheduler's target, in seconds per output token.
     """
-    columns = "policy", "TTFT P50", "ratio", "TTFT P99", "TPOT P50 / most", "TTFT, long", "long done", "alone + short"
+    columns = (
+        *("policy", "TTFT P50", "ratio", "TTFT P99", "TPOT P50 / most", "longest"),
+        *("TTFT, long", "long done", "x alone", "alone + short", "ratio"),
+    )
     cells = tuple(
         (
             row.policy,
@@ -33,18 +36,21 @@ def print_convoy(rows: Sequence[ConvoySummary], deployment: Deployment, target: 
             f"{rows[0].short_ttft[0] / row.short_ttft[0]:.1f}",
             f"{row.short_ttft[1]:.2f} s",
             f"{1000 * row.short_tpot[0]:.1f} / {1000 * row.short_tpot[1]:.1f} ms",
+            f"{1000 * row.longest:.0f} ms",
             f"{row.long_ttft:.1f} s",
             NOTHING if row.long_finished is None else f"{row.long_finished:.1f} s",
+            NOTHING if row.long_finished is None else f"{row.long_finished / row.long_alone:.2f}",
             f"{row.long_bound:.1f} s",
             NOTHING if row.long_finished is None else f"{row.long_finished / row.long_bound:.2f}",
         )
         for row in rows
     )
-    print_table(Table("Simulated convoy: a long prompt, then a short one every second", (*columns, "ratio"), cells))
+    print_table(Table("Simulated convoy: a long prompt, then a short one every second", columns, cells))
     print_line(
         f"Simulated on {deployment.name}: {deployment.about}. TTFT: arrival to first token. TPOT: (last - first) / "
         f"(tokens - 1); the target is {1000 * target:g} ms. They are those of the short requests, "
-        "where nothing else is said. Alone + short: the seconds that every request takes alone, added up."
+        "where nothing else is said. Longest: tick or slice. Alone: the long request with nobody else, in the largest "
+        f"chunks ({rows[0].long_alone:.1f} s). Alone + short: the seconds that every request takes so, added up."
     )
 
 

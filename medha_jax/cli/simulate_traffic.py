@@ -42,6 +42,9 @@ class TrafficOptions:
     )
     context: str = setting("1M", "Tokens of a longest request: 131072, 512K, 10M.", metavar="N", panel=_MACHINE)
     slots: int = setting(128, "Most requests at once.", at_least=1, at_most=65536, panel=_MACHINE)
+    chunks_only: bool = setting(
+        False, "Without slices: every chunk passes all layers in a tick.", switch=True, panel=_MACHINE
+    )
     as_in: Path | None = setting(
         None,
         "The same requests as in a run that `bench --out` wrote, and both side by side; options below are not read.",
@@ -76,6 +79,7 @@ def traffic(asked: TrafficOptions, settings: Annotated[SchedulerConfig, SIMULATE
     else:
         measured = read_calibration(asked.calibration)
         machine = measured.machine()
+    machine = machine.chunks_only if asked.chunks_only else machine
     real = None if asked.as_in is None else read_real(asked.as_in)
     requests = _drawn(asked, machine.context) if real is None else requests_of(real)
     spare_modules()

@@ -24,15 +24,18 @@ def _increasing(name: str, sizes: tuple[int, ...], smallest: int) -> None:
 
 @dataclass(frozen=True)
 class Buckets:
-    """The padded shapes of compiled ticks: every pair of a decode and a prefill size.
+    """The padded shapes of compiled ticks: every pair of a decode and a prefill size; and those of slices.
 
     Prefill size 0 is added unless `mixed_only`.
     """
 
     decode: tuple[int, ...] = setting((1, 8, 32), "Rows of one token.")
-    prefill: tuple[int, ...] = setting((16, 64, 256, 1024), "Tokens of prompt chunks.")
+    prefill: tuple[int, ...] = setting((32, 128), "Tokens of prompt chunks.")
     chunks: int = setting(8, "Most prefill chunks that one tick may carry.", at_least=1, words="chunks a tick")
     mixed_only: bool = setting(False, "Fewer shapes are compiled; ticks without a prompt are slower.")
+    slices: tuple[int, ...] = setting(
+        (128, 256, 512, 1024), "Tokens of a prompt chunk that runs some layers at a time; none: every chunk is a tick."
+    )
 
     @cached_property
     def prefill_sizes(self) -> tuple[int, ...]:
@@ -42,6 +45,8 @@ class Buckets:
     def __post_init__(self) -> None:
         _increasing("decode buckets", self.decode, 1)
         _increasing("prefill buckets", self.prefill, 1)
+        if self.slices:
+            _increasing("slices", self.slices, 2)
         check_settings(self)
 
 
@@ -75,7 +80,9 @@ class MeshConfig(Axes):
     # rows that belong to one group
     buckets: Buckets = field(default_factory=Buckets)
     # rows of requests that are spread over groups; None if there are none
-    shared_buckets: Buckets | None = field(default_factory=lambda: Buckets(decode=(4,), prefill=(256,), chunks=2))
+    shared_buckets: Buckets | None = field(
+        default_factory=lambda: Buckets(decode=(4,), prefill=(128,), slices=(256,), chunks=2)
+    )
     memory_fraction: float = setting(
         0.9,
         "Of a device's memory that weights, pool and programs may take.",

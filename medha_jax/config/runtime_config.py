@@ -45,7 +45,11 @@ class RuntimeConfig:
     mesh: MeshConfig = field(default_factory=MeshConfig)
     slots: int = setting(32, "Requests that run at once.", at_least=1, panel=_MEMORY)
     pool_tokens: int | None = setting(
-        None, "KV tokens of each group. Default: one request of the whole context.", at_least=1, panel=_MEMORY
+        None,
+        "KV tokens of each group. Default: what the memory leaves, on CPUs a quarter of it; at most what all slots can "
+        "use.",
+        at_least=1,
+        panel=_MEMORY,
     )
     keep_logits: bool = False  # return the logits of sampled rows to the host: for tests, because it costs a copy
     seed: int = 0  # of requests without a seed of their own

@@ -36,7 +36,7 @@ class SchedulerConfig:
     max_waiting: int = setting(4096, "Requests that wait.", at_least=1, option="max_queue", panel=_LIMITS)
     max_waiting_tokens: int | None = setting(
         None,
-        "Prompt tokens of all that wait; a lone one may have more. Default: any.",
+        "Prompt tokens of all that wait; a lone one may have more. Default: 4 times what the KV pools hold.",
         at_least=1,
         option="max_queue_tokens",
         panel=_LIMITS,
@@ -78,7 +78,18 @@ class SchedulerConfig:
         panel=_ADVANCED,
     )
     idle_tick_s: float = setting(
-        0.2, "What a tick without decodes aims at; a new request waits for its end.", above=0, panel=_ADVANCED
+        0.2,
+        "What a tick without decodes aims at, if it finishes a prompt; a new request waits for its end.",
+        above=0,
+        panel=_ADVANCED,
+    )
+    slice_s: float = setting(
+        0.05,
+        "What a slice of a long prompt's layers aims at; a new request waits for its end.",
+        above=0,
+        option="slice_ms",
+        per=1000,
+        panel=_ADVANCED,
     )
     long_tokens: int = setting(
         65536,
@@ -93,6 +104,15 @@ class SchedulerConfig:
         True, "A more urgent request may take the pages and the slot of a less urgent one.", panel=_ADVANCED
     )
     max_preemptions: int = setting(3, "Times that a request can lose its pages.", at_least=0, panel=_ADVANCED)
+    growth_pages: int = setting(
+        1,
+        "KV pages kept free for the output of each running request when another one is admitted.",
+        at_least=0,
+        panel=_ADVANCED,
+    )
+    reserve_output: bool = setting(
+        False, "A request owns pages for all of its output before it runs, as a comparison.", panel=_ADVANCED
+    )
     bypass_s: float = setting(
         10.0,
         "Seconds that requests may pass a more urgent one that does not fit; after as many a preempted one goes first.",

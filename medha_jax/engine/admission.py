@@ -77,7 +77,8 @@ def for_scheduler(request: GenerationRequest, executor: Executor, arrival: float
         cache_salt=request.cache_salt,
         chunks=request.chunks,
         counts_tokens=(sampling.repetition_penalty, sampling.presence_penalty, sampling.frequency_penalty) != (1, 0, 0),
-        reserved=None if bound is None else min(context, bound + wished),
+        bound=None if bound is None else min(context, bound + wished),
+        prompt_bound=bound or 0,
     )
 
 

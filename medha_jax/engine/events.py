@@ -22,7 +22,7 @@ class GenerationRequest:
     engine's clock), `on_deadline` and `cache_salt` are as in `scheduler.request.SchedulerRequest`.
 
     `prompt_bound` is None if `prompt_ids` are the whole prompt. Otherwise they are its first part, and `prompt_bound`
-    is the most tokens of all parts together. Pages are reserved for that many tokens and the output.
+    is the most tokens of all parts together.
     """
 
     prompt_ids: Sequence[int]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from medha_jax.config import RuntimeConfig
-from medha_jax.plan import Admission, StepPlan, TokenResult
+from medha_jax.plan import Admission, Slice, StepPlan, TokenResult
 from medha_jax.specs.sizes import Sizes
 
 
@@ -33,6 +33,10 @@ class Executor(Protocol):
     def ahead(self) -> int:
         """Ticks that may be dispatched before the results of earlier ones are read."""
 
+    @property
+    def slice_lengths(self) -> tuple[int, ...]:
+        """Numbers of layers that a slice may have, increasing; the last one is all layers of a stage."""
+
     def usable(self) -> bool:
         """After an error: whether the devices still hold the state of plans in flight and admitted requests."""
 
@@ -55,5 +59,11 @@ class Executor(Protocol):
     def submit(self, plan: StepPlan) -> Any:
         """Dispatch one tick in which `plan` enters the pipeline; returns a handle for `collect`."""
 
+    def submit_slice(self, work: Slice) -> Any:
+        """Dispatch a slice; returns a handle for `collect`."""
+
     def collect(self, handle: Any) -> list[TokenResult]:
-        """Wait for a tick; returns one result for each chunk of the plan that left in it, in order."""
+        """Wait for a tick or slice; returns one result for each chunk that left the last stage in it, in order.
+
+        Results of a slice have no token.
+        """

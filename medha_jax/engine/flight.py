@@ -1,4 +1,4 @@
-"""Ticks in flight: dispatched to the runtime, and not read yet."""
+"""Ticks and slices in flight: dispatched to the runtime, and not read yet."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any
 
 from medha_jax.engine.executor import Executor
 from medha_jax.plan import TokenResult
-from medha_jax.scheduler.plan_builder import Planned
+from medha_jax.scheduler.planned import Planned
+from medha_jax.scheduler.request import RequestState
 from medha_jax.scheduler.time_model import TimeModel
 
 NOTHING = Planned()  # stands for a tick that no scheduler planned
@@ -18,21 +19,30 @@ NOTHING = Planned()  # stands for a tick that no scheduler planned
 
 @dataclass(frozen=True, slots=True)
 class DispatchedTick:
-    """A dispatched tick.
+    """A dispatched tick or slice.
 
     Args:
         handle: for `Executor.collect`.
-        stages: the plan of each stage, from the first stage on.
-        leaving: the plan of the last stage; its results come with this tick.
+        planned: the plan that was submitted with it.
+        stages: the plan of each stage, from the first stage on; only `planned` for a slice, whose step has the chunks.
+        leaving: the plan of the last stage; its results come with this tick. For a slice, the chunks that are done.
         submitted: when it was dispatched, in seconds.
         first: requests whose first chunk entered.
     """
 
     handle: Any
+    planned: Planned
     stages: tuple[Planned, ...]
     leaving: Planned
     submitted: float
     first: frozenset[int]
+
+    @property
+    def states(self) -> tuple[RequestState, ...]:
+        """The requests that an error of it hits: those of the leaving plan, or of every chunk of a slice."""
+        if self.planned.step is None:
+            return self.leaving.states
+        return tuple(state for stage in self.planned.step.states for state in stage)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +55,7 @@ class TickTimes:
 
 
 class Flight:
-    """Owns the unread ticks and the plans in the pipeline; `model` observes the seconds of each tick."""
+    """Owns the unread ticks and slices, and the plans in the pipeline; `model` observes the seconds of each."""
 
     def __init__(self, executor: Executor, model: TimeModel, clock: Callable[[], float]) -> None:
         self._executor, self._model, self._clock = executor, model, clock
@@ -72,24 +82,31 @@ class Flight:
         self._ticks: deque[DispatchedTick] = deque()
 
     def submit(self, planned: Planned, first: frozenset[int]) -> None:
-        """Dispatch the tick in which a plan enters; `first` are its requests with their first chunk."""
+        """Dispatch a slice, or the tick in which a plan enters; `first` are its requests with their first chunk."""
         submitted = self._clock()
+        if (step := planned.step) is not None:
+            handle = self._executor.submit_slice(step.slice)
+            leaving = Planned(plan=step.slice.stages[-1], states=step.leaving) if step.leaving else NOTHING
+            self._ticks.append(DispatchedTick(handle, planned, (planned,), leaving, submitted, first))
+            return
         handle = self._executor.submit(planned.plan)
         stages = (planned, *reversed(self._entered))
         self._entered.append(planned)
-        self._ticks.append(DispatchedTick(handle, stages, self._entered.popleft(), submitted, first))
+        self._ticks.append(DispatchedTick(handle, planned, stages, self._entered.popleft(), submitted, first))
 
     def take(self) -> DispatchedTick:
         """Remove the oldest tick and return it."""
         return self._ticks.popleft()
 
     def read(self, tick: DispatchedTick) -> tuple[list[TokenResult], TickTimes]:
-        """Wait for a tick; returns one result per chunk of its leaving plan, and when it ran."""
+        """Wait for a tick or slice; returns one result per chunk of its leaving plan, and when it ran."""
         results = self._executor.collect(tick.handle)
         now = self._clock()
-        started, waits = max(tick.submitted, self._ended), bool(tick.leaving.states)
+        planned = tick.planned
+        started, waits = max(tick.submitted, self._ended), bool(tick.leaving.states) or planned.step is not None
         timed = self._waited and waits
-        if timed and tick.stages[0] is not NOTHING:
-            self._model.observe(tick.stages[0].work, now - started)
+        if timed and planned is not NOTHING:
+            times = self._model if planned.step is None else self._model.slices
+            times.observe(planned.work, now - started)
         self._ended, self._waited = now, waits
         return results, TickTimes(started, now, timed)

@@ -27,8 +27,9 @@ from medha_jax.text import Tokenizer
 if TYPE_CHECKING:
     from medha_jax.runtime.cluster import ClusterConfig, ClusterExecutor
 
-MEASURED_SECONDS = 3.0  # how long ticks are measured at a first start
+MEASURED_SECONDS = 5.0  # how long ticks are measured at a first start
 MEASURED_OUTPUT = 4  # output tokens of each measured request
+WAITING_POOLS = 4  # prompts that wait have at most this many times the tokens of all pools
 
 
 class EngineLoader:
@@ -55,16 +56,17 @@ class EngineLoader:
         """Load the model, measure ticks if none are known, and start the engine's thread."""
         executor = self._open()
         times = self._time_model()
+        scheduling = _with_bounded_queue(self._scheduling, executor)
 
         output = text_outputs(self._tokenizer)
         if times.ticks < LEAST_TICKS:
-            measured = dataclasses.replace(self._scheduling, prefix_cache=False)
+            measured = dataclasses.replace(scheduling, prefix_cache=False)
             engine = Engine(executor, scheduler_for(executor, measured, times), times, self._clock, output)
             measure_ticks(engine, executor, self._clock)
             self._say(f"measured {times.ticks} ticks")
         engine = Engine(
             executor,
-            scheduler_for(executor, self._scheduling, times),
+            scheduler_for(executor, scheduling, times),
             times,
             self._clock,
             output,
@@ -128,6 +130,13 @@ class EngineLoader:
         return times
 
 
+def _with_bounded_queue(config: SchedulerConfig, executor: Executor) -> SchedulerConfig:
+    """The configuration with a limit of waiting tokens, if it states none."""
+    mesh = executor.config.mesh
+    most = config.max_waiting_tokens or WAITING_POOLS * mesh.kvp * executor.sizes.pages * mesh.page_size
+    return dataclasses.replace(config, max_waiting_tokens=most)
+
+
 def measure_ticks(engine: Engine, executor: Executor, clock: Callable[[], float]) -> None:
     """Run prompts of every compiled shape, for at most MEASURED_SECONDS, to give the time model its first ticks."""
     vocab, context = executor.vocab, executor.sizes.context
@@ -149,9 +158,11 @@ def measure_ticks(engine: Engine, executor: Executor, clock: Callable[[], float]
 
 
 def _lengths(executor: Executor) -> Iterator[int]:
-    """Prompt lengths that fill each prompt shape, in turn."""
-    sizes = executor.config.mesh.buckets.prefill
+    """Prompt lengths that fill each prompt shape of ticks and slices, in turn; first one with a longer context."""
+    buckets = executor.config.mesh.buckets
+    sizes = sorted({*buckets.prefill, *buckets.slices})
     while True:
+        yield 5 * sizes[-1]
         for size in sizes:
             yield size
             yield 2 * size + size // 2

@@ -15,7 +15,7 @@ from medha_jax.engine.recovery import Recovery, internal_error
 from medha_jax.engine.tick_report import Load, TickReport, report_tick
 from medha_jax.kv.allocator import OutOfPagesError
 from medha_jax.plan import Admission, InvalidRequestError, TokenResult
-from medha_jax.scheduler.plan_builder import Planned
+from medha_jax.scheduler.planned import Planned
 from medha_jax.scheduler.request import RequestState, SchedulerRequest
 from medha_jax.scheduler.scheduler import Scheduler, check_queue
 from medha_jax.scheduler.time_model import TimeModel
@@ -101,7 +101,7 @@ class Engine:
         """
         wanted = self.prepare(request, self._clock() if arrival_s is None else arrival_s)
         stats = self._scheduler.stats
-        check_queue(self._scheduler.config, stats.waiting, stats.waiting_tokens, len(request.prompt_ids))
+        check_queue(self._scheduler.config, stats.waiting, stats.waiting_tokens, wanted.prompt_tokens)
         number = self._scheduler.next_number
         self.begin(number, request, wanted)
         return number
@@ -149,7 +149,7 @@ class Engine:
         if not self._executor.prefix_cacheable:
             generation.held.extend(ids)
             ids = generation.held if complete else ()
-        self._scheduler.extend(number, ids, complete)
+        self._scheduler.extend(number, ids, complete, self._clock())
         if complete:
             state = self._scheduler.state(number)
             prompt, most = state.request.prompt, state.request.max_tokens
@@ -178,7 +178,7 @@ class Engine:
                 self._announce(planned)
                 submitted = self._submit(planned, first)
             except Exception as error:
-                events += self._fail_plan(planned, (*planned.states, *planned.admitted), error)
+                events += self._fail_plan(planned, planned.touched, error)
                 submitted = self._submit(NOTHING, frozenset())  # the other stages go on
             collects = len(self._flight) > (self._scheduler.ahead if submitted else 0)
             if collects:
@@ -226,8 +226,8 @@ class Engine:
     def _write_slot(self, state: RequestState, done: int) -> None:
         """Write a request's settings, and its first `done` tokens, into its slot on every group."""
         request = self._generations[state.number].request
-        # an incomplete prompt counts all its reserved positions as prompt
-        prompt = state.request.reserved or len(state.request.prompt)
+        # an incomplete prompt counts all positions that it may have as prompt
+        prompt = state.request.bound or len(state.request.prompt)
         ends = (*request.eos_ids, *request.sampling.stop_token_ids)
         # the newest token is counted when it is fed
         known = state.ids(0, done)
@@ -235,7 +235,7 @@ class Engine:
 
     def _submit(self, planned: Planned, first: frozenset[int]) -> bool:
         """Dispatch a plan; returns False if it is empty and no chunk is in the pipeline."""
-        if not planned.states and not self._flight.entered:
+        if planned.empty and not self._flight.entered:
             return False
         self._flight.submit(planned, first)
         return True
@@ -247,7 +247,7 @@ class Engine:
         try:
             results, times = self._flight.read(tick)
         except Exception as error:
-            return self._fail_plan(leaving, leaving.states, error)
+            return self._fail_plan(leaving, tick.states, error)
         if leaving.states:
             self._recovery.progressed()
         events = self._deliver(leaving, results, times.ended)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from medha_jax.engine.events import Failed
 from medha_jax.engine.executor import Executor
 from medha_jax.engine.flight import Flight
-from medha_jax.scheduler.plan_builder import Planned
+from medha_jax.scheduler.planned import Planned
 from medha_jax.scheduler.scheduler import Scheduler
 
 
@@ -50,8 +50,14 @@ class Recovery:
         self._flight.clear()
 
     def _drop(self, planned: Planned) -> None:
-        """Count the chunks of a plan as no longer in flight."""
-        for state, chunk in zip(planned.states, planned.plan.chunks, strict=True):
+        """Count the chunks of a plan as no longer in flight; of a slice, those that it would have finished.
+
+        Its other chunks left the slice lane when their requests ended.
+        """
+        states, chunks, step = planned.states, planned.plan.chunks, planned.step
+        if step is not None:
+            states, chunks = step.leaving, step.slice.stages[-1].chunks if step.leaving else ()
+        for state, chunk in zip(states, chunks, strict=True):
             self._scheduler.chunk_left(state, chunk, 0, 0.0)
 
 

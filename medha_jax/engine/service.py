@@ -118,13 +118,13 @@ class EngineService:
                 raise NotServingError("no new requests are taken")
             load = self._load
             waiting, tokens = load.waiting + self._coming, load.waiting_tokens + self._coming_tokens
-            check_queue(self._engine.scheduler.config, waiting, tokens, len(request.prompt_ids))
+            check_queue(self._engine.scheduler.config, waiting, tokens, wanted.prompt_tokens)
             number = next(self._numbers)
             self._live.add(number)
             if request.prompt_bound is not None:
                 self._prompts[number] = _Prompt(len(request.prompt_ids), request.prompt_bound)
             self._coming += 1
-            self._coming_tokens += len(request.prompt_ids)
+            self._coming_tokens += wanted.prompt_tokens
             self._ask(_Begin(number, request, wanted))
         return number
 

@@ -15,7 +15,7 @@ AUTO_CHUNK = 1024
 
 
 def sized_for(config: RuntimeConfig, requests: Sequence[GenerationRequest], context: int) -> RuntimeConfig:
-    """Shrink slots, pool and compiled shapes to what these requests use, at once or one after the other.
+    """Shrink slots, pool, context and compiled shapes to what these requests use, at once or one after the other.
 
     `context` is the model's context limit in tokens.
     """
@@ -29,10 +29,11 @@ def sized_for(config: RuntimeConfig, requests: Sequence[GenerationRequest], cont
         lengths.update(chunk_lengths(prompt, request.chunks or (AUTO_CHUNK,)))
     sizes = {smallest_size(PREFILL_SIZES, min(length, PREFILL_SIZES[-1])) for length in lengths if length > 1}
     buckets = Buckets(
-        decode=tuple(sorted({1, len(requests)})), prefill=tuple(sorted(sizes)) or PREFILL_SIZES[:1], chunks=1
+        decode=tuple(sorted({1, len(requests)})), prefill=tuple(sorted(sizes)) or PREFILL_SIZES[:1], slices=(), chunks=1
     )
     per_group = config.mesh.tokens_per_group
     spread = config.mesh.kvp > 1 and per_group is not None and longest_request > per_group
     mesh = dataclasses.replace(config.mesh, buckets=buckets, shared_buckets=buckets if spread else None)
     pool = min(tokens, per_group * len(requests)) if spread and per_group else tokens
-    return dataclasses.replace(config, slots=len(requests), pool_tokens=pool, mesh=mesh)
+    most = min(context, config.mesh.kvp * pool if spread else pool)
+    return dataclasses.replace(config, slots=len(requests), pool_tokens=pool, mesh=mesh, max_context=most)

@@ -120,12 +120,18 @@ class _Watched:
         self.submit_s = self.collect_s = 0.0
         self.config, self.sizes, self.vocab = executor.config, executor.sizes, executor.vocab
         self.prefix_cacheable, self.ahead = executor.prefix_cacheable, executor.ahead
-        self.usable, self.renew = executor.usable, executor.renew
+        self.usable, self.renew, self.slice_lengths = executor.usable, executor.renew, executor.slice_lengths
         self.admit, self.adopt = executor.admit, executor.adopt
 
     def submit(self, plan: Any) -> Any:
+        return self._submitted(self._executor.submit, plan)
+
+    def submit_slice(self, work: Any) -> Any:
+        return self._submitted(self._executor.submit_slice, work)
+
+    def _submitted(self, submit: Callable[[Any], Any], work: Any) -> Any:
         began = self._clock()
-        handle = self._executor.submit(plan)
+        handle = submit(work)
         self.submit_s += self._clock() - began
         return handle
 
@@ -137,10 +143,14 @@ class _Watched:
 
 
 class _Notebook:
-    """A time model that predicts free ticks, so chunks have the requested sizes. It records the measured ones."""
+    """A time model that predicts free ticks, so chunks have the requested sizes. It records the measured ones.
+
+    Chunks of requested sizes never run in slices.
+    """
 
     def __init__(self) -> None:
         self.ticks: list[tuple[TickWork, float]] = []
+        self.slices = LinearTimeModel()
 
     def seconds(self, work: TickWork) -> float:
         """Zero."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from medha_jax.engine.flight import DispatchedTick, TickTimes
+from medha_jax.plan import Chunk
+from medha_jax.scheduler.request import RequestState
 from medha_jax.scheduler.scheduler import QueueStats, Scheduler
 
 
@@ -37,7 +39,7 @@ class ChunkReport:
 
 @dataclass(frozen=True)
 class TickReport:
-    """One tick. Times are in seconds of the engine's clock; pages are those of each KV group.
+    """One tick or slice. Times are in seconds of the engine's clock; pages are those of each KV group.
 
     Args:
         started: when it was dispatched, or when the tick before it ended, if later.
@@ -51,9 +53,11 @@ class TickReport:
         waiting: requests without pages, after the tick.
         free_pages: pages that neither a request nor the prefix cache uses.
         cached_pages: pages in the prefix cache that no request holds.
-        held_pages: pages of running requests.
+        held_pages: pages that running requests have, or that are set aside for them.
         preempted: requests that lost their pages for its plan.
+        lost_tokens: tokens whose KV they lost.
         cancelled: requests cancelled since the tick before.
+        layers: first and past the last layer of each stage, if it is a slice; None for a tick.
     """
 
     started: float
@@ -69,7 +73,9 @@ class TickReport:
     cached_pages: tuple[int, ...]
     held_pages: tuple[int, ...]
     preempted: tuple[int, ...]
+    lost_tokens: int
     cancelled: tuple[int, ...]
+    layers: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,9 +102,10 @@ def report_tick(
 
     `total_pages` are those of each group; `cancelled` are the requests cancelled since the tick before.
     """
-    stages, entering = tick.stages, tick.stages[0]
+    planned, step = tick.planned, tick.planned.step
     stats = scheduler.stats
     groups = len(stats.free_pages)
+    stages = list(_chunks(tick))
     chunks = [
         ChunkReport(
             number=state.number,
@@ -110,25 +117,37 @@ def report_tick(
             slack=slack,
             first=not stage and state.number in tick.first,
         )
-        for stage, planned in enumerate(stages)
-        for state, chunk, slack in zip(planned.states, planned.plan.chunks, planned.slacks, strict=True)
+        for stage, held in enumerate(stages)
+        for state, chunk, slack in held
     ]
-    rows = sum(entering.sizes) * groups * len(stages)
+    rows = sum(planned.sizes) * groups * len(stages)
     used = sum(chunk.length * (groups if len(chunk.groups) > 1 else 1) for chunk in chunks)
     free, cached = stats.free_pages, stats.cached_pages
     return TickReport(
         started=times.started,
         ended=times.ended,
         timed=times.timed,
-        predicted=entering.seconds,
+        predicted=planned.seconds,
         chunks=tuple(chunks),
-        bucket=entering.sizes,
+        bucket=planned.sizes,
         padding=1 - used / rows if rows else 0.0,
         running=stats.running,
         waiting=stats.waiting,
         free_pages=tuple(all_free - known for all_free, known in zip(free, cached, strict=True)),
         cached_pages=cached,
         held_pages=tuple(total_pages - pages for pages in free),
-        preempted=tuple(state.number for state in entering.preempted),
+        preempted=tuple(state.number for state in planned.preempted),
+        lost_tokens=planned.lost_tokens,
         cancelled=tuple(cancelled),
+        layers=None if step is None else (step.slice.first, step.slice.past),
     )
+
+
+def _chunks(tick: DispatchedTick) -> Iterator[list[tuple[RequestState, Chunk, float]]]:
+    """Request, chunk and slack of every chunk in each stage."""
+    if (step := tick.planned.step) is None:
+        for planned in tick.stages:
+            yield list(zip(planned.states, planned.plan.chunks, planned.slacks, strict=True))
+    else:
+        for states, plan, slacks in zip(step.states, step.slice.stages, step.slacks, strict=True):
+            yield list(zip(states, plan.chunks, slacks, strict=True))

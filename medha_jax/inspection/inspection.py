@@ -1,7 +1,7 @@
 """Inspect a layout: memory, traffic and work, without weights, requests or its devices.
 
-Ticks are traced and compiled for virtual CPU devices. The collectives are those of the real tick. Temporary memory,
-estimated cost and fp32 in place of bf16 belong to the CPU compiler.
+Ticks and slices are traced and compiled for virtual CPU devices. The collectives are those of the real programs.
+Temporary memory, estimated cost and fp32 in place of bf16 belong to the CPU compiler.
 """
 
 from __future__ import annotations
@@ -25,9 +25,11 @@ from medha_jax.mesh import build_mesh, request_cpu_devices
 from medha_jax.runtime.executables import Compiled, ExecutableTable
 from medha_jax.runtime.memory import check_memory, plan_memory
 from medha_jax.runtime.programs import Programs
+from medha_jax.runtime.shapes import Shape, SliceShape, rows_of_shape
 from medha_jax.specs.buckets import Bucket
 from medha_jax.specs.layout import Layout, LayoutError, check_layout
 from medha_jax.specs.model import Architecture
+from medha_jax.specs.sizes import without_unused_slices
 
 Choose = Callable[[Sequence[Bucket]], Sequence[Bucket]]
 
@@ -51,7 +53,9 @@ def inspect_layout(
     usable_bytes: int | None = None,
     choose: Choose = every,
 ) -> LayoutReport:
-    """Compile the ticks of a layout for virtual CPU devices and read their programs.
+    """Compile the ticks and slices of a layout for virtual CPU devices and read their programs.
+
+    A slice is compiled with one layer, so that its collectives can be counted.
 
     Call it before JAX's CPU backend starts with fewer devices.
 
@@ -60,12 +64,13 @@ def inspect_layout(
         dtype: of weights, activations and KV.
         on_progress: called with each line of progress.
         usable_bytes: usable memory of one device, None if unknown.
-        choose: selects the shapes to compile.
+        choose: selects the shapes to compile, of ticks and of slices.
 
     Raises:
         LayoutError: the model cannot be divided over the layout or does not fit the memory, or there are too few
             virtual devices.
     """
+    config = without_unused_slices(config, arch.context)
     layout = Layout.of(config.mesh)
     check_layout(arch, layout)
     asked = getattr(jax.config, "jax_num_cpu_devices", 0)
@@ -80,7 +85,9 @@ def inspect_layout(
     parameters = programs.parameter_shapes.values()
     per_token = memory.pool_per_page // memory.page_size
     table = _local_bytes(programs.state_shapes.table)
-    layers = layout.padded_layers(arch.layers) // layout.spp
+    layers = programs.slice_lengths[-1]
+    slices = tuple(SliceShape(bucket, 1) for bucket in choose(programs.slice_buckets))
+    shapes: tuple[Shape, ...] = (*choose(programs.buckets), *slices)
     return LayoutReport(
         axes=dict(programs.mesh.shape),
         devices=layout.devices,
@@ -95,6 +102,7 @@ def inspect_layout(
         pool_bytes=memory.pool,
         pool_tokens=memory.pages * memory.page_size,
         register_bytes=memory.register,
+        held_bytes=memory.held,
         table_bytes=table,
         sampler_bytes=memory.slots - table,
         total_bytes=memory.total,
@@ -104,41 +112,42 @@ def inspect_layout(
         longest_context=memory.longest_context,
         attention_flops=4 * layers * (arch.heads // layout.tp) * arch.head_dim,
         compiler=f"XLA for {programs.mesh.devices.flat[0].platform}, jax {jax.__version__}",
-        buckets=_compile(programs, choose(programs.buckets), on_progress),
+        buckets=_compile(programs, shapes, on_progress),
     )
 
 
 def _compile(
-    programs: Programs, chosen: Sequence[Bucket], on_progress: Callable[[str], Any]
+    programs: Programs, chosen: Sequence[Shape], on_progress: Callable[[str], Any]
 ) -> tuple[BucketReport, ...]:
-    written: dict[Bucket, tuple[WrittenCollective, ...]] = {}
-    made: dict[Bucket, Compiled] = {}
+    written: dict[Shape, tuple[WrittenCollective, ...]] = {}
+    made: dict[Shape, Compiled] = {}
 
-    def lower(bucket: Bucket) -> jax.stages.Lowered:
-        traced = programs.trace(bucket)
-        written[bucket] = tuple(written_collectives(traced.jaxpr.jaxpr))
+    def lower(shape: Shape) -> jax.stages.Lowered:
+        traced = programs.trace(shape)
+        written[shape] = tuple(written_collectives(traced.jaxpr.jaxpr))
         lowered: jax.stages.Lowered = traced.lower()
         return lowered
 
-    def done(bucket: Bucket, compiled: Compiled) -> None:
-        made[bucket] = compiled
-        on_progress(f"compiled {len(made)}/{len(chosen)}: {bucket} in {compiled.seconds:.1f} s")
+    def done(shape: Shape, compiled: Compiled) -> None:
+        made[shape] = compiled
+        on_progress(f"compiled {len(made)}/{len(chosen)}: {shape} in {compiled.seconds:.1f} s")
 
-    on_progress(f"compiling {len(chosen)} of {len(programs.buckets)} shapes for {programs.layout}")
+    shapes = len(programs.buckets) + len(programs.slice_buckets)
+    on_progress(f"compiling {len(chosen)} of {shapes} shapes for {programs.layout}")
     threads = max(1, min(len(chosen), os.cpu_count() or 1))
-    ExecutableTable.compile({bucket: partial(lower, bucket) for bucket in chosen}, threads, done)
-    return tuple(_report(programs, bucket, written[bucket], made[bucket]) for bucket in chosen)
+    ExecutableTable.compile({shape: partial(lower, shape) for shape in chosen}, threads, done)
+    return tuple(_report(programs, shape, written[shape], made[shape]) for shape in chosen)
 
 
-def _report(
-    programs: Programs, bucket: Bucket, written: Sequence[WrittenCollective], compiled: Compiled
-) -> BucketReport:
+def _report(programs: Programs, shape: Shape, written: Sequence[WrittenCollective], compiled: Compiled) -> BucketReport:
+    bucket = rows_of_shape(shape)
     text = instructions(compiled.program.as_text() or "")
     found = traffic(collectives(text), written, programs.mesh.shape)
     cost = compiled.program.cost_analysis() or {}
     pool = _local_elements(values_of(programs.state_shapes.pool))
     return BucketReport(
         bucket=str(bucket),
+        slice_layers=shape.length if isinstance(shape, SliceShape) else None,
         rows=bucket.rows,
         shared_rows=bucket.shared.rows,
         collectives=found,
@@ -146,7 +155,7 @@ def _report(
         uncounted=sum(collective.count is None or collective.axis == UNKNOWN for collective in found),
         program_flops=cost.get("flops"),
         program_bytes=cost.get("bytes accessed"),
-        matmul_flops=_matmul_flops(programs, bucket),
+        matmul_flops=_matmul_flops(programs, shape),
         temporary_bytes=getattr(compiled.program.memory_analysis(), "temp_size_in_bytes", None),
         compile_seconds=compiled.seconds,
         pool_copies=len(making(text, COPIES, pool)),
@@ -154,11 +163,13 @@ def _report(
     )
 
 
-def _matmul_flops(programs: Programs, bucket: Bucket) -> int:
-    """Two operations per weight and row: the layers' matrices for all rows, the head for sampled rows."""
-    arch, layout = programs.arch, programs.layout
+def _matmul_flops(programs: Programs, shape: Shape) -> int:
+    """Two operations per weight and row: the layers' matrices for all rows, a tick's head for sampled rows."""
+    arch, layout, bucket = programs.arch, programs.layout, rows_of_shape(shape)
     shapes = programs.parameter_shapes.items()
     layers = sum(_local_elements(shape) for name, shape in shapes if name.endswith(".kernel"))
+    if isinstance(shape, SliceShape):
+        return 2 * bucket.rows * layers * (shape.length or 0) // programs.slice_lengths[-1]
     head = layout.padded_vocab(arch.vocab) // (layout.tp * layout.spp) * arch.embed
     return 2 * (bucket.rows * layers + bucket.samples * head)
 

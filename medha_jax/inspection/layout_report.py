@@ -11,18 +11,19 @@ from medha_jax.inspection.traffic import Traffic
 
 @dataclass(frozen=True)
 class BucketReport:
-    """One tick of one shape, on one device.
+    """One tick or slice of one shape, on one device.
 
     Args:
         bucket: decodes+prompt tokens of a group, then `/` and those that groups share.
-        rows: tokens of the tick, including padding; `shared_rows` of them go to every group.
-        bytes_by_axis: result bytes per tick of each mesh axis, in the tick's own element types. Excludes collectives
-            with an unknown number of runs.
+        slice_layers: layers of a slice; None for a tick.
+        rows: its tokens, including padding; `shared_rows` of them go to every group.
+        bytes_by_axis: result bytes of one run on each mesh axis, in the program's own element types. Excludes
+            collectives with an unknown number of runs.
         uncounted: collectives with an unknown number of runs (`Traffic.count`) or unknown axes.
         program_flops: the compiler's estimate, which counts every loop body once; None if there is none.
         program_bytes: bytes accessed, estimated the same way.
-        matmul_flops: projections, MLP and head, counted from the model's sizes for all rows and layers. Attention
-            over the context is separate (`LayoutReport.attention_flops`).
+        matmul_flops: projections, MLP and a tick's head, counted from the model's sizes for all rows and layers.
+            Attention over the context is separate (`LayoutReport.attention_flops`).
         temporary_bytes: memory of the running program on the compiling backend.
         compile_seconds: time to trace, lower and compile.
         pool_copies: instructions that copy or transpose an array as large as a device's KV pool.
@@ -30,6 +31,7 @@ class BucketReport:
     """
 
     bucket: str
+    slice_layers: int | None
     rows: int
     shared_rows: int
     collectives: tuple[Traffic, ...]
@@ -72,6 +74,7 @@ class LayoutReport:
     pool_bytes: int
     pool_tokens: int
     register_bytes: int
+    held_bytes: int
     table_bytes: int
     sampler_bytes: int
     total_bytes: int

@@ -1,4 +1,4 @@
-"""Traffic between the devices of a mesh in one tick, read from its program.
+"""Traffic between the devices of a mesh in one tick or slice, read from its program.
 
 The traced program gives the axes, number of runs and element type of each collective. The compiled text gives XLA's
 final collectives. A collective that appears in only one of the two is shown but not counted.

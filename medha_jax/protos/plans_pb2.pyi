@@ -7,18 +7,20 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Command(_message.Message):
-    __slots__ = ("sequence", "admit", "tick", "stop", "adopt")
+    __slots__ = ("sequence", "admit", "tick", "stop", "adopt", "slice")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     ADMIT_FIELD_NUMBER: _ClassVar[int]
     TICK_FIELD_NUMBER: _ClassVar[int]
     STOP_FIELD_NUMBER: _ClassVar[int]
     ADOPT_FIELD_NUMBER: _ClassVar[int]
+    SLICE_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     admit: Admit
     tick: Tick
     stop: Stop
     adopt: Adopt
-    def __init__(self, sequence: _Optional[int] = ..., admit: _Optional[_Union[Admit, _Mapping]] = ..., tick: _Optional[_Union[Tick, _Mapping]] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ..., adopt: _Optional[_Union[Adopt, _Mapping]] = ...) -> None: ...
+    slice: Slice
+    def __init__(self, sequence: _Optional[int] = ..., admit: _Optional[_Union[Admit, _Mapping]] = ..., tick: _Optional[_Union[Tick, _Mapping]] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ..., adopt: _Optional[_Union[Adopt, _Mapping]] = ..., slice: _Optional[_Union[Slice, _Mapping]] = ...) -> None: ...
 
 class Admit(_message.Message):
     __slots__ = ("slot", "sampling", "prompt_tokens", "end_tokens", "prompted", "generated", "generated_count")
@@ -87,6 +89,16 @@ class Tick(_message.Message):
     CHUNKS_FIELD_NUMBER: _ClassVar[int]
     chunks: _containers.RepeatedCompositeFieldContainer[Chunk]
     def __init__(self, chunks: _Optional[_Iterable[_Union[Chunk, _Mapping]]] = ...) -> None: ...
+
+class Slice(_message.Message):
+    __slots__ = ("stages", "first", "past")
+    STAGES_FIELD_NUMBER: _ClassVar[int]
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    PAST_FIELD_NUMBER: _ClassVar[int]
+    stages: _containers.RepeatedCompositeFieldContainer[Tick]
+    first: int
+    past: int
+    def __init__(self, stages: _Optional[_Iterable[_Union[Tick, _Mapping]]] = ..., first: _Optional[int] = ..., past: _Optional[int] = ...) -> None: ...
 
 class Chunk(_message.Message):
     __slots__ = ("slot", "start", "length", "tokens", "last", "first_page", "pages", "groups")

@@ -114,7 +114,12 @@ def _convoy(runs: Sequence[Run]) -> Plot | None:
         ratio = "" if row == 0 else f"  ({digits(middles[0] / middle)}x)"
         ax.annotate(seconds(middle) + ratio, (middle, row - 0.34), ha="center", va="bottom", color=INK, fontsize=9.5)
     seconds_axis(ax, np.concatenate(found), margin=1.7)
-    ax.set(yticks=range(len(runs)), yticklabels=[run.name for run in runs], ylim=(len(runs) - 0.4, -0.75))
+    bests = [run.long_over_best for run in runs]
+    names = [
+        run.name if best is None else f"{run.name}\nlong: {best:.2f} x best"
+        for run, best in zip(runs, bests, strict=True)
+    ]
+    ax.set(yticks=range(len(runs)), yticklabels=names, ylim=(len(runs) - 0.4, -0.75))
     ax.grid(axis="y", visible=False)
     ax.set_xlabel("TTFT of each short request (log scale); the bar is the median")
     title = "Short requests beside long ones"

@@ -79,6 +79,16 @@ class Run:
         """Every number of the group of a kind, over the repeats that have it."""
         return across(summary.kinds[kind].flat() for summary in self.summaries if kind in summary.kinds)
 
+    @property
+    def long_over_best(self) -> float | None:
+        """A convoy's long requests, mean of the medians of the repeats: seconds / those of one at its best.
+
+        None if that is not known.
+        """
+        alone, whole = self.config.get("alone"), self.of_kind("long").get("median_e2el_ms")
+        best = alone.get("best_s") if isinstance(alone, Mapping) else None
+        return whole.mean / 1000 / best if whole is not None and isinstance(best, float) else None
+
     def lengths(self) -> list[str]:
         """Classes of prompt lengths, shortest first."""
         return list(dict.fromkeys(name for summary in self.summaries for name in summary.lengths))

@@ -1,4 +1,4 @@
-"""Programs compiled ahead, one per bucket. Ticks run only programs from this table."""
+"""Programs compiled ahead, one per shape. Ticks and slices run only programs from this table."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import jax
 from jax import stages
 from jax.experimental.compilation_cache import compilation_cache
 
-from medha_jax.specs.buckets import Bucket, UnknownShapeError
+from medha_jax.runtime.shapes import Shape, SliceShape
+from medha_jax.specs.buckets import UnknownShapeError
 
 CACHE_HIT = "/jax/compilation_cache/cache_hits"
 
@@ -31,28 +32,28 @@ class Compiled:
 class ExecutableTable:
     """Owner of the compiled programs. It is filled once at start; an unknown shape is then an error."""
 
-    def __init__(self, programs: Mapping[Bucket, Compiled]) -> None:
+    def __init__(self, programs: Mapping[Shape, Compiled]) -> None:
         self._programs = dict(programs)
 
     @property
-    def buckets(self) -> tuple[Bucket, ...]:
-        """The compiled shapes, smallest first."""
-        return tuple(sorted(self._programs))
+    def shapes(self) -> tuple[Shape, ...]:
+        """The compiled shapes: ticks, then slices, smallest first."""
+        return tuple(sorted(self._programs, key=lambda shape: (isinstance(shape, SliceShape), shape)))
 
-    def compiled(self, bucket: Bucket) -> stages.Compiled:
+    def compiled(self, shape: Shape) -> stages.Compiled:
         """The program of a shape. Raises UnknownShapeError if the shape was not compiled at start."""
         try:
-            return self._programs[bucket].program
+            return self._programs[shape].program
         except KeyError:
-            known = ", ".join(map(str, self.buckets))
-            raise UnknownShapeError(f"shape {bucket} was not compiled; compiled are {known}") from None
+            known = ", ".join(map(str, self.shapes))
+            raise UnknownShapeError(f"shape {shape} was not compiled; compiled are {known}") from None
 
     @classmethod
     def compile(
         cls,
-        lower: Mapping[Bucket, Callable[[], stages.Lowered]],
+        lower: Mapping[Shape, Callable[[], stages.Lowered]],
         threads: int,
-        on_done: Callable[[Bucket, Compiled], Any],
+        on_done: Callable[[Shape, Compiled], Any],
         options: Mapping[str, Any] | None = None,
     ) -> ExecutableTable:
         """Trace, lower and compile every shape, `threads` at once. `on_done` is called as each shape is ready.
@@ -67,21 +68,21 @@ class ExecutableTable:
             if event == CACHE_HIT:
                 found.add(threading.get_ident())
 
-        def build(bucket: Bucket) -> Compiled:
+        def build(shape: Shape) -> Compiled:
             found.discard(threading.get_ident())
             started = time.perf_counter()
-            program = lower[bucket]().compile(dict(options) if options else None)
+            program = lower[shape]().compile(dict(options) if options else None)
             return Compiled(program, time.perf_counter() - started, threading.get_ident() in found)
 
-        programs: dict[Bucket, Compiled] = {}
+        programs: dict[Shape, Compiled] = {}
         jax.monitoring.register_event_listener(listen)
         try:
             with ThreadPoolExecutor(threads) as pool:
-                futures = {pool.submit(build, bucket): bucket for bucket in lower}
+                futures = {pool.submit(build, shape): shape for shape in lower}
                 for future in as_completed(futures):
-                    bucket = futures[future]
-                    programs[bucket] = future.result()
-                    on_done(bucket, programs[bucket])
+                    shape = futures[future]
+                    programs[shape] = future.result()
+                    on_done(shape, programs[shape])
         finally:
             jax.monitoring.unregister_event_listener(listen)
         return cls(programs)

@@ -1,4 +1,4 @@
-"""The mesh executor: owns the device state and runs one compiled tick for each plan."""
+"""The mesh executor: owns the device state and runs the compiled ticks and slices."""
 
 from __future__ import annotations
 
@@ -16,16 +16,25 @@ from jax import Array
 from jax.sharding import Mesh
 
 from medha_jax.config import RuntimeConfig
-from medha_jax.plan import Admission, SamplingParams, StepPlan, TokenResult
+from medha_jax.plan import Admission, SamplingParams, Slice, StepPlan, TokenResult
 from medha_jax.runtime.executables import Compiled, ExecutableTable, use_compilation_cache
-from medha_jax.runtime.packing import EMPTY, bucket_for, pack
+from medha_jax.runtime.packing import EMPTY, bucket_for, pack, slice_bucket_for
 from medha_jax.runtime.programs import Programs
+from medha_jax.runtime.shapes import Shape, SliceShape
 from medha_jax.runtime.state import admission_arrays, admit, adopt, adoption_arrays
-from medha_jax.runtime.tick_results import TickHandle, local_results
-from medha_jax.specs.buckets import Bucket
+from medha_jax.runtime.tick_results import SliceHandle, TickHandle, local_results, slice_results
+from medha_jax.specs.buckets import Bucket, UnknownShapeError
 from medha_jax.specs.model import Architecture
 
 Report = Callable[[str], Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class PackedStages:
+    """The plans of a round of slices, on the devices: a round packs once, and again if a chunk was dropped."""
+
+    stages: tuple[StepPlan, ...]
+    plans: Array
 
 
 class MeshExecutor:
@@ -54,6 +63,7 @@ class MeshExecutor:
         self._one_at_a_time = on_cpu and mesh.devices.size > 1
         self._parameters = self.programs.arguments(parameters)
         self._flight = deque([EMPTY] * config.mesh.spp, config.mesh.spp)
+        self._round: PackedStages | None = None
         use_compilation_cache(config.compilation_cache)
         self.executables = self._compile(report)
         shardings = jax.tree.map(lambda shape: shape.sharding, self.programs.state_shapes)
@@ -63,6 +73,11 @@ class MeshExecutor:
         self._admit = jax.jit(admit, donate_argnums=0, out_shardings=shardings.slots).lower(*nobody).compile()
         nothing = (self._state.table, *self._adoption(0, 0, ()))
         self._adopt = jax.jit(adopt, donate_argnums=0, out_shardings=shardings.table).lower(*nothing).compile()
+
+    @property
+    def slice_lengths(self) -> tuple[int, ...]:
+        """Numbers of layers that a slice may have, increasing; the last one is all layers of a stage."""
+        return self.programs.slice_lengths
 
     def usable(self) -> bool:
         """Whether the device state survived: a failed program destroys its donated arguments. Waits for ticks."""
@@ -123,18 +138,53 @@ class MeshExecutor:
         """
         flight, bucket = self._entering(plan), self.bucket(plan)
         packed = pack(flight, self.programs.plan_layouts[bucket], self.programs.geometry)
-        plans: np.ndarray | Array = packed
-        if jax.process_count() > 1:  # a program over several processes cannot take a divided host array
-            sharding = self.programs.plan_shape(bucket).sharding
-            plans = jax.make_array_from_callback(packed.shape, sharding, lambda index: packed[index])
+        # a program over several processes cannot take a divided host array
+        plans = packed if jax.process_count() == 1 else self._on_devices(packed, bucket)
         self._state, sampled = self.executables.compiled(bucket)(self._parameters, self._state, plans)
         self._flight.appendleft(plan)
         if self._one_at_a_time:
             jax.block_until_ready(sampled)
         return TickHandle(flight[-1], bucket, sampled)
 
-    def collect(self, handle: TickHandle) -> list[TokenResult]:
-        """Wait for a tick; one result per chunk of its leaving plan, in order. This process must hold every group."""
+    def slice_shape(self, work: Slice) -> SliceShape:
+        """The shape of a slice.
+
+        Raises:
+            UnknownShapeError: its layers or its chunks are no compiled shape's.
+        """
+        length, lengths = work.past - work.first, self.slice_lengths
+        if length not in lengths or not 0 <= work.first < work.past <= lengths[-1]:
+            allowed = ", ".join(map(str, lengths))
+            raise UnknownShapeError(
+                f"a slice of layers {work.first} to {work.past}; a stage has {lengths[-1]}, slices may have {allowed}"
+            )
+        bucket = slice_bucket_for(work.stages, self.programs.geometry)
+        return SliceShape(bucket, length if self.programs.slices[0].length else None)
+
+    def submit_slice(self, work: Slice) -> SliceHandle:
+        """Dispatch some layers of every stage for the chunks that the stages hold.
+
+        Raises:
+            UnknownShapeError: its layers or its chunks are no compiled shape's; nothing was dispatched.
+        """
+        shape = self.slice_shape(work)
+        program = self.executables.compiled(shape)
+        if self._round is None or self._round.stages != work.stages:
+            packed = pack(work.stages, self.programs.plan_layouts[shape.bucket], self.programs.geometry)
+            self._round = PackedStages(work.stages, self._on_devices(packed, shape.bucket))
+        bounds = np.array([work.first, work.past], np.int32)
+        self._state, done = program(self._parameters, self._state, self._round.plans, bounds)
+        if self._one_at_a_time:
+            jax.block_until_ready(done)
+        return SliceHandle(work.stages[-1] if work.past == self.slice_lengths[-1] else EMPTY, done)
+
+    def collect(self, handle: TickHandle | SliceHandle) -> list[TokenResult]:
+        """Wait for a tick or slice; one result per chunk that left the last stage in it, in order.
+
+        For ticks this process must hold every group. Results of slices have no token.
+        """
+        if isinstance(handle, SliceHandle):
+            return slice_results(handle)
         results = local_results(handle)
         return [results[number] for number in range(len(handle.leaving.chunks))]
 
@@ -147,15 +197,19 @@ class MeshExecutor:
     def _entering(self, plan: StepPlan) -> list[StepPlan]:
         return [plan, *list(self._flight)[: self.config.mesh.spp - 1]]
 
+    def _on_devices(self, packed: np.ndarray, bucket: Bucket) -> Array:
+        sharding = self.programs.plan_shape(bucket).sharding
+        return jax.make_array_from_callback(packed.shape, sharding, lambda index: packed[index])
+
     def _compile(self, report: Report) -> ExecutableTable:
-        buckets = self.programs.buckets
-        report(f"compiling {len(buckets)} shapes (decodes+prompt tokens): {', '.join(map(str, buckets))}")
-        lower = {bucket: partial(self.programs.lower, bucket) for bucket in buckets}
-        threads = min(len(buckets), os.cpu_count() or 1)
+        shapes: tuple[Shape, ...] = (*self.programs.buckets, *self.programs.slices)
+        report(f"compiling {len(shapes)} shapes (decodes+prompt tokens): {', '.join(map(str, shapes))}")
+        lower = {shape: partial(self.programs.lower, shape) for shape in shapes}
+        threads = min(len(shapes), os.cpu_count() or 1)
         done = count(1)
 
-        def tell(bucket: Bucket, made: Compiled) -> None:
+        def tell(shape: Shape, made: Compiled) -> None:
             where = " (from the cache)" if made.cached else ""
-            report(f"compiled {next(done)}/{len(buckets)}: {bucket} in {made.seconds:.1f} s{where}")
+            report(f"compiled {next(done)}/{len(shapes)}: {shape} in {made.seconds:.1f} s{where}")
 
         return ExecutableTable.compile(lower, threads, tell, self.programs.compiler_options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,6 +14,8 @@ from medha_jax.runtime.programs import Programs
 from medha_jax.specs.layout import Layout, LayoutError, nearest_layouts
 
 MIB = 2**20
+CPU_SHARE = 0.25  # of the memory that is left, for the pool on CPUs: other programs use the host's memory, too
+CGROUPS = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,7 @@ class MemoryPlan:
     weights: int
     pool: int
     register: int
+    held: int
     slots: int
     pool_per_page: int
     pages: int
@@ -35,19 +39,28 @@ class MemoryPlan:
     @property
     def total(self) -> int:
         """Bytes kept between ticks. Running programs need more."""
-        return self.weights + self.pool + self.register + self.slots
+        return self.weights + self.pool + self.register + self.held + self.slots
 
     @property
     def longest_context(self) -> int | None:
         """Tokens of one request that would fit in all groups if the pool took all remaining memory."""
         if self.limit is None:
             return None
-        left = max(0, self.limit - self.total + self.pool)
-        return left // self.pool_per_page * self.page_size * self.groups
+        return self.room(self.limit) // self.pool_per_page * self.page_size * self.groups
+
+    def room(self, limit: int) -> int:
+        """Bytes that all but the pool leave of `limit` bytes."""
+        return max(0, limit - self.total + self.pool)
 
     def lines(self) -> list[str]:
         """The plan as text."""
-        parts = {"weights": self.weights, "KV pool": self.pool, "register": self.register, "slots": self.slots}
+        parts = {
+            "weights": self.weights,
+            "KV pool": self.pool,
+            "register": self.register,
+            "held rows": self.held,
+            "slots": self.slots,
+        }
         sizes = ", ".join(f"{name} {size / MIB:,.1f} MiB" for name, size in parts.items())
         limit = "unknown" if self.limit is None else f"{self.limit / MIB:,.0f} MiB"
         longest = "unknown" if self.longest_context is None else f"{self.longest_context:,} tokens"
@@ -67,6 +80,7 @@ def plan_memory(programs: Programs, limit: int | None) -> MemoryPlan:
         weights=sum(_local(shape) for shape in programs.parameter_shapes.values()),
         pool=pool,
         register=_local(state.register),
+        held=_local(state.held),
         slots=slots,
         pool_per_page=pool // programs.sizes.pages,
         pages=programs.sizes.pages,
@@ -81,10 +95,56 @@ def _local(shape: Any) -> int:
     return size
 
 
+def default_pool_tokens(plan: MemoryPlan, slots: int, on_cpu: bool) -> int:
+    """KV tokens of each group's pool where none are stated: what is left, but no more than `slots` requests can use.
+
+    On CPUs a part of what is left (`CPU_SHARE`). At least a page.
+
+    Args:
+        plan: with a pool for one request of the whole context, which is the answer if the limit is not known.
+    """
+    if plan.limit is None:
+        return plan.pages * plan.page_size
+    room = int(plan.room(plan.limit) * (CPU_SHARE if on_cpu else 1))
+    return max(1, min(slots * plan.pages, room // plan.pool_per_page)) * plan.page_size
+
+
+def host_bytes(cgroups: Path = CGROUPS, own: Path = Path("/proc/self/cgroup")) -> int:
+    """Memory of this host, or the limit of this process's control groups if that is less."""
+    found = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for limit in _cgroup_limits(cgroups, own):
+        try:
+            text = limit.read_text(encoding="ascii").strip()
+        except (OSError, ValueError):
+            continue
+        if text.isdecimal():
+            found = min(found, int(text))
+    return found
+
+
+def _cgroup_limits(cgroups: Path, own: Path) -> list[Path]:
+    """Files that may have a limit: of version 2 from the process's group up to the root, and of version 1."""
+    try:
+        lines = own.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        lines = []
+    files = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        base, name = cgroups, "memory.max"
+        if controllers:
+            if "memory" not in controllers.split(","):
+                continue
+            base, name = cgroups / "memory", "memory.limit_in_bytes"
+        group = base / path.lstrip("/")
+        files += [at / name for at in (group, *group.parents) if at.is_relative_to(base)]
+    return [*files, cgroups / "memory.max", cgroups / "memory" / "memory.limit_in_bytes"]
+
+
 def usable_bytes(device: jax.Device, sharing: int, fraction: float) -> int | None:
     """Usable bytes of a device: `fraction` of an accelerator's memory, or of the host's, divided by `sharing` CPUs."""
     if device.platform == "cpu":
-        return int(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * fraction) // sharing
+        return int(host_bytes() * fraction) // sharing
     stats = device.memory_stats() or {}
     return int(stats["bytes_limit"] * fraction) if "bytes_limit" in stats else None
 

@@ -11,7 +11,7 @@ from medha_jax.attention import RowRun
 from medha_jax.config import Buckets
 from medha_jax.plan import Chunk, StepPlan
 from medha_jax.runtime.plan_layout import SLOT_FIELDS, PlanLayout
-from medha_jax.specs.buckets import Bucket, Segment, smallest_bucket
+from medha_jax.specs.buckets import Bucket, Segment, UnknownShapeError, smallest_bucket, smallest_slice
 
 EMPTY = StepPlan(())
 
@@ -48,6 +48,21 @@ def bucket_for(plans: Sequence[StepPlan], geometry: Geometry) -> Bucket:
     """The smallest shape that holds every plan in flight. Raises UnknownShapeError if there is none."""
     own, shared = zip(*(needs(plan, geometry.groups) for plan in plans), strict=True)
     return smallest_bucket(geometry.own, geometry.shared, Segment.holding(own), Segment.holding(shared))
+
+
+def slice_bucket_for(stages: Sequence[StepPlan], geometry: Geometry) -> Bucket:
+    """The smallest shape of a slice that holds the chunks of every stage.
+
+    Raises:
+        UnknownShapeError: there is none; no stage has a chunk; or one has two of a group, or a chunk of one token.
+    """
+    needed = [needs(plan, geometry.groups) for plan in stages]
+    own, shared = (Segment.holding(sizes) for sizes in zip(*needed, strict=True))
+    if max(own.decode, shared.decode) or max(own.chunks, shared.chunks) != 1:
+        raise UnknownShapeError(
+            "a slice has chunks of at least two tokens: for each stage at most one of a group and one that groups share"
+        )
+    return smallest_slice(geometry.own, geometry.shared, own.prefill, shared.prefill)
 
 
 def pack(plans: Sequence[StepPlan], layout: PlanLayout, geometry: Geometry) -> np.ndarray:

@@ -5,7 +5,7 @@ This module holds no weights and runs nothing, so it can describe a layout that 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from threading import Lock
@@ -24,9 +24,11 @@ from medha_jax.runtime.compiler import compiler_options
 from medha_jax.runtime.packing import Geometry
 from medha_jax.runtime.parameter_placement import placed_specs
 from medha_jax.runtime.plan_layout import PlanLayout
+from medha_jax.runtime.shapes import Shape, SliceShape, rows_of_shape
+from medha_jax.runtime.slices import build_slice
 from medha_jax.runtime.state import DeviceState, empty_slots
 from medha_jax.runtime.tick import Program, build_tick
-from medha_jax.specs.buckets import Bucket, all_buckets
+from medha_jax.specs.buckets import NO_ROWS, Bucket, all_buckets, slice_shapes
 from medha_jax.specs.layout import Layout, check_layout
 from medha_jax.specs.model import Architecture
 from medha_jax.specs.rope import rotary_constants
@@ -35,7 +37,7 @@ from medha_jax.specs.sizes import Sizes
 
 @dataclass(frozen=True)
 class Programs:
-    """Every tick of one configuration. Raises LayoutError if the model cannot be divided over the layout.
+    """Every tick and slice of one configuration. Raises LayoutError if the model cannot be divided over the layout.
 
     `dtype` is that of weights and activations. `target` is the GPU to lower for if it is not the mesh's own.
     """
@@ -85,7 +87,7 @@ class Programs:
 
     @cached_property
     def compiler_options(self) -> dict[str, str | bool | int]:
-        """Options of every tick beside XLA's defaults."""
+        """Options of every program beside XLA's defaults."""
         return compiler_options(self.config.xla_options, self.mesh.devices.flat[0].platform)
 
     @property
@@ -96,18 +98,50 @@ class Programs:
     @cached_property
     def plan_layouts(self) -> dict[Bucket, PlanLayout]:
         """The plan layout of each shape."""
-        page = self.config.mesh.page_size
-        return {bucket: PlanLayout(bucket, page, self.attention.layout(bucket)) for bucket in self.buckets}
+        page, buckets = self.config.mesh.page_size, (*self.buckets, *self.slice_buckets)
+        return {bucket: PlanLayout(bucket, page, self.attention.layout(bucket)) for bucket in buckets}
 
     @cached_property
     def buckets(self) -> tuple[Bucket, ...]:
-        """Every shape that is compiled ahead."""
+        """Every shape of ticks that is compiled ahead."""
         return all_buckets(self.config.mesh.buckets, self.config.mesh.spread_buckets)
 
     @cached_property
     def largest(self) -> Bucket:
-        """The largest shape; the stage register has its size."""
+        """The largest shape of ticks; the stage register has its size."""
         return max(self.buckets, key=lambda bucket: bucket.rows)
+
+    @cached_property
+    def slice_buckets(self) -> tuple[Bucket, ...]:
+        """The rows of every slice that is compiled ahead."""
+        return slice_shapes(self.config.mesh.buckets, self.config.mesh.spread_buckets)
+
+    @cached_property
+    def largest_slice(self) -> Bucket:
+        """The rows of the largest slice, which are held between slices; no rows if there are no slices."""
+        return max(self.slice_buckets, key=lambda bucket: bucket.rows, default=Bucket(NO_ROWS))
+
+    @cached_property
+    def slice_lengths(self) -> tuple[int, ...]:
+        """Numbers of layers that a slice may have, increasing; the last one is all layers of a stage."""
+        layers = self.layout.padded_layers(self.arch.layers) // self.layout.spp
+        if self._on_cpu:
+            return tuple(range(1, layers + 1))
+        return tuple(sorted({1, -(-layers // 16), -(-layers // 4), layers}))
+
+    @cached_property
+    def slices(self) -> tuple[SliceShape, ...]:
+        """Every slice that is compiled ahead.
+
+        On CPUs one program runs any number of layers. An accelerator's host would wait in every step of such a loop to
+        read its condition, so there each length has a program.
+        """
+        lengths = (None,) if self._on_cpu else self.slice_lengths
+        return tuple(SliceShape(bucket, length) for bucket in self.slice_buckets for length in lengths)
+
+    @property
+    def _on_cpu(self) -> bool:
+        return self.target is None and self.mesh.devices.flat[0].platform == "cpu"
 
     @cached_property
     def parameter_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
@@ -146,7 +180,7 @@ class Programs:
             match path[0].name:
                 case "pool":
                     return pool_spec(array.ndim)
-                case "register":
+                case "register" | "held":
                     return register_spec()
                 case _:
                     return per_group()
@@ -186,43 +220,52 @@ class Programs:
         )
         # an empty array would lose its sharding
         rows = self.largest.rows if layout.spp > 1 else 1
+        held = max(1, self.largest_slice.rows)
         return DeviceState(
             pool=empty_pool(pool, self.dtype, self.fp8),
             table=jnp.zeros((layout.kvp, config.slots, self.sizes.table_width), jnp.int32),
             register=jnp.zeros((layout.spp, layout.kvp, rows, arch.embed), self.dtype),
+            held=jnp.zeros((layout.spp, layout.kvp, held, arch.embed), self.dtype),
             last_token=jnp.zeros((layout.kvp, config.slots), jnp.int32),
             slots=empty_slots(layout.kvp, config.slots, arch.vocab),
         )
 
-    def trace(self, bucket: Bucket) -> jax.stages.Traced:
-        """Trace the tick of one shape; the state is donated."""
+    def trace(self, shape: Shape) -> jax.stages.Traced:
+        """Trace the tick or slice of one shape; the state is donated."""
+        bucket = rows_of_shape(shape)
+        largest = self.largest_slice if isinstance(shape, SliceShape) else self.largest
         program = Program(
             attention=self.attention,
             arch=self.arch,
             dtype=self.dtype,
             layout=self.layout,
             plan=self.plan_layouts[bucket],
-            largest=self.largest,
+            largest=largest,
             keep_logits=self.config.keep_logits,
         )
+        function: Callable[..., Any] = build_tick(program)
+        result, more = per_group(), list[jax.ShapeDtypeStruct]()
+        if isinstance(shape, SliceShape):
+            function, result = build_slice(program, shape.length), register_spec()
+            more = [jax.ShapeDtypeStruct((2,), jnp.int32, sharding=self.placed(parameter_spec(())))]
         parameters = {name: shape.sharding.spec for name, shape in self.argument_shapes.items()}
         mapped = jax.shard_map(
-            build_tick(program),
+            function,
             mesh=self.mesh,
-            in_specs=(parameters, self.state_specs, plan_spec()),
-            out_specs=(self.state_specs, per_group()),
+            in_specs=(parameters, self.state_specs, plan_spec(), *(x.sharding.spec for x in more)),
+            out_specs=(self.state_specs, result),
             check_vma=False,
         )
-        arguments = self.argument_shapes, self.state_shapes, self.plan_shape(bucket)
+        arguments = self.argument_shapes, self.state_shapes, self.plan_shape(bucket), *more
         # In float32, XLA for GPUs would multiply in TF32, which keeps ten mantissa bits. JAX's setting is per thread,
         # so it is set here.
         exact = self.dtype == jnp.float32 and self.mesh.devices.flat[0].platform != "cpu"
         with jax.default_matmul_precision("highest" if exact else None):
             return jax.jit(mapped, donate_argnums=1).trace(*arguments)
 
-    def lower(self, bucket: Bucket) -> jax.stages.Lowered:
-        """Trace and lower the tick of one shape; for CUDA if there is a `target`, even on a CPU mesh."""
-        traced = self.trace(bucket)
+    def lower(self, shape: Shape) -> jax.stages.Lowered:
+        """Trace and lower the tick or slice of one shape; for CUDA if there is a `target`, even on a CPU mesh."""
+        traced = self.trace(shape)
         lowered: jax.stages.Lowered
         if not self.attention.lowers_alone:
             lowered = traced.lower()

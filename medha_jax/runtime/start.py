@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
 
 from medha_jax.checkpoints import load_parameters
 from medha_jax.config import RuntimeConfig
 from medha_jax.mesh import build_mesh, request_cpu_devices
 from medha_jax.runtime.executor import MeshExecutor, Report
-from medha_jax.runtime.memory import check_memory, plan_memory, usable_bytes
+from medha_jax.runtime.memory import check_memory, default_pool_tokens, plan_memory, usable_bytes
 from medha_jax.runtime.parameter_placement import (
     place_parameters,
     placed_specs,
@@ -21,6 +25,7 @@ from medha_jax.runtime.parameter_placement import (
 from medha_jax.runtime.programs import Programs
 from medha_jax.specs.layout import Layout, check_layout
 from medha_jax.specs.model import Architecture
+from medha_jax.specs.sizes import without_unused_slices
 
 
 def resolve_dtype(dtype: str) -> jnp.dtype:
@@ -40,14 +45,17 @@ def open_executor(config: RuntimeConfig, report: Report) -> MeshExecutor:
         LaunchError: the configured attention cannot run here.
     """
     arch = Architecture.from_directory(config.model)
+    config = without_unused_slices(config, arch.context)
     layout = Layout.of(config.mesh)
     check_layout(arch, layout)
     request_cpu_devices(layout.devices)
     mesh = build_mesh(layout)
     dtype = resolve_dtype(config.dtype)
-    programs = Programs(config, arch, dtype, mesh)
     local = jax.local_devices()
-    plan = plan_memory(programs, usable_bytes(local[0], len(local), config.mesh.memory_fraction))
+    usable = usable_bytes(local[0], len(local), config.mesh.memory_fraction)
+    config = _with_pool(config, arch, dtype, mesh, usable)
+    programs = Programs(config, arch, dtype, mesh)
+    plan = plan_memory(programs, usable)
     check_memory(plan, programs, jax.device_count())
     attention = programs.attention
     where = f"mesh {layout} on {layout.devices} x {local[0].device_kind}"
@@ -55,6 +63,9 @@ def open_executor(config: RuntimeConfig, report: Report) -> MeshExecutor:
     compiler = [f"XLA options: {options}"] if options else []
     for line in (where, f"attention: {attention.name} ({attention.why})", *compiler, *plan.lines()):
         report(line)
+    wished = min(config.max_context or arch.context, arch.context)
+    if programs.sizes.context < wished:
+        report(f"a request may have {programs.sizes.context:,} tokens, not {wished:,}: the KV pool holds no more")
     started = time.perf_counter()
     shardings = stored_shardings(arch, layout, mesh, dtype)
     stored = load_parameters(config.model, arch, dtype, shardings, stored_shapes(arch, layout, dtype))
@@ -66,3 +77,17 @@ def open_executor(config: RuntimeConfig, report: Report) -> MeshExecutor:
         f"in {time.perf_counter() - started:.1f} s"
     )
     return MeshExecutor(config, arch, parameters, mesh, report)
+
+
+def _with_pool(
+    config: RuntimeConfig, arch: Architecture, dtype: jnp.dtype, mesh: Mesh, usable: int | None
+) -> RuntimeConfig:
+    """The configuration with a pool that fits the memory, if it states none; the same in every process."""
+    if config.pool_tokens is not None:
+        return config
+    programs = Programs(config, arch, dtype, mesh)
+    plan = plan_memory(programs, usable)
+    tokens = default_pool_tokens(plan, config.slots, mesh.devices.flat[0].platform == "cpu")
+    if jax.process_count() > 1:
+        tokens = int(multihost_utils.process_allgather(np.int32(min(tokens, 2**31 - 1))).min())
+    return dataclasses.replace(config, pool_tokens=tokens)

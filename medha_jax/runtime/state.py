@@ -54,15 +54,17 @@ class SlotState:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class DeviceState:
-    """Everything that a tick changes. It is donated to the tick, which returns the new state.
+    """Everything that ticks and slices change. It is donated to each of them, which returns the new state.
 
     Every group has its own pages, page table and copy of the slots. `register` holds the hidden states that each
-    stage received from the previous one; a single stage does not use it.
+    stage received from the previous one; a single stage does not use it. `held` holds the rows of each stage's chunk
+    between two slices.
     """
 
     pool: Pool
     table: Int[Array, "groups slots pages_per_slot"]
     register: Float[Array, "stages groups rows embed"]
+    held: Float[Array, "stages groups held_rows embed"]
     last_token: Int[Array, "groups slots"]
     slots: SlotState
 

@@ -47,18 +47,19 @@ from medha_jax.specs.model import Architecture
 
 Parameters = Mapping[str, Array]
 Plan = Mapping[str, Array]  # fields of `plan_layout`
+Carry = tuple[Array, Pool]  # hidden states `[rows, embed]`, and the pool
 TickFunction = Callable[[Parameters, DeviceState, Array], tuple[DeviceState, Sampled]]
 LAYERS = "layers."
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """Constants of one compiled tick.
+    """Constants of one compiled tick or slice.
 
     Args:
         dtype: of weights and activations.
         plan: layout of the plans; its bucket is the shape of the tick.
-        largest: the bucket whose rows the stage register has.
+        largest: the bucket whose rows the register between stages has; for a slice, the rows that are held.
         keep_logits: return the logits of sampled rows.
     """
 
@@ -83,9 +84,7 @@ def build_tick(program: Program) -> TickFunction:
         stage = stage_index() if last else 0
         entering, mine, leaving = (program.plan.fields(plans[at, 0]) for at in (0, stage, last))
         last_token, slots = state.last_token[0], jax.tree.map(lambda x: x[0], state.slots)
-        # Every stage has the whole page table, so all stages write the entering plan's pages.
-        updated = entering["update_slot"], entering["update_index"]
-        table = state.table[0].at[updated].set(entering["update_page"], mode="drop")
+        table = with_pages(state.table[0], entering)
 
         x = receive(program, parameters, state.register, mine, last_token, stage)
         x, pool = run_layers(program, parameters, x, state.pool, table, mine, slots)
@@ -94,12 +93,18 @@ def build_tick(program: Program) -> TickFunction:
             pool=pool,
             table=table[None],
             register=hand_on(program, x, state.register),
+            held=state.held,
             last_token=last_token[None],
             slots=jax.tree.map(lambda x: x[None], slots),
         )
         return after, jax.tree.map(lambda x: x[None], sampled)
 
     return tick
+
+
+def with_pages(table: Array, entering: Plan) -> Array:
+    """The page table with the entering plan's pages. Every stage has the whole table, so all stages write them."""
+    return table.at[entering["update_slot"], entering["update_index"]].set(entering["update_page"], mode="drop")
 
 
 def receive(
@@ -110,14 +115,45 @@ def receive(
     x = embed_tokens(parameters["embedding"], tokens, program.layout)
     if program.layout.spp == 1:
         return x
-    held, runs = register[0, 0], program.plan.bucket.slices(program.largest)
-    return jnp.where(stage == 0, x, jnp.concatenate([held[there] for _, there in runs]))
+    return jnp.where(stage == 0, x, rows_of(program, register))
+
+
+def rows_of(program: Program, register: Array) -> Array:
+    """This shape's rows `[rows, embed]` of a register, which has the rows of the largest shape."""
+    return jnp.concatenate([register[0, 0, there] for _, there in program.plan.bucket.slices(program.largest)])
+
+
+def with_rows(program: Program, register: Array, x: Array) -> Array:
+    """A register with this shape's rows `x`, placed so that any other shape finds them."""
+    rows = register[0, 0]
+    for here, there in program.plan.bucket.slices(program.largest):
+        rows = rows.at[there].set(x[here])
+    return rows[None, None]
 
 
 def run_layers(
     program: Program, parameters: Parameters, x: Array, pool: Pool, table: Array, mine: Plan, slots: SlotState
 ) -> tuple[Array, Pool]:
     """Hidden states after this stage's layers, and the pool with the new keys and values."""
+    run = layer_function(program, parameters, table, mine, slots)
+
+    def layer(carry: Carry, inputs: tuple[Mapping[str, Array], Array]) -> tuple[Carry, None]:
+        return run(carry, *inputs), None
+
+    # The pool is the scan's carry; as its input and output it would exist twice.
+    after, _ = lax.scan(layer, (x, pool), (stacked_layers(parameters), jnp.arange(values_of(pool).shape[0])))
+    return after
+
+
+def stacked_layers(parameters: Parameters) -> dict[str, Array]:
+    """The parameters of this stage's layers by path in a layer, `[layers, ...]` each."""
+    return {k.removeprefix(LAYERS): v for k, v in parameters.items() if k.startswith(LAYERS)}
+
+
+def layer_function(
+    program: Program, parameters: Parameters, table: Array, mine: Plan, slots: SlotState
+) -> Callable[[Carry, Mapping[str, Array], Array], Carry]:
+    """The function of one layer: `((x, pool), its parameters, its number in the stage) -> (x, pool)`."""
     attention, bucket, layout = program.attention, program.plan.bucket, program.layout
     position = mine["row_position"]
     # RoPE rules that depend on the length see the whole prompt's length from its first chunk on.
@@ -126,21 +162,17 @@ def run_layers(
     work = program.plan.work.work(mine)
     merge_layer = layer_graph(program.arch, program.dtype)
 
-    def layer(carry: tuple[Array, Pool], inputs: tuple[dict[str, Array], Array]) -> tuple[tuple[Array, Pool], None]:
+    def layer(carry: Carry, arrays: Mapping[str, Array], number: Array) -> Carry:
         x, pool = carry
-        arrays, number = inputs
 
         def attend(pool: Pool, query: Array, key: Array, value: Array) -> tuple[Array, Pool]:
             pool = attention.store(pool, number, table, key, value, work)
             out, lse = attention.attend(query, pool, number, table, work)
             return merge_shared(out, lse, bucket, layout), pool
 
-        return merge_layer(arrays)(x, angles, pool, attend, sum_over_tensor), None
+        return merge_layer(dict(arrays))(x, angles, pool, attend, sum_over_tensor)
 
-    stacked = {k.removeprefix(LAYERS): v for k, v in parameters.items() if k.startswith(LAYERS)}
-    # The pool is the scan's carry; as its input and output it would exist twice.
-    after, _ = lax.scan(layer, (x, pool), (stacked, jnp.arange(values_of(pool).shape[0])))
-    return after
+    return layer
 
 
 def merge_shared(out: Array, lse: Array, bucket: Bucket, layout: Layout) -> Array:
@@ -181,10 +213,7 @@ def sample_leaving(
 
 
 def hand_on(program: Program, x: Array, register: Array) -> Array:
-    """The register with the previous stage's hidden states, placed so that the next tick finds them in any bucket."""
+    """The register with the previous stage's hidden states."""
     if program.layout.spp == 1:
         return register
-    received, rows = to_next_stage(x, program.layout), register[0, 0]
-    for here, there in program.plan.bucket.slices(program.largest):
-        rows = rows.at[there].set(received[here])
-    return rows[None, None]
+    return with_rows(program, register, to_next_stage(x, program.layout))

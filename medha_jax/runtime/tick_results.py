@@ -1,4 +1,4 @@
-"""Reading the results of a tick."""
+"""Reading the results of a tick or slice."""
 
 from __future__ import annotations
 
@@ -23,6 +23,20 @@ class TickHandle:
     leaving: StepPlan
     bucket: Bucket
     sampled: Sampled
+
+
+@dataclass(frozen=True)
+class SliceHandle:
+    """A dispatched slice. `leaving` has the chunks that are done with it; `done` may still be computing."""
+
+    leaving: StepPlan
+    done: Array
+
+
+def slice_results(handle: SliceHandle) -> list[TokenResult]:
+    """Wait for a slice on this process's devices; `NO_TOKEN` for each chunk that is done with it."""
+    jax.block_until_ready(handle.done)
+    return [NO_TOKEN] * len(handle.leaving.chunks)
 
 
 def local_results(handle: TickHandle) -> dict[int, TokenResult]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
+from typing import TypeVar
 
 import numpy as np
 
@@ -13,6 +14,9 @@ from medha_jax.scheduler.time_model import TimeModel
 from medha_jax.specs.buckets import smallest_sizes
 from medha_jax.specs.chunk_work import chunk_attentions, chunk_reads
 from medha_jax.specs.tick_shapes import TickShapes
+
+F = TypeVar("F", float, np.ndarray)
+WORTH_S = 2.0  # a chunk whose layer takes this many seconds must need half as many seconds a token as a tiny one
 
 
 def candidates(buckets: Buckets, used: int, most: int) -> list[int]:
@@ -52,19 +56,29 @@ def worthwhile(lengths: Sequence[int], seconds: Callable[[int], float], least: i
     return min(tried, key=lambda length: seconds(length) ** 2 / length)
 
 
+def weighed(seconds: F, layer: F) -> F:
+    """A measure of a chunk in slices, the less the better: its seconds per token, and what others may wait for.
+
+    A newcomer waits for at most one slice, which is at least one layer of `layer` seconds. Large chunks need fewer
+    seconds a token, because they read their context and the weights less often.
+    """
+    return seconds * (1 + layer / WORTH_S)
+
+
 class PrefillTable:
-    """Seconds of a lone prompt in adaptive chunks, by position: a prefix sum of its ticks.
+    """Seconds of a lone prompt in adaptive chunks, by position: a prefix sum of its ticks, or rounds of slices.
 
     Medha's Algorithm 3: the remaining work of a request is `C[total] - C[done]`. The paper sums chunks through the
     whole model and divides by the pipeline's stages. Here C sums ticks; a tick is the time of one stage.
-    `target` is the seconds that a tick aims at.
+    `target` is the seconds that a tick aims at, `slice_s` those of a slice. Where slices are compiled, the cheaper lane
+    counts at every position.
     """
 
-    def __init__(self, model: TimeModel, shapes: TickShapes, target: float) -> None:
-        self._model, self._shapes, self._target = model, shapes, target
+    def __init__(self, model: TimeModel, shapes: TickShapes, target: float, slice_s: float) -> None:
+        self._model, self._shapes, self._target, self._slice = model, shapes, target, slice_s
         starts, seconds = self._chunks()
         self._positions = np.append(starts, float(shapes.context))
-        self._elapsed = np.concatenate([[0.0], np.cumsum(seconds)])
+        self._elapsed = _running(seconds)
         self._probe = np.unique(np.linspace(0, len(starts) - 1, 5).astype(int))
         self._probed = seconds[self._probe]
 
@@ -88,8 +102,9 @@ class PrefillTable:
 
     def stale(self, tolerance: float = 0.1) -> bool:
         """Whether the model's prediction for this table's chunks has changed by more than this fraction."""
-        at = self._positions[:-1][self._probe]
-        now = self._seconds(at, self._positions[1:][self._probe] - at)
+        starts, seconds = self._chunks()
+        elapsed = np.interp(self._positions, np.append(starts, self._positions[-1]), _running(seconds))
+        now = np.diff(elapsed)[self._probe]
         return bool(np.any(np.abs(now - self._probed) > tolerance * np.maximum(self._probed, 1e-9)))
 
     def _chunks(self) -> tuple[np.ndarray, np.ndarray]:
@@ -97,7 +112,8 @@ class PrefillTable:
         shapes, starts, seconds = self._shapes, [], []
         borders = sorted({0, min(shapes.per_group, shapes.context), shapes.context})
         for first, last in pairwise(borders):
-            for part, taken in self._part(first, last):
+            parts = self._sliced(first, last) if shapes.buckets(first).slices else self._part(first, last)
+            for part, taken in parts:
                 starts.append(part)
                 seconds.append(taken)
         return np.concatenate(starts), np.concatenate(seconds)
@@ -118,6 +134,43 @@ class PrefillTable:
             if first == last:
                 return
 
+    def _sliced(self, first: int, last: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """The same where slices are compiled: stretches as long as the largest slice, each at its least cost a token.
+
+        A chunk in a tick counts if it keeps the target, and of slices the chunk that `weighed` prefers.
+        """
+        buckets = self._shapes.buckets(first)
+        at = np.arange(first, last, buckets.slices[-1], dtype=np.float64)
+        lengths = np.minimum(buckets.slices[-1], last - at)
+        kinds = [np.full_like(at, size) for size in buckets.slices]
+        stages = np.array([self._slice_seconds(at, kind, self._shapes.layers) / kind for kind in kinds])
+        layers = np.array([self._slice_seconds(at, kind, 1) for kind in kinds])
+        chosen = np.array(buckets.slices, float)[np.argmin(weighed(stages, layers), axis=0)]
+        cost = self._round_seconds(at, chosen) / chosen
+        for size in buckets.prefill:
+            taken = self._seconds(at, np.full_like(at, size))
+            cost = np.where(taken <= self._target, np.minimum(cost, taken / size), cost)
+        yield at, cost * lengths
+
+    def _round_seconds(self, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """Seconds of lone chunks through a stage, in slices of at most `slice_s`, or of the fewest layers."""
+        possible, layers = np.array(self._shapes.slice_lengths), self._shapes.layers
+        one, all_of_them = (self._slice_seconds(starts, lengths, count) for count in (1, layers))
+        further = (all_of_them - one) / max(layers - 1, 1)
+        within = np.divide(self._slice - one, further, out=np.full_like(one, layers), where=further > 0) + 1
+        most = possible[np.maximum(np.searchsorted(possible, within, side="right") - 1, 0)]
+        seconds: np.ndarray = self._slice_seconds(starts, lengths, most) * layers / most
+        return seconds
+
+    def _slice_seconds(self, starts: np.ndarray, lengths: np.ndarray, layers: int | np.ndarray) -> np.ndarray:
+        """Seconds of lone chunks in one slice of so many layers."""
+        shapes, count = self._shapes, np.broadcast_to(np.asarray(layers, float), starts.shape)
+        spread = starts >= shapes.per_group
+        rows = np.where(spread, *(smallest_sizes(kind.slices or (0,), lengths) for kind in (shapes.shared, shapes.own)))
+        attention = chunk_attentions(starts, lengths, shapes.per_group)
+        reads = chunk_reads(starts + lengths, shapes.per_group)
+        return self._model.slices.many(count * rows, count * attention, count * reads, count)
+
     def _seconds(self, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """Seconds of lone chunks, each in its smallest bucket."""
         shapes = self._shapes
@@ -130,3 +183,8 @@ class PrefillTable:
         )
         attention = chunk_attentions(starts, lengths, shapes.per_group)
         return self._model.many(rows, attention, chunk_reads(starts + lengths, shapes.per_group), np.ones_like(starts))
+
+
+def _running(seconds: np.ndarray) -> np.ndarray:
+    """The sums of the first 0, 1, 2, ... entries."""
+    return np.concatenate([[0.0], np.cumsum(seconds)])

@@ -50,6 +50,11 @@ class Placement:
             chosen.append(min(fitting, key=lambda group: (self._pending[group] + extra[group], -free[group])))
         return tuple(chosen)
 
+    def next(self, groups: Sequence[int], free: Sequence[int]) -> int:
+        """The group for the next part of a request that has `groups`: a free page first, then least work."""
+        others = [group for group in range(len(free)) if group not in groups]
+        return min(others, key=lambda group: (free[group] < 1, self._pending[group], -free[group]))
+
     def add(self, groups: Sequence[int], done: int, total: int) -> None:
         """A request on these groups has the prompt positions `[done, total)` to compute."""
         for part, group in enumerate(groups):

@@ -8,11 +8,12 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from medha_jax.config import SchedulerConfig
+from medha_jax.plan import Chunk
 from medha_jax.scheduler.chunking import PrefillTable
 from medha_jax.scheduler.deadlines import due_at
 from medha_jax.scheduler.policies.base import LEAST_WORK_S, Columns, Policy
 from medha_jax.scheduler.policies.formulas import policy_from
-from medha_jax.scheduler.request import PREFILLING, WAITING, RequestState
+from medha_jax.scheduler.request import PREFILLING, WAITING, RequestState, age
 from medha_jax.scheduler.time_model import TimeModel
 from medha_jax.specs.tick_shapes import TickShapes
 
@@ -41,7 +42,7 @@ class PrefillQueue:
 
     @property
     def waiting_tokens(self) -> int:
-        """Tokens of the waiting requests: their prompts, and what they generated before a preemption."""
+        """Tokens that the waiting requests count for (`RequestState.claimed`)."""
         return self._waiting_tokens
 
     def seconds(self, tokens: int) -> float:
@@ -50,7 +51,7 @@ class PrefillQueue:
 
     def add(self, state: RequestState) -> None:
         """Take in a new request."""
-        self._waiting_tokens += state.known
+        self._waiting_tokens += state.claimed
         self._assess(state)
         if state.queued:
             self._backlog.add(state)
@@ -59,9 +60,10 @@ class PrefillQueue:
         """Add token ids to a request's prompt; `complete` with the last ones."""
         if state.queued:
             self._backlog.remove(state)
-        if state.phase is WAITING:
-            self._waiting_tokens += len(ids)
+        before = state.claimed
         state.grow(ids, complete)
+        if state.phase is WAITING:
+            self._waiting_tokens += state.claimed - before
         if state.queued:
             self._assess(state)
             self._backlog.add(state)
@@ -71,13 +73,13 @@ class PrefillQueue:
     def remove(self, state: RequestState) -> None:
         """Forget a request that is about to end or to be preempted."""
         if state.phase is WAITING:
-            self._waiting_tokens -= state.known
+            self._waiting_tokens -= state.claimed
         if state.queued:
             self._drop(state)
 
     def admitted(self, state: RequestState, tick: int) -> None:
         """Note that a waiting request has pages now; its first chunk is planned in the tick after `tick`."""
-        self._waiting_tokens -= state.known
+        self._waiting_tokens -= state.claimed
         self._note_tick(state, tick)
         # under a policy that bounds waits, an interrupted answer goes first until it resumes (`overdue`)
         if state in self._preempted and not (self.policy.bounds_waits and state.generated):
@@ -93,13 +95,33 @@ class PrefillQueue:
             self._drop(state)
         self.policy.planned(state.number, before - state.remaining)
 
+    def entered(self, state: RequestState, chunk: Chunk) -> float:
+        """Note that a chunk of an admitted prompt enters the slice lane; returns its predicted seconds of work."""
+        if not state.queued:
+            self._drop(state)
+        return self._table.between(chunk.start, chunk.end)
+
+    def served(self, state: RequestState, tick: int, seconds: float, left: float) -> None:
+        """Note that a slice of plan `tick` has run layers of a prompt.
+
+        Args:
+            seconds: of work done for the prompt.
+            left: predicted until its chunks have left the slice lane.
+        """
+        if state.queued:
+            self._note_tick(state, tick, left)
+        else:
+            state.note_tick(tick, 0.0, left)
+        self.policy.planned(state.number, seconds)
+
     def requeued(self, state: RequestState) -> None:
         """Take in a preempted request that has given its pages back and waits again."""
-        self._waiting_tokens += state.known
+        self._waiting_tokens += state.claimed
         work = self.seconds(state.to_feed)
         state.predict(work, work)
-        self._preempted.append(state)
-        self._backlog.add(state)
+        if state.queued:
+            self._preempted.append(state)
+            self._backlog.add(state)
 
     def before(self, state: RequestState, now: float) -> tuple[int, float]:
         """Prompts ahead of a waiting request: how many of them wait, and the seconds of work of all of them."""
@@ -110,9 +132,14 @@ class PrefillQueue:
         return self._backlog.order(self.policy, now)
 
     def over_quota(self) -> list[RequestState]:
-        """Prompts that must give up their pages, because the policy's quota is exceeded."""
+        """Prompts that must give up their pages, because the policy's quota is exceeded.
+
+        Interrupted answers keep theirs: they go first (`overdue`), so they would lose and get them for ever.
+        """
         numbers = set(self.policy.over_quota(self._backlog.columns).tolist())
-        return [state for state in self._backlog if state.number in numbers] if numbers else []
+        if not numbers:
+            return []
+        return [state for state in self._backlog if state.number in numbers and not state.generated]
 
     def longest_unplanned(self) -> list[RequestState]:
         """Admitted prompts; the one whose last chunk is longest ago comes first."""
@@ -135,10 +162,10 @@ class PrefillQueue:
         states = list(self._backlog)
         done = np.array([state.scheduled for state in states], float)
         ends = self._table.elapsed(np.array([state.to_feed for state in states], float))
-        remaining = ends - self._table.elapsed(done)
-        self._backlog.set_work(remaining, ends)
-        for state, left, total in zip(states, remaining.tolist(), ends.tolist(), strict=True):
+        unplanned = ends - self._table.elapsed(done)
+        for state, left, total in zip(states, unplanned.tolist(), ends.tolist(), strict=True):
             state.predict(left, total)
+        self._backlog.set_work(np.array([state.remaining for state in states]), ends)
 
     def _assess(self, state: RequestState) -> None:
         """Predict a request's work from its known tokens, and the time at which it is due."""
@@ -147,8 +174,8 @@ class PrefillQueue:
         long = len(state.request.prompt) >= self._config.long_tokens
         state.expect(due_at(state.request, self._config, total), long)
 
-    def _note_tick(self, state: RequestState, tick: int) -> None:
-        state.note_tick(tick, self._table.between(state.scheduled, state.to_feed))
+    def _note_tick(self, state: RequestState, tick: int, in_lane: float = 0.0) -> None:
+        state.note_tick(tick, self._table.between(state.scheduled, state.to_feed), in_lane)
         self._backlog.note_tick(state)
 
     def _drop(self, state: RequestState) -> None:
@@ -157,7 +184,8 @@ class PrefillQueue:
             self._preempted.remove(state)
 
     def _build_table(self) -> PrefillTable:
-        return PrefillTable(self._model, self._shapes, self._config.tpot_target_s / self._shapes.stages)
+        config = self._config
+        return PrefillTable(self._model, self._shapes, config.tpot_target_s / self._shapes.stages, config.slice_s)
 
 
 def slack(state: RequestState, now: float) -> float:
@@ -189,7 +217,7 @@ class Backlog:
         row = self._row(state)
         self._table[:, row + 1 : count + 1] = self._table[:, row:count].copy()
         times = state.request.arrival_s, state.number, state.due, state.remaining, state.total
-        self._table[:, row] = *times, state.tokens, NEVER
+        self._table[:, row] = *times, state.known, NEVER
         self._states.insert(row, state)
 
     def remove(self, state: RequestState) -> None:
@@ -238,11 +266,7 @@ class Backlog:
 
     def _row(self, state: RequestState) -> int:
         """The row of a request, or the row at which it would be inserted."""
-        return bisect_left(self._states, _key(state), key=_key)
-
-
-def _key(state: RequestState) -> tuple[float, int]:
-    return state.request.arrival_s, state.number
+        return bisect_left(self._states, age(state), key=age)
 
 
 class PolicyOrder:

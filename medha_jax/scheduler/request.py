@@ -38,15 +38,16 @@ class SchedulerRequest:
 
     Args:
         prompt: token ids; a `range` will do if they are never read.
-        max_tokens: most output tokens; their pages are reserved with those of the prompt.
+        max_tokens: most output tokens.
         arrival_s: when it came, in seconds of the scheduler's clock.
         deadline_s: when the caller stops waiting for the whole answer, on the same clock.
         on_deadline: whether to drop it once its first token is late or `deadline_s` has passed.
         cache_salt: only requests with the same salt share cached pages.
         chunks: fixed prefill chunk sizes in tokens, the last one repeated; None for adaptive ones.
         counts_tokens: whether penalties count its tokens; a group that joins late must then be told the counts.
-        reserved: None if the prompt is complete. Otherwise `prompt` is a list that grows, pages for `reserved` tokens
-            are held, and `max_tokens` is what the caller wishes.
+        bound: None if the prompt is complete. Otherwise `prompt` is a list that grows, prompt and output will have at
+            most `bound` tokens together, and `max_tokens` is what the caller wishes.
+        prompt_bound: tokens that an incomplete prompt may have; 0 if it is complete.
     """
 
     prompt: Sequence[int]
@@ -58,7 +59,18 @@ class SchedulerRequest:
     cache_salt: str = ""
     chunks: tuple[int, ...] | None = None
     counts_tokens: bool = False
-    reserved: int | None = None
+    bound: int | None = None
+    prompt_bound: int = 0
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of the prompt; the most that it may have while it is incomplete."""
+        return max(len(self.prompt), self.prompt_bound)
+
+    @property
+    def most(self) -> int:
+        """Most tokens of prompt and output together."""
+        return self.bound or len(self.prompt) + self.max_tokens
 
 
 class Phase(Enum):
@@ -92,7 +104,8 @@ class RequestState:
         tpot: target seconds per output token.
         to_feed: tokens to feed before the next one is sampled.
         total: predicted seconds of all its prompt work.
-        remaining: predicted seconds of the prompt work that is not planned.
+        remaining: predicted seconds of the prompt work that is not planned, and of its chunks in the slice lane.
+        in_lane: of its chunks in the slice lane alone.
         chunks: lengths of the planned prompt chunks, in tokens.
         owners: groups that hold it up to `scheduled`.
         slot: on the devices; -1 without one.
@@ -104,6 +117,7 @@ class RequestState:
         cached_by_group: its tokens in each group's prefix cache; None if not looked up.
         preempted_at: when it last lost its pages, in seconds.
         blocked_since: when its pages were first not free during the current wait, in seconds.
+        waits_for_rest: whether it lost its pages while its prompt was incomplete; it waits until that is complete.
     """
 
     number: int
@@ -114,6 +128,7 @@ class RequestState:
     to_feed: int
     total: float
     remaining: float
+    in_lane: float = 0.0
     generated: list[int] = field(default_factory=list)
     chunks: list[int] = field(default_factory=list)
     phase: Phase = WAITING
@@ -129,6 +144,7 @@ class RequestState:
     preemptions: int = 0
     preempted_at: float = math.inf
     blocked_since: float = math.inf
+    waits_for_rest: bool = False
 
     @classmethod
     def new(cls, number: int, request: SchedulerRequest, config: SchedulerConfig) -> RequestState:
@@ -139,19 +155,19 @@ class RequestState:
         return state
 
     @property
-    def tokens(self) -> int:
-        """Tokens that it needs pages for: prompt and output."""
-        return self.request.reserved or len(self.request.prompt) + self.request.max_tokens
-
-    @property
     def known(self) -> int:
         """Known tokens: of the prompt, and generated."""
         return len(self.request.prompt) + len(self.generated)
 
     @property
+    def claimed(self) -> int:
+        """Tokens that it counts for while it waits: of the prompt, also those still to come, and generated ones."""
+        return self.request.prompt_tokens + len(self.generated)
+
+    @property
     def complete(self) -> bool:
         """Whether its whole prompt has come."""
-        return self.request.reserved is None
+        return self.request.bound is None
 
     @property
     def wants_more(self) -> bool:
@@ -166,7 +182,19 @@ class RequestState:
     @property
     def queued(self) -> bool:
         """Whether it belongs in the prefill queue: waiting or admitted, with unplanned known tokens."""
-        return self.scheduled < self.to_feed and (self.phase is WAITING or self.phase is PREFILLING)
+        waits = self.phase is WAITING and not self.waits_for_rest
+        return self.scheduled < self.to_feed and (waits or self.phase is PREFILLING)
+
+    @property
+    def needs_page(self) -> bool:
+        """Whether its next token has no page yet; it must be admitted."""
+        assert self.holding is not None
+        return self.scheduled >= self.holding.taken
+
+    @property
+    def idle(self) -> bool:
+        """Whether it has its pages and nothing to compute, because its client has not sent more."""
+        return self.phase is PREFILLING and self.scheduled == self.to_feed and not self.in_flight
 
     @property
     def _feedable(self) -> int:
@@ -184,17 +212,18 @@ class RequestState:
     def grow(self, ids: Sequence[int], complete: bool) -> None:
         """Extend an incomplete prompt."""
         request = self.request
-        assert request.reserved is not None and isinstance(request.prompt, list)
+        assert request.bound is not None and isinstance(request.prompt, list)
         request.prompt.extend(ids)
         if complete:
-            most = min(request.max_tokens, request.reserved - len(request.prompt))
-            self.request = replace(request, max_tokens=most, reserved=None)
+            most = min(request.max_tokens, request.bound - len(request.prompt))
+            self.request = replace(request, max_tokens=most, bound=None, prompt_bound=0)
+            self.waits_for_rest = False
         self.to_feed = self._feedable
         self.cached_by_group = None
 
-    def predict(self, remaining: float, total: float) -> None:
-        """Set the predicted seconds of its prompt work: what is left, and all of it."""
-        self.remaining, self.total = remaining, total
+    def predict(self, unplanned: float, total: float) -> None:
+        """Set the predicted seconds of its prompt work: what is not planned, and all of it."""
+        self.remaining, self.total = unplanned + self.in_lane, total
 
     def expect(self, due: float, long: bool) -> None:
         """Set when its first token is due, in seconds, and whether its prompt is long."""
@@ -216,6 +245,11 @@ class RequestState:
         self.owners = holding.owners(holding.cached)
         self.blocked_since = math.inf
 
+    def joined(self) -> None:
+        """Note that its holding has another group."""
+        assert self.holding is not None
+        self.owners = self.holding.owners(self.scheduled)
+
     def plan_prompt_chunk(self, end: int) -> None:
         """Note that a chunk of its prompt up to position `end` is in a plan."""
         assert self.holding is not None
@@ -235,9 +269,12 @@ class RequestState:
         if self.scheduled % holding.per_group == 0:
             self.owners = holding.owners(self.scheduled)
 
-    def note_tick(self, tick: int, remaining: float) -> None:
-        """Note its admission or a prompt chunk in tick `tick`; `remaining` seconds of work are left after it."""
-        self.last_planned_tick, self.remaining = tick, remaining
+    def note_tick(self, tick: int, unplanned: float, in_lane: float = 0.0) -> None:
+        """Note its admission, a prompt chunk or a slice in plan `tick`, and the seconds of work that are left after it.
+
+        `unplanned` are of its prompt that is not planned, `in_lane` of its chunks in the slice lane.
+        """
+        self.last_planned_tick, self.in_lane, self.remaining = tick, in_lane, unplanned + in_lane
 
     def chunk_left(self, end: int, token: int | None) -> None:
         """Note that the oldest chunk in flight, up to `end`, has left the last stage and may have sampled a token."""
@@ -247,14 +284,18 @@ class RequestState:
             if token is not None:
                 self.generated.append(token)
 
+    def drop_chunks(self, count: int) -> None:
+        """Count `count` chunks as no longer in flight: they will not be finished. It ends or loses its pages."""
+        self.in_flight -= count
+
     def lose_chunks(self) -> None:
         """Count no chunk as in flight: the devices have lost them."""
         self.in_flight = 0
 
-    def preempt(self) -> None:
-        """Begin to give its pages back; its tokens are kept."""
+    def preempt(self, counted: bool = True) -> None:
+        """Begin to give its pages back; its tokens are kept. `counted` unless it had nothing to compute."""
         self.phase = LEAVING
-        self.preemptions += 1
+        self.preemptions += counted
 
     def release(self) -> None:
         """Give slot and pages back; nothing may be in flight."""
@@ -263,11 +304,18 @@ class RequestState:
     def requeue(self, now: float) -> None:
         """Wait again after a preemption; all known tokens are fed again."""
         self.phase = WAITING
+        self.waits_for_rest = not self.complete
         self.to_feed = self._feedable
         self.scheduled = self.computed = self.prompt_chunks = 0
+        self.in_lane = 0.0
         self.cached_by_group = None
         self.preempted_at = now
 
     def end(self) -> None:
         """Mark it as finished or cancelled."""
         self.phase = ENDED
+
+
+def age(state: RequestState) -> tuple[float, int]:
+    """A key that orders requests from the oldest to the youngest."""
+    return state.request.arrival_s, state.number

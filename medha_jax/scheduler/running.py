@@ -1,4 +1,4 @@
-"""Requests that hold a slot and pages: how they are admitted, preempted and requeued."""
+"""Requests that hold a slot and pages: how they are admitted, grow, and are preempted and requeued."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from medha_jax.kv.groups import GroupedPages
 from medha_jax.scheduler.kvp_placement import Placement, attention_seen
 from medha_jax.scheduler.policies.base import Columns, Policy
 from medha_jax.scheduler.prefill_queue import PrefillQueue
-from medha_jax.scheduler.request import RequestState
+from medha_jax.scheduler.request import RequestState, age
 from medha_jax.specs.sizes import parts_of
 from medha_jax.specs.tick_shapes import TickShapes
 
@@ -19,7 +19,8 @@ from medha_jax.specs.tick_shapes import TickShapes
 class RunningRequests:
     """Owns slots, pages and each group's count of attention work; admits requests, and takes both back.
 
-    Requests come from `queue`, and preempted ones go back to it.
+    Pages are set aside for known tokens; what a request generates takes one more at a time (docs/memory.md). Requests
+    come from `queue`, and preempted ones go back to it.
     """
 
     def __init__(self, config: SchedulerConfig, shapes: TickShapes, pages: GroupedPages, queue: PrefillQueue) -> None:
@@ -43,10 +44,10 @@ class RunningRequests:
 
     def place(self, state: RequestState) -> tuple[int, ...] | None:
         """Groups that a waiting request would get, in order; None without a free slot or enough free pages."""
-        parts = self._parts(state)
         if not self._free_slots:
             return None
-        groups = self._placement.choose(parts, self._pages.free)
+        parts, free = self._parts(state), self._spare()
+        groups = self._placement.choose(parts, free)
         if groups is None or not self._config.prefix_cache:
             return groups
         cached = state.cached_by_group
@@ -54,35 +55,55 @@ class RunningRequests:
             cached = self._pages.cached_prefix(state.ids(0, state.to_feed), state.request.cache_salt)
             state.find_cached(cached)
         seen = [attention_seen(0, tokens, self._shapes.per_group) for tokens in cached]
-        return self._placement.choose(parts, self._pages.free, [-work for work in seen])
+        return self._placement.choose(parts, free, [-work for work in seen])
 
     def admit(self, state: RequestState, groups: Sequence[int], tick: int) -> None:
-        """Give a waiting request a slot, and its pages on the groups that `place` returned.
+        """Give a waiting request a slot, and set pages aside on the groups that `place` returned.
 
         Cached tokens count as computed. Its first chunk is planned in the tick after `tick`.
         """
         ids = state.ids(0, state.to_feed) if self._config.prefix_cache else ()
-        holding = self._pages.reserve(state.tokens, groups, ids, state.request.cache_salt)
+        holding = self._pages.reserve(self._needs(state), groups, ids, state.request.cache_salt)
         state.admit(holding, self._free_slots.pop())
         self._placement.add(holding.groups, state.scheduled, state.to_feed)
         self._holders[state.number] = state
         self._queue.admitted(state, tick)
 
     def plan_prompt_chunk(self, state: RequestState, end: int) -> None:
-        """Note that a chunk of a request's prompt up to position `end` is in a plan."""
+        """Note that a chunk of a request's prompt up to position `end`, which has its pages, is in a plan."""
         assert state.holding is not None
         self._placement.remove(state.holding.groups, state.scheduled, end)
         state.plan_prompt_chunk(end)
 
-    def grown(self, state: RequestState, before: int) -> None:
-        """Count the work of an admitted request whose prompt has grown; `before` was its earlier `to_feed`."""
-        assert state.holding is not None
-        self._placement.add(state.holding.groups, before, state.to_feed)
+    def take(self, state: RequestState, end: int) -> bool:
+        """Take the pages of an admitted request's tokens before position `end`; False if too few are free."""
+        holding = state.holding
+        assert holding is not None
+        if end > holding.aside:
+            self._join(state, end)
+            if not self._pages.extend(holding, end):
+                return False
+        self._pages.take(holding, end)
+        return True
 
-    def preempt(self, state: RequestState, now: float) -> None:
-        """Take a request's pages and slot back, now or when its chunks in flight have left."""
+    def grown(self, state: RequestState, before: int) -> bool:
+        """Count the work of an admitted request whose prompt has grown, and set pages aside for it.
+
+        `before` was its earlier `to_feed`. Returns False if too few pages are free. One that is leaving needs none.
+        """
+        assert state.holding is not None
+        if state.running:
+            self._join(state, self._needs(state))
+        self._placement.add(state.holding.groups, before, state.to_feed)
+        return not state.running or self._pages.extend(state.holding, self._needs(state))
+
+    def preempt(self, state: RequestState, now: float, counted: bool = True) -> None:
+        """Take a request's pages and slot back, now or when its chunks in flight have left.
+
+        `counted` as in `RequestState.preempt`.
+        """
         self._queue.remove(state)
-        state.preempt()
+        state.preempt(counted)
         if not state.in_flight:
             self.requeue(state, now)
 
@@ -95,8 +116,8 @@ class RunningRequests:
     def publish(self, state: RequestState) -> None:
         """Offer the pages that a request has filled to the prefix cache."""
         if self._config.prefix_cache and state.holding is not None:
-            known = min(state.computed, len(state.request.prompt) + len(state.generated))
-            self._pages.publish(state.holding, state.ids(0, known), known)
+            known, prompt = min(state.computed, state.known), state.request.prompt
+            self._pages.publish(state.holding, prompt if known <= len(prompt) else state.ids(0, known), known)
 
     def release(self, state: RequestState) -> None:
         """Take slot and pages back from a request with nothing in flight."""
@@ -120,36 +141,94 @@ class RunningRequests:
         """Admitted requests to preempt so that a waiting one fits, least urgent first; None if that does not help.
 
         `state` is the waiting request and `priority` its priority by `policy`. A victim must be less urgent, even with
-        all its work to be done again. It must be needed, have fewer than `max_preemptions` preemptions, and not be
-        `spared`. The list is empty if requests that are leaving already free enough.
+        all its work to be done again, or have nothing to compute. It must be needed, have fewer than `max_preemptions`
+        preemptions, and not be `spared`. The list is empty if requests that are leaving already free enough.
         """
-        free, slots, able, most = list(self._pages.free), self.free_slots, [], self._config.max_preemptions
+        free, slots, able, idle = self._spare(), self.free_slots, [], []
         for holder in self._holders.values():
             if not holder.running:
                 slots += 1
-                _give(free, holder)
-            elif holder.preemptions < most and holder not in spared:
+                self._give(free, holder)
+            elif holder.idle:
+                idle.append(holder)
+            elif self._may_lose(holder) and holder not in spared:
                 able.append(holder)
         parts = self._parts(state)
         if self._fits(parts, free, slots):
             return []
-        if not able:
-            return None
-        arrival, due, total, tokens, number = np.array(
-            [(h.request.arrival_s, h.due, h.total, h.tokens, h.number) for h in able], float
-        ).T
-        again = Columns(arrival, due, total, total, tokens, number, np.ones(len(able), bool))
-        urgency = policy.urgency(again, now)
+        urgency = _urgency(able, policy, now)
+        order = np.argsort(-urgency, kind="stable")
         chosen: list[RequestState] = []
-        for at in np.argsort(-urgency, kind="stable").tolist():
-            if urgency[at] <= priority:
-                return None
-            chosen.append(able[at])
+        for holder in (*idle, *(able[at] for at in order[urgency[order] > priority].tolist())):
+            chosen.append(holder)
             slots += 1
-            _give(free, able[at])
+            self._give(free, holder)
             if self._fits(parts, free, slots):
                 return self._needed(parts, chosen, free, slots)
         return None
+
+    def yielding(
+        self, state: RequestState, policy: Policy, now: float, spared: Sequence[RequestState]
+    ) -> RequestState | None:
+        """The request to preempt so that a running one gets its next page; None if it must wait.
+
+        One with nothing to compute, or else the least urgent by `policy`, with all its work to be done again; of equal
+        ones the youngest. That one must be less urgent than `state`, have fewer than `max_preemptions` preemptions and
+        not be `spared`. None, too, if a holder is leaving: its pages come soon.
+        """
+        holders = self._rivals(state)
+        if not all(holder.running for holder in holders):
+            return None
+        for holder in holders:
+            if holder.idle:
+                return holder
+        able = [holder for holder in holders if self._may_lose(holder) and holder not in spared]
+        urgency = _urgency([*able, state], policy, now).tolist()
+        ranks = [(value, *age(one)) for value, one in zip(urgency, [*able, state], strict=True)]
+        last = max(ranks)
+        return None if last == ranks[-1] else able[ranks.index(last)]
+
+    def last_resort(self, state: RequestState, short: set[RequestState]) -> RequestState | None:
+        """The youngest holder, if every holder of the pages that `state` needs is `short` of some, and it the oldest.
+
+        Nobody would go on otherwise.
+        """
+        holders = self._rivals(state)
+        if not holders or not short.issuperset(holders) or any(age(holder) < age(state) for holder in holders):
+            return None
+        return max(holders, key=age)
+
+    def _rivals(self, state: RequestState) -> list[RequestState]:
+        """The others that have pages of the group of a running request's next token."""
+        assert state.holding is not None
+        group = state.holding.groups[state.scheduled // self._shapes.per_group]
+        return [one for one in self._holders.values() if one is not state and _owned(one).get(group)]
+
+    def _may_lose(self, holder: RequestState) -> bool:
+        return self._config.preemption and holder.preemptions < self._config.max_preemptions
+
+    def _join(self, state: RequestState, tokens: int) -> None:
+        """Give an admitted request the groups for `tokens` tokens."""
+        holding = state.holding
+        assert holding is not None
+        while len(holding.groups) * holding.per_group < tokens:
+            self._pages.join(holding, self._placement.next(holding.groups, self._pages.free))
+            state.joined()
+
+    def _spare(self) -> list[int]:
+        """Pages of each group for requests that wait: some are kept for the growth of those that run."""
+        free, each = list(self._pages.free), self._config.growth_pages
+        for holder in self._holders.values():
+            for group in holder.owners:
+                free[group] -= each
+        return free
+
+    def _give(self, spare: list[int], holder: RequestState, sign: int = 1) -> None:
+        """Count a request's pages, and those kept for its growth, as spare, or with sign -1 as not."""
+        for group, pages in _owned(holder).items():
+            spare[group] += sign * pages
+        for group in holder.owners:
+            spare[group] += sign * self._config.growth_pages
 
     def _needed(
         self, parts: Sequence[int], chosen: list[RequestState], free: list[int], slots: int
@@ -158,7 +237,7 @@ class RunningRequests:
         needed = []
         for holder in chosen:
             without = list(free)
-            _give(without, holder, -1)
+            self._give(without, holder, -1)
             if self._fits(parts, without, slots - 1):
                 free, slots = without, slots - 1
             else:
@@ -169,11 +248,24 @@ class RunningRequests:
         return slots > 0 and self._placement.choose(parts, free) is not None
 
     def _parts(self, state: RequestState) -> tuple[int, ...]:
-        return parts_of(state.tokens, self._shapes.per_group, self._shapes.page_size)
+        return parts_of(self._needs(state), self._shapes.per_group, self._shapes.page_size)
+
+    def _needs(self, state: RequestState) -> int:
+        """Tokens that a request gets pages for before it runs: those that are known, and the next one."""
+        if self._config.reserve_output:
+            return state.request.most
+        return min(state.known + state.complete, state.request.most)
 
 
-def _give(free: list[int], holder: RequestState, sign: int = 1) -> None:
-    """Count a request's pages as free, or with sign -1 as held."""
+def _urgency(states: Sequence[RequestState], policy: Policy, now: float) -> np.ndarray:
+    """Priorities of admitted requests by a policy, as if all their work had to be done again."""
+    columns = [(one.request.arrival_s, one.due, one.total, one.known, one.number) for one in states]
+    arrival, due, total, tokens, number = np.array(columns, float).reshape(-1, 5).T
+    return policy.urgency(Columns(arrival, due, total, total, tokens, number, np.ones(len(states), bool)), now)
+
+
+def _owned(holder: RequestState) -> dict[int, int]:
+    """A request's pages by group, if it has any there."""
     assert holder.holding is not None
-    for group, pages in zip(holder.holding.groups, holder.holding.pages, strict=True):
-        free[group] += sign * len(pages)
+    both = zip(holder.holding.groups, holder.holding.owned, strict=True)
+    return {group: pages for group, pages in both if pages}

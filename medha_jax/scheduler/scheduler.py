@@ -9,7 +9,8 @@ from medha_jax.config import SchedulerConfig
 from medha_jax.kv.groups import GroupedPages
 from medha_jax.plan import Chunk
 from medha_jax.scheduler.deadlines import Expiries, expired_at
-from medha_jax.scheduler.plan_builder import PlanBuilder, Planned
+from medha_jax.scheduler.plan_builder import PlanBuilder
+from medha_jax.scheduler.planned import Planned
 from medha_jax.scheduler.prefill_queue import PrefillQueue
 from medha_jax.scheduler.request import ENDED, LEAVING, RequestState, SchedulerRequest
 from medha_jax.scheduler.running import RunningRequests
@@ -26,8 +27,8 @@ class QueueStats:
     Args:
         running: requests that hold pages.
         waiting: requests without pages.
-        waiting_tokens: of the waiting requests: prompts, and what they generated before a preemption.
-        free_pages: pages of each group that no request holds, cached ones included.
+        waiting_tokens: of the waiting requests: prompts, also parts still to come, and what they generated.
+        free_pages: pages of each group that are neither held nor set aside; cached ones included.
         cached_pages: free pages of each group that are in the prefix cache.
     """
 
@@ -44,9 +45,9 @@ class Scheduler:
     An admitted prompt gets a chunk at least every `ageing_ticks * (slots + 1) + stages` plans. Every
     `ageing_ticks`-th plan begins with the smallest chunk of the prompt that has waited longest, and at most `slots`
     prompts are admitted. There are two exceptions. If the policy bounds waits itself, only the first prompt of its
-    order is sure of a chunk, at least every `ageing_ticks` plans. Without chunk preemption, a prompt waits until those
-    before it are done. A decode that is due is planned within `2 * slots` plans. The policy chooses which request is
-    admitted.
+    order is sure of a chunk or slice, at least every `ageing_ticks` ticks; it may wait for chunks that are in the slice
+    lane. Without chunk preemption, a prompt waits until those before it are done. A decode that is due is planned
+    within `2 * slots` plans. The policy chooses which request is admitted.
 
     Not thread-safe. `now` is always in seconds of one clock that does not go back. Nothing else may take `pages`.
     `ahead` ticks may be planned before the results of earlier ones are read.
@@ -86,13 +87,13 @@ class Scheduler:
     @property
     def stats(self) -> QueueStats:
         """The requests that run and wait now, and the free pages."""
-        running = len(self._running)
+        running, free = len(self._running), self._pages.free
         return QueueStats(
             running=running,
             waiting=len(self._states) - running,
             waiting_tokens=self._prefill_queue.waiting_tokens,
-            free_pages=self._pages.free,
-            cached_pages=self._pages.idle,
+            free_pages=free,
+            cached_pages=tuple(map(min, self._pages.idle, free)),  # pages that are set aside may be cached ones
         )
 
     @property
@@ -125,7 +126,7 @@ class Scheduler:
         Raises:
             OutOfPagesError: it never fits.
         """
-        self._pages.check(request.reserved or len(request.prompt) + request.max_tokens)
+        self._pages.check(request.most)
 
     def enqueue(self, number: int, request: SchedulerRequest) -> None:
         """Queue a checked request under a number larger than all before."""
@@ -134,15 +135,19 @@ class Scheduler:
         self._prefill_queue.add(state)
         self._expiries.add(number, request, state.due)
 
-    def extend(self, number: int, ids: Sequence[int], complete: bool) -> None:
-        """Extend an incomplete prompt; `complete` with the last part. A request that has ended is ignored."""
+    def extend(self, number: int, ids: Sequence[int], complete: bool, now: float) -> None:
+        """Extend an incomplete prompt; `complete` with the last part. A request that has ended is ignored.
+
+        If no pages are free for the new tokens, it loses those that it has, and waits until its prompt is complete.
+        """
         state = self._states.get(number)
         if state is None or state.phase is ENDED:
             return
         before, due = state.to_feed, state.due
         self._prefill_queue.extend(state, ids, complete)
-        if state.holding is not None:
-            self._running.grown(state, before)
+        if state.holding is not None and not self._running.grown(state, before):
+            self._builder.drop(state)
+            self._running.preempt(state, now, counted=False)
         if state.due != due:
             self._expiries.add(number, state.request, state.due)
 
@@ -167,6 +172,7 @@ class Scheduler:
         state = self._states.get(number)
         if state is None or state.phase is ENDED:
             return
+        self._builder.drop(state)
         self._prefill_queue.remove(state)
         state.end()
         if not state.in_flight:
@@ -197,7 +203,7 @@ class Scheduler:
             if not state.in_flight:
                 self._forget(state)
             return False
-        if chunk.last and chunk.end == state.to_feed:
+        if chunk.end <= state.to_feed:
             self._running.publish(state)
         if state.phase is LEAVING and not state.in_flight:
             self._running.requeue(state, now)

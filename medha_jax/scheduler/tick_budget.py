@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from medha_jax.config import Buckets, SchedulerConfig
+from medha_jax.config import Buckets
 from medha_jax.scheduler.chunking import candidates, largest_within, worthwhile
+from medha_jax.scheduler.tick_targets import TickTarget
 from medha_jax.scheduler.time_model import TickWork, TimeModel
 from medha_jax.specs.buckets import padded_sizes
 from medha_jax.specs.chunk_work import chunk_attention, chunk_read
 from medha_jax.specs.tick_shapes import TickShapes
-
-IDLE_PATIENCE = 2.0
 
 
 @dataclass(slots=True)
@@ -59,37 +56,6 @@ class TickLoad(NamedTuple):
     attention: float = 0.0
     context: float = 0.0
     rows: int = 0
-
-
-class TickTarget(NamedTuple):
-    """How long a tick may take.
-
-    Args:
-        seconds: what the tick aims at.
-        at_most: seconds allowed with the smallest chunk of its first prompt; at least `seconds`.
-        patience: factor on the time allowed with a longer chunk of its first prompt that is `worthwhile`. The time is
-            `seconds`, or that of the smallest chunk if it is longer.
-    """
-
-    seconds: float
-    at_most: float
-    patience: float = 1.0
-
-    @property
-    def strict(self) -> TickTarget:
-        """The target after the first prompt of a tick."""
-        return TickTarget(self.seconds, self.seconds)
-
-    def within(self, seconds: float) -> TickTarget:
-        """The same, but at most `seconds` long."""
-        return TickTarget(min(self.seconds, seconds), self.at_most, self.patience)
-
-    def share(self, slack: float, most: float) -> TickTarget:
-        """The target of a long prompt with relative slack: `seconds * (1 - min(max(slack, 0), most))`.
-
-        In Medha's Algorithm 2 short prompts yield as well, which contradicts the paper's own example.
-        """
-        return TickTarget(self.seconds * (1 - min(max(slack, 0.0), most)), self.at_most)
 
 
 class TickBudget:
@@ -194,6 +160,18 @@ class TickBudget:
             return 0
         return length if self._seconds_with(rows, start, length, self._seconds_before()) <= target.at_most else 0
 
+    def added(self, owners: Sequence[int], start: int, length: int) -> float:
+        """Seconds that a chunk adds to this plan's tick, if all other stages are empty."""
+        load = self._load_with(self._rows(owners), start, length)
+        return self._alone(load) - (self._alone(self.load) if self.load.rows else 0.0)
+
+    def decodes_only(self) -> TickBudget:
+        """A budget with the decodes of this one and nothing else."""
+        other = TickBudget(self._shapes, self._model)
+        for mine, theirs in zip((*self._own, self._shared), (*other._own, other._shared), strict=True):
+            theirs.decodes, theirs.context = mine.decodes, mine.context
+        return other
+
     def prefill(self, owners: Sequence[int], start: int, length: int, long: bool) -> None:
         """Take a prompt chunk; `long` if its prompt is long."""
         rows = self._rows(owners)
@@ -218,13 +196,16 @@ class TickBudget:
 
         If that is no longer than `before`, the chunk costs time only in later ticks: those of its plan alone count.
         """
-        more = rows.with_chunk(start, length, self._shapes.per_group)
-        if rows is self._shared:
-            load = self._load(self._own, more)
-        else:
-            load = self._load([more if own is rows else own for own in self._own], self._shared)
+        load = self._load_with(rows, start, length)
         seconds = self._slowest(load)[1]
         return self._alone(load) if seconds <= before else seconds
+
+    def _load_with(self, rows: _RowLoad, start: int, length: int) -> TickLoad:
+        """The load with one more prompt chunk among `rows`."""
+        more = rows.with_chunk(start, length, self._shapes.per_group)
+        if rows is self._shared:
+            return self._load(self._own, more)
+        return self._load([more if own is rows else own for own in self._own], self._shared)
 
     def _alone(self, load: TickLoad) -> float:
         return self._model.seconds(TickWork(sum(load.sizes), load.attention, load.context, load.rows))
@@ -260,52 +241,3 @@ class TickBudget:
             context + shared.context,
             real + shared.decodes + shared.chunks,
         )
-
-
-class TickTargets:
-    """Owns the TPOT targets of the decodes in flight, and the time that earlier ticks have saved.
-
-    A token passes every stage, one tick each, and all stages wait for the slowest plan. So a tick aims at the tightest
-    TPOT target of the decodes in any stage, divided by the stages. A prompt whose last chunk is in flight counts as a
-    decode, because its next token shares ticks with the new plan.
-
-    If no prompt chunk fits beside the decodes, the smallest one runs as soon as earlier ticks have saved its time. So
-    the mean time per token is kept. The saved time is at most that of `ageing_ticks` ticks. The smallest chunk runs at
-    once if there are no decodes, or if they already exceed the target.
-
-    Without decodes no request waits for a token. If a smaller chunk would hardly shorten a tick, it may take
-    IDLE_PATIENCE times its limit, or times the smallest chunk's time if that is longer. Without chunk preemption there
-    is no limit, and chunks are as large as possible.
-    """
-
-    def __init__(self, config: SchedulerConfig, stages: int) -> None:
-        self._idle, self._most_saved = config.idle_tick_s, config.ageing_ticks
-        self._unlimited = not config.chunk_preemption
-        self._stages = stages
-        self._promised: deque[float] = deque(maxlen=stages - 1)
-        self._saved = 0.0
-
-    def target(self, tpot: float, seconds: float) -> TickTarget:
-        """The target of a tick whose decodes take `seconds` alone and have `tpot` as their tightest TPOT target.
-
-        `tpot` is in seconds, and infinite without decodes.
-        """
-        if self._unlimited:
-            return TickTarget(math.inf, math.inf)
-        promised = self._tightest(tpot)
-        if promised == math.inf:
-            return TickTarget(self._idle, math.inf, IDLE_PATIENCE)
-        return TickTarget(promised, math.inf if seconds > promised else promised + self._saved)
-
-    def planned(self, tpot: float, coming: float, seconds: float) -> None:
-        """Note a tick planned to take `seconds`; `tpot` as for `target`, `coming` with the prompts that end in it."""
-        promised = self._tightest(tpot)
-        if promised < math.inf:
-            self._saved = min(max(self._saved + promised - seconds, 0.0), self._most_saved * promised)
-        else:
-            self._saved = 0.0
-        self._promised.append(coming)
-
-    def _tightest(self, tpot: float) -> float:
-        """Seconds of a tick that keep every TPOT target; infinite without decodes."""
-        return min([tpot, *self._promised]) / self._stages

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import math
 from collections import deque
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -39,17 +40,33 @@ class TickWork(NamedTuple):
     rows: int = 0
 
 
-class TimeModel(Protocol):
-    """Predicts the seconds of a tick: fixed coefficients, fitted ones, or a roofline."""
+def slice_work(layers: int, tokens: int, attention: float, context: float) -> TickWork:
+    """The features of a slice of `layers` layers: those of one layer times the layers; `rows` counts the layers.
+
+    Other arguments as in `TickWork`.
+    """
+    return TickWork(layers * tokens, layers * attention, layers * context, layers)
+
+
+class WorkTimes(Protocol):
+    """Predicts seconds from the features of a tick, or of a slice (`slice_work`)."""
 
     def seconds(self, work: TickWork) -> float:
-        """Seconds of one tick; all stages of a pipeline take it in lockstep."""
+        """Seconds of one tick or slice; all stages of a pipeline take it in lockstep."""
 
     def many(self, tokens: np.ndarray, attention: np.ndarray, context: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Seconds of many ticks; float64 arrays of one shape `[ticks]`, features as in `TickWork`."""
 
     def observe(self, work: TickWork, seconds: float) -> None:
         """Learn from a measured tick; a fixed model ignores it."""
+
+
+class TimeModel(WorkTimes, Protocol):
+    """Predicts the seconds of ticks, and of slices: fixed coefficients, fitted ones, or a roofline."""
+
+    @property
+    def slices(self) -> WorkTimes:
+        """Predicts the seconds of slices."""
 
 
 class TimeModelError(ValueError):
@@ -60,7 +77,8 @@ class TimeModelError(ValueError):
 class LinearTimeModel:
     """Fixed coefficients, in seconds per tick, row of the bucket, tokens², KV token read and sampled row.
 
-    With all of them zero every tick is free, so chunks are as large as the shapes allow.
+    With all of them zero every tick is free, so chunks are as large as the shapes allow. `of_slices` predicts slices;
+    without it, a stage counts as one layer.
     """
 
     fixed: float = 0.0
@@ -68,11 +86,24 @@ class LinearTimeModel:
     attention: float = 0.0
     context: float = 0.0
     rows: float = 0.0
+    of_slices: LinearTimeModel | None = None
 
     def __post_init__(self) -> None:
         for name in FEATURES:
             if not 0 <= getattr(self, name) < math.inf:
                 raise TimeModelError(f"coefficient {name} is {getattr(self, name)}; it must be finite and at least 0")
+
+    @property
+    def slices(self) -> LinearTimeModel:
+        """Predicts the seconds of slices."""
+        return self.of_slices or self
+
+    def per_layer(self, layers: int, overhead: float) -> LinearTimeModel:
+        """The same coefficients with slices: each takes `overhead` seconds and its share of a stage's `layers`."""
+        share = LinearTimeModel(
+            overhead, self.tokens / layers, self.attention / layers, self.context / layers, self.fixed / layers
+        )
+        return replace(self, of_slices=share)
 
     def seconds(self, work: TickWork) -> float:
         """Seconds of one tick."""
@@ -98,8 +129,8 @@ class FittedTimeModel:
     """Learns the coefficients from measured ticks: robust non-negative least squares of relative errors.
 
     It keeps the latest ticks of every kind (bucket rows and size of attention). So a long series of decodes does not
-    displace the prompts. It fits again every REFIT_TICKS ticks. Tukey's biweight on the relative residuals gives no
-    weight to ticks that took far longer than similar ones.
+    displace the prompts. It fits again every REFIT_TICKS ticks, at first every LEAST_TICKS. Tukey's biweight on the
+    relative residuals gives no weight to ticks that took far longer than similar ones.
 
     A machine that becomes slower as a whole (heat, other users) produces such outliers, too. So predictions are scaled
     by the median of measured / fitted over the latest LATEST_TICKS ticks.
@@ -116,6 +147,14 @@ class FittedTimeModel:
         self._latest: deque[tuple[TickWork, float]] = deque(maxlen=LATEST_TICKS)
         self._scale = 1.0
         self._ticks = 0
+        self._slices: FittedTimeModel | None = None
+
+    @property
+    def slices(self) -> FittedTimeModel:
+        """Learns the seconds of slices."""
+        if self._slices is None:
+            self._slices = FittedTimeModel(self._key)
+        return self._slices
 
     @property
     def coefficients(self) -> LinearTimeModel:
@@ -152,20 +191,14 @@ class FittedTimeModel:
         self._keep((1.0, work.tokens, work.attention, work.context, work.rows, seconds))
         self._latest.append((work, seconds))
         self._ticks += 1
-        if self._ticks == LEAST_TICKS or (self._ticks > LEAST_TICKS and self._ticks % REFIT_TICKS == 0):
+        if self._ticks % (REFIT_TICKS if self._ticks >= 4 * REFIT_TICKS else LEAST_TICKS) == 0:
             self._linear = self._fit()
         if len(self._latest) == LATEST_TICKS:
             self._scale = self._latest_scale()
 
     def save(self, path: Path) -> None:
-        """Write key, coefficients and measurements as JSON."""
-        stated = {
-            "key": self._key,
-            "coefficients": asdict(self._linear),
-            "ticks": self._ticks,
-            "median_error": self.median_error,
-            "measured": [list(row) for kind in self._kept.values() for row in kind],
-        }
+        """Write key, coefficients and measurements as JSON, and the same of slices."""
+        stated = {"key": self._key, **self._learned(), "slices": self.slices._learned()}
         path.write_text(json.dumps(stated), encoding="utf-8")
 
     @classmethod
@@ -179,14 +212,30 @@ class FittedTimeModel:
             stated = json.loads(path.read_text(encoding="utf-8"))
             if stated["key"] != key:
                 raise TimeModelError(f"{path} was measured for {stated['key']}, not for {key}")
-            model = cls(key, LinearTimeModel(**stated["coefficients"]))
-            for row in stated["measured"]:
-                if len(row) != len(FEATURES) + 1 or not all(map(math.isfinite, row)) or row[-1] <= 0:
-                    raise TimeModelError(f"{path} holds a measurement that is not one: {row}")
-                model._keep(tuple(map(float, row)))
-            model._ticks = int(stated["ticks"])
+            model = cls._of(path, key, stated)
+            model._slices = cls._of(path, key, stated["slices"])
         except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
             raise TimeModelError(f"cannot read the time model {path}: {error!r}") from None
+        return model
+
+    def _learned(self) -> dict[str, Any]:
+        """What it has learnt, for a file."""
+        return {
+            "coefficients": {name: getattr(self._linear, name) for name in FEATURES},
+            "ticks": self._ticks,
+            "median_error": self.median_error,
+            "measured": [list(row) for kind in self._kept.values() for row in kind],
+        }
+
+    @classmethod
+    def _of(cls, path: Path, key: dict[str, str], stated: Mapping[str, Any]) -> FittedTimeModel:
+        """A model with what a file says that it has learnt."""
+        model = cls(key, LinearTimeModel(**stated["coefficients"]))
+        for row in stated["measured"]:
+            if len(row) != len(FEATURES) + 1 or not all(map(math.isfinite, row)) or row[-1] <= 0:
+                raise TimeModelError(f"{path} holds a measurement that is not one: {row}")
+            model._keep(tuple(map(float, row)))
+        model._ticks = int(stated["ticks"])
         return model
 
     def _keep(self, row: tuple[float, ...]) -> None:

@@ -23,6 +23,7 @@ from medha_jax.protos import inference_pb2 as pb
 from medha_jax.server import replies
 from medha_jax.server.access_log import Record
 from medha_jax.server.calls import Calls, Context
+from medha_jax.server.prompt_parts import PromptParts
 from medha_jax.server.refusal import Refusal, invalid, too_busy, unavailable
 from medha_jax.server.request_parser import LONGEST_ID, RequestParser, ServedModel, parse, request_id
 from medha_jax.server.settings import Limits
@@ -72,21 +73,20 @@ class Inference:
         """Answer a prompt in parts with a stream of events."""
         async with self._calls.answered("GenerateStream", context) as record:
             service, requests = self._ready()
-            first = await self._part(parts)
-            if first is None or first.WhichOneof("part") != "start":
-                raise invalid("the first part has no settings; give start, then token_ids")
-            stream = self._opened(first.start.settings, record)
+            prompt = PromptParts(parts, self._calls, self._limits)
+            start = await prompt.start()
+            stream = self._opened(start.settings, record)
             reading: asyncio.Task[None] | None = None
             try:
-                ids = await self._ids(parts)
+                ids = await prompt.ids()
                 if ids is None:
                     raise invalid("the prompt is empty; give token_ids after start")
                 record.prompt_tokens = len(ids)
                 deadline = self._calls.deadline(context)
                 size = ID_BYTES * len(ids)
-                request = await self._calls.aside(size, lambda: requests.started(first.start, deadline, ids))
+                request = await self._calls.aside(size, lambda: requests.started(start, deadline, ids))
                 number = await self._submit(service, stream, request)
-                reading = asyncio.create_task(self._extend(service, stream, number, parts, record))
+                reading = asyncio.create_task(self._extend(service, stream, number, prompt, record))
                 await self._write(stream, context, record)
             finally:
                 if reading is not None:
@@ -208,11 +208,11 @@ class Inference:
                     raise refusal
 
     async def _extend(
-        self, service: EngineService, stream: Stream, number: int, parts: AsyncIterator[bytes], record: Record
+        self, service: EngineService, stream: Stream, number: int, prompt: PromptParts, record: Record
     ) -> None:
         """Read the rest of a prompt; an error in it ends the stream."""
         try:
-            while (ids := await self._ids(parts)) is not None:
+            while (ids := await prompt.ids()) is not None:
                 record.prompt_tokens += len(ids)
                 service.extend(number, ids, False)
             service.extend(number, (), True)
@@ -220,25 +220,6 @@ class Inference:
             stream.put(invalid(str(error)))
         except Refusal as refusal:
             stream.put(refusal)
-
-    async def _ids(self, parts: AsyncIterator[bytes]) -> tuple[int, ...] | None:
-        """Token ids of the next part; None after the last one."""
-        part = await self._part(parts)
-        if part is None:
-            return None
-        if part.WhichOneof("part") != "token_ids" or not part.token_ids.ids:
-            raise invalid("a part has no token_ids; give at least one in every part after the first")
-        return tuple(part.token_ids.ids)
-
-    async def _part(self, parts: AsyncIterator[bytes]) -> pb.GeneratePart | None:
-        seconds = self._limits.part_seconds
-        try:
-            async with asyncio.timeout(seconds):
-                data = await anext(parts, None)
-        except TimeoutError:
-            message = f"no part of the prompt came within {seconds:g} s"
-            raise Refusal(StatusCode.DEADLINE_EXCEEDED, message) from None
-        return None if data is None else await self._calls.aside(len(data), lambda: parse(pb.GeneratePart, data))
 
     def _end(self, service: EngineService, stream: Stream) -> None:
         """Close a stream, and cancel its request if it has not ended."""

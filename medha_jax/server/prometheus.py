@@ -43,6 +43,7 @@ class Metrics:
         self._cached = counter("cached_prompt_tokens", "Prompt tokens of finished requests found in the prefix cache.")
         self._generated = counter("generation_tokens", "Generated tokens.")
         self._preemptions = counter("num_preemptions", "Times that a request lost its pages.")
+        self._lost = counter("preempted_tokens", "Tokens whose KV was lost with the pages of preempted requests.")
         self._accepted = counter("requests_accepted", "Requests that were queued.")
         self._success = counter("request_success", "Requests that ended with a completion.", ["finished_reason"])
         self._failed = counter("request_failure", "Requests that ended otherwise after they were queued.", ["reason"])
@@ -64,6 +65,10 @@ class Metrics:
         self._predicted = histogram("tick_predicted_seconds", "Predicted time of a tick that was measured.", SHORT)
         self._ratio = histogram("tick_measured_to_predicted", "Measured over predicted time of a tick.", RATIO)
         self._padding = histogram("tick_padding_share", "Share of a tick's rows without a token.", SHARE)
+        self._slice = histogram(
+            "slice_seconds", "Measured time of a slice: some layers of long prompts' chunks.", SHORT
+        )
+        self._slice_ratio = histogram("slice_measured_to_predicted", "Measured over predicted time of a slice.", RATIO)
         self._now = math.nan
         self._outputs: dict[int, float] = {}  # time of each request's last output, in seconds
         self._done: dict[int, int] = {}  # counted prompt tokens of each request
@@ -87,7 +92,10 @@ class Metrics:
         """Count what a tick did."""
         self._now = report.ended
         entered = [chunk for chunk in report.chunks if not chunk.stage]
-        self._iteration.observe(sum(chunk.length for chunk in entered))
+        if report.layers is not None and report.layers[0]:
+            entered = []  # these entered with an earlier slice
+        else:
+            self._iteration.observe(sum(chunk.length for chunk in entered))
         for chunk in entered:
             if not chunk.decode:
                 self._chunk.observe(chunk.length)
@@ -96,11 +104,16 @@ class Metrics:
         self._padding.observe(report.padding)
         if report.timed:
             measured = report.ended - report.started
-            self._tick.observe(measured)
-            self._predicted.observe(report.predicted)
-            if report.predicted > 0:
-                self._ratio.observe(measured / report.predicted)
+            ratio = measured / report.predicted if report.predicted > 0 else None
+            if report.layers is None:
+                self._tick.observe(measured)
+                self._predicted.observe(report.predicted)
+            else:
+                self._slice.observe(measured)
+            if ratio is not None:
+                (self._ratio if report.layers is None else self._slice_ratio).observe(ratio)
         self._preemptions.inc(len(report.preempted))
+        self._lost.inc(report.lost_tokens)
         for number in report.cancelled:
             self._failed.labels("cancelled").inc()
             self._forget(number)

@@ -29,6 +29,9 @@ class Limits:
         None, "Default: from the context.", at_least=1024, at_most=2**31 - 1, panel=_LIMITS
     )
     part_seconds: float = setting(60.0, "To wait for the next part of a prompt.", above=0, panel=_LIMITS)
+    part_rate: float = setting(
+        100.0, "Tokens a second at which a prompt in parts must come, after --part-seconds.", above=0, panel=_LIMITS
+    )
 
     def __post_init__(self) -> None:
         check_settings(self)

@@ -52,10 +52,10 @@ class ScheduleTrace:
         self._write({"ph": "M", "name": ORIGIN, "pid": REQUESTS, "args": {"clock_s": self._origin}})
 
     def on_tick(self, report: TickReport) -> None:
-        """Write the chunks of a tick."""
+        """Write the chunks of a tick or slice."""
         times = {"ts": self._us(report.started), "dur": (report.ended - report.started) * 1e6}
         groups = len(report.free_pages)
-        # a stage without a chunk only waits for the others, so it has no slice
+        # a stage without a chunk only waits for the others, so it has no bar
         for stage in sorted({chunk.stage for chunk in report.chunks}):
             for group in range(groups):
                 chunks = [chunk for chunk in report.chunks if chunk.stage == stage and group in chunk.groups]
@@ -95,13 +95,17 @@ class ScheduleTrace:
         self._finish()
 
     def _ran(self, pid: int, name: str, report: TickReport, chunks: list[ChunkReport], times: dict[str, float]) -> None:
-        """Write the slices of one stage and group."""
+        """Write the bars of one stage and group."""
         measured = report.ended - report.started if report.timed else None
         cost = {"predicted_s": report.predicted, "measured_s": measured}
         self._name(pid, TICKS, name, "ticks")
         tick = {**cost, "bucket": list(report.bucket), "padding": report.padding}
         tokens = sum(chunk.length for chunk in chunks)
-        self._write({"ph": "X", "name": f"tick of {tokens}", "pid": pid, "tid": TICKS, **times, "args": tick})
+        what = f"tick of {tokens}"
+        if report.layers is not None:
+            first, past = report.layers
+            what, tick = f"slice of {tokens}: layers {first} to {past - 1}", {**tick, "layers": [first, past]}
+        self._write({"ph": "X", "name": what, "pid": pid, "tid": TICKS, **times, "args": tick})
         decodes = [chunk for chunk in chunks if chunk.decode]
         if decodes:
             self._name(pid, DECODES, name, "decodes")
@@ -122,6 +126,8 @@ class ScheduleTrace:
                 "slack": chunk.slack if math.isfinite(chunk.slack) else None,
             }
             label = f"request {chunk.number}: {chunk.start} + {chunk.length}"
+            if report.layers is not None:
+                label += f", layers {report.layers[0]} to {report.layers[1] - 1}"
             self._write({"ph": "X", "name": label, "pid": pid, "tid": CHUNKS + at, **times, "args": args})
 
     def _served(self, chunk: ChunkReport, report: TickReport) -> None:

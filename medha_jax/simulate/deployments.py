@@ -8,13 +8,14 @@ much as a prompt row. The fit is within 11 % of the authors' nine figures from 2
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
 from medha_jax.config import Buckets, MeshConfig, RuntimeConfig
-from medha_jax.scheduler.time_model import LinearTimeModel, TimeModel
+from medha_jax.scheduler.time_model import LinearTimeModel, TimeModel, WorkTimes
 from medha_jax.simulate.cost import CostModel
 from medha_jax.simulate.device_sizes import DeviceSizes
 from medha_jax.simulate.hardware import SpecError, load_hardware
@@ -31,6 +32,9 @@ PREFILL = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, CHUNK) 
 FIT = (0.0387, 1.70e-5, 1.393e-10)  # seconds: constant, per token, per token²
 TPOT_SHORT_S = 0.0075
 TPOT_1M_S = 0.187
+LAYERS = 16  # of a stage
+SLICES = (512, CHUNK)
+SLICE_S = 2e-4  # assumed: what a slice takes besides its layers
 
 
 def fitted(context: float) -> LinearTimeModel:
@@ -49,6 +53,7 @@ class Deployment:
         config: only mesh, slots and pool are used; there is no model to load.
         context: most tokens of one request.
         devices: real times of the devices; None if they equal the scheduler's predictions.
+        slice_lengths: numbers of layers that a slice may have, increasing; the last one is all layers of a stage.
     """
 
     name: str
@@ -57,6 +62,7 @@ class Deployment:
     config: RuntimeConfig
     context: int
     devices: GroupTimes | None = None
+    slice_lengths: tuple[int, ...] = (1,)
 
     @property
     def times(self) -> GroupTimes:
@@ -66,46 +72,91 @@ class Deployment:
     @cached_property
     def shapes(self) -> TickShapes:
         """What the scheduler can run in a tick."""
-        return TickShapes.of(self.config.mesh, Sizes.of(self.config, self.context), self.config.slots)
+        sizes = Sizes.of(self.config, self.context)
+        return TickShapes.of(self.config.mesh, sizes, self.config.slots, self.slice_lengths)
+
+    @property
+    def chunks_only(self) -> Deployment:
+        """The same machine without slices."""
+        mesh = self.config.mesh
+        own = replace(mesh.buckets, slices=())
+        shared = mesh.shared_buckets and replace(mesh.shared_buckets, slices=())
+        return replace(self, config=replace(self.config, mesh=replace(mesh, buckets=own, shared_buckets=shared)))
 
     def isolated_prefill(self, prompt: int) -> float:
-        """Seconds to the first token of a prompt alone, in chunks of the largest size.
+        """Seconds to the first token of a prompt alone, in chunks of the largest size: ticks, or slices if faster.
 
-        N chunks take N + spp - 1 ticks. All stages run in the largest shape in flight and wait for the slowest.
+        N chunks take N + spp - 1 ticks or rounds. All stages run in the largest shape in flight and wait for the
+        slowest. A slice has all layers of a stage; the rest of the prompt, at least a token, is a tick.
         """
-        own, shared, per_group, stages = self.shapes.own, self.shapes.shared, self.shapes.per_group, self.shapes.stages
-        starts, lengths = self._chunks(prompt)
-        spread, several = starts >= per_group, lengths > 1  # a chunk of one token is a decode row
+        in_ticks, shapes = self._in_ticks(*self._chunks(0, prompt, "prefill")), self.shapes
+        sizes = shapes.buckets(prompt - 1)
+        if not shapes.own.slices or not shapes.shared.slices:
+            return in_ticks
+        rest = ((prompt - 1) % shapes.per_group) % sizes.slices[-1] + 1
+        rest = rest if rest <= sizes.prefill[-1] else 1
+        if rest == prompt:
+            return in_ticks
+        sliced = self._in_slices(*self._chunks(0, prompt - rest, "slices"))
+        return min(in_ticks, sliced + self._in_ticks(*self._chunks(prompt - rest, prompt, "prefill")))
+
+    def _in_ticks(self, starts: np.ndarray, lengths: np.ndarray) -> float:
+        """Seconds of chunks in ticks."""
+        own, shared = self.shapes.own, self.shapes.shared
+        spread, several = starts >= self.shapes.per_group, lengths > 1  # a chunk of one token is a decode row
         rows = (
             np.full_like(starts, own.decode[0]),
             smallest_sizes(own.prefill_sizes, np.where(several & ~spread, lengths, 0)),
             np.where(spread, shared.decode[0], 0),
             np.where(spread, smallest_sizes(shared.prefill_sizes, np.where(several & spread, lengths, 0)), 0),
         )
-        attention = chunk_attentions(starts, lengths, per_group)
+        attention = chunk_attentions(starts, lengths, self.shapes.per_group) * several
+        return self._pipelined(self.model, rows, attention, starts + lengths, 1)
+
+    def _in_slices(self, starts: np.ndarray, lengths: np.ndarray) -> float:
+        """Seconds of chunks in slices of all layers."""
+        spread = starts >= self.shapes.per_group
+        rows = (
+            smallest_sizes((0, *self.shapes.own.slices), np.where(spread, 0, lengths)),
+            smallest_sizes((0, *self.shapes.shared.slices), np.where(spread, lengths, 0)),
+        )
+        attention = chunk_attentions(starts, lengths, self.shapes.per_group)
+        return self._pipelined(self.model.slices, rows, attention, starts + lengths, self.shapes.layers)
+
+    def _pipelined(
+        self, times: WorkTimes, rows: Sequence[np.ndarray], attention: np.ndarray, ends: np.ndarray, layers: int
+    ) -> float:
+        """Seconds of chunks that pass the stages one behind the other.
+
+        Args:
+            rows: of each chunk, in each part of a shape.
+            attention, ends: of each chunk: tokens², and the context after it.
+            layers: that a feature counts for; 1 for ticks.
+        """
+        stages = self.shapes.stages
 
         def in_stages(feature: np.ndarray) -> np.ndarray:
             """A feature of each chunk, by tick and stage `[chunks + stages - 1, stages]`."""
-            table = np.zeros((len(starts) + stages - 1, stages))
+            table = np.zeros((len(ends) + stages - 1, stages))
             for stage in range(stages):
-                table[stage : stage + len(starts), stage] = feature
+                table[stage : stage + len(ends), stage] = feature
             return table
 
-        largest = sum(in_stages(kind).max(axis=1, keepdims=True) for kind in rows)
-        attention, context, one = (
-            in_stages(feature)
-            for feature in (attention * several, chunk_reads(starts + lengths, per_group), np.ones_like(starts))
-        )
-        seconds = self.model.many(np.repeat(largest, stages, axis=1), attention, context, one)
+        largest = np.sum([in_stages(part).max(axis=1, keepdims=True) for part in rows], axis=0)
+        of_chunks = attention, chunk_reads(ends, self.shapes.per_group), np.ones_like(ends)
+        features = np.repeat(largest, stages, axis=1), *map(in_stages, of_chunks)
+        seconds = times.many(*(layers * feature for feature in features))
         return float(seconds.max(axis=1).sum())
 
-    def _chunks(self, prompt: int) -> tuple[np.ndarray, np.ndarray]:
-        """Start and length of every chunk of a prompt; chunks end at the borders between groups."""
+    def _chunks(self, first: int, past: int, kind: str) -> tuple[np.ndarray, np.ndarray]:
+        """Start and length of every chunk of tokens `[first, past)`; chunks end at the borders between groups."""
         starts, ends = [], []
-        for first in range(0, prompt, self.shapes.per_group):
-            last = min(prompt, first + self.shapes.per_group)
-            starts.append(np.arange(first, last, self.shapes.buckets(first).prefill[-1], dtype=np.float64))
+        while first < past:
+            last = min(past, first + self.shapes.left_on_group(first))
+            size = getattr(self.shapes.buckets(first), kind)[-1]
+            starts.append(np.arange(first, last, size, dtype=np.float64))
             ends.append(np.append(starts[-1][1:], last))
+            first = last
         begin = np.concatenate(starts)
         return begin, np.concatenate(ends) - begin
 
@@ -122,7 +173,15 @@ def deploy(cost: CostModel, context: int, slots: int, model: str, name: str = ""
     mesh = cost.sizes.mesh
     config = RuntimeConfig(mesh=mesh, slots=slots, pool_tokens=room.pool_tokens, max_context=context)
     about = f"{model} on {mesh.devices} x {cost.hardware.name}, {mesh}"
-    return Deployment(name or about, about, cost, config, context, cost)
+    lengths = slice_lengths(cost.sizes.layers, cost.hardware.name)
+    return Deployment(name or about, about, cost, config, context, cost, lengths)
+
+
+def slice_lengths(layers: int, hardware: str) -> tuple[int, ...]:
+    """Numbers of layers that a slice may have, as in the runtime: any on a CPU; on a GPU, each has a program."""
+    if hardware == "cpu":
+        return tuple(range(1, layers + 1))
+    return tuple(sorted({1, -(-layers // 16), -(-layers // 4), layers}))
 
 
 def modelled(model: str, layout: MeshConfig, context: int, slots: int) -> Deployment:
@@ -140,12 +199,13 @@ def modelled(model: str, layout: MeshConfig, context: int, slots: int) -> Deploy
 
 
 def _a100_16(name: str, about: str, context: float) -> Deployment:
-    buckets = Buckets(decode=(1, 8, 32, 128), prefill=PREFILL, chunks=8)
+    buckets = Buckets(decode=(1, 8, 32, 128), prefill=PREFILL, slices=SLICES, chunks=8)
     mesh = MeshConfig(tp=8, spp=2, page_size=64, buckets=buckets, hardware="a100")
     # 16 x 80 GB, 0.9 of it usable; 16 GB are weights and a token of KV is 128 KiB
     pool = int((16 * 80e9 * 0.9 - 16e9) / 2**17)
     config = RuntimeConfig(mesh=mesh, slots=128, pool_tokens=pool, max_context=2**21)
-    return Deployment(name, about, fitted(context), config, 2**21)
+    model = fitted(context).per_layer(LAYERS, SLICE_S)
+    return Deployment(name, about, model, config, 2**21, slice_lengths=slice_lengths(LAYERS, "a100"))
 
 
 DEPLOYMENTS = {

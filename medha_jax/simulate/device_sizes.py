@@ -11,7 +11,7 @@ from functools import cached_property
 
 from medha_jax.config import GROUP, STAGE, TENSOR, MeshConfig
 from medha_jax.simulate.hardware import SpecError
-from medha_jax.specs.buckets import Bucket, all_buckets
+from medha_jax.specs.buckets import Bucket, all_buckets, slice_shapes
 from medha_jax.specs.layout import Layout
 from medha_jax.specs.model import Architecture
 from medha_jax.specs.sizes import ITEM_BYTES, Sizes, pages_for
@@ -22,7 +22,7 @@ COUNTS = 4 + 1  # bytes per vocabulary entry: how often it was generated, whethe
 
 @dataclass(frozen=True)
 class Collective:
-    """A collective that runs `count` times a tick; its result on one device has `nbytes`."""
+    """A collective that runs `count` times a tick or slice; its result on one device has `nbytes`."""
 
     kind: str
     axis: str
@@ -84,6 +84,11 @@ class DeviceSizes:
         return all_buckets(self.mesh.buckets, self.mesh.spread_buckets)
 
     @cached_property
+    def slice_shapes(self) -> tuple[Bucket, ...]:
+        """Every shape of slices that the mesh compiles."""
+        return slice_shapes(self.mesh.buckets, self.mesh.spread_buckets)
+
+    @cached_property
     def layer_weights(self) -> int:
         """Elements of one layer's matrices."""
         model = self.model
@@ -122,6 +127,11 @@ class DeviceSizes:
         rows = max(bucket.rows for bucket in self.buckets) if self.mesh.spp > 1 else 1
         return rows * self.model.embed * self.itemsize
 
+    @cached_property
+    def held_bytes(self) -> int:
+        """Bytes of the hidden states that rest between slices."""
+        return max((shape.rows for shape in self.slice_shapes), default=1) * self.model.embed * self.itemsize
+
     def slot_bytes(self, slots: int, context: int) -> int:
         """Bytes of page tables, sampling settings and token counts of all slots."""
         width = Sizes.on(self.mesh, context).table_width
@@ -144,8 +154,24 @@ class DeviceSizes:
             found.append(Collective("collective-permute", STAGE, hidden, 1))
             found.append(Collective("all-reduce", STAGE, samples * model.embed * size, 1))
             found.append(Collective("all-gather", STAGE, samples * self.vocab // mesh.tp * 4, 1))
-        if mesh.kvp > 1 and bucket.shared.rows:
-            # the attention output of every group, with its log-sum-exp in fp32
-            row = self.heads * (model.head_dim * size + 4)
-            found.append(Collective("all-gather", GROUP, mesh.kvp * bucket.shared.rows * row, self.layers))
+        found += self._merges(bucket, self.layers)
         return tuple(found)
+
+    def slice_collectives(self, shape: Bucket, layers: int) -> tuple[Collective, ...]:
+        """Every collective of a slice of `layers` layers. It always embeds and hands on, used or not."""
+        mesh = self.mesh
+        hidden = shape.rows * self.model.embed * self.itemsize
+        found = []
+        if mesh.tp > 1:
+            found.append(Collective("all-reduce", TENSOR, hidden, 2 * layers + 1))
+        if mesh.spp > 1:
+            found.append(Collective("collective-permute", STAGE, hidden, 1))
+        return (*found, *self._merges(shape, layers))
+
+    def _merges(self, shape: Bucket, layers: int) -> list[Collective]:
+        """What groups exchange about the rows that they share: attention output and its log-sum-exp in fp32."""
+        mesh = self.mesh
+        if mesh.kvp == 1 or not shape.shared.rows:
+            return []
+        row = self.heads * (self.model.head_dim * self.itemsize + 4)
+        return [Collective("all-gather", GROUP, mesh.kvp * shape.shared.rows * row, layers)]

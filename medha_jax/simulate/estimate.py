@@ -22,6 +22,7 @@ from medha_jax.config import SchedulerConfig
 from medha_jax.scheduler.chunking import PrefillTable
 from medha_jax.scheduler.time_model import TickWork
 from medha_jax.simulate.cost import CostModel
+from medha_jax.simulate.deployments import slice_lengths
 from medha_jax.simulate.hardware import Hardware
 from medha_jax.simulate.layouts import Candidate, Feasible
 from medha_jax.simulate.room import Room
@@ -111,10 +112,13 @@ class Estimator:
             tick_s: most seconds of a tick, which limits the chunks. The scheduler may double it if reading the context
                 dominates; that is left out here.
         """
-        alone = PrefillTable(self.cost, self._shapes, tick_s)
-        # every further stage runs the last chunk's tick again
-        longest = self._shapes.buckets(prompt - 1).prefill[-1]
-        last = min(alone.between(max(0, prompt - longest), prompt), tick_s)
+        alone = self._table(tick_s)
+        # every further stage runs the last chunk again: in slices, or in a tick
+        buckets = self._shapes.buckets(prompt - 1)
+        longest = max(buckets.prefill[-1:] + buckets.slices)
+        last = alone.between(max(0, prompt - longest), prompt)
+        if not buckets.slices:
+            last = min(last, tick_s)
         return alone.between(0, prompt) + (self._stages - 1) * last
 
     def tpot(self, context: int) -> float:
@@ -137,12 +141,15 @@ class Estimator:
 
     @cached_property
     def _shapes(self) -> TickShapes:
-        mesh = self.cost.sizes.mesh
-        return TickShapes.of(mesh, Sizes.on(mesh, self.context), self.slots)
+        mesh, lengths = self.cost.sizes.mesh, slice_lengths(self.cost.sizes.layers, self.hardware.name)
+        return TickShapes.of(mesh, Sizes.on(mesh, self.context), self.slots, lengths)
 
     @cached_property
     def _busy(self) -> PrefillTable:
-        return PrefillTable(self.cost, self._shapes, self.targets.tpot_s / self._stages)
+        return self._table(self.targets.tpot_s / self._stages)
+
+    def _table(self, tick_s: float) -> PrefillTable:
+        return PrefillTable(self.cost, self._shapes, tick_s, SchedulerConfig().slice_s)
 
     def _at_least(self, prompts: np.ndarray) -> np.ndarray:
         """Seconds of each prompt as one chunk through all stages; for longer prompts, of the first chunk."""

@@ -1,4 +1,4 @@
-"""Fits tick times (`medha_jax.simulate.measured`) to the ticks of a machine, and tells the errors."""
+"""Fits times (`medha_jax.simulate.measured`) to the ticks and slices of a machine, and tells the errors."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from medha_jax.config import MeshConfig
-from medha_jax.scheduler.time_model import nonnegative_least_squares, robust_fit
-from medha_jax.simulate.measured import MeasuredTick, MeasuredTimes
+from medha_jax.scheduler.time_model import LinearTimeModel, nonnegative_least_squares, robust_fit
+from medha_jax.simulate.measured import MeasuredSlice, MeasuredTick, MeasuredTimes
 from medha_jax.specs.buckets import Bucket, all_buckets
 
 FITTED = ("fixed", "tokens", "attention", "context", "decode", "row", "beside")
@@ -22,7 +22,7 @@ MOST_HOST_S = 0.05  # the same limit for the host between two ticks
 
 @dataclass(frozen=True)
 class Errors:
-    """`|predicted - measured| / measured` over ticks of one kind."""
+    """`|predicted - measured| / measured` over ticks of one kind, or over slices."""
 
     regime: str
     ticks: int
@@ -40,6 +40,13 @@ def fit(ticks: Sequence[MeasuredTick], mesh: MeshConfig) -> MeasuredTimes:
     delays = float(np.mean([ratio for ratio in ratios if ratio < MOST_DELAYED] or [1.0]))
     host, host_row, host_felt = _host(ticks)
     return dataclasses.replace(times, delays=delays, host=host, host_row=host_row, host_felt=host_felt)
+
+
+def fit_slices(slices: Sequence[MeasuredSlice]) -> LinearTimeModel:
+    """Fit coefficients to measured slices by their relative errors; the fit is robust against outliers."""
+    seconds = np.array([one.seconds for one in slices])
+    columns = np.array([(1.0, *one.features) for one in slices])
+    return LinearTimeModel(*robust_fit(columns / seconds[:, None], np.ones(len(slices))).tolist())
 
 
 def _host(ticks: Sequence[MeasuredTick]) -> tuple[float, float, float]:
@@ -94,13 +101,16 @@ def _weighted_median(weighted: Sequence[tuple[float, float]]) -> float:
     return float(values[np.searchsorted(reached, reached[-1] / 2)])
 
 
-def errors(times: MeasuredTimes, ticks: Sequence[MeasuredTick]) -> tuple[Errors, ...]:
-    """Errors of times, over all ticks and over each regime."""
+def errors(
+    times: MeasuredTimes, ticks: Sequence[MeasuredTick], slices: Sequence[MeasuredSlice] = ()
+) -> tuple[Errors, ...]:
+    """Errors of times: over all ticks, over each regime, and over slices."""
     kinds: dict[str, list[float]] = {"all": []}
     for tick in ticks:
         off = abs(times.predicted(tick) - tick.seconds) / tick.seconds
         kinds["all"].append(off)
         kinds.setdefault(tick.regime, []).append(off)
+    kinds["slices"] = [abs(times.slices.seconds(one.features) - one.seconds) / one.seconds for one in slices]
     return tuple(
         Errors(kind, len(off), float(np.median(off)), float(np.percentile(off, 90)), float(np.mean(off)))
         for kind, off in kinds.items()

@@ -17,8 +17,9 @@ from medha_jax.specs.model import Architecture
 
 PAGE = 128
 WIDTH = 120
-OWN = Buckets(decode=(1, 8, 32, 128), prefill=(64, 256, 512, 1024, 2048, 4096, 8192), chunks=16)
-SHARED = Buckets(decode=(4,), prefill=(64, 512, 2048, 8192), chunks=2)
+SLICES = (512, 2048, 8192)
+OWN = Buckets(decode=(1, 8, 32, 128), prefill=(64, 256, 512, 1024, 2048), slices=SLICES, chunks=16)
+SHARED = Buckets(decode=(4,), prefill=(64, 512, 2048), slices=SLICES, chunks=2)
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,8 @@ def layout_yaml(mesh: MeshConfig, comment: str) -> str:
     """A layout as a file that `medha_jax.config.load_mesh` reads."""
 
     def sizes(buckets: Buckets) -> dict[str, object]:
-        return {"decode": list(buckets.decode), "prefill": list(buckets.prefill), "chunks": buckets.chunks}
+        kinds = {name: list(getattr(buckets, name)) for name in ("decode", "prefill", "slices")}
+        return {**kinds, "chunks": buckets.chunks}
 
     stated: dict[str, object] = {name: getattr(mesh, name) for name in (TENSOR, STAGE, GROUP, "page_size")}
     if mesh.tokens_per_group is not None:

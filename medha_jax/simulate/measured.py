@@ -1,4 +1,4 @@
-"""Measured ticks of a machine, and a time model with coefficients fitted to them.
+"""Measured ticks and slices of a machine, and a time model with coefficients fitted to them.
 
     seconds = base[shape] + squares x attention + read x context + decoded x decode + rows x row + beside x mixed
               + (felt + felt_tokens x rows of the shape) x (slowness - 1)
@@ -11,8 +11,10 @@ Programs read KV in blocks: `read` is rounded up to a multiple of `block` for ea
 `decode_block`. The fit (`fitting`) tries block sizes and keeps the best. It is robust, with a base linear in rows. A
 shape with enough ticks then gets its own base, the median of the rest.
 
+Slices are predicted by a model of their own, linear in the features of `slice_work`.
+
 This predicts the median of equal ticks, but requests wait for slow ones, too. `delays` is the mean of measured over
-predicted seconds, and multiplies simulated ticks. The host's time is a mean.
+predicted seconds, and multiplies simulated ticks and slices. The host's time is a mean.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from functools import cached_property
 
 import numpy as np
 
-from medha_jax.scheduler.time_model import TickWork
+from medha_jax.scheduler.time_model import LinearTimeModel, TickWork, slice_work
 from medha_jax.simulate.times import GroupWork
 from medha_jax.specs.buckets import Bucket
 
@@ -55,8 +57,24 @@ class MeasuredTick:
 
 
 @dataclass(frozen=True)
+class MeasuredSlice:
+    """A measured slice: its shape and layers `[first, past)`, the work of its slowest group, and its seconds."""
+
+    shape: Bucket
+    first: int
+    past: int
+    work: GroupWork
+    seconds: float
+
+    @property
+    def features(self) -> TickWork:
+        """What its time is predicted from."""
+        return slice_work(self.past - self.first, self.shape.rows, *self.work.sums)
+
+
+@dataclass(frozen=True)
 class MeasuredTimes:
-    """Tick times from measured coefficients; a time model for the scheduler and for the devices.
+    """Tick and slice times from measured coefficients; a time model for the scheduler and for the devices.
 
     Args:
         fixed, tokens: base of a shape that has no own one: seconds, and seconds per row of the shape.
@@ -71,6 +89,7 @@ class MeasuredTimes:
         felt, felt_tokens: added at slowness 2: seconds, and seconds per row of the shape.
         host, host_row: of the host between ticks: seconds, and seconds per real row; not predicted by the scheduler.
         host_felt: seconds of the host added at slowness 2.
+        slices: predicts slices; without measured ones it means nothing.
     """
 
     fixed: float
@@ -89,6 +108,7 @@ class MeasuredTimes:
     host: float = 0.0
     host_row: float = 0.0
     host_felt: float = 0.0
+    slices: LinearTimeModel = field(default_factory=LinearTimeModel)
 
     def base(self, shape: Bucket) -> float:
         """Seconds of an empty shape."""
@@ -98,6 +118,10 @@ class MeasuredTimes:
     def group_seconds(self, shape: Bucket, work: GroupWork) -> float:
         """Seconds of a group's part of a tick, and of the host before it."""
         return self.delays * self.tick_seconds(shape, work) + self.host + self.host_row * work.rows
+
+    def slice_seconds(self, shape: Bucket, layers: int, work: GroupWork) -> float:
+        """Seconds of a group's part of a slice, and of the host before it."""
+        return self.delays * self.slices.seconds(slice_work(layers, shape.rows, *work.sums)) + self.host
 
     def tick_seconds(self, shape: Bucket, work: GroupWork) -> float:
         """Median seconds of a group's part of a tick."""

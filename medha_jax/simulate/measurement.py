@@ -1,4 +1,4 @@
-"""Ticks of a real engine under random requests, for the calibration of a simulator."""
+"""Ticks and slices of a real engine under random requests, for the calibration of a simulator."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TOLD_EVERY = 5.0  # seconds
 
 
 def measured_ticks(executor: Executor, seconds: float, seed: int, tell: Callable[[str], None]) -> list[dict[str, Any]]:
-    """Run random requests with one to all slots in use, for `seconds`, and record the work and time of every tick.
+    """Run random requests with one to all slots in use, for `seconds`; record work and time of every tick and slice.
 
     `tell` takes a line of progress every few seconds. The ticks have the form of `medha_jax.simulate.calibration`.
     """
@@ -55,25 +55,25 @@ class _Recorder:
 
     def __init__(self) -> None:
         self.ticks: list[dict[str, Any]] = []
-        self._seen: set[tuple[int, ...]] = set()
+        self._seen: set[tuple[bool, tuple[int, ...]]] = set()
         self._ended = math.nan
 
     def __call__(self, report: TickReport) -> None:
         host, self._ended = report.started - self._ended, report.ended
-        if not report.timed or report.bucket not in self._seen:
-            self._seen.add(report.bucket)
+        kind = report.layers is None, report.bucket
+        if not report.timed or kind not in self._seen:
+            self._seen.add(kind)
             return
         stages: list[list[Any]] = [[] for _ in range(1 + max((one.stage for one in report.chunks), default=0))]
         for one in report.chunks:
             stages[one.stage].append([one.start, one.length, list(one.groups)])
-        self.ticks.append(
-            {
-                "shape": list(report.bucket),
-                "seconds": report.ended - report.started,
-                "host_s": None if math.isnan(host) else host,
-                "stages": stages,
-            }
-        )
+        tick = {
+            "shape": list(report.bucket),
+            "seconds": report.ended - report.started,
+            "host_s": None if math.isnan(host) else host,
+            "stages": stages,
+        }
+        self.ticks.append(tick if report.layers is None else tick | {"layers": list(report.layers)})
 
 
 def _request(rng: random.Random, context: int, vocab: int) -> GenerationRequest:

@@ -17,7 +17,7 @@ class Room:
 
     Args:
         usable: bytes of the device that may be used.
-        register: bytes of the stage register.
+        register: bytes of the stage register, and of the hidden states that rest between slices.
         slots: bytes of page tables and sampler state.
         token: bytes of one token's KV.
         pool_tokens: tokens of a group's pool if it takes all that is left, in whole pages.
@@ -55,7 +55,11 @@ def room_of(sizes: DeviceSizes, hardware: Hardware, slots: int, context: int) ->
     """Count what a layout keeps, as `medha_jax.runtime.memory` does."""
     mesh = sizes.mesh
     usable = int(hardware.memory * mesh.memory_fraction)
-    weights, register, state = sizes.weight_bytes, sizes.register_bytes, sizes.slot_bytes(slots, context)
+    weights, register, state = (
+        sizes.weight_bytes,
+        sizes.register_bytes + sizes.held_bytes,
+        sizes.slot_bytes(slots, context),
+    )
     page = mesh.page_size
     left = max(0, usable - weights - register - state) // (page * sizes.kv_token_bytes)
     needed = Sizes.on(mesh, context).pages * page

@@ -1,4 +1,4 @@
-"""Ticks of a real server, read from its schedule trace."""
+"""Ticks and slices of a real server, read from its schedule trace."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ NAMED = "stage "  # a trace's process of this prefix is one stage and group
 
 
 def served_ticks(path: Path, since: int = 0) -> list[dict[str, Any]]:
-    """Ticks of `medha-jax serve --trace`, in the form of `medha_jax.simulate.calibration`.
+    """Ticks and slices of `medha-jax serve --trace`, in the form of `medha_jax.simulate.calibration`.
 
-    The first tick of each shape is left out, and so are ticks with a request numbered below `since` (warm-up, say).
+    The first tick of each shape is left out, and so are ticks with a request numbered below `since` (warm-up, say). A
+    slice has `layers`; its shapes are others than those of ticks.
     `host_s` is set if a request has chunks in this tick and the previous one: then the engine was busy between them.
     `at` is the tick's start in seconds of the server's clock; a calibration ignores it.
 
@@ -47,19 +48,21 @@ def _found(events: list[dict[str, Any]], since: int) -> list[dict[str, Any]]:
             _, stage, _, group = event["args"]["name"].split()
             places[event["pid"]] = int(stage), int(group)
     found: list[dict[str, Any]] = []
-    seen: set[tuple[int, ...]] = set()
+    seen: set[tuple[bool, tuple[int, ...]]] = set()
     before: set[int] = set()
     ended = 0.0
     for began, slices in sorted(ticks.items()):
         whole = next(one for one in slices if "bucket" in one["args"])
         stages, requests = _stages(slices, places)
-        shape, seconds = tuple(whole["args"]["bucket"]), whole["args"]["measured_s"]
-        known, goes_on = shape in seen and seconds is not None, bool(requests & before)
-        seen.add(shape)
+        shape, seconds, layers = (whole["args"].get(name) for name in ("bucket", "measured_s", "layers"))
+        kind = layers is None, tuple(shape)
+        known, goes_on = kind in seen and seconds is not None, bool(requests & before)
+        seen.add(kind)
         if known and min(requests, default=0) >= since:
             host = max(0.0, (began - ended) / 1e6) if goes_on else None
             at = origin + began / 1e6
-            found.append({"at": at, "shape": list(shape), "seconds": seconds, "host_s": host, "stages": stages})
+            tick = {"at": at, "shape": shape, "seconds": seconds, "host_s": host, "stages": stages}
+            found.append(tick if layers is None else tick | {"layers": layers})
         before, ended = requests, began + whole["dur"]
     return found
 

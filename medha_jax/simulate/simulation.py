@@ -11,10 +11,11 @@ from medha_jax.engine import Completed, Engine, GenerationRequest, NewTokens, sc
 from medha_jax.plan import SamplingParams
 from medha_jax.results import RequestRecord
 from medha_jax.scheduler.request import Slo
-from medha_jax.simulate.clock import VirtualClock
+from medha_jax.simulate.clock import Clock, VirtualClock
 from medha_jax.simulate.counted_output import CountedOutput
 from medha_jax.simulate.deployments import Deployment
-from medha_jax.simulate.executor import SimulatedExecutor, SimulationError, Slowed, Totals
+from medha_jax.simulate.executor import SimulatedExecutor, Slowed, Totals
+from medha_jax.simulate.held_chunks import SimulationError
 from medha_jax.simulate.simulated_records import record_of
 from medha_jax.workload import WorkloadRequest
 
@@ -31,13 +32,25 @@ class Outcome:
     totals: Totals
 
 
+def executor_of(deployment: Deployment, clock: Clock, slowed: Slowed | None = None) -> SimulatedExecutor:
+    """The devices of a deployment."""
+    return SimulatedExecutor(
+        deployment.config,
+        deployment.context,
+        deployment.times,
+        clock,
+        slowed,
+        slice_lengths=deployment.slice_lengths,
+    )
+
+
 def alone(deployment: Deployment, settings: SchedulerConfig) -> Callable[[int], float]:
     """Seconds of a prompt alone, as a function of its tokens, in chunks that leave room for decodes.
 
     This is the scheduler's prediction, with ticks of at most the TPOT target over the stages. It leaves out the filling
     of the pipeline, so the time in chunks of the largest size is a lower bound. Short prompts always come in those.
     """
-    executor = SimulatedExecutor(deployment.config, deployment.context, deployment.times, VirtualClock())
+    executor = executor_of(deployment, VirtualClock())
     predicted = scheduler_for(executor, settings, deployment.model).prefill_seconds
 
     def seconds(prompt: int) -> float:
@@ -77,7 +90,7 @@ def simulate(
         SimulationError: the engine stands still, or asks for something that no runtime can do.
     """
     clock = VirtualClock()
-    executor = SimulatedExecutor(deployment.config, deployment.context, deployment.times, clock, slowed)
+    executor = executor_of(deployment, clock, slowed)
     settings = replace(settings, prefix_cache=False)
     model = deployment.model
     engine = Engine(executor, scheduler_for(executor, settings, model), model, clock, CountedOutput)
@@ -100,7 +113,7 @@ def simulate(
                 break
             clock.advance_to(sent[came].at)
             continue
-        before = executor.totals.ticks
+        before = executor.totals.seconds
         for number, event in engine.step():
             place = of_number[number]
             if isinstance(event, NewTokens) and first[place] is None:
@@ -108,7 +121,7 @@ def simulate(
             elif isinstance(event, Completed):
                 finished[place] = freed = clock()
                 done += 1
-        stuck = stuck + 1 if executor.totals.ticks == before else 0
+        stuck = stuck + 1 if executor.totals.seconds == before else 0
         if stuck:
             clock.advance_to(clock() + STUCK_PAUSE_S)
         if stuck > STUCK_STEPS:

@@ -96,7 +96,9 @@ class ConvoySummary:
         short_ttft: median and P99.
         short_tpot: median and largest.
         long_finished: when the last token of the long request came.
+        long_alone: seconds of the long request with nobody else, in the largest chunks.
         long_bound: seconds of all requests one after the other, prefills and output tokens.
+        longest: seconds of the longest tick or slice: a newcomer waits for the end of one.
     """
 
     policy: str
@@ -104,7 +106,9 @@ class ConvoySummary:
     short_tpot: tuple[float, ...]
     long_ttft: float
     long_finished: float | None
+    long_alone: float
     long_bound: float
+    longest: float
 
 
 def summarise_convoy(policy: str, outcome: Outcome, deployment: Deployment) -> ConvoySummary:
@@ -113,13 +117,16 @@ def summarise_convoy(policy: str, outcome: Outcome, deployment: Deployment) -> C
     ttft, each = percentiles([waited(one) for one in short], (50, 99)), percentiles(tpots(short), (50, 100))
     if ttft is None or each is None:
         raise ValueError("a convoy needs short requests with at least two output tokens")
+    alone = [isolated_seconds(one, deployment) for one in outcome.records]
     return ConvoySummary(
         policy=policy,
         short_ttft=ttft,
         short_tpot=each,
         long_ttft=waited(long),
         long_finished=long.ended if long.status == "ok" else None,
-        long_bound=sum(isolated_seconds(one, deployment) for one in outcome.records),
+        long_alone=alone[0],
+        long_bound=sum(alone),
+        longest=outcome.totals.longest,
     )
 
 

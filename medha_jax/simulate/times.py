@@ -1,11 +1,11 @@
-"""The simulated work of a tick, and the interface that gives its seconds."""
+"""The simulated work of a tick or slice, and the interface that gives its seconds."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from medha_jax.scheduler.time_model import TickWork, TimeModel
+from medha_jax.scheduler.time_model import TickWork, TimeModel, slice_work
 from medha_jax.specs.buckets import Bucket, Segment
 from medha_jax.specs.chunk_work import chunk_attention, chunk_read
 
@@ -32,6 +32,15 @@ class GroupWork:
         chunks = len(self.chunks)
         return Segment(self.rows - chunks, self.tokens, chunks)
 
+    @property
+    def sums(self) -> tuple[float, float]:
+        """Attention of prompt chunks, and KV that chunks and decodes read."""
+        attention, context = 0.0, self.context
+        for squares, read in self.chunks:
+            attention += squares
+            context += read
+        return attention, context
+
     def __add__(self, other: GroupWork) -> GroupWork:
         return GroupWork(
             self.chunks + other.chunks,
@@ -52,22 +61,25 @@ class GroupWork:
 
 
 class GroupTimes(Protocol):
-    """Gives the seconds of a group's part of a tick."""
+    """Gives the seconds of a group's part of a tick or slice."""
 
     def group_seconds(self, shape: Bucket, work: GroupWork) -> float:
         """Seconds of work in a shape; a tick takes those of its slowest stage and group."""
 
+    def slice_seconds(self, shape: Bucket, layers: int, work: GroupWork) -> float:
+        """Seconds of work in a shape of slices, for so many layers of a stage."""
+
 
 @dataclass(frozen=True)
 class SummedTimes:
-    """Times from the scheduler's model, which takes sums over the chunks of a tick."""
+    """Times from the scheduler's model, which takes sums over the chunks of a tick or slice."""
 
     model: TimeModel
 
     def group_seconds(self, shape: Bucket, work: GroupWork) -> float:
         """Seconds of work in a shape."""
-        attention, context = 0.0, work.context
-        for squares, read in work.chunks:
-            attention += squares
-            context += read
-        return self.model.seconds(TickWork(shape.rows, attention, context, work.rows))
+        return self.model.seconds(TickWork(shape.rows, *work.sums, work.rows))
+
+    def slice_seconds(self, shape: Bucket, layers: int, work: GroupWork) -> float:
+        """Seconds of work in a shape of slices."""
+        return self.model.slices.seconds(slice_work(layers, shape.rows, *work.sums))

@@ -139,6 +139,34 @@ def all_buckets(own: Buckets, shared: Buckets | None) -> tuple[Bucket, ...]:
     return tuple(Bucket(private, common) for common in commons for private in privates)
 
 
+def slice_shapes(own: Buckets, shared: Buckets | None) -> tuple[Bucket, ...]:
+    """Every shape that slices are compiled for: one chunk of each group, one shared chunk, or both."""
+    privates, commons = [NO_ROWS, *_slices(own)], [NO_ROWS, *(_slices(shared) if shared is not None else ())]
+    return tuple(Bucket(private, common) for common in commons for private in privates if private.rows or common.rows)
+
+
+def smallest_slice(own: Buckets, shared: Buckets | None, need: int, shared_need: int = 0) -> Bucket:
+    """The smallest shape of a slice that holds chunks of `need` own and `shared_need` shared tokens.
+
+    Raises:
+        UnknownShapeError: no compiled shape is large enough.
+    """
+    return Bucket(_smallest_slice(own, need), _smallest_slice(shared, shared_need))
+
+
+def _slices(buckets: Buckets) -> Iterable[Segment]:
+    return (Segment(0, size, 1) for size in buckets.slices)
+
+
+def _smallest_slice(buckets: Buckets | None, need: int) -> Segment:
+    sizes = () if buckets is None else buckets.slices
+    if not need:
+        return NO_ROWS
+    if not sizes or need > sizes[-1]:
+        raise UnknownShapeError(f"a slice of {need} tokens is beyond the compiled ones: {sizes or 'none'}")
+    return Segment(0, smallest_size(sizes, need), 1)
+
+
 def padded_segment(buckets: Buckets, decode: int, prefill: int) -> Segment:
     """The compiled segment of two padded sizes; with prompt rows it has all chunks."""
     return Segment(decode, prefill, buckets.chunks if prefill else 0)

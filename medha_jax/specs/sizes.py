@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from medha_jax.config import MeshConfig, RuntimeConfig
+from medha_jax.config import Buckets, MeshConfig, RuntimeConfig
 
 UNBOUNDED = 2**30  # tokens of one request on a group, if there is only one group; fits an int32
 ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -29,12 +29,24 @@ def tokens_per_group(mesh: MeshConfig, context: int) -> int:
     return mesh.tokens_per_group or pages_for(context, mesh.page_size) * mesh.page_size
 
 
+def without_unused_slices(config: RuntimeConfig, context: int) -> RuntimeConfig:
+    """A configuration without sizes of slices that no chunk needs, if the model is limited to `context` tokens."""
+    mesh, sizes = config.mesh, Sizes.of(config, context)
+    most = min(sizes.context, sizes.per_group)  # tokens of a chunk: it lies on one group
+
+    def used(buckets: Buckets) -> Buckets:
+        return replace(buckets, slices=buckets.slices[: 1 + sum(size < most for size in buckets.slices)])
+
+    shared = mesh.shared_buckets and used(mesh.shared_buckets)
+    return replace(config, mesh=replace(mesh, buckets=used(mesh.buckets), shared_buckets=shared))
+
+
 @dataclass(frozen=True)
 class Sizes:
     """Tokens and pages of a configuration on a mesh.
 
     Args:
-        context: most tokens of one request, prompt and output.
+        context: most tokens of one request, prompt and output; empty pools hold as many.
         per_group: tokens of one request that a group holds; `UNBOUNDED` if there is only one group.
         pages: in each group's pool.
         table_width: pages of one request that fit a group's page table.
@@ -52,10 +64,18 @@ class Sizes:
 
     @classmethod
     def on(cls, mesh: MeshConfig, context: int, pool_tokens: int | None = None) -> Sizes:
-        """The sizes of a layout; without `pool_tokens`, each group's pool holds one request of `context` tokens."""
+        """The sizes of a layout; without `pool_tokens`, each group's pool holds one request of `context` tokens.
+
+        The context of smaller pools is what they hold: one of them if no request is spread over groups.
+        """
         per_group = tokens_per_group(mesh, context)
+        if mesh.spread_buckets is not None and pool_tokens is not None and mesh.tokens_per_group is None:
+            per_group = min(per_group, pages_for(pool_tokens, mesh.page_size) * mesh.page_size)
         context = min(context, mesh.kvp * per_group)
         held = min(context, per_group)
+        pages = pages_for(pool_tokens or held, mesh.page_size)
+        if pages * mesh.page_size < held:
+            context = held = pages * mesh.page_size
         block = max(1, BLOCK_TOKENS // mesh.page_size)
         width = pages_for(pages_for(held, mesh.page_size), block) * block
-        return cls(context, per_group, pages_for(pool_tokens or held, mesh.page_size), width)
+        return cls(context, per_group, pages, width)

@@ -20,6 +20,7 @@ class TickShapes:
         stages: pipeline stages; a token needs one tick for each.
         slots: most requests that run at once.
         context: most tokens of one request, prompt and output.
+        slice_lengths: numbers of layers that a slice may have, increasing; the last one is all layers of a stage.
     """
 
     own: Buckets
@@ -30,9 +31,10 @@ class TickShapes:
     stages: int
     slots: int
     context: int
+    slice_lengths: tuple[int, ...] = (1,)
 
     @classmethod
-    def of(cls, mesh: MeshConfig, sizes: Sizes, slots: int) -> TickShapes:
+    def of(cls, mesh: MeshConfig, sizes: Sizes, slots: int, slice_lengths: tuple[int, ...] = (1,)) -> TickShapes:
         """The shapes of a layout; without shared shapes no request is spread over groups."""
         return cls(
             own=mesh.buckets,
@@ -43,11 +45,17 @@ class TickShapes:
             stages=mesh.spp,
             slots=slots,
             context=sizes.context,
+            slice_lengths=slice_lengths,
         )
 
     def buckets(self, start: int) -> Buckets:
         """Row sizes for a chunk that starts at position `start`."""
         return self.own if start < self.per_group else self.shared
+
+    @property
+    def layers(self) -> int:
+        """Layers of a stage."""
+        return self.slice_lengths[-1]
 
     def left_on_group(self, start: int) -> int:
         """Tokens from `start` to the end of its group's part."""

@@ -82,14 +82,18 @@ def build_offered(config: WorkloadConfig, load: float, work: Callable[[int], flo
 
 
 def build_convoy(config: ConvoyConfig) -> Workload:
-    """One request of kind "long" at 0 and short ones behind it, in order of their due times."""
-    long = WorkloadRequest(0, 0.0, "long", config.long_prompt, config.long_output, (REQUESTS, 0))
-    # the long prompt's content takes the same draws first; documented runs have these lengths
+    """Requests of kind "long" at 0 and short ones behind them, in order of their due times."""
+    # the first long prompt and the short ones have the same content beside any number of long ones
+    contents = 0, *range(config.shorts + 1, config.shorts + config.longs)
+    long = [
+        WorkloadRequest(number, 0.0, "long", config.long_prompt, config.long_output, (REQUESTS, content))
+        for number, content in enumerate(contents)
+    ]
     rng = np.random.default_rng(config.seed)
     prompts = rng.integers(config.short_prompt, (config.short_prompt_most or config.short_prompt) + 1, config.shorts)
     short = [
         WorkloadRequest(
-            index=number,
+            index=config.longs + number - 1,
             at=config.first + (number - 1) * config.interval,
             kind="short",
             prompt_tokens=prompt,
@@ -98,7 +102,7 @@ def build_convoy(config: ConvoyConfig) -> Workload:
         )
         for number, prompt in enumerate(prompts.tolist(), 1)
     ]
-    return Workload(config, (), (long, *short))
+    return Workload(config, (), (*long, *short))
 
 
 def _rng(config: WorkloadConfig, stream: int) -> np.random.Generator:

@@ -148,10 +148,11 @@ class WorkloadConfig:
 
 @dataclass(frozen=True)
 class ConvoyConfig:
-    """One long prompt, and short requests behind it; `build_convoy` makes them.
+    """Long prompts, and short requests behind them; `build_convoy` makes them.
 
     Args:
-        long_prompt: tokens of the long prompt, which is due at 0.
+        longs: number of long prompts, all due at 0.
+        long_prompt: tokens of each.
         shorts: number of short requests.
         short_prompt: prompt tokens of each.
         short_prompt_most: if set, prompt tokens are uniform from `short_prompt` to this.
@@ -160,6 +161,7 @@ class ConvoyConfig:
         vocabulary: token ids are drawn from 0 up to, not including, this.
     """
 
+    longs: int = 1
     long_prompt: int = 32_768
     long_output: int = 16
     shorts: int = 10
@@ -172,6 +174,7 @@ class ConvoyConfig:
     vocabulary: int = 32_000
 
     def __post_init__(self) -> None:
+        within("long requests", self.longs, 1, MAX_REQUESTS)
         within("long prompt", self.long_prompt, 1, MAX_PROMPT)
         within("long output", self.long_output, 1, MAX_OUTPUT)
         within("short requests", self.shorts, 0, MAX_REQUESTS)

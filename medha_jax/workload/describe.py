@@ -12,8 +12,9 @@ def describe(config: WorkloadConfig | ConvoyConfig) -> str:
     """One line: `medha-5pct x 1/32, poisson at 2 requests/s, 200 requests, seed 0`."""
     if isinstance(config, ConvoyConfig):
         short = _range((config.short_prompt, config.short_prompt_most or config.short_prompt))
+        long = "one prompt" if config.longs == 1 else f"{config.longs:,} prompts"
         return (
-            f"one prompt of {config.long_prompt:,} tokens and {config.shorts:,} of {short} tokens, "
+            f"{long} of {config.long_prompt:,} tokens and {config.shorts:,} of {short} tokens, "
             f"one every {config.interval:g} s, seed {config.seed}"
         )
     parts = [_lengths(config), _arrivals(config)]

@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 
 from medha_jax.config import SchedulerConfig
 from medha_jax.simulate.cost import CostModel
-from medha_jax.simulate.executor import SimulationError, Totals
+from medha_jax.simulate.executor import Totals
+from medha_jax.simulate.held_chunks import SimulationError
 from medha_jax.simulate.simulated_records import record_of
 from medha_jax.simulate.simulation import Outcome
 from medha_jax.simulate.times import GroupWork

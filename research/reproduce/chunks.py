@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from medha_jax.config import Buckets, MeshConfig
+from medha_jax.config import Buckets, MeshConfig, SchedulerConfig
 from medha_jax.scheduler.chunking import PrefillTable
 from medha_jax.scheduler.time_model import TickWork
 from medha_jax.simulate.cost import CostModel
@@ -71,7 +71,7 @@ def pareto(run: PresetRun) -> Reproduction:
         ]
     cost = _cost("llama3-8b", SIZES)
     for target in TARGETS_S:
-        table = PrefillTable(cost, _shapes(cost), target)
+        table = PrefillTable(cost, _shapes(cost), target, SchedulerConfig().slice_s)
         longest = max(target, _tick(cost, MEGA - SIZES[0], SIZES[0]))  # even the smallest chunk may take longer
         adaptive.append((longest, table.between(0, MEGA)))
         rows.append(Comparison(f"TTFT, adaptive, ticks of {1000 * target:.0f} ms", adaptive[-1][1], unit="s"))
@@ -89,7 +89,7 @@ def pareto(run: PresetRun) -> Reproduction:
 
 
 def _cost(model: str, sizes: tuple[int, ...]) -> CostModel:
-    buckets = Buckets(decode=(1,), prefill=sizes, chunks=1)
+    buckets = Buckets(decode=(1,), prefill=sizes, chunks=1, slices=())
     mesh = MeshConfig(tp=8, page_size=64, buckets=buckets, hardware="h100")
     return CostModel.of(load_model(model), mesh, load_hardware("h100"))
 

@@ -124,7 +124,7 @@ def _tpot(system: Calibrated, context: int) -> float:
 
 
 def _buckets(chunk: int) -> Buckets:
-    return Buckets(decode=(1, 8, 32, 128), prefill=tuple(size for size in SIZES if size <= chunk), chunks=32)
+    return Buckets(decode=(1, 8, 32, 128), prefill=tuple(size for size in SIZES if size <= chunk), chunks=32, slices=())
 
 
 def _descend(error: Callable[[Mapping[str, float]], float], start: Mapping[str, float]) -> dict[str, float]:

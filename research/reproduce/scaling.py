@@ -20,7 +20,7 @@ from research.reproduce.published import KI
 from research.reproduce.report import Comparison, PresetRun, Reproduction
 
 MEGA = KI * KI
-BUCKETS = Buckets(decode=(1,), prefill=(64, 256, 512, 1024, 2048, 4096, 8192), chunks=1)
+BUCKETS = Buckets(decode=(1,), prefill=(64, 256, 512, 1024, 2048, 4096, 8192), chunks=1, slices=())
 CONTEXTS = (128 * KI, MEGA, 10 * MEGA)
 HARDWARE = "h100"
 TICKS_S = (0.02, 0.05, 0.1, 0.2)  # of prompts alone; at 0.2 s, 16 stages take 3 s to fill

@@ -30,7 +30,7 @@ DURATION_S, RATE, MIXES = 900.0, 0.75, ("0", "1", "5")
 RATES = (0.25, 0.75, 1.25)
 MODEL = "llama3-8b"
 CONTEXT, SLOTS, ENOUGH = 2**20 + 2**13, 128, 0.9
-OWN = Buckets(decode=(1, 8, 32, 128), prefill=PREFILL, chunks=8)
+OWN = Buckets(decode=(1, 8, 32, 128), prefill=PREFILL, chunks=8, slices=())
 SETTING = (
     "Llama-3 8B, 16 A100; every system with the attention and matrix rates fitted in preset isolated and the host's "
     "times assumed for A100"

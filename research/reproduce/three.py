@@ -6,12 +6,12 @@ import dataclasses
 
 import numpy as np
 
-from medha_jax.config import MeshConfig, SchedulerConfig
+from medha_jax.config import Buckets, MeshConfig, SchedulerConfig
 from medha_jax.results.metrics import waited
 from medha_jax.simulate.cost import CostModel
 from medha_jax.simulate.deployments import Deployment, deploy
 from medha_jax.simulate.hardware import load_hardware
-from medha_jax.simulate.layouts import OWN, PAGE, SHARED
+from medha_jax.simulate.layouts import PAGE
 from medha_jax.simulate.named_models import load_model
 from medha_jax.simulate.simulation import Outcome, simulate
 from medha_jax.simulate.summaries import tpots
@@ -23,6 +23,9 @@ from research.reproduce.requests import poisson
 DURATION_S = 400.0
 LONG, SHARE = 2 * 2**20, 0.05
 LOW, HIGH = 0.25, 1.75  # requests/s
+# the paper's system has no slices
+OWN = Buckets(decode=(1, 8, 32, 128), prefill=(64, 256, 512, 1024, 2048, 4096, 8192), slices=(), chunks=16)
+SHARED = Buckets(decode=(4,), prefill=(64, 512, 2048, 8192), slices=(), chunks=2)
 
 
 def three(run: PresetRun) -> Reproduction:

@@ -1,4 +1,4 @@
-"""Lowers real ticks for CUDA in a process without a GPU, and says as JSON what is in them.
+"""Lowers real ticks and slices for CUDA in a process without a GPU, and says as JSON what is in them.
 
 `python -m tests.attention.lowering CASE…`. A process of its own, because the kernels are compiled here and interpreted
 in the tests beside it.
@@ -24,6 +24,7 @@ from medha_jax.config import Buckets, MeshConfig, RuntimeConfig
 from medha_jax.inspection.hlo import CONVERSIONS, COPIES, instructions, making
 from medha_jax.mesh import build_mesh, request_cpu_devices
 from medha_jax.runtime.programs import Programs
+from medha_jax.runtime.shapes import SliceShape
 from medha_jax.specs.layout import Layout
 from medha_jax.specs.model import Architecture
 
@@ -48,6 +49,7 @@ NAMES = (
     "write_kernel",
     "write_fp8_kernel",
 )
+COMPILED = ("sm90", "sm90 apart", "sm90 fp8", "sm90 slice", "sm90 slice apart", "sm90 slice fp8")
 CASES: dict[str, dict[str, Any]] = {
     "sm90": dict(capability=90, layout=Layout(2, 2, 2)),
     "sm80": dict(capability=80, layout=Layout(2, 2, 2)),
@@ -55,6 +57,9 @@ CASES: dict[str, dict[str, Any]] = {
     "sm90 fp8": dict(capability=90, layout=Layout(2, 1, 1), kv_dtype="fp8"),
     "sm90 float16 96": dict(capability=90, layout=Layout(), dtype="float16", head_dim=96),
     "sm80 256": dict(capability=80, layout=Layout(), head_dim=256),
+    "sm90 slice": dict(capability=90, layout=Layout(2, 2, 2), sliced=True),
+    "sm90 slice apart": dict(capability=90, layout=Layout(), sliced=True, together=False),
+    "sm90 slice fp8": dict(capability=90, layout=Layout(1, 2, 1), sliced=True, kv_dtype="fp8"),
 }
 
 
@@ -66,15 +71,15 @@ def programs(
     together: bool = True,
     **settings: Any,
 ) -> Programs:
-    """A small model's ticks on virtual CPU devices, lowered for a GPU; `together` whatever the table says."""
+    """Programs of a small model on virtual CPU devices, lowered for a GPU; `together` whatever the table says."""
     mesh = MeshConfig(
         tp=layout.tp,
         spp=layout.spp,
         kvp=layout.kvp,
         page_size=128,
         tokens_per_group=2**19,
-        buckets=Buckets((8,), (64, 512), 2),
-        shared_buckets=Buckets((2,), (64,), 1),
+        buckets=Buckets((8,), (64, 512), 2, slices=(512,)),
+        shared_buckets=Buckets((2,), (64,), 1, slices=(64,)),
     )
     config = RuntimeConfig(
         mesh=mesh, slots=16, pool_tokens=2**17, attention="triton", compilation_cache=None, **settings
@@ -160,15 +165,17 @@ def pool_copies(made: Programs, lowered: jax.stages.Lowered) -> dict[str, int]:
 
 
 def main(cases: list[str]) -> None:
-    """Print what is in each case's largest tick."""
+    """Print what is in each largest tick, or in each largest slice of two layers."""
     request_cpu_devices(8)
     report = {}
     for case in cases:
-        made = programs(**CASES[case])
-        lowered = made.lower(made.buckets[-1])
+        settings = dict(CASES[case])
+        sliced = settings.pop("sliced", False)
+        made = programs(**settings)
+        lowered = made.lower(SliceShape(made.slice_buckets[-1], 2) if sliced else made.buckets[-1])
         report[case] = dict(calls=kernel_calls(lowered))
         legacy = f"@{CALLS[0]}(" in lowered.as_text()
-        if legacy and case in ("sm90", "sm90 apart", "sm90 fp8"):
+        if legacy and case in COMPILED:
             report[case]["compiled"] = pool_copies(made, lowered)
     print(json.dumps(report))
 

@@ -1,4 +1,4 @@
-"""The real tick, lowered for NVIDIA GPUs under shard_map in a process that has none."""
+"""The real tick and the real slice, lowered for NVIDIA GPUs under shard_map in a process that has none."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 if any(find_spec(name) is None for name in ("triton", "jax_triton", "jax_cuda12_plugin")):
     pytest.skip("the `kernels` extra is not installed", allow_module_level=True)
 
-from tests.attention.lowering import CASES
+from tests.attention.lowering import CASES, COMPILED
 
 pytestmark = pytest.mark.kernels
 
@@ -72,7 +72,7 @@ def test_what_is_changed_shares_its_inputs_memory(report: dict[str, Any], case: 
         assert call["aliases"] == wanted.get(call["names"][0], 0)
 
 
-@pytest.mark.parametrize("case", ["sm90", "sm90 apart", "sm90 fp8"])
+@pytest.mark.parametrize("case", COMPILED)
 def test_xla_copies_the_pool_nowhere(report: dict[str, Any], case: str) -> None:
     if "compiled" not in report[case]:
         pytest.skip("this jax-triton's calls cannot be compiled for CPU devices")

@@ -57,8 +57,15 @@ def test_repeats_have_the_next_seeds(grpc):
 
 
 def test_what_goes_on_is_shown(grpc):
-    config = dataclasses.replace(CONFIG, rate=20.0)
-    _, screen = with_session(grpc, lambda session: session.repeat(config, 1))
+    async def work(session):
+        shown = session._display.shown
+        running = asyncio.create_task(session.repeat(dataclasses.replace(CONFIG, rate=20.0, num_requests=500), 1))
+        while not running.done() and not (shown and shown[-1][1] > shown[0][1] > 0):
+            await asyncio.sleep(0.01)
+        session.stop()
+        await running
+
+    _, screen = with_session(grpc, work)
     assert len(screen.shown) >= 2 and screen.closed == 1
     assert all(what == "load" and seconds > 0 for what, _, seconds in screen.shown)
     assert screen.shown[-1][1] > screen.shown[0][1] > 0

@@ -27,7 +27,7 @@ def test_bursts_are_the_same_requests_with_other_gaps() -> None:
 def test_a_slower_machine_makes_more_requests_late_and_every_request_is_counted() -> None:
     usual, slow = (count(Condition(0.9, slowed=times), 1, "fcfs", SECONDS) for times in (1.0, 4.0))
     assert (usual.short, usual.long) == (slow.short, slow.long)
-    assert usual.short + usual.long == len(arriving(Condition(0.9), 1, SECONDS, alone(MACHINE, SETTINGS)))
+    assert usual.short + usual.long == len(arriving(Condition(0.9), 1, SECONDS, alone(MACHINE.chunks_only, SETTINGS)))
     assert slow.longest_wait > usual.longest_wait
     assert slow.short_late + slow.long - slow.long_on_time > usual.short_late + usual.long - usual.long_on_time
 
@@ -40,13 +40,20 @@ def test_every_policy_under_every_condition_and_seed() -> None:
     ]
 
 
+def test_slices_serve_the_same_requests() -> None:
+    whole, sliced = (count(Condition(0.9), 1, "red", SECONDS, one) for one in (MACHINE.chunks_only, MACHINE))
+    assert (whole.short, whole.long) == (sliced.short, sliced.long)
+    assert sliced.long_on_time <= sliced.long_in_twice <= sliced.long
+    assert sliced.longest < whole.longest
+
+
 def test_a_part_of_the_pool() -> None:
     assert with_pool(MACHINE, 0.25).config.pool_tokens == pytest.approx(MACHINE.config.pool_tokens / 4, abs=1)
 
 
 def test_the_table_adds_seeds_up_and_marks_the_best() -> None:
     counts = [
-        Count("load 1", seed, policy, 10, int(policy != "red"), 5, 2 if policy == "srtf" else 1, 7.0)
+        Count("load 1", seed, policy, 10, int(policy != "red"), 5, 2 if policy == "srtf" else 1, 3, 7.0, (), (), 0.0)
         for policy in POLICIES
         for seed in (1, 2)
     ]

@@ -10,10 +10,12 @@ import pytest
 
 from medha_jax.cli import run
 from medha_jax.client import Client
+from medha_jax.config import Buckets
 from tests.bench.conftest import Completions
 from tests.cli.command import COMMAND, ROOT
 from tests.server.processes import SIMULATED, ServerProcess, wait_until
 
+LARGEST = Buckets().prefill[-1]
 LOAD = ["--workload", "random", "--prompt-tokens", "5-200", "--output-tokens", "8", "--rate", "100"]
 
 
@@ -128,7 +130,10 @@ def test_the_highest_rate_is_searched(capsys, simulated, tmp_path):
 def test_a_convoy_over_its_own_servers_shows_who_waits(capsys, monkeypatch, tmp_path):
     """The servers are simulated ones: 150 µs for every prompt token, so the long prompt takes more than a second."""
     stand_in = (sys.executable, "-m", "benchmarks.simulated_server", "--tick-ms", "2", "--token-us", "150")
+    generated = json.dumps({"ttft_s": 1.0, "tpot_s": 0.02, "token_ids": [7] * 16})
+    counted = f"import sys; ids = sys.stdin.read().split(','); assert len(ids) == 8000; print('{generated}')"
     monkeypatch.setattr("medha_jax.bench.own_server.SERVE", stand_in)
+    monkeypatch.setattr("medha_jax.bench.best_alone.GENERATE", (sys.executable, "-c", counted))
     monkeypatch.chdir(ROOT)
     shape = ["--long-prompt", 8000, "--shorts", 5, "--short-prompt", 32, "--short-output", 4, "--interval", 0.1]
     code, out, err = bench(capsys, "convoy", *shape, "--policies", "fcfs-whole,lars", "--json", "--out", tmp_path)
@@ -137,7 +142,12 @@ def test_a_convoy_over_its_own_servers_shows_who_waits(capsys, monkeypatch, tmp_
     assert (whole["name"], lars["name"]) == ("fcfs, whole prompts", "lars") and whole["ratio"] == 1
     assert lars["short_done"] == whole["short_done"] == 5 and lars["ratio"] > 1
     assert lars["short_ttft"][0] < whole["short_ttft"][0] and lars["alone"]["long_s"] > 1
-    assert lars["bound"] == pytest.approx(lars["alone"]["long_s"] + 5 * lars["alone"]["short_s"])
+    assert lars["alone"]["best_ttft_s"] == 1 and lars["alone"]["best_s"] == pytest.approx(1.3)
+    assert lars["bound"] == pytest.approx(1.3 + 5 * lars["alone"]["short_s"])
+    (done,) = lars["long_finish"]
+    assert lars["over_best"] == pytest.approx(done / 1.3) and lars["over_bound"] == pytest.approx(done / lars["bound"])
+    assert lars["alone_over_best"] == pytest.approx(lars["alone"]["long_s"] / 1.3)
+    assert err.index("$ medha-jax generate") < err.index("$ medha-jax serve")
     assert "--no-chunk-preemption" in err and "the server is ready after" in err
     sent = {
         name: [json.loads(line) for line in (tmp_path / name / "requests.jsonl").read_text().splitlines()]
@@ -151,7 +161,11 @@ def test_a_convoy_on_a_server_that_is_there(capsys, completions):
     shape = ["--long-prompt", 300, "--shorts", 2, "--short-prompt", 5, "--short-output", 3, "--interval", 0.05]
     code, out, err = bench(capsys, "convoy", "--url", completions.url(), *shape)
     assert code == 0 and completions.url() in out, err
-    assert "short TTFT P50" in out and "long + all short alone" in out and "1.00x" in out
+    assert "short TTFT P50" in out and "not known of a server that was there" in out and "1.00x" in out
+    code, out, err = bench(capsys, "convoy", "--url", completions.url(), *shape, "--longs", 2, "--json")
+    (row,) = json.loads(out)["rows"]
+    assert code == 0 and len(row["long_finish"]) == len(row["long_ttft"]) == 2, err
+    assert row["bound"] is row["over_best"] is row["over_bound"] is row["alone"]["best_s"] is None
 
 
 def test_ctrl_c_keeps_what_was_measured(simulated, tmp_path):
@@ -208,10 +222,11 @@ def test_ctrl_c_keeps_what_was_measured(simulated, tmp_path):
         (["convoy", "--policies", "lars,lars"], "'lars' is named twice"),
         (["convoy", "--server", "a:1", "--policies", "lars"], "--policies beside --server"),
         (["convoy", "--long-prompt", "0"], "'--long-prompt'"),
+        (["convoy", "--long-prompt", "300000"], "300,000 + 16 tokens are more than the context of 131,072"),
         (["search", "--start-rate", "0"], "'--start-rate'"),
         (["search", "--attainment", "2"], "'--attainment'"),
         (["engine", "--chunks", "0"], "'0' is no number from 1; give some as in 64,1024"),
-        (["engine", "--chunks", "4096"], "chunks are (4096,); allowed are 2 to 1024 tokens in this layout"),
+        (["engine", "--chunks", "4096"], f"(4096,); allowed are 2 to {LARGEST} tokens in this layout"),
         (["engine", "--batches", "33"], "batches are (33,); allowed are 1 to 32 in this layout"),
         (["engine", "--contexts", "10000000"], "is more than the model's context"),
         (["engine", "--model", "/nowhere"], "/nowhere does not exist; give tiny"),

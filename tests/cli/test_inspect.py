@@ -18,8 +18,8 @@ LLAMA_70B = {
 }
 LAYOUT = """
 {tp: 8, spp: 4, kvp: 4, page_size: 128, tokens_per_group: 32768, hardware: h100,
- buckets: {decode: [8], prefill: [64], chunks: 2, mixed_only: true},
- shared_buckets: {decode: [4], prefill: [64], chunks: 2, mixed_only: true}}
+ buckets: {decode: [8], prefill: [64], chunks: 2, mixed_only: true, slices: []},
+ shared_buckets: {decode: [4], prefill: [64], chunks: 2, mixed_only: true, slices: [128]}}
 """
 
 
@@ -33,7 +33,7 @@ def test_a_large_model_on_128_devices(inspect, tmp_path):
     (tmp_path / "layout.yaml").write_text(LAYOUT)
     done = inspect("--model", tmp_path / "config.json", "--mesh", tmp_path / "layout.yaml", "--json")
     assert done.returncode == 0, done.stderr
-    assert "compiled 2/2" in done.stderr
+    assert "compiled 3/3" in done.stderr
     report = json.loads(done.stdout)
     assert (report["devices"], report["dtype"]) == (128, "bfloat16")
     # one of 8 KV heads, 20 of 80 layers
@@ -43,7 +43,7 @@ def test_a_large_model_on_128_devices(inspect, tmp_path):
     assert 4e9 < report["weight_bytes"] < 5e9
     assert report["longest_context"] > 10_000_000
 
-    private, shared = report["buckets"]
+    private, shared, sliced = report["buckets"]
     assert set(private["bytes_by_axis"]) == {"tp", "spp"}
     # bf16 output and fp32 log-sum-exp of 8 of 64 heads, from each of 4 groups, 20 layers
     assert shared["bytes_by_axis"]["kvp"] == 20 * 4 * 68 * 8 * (128 * 2 + 4)
@@ -51,18 +51,24 @@ def test_a_large_model_on_128_devices(inspect, tmp_path):
     assert [(one["axis"], one["count"], one["nbytes"]) for one in ring] == [("spp", 1, shared["rows"] * 8192 * 2)]
     sums = [one for one in shared["collectives"] if (one["axis"], one["kind"]) == ("tp", "all-reduce")]
     assert [(one["count"], one["nbytes"]) for one in sums] == [(2 * 20 + 1, shared["rows"] * 8192 * 2)]
-    assert private["uncounted"] == shared["uncounted"] == 0
+    assert private["uncounted"] == shared["uncounted"] == sliced["uncounted"] == 0
+    # of a slice: one layer, and 128 rows that rest
+    assert (sliced["bucket"], sliced["slice_layers"], sliced["rows"]) == ("0+0/0+128", 1, 128)
+    assert sliced["bytes_by_axis"]["kvp"] == 4 * 128 * 8 * (128 * 2 + 4)
+    assert report["held_bytes"] == 128 * 8192 * 2
 
 
 def test_tables(inspect, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
-    (tmp_path / "one.yaml").write_text("{tp: 2, buckets: {decode: [2], prefill: [16], chunks: 1, mixed_only: true}}")
+    buckets = "{decode: [2], prefill: [16], chunks: 1, mixed_only: true, slices: [32]}"
+    (tmp_path / "one.yaml").write_text(f"{{tp: 2, buckets: {buckets}}}")
     # longer than the model's own limit: only shapes are looked at
     done = inspect("--model", tmp_path, "--mesh", tmp_path / "one.yaml", "--max-context", "4096", "--memory-gib", "1")
     assert done.returncode == 0, done.stderr
     assert "llama, 2 layers, float32, on 2 devices" in done.stdout
     assert "4,096 tokens" in done.stdout and "f32[18,32]" in done.stdout
-    assert "no copy of the pool" in done.stdout
+    assert done.stdout.count("no copy of the pool") == 2
+    assert "slice 0+32: 32 rows, 1 layer" in done.stdout and "bytes a slice" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -220,15 +220,19 @@ def test_every_setting_of_the_scheduler_is_a_flag_and_a_line_of_the_file(monkeyp
         "ttft-floor-s": 0.75,
         "tpot-floor-ms": 5.0,
         "idle-tick-s": 0.1,
+        "slice-ms": 20.0,
         "long-tokens": 1000,
         "ageing-ticks": 9,
         "preemption": False,
         "max-preemptions": 0,
+        "growth-pages": 3,
+        "reserve-output": True,
         "bypass-s": 3.0,
     }
     flags = []
     for name, value in stated.items():
-        flags += [f"--no-{name}"] if value is False else [f"--{name}", str(value)]
+        flags.append(f"--no-{name}" if value is False else f"--{name}")
+        flags += [] if isinstance(value, bool) else [str(value)]
     (tmp_path / "serve.yaml").write_text(json.dumps(stated))
     assert run(["serve", *flags]) == 0 and run(["serve", "--config", str(tmp_path / "serve.yaml")]) == 0
     assert run(["serve", "--config", str(tmp_path / "serve.yaml"), "--long-tokens", "2000"]) == 0

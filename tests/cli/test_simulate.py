@@ -23,6 +23,7 @@ def test_a_convoy_prints_a_row_for_every_policy(capsys: pytest.CaptureFixture[st
     assert said["simulated"] is True
     assert [row["policy"] for row in said["rows"]][:2] == ["fcfs, whole prompts", "fcfs"]
     assert said["rows"][-1]["short_ttft"][0] < said["rows"][0]["short_ttft"][0]
+    assert all(row["long_alone"] <= row["long_finished"] for row in said["rows"])
 
 
 def test_policies_are_compared_at_every_load(capsys: pytest.CaptureFixture[str]) -> None:

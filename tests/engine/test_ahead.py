@@ -73,7 +73,7 @@ def serve(
 def small() -> MeshExecutor:
     """Pages for 400 tokens, so that requests lose theirs to more urgent ones."""
     return small_executor(
-        pool_tokens=400, buckets=Buckets(decode=(8,), prefill=(64,), chunks=4, mixed_only=True), slots=8
+        pool_tokens=400, buckets=Buckets(decode=(8,), prefill=(64,), chunks=4, mixed_only=True, slices=()), slots=8
     )
 
 
@@ -157,8 +157,8 @@ def test_requests_that_spread_over_groups_are_exact_ahead(byte_tokenizer: Tokeni
         kvp=2,
         tokens_per_group=128,
         pool_tokens=256,
-        buckets=Buckets(decode=(4,), prefill=(64,), chunks=4, mixed_only=True),
-        shared_buckets=Buckets(decode=(4,), prefill=(64,), chunks=2, mixed_only=True),
+        buckets=Buckets(decode=(4,), prefill=(64,), chunks=4, mixed_only=True, slices=()),
+        shared_buckets=Buckets(decode=(4,), prefill=(64,), chunks=2, mixed_only=True, slices=()),
     )
     arrivals = [
         (0, ask(1, 120, 30)),  # grows over the border while decoding

@@ -32,8 +32,8 @@ def runtime(model: dict[str, Any] | None = None, kvp: int = 1, **settings: Any) 
         kvp=kvp,
         tokens_per_group=None if kvp == 1 else 128,
         pool_tokens=256 // kvp,
-        buckets=Buckets(decode=(4,), prefill=(64,), chunks=4, mixed_only=True),
-        shared_buckets=Buckets(decode=(4,), prefill=(64,), chunks=2, mixed_only=True),
+        buckets=Buckets(decode=(4,), prefill=(64,), chunks=4, mixed_only=True, slices=()),
+        shared_buckets=Buckets(decode=(4,), prefill=(64,), chunks=2, mixed_only=True, slices=()),
         **settings,
     )
 
@@ -97,11 +97,45 @@ def test_preempted_requests_give_the_same_tokens(kvp: int, spp: int, byte_tokeni
         assert sum(completion.chunks) >= len(wanted.prompt_ids)
 
 
+@pytest.mark.parametrize(
+    "sampling",
+    [*SAMPLED, {"temperature": 0.7, "seed": 3, "logprobs": 2}, {"temperature": 0.8, "seed": 5, "stop": ("",)}],
+    ids=["greedy", "seeded", "penalties", "logprobs", "stop"],
+)
+@pytest.mark.parametrize("kvp", [1, 2])
+def test_it_may_lose_its_pages_at_any_token(kvp: int, sampling: dict[str, Any], byte_tokenizer: Tokenizer) -> None:
+    """In its prompt or its output; with two groups it is spread over both from its fifth token on."""
+    executor = runtime(kvp=kvp)
+    if "stop" in sampling:  # something that it says
+        text = alone(executor, byte_tokenizer, request(1, 120, 24, 0.1, **{**sampling, "stop": ()})).text
+        sampling = {**sampling, "stop": (text[14:16],)}
+    wanted, urgent = request(1, 120, 24, 5000.0, **sampling), request(2, 240, 2, 1.0, temperature=0)
+    single = alone(executor, byte_tokenizer, wanted)
+    for tick in range(1, 26):
+        got, _ = serve(executor, byte_tokenizer, [(0, wanted), (tick, urgent)])
+        assert got.preemptions == (tick <= len(single.token_ids))
+        assert (got.token_ids, got.text, got.finish_reason) == (single.token_ids, single.text, single.finish_reason)
+        found, expected = ([entry.logprob for entry in one.logprobs or ()] for one in (got, single))
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("spp", [1, 2])
+@pytest.mark.parametrize("kvp", [1, 2])
+def test_answers_that_outgrow_the_pool_give_the_same_tokens(kvp: int, spp: int, byte_tokenizer: Tokenizer) -> None:
+    executor = runtime(kvp=kvp, spp=spp)
+    arrivals = [(0, request(number, 20 + number, 180, 1000.0, **SAMPLED[number % 3])) for number in range(4)]
+    got = serve(executor, byte_tokenizer, arrivals)
+    assert sum(completion.preemptions for completion in got) >= 2 and not got[0].preemptions
+    for completion, (_, wanted) in zip(got, arrivals, strict=True):
+        single = alone(executor, byte_tokenizer, wanted)
+        assert (completion.token_ids, completion.text) == (single.token_ids, single.text)
+
+
 def test_a_preempted_request_finds_its_own_pages_again(byte_tokenizer: Tokenizer) -> None:
     executor = runtime()
     config = dataclasses.replace(PREEMPTIVE, prefix_cache=True)
-    # the urgent one takes 3 of 16 pages, the preempted one needs 14 and finds those that were not given away
-    arrivals = [(0, request(1, 150, 60, 5000.0, **SAMPLED[2])), (12, request(2, 20, 28, 10.0))]
+    # the urgent one takes 6 of 16 pages; the preempted one had 11 and finds those that were not given away
+    arrivals = [(0, request(1, 150, 60, 5000.0, **SAMPLED[2])), (12, request(2, 84, 8, 10.0))]
     got = serve(executor, byte_tokenizer, arrivals, config)
     assert got[0].preemptions == 1
     assert sum(got[0].chunks) < 2 * 150, "not all of it was computed again"

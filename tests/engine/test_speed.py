@@ -15,7 +15,7 @@ CONTEXT = 4096
 
 
 def simulated(byte_tokenizer, spp=1, on_tick=lambda what: None):
-    buckets = Buckets(decode=(1, 8), prefill=(16, 64), chunks=2)
+    buckets = Buckets(decode=(1, 8), prefill=(16, 64), chunks=2, slices=())
     config = RuntimeConfig(mesh=MeshConfig(spp=spp, page_size=16, buckets=buckets), slots=8, pool_tokens=16 * 1024)
     clock = VirtualClock()
     executor = SimulatedExecutor(config, CONTEXT, SummedTimes(MODEL), clock, vocab=256)

@@ -17,7 +17,7 @@ from medha_jax.specs.model import Architecture
 from tests.small import CONFIG
 
 ARCH = Architecture.from_config({**CONFIG, "num_hidden_layers": 6})
-BUCKETS = Buckets(decode=(4,), prefill=(16,), chunks=2, mixed_only=True)
+BUCKETS = Buckets(decode=(4,), prefill=(16,), chunks=2, mixed_only=True, slices=())
 
 
 def runs(text):

@@ -14,7 +14,7 @@ from tests.small import CONFIG
 
 LAYERS, PER_STAGE, HEADS, WIDTH, VOCAB = 4, 2, 4, 64, 256
 ARCH = Architecture.from_config({**CONFIG, "num_hidden_layers": LAYERS})
-BUCKETS = Buckets(decode=(4,), prefill=(16,), chunks=2, mixed_only=True)
+BUCKETS = Buckets(decode=(4,), prefill=(16,), chunks=2, mixed_only=True, slices=())
 PRIVATE, SHARED = "4+16", "4+16/4+16"
 SAMPLED = {PRIVATE: 4 + 2, SHARED: 2 * (4 + 2)}
 ROWS = {PRIVATE: 20, SHARED: 40}
@@ -78,6 +78,29 @@ def test_tensor_devices_add_up_twice_a_layer_and_once_for_the_embedding(ticks, b
     ]
 
 
+@pytest.fixture(scope="module")
+def slices():
+    """The slices of own rows, of shared rows, and of both."""
+    sized = dataclasses.replace(BUCKETS, slices=(32,))
+    found = inspected(buckets=sized, shared_buckets=sized, choose=lambda shapes: shapes[-3:])
+    assert found.held_bytes == 64 * WIDTH * 4
+    return {one.bucket: one for one in found.buckets if one.slice_layers is not None}
+
+
+@pytest.mark.parametrize(("bucket", "rows", "shared"), [("0+32", 32, 0), ("0+0/0+32", 32, 32), ("0+32/0+32", 64, 32)])
+def test_a_slice_of_one_layer_sends_what_a_layer_does_and_hands_on_its_rows(slices, bucket, rows, shared):
+    one = slices[bucket]
+    assert (one.slice_layers, one.rows, one.shared_rows, one.uncounted) == (1, rows, shared, 0)
+    assert (one.pool_copies, one.pool_conversions) == (0, 0)
+    hidden = rows * WIDTH * 4
+    # no head, no sample: after attention and MLP, and the embedding, which every slice computes
+    assert along(one, "tp") == [("all-reduce", hidden, 3)]
+    assert along(one, "spp") == [("collective-permute", hidden, 1)]
+    assert along(one, "kvp") == ([("all-gather", 2 * shared * HEADS // 2 * (16 * 4 + 4), 1)] if shared else [])
+    layer = (WIDTH * (2 * HEADS + 2 * 2) * 16 + 3 * WIDTH * 96) // 2
+    assert one.matmul_flops == 2 * rows * layer
+
+
 def test_no_program_copies_the_pool(ticks):
     assert [(bucket.pool_copies, bucket.pool_conversions) for bucket in ticks.values()] == [(0, 0)] * 2
 
@@ -103,7 +126,7 @@ def test_sizes_are_those_of_one_device(report):
     # of each slot: last token, 6 floats, settings and end tokens, counts of the vocabulary
     assert report.sampler_bytes > 4 * (4 + 6 * 4 + VOCAB * 5)
     parts = report.weight_bytes, report.pool_bytes, report.register_bytes, report.table_bytes, report.sampler_bytes
-    assert report.total_bytes == sum(parts)
+    assert report.total_bytes == sum(parts) + report.held_bytes
     assert (report.usable_bytes, report.longest_context) == (None, None)
 
 
@@ -119,7 +142,9 @@ def test_matrix_products_are_counted_from_the_sizes(report, ticks):
 def test_corners_are_smallest_and_largest_of_each_kind():
     from medha_jax.specs.buckets import all_buckets
 
-    buckets = all_buckets(Buckets(decode=(1, 8), prefill=(16, 64)), Buckets(decode=(4,), prefill=(16,)))
+    buckets = all_buckets(
+        Buckets(decode=(1, 8), prefill=(16, 64), slices=()), Buckets(decode=(4,), prefill=(16,), slices=())
+    )
     assert [str(bucket) for bucket in corners(buckets)] == ["1+0", "8+64", "1+0/4+0", "8+64/4+16"]
     assert [str(bucket) for bucket in corners(buckets[:1])] == ["1+0"]
 

@@ -11,7 +11,7 @@ PAGE, PER_GROUP = 4, 16
 
 
 def test_positions_follow_the_order_of_allocation() -> None:
-    held = Holding(groups=(2, 0), pages=((5, 6, 7, 8), (1, 9)), per_group=PER_GROUP, page_size=PAGE)
+    held = Holding(groups=(2, 0), pages=[[5, 6, 7, 8], [1, 9]], per_group=PER_GROUP, page_size=PAGE)
     assert held.owners(0) == held.owners(15) == (2,)
     assert held.owners(16) == (2, 0)
     assert held.new_pages(0, 5) == (0, (5, 6))
@@ -32,6 +32,8 @@ def test_every_page_a_request_uses_is_its_own_and_comes_back(groups: int, pages:
                 held.append((move, pools.reserve(move)))
             except OutOfPagesError:
                 assert pools.free == free
+            else:
+                pools.take(held[-1][1], move)
         owned = [(g, p) for _, h in held for g, part in zip(h.groups, h.pages, strict=True) for p in part]
         assert len(owned) == len(set(owned))
         assert sum(pools.free) + len(owned) == groups * pages

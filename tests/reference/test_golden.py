@@ -44,7 +44,9 @@ def runtime(model: Path) -> RuntimeConfig:
         max_context=5120,
         pool_tokens=7680 * len(SCHEDULES),
         slots=len(PROMPT_LENGTHS) * len(SCHEDULES),
-        mesh=MeshConfig(buckets=Buckets(decode=(len(SCHEDULES),), prefill=(8, 1024), chunks=2, mixed_only=True)),
+        mesh=MeshConfig(
+            buckets=Buckets(decode=(len(SCHEDULES),), prefill=(8, 1024), chunks=2, mixed_only=True, slices=())
+        ),
         keep_logits=True,
         compilation_cache=None,
     )

@@ -10,8 +10,8 @@ from medha_jax.results.metrics import tpot, waited
 from medha_jax.scheduler.time_model import TickWork
 from medha_jax.simulate.cost import CostModel
 from medha_jax.simulate.deployments import Deployment, deploy
-from medha_jax.simulate.executor import SimulationError
 from medha_jax.simulate.hardware import Link, load_hardware
+from medha_jax.simulate.held_chunks import SimulationError
 from medha_jax.simulate.named_models import load_model
 from medha_jax.simulate.simulation import simulate
 from medha_jax.specs.buckets import Bucket, padded_segment
@@ -23,7 +23,7 @@ from research.baselines.ring import ring_prefill
 from tests.simulate.simulated import first, request
 
 H100, LLAMA = load_hardware("h100"), load_model("llama3-8b")
-BUCKETS = Buckets(decode=(1, 8, 32), prefill=(64, 256, 512, 2048), chunks=8)
+BUCKETS = Buckets(decode=(1, 8, 32), prefill=(64, 256, 512, 2048), chunks=8, slices=())
 LONG, SHORT = request(0.0, 300_000, 20, "long"), request(1.0, 500, 8)
 
 

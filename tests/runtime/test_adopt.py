@@ -38,7 +38,7 @@ def generate(executor: MeshExecutor, slot: int, pages: tuple[int, ...], group: i
 
 @pytest.mark.parametrize(("spp", "kvp"), [(1, 1), (2, 2)])
 def test_adopted_pages_give_what_the_prompt_gives_alone(spp: int, kvp: int) -> None:
-    sizes = Buckets(decode=(2,), prefill=(128,), chunks=2, mixed_only=True)
+    sizes = Buckets(decode=(2,), prefill=(128,), chunks=2, mixed_only=True, slices=())
     executor = small_executor(spp=spp, kvp=kvp, pool_tokens=512, buckets=sizes, shared_buckets=None)
     group = kvp - 1
     alone = generate(executor, 0, (3, 11, 7, 0, 20), group, cached=0)

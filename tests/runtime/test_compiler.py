@@ -30,7 +30,7 @@ def test_only_gpus_get_options_and_none_means_none() -> None:
 
 def test_this_xla_knows_every_option_and_value() -> None:
     """XLA checks names and values before it looks at the platform, so a CPU can tell."""
-    assert compiled(compiler_options("auto", "gpu")).buckets == (SHAPE,)
+    assert compiled(compiler_options("auto", "gpu")).shapes == (SHAPE,)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_the_start_of_a_gpu_says_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(start, "plan_memory", lambda *_: SimpleNamespace(lines=lambda: []))
     monkeypatch.setattr(start, "check_memory", lambda *_: None)
     with pytest.raises(Stop):
-        start.open_executor(RuntimeConfig(max_context=512), lines.append)
+        start.open_executor(RuntimeConfig(max_context=512, pool_tokens=512), lines.append)
     assert lines[1].startswith("attention: xla (the kernels need an NVIDIA GPU; the mesh is on cpu")
     assert lines[2].startswith("XLA options: xla_gpu_enable_triton_gemm=False, ")
     assert lines[2].endswith("WHILE, xla_gpu_enable_latency_hiding_scheduler=True, xla_gpu_dot_merger_threshold_mb=0")

@@ -14,10 +14,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medha_jax.config import Buckets
-from medha_jax.engine import Completed, GenerationRequest, OfflineEngine
-from medha_jax.plan import SamplingParams, TokenResult
+from medha_jax.engine import (
+    Completed,
+    Engine,
+    GenerationRequest,
+    OfflineEngine,
+    scheduler_for,
+    text_outputs,
+)
+from medha_jax.engine.offline import OFFLINE
+from medha_jax.plan import SamplingParams, Slice, TokenResult
 from medha_jax.runtime import MeshExecutor
+from medha_jax.scheduler.time_model import LinearTimeModel, TimeModel
 from medha_jax.text import Tokenizer
+from tests.runtime import sliced
 from tests.small import small_executor
 
 # 9 layers and 250 entries divide by nothing that matters, 2 KV heads are fewer than tp=4 and tp=8
@@ -60,6 +70,11 @@ def mix() -> list[Arrival]:
     ]
 
 
+def unstated() -> list[Arrival]:
+    """The same requests without stated chunk sizes, so the scheduler chooses lanes and lengths."""
+    return [Arrival(one.tick, alone(one.request)) for one in mix()]
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What each request got: its tokens, and the logits they were chosen from."""
@@ -69,13 +84,24 @@ class Outcome:
     ticks: int
 
 
-def serve(executor: MeshExecutor, tokenizer: Tokenizer, arrivals: list[Arrival]) -> Outcome:
+# Ticks have a price and slices none, so every prompt that does not end in its first tick runs in slices.
+FREE_SLICES = LinearTimeModel(tokens=1e-3, of_slices=LinearTimeModel())
+
+
+def serve(
+    executor: MeshExecutor, tokenizer: Tokenizer, arrivals: list[Arrival], model: TimeModel | None = None
+) -> Outcome:
+    """Serve requests that come at given steps; `model` decides between ticks and slices."""
     logits: dict[int, list[np.ndarray]] = {}
 
     def keep(number: int, result: TokenResult) -> None:
         logits.setdefault(number, []).append(result.logits)
 
-    engine = OfflineEngine(executor, tokenizer, itertools.count().__next__, keep)
+    clock = itertools.count().__next__
+    engine: Engine = OfflineEngine(executor, tokenizer, clock, keep)
+    if model is not None:
+        scheduler = scheduler_for(executor, OFFLINE, model)
+        engine = Engine(executor, scheduler, model, clock, text_outputs(tokenizer), on_result=keep)
     waiting, tokens, tick = list(arrivals), {}, 0
     while waiting or engine.busy:
         while waiting and waiting[0].tick <= tick:
@@ -91,12 +117,18 @@ def serve(executor: MeshExecutor, tokenizer: Tokenizer, arrivals: list[Arrival])
 
 @functools.cache
 def one_device() -> MeshExecutor:
-    return small_executor(MODEL, pool_tokens=6144, buckets=Buckets(decode=(8,), prefill=(1024,), chunks=8))
+    return small_executor(MODEL, pool_tokens=6144, buckets=Buckets(decode=(8,), prefill=(1024,), chunks=8, slices=()))
 
 
 @functools.cache
 def expected(tokenizer: Tokenizer) -> Outcome:
     return serve(one_device(), tokenizer, [Arrival(0, alone(a.request)) for a in mix()])
+
+
+@functools.cache
+def in_one_tick() -> list[sliced.Request]:
+    """What one device gives to each request of `sliced.mixed`, its prompt in one tick."""
+    return [sliced.alone(one_device(), one) for one in sliced.mixed(one_device(), MODEL["vocab_size"])]
 
 
 def alone(one: GenerationRequest) -> GenerationRequest:
@@ -120,10 +152,13 @@ def test_every_layout_gives_what_one_device_gives(tp: int, spp: int, kvp: int, b
         tokens_per_group=PER_GROUP[kvp],
         pool_tokens=4096,
         # with shared rows, tiles of one size: each size is compiled into every program
-        buckets=Buckets(decode=(8,), prefill=(128 if kvp == 1 else 64,), chunks=4, mixed_only=True),
-        shared_buckets=Buckets(decode=(4,), prefill=(64,), chunks=2, mixed_only=True),
+        buckets=Buckets(decode=(8,), prefill=(128 if kvp == 1 else 64,), slices=(48,), chunks=4, mixed_only=True),
+        shared_buckets=Buckets(decode=(4,), prefill=(64,), slices=(32,), chunks=2, mixed_only=True),
     )
     agree(serve(executor, byte_tokenizer, mix()), expected(byte_tokenizer))
+    agree(serve(executor, byte_tokenizer, unstated(), FREE_SLICES), expected(byte_tokenizer))
+    for got, wanted in zip(sliced.serve_mixed(executor, MODEL["vocab_size"], seed=tp), in_one_tick(), strict=True):
+        sliced.agree(got, wanted)
 
 
 @st.composite
@@ -139,10 +174,18 @@ def deployments(draw: st.DrawFn) -> dict[str, Any]:
         pool_tokens=2048,
         max_context=draw(st.sampled_from([300, 500])) if kvp == 1 else None,
         buckets=Buckets(
-            decode=(draw(st.integers(2, 8)),), prefill=(draw(st.integers(20, 100)),), chunks=3, mixed_only=True
+            slices=(),
+            decode=(draw(st.integers(2, 8)),),
+            prefill=(draw(st.integers(20, 100)),),
+            chunks=3,
+            mixed_only=True,
         ),
         shared_buckets=Buckets(
-            decode=(draw(st.integers(1, 3)),), prefill=(draw(st.integers(10, 60)),), chunks=2, mixed_only=True
+            slices=(),
+            decode=(draw(st.integers(1, 3)),),
+            prefill=(draw(st.integers(10, 60)),),
+            chunks=2,
+            mixed_only=True,
         ),
     )
 
@@ -167,41 +210,54 @@ def test_random_deployments_and_arrivals(byte_tokenizer: Tokenizer, deployment: 
 
 @pytest.mark.parametrize("spp", [1, 2, 4, 8])
 def test_chunks_of_a_lone_prompt_leave_one_a_tick(spp: int, byte_tokenizer: Tokenizer) -> None:
-    executor = small_executor(MODEL, spp=spp, buckets=Buckets(decode=(1,), prefill=(16,), chunks=1, mixed_only=True))
+    executor = small_executor(
+        MODEL, spp=spp, buckets=Buckets(decode=(1,), prefill=(16,), chunks=1, mixed_only=True, slices=())
+    )
     for chunks in (1, 5, 12):
         lone = request(np.random.default_rng(1), 16 * chunks, 1)
         assert serve(executor, byte_tokenizer, [Arrival(0, lone)]).ticks == chunks + spp - 1
 
 
 @pytest.mark.usefixtures("for_many_ticks")
-def test_nothing_compiles_in_a_long_random_schedule(executor: MeshExecutor, byte_tokenizer: Tokenizer) -> None:
-    """An hour at a tick a second on one device, and two minutes of it on eight that share two cores."""
+def test_nothing_compiles_in_a_long_random_schedule(byte_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An hour at a plan a second on one device, and two minutes of it on eight that share two cores.
+
+    Half of the requests state their chunks. The others run in slices where these do better.
+    """
+    one = small_executor(buckets=Buckets(decode=(8,), prefill=(64,), chunks=4, slices=(16, 64)))
     eight = small_executor(
         MODEL,
         tp=2,
         spp=2,
         kvp=2,
         tokens_per_group=512,
-        buckets=Buckets(decode=(8,), prefill=(64,), chunks=4, mixed_only=True),
-        shared_buckets=Buckets(decode=(2,), prefill=(64,), chunks=1, mixed_only=True),
+        buckets=Buckets(decode=(8,), prefill=(64,), chunks=4, mixed_only=True, slices=(64,)),
+        shared_buckets=Buckets(decode=(2,), prefill=(64,), chunks=1, mixed_only=True, slices=()),
     )
     compiled: list[str] = []
+    runs: list[MeshExecutor] = []
+    submit = MeshExecutor.submit_slice
 
     def count(event: str, *_: object, **__: object) -> None:
         if event == "/jax/core/compile/backend_compile_duration":
             compiled.append(event)
 
+    def counted(self: MeshExecutor, part: Slice) -> Any:
+        runs.append(self)
+        return submit(self, part)
+
+    monkeypatch.setattr(MeshExecutor, "submit_slice", counted)
     rng = np.random.default_rng(3)
     jax.monitoring.register_event_duration_secs_listener(count)
     try:
-        for runtime, ticks in ((executor, 3600), (eight, 120)):
+        for runtime, plans in ((one, 3600), (eight, 120)):
             engine = OfflineEngine(runtime, byte_tokenizer, itertools.count().__next__)
-            for _ in range(ticks):
+            for _ in range(plans):
                 if rng.random() < 0.1:
-                    engine.add(
-                        request(rng, int(rng.integers(1, 700)), int(rng.integers(1, 30)), (int(rng.integers(1, 64)),))
-                    )
+                    chunks = (int(rng.integers(1, 64)),) if rng.random() < 0.5 else None
+                    engine.add(request(rng, int(rng.integers(1, 700)), int(rng.integers(1, 30)), chunks))
                 engine.step()
     finally:
         jax.monitoring.clear_event_listeners()
     assert compiled == []
+    assert runs.count(one) > 20 and runs.count(eight) > 5

@@ -22,7 +22,7 @@ def compile_all() -> tuple[ExecutableTable, dict[Bucket, Compiled]]:
 
 def test_only_what_was_compiled_can_run() -> None:
     table, made = compile_all()
-    assert table.buckets == tuple(SHAPES) == tuple(sorted(made))
+    assert table.shapes == tuple(SHAPES) == tuple(sorted(made))
     assert float(table.compiled(SHAPES[1])(jax.numpy.ones(2))) == 7
     with pytest.raises(UnknownShapeError, match=r"shape 3\+0 was not compiled; compiled are 1\+0, 2\+0, 4\+0"):
         table.compiled(Bucket(Segment(3)))

@@ -55,7 +55,7 @@ def test_nothing_is_compiled_after_the_start(executor: MeshExecutor) -> None:
 def test_the_pool_is_updated_in_place(executor: MeshExecutor) -> None:
     pool = executor.programs.state_shapes.pool
     size = pool.size * pool.dtype.itemsize
-    for bucket in executor.executables.buckets:
+    for bucket in executor.executables.shapes:
         compiled = executor.executables.compiled(bucket)
         memory = compiled.memory_analysis()
         assert memory.alias_size_in_bytes >= size

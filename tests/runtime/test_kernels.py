@@ -21,6 +21,7 @@ from medha_jax.engine import Completed, GenerationRequest, OfflineEngine
 from medha_jax.plan import SamplingParams
 from medha_jax.runtime import MeshExecutor, programs
 from medha_jax.text import Tokenizer
+from tests.runtime import sliced
 from tests.small import small_executor
 
 if find_spec("triton") is None:  # which must be imported by `interpreted` first, so no importorskip
@@ -30,7 +31,7 @@ from tests.attention import interpreted
 pytestmark = pytest.mark.kernels
 
 SHAPES: dict[str, Any] = dict(
-    kv_dtype="fp8", page_size=16, pool_tokens=256, buckets=Buckets(decode=(2,), prefill=(20,), chunks=2)
+    kv_dtype="fp8", page_size=16, pool_tokens=256, buckets=Buckets(decode=(2,), prefill=(20,), slices=(20,), chunks=2)
 )
 TABLE = parse_table(
     dict(gpu="sm80", head_dim=64, dtype=dtype, queries=queries, rows=rows, keys=16, warps=4, stages=2, resident=1)
@@ -58,6 +59,23 @@ def tokens(executor: MeshExecutor, tokenizer: Tokenizer) -> tuple[dict[int, tupl
     return found, np.concatenate(logits)
 
 
+def after_slices(executor: MeshExecutor) -> sliced.Request:
+    """A prompt of which two chunks are computed layer by layer, with a tick between the layers."""
+    driver = sliced.Driver(executor)
+    prompt = tuple(np.random.default_rng(1).integers(0, 256, 36).tolist())
+    one, other = sliced.Request(0, prompt, pages=((4, 2, 7),)), sliced.Request(1, prompt[:5], pages=((9,),))
+    driver.admit(one)
+    driver.admit(other)
+    driver.prefill(other, 0)
+    for start, length in ((0, 20), (20, 13)):
+        driver.enter(one.chunk(executor, start, length))
+        while not driver.slice(1):
+            driver.decode([other])
+    driver.prefill(one, 33)
+    driver.decode([one, other])
+    return one
+
+
 @pytest.fixture(autouse=True)
 def quick_compilation() -> Iterator[None]:
     """Compiling is most of the time here: let LLVM optimise less."""
@@ -68,7 +86,9 @@ def quick_compilation() -> Iterator[None]:
 
 def test_kernels_generate_what_xla_generates(byte_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     """With an eight-bit pool, where a difference in what is stored would grow from layer to layer."""
-    wanted, wanted_logits = tokens(small_executor(**SHAPES), byte_tokenizer)
+    by_xla = small_executor(**SHAPES)
+    wanted, wanted_logits = tokens(by_xla, byte_tokenizer)
+    wanted_sliced = after_slices(by_xla)
 
     def kernels(*_: Any, heads: int, group: int, head_dim: int, dtype: jnp.dtype, fp8: bool, **__: Any) -> Any:
         stored = "float8_e4m3fn" if fp8 else dtype.name
@@ -77,6 +97,8 @@ def test_kernels_generate_what_xla_generates(byte_tokenizer: Tokenizer, monkeypa
     monkeypatch.setattr(programs, "choose", kernels)
     calls = SimpleNamespace(launch=interpreted.launch_in_program)
     monkeypatch.setitem(sys.modules, "medha_jax.attention.gpu.call", calls)
-    got, got_logits = tokens(small_executor(**SHAPES), byte_tokenizer)
+    by_kernels = small_executor(**SHAPES)
+    got, got_logits = tokens(by_kernels, byte_tokenizer)
     assert got == wanted
     np.testing.assert_allclose(got_logits, wanted_logits, atol=1e-4)
+    sliced.agree(after_slices(by_kernels), wanted_sliced)

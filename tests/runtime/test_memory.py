@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -9,7 +11,7 @@ import pytest
 from medha_jax.config import Buckets, MeshConfig, RuntimeConfig
 from medha_jax.mesh import build_mesh
 from medha_jax.models import parameter_specs
-from medha_jax.runtime.memory import check_memory, plan_memory
+from medha_jax.runtime.memory import check_memory, default_pool_tokens, host_bytes, plan_memory
 from medha_jax.runtime.programs import Programs
 from medha_jax.specs.layout import Layout, LayoutError
 from medha_jax.specs.model import Architecture
@@ -23,7 +25,7 @@ def programs(layout: Layout, **settings: Any) -> Programs:
         kvp=layout.kvp,
         page_size=16,
         tokens_per_group=512,
-        buckets=Buckets((2,), (16,), 1),
+        buckets=Buckets((2,), (16,), 1, slices=()),
     )
     config = RuntimeConfig(slots=4, mesh=mesh, **settings)
     return Programs(config, Architecture.from_config(CONFIG), jnp.dtype("float32"), build_mesh(layout))
@@ -45,8 +47,9 @@ def test_axes_divide_what_they_should() -> None:
     # two stages, two tensor positions; every group has a pool of its own
     assert eight.pool == one.pool // 4
     assert one.weights / 4 < eight.weights < one.weights / 2
-    rows = 2 + 16 + 4 + 256  # own and shared shapes
+    rows = 2 + 16 + 4 + 128  # own and shared shapes
     assert eight.register == rows * 64 * 4
+    assert (one.held, eight.held) == (64 * 4, 256 * 64 * 4), "slices of shared chunks alone"
 
 
 def test_the_longest_context_is_what_the_rest_of_the_memory_holds() -> None:
@@ -69,3 +72,35 @@ def test_what_does_not_fit_is_refused_with_the_numbers() -> None:
     ):
         check_memory(tight, at, devices=2)
     check_memory(dataclasses.replace(plan, limit=plan.total), at, devices=1)
+
+
+def test_a_pool_takes_what_is_left_and_no_more_than_all_slots_can_use() -> None:
+    at = programs(Layout())  # four slots of 2,048 tokens, 128 pages
+    plan = plan_memory(at, limit=None)
+    assert default_pool_tokens(plan, 4, on_cpu=True) == 2048, "one request, if nothing is known"
+    kept = plan.total - plan.pool
+    for pages, on_cpu, tokens in ((1000, False, 4 * 2048), (100, False, 1600), (100, True, 25 * 16), (0, False, 16)):
+        room = dataclasses.replace(plan, limit=kept + pages * plan.pool_per_page)
+        assert default_pool_tokens(room, 4, on_cpu) == tokens
+
+
+def test_the_limit_of_a_control_group_is_the_memory(tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    whole = host_bytes(tmp_path, own)
+    assert whole == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+    def limit(name: str, text: str) -> None:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="ascii")
+
+    own.write_text("0::/a/b\n", encoding="ascii")
+    limit("a/b/memory.max", "max\n")
+    assert host_bytes(tmp_path, own) == whole
+    limit("a/memory.max", f"{2**28}\n")
+    assert host_bytes(tmp_path, own) == 2**28, "the limit of the group above"
+    limit("a/b/memory.max", f"{2**27}\n")
+    assert host_bytes(tmp_path, own) == 2**27
+    own.write_text("5:cpu:/x\n4:memory:/c\n", encoding="ascii")
+    assert host_bytes(tmp_path, own) == whole
+    limit("memory/c/memory.limit_in_bytes", str(2**26))
+    assert host_bytes(tmp_path, own) == 2**26, "version 1"

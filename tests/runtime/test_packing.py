@@ -12,8 +12,8 @@ from medha_jax.runtime.packing import EMPTY, Geometry, bucket_for, pack, places
 from medha_jax.runtime.plan_layout import PlanLayout
 from medha_jax.specs.buckets import Bucket, Segment
 
-BUCKETS = Buckets(decode=(1, 4), prefill=(16, 64, 256, 1024), chunks=4)
-SHARED = Buckets(decode=(2,), prefill=(8, 32), chunks=2)
+BUCKETS = Buckets(decode=(1, 4), prefill=(16, 64, 256, 1024), chunks=4, slices=())
+SHARED = Buckets(decode=(2,), prefill=(8, 32), chunks=2, slices=())
 PAGE, SLOTS, PER_GROUP = 16, 9, 32
 
 

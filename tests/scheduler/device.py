@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from medha_jax.config import Buckets
-from medha_jax.plan import Chunk, StepPlan
+from medha_jax.plan import Chunk, Slice, StepPlan
 from medha_jax.specs.tick_shapes import TickShapes
 
 VOCAB = 1000
@@ -42,6 +42,47 @@ class Device:
         self._tables: dict[tuple[int, int], dict[int, int]] = {}
         self._last: dict[tuple[int, int], int] = {}
         self._next: dict[int, int] = {}
+        self.slices = 0
+        self.clear_lane()
+
+    def clear_lane(self) -> None:
+        """Forget what the stages hold between slices."""
+        self._held: list[list[Chunk]] = [[] for _ in range(self.shapes.stages)]
+        self._layers = 0
+
+    def submit_slice(self, work: Slice) -> list[Chunk]:
+        """Run some layers of the chunks that the stages hold; returns the chunks that leave the last stage."""
+        self.slices += 1
+        layers = self.shapes.layers
+        assert work.past - work.first in self.shapes.slice_lengths and work.past <= layers
+        assert len(work.stages) == self.shapes.stages and any(plan.chunks for plan in work.stages)
+        if work.first == 0 and self._layers:
+            self.clear_lane()  # every chunk of that round was dropped
+        assert work.first == self._layers, "the slices of a round follow each other"
+        if work.first == 0:
+            assert not self._held[0]
+            self._held[0] = list(work.stages[0].chunks)
+            for chunk in work.stages[0].chunks:
+                assert not any(chunk.slot == other.slot for plan in self._flight for other in plan.chunks)
+                self._enter(chunk)
+        for number, plan in enumerate(work.stages):
+            assert set(plan.chunks) <= set(self._held[number]), "a stage keeps its chunks, but for dropped ones"
+            self._held[number] = list(plan.chunks)
+            kinds = [None if chunk.shared else chunk.groups[0] for chunk in plan.chunks]
+            assert len(set(kinds)) == len(kinds)
+            for chunk in plan.chunks:
+                sizes = (self.shapes.shared if chunk.shared else self.shapes.own).slices
+                assert 2 <= chunk.length <= sizes[-1] and not chunk.last
+        self._layers = work.past
+        if work.past < layers:
+            return []
+        for number, held in enumerate(self._held):
+            for chunk in held:
+                self._compute(number, chunk)
+        leaving = self._held.pop()
+        self._held.insert(0, [])
+        self._layers = 0
+        return leaving
 
     @property
     def busy(self) -> bool:
@@ -50,6 +91,7 @@ class Device:
 
     def admit(self, slot: int, cached: int = 0) -> None:
         """A slot gets a new request, whose first chunk starts after its cached tokens."""
+        self._held = [[chunk for chunk in held if chunk.slot != slot] for held in self._held]
         for group in range(self.shapes.groups):
             self._tables[group, slot] = {}
             self._last[group, slot] = -1
@@ -63,6 +105,7 @@ class Device:
         self.ticks += 1
         check_fits(plan, self.shapes)
         for chunk in plan.chunks:
+            assert not any(chunk.slot == held.slot for stage in self._held for held in stage), "one lane at a time"
             self._enter(chunk)
         stages = [plan, *self._flight]
         self._flight.appendleft(plan)

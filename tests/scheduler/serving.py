@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,23 +11,31 @@ from medha_jax.config import Buckets, SchedulerConfig
 from medha_jax.kv.groups import GroupedPages
 from medha_jax.plan import Chunk
 from medha_jax.scheduler.kvp_placement import attention_seen
-from medha_jax.scheduler.plan_builder import Planned
+from medha_jax.scheduler.planned import Planned
 from medha_jax.scheduler.request import RequestState, SchedulerRequest
 from medha_jax.scheduler.scheduler import Scheduler, check_queue
 from medha_jax.scheduler.time_model import LinearTimeModel, TimeModel
 from medha_jax.specs.tick_shapes import TickShapes
 from tests.scheduler.device import Device
 
-OWN = Buckets(decode=(2, 4), prefill=(8, 32), chunks=3)
-SHARED = Buckets(decode=(2,), prefill=(8, 16), chunks=2)
+OWN = Buckets(decode=(2, 4), prefill=(8, 32), chunks=3, slices=())
+SHARED = Buckets(decode=(2,), prefill=(8, 16), chunks=2, slices=())
+SLICED_OWN = dataclasses.replace(OWN, slices=(8, 32))
+SLICED_SHARED = dataclasses.replace(SHARED, slices=(16,))
 MODEL = LinearTimeModel(fixed=1e-3, tokens=1e-4, attention=1e-6, context=1e-6, rows=1e-5)
 
 
 def shapes_of(
-    groups: int = 1, stages: int = 1, slots: int = 4, per_group: int | None = None, context: int = 400
+    groups: int = 1,
+    stages: int = 1,
+    slots: int = 4,
+    per_group: int | None = None,
+    context: int = 400,
+    layers: tuple[int, ...] | None = None,
 ) -> TickShapes:
-    """Small shapes with pages of four tokens."""
-    return TickShapes(OWN, SHARED, groups, per_group or 2**20, 4, stages, slots, context)
+    """Small shapes with pages of four tokens; with slices if `layers` gives their numbers of layers."""
+    own, shared = (OWN, SHARED) if layers is None else (SLICED_OWN, SLICED_SHARED)
+    return TickShapes(own, shared, groups, per_group or 2**20, 4, stages, slots, context, layers or (1,))
 
 
 def enqueue(scheduler: Scheduler, request: SchedulerRequest) -> int:
@@ -93,6 +102,14 @@ class Server:
             if state.holding.cached:
                 self.device.adopt(state.slot, state.holding.groups[0], state.holding.adopted)
         self.check()
+        if planned.step is not None:
+            self.now += planned.seconds
+            done = self.device.submit_slice(planned.step.slice)
+            assert planned.seconds == planned.step.seconds
+            for state, chunk in zip(planned.step.leaving, done, strict=True):
+                self._deliver(state, chunk, 0)
+            self.check()
+            return planned
         if not planned.plan.chunks and not self.device.busy:
             self.now += 1e-3
             return planned
@@ -131,23 +148,32 @@ class Server:
 
     def check(self) -> None:
         """Pages, slots, cursors and counters are what they must be."""
+        lane = self.scheduler._builder._lane
+        for state in lane.states:
+            assert state.remaining >= lane.left(state) - 1e-9, "layers that are left are work that is left"
         scheduler, shapes = self.scheduler, self.shapes
         holders: Sequence[RequestState] = scheduler._running.holders
         slots = [state.slot for state in holders]
         assert len(set(slots)) == len(slots) <= shapes.slots
         pending = [0] * shapes.groups
         held: list[Counter[int]] = [Counter() for _ in range(shapes.groups)]
+        aside = [0] * shapes.groups
         for state in holders:
             holding = state.holding
             assert holding is not None
             assert 0 <= state.computed <= state.scheduled <= holding_tokens(state)
-            for part, (group, pages) in enumerate(zip(holding.groups, holding.pages, strict=True)):
+            assert state.scheduled <= holding.taken <= holding.aside
+            rows = zip(holding.groups, holding.pages, holding.owned, strict=True)
+            for part, (group, pages, owned) in enumerate(rows):
                 held[group].update(pages)
+                aside[group] += owned - len(pages)
                 if state.scheduled < state.to_feed:
                     seen = [attention_seen(part, n, shapes.per_group) for n in (state.scheduled, state.to_feed)]
                     pending[group] += seen[1] - seen[0]
         assert pending_work(scheduler) == tuple(pending), "the counters of attention work do not drift"
-        assert scheduler.stats.free_pages == tuple(self.pages - len(pages) for pages in held)
+        free = tuple(self.pages - len(pages) - more for pages, more in zip(held, aside, strict=True))
+        assert scheduler.stats.free_pages == free and min(free) >= 0
+        assert all(0 <= cached <= both for cached, both in zip(scheduler.stats.cached_pages, free, strict=True))
         if not self.config.prefix_cache:
             assert all(count == 1 for pages in held for count in pages.values()), "a page has one owner"
         assert scheduler.stats.waiting + scheduler.stats.running == len(scheduler._states)

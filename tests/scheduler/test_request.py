@@ -22,7 +22,7 @@ def test_the_way_of_a_request_that_is_preempted() -> None:
     pages = GroupedPages(1, 10, 4, 2**20)
     state = RequestState.new(0, SchedulerRequest(range(10), 3, 0.0), SchedulerConfig())
     assert (state.phase, state.to_feed, state.queued, state.running) == (Phase.WAITING, 10, True, False)
-    state.admit(pages.reserve(state.tokens, (0,)), 1)
+    state.admit(pages.reserve(8, (0,)), 1)
     assert (state.phase, state.owners, state.slot, state.running) == (Phase.PREFILLING, (0,), 1, True)
     state.plan_prompt_chunk(8)
     assert (state.phase, state.chunks, state.queued) == (Phase.PREFILLING, [8], True)
@@ -42,9 +42,9 @@ def test_the_way_of_a_request_that_is_preempted() -> None:
 
 
 def test_an_incomplete_prompt_keeps_its_last_token() -> None:
-    state = RequestState.new(0, SchedulerRequest([1, 2, 3], 5, 0.0, reserved=8), SchedulerConfig())
+    state = RequestState.new(0, SchedulerRequest([1, 2, 3], 5, 0.0, bound=8), SchedulerConfig())
     assert (state.to_feed, state.complete) == (2, False)
-    state.admit(GroupedPages(1, 10, 4, 2**20).reserve(state.tokens, (0,)), 0)
+    state.admit(GroupedPages(1, 10, 4, 2**20).reserve(8, (0,)), 0)
     state.plan_prompt_chunk(2)
     assert (state.phase, state.queued) == (Phase.PREFILLING, False), "more is to come"
     state.grow([4], complete=False)

@@ -109,7 +109,7 @@ def test_without_decodes_chunks_stay_where_smaller_ones_would_save_little() -> N
 
 def test_a_long_prompt_with_slack_leaves_room_and_short_ones_use_it() -> None:
     """Due far in the future: the long one takes 60 % of the tick, the short one the rest."""
-    shapes = TickShapes(Buckets((4,), (8, 16, 24, 32, 40), 4), Buckets(), 1, 2**20, 4, 1, 4, 400)
+    shapes = TickShapes(Buckets((4,), (8, 16, 24, 32, 40), 4, slices=()), Buckets(slices=()), 1, 2**20, 4, 1, 4, 400)
     model = LinearTimeModel(tokens=1e-3)
     calm = config(policy="lars", long_tokens=100, idle_tick_s=0.044)
     server = Server(calm, shapes, model=model)

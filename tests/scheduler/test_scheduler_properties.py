@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from medha_jax.config import POLICIES, SchedulerConfig
 from medha_jax.kv.allocator import OutOfPagesError
-from medha_jax.scheduler.plan_builder import Planned
+from medha_jax.scheduler.planned import Planned
 from medha_jax.scheduler.request import SchedulerRequest, Slo
 from medha_jax.scheduler.scheduler import QueueFullError
-from medha_jax.scheduler.tick_budget import IDLE_PATIENCE, TickBudget
+from medha_jax.scheduler.tick_budget import TickBudget
+from medha_jax.scheduler.tick_targets import IDLE_PATIENCE
 from medha_jax.scheduler.time_model import LinearTimeModel, TickWork
 from medha_jax.specs.tick_shapes import TickShapes
 from tests.scheduler.device import continuation
@@ -28,11 +29,14 @@ configs = st.builds(
     tpot_target_s=st.sampled_from([0.002, 0.01, 1.0]),
     tpot_floor_s=st.just(0.001),
     idle_tick_s=st.sampled_from([0.002, 0.05]),
+    slice_s=st.sampled_from([0.0005, 0.003, 1.0]),
     ttft_floor_s=st.sampled_from([0.01, 0.5]),
     long_tokens=st.sampled_from([30, 1000]),
     ageing_ticks=st.sampled_from([1, 5, 20]),
     preemption=st.booleans(),
     max_preemptions=st.integers(0, 3),
+    growth_pages=st.integers(0, 2),
+    reserve_output=st.sampled_from([False, False, True]),
     bypass_s=st.sampled_from([0.0, 0.05, 1.0]),
     max_waiting=st.sampled_from([3, 100]),
     prefix_cache=st.booleans(),
@@ -49,6 +53,7 @@ def servers(draw: st.DrawFn) -> dict[str, Any]:
             stages=draw(st.sampled_from([1, 1, 2, 4])),
             slots=draw(st.integers(4, 7)),
             per_group=None if groups == 1 else draw(st.sampled_from([16, 40])),
+            layers=draw(st.sampled_from([None, (1,), (1, 2, 3), (1, 4)])),
         ),
         pages=draw(st.integers(33, 80)),
     )
@@ -121,24 +126,34 @@ def test_the_same_traffic_gives_the_same_plans(setting: dict[str, Any], happenin
 @settings(max_examples=60, deadline=None)
 @given(servers(), events)
 def test_waits_stay_within_their_bounds(setting: dict[str, Any], happening: list[Any]) -> None:
-    """From plan to plan: an admitted prompt, unless its policy has a bound of its own, and a decode that is due."""
+    """From plan to plan: an admitted prompt, unless its policy has a bound of its own, and a decode that is due.
+
+    A decode counts ticks; while it waits, at most `ageing_ticks` slices run between two of them.
+    """
     config = dataclasses.replace(setting["config"], chunk_preemption=True)
     server, shapes = Server(**{**setting, "config": config}), setting["shapes"]
     prompt_bound = config.ageing_ticks * (shapes.slots + 1) + shapes.stages
     waited: dict[tuple[str, int], int] = {}
+    in_a_row = 0
 
     def step() -> None:
+        nonlocal in_a_row
         planned = server.step()
+        in_a_row = in_a_row + 1 if planned.step is not None else 0
         served = {state.number for state in planned.states}
+        if planned.step is not None:
+            served |= {state.number for stage in planned.step.states for state in stage}
         left = {}
         for state in server.scheduler._running.holders:
             if not state.running or state.number in served:
                 continue
             kind = "prompt" if state.queued else "decode"
             if kind == "prompt" or not state.in_flight:
-                left[kind, state.number] = waited.get((kind, state.number), 0) + 1
+                plans = 0 if kind == "decode" and planned.step is not None else 1
+                left[kind, state.number] = waited.get((kind, state.number), 0) + plans
         waited.clear()
         waited.update(left)
+        assert in_a_row <= config.ageing_ticks or all(kind == "prompt" for kind, _ in waited)
         for (kind, number), plans in waited.items():
             if kind == "decode" or config.policy != "red":
                 assert plans <= (prompt_bound if kind == "prompt" else 2 * shapes.slots), (kind, number)
@@ -164,6 +179,10 @@ def test_only_the_first_prompt_chunk_may_exceed_the_target(setting: dict[str, An
     stages = server.shapes.stages
     coming: list[float] = []  # tightest target of each plan's decodes and of the prompts that end in it
     for planned in server.plans:
+        if planned.step is not None:
+            work = planned.step.slice
+            assert planned.seconds <= config.slice_s or work.past - work.first == server.shapes.slice_lengths[0]
+            continue
         pairs = list(zip(planned.states, planned.plan.chunks, strict=True))
         prompts = [chunk for state, chunk in pairs if chunk.start < len(state.request.prompt)]
         decodes = [state.tpot for state, chunk in pairs if chunk.start >= len(state.request.prompt)]
@@ -178,10 +197,48 @@ def test_only_the_first_prompt_chunk_may_exceed_the_target(setting: dict[str, An
             assert natural or state.request.chunks or chunk.length == OWN.prefill[0] or patient
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    policy=st.sampled_from(["red", "lars", "srtf"]),
+    stages=st.sampled_from([1, 2]),
+    slice_s=st.sampled_from([0.0005, 0.003, 1.0]),
+    asked=st.lists(
+        st.tuples(st.floats(0, 0.05), st.sampled_from([5, 20, 60, 390]), st.integers(2, 20)), min_size=2, max_size=4
+    ),
+)
+def test_slices_keep_the_mean_time_per_token_of_every_answer(
+    policy: str, stages: int, slice_s: float, asked: list[tuple[float, int, int]]
+) -> None:
+    """However late an answer begins: what was saved before its first token is not spent after it. Nobody ages here."""
+    model = LinearTimeModel(fixed=2e-4, tokens=1e-5, attention=1e-6, context=1e-6).per_layer(3, 1e-4)
+    config = SchedulerConfig(
+        policy=policy,
+        tpot_target_s=0.004 * stages,
+        tpot_floor_s=1e-3,
+        idle_tick_s=0.004,
+        slice_s=slice_s,
+        ageing_ticks=10_000,
+    )
+    server = Server(config, shapes_of(stages=stages, slots=16, layers=(1, 2, 3)), pages=2000, model=model)
+    coming = asked[::-1]
+    at = 0.0
+    while coming or server.scheduler.busy:
+        while coming and at + coming[-1][0] <= server.now:
+            gap, prompt, tokens = coming.pop()
+            at += gap
+            server.ask(prompt, tokens)
+        server.step()
+        assert len(server.plans) < 5_000
+    for number, request in server.requests.items():
+        tpot = (server.finished[number] - server.first_token[number]) / (request.max_tokens - 1)
+        assert tpot <= config.tpot_target_s * (1 + 1e-9)
+
+
 def smallest_seconds(server: Server, planned: Planned, stages: int) -> float:
     """Seconds of a plan if its prompt chunk were of the smallest bucket, in a shape that holds the plans in flight."""
     at = next(number for number, one in enumerate(server.plans) if one is planned)
-    flight = [own_work(one, server.shapes).tokens for one in server.plans[max(0, at - stages + 1) : at]]
+    ticks = [one for one in server.plans[:at] if one.step is None]
+    flight = [own_work(one, server.shapes).tokens for one in ticks[max(0, len(ticks) - stages + 1) :]]
     own = own_work(planned, server.shapes, OWN.prefill[0])
     return server.model.seconds(own._replace(tokens=max(own.tokens, *flight, 0)))
 

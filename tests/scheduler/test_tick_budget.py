@@ -1,19 +1,16 @@
 from __future__ import annotations
 
-import math
-
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medha_jax.config import Buckets, SchedulerConfig
-from medha_jax.scheduler.tick_budget import TickBudget, TickLoad, TickTarget, TickTargets
+from medha_jax.config import Buckets
+from medha_jax.scheduler.tick_budget import TickBudget, TickLoad
+from medha_jax.scheduler.tick_targets import TickTarget
 from medha_jax.scheduler.time_model import LinearTimeModel, TickWork
 from medha_jax.specs.tick_shapes import TickShapes
-from tests.scheduler.serving import Server, shapes_of
 
-OWN = Buckets(decode=(2, 4), prefill=(16, 64), chunks=3)
-SHARED = Buckets(decode=(1,), prefill=(32,), chunks=1)
+OWN = Buckets(decode=(2, 4), prefill=(16, 64), chunks=3, slices=())
+SHARED = Buckets(decode=(1,), prefill=(32,), chunks=1, slices=())
 ROWS = LinearTimeModel(tokens=1.0)  # a second for every row of the bucket
 
 
@@ -41,7 +38,7 @@ def test_work_is_that_of_the_fullest_group_and_of_the_shared_rows() -> None:
 
 
 def test_mixed_only_shapes_have_prompt_rows_in_every_tick() -> None:
-    tick = room(own=Buckets(decode=(2,), prefill=(16,), mixed_only=True))
+    tick = room(own=Buckets(decode=(2,), prefill=(16,), mixed_only=True, slices=()))
     assert tick.decode((0,), 0)
     assert tick.tick[0].tokens == 18
 
@@ -65,7 +62,9 @@ def test_the_largest_chunk_within_the_limit() -> None:
 
 def test_a_tick_that_may_take_longer_has_the_chunk_that_is_worth_it() -> None:
     """At position 60 a tick with 16, 32 or 64 rows takes 96, 128 or 168 seconds, at the beginning 36, 68 or 132."""
-    tick = room(own=Buckets(decode=(4,), prefill=(16, 32, 64), chunks=3), model=LinearTimeModel(tokens=1, context=1))
+    tick = room(
+        own=Buckets(decode=(4,), prefill=(16, 32, 64), chunks=3, slices=()), model=LinearTimeModel(tokens=1, context=1)
+    )
     assert tick.largest((0,), 60, 200, TickTarget(96, 1e9)) == 16
     assert tick.largest((0,), 60, 200, TickTarget(96, 1e9, 1.5)) == 32
     assert tick.largest((0,), 60, 200, TickTarget(96, 1e9, 2)) == 64
@@ -164,60 +163,3 @@ def test_where_no_more_fits_no_chunk_of_several_tokens_does(
     most = data.draw(st.integers(2, 60))
     if tick.largest(owners, start, most, TickTarget(limit, 0)):
         assert tick.more_fits(limit)
-
-
-CONFIG = SchedulerConfig(idle_tick_s=0.2, ageing_ticks=10)
-
-
-def test_without_decodes_the_idle_limit_holds_and_the_smallest_chunk_always_runs() -> None:
-    assert TickTargets(CONFIG, 2).target(math.inf, 0.0) == TickTarget(0.2, math.inf, patience=2.0)
-
-
-def test_prompts_that_run_to_their_end_have_no_limit() -> None:
-    config = SchedulerConfig(chunk_preemption=False)
-    assert TickTargets(config, 1).target(0.05, 0.01) == TickTarget(math.inf, math.inf)
-
-
-def test_a_pipeline_divides_the_target_and_remembers_who_is_in_it() -> None:
-    targets = TickTargets(CONFIG, 2)
-    assert targets.target(0.05, 0.01).seconds == 0.025
-    targets.planned(0.05, 0.05, 0.02)
-    assert targets.target(math.inf, 0.0).seconds == 0.025, "its decode is in the second stage"
-    targets.planned(math.inf, math.inf, 0.02)
-    assert targets.target(math.inf, 0.0).seconds == 0.2
-    targets.planned(math.inf, 0.03, 0.02)
-    assert targets.target(0.05, 0.0).seconds == 0.015, "a prompt that ends counts as a decode"
-
-
-def test_what_ticks_save_may_be_spent_on_a_smallest_chunk() -> None:
-    targets = TickTargets(CONFIG, 1)
-    for _ in range(3):
-        targets.planned(0.05, 0.05, 0.02)
-    assert targets.target(0.05, 0.02).at_most == pytest.approx(0.05 + 3 * 0.03)
-    targets.planned(0.05, 0.05, 0.12)
-    assert targets.target(0.05, 0.02).at_most == pytest.approx(0.05 + 0.02)
-    for _ in range(1000):
-        targets.planned(0.05, 0.05, 0.02)
-    assert targets.target(0.05, 0.02).at_most == pytest.approx(0.05 + 10 * 0.05), "not for ever"
-    targets.planned(math.inf, math.inf, 0.1)
-    assert targets.target(0.05, 0.02).at_most == pytest.approx(0.05), "nobody was promised anything meanwhile"
-
-
-def test_decodes_that_take_too_long_by_themselves_do_not_stop_prompts() -> None:
-    assert TickTargets(CONFIG, 1).target(0.05, 0.06) == TickTarget(0.05, math.inf)
-
-
-def test_the_mean_time_per_token_is_kept_beside_a_prompt_whose_chunks_are_all_too_long() -> None:
-    """Reading its context takes 6 to 10 ms, and 4 ms are promised; a tick without it takes 1 ms."""
-    model = LinearTimeModel(fixed=1e-3, context=4e-5)
-    config = SchedulerConfig(policy="srtf", preemption=False, tpot_target_s=4e-3, tpot_floor_s=1e-3, ageing_ticks=1000)
-    server = Server(config, shapes_of(), pages=200, model=model)
-    server.ask(390, 1)
-    while server.scheduler.state(0).scheduled < 100:
-        server.step()
-    short = server.ask(2, 30)
-    server.run()
-    tokens = [planned for planned in server.plans if short in {state.number for state in planned.states}]
-    tpot = (server.finished[short] - server.first_token[short]) / 29
-    assert 3e-3 < tpot <= 4.2e-3
-    assert max(planned.seconds for planned in tokens) > 6e-3, "single ticks are longer"

@@ -15,6 +15,7 @@ from medha_jax.scheduler.time_model import (
     TimeModelError,
     nonnegative_least_squares,
     robust_fit,
+    slice_work,
 )
 
 TRUE = LinearTimeModel(fixed=5e-3, tokens=2e-5, attention=3e-10, context=4e-9, rows=5e-6)
@@ -164,3 +165,28 @@ def test_files_that_hold_no_model_are_refused(tmp_path: Path, text: str) -> None
         FittedTimeModel.load(path, {})
     with pytest.raises(TimeModelError, match="cannot read"):
         FittedTimeModel.load(tmp_path / "nothing.json", {})
+
+
+def test_a_slice_takes_its_share_of_a_tick() -> None:
+    slices = TRUE.per_layer(16, overhead=2e-4).slices
+    whole = TickWork(tokens=2048, attention=2048e5, context=1e5, rows=0)
+    assert slices.seconds(slice_work(16, 2048, 2048e5, 1e5)) == pytest.approx(TRUE.seconds(whole) + 2e-4)
+    quarter = slices.seconds(slice_work(4, 2048, 2048e5, 1e5))
+    assert quarter - 2e-4 == pytest.approx(TRUE.seconds(whole) / 4)
+    assert LinearTimeModel(tokens=1.0).slices.seconds(slice_work(3, 5, 0, 0)) == 15, "a stage counts as one layer"
+
+
+def test_slices_are_learned_apart_and_saved_beside_the_ticks(tmp_path: Path) -> None:
+    rng, model = np.random.default_rng(0), FittedTimeModel(KEY)
+    true = TRUE.per_layer(8, overhead=1e-3).slices
+    for _ in range(200):
+        work = slice_work(int(rng.integers(1, 9)), int(rng.choice([256, 1024])), float(rng.integers(10**6)), 5000)
+        model.slices.observe(work, true.seconds(work))
+    assert model.ticks == 0 and model.seconds(TickWork(100)) == 0
+    work = slice_work(3, 1024, 5e5, 5000)
+    assert model.slices.seconds(work) == pytest.approx(true.seconds(work), rel=0.05)
+    assert model.slices.median_error is not None and model.median_error is None
+    model.save(tmp_path / "times.json")
+    again = FittedTimeModel.load(tmp_path / "times.json", KEY)
+    assert again.ticks == 0 and again.slices.ticks == 200
+    assert again.slices.seconds(work) == pytest.approx(model.slices.coefficients.seconds(work))

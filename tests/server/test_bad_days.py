@@ -221,6 +221,25 @@ def test_a_stalled_upload_ends():
             stall.set()
 
 
+def test_an_upload_that_trickles_ends():
+    """Each part is in time, the prompt is not."""
+    with ServerProcess(*SIMULATED, "--part-seconds", 1, "--part-rate", 10) as server, Client(server.address) as client:
+
+        def parts():
+            yield pb.GeneratePart(start=pb.GenerateStart(prompt_tokens=500)).SerializeToString()
+            while True:
+                yield pb.GeneratePart(token_ids=pb.PromptIds(ids=[5])).SerializeToString()
+                time.sleep(0.3)
+
+        with grpc.insecure_channel(server.address) as channel:
+            call = channel.stream_stream(SERVICE + "GenerateStream")(parts(), timeout=20)
+            with pytest.raises(grpc.RpcError) as raised:
+                list(call)
+            assert raised.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+            assert "it must come at 10 tokens/s or faster" in raised.value.details()
+            wait_until(lambda: idle(client))
+
+
 def test_prefill_begins_before_the_last_part(simulated, client):
     """The last part is only sent when the server says that it computes."""
     begun = threading.Event()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import socket
 import time
 import urllib.request
@@ -46,6 +47,7 @@ REPORT = TickReport(
     cached_pages=(1, 0),
     held_pages=(4, 4),
     preempted=(3,),
+    lost_tokens=70,
     cancelled=(),
 )
 COMPLETION = Completion(
@@ -79,6 +81,19 @@ def test_ticks_are_counted() -> None:
     assert value(metrics, "tick_measured_to_predicted_sum") == pytest.approx(2.0)
     assert value(metrics, "tick_padding_share_sum") == 0.25
     assert value(metrics, "num_preemptions_total") == 1
+    assert value(metrics, "preempted_tokens_total") == 70
+
+
+def test_slices_are_counted_apart_and_their_chunks_once() -> None:
+    metrics = Metrics()
+    for layers in ((0, 3), (3, 8)):
+        metrics.on_tick(dataclasses.replace(REPORT, chunks=CHUNKS[:1], layers=layers))
+    assert value(metrics, "slice_seconds_count") == 2
+    assert value(metrics, "slice_seconds_sum") == pytest.approx(0.1)
+    assert value(metrics, "slice_measured_to_predicted_sum") == pytest.approx(4.0)
+    assert value(metrics, "tick_seconds_count") == 0
+    assert value(metrics, "chunk_tokens_sum") == 64
+    assert value(metrics, "iteration_tokens_total_sum") == 64
 
 
 def test_a_tick_that_nobody_waited_for_has_no_time() -> None:

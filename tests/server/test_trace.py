@@ -34,6 +34,7 @@ def report(started: float, ended: float, *chunks: ChunkReport, **changes: Any) -
         cached_pages=(0, 0),
         held_pages=(1, 1),
         preempted=(),
+        lost_tokens=0,
         cancelled=(),
     )
     return dataclasses.replace(tick, **changes)
@@ -93,6 +94,16 @@ def test_what_ran_where(tmp_path: Path) -> None:
     assert placed["stage 0 group 0", "decodes"]["args"]["requests"] == [2, 3]
     assert placed["stage 0 group 0", "decodes"]["args"]["contexts"] == [31, 41]
     assert placed["stage 0 group 0", "ticks"]["args"]["bucket"] == [8, 64, 0, 0]
+
+
+def test_slices_name_their_layers_on_their_stage(tmp_path: Path) -> None:
+    trace = ScheduleTrace(tmp_path / "trace.json", lambda: 100.0)
+    held = ChunkReport(4, 1, (0,), 1024, 256, False, -1.0, False)
+    trace.on_tick(report(100.5, 100.55, held, bucket=(0, 256, 0, 0), layers=(2, 5)))
+    trace.close()
+    bars = [event for event in read(tmp_path / "trace.json") if event["ph"] == "X"]
+    assert [event["name"] for event in bars] == ["slice of 256: layers 2 to 4", "request 4: 1024 + 256, layers 2 to 4"]
+    assert bars[0]["args"]["layers"] == [2, 5]
 
 
 def test_lifelines_show_who_waited(tmp_path: Path) -> None:

@@ -9,19 +9,21 @@ from typing import Any
 import pytest
 
 from medha_jax.config import Buckets, MeshConfig, RuntimeConfig, SchedulerConfig
+from medha_jax.plan import Admission, Chunk, SamplingParams, Slice, StepPlan
 from medha_jax.results.metrics import e2el, waited
-from medha_jax.scheduler.time_model import TickWork
+from medha_jax.scheduler.time_model import FEATURES, LinearTimeModel, TickWork, slice_work
 from medha_jax.simulate.calibration import FORMAT, read_calibration, write_ticks
+from medha_jax.simulate.clock import VirtualClock
 from medha_jax.simulate.fitting import errors, fit
 from medha_jax.simulate.hardware import SpecError
 from medha_jax.simulate.measured import MeasuredTimes
-from medha_jax.simulate.simulation import simulate
+from medha_jax.simulate.simulation import executor_of, simulate
 from medha_jax.simulate.times import GroupWork
 from medha_jax.specs.buckets import all_buckets
 from medha_jax.specs.sizes import UNBOUNDED
 from tests.simulate.simulated import request
 
-MESH = MeshConfig(page_size=16, buckets=Buckets(decode=(1, 8), prefill=(16, 64), chunks=2))
+MESH = MeshConfig(page_size=16, buckets=Buckets(decode=(1, 8), prefill=(16, 64), chunks=2, slices=()))
 CONFIG = RuntimeConfig(mesh=MESH, slots=8, pool_tokens=8 * 1024)
 TRUE = MeasuredTimes(2e-3, 5e-5, 3e-8, 2e-7, 4e-7, 1e-5, host=3e-4, host_row=2e-5)
 SHAPES = list(all_buckets(MESH.buckets, None))
@@ -167,6 +169,7 @@ def test_the_slowest_stage_and_group_counts(tmp_path: Path) -> None:
         ({"ticks": [{"shape": [1, 0], "seconds": -1, "stages": []}]}, "must be above 0"),
         ({"ticks": [{"shape": [1, 0], "seconds": 1, "slowness": 0, "stages": []}]}, "slowness 0"),
         ({"ticks": [{"shape": [1, 0]}]}, "KeyError"),
+        ({"ticks": [{"shape": [0, 8, 0, 0], "layers": [2, 2], "seconds": 1, "stages": []}]}, r"layers \[2, 2\)"),
         ({"mesh": {"tp": 0}}, "tp is 0"),
         ({"slots": "many"}, "ValueError"),
     ],
@@ -183,3 +186,47 @@ def test_what_is_no_calibration_is_refused(tmp_path: Path, change: dict[str, Any
 def test_errors_are_those_of_ticks_that_were_not_fitted(tmp_path: Path) -> None:
     found = read_calibration(written(tmp_path, ticks(200, 0.05)))
     assert found.errors == errors(fit(found.ticks[::2], MESH), found.ticks[1::2])
+
+
+def slices(count: int) -> list[dict[str, Any]]:
+    """Slices of one or two of two layers."""
+    rng, found = random.Random(1), []
+    for number in range(count):
+        rows, first = rng.choice((128, 512)), number % 2
+        start, length, past = rng.randint(0, 400), rng.randint(2, rows), 2 if first else rng.randint(1, 2)
+        work = GroupWork()
+        work.add(start, length, UNBOUNDED)
+        seconds = SLICES.seconds(slice_work(past - first, rows, *work.sums))
+        stages = [[[start, length, [0]]]]
+        found.append({"shape": [0, rows, 0, 0], "layers": [first, past], "seconds": seconds, "stages": stages})
+    return found
+
+
+SLICES = LinearTimeModel(4e-4, 2e-5, 1e-8, 1e-7, 1e-4)
+WITH_SLICES = dataclasses.replace(MESH.buckets, slices=(128, 512))
+SLICED = dataclasses.replace(CONFIG, mesh=dataclasses.replace(MESH, buckets=WITH_SLICES))
+
+
+def test_slices_are_fitted_apart_and_simulated(tmp_path: Path) -> None:
+    path = tmp_path / "ticks.json"
+    write_ticks(path, {}, SLICED, 1024, [*ticks(600, 0.0), *slices(300)])
+    found = read_calibration(path)
+    assert len(found.ticks) == 600
+    for name in FEATURES:
+        assert getattr(found.times.slices, name) == pytest.approx(getattr(SLICES, name), rel=1e-3), name
+    assert (found.errors[-1].regime, found.errors[-1].ticks) == ("slices", 150)
+    assert found.errors[-1].median < 1e-6
+    machine = found.machine()
+    assert machine.slice_lengths == (1, 2)
+    runtime = executor_of(machine, VirtualClock())
+    runtime.admit(Admission(0, SamplingParams(), 500))
+    runtime.submit_slice(Slice((StepPlan((Chunk(0, 0, 500, (1,) * 500, False),)),), 0, 2))
+    wanted = SLICES.seconds(slice_work(2, 512, 500 * 501 / 2, 500)) + found.times.host
+    assert runtime.totals.seconds == pytest.approx(wanted, rel=1e-3)
+
+
+def test_too_few_slices_make_a_machine_without(tmp_path: Path) -> None:
+    path = tmp_path / "ticks.json"
+    write_ticks(path, {}, SLICED, 1024, [*ticks(600, 0.0), *slices(63)])
+    machine = read_calibration(path).machine()
+    assert machine.config.mesh.buckets == MESH.buckets

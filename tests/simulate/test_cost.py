@@ -10,19 +10,19 @@ from hypothesis import strategies as st
 
 from medha_jax.config import Buckets, MeshConfig, SchedulerConfig
 from medha_jax.results.metrics import waited
-from medha_jax.scheduler.time_model import TickWork
+from medha_jax.scheduler.time_model import TickWork, slice_work
 from medha_jax.simulate.cost import ACTIVATIONS, CostModel
 from medha_jax.simulate.deployments import deploy
 from medha_jax.simulate.hardware import Coefficients, Hardware, Link, SpecError, load_hardware
 from medha_jax.simulate.named_models import load_model
 from medha_jax.simulate.simulation import simulate
 from medha_jax.simulate.times import GroupWork
-from medha_jax.specs.buckets import Bucket, all_buckets, padded_segment
+from medha_jax.specs.buckets import NO_ROWS, Bucket, Segment, all_buckets, padded_segment
 from tests.simulate.simulated import request
 
 LLAMA, H100 = load_model("llama3-8b"), load_hardware("h100")
-BUCKETS = Buckets(decode=(1, 8, 32), prefill=(64, 512, 2048), chunks=4)
-SHARED = Buckets(decode=(4,), prefill=(64, 512, 2048), chunks=2)
+BUCKETS = Buckets(decode=(1, 8, 32), prefill=(64, 512, 2048), chunks=4, slices=())
+SHARED = Buckets(decode=(4,), prefill=(64, 512, 2048), chunks=2, slices=())
 SHAPES = all_buckets(BUCKETS, None)
 
 
@@ -192,7 +192,7 @@ def test_sums_are_predicted_between_full_overlap_and_none(work: GroupWork) -> No
 @pytest.mark.parametrize("prompt", [2048, 20_480, 30_001])
 def test_a_lone_request_takes_the_closed_form(layout: dict[str, int], prompt: int) -> None:
     """The engine and the scheduler on the virtual clock, over one group and over several."""
-    big = Buckets(decode=(1,), prefill=(2048,), chunks=1)
+    big = Buckets(decode=(1,), prefill=(2048,), chunks=1, slices=())
     mesh = mesh_of(**layout, buckets=big, shared_buckets=big)
     machine = deploy(CostModel.of(LLAMA, mesh, load_hardware("b200")), 32768, 1, "llama3-8b")
     patient = SchedulerConfig(idle_tick_s=10, tpot_target_s=10)
@@ -204,3 +204,42 @@ def test_what_does_not_fit_says_so() -> None:
     large = CostModel.of(load_model("llama3-70b"), mesh_of(tp=8, spp=1), load_hardware("h100"))
     with pytest.raises(SpecError, match="4,000,000 tokens of KV a group need 152.6 GiB a device; 50.6 are left"):
         deploy(large, 4 * 10**6, 1, "llama3-70b")
+
+
+@pytest.mark.parametrize("layout", [{}, {"tp": 4, "spp": 2}, {"kvp": 2, "tokens_per_group": 16384}])
+@given(st.integers(1, 16), st.integers(2, 2048), st.integers(0, 16000), st.booleans())
+def test_a_slice_is_predicted_as_it_runs(
+    layout: dict[str, int], layers: int, length: int, start: int, spread: bool
+) -> None:
+    """Exactly, for one chunk; and many of them at once."""
+    own = dataclasses.replace(BUCKETS, slices=(512, 2048))
+    model = CostModel.of(LLAMA, mesh_of(**layout, buckets=own, shared_buckets=own), H100)
+    per_group = layout.get("tokens_per_group", 2**30)
+    size, work = 512 if length <= 512 else 2048, GroupWork()
+    work.add(start, length, per_group)
+    shape = Bucket(NO_ROWS, Segment(0, size, 1)) if spread and "kvp" in layout else Bucket(Segment(0, size, 1))
+    seconds = model.slice_seconds(shape, layers, work)
+    features = slice_work(layers, size, *work.sums)
+    predicted = model.slices.seconds(features)
+    assert predicted == pytest.approx(seconds) if "kvp" not in layout else predicted >= seconds - 1e-12
+    together = model.slices.many(*(np.array([value, 0.0]) for value in features))
+    assert together.tolist() == pytest.approx([predicted, 0.0])
+    # all layers of a stage take what a tick takes without head and sampling
+    parts = (padded_segment(own, 1, size) if part.rows else NO_ROWS for part in shape)
+    whole = model.slice_seconds(shape, model.sizes.layers, work)
+    assert whole < model.group_seconds(Bucket(*parts), work)
+
+
+def test_a_slice_in_closed_form() -> None:
+    """Two layers of 512 rows on two stages: products, all-reduces of the layers and the embedding, the hand-on."""
+    own = dataclasses.replace(BUCKETS, slices=(512,))
+    model = CostModel.of(LLAMA, mesh_of(tp=2, spp=2, buckets=own), H100)
+    work = GroupWork([(1e6, 2e3)], rows=1)
+    sizes, used = model.sizes, model.used
+    product = 2 * sizes.layer_weights * (512 + used.matmul_rows) / (used.matmul * H100.peak_of("bfloat16"))
+    hidden = 512 * LLAMA.embed * 2
+    summed = hidden / (used.link * model.link("tp").bandwidth) + model.link("tp").latency
+    moved = hidden / (used.link * model.link("spp").bandwidth) + model.link("spp").latency
+    attention = 1e6 * model.attention_s / sizes.layers
+    found = model.slice_seconds(Bucket(Segment(0, 512, 1)), 2, work)
+    assert found == pytest.approx(used.tick_s + 2 * (product + attention) + 5 * summed + moved)

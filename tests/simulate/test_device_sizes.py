@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+from dataclasses import replace
 from typing import Any
 
 import jax.numpy as jnp
@@ -21,8 +21,8 @@ from medha_jax.specs.layout import Layout
 from medha_jax.specs.model import Architecture
 from tests.small import CONFIG
 
-BUCKETS = Buckets(decode=(2, 4), prefill=(16,), chunks=3)
-SHARED = Buckets(decode=(3,), prefill=(8,), chunks=2)
+BUCKETS = Buckets(decode=(2, 4), prefill=(16,), chunks=3, slices=())
+SHARED = Buckets(decode=(3,), prefill=(8,), chunks=2, slices=())
 ODD = {**CONFIG, "num_hidden_layers": 5, "vocab_size": 263}
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": ODD,
@@ -42,7 +42,7 @@ def mesh_of(layout: Layout, **settings: Any) -> MeshConfig:
         buckets=BUCKETS,
         shared_buckets=SHARED,
     )
-    return dataclasses.replace(mesh, **settings)
+    return replace(mesh, **settings)
 
 
 @pytest.mark.parametrize("name", model_names())
@@ -66,9 +66,12 @@ def test_known_sizes_of_known_models() -> None:
 )
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_bytes_of_a_device_are_those_of_the_memory_plan(layout: Layout, family: str, dtype: str) -> None:
-    slots, pool, context = 4, 700, 2000
-    arch, mesh = Architecture.from_config(FAMILIES[family]), mesh_of(layout)
+@pytest.mark.parametrize("slices", [(), (8, 64)])
+def test_bytes_of_a_device_are_those_of_the_memory_plan(
+    layout: Layout, family: str, dtype: str, slices: tuple[int, ...]
+) -> None:
+    slots, pool, context = 4, 2100, 2000
+    arch, mesh = Architecture.from_config(FAMILIES[family]), mesh_of(layout, buckets=replace(BUCKETS, slices=slices))
     config = RuntimeConfig(mesh=mesh, slots=slots, pool_tokens=pool, max_context=context)
     plan = plan_memory(Programs(config, arch, jnp.dtype(dtype), build_mesh(layout)), None)
     sizes = DeviceSizes(arch, mesh, dtype)
@@ -76,6 +79,7 @@ def test_bytes_of_a_device_are_those_of_the_memory_plan(layout: Layout, family: 
     assert sizes.pool_bytes(pool) == plan.pool
     assert sizes.kv_token_bytes * 16 == plan.pool_per_page
     assert sizes.register_bytes == plan.register
+    assert sizes.held_bytes == plan.held
     assert sizes.slot_bytes(slots, context) == plan.slots
 
 
@@ -96,6 +100,21 @@ def test_what_a_device_sends_is_what_its_compiled_tick_sends() -> None:
     assert report.attention_flops == sizes.attention_flops
     counted = 2 * (shape.rows * sizes.layers * sizes.layer_weights + shape.samples * sizes.head_weights)
     assert tick.matmul_flops == counted
+
+
+def test_what_a_device_sends_is_what_its_compiled_slice_sends() -> None:
+    """One layer of the largest shape of a 2x2x2 mesh, with a shared chunk beside those of the groups."""
+    buckets, shared = replace(BUCKETS, slices=(32,)), replace(SHARED, slices=(8,))
+    mesh = mesh_of(Layout(2, 2, 2), buckets=buckets, shared_buckets=shared)
+    config = RuntimeConfig(mesh=mesh, slots=4, compilation_cache=None)
+    arch = Architecture.from_config(ODD)
+    report = inspect_layout(config, arch, jnp.dtype("float32"), choose=lambda all_shapes: all_shapes[-1:])
+    (found,) = (one for one in report.buckets if one.slice_layers)
+    sizes = DeviceSizes(arch, mesh, "float32")
+    shape = sizes.slice_shapes[-1]
+    assert (found.rows, found.shared_rows) == (shape.rows, shape.shared.rows) == (40, 8)
+    sent = sorted((one.axis, one.kind, one.nbytes, one.count) for one in found.collectives if one.axis)
+    assert sent == sorted((one.axis, one.kind, one.nbytes, one.count) for one in sizes.slice_collectives(shape, 1))
 
 
 def test_a_layout_that_does_not_divide_is_refused() -> None:

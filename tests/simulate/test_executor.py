@@ -8,11 +8,12 @@ from medha_jax.config import Buckets, MeshConfig, RuntimeConfig
 from medha_jax.plan import Admission, Chunk, SamplingParams, StepPlan
 from medha_jax.scheduler.time_model import LinearTimeModel
 from medha_jax.simulate.clock import VirtualClock
-from medha_jax.simulate.executor import SimulatedExecutor, SimulationError
+from medha_jax.simulate.executor import SimulatedExecutor
+from medha_jax.simulate.held_chunks import SimulationError
 from medha_jax.simulate.times import SummedTimes
 from medha_jax.specs.buckets import UnknownShapeError
 
-BUCKETS = Buckets(decode=(1, 4), prefill=(8, 32), chunks=2)
+BUCKETS = Buckets(decode=(1, 4), prefill=(8, 32), chunks=2, slices=())
 MODEL = LinearTimeModel(fixed=1.0, tokens=0.1, attention=0.001, context=0.01, rows=0.5)
 
 

@@ -23,7 +23,7 @@ from medha_jax.simulate.times import SummedTimes
 from tests.simulate.simulated import request
 
 CONTEXT, START_S = 512, 50.0
-BUCKETS = Buckets(decode=(4,), prefill=(16, 32), chunks=2)
+BUCKETS = Buckets(decode=(4,), prefill=(16, 32), chunks=2, slices=())
 MESH = MeshConfig(page_size=16, buckets=BUCKETS, spp=2, kvp=2, tokens_per_group=256, shared_buckets=BUCKETS)
 
 

@@ -11,7 +11,7 @@ from medha_jax.config import POLICIES, SchedulerConfig
 from medha_jax.results import RequestRecord
 from medha_jax.results.metrics import e2el, on_time, tpot, waited
 from medha_jax.scheduler.time_model import FEATURES, LinearTimeModel
-from medha_jax.simulate.deployments import DEPLOYMENTS, Deployment
+from medha_jax.simulate.deployments import DEPLOYMENTS, LAYERS, SLICE_S, Deployment
 from medha_jax.simulate.simulated_records import record_of
 from medha_jax.simulate.simulation import Outcome, alone, simulate
 from medha_jax.simulate.summaries import isolated_seconds, summarise, summarise_convoy
@@ -47,13 +47,51 @@ def on(stages: int, chunk: int = 2048, deployment: Deployment = MACHINE) -> Depl
 @pytest.mark.parametrize("stages", [1, 2, 4])
 @pytest.mark.parametrize("prompt", [2048, 20_480, 30_000])
 def test_a_lone_request_takes_what_it_takes_alone(stages: int, prompt: int) -> None:
-    machine = on(stages)
+    machine = on(stages).chunks_only
     outcome = simulate(machine, SchedulerConfig(idle_tick_s=10, tpot_target_s=10), [request(3.0, prompt, 5)])
     (served,) = outcome.records
     assert waited(served) == pytest.approx(machine.isolated_prefill(prompt))
     assert e2el(served) == pytest.approx(isolated_seconds(served, machine))
     # N + spp − 1 ticks, then as many as there are stages for every further token
     assert outcome.totals.ticks == -(-prompt // 2048) + stages - 1 + 4 * stages
+
+
+@pytest.mark.parametrize("prompt", [30_000, 1_000_000])
+@pytest.mark.parametrize("policy", ["lars", "red"])
+def test_a_lone_prompt_in_slices_is_fast_and_a_newcomer_waits_for_none_of_it(prompt: int, policy: str) -> None:
+    outcome = simulate(MACHINE, SchedulerConfig(policy=policy), [request(3.0, prompt, 5)])
+    (served,) = outcome.records
+    assert waited(served) <= 1.05 * MACHINE.isolated_prefill(prompt)
+    assert outcome.totals.longest <= 0.05
+    assert outcome.totals.tokens == prompt + 4
+
+
+@pytest.mark.parametrize("policy", [policy for policy in POLICIES if policy != "fcfs"])
+def test_a_newcomer_is_served_while_a_long_prompt_runs_in_slices(policy: str) -> None:
+    """The long one begins in ticks and goes on in slices; no request decodes when the others come."""
+    requests = [request(0.0, 300_000, 5), request(8.0, 500, 5), request(9.0, 6_000, 5)]
+    long, *short = simulate(MACHINE, SchedulerConfig(policy=policy), requests).records
+    assert max(map(waited, short)) < 0.5
+    assert waited(long) < 1.1 * MACHINE.isolated_prefill(300_000)
+
+
+@pytest.mark.parametrize("policy", ["lars", "red"])
+def test_prompts_of_some_thousand_tokens_do_not_queue_for_the_slices_of_a_long_one(policy: str) -> None:
+    """At its end, all layers of a chunk of the long prompt take half a second."""
+    lengths = (5_656, 7_048, 6_914, 3_261, 3_227, 2_722, 1_187)
+    requests = [request(140.0 + 1.3 * place, length, 200) for place, length in enumerate(lengths)]
+    long, *short = simulate(MACHINE, SchedulerConfig(policy=policy), [request(0.0, 1_000_000, 5), *requests]).records
+    assert max(map(waited, short)) < 0.5
+    assert on_time(long)
+
+
+@pytest.mark.parametrize("policy", ["lars", "red"])
+def test_two_long_prompts_take_turns_in_slices(policy: str) -> None:
+    """Neither runs in small chunks of ticks while the other is in the lane, though none counts as `long`."""
+    config = SchedulerConfig(policy=policy, long_tokens=2**30)
+    outcome = simulate(MACHINE, config, [request(0.0, 300_000, 5), request(0.0, 300_000, 5)])
+    assert outcome.totals.ticks < 60
+    assert max(map(waited, outcome.records)) < 1.1 * 2 * MACHINE.isolated_prefill(300_000)
 
 
 def test_a_machine_may_be_slow_for_a_while() -> None:
@@ -71,7 +109,7 @@ def test_more_of_the_machine_is_never_slower_end_to_end() -> None:
     assert isinstance(base, LinearTimeModel)
     (before,) = simulate(MACHINE, SchedulerConfig(), [request(0.0, 100_000, 50)]).records
     for name in FEATURES:
-        better = dataclasses.replace(base, **{name: getattr(base, name) / 2})
+        better = dataclasses.replace(base, **{name: getattr(base, name) / 2}).per_layer(LAYERS, SLICE_S)
         (after,) = simulate(
             dataclasses.replace(MACHINE, model=better), SchedulerConfig(), [request(0.0, 100_000, 50)]
         ).records

@@ -16,8 +16,8 @@ from medha_jax.specs.buckets import (
     smallest_sizes,
 )
 
-BUCKETS = Buckets(decode=(1, 4), prefill=(16, 64, 256, 1024), chunks=4)
-SHARED = Buckets(decode=(2,), prefill=(8, 32), chunks=2)
+BUCKETS = Buckets(decode=(1, 4), prefill=(16, 64, 256, 1024), chunks=4, slices=())
+SHARED = Buckets(decode=(2,), prefill=(8, 32), chunks=2, slices=())
 
 
 @given(st.sampled_from(all_buckets(BUCKETS, SHARED)), st.sampled_from(all_buckets(BUCKETS, SHARED)))

@@ -171,6 +171,19 @@ def test_a_convoy_is_one_long_prompt_and_short_ones_behind_it() -> None:
     assert len({workload.token_ids(request)[:128].tobytes() for request in workload.requests}) == 4
 
 
+def test_a_convoy_may_have_several_long_prompts() -> None:
+    one, three = (build_convoy(ConvoyConfig(shorts=2, long_prompt=500, longs=longs)) for longs in (1, 3))
+    assert [(r.index, r.at, r.kind) for r in three.requests] == [
+        *((number, 0.0, "long") for number in range(3)),
+        (3, 1.0, "short"),
+        (4, 2.0, "short"),
+    ]
+    contents = [three.token_ids(request).tolist() for request in three.requests]
+    assert len({tuple(ids[:128]) for ids in contents}) == 5
+    assert [one.token_ids(request).tolist() for request in one.requests] == [contents[0], *contents[3:]]
+    assert describe(three.config).startswith("3 prompts of 500 tokens")
+
+
 @pytest.fixture
 def prompts(tmp_path: Path) -> str:
     path = tmp_path / "prompts.jsonl"

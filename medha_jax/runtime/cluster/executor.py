@@ -7,24 +7,24 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TypeVar
 
-from medha_jax.plan import Admission, StepPlan, TokenResult
+from medha_jax.plan import Admission, Slice, StepPlan, TokenResult
 from medha_jax.protos import plans_pb2 as pb
 from medha_jax.runtime.cluster.answering import answering
 from medha_jax.runtime.cluster.errors import ClusterError
 from medha_jax.runtime.cluster.leader import Leader
-from medha_jax.runtime.cluster.wire import decode_results, encode_admission, encode_plan
+from medha_jax.runtime.cluster.wire import decode_results, encode_admission, encode_plan, encode_slice
 from medha_jax.runtime.executor import MeshExecutor
-from medha_jax.runtime.tick_results import TickHandle, local_results
+from medha_jax.runtime.tick_results import SliceHandle, TickHandle, local_results, slice_results
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class ClusterHandle:
-    """A tick that was sent to every process."""
+    """A tick or slice that was sent to every process."""
 
     sequence: int
-    own: TickHandle
+    own: TickHandle | SliceHandle
 
 
 class ClusterExecutor:
@@ -38,6 +38,8 @@ class ClusterExecutor:
         self._executor, self._leader = executor, leader
         self.config, self.sizes, self.vocab = executor.config, executor.sizes, executor.vocab
         self.prefix_cacheable, self.ahead = executor.prefix_cacheable, executor.ahead
+        self.slice_lengths = executor.slice_lengths
+        self._stages: tuple[StepPlan, ...] = ()  # of the slice that was sent last
         self._closed = self._failed = False
 
     def usable(self) -> bool:
@@ -68,14 +70,28 @@ class ClusterExecutor:
         sequence = self._leader.broadcast(pb.Command(tick=encode_plan(plan)))
         return ClusterHandle(sequence, self._run(lambda: self._executor.submit(plan)))
 
+    def submit_slice(self, work: Slice) -> ClusterHandle:
+        """Dispatch a slice on every process.
+
+        Raises:
+            UnknownShapeError: its layers or its chunks are no compiled shape's; nothing was dispatched.
+        """
+        self._executor.slice_shape(work)
+        sequence = self._leader.broadcast(pb.Command(slice=encode_slice(work, self._stages)))
+        self._stages = work.stages
+        return ClusterHandle(sequence, self._run(lambda: self._executor.submit_slice(work)))
+
     def collect(self, handle: ClusterHandle) -> list[TokenResult]:
-        """Wait for a tick; one result per chunk of its leaving plan, in order.
+        """Wait for a tick or slice; one result per chunk that left the last stage in it, in order.
 
         Raises:
             ClusterError: a follower's results do not match the plan.
         """
-        results = self._run(lambda: local_results(handle.own))
-        expected = answering(handle.own)
+        own = handle.own
+        if isinstance(own, SliceHandle):
+            return self._run(lambda: slice_results(own))
+        results = self._run(lambda: local_results(own))
+        expected = answering(own)
         missing = {number: process for number, process in expected.items() if number not in results}
         for process in sorted(set(missing.values())):
             wanted = {number for number, of in missing.items() if of == process}
@@ -88,7 +104,7 @@ class ClusterExecutor:
                     f"process {process} sent results of chunks {sorted(theirs)}; expected were {sorted(wanted)}"
                 )
             results.update(theirs)
-        return [results[number] for number in range(len(handle.own.leaving.chunks))]
+        return [results[number] for number in range(len(own.leaving.chunks))]
 
     def close(self, reason: str = "process 0 is done", failed: bool = False) -> None:
         """Stop the followers; further calls do nothing."""

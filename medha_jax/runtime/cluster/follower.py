@@ -10,17 +10,18 @@ from queue import SimpleQueue
 import grpc
 
 from medha_jax.net import TlsFiles
+from medha_jax.plan import Slice, StepPlan
 from medha_jax.protos import plans_pb2 as pb
 from medha_jax.runtime.cluster.answering import answering
 from medha_jax.runtime.cluster.errors import ClusterError
 from medha_jax.runtime.cluster.transport import ACCEPTED, Stream, check_protected, connect, open_stream, options
 from medha_jax.runtime.cluster.watchdog import Watchdog, leave
-from medha_jax.runtime.cluster.wire import decode_admission, decode_plan, encode_results
+from medha_jax.runtime.cluster.wire import decode_admission, decode_plan, decode_slice, encode_results
 from medha_jax.runtime.executor import MeshExecutor
-from medha_jax.runtime.tick_results import local_results
+from medha_jax.runtime.tick_results import local_results, slice_results
 
 PAUSE = 0.2  # seconds between attempts to reach process 0
-Message = Callable[[], pb.FollowerMessage]
+Message = Callable[[], pb.FollowerMessage | None]  # None: there is nothing to send
 
 
 class Follower:
@@ -109,7 +110,7 @@ class Follower:
         return reason
 
     def _run_commands(self, executor: MeshExecutor) -> str:
-        expected = 0
+        expected, stages = 0, tuple[StepPlan, ...]()
         while True:
             command = self._commands.get()
             if command.sequence != expected:
@@ -122,6 +123,10 @@ class Follower:
                     executor.adopt(command.adopt.slot, command.adopt.group, tuple(command.adopt.pages))
                 case "tick":
                     self._tick(executor, command)
+                case "slice":
+                    work = decode_slice(command.slice, stages)
+                    stages = work.stages
+                    self._slice(executor, work)
                 case "stop":
                     return command.stop.reason
                 case other:
@@ -136,6 +141,14 @@ class Follower:
         def message() -> pb.FollowerMessage:
             results = {number: result for number, result in local_results(handle).items() if number in mine}
             return pb.FollowerMessage(results=encode_results(command.sequence, results))
+
+        self._outgoing.put(message)
+
+    def _slice(self, executor: MeshExecutor, work: Slice) -> None:
+        handle = executor.submit_slice(work)
+
+        def message() -> None:
+            slice_results(handle)  # an error ends this process, as one of a tick does
 
         self._outgoing.put(message)
 
@@ -157,7 +170,8 @@ class Follower:
                 self._watchdog.await_cause(min(1.0, self._heartbeat))
                 self._watchdog.lost(f"process {self._hello.process} failed: {error}")
                 return
-            yield message
+            if message is not None:
+                yield message
 
     def _read(self, stream: Stream) -> None:
         reason = "it ended the connection"

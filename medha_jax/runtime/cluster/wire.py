@@ -16,6 +16,7 @@ from medha_jax.plan import (
     Admission,
     Chunk,
     SamplingParams,
+    Slice,
     StepPlan,
     TokenResult,
 )
@@ -113,6 +114,17 @@ def decode_plan(message: pb.Tick) -> StepPlan:
     )
 
 
+def encode_slice(work: Slice, before: tuple[StepPlan, ...]) -> pb.Slice:
+    """A slice as a message, without its plans if they are those of the slice `before`."""
+    plans = () if work.stages == before else work.stages
+    return pb.Slice(stages=map(encode_plan, plans), first=work.first, past=work.past)
+
+
+def decode_slice(message: pb.Slice, before: tuple[StepPlan, ...]) -> Slice:
+    """The slice in a message; `before` has the plans of the slice before, which it may not repeat."""
+    return Slice(tuple(map(decode_plan, message.stages)) or before, message.first, message.past)
+
+
 def encode_results(sequence: int, results: Mapping[int, TokenResult]) -> pb.Results:
     """Results of one tick by position in its leaving plan, as a message."""
     message = pb.Results(sequence=sequence)
@@ -159,5 +171,8 @@ def message_limit(config: RuntimeConfig, vocab: int, width: int) -> int:
     admission = 3 * VARINT * vocab + MAX_STOP_STRINGS * (4 * MAX_STOP_STRING_LENGTH + 8)
     # a chunk names its groups, and at most one page per token plus one at either end
     plan = chunks * (96 + VARINT * (mesh.kvp + 2)) + 2 * tokens * VARINT
+    # a slice has the chunks of all stages, one for each segment
+    held = sum(max(buckets.slices, default=0) for buckets in segments)
+    stages = mesh.spp * (len(segments) * (96 + VARINT * (mesh.kvp + 2)) + 2 * held * VARINT)
     results = chunks * (4 * VARINT + MAX_LOGPROBS * (VARINT + 4) + (4 * vocab if config.keep_logits else 0))
-    return max(admission, VARINT * width, plan, results) + 2**16
+    return max(admission, VARINT * width, plan, stages, results) + 2**16

@@ -21,7 +21,7 @@ class Columns:
         deadline: when its first token is due.
         remaining: predicted seconds of its prompt work that is left, alone on the machine.
         total: predicted seconds of all its prompt work.
-        tokens: that its pages hold: prompt and output.
+        tokens: known tokens: of the prompt, and generated before a preemption.
         number: identifies it.
         admitted: whether it has its pages; booleans.
     """
@@ -61,6 +61,9 @@ class Policy(Protocol):
     def planned(self, number: int, seconds: float) -> None:
         """Note a planned chunk with `seconds` predicted seconds of work."""
 
+    def waited(self, number: int, seconds: float) -> None:
+        """Note a slice of another prompt: this one goes first, and waits until that one's chunk has left the lane."""
+
     def over_quota(self, requests: Columns) -> np.ndarray:
         """Numbers of the prompts that must give up their pages."""
 
@@ -84,6 +87,9 @@ class Stateless:
         return self.rule(requests, now)
 
     def planned(self, number: int, seconds: float) -> None:
+        """Remember nothing."""
+
+    def waited(self, number: int, seconds: float) -> None:
         """Remember nothing."""
 
     def over_quota(self, requests: Columns) -> np.ndarray:

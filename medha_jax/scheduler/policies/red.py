@@ -93,6 +93,13 @@ class Relegation:
     def planned(self, number: int, seconds: float) -> None:
         """Add the work to the speed, and take it off the credit if it was done for the oldest."""
         self._speed.worked(seconds)
+        self._charge(number, seconds)
+
+    def waited(self, number: int, seconds: float) -> None:
+        """Take a slice off the credit that ran because the oldest waits for the lane."""
+        self._charge(number, seconds)
+
+    def _charge(self, number: int, seconds: float) -> None:
         if number == self._oldest:
             self._credit = max(self._credit - seconds, -ADVANCE_S)
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from medha_jax.config import Buckets, MeshConfig, RuntimeConfig
-from medha_jax.plan import Admission, Chunk, SamplingParams, StepPlan
+from medha_jax.plan import Admission, Chunk, SamplingParams, Slice, StepPlan
 
 PER_GROUP = 64
 
@@ -62,12 +62,12 @@ def serve(executor: Any, tokenizer: Any, endless: bool = False) -> dict[str, lis
 
 
 def adopted(executor: Any) -> list[int]:
-    """The token after a prompt computed alone, and after the same one through the first page of the former."""
-    prompt, group = tuple(range(20, 40)), executor.config.mesh.kvp - 1
+    """The token after a prompt computed alone, after the same one through its first page, and after one in slices."""
+    prompt, group, stages = tuple(range(20, 40)), executor.config.mesh.kvp - 1, executor.config.mesh.spp
 
     def token(chunk: Chunk) -> int:
         handle = executor.submit(StepPlan((chunk,)))
-        for _ in range(executor.config.mesh.spp - 1):
+        for _ in range(stages - 1):
             handle = executor.submit(StepPlan(()))
         return executor.collect(handle)[0].token
 
@@ -75,7 +75,16 @@ def adopted(executor: Any) -> list[int]:
     alone = token(Chunk(0, 0, 20, prompt, True, 0, (3, 1), (group,)))
     executor.admit(Admission(1, SamplingParams(temperature=0), 20))
     executor.adopt(1, group, (3,))
-    return [alone, token(Chunk(1, 16, 4, prompt[16:], True, 1, (5,), (group,)))]
+    through = token(Chunk(1, 16, 4, prompt[16:], True, 1, (5,), (group,)))
+
+    executor.admit(Admission(2, SamplingParams(temperature=0), 20))
+    chunk = Chunk(2, 0, 16, prompt[:16], False, 0, (7,), (group,))
+    for stage in range(stages):
+        held = tuple(StepPlan((chunk,) if at == stage else ()) for at in range(stages))
+        for first in range(executor.slice_lengths[-1]):
+            done = executor.collect(executor.submit_slice(Slice(held, first, first + 1)))
+    assert len(done) == 1
+    return [alone, through, token(Chunk(2, 16, 4, prompt[16:], True, 1, (8,), (group,)))]
 
 
 def config(model: Path, tp: int = 1, spp: int = 1, kvp: int = 1, **settings: Any) -> RuntimeConfig:
@@ -86,8 +95,8 @@ def config(model: Path, tp: int = 1, spp: int = 1, kvp: int = 1, **settings: Any
         kvp=kvp,
         page_size=16,
         tokens_per_group=PER_GROUP if kvp > 1 else None,
-        buckets=Buckets(decode=(8,), prefill=(32,), chunks=4, mixed_only=True),
-        shared_buckets=Buckets(decode=(1,), prefill=(32,), chunks=1, mixed_only=True),
+        buckets=Buckets(decode=(8,), prefill=(32,), slices=(16,), chunks=4, mixed_only=True),
+        shared_buckets=Buckets(slices=(), decode=(1,), prefill=(32,), chunks=1, mixed_only=True),
     )
     cache = settings.pop("compilation_cache", None)
     sizes = {"slots": 8, "pool_tokens": 512, **settings}

@@ -5,18 +5,23 @@ from __future__ import annotations
 import shutil
 import subprocess
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import grpc
+import numpy as np
 import pytest
 
 from medha_jax.net import TlsFiles
-from medha_jax.plan import Admission
+from medha_jax.plan import Admission, Chunk, Slice, StepPlan
 from medha_jax.protos import plans_pb2 as pb
 from medha_jax.runtime.cluster import ClusterConfig, ClusterError, ClusterSettingError, tls_files
 from medha_jax.runtime.cluster.follower import Follower
 from medha_jax.runtime.cluster.leader import Leader
 from medha_jax.runtime.cluster.transport import open_stream, read_tls
+from medha_jax.runtime.cluster.wire import encode_slice
+from medha_jax.runtime.tick_results import SliceHandle
 from tests.runtime.cluster.conftest import free_ports
 
 HELLO = dict(version="1", digest="d")
@@ -52,7 +57,14 @@ def lead(ended: list[str] | None = None, tls: TlsFiles | None = None, processes:
     return Leader(pb.Hello(process=0, **HELLO), processes, f"127.0.0.1:{free_ports()}", LIMIT, HEARTBEAT, tls, end=note)
 
 
-def join(leader: Leader, tls: TlsFiles | None = None, seconds: float = 5, process: int = 1, **hello: str) -> Follower:
+def join(
+    leader: Leader,
+    tls: TlsFiles | None = None,
+    seconds: float = 5,
+    process: int = 1,
+    end: Callable[[str], None] = end,
+    **hello: str,
+) -> Follower:
     said = pb.Hello(process=process, **{**HELLO, **hello})
     follower = Follower(said, f"127.0.0.1:{leader.port}", LIMIT, HEARTBEAT, tls, end=end)
     follower.join(seconds)
@@ -65,12 +77,47 @@ class Recorder:
     def __init__(self) -> None:
         self.admitted: list[int] = []
         self.adopted: list[tuple[int, int, tuple[int, ...]]] = []
+        self.slices: list[Slice] = []
 
     def admit(self, admission: Admission) -> None:
         self.admitted.append(admission.slot)
 
     def adopt(self, slot: int, group: int, pages: tuple[int, ...]) -> None:
         self.adopted.append((slot, group, pages))
+
+    def submit_slice(self, work: Slice) -> SliceHandle:
+        self.slices.append(work)
+        return SliceHandle(StepPlan(()), Broken() if work.past == 4 else np.zeros(1))
+
+
+class Broken:
+    """A result that never comes."""
+
+    def block_until_ready(self) -> None:
+        raise RuntimeError("it broke")
+
+
+def test_plans_of_a_round_travel_once_and_an_error_ends_the_follower() -> None:
+    ended: list[str] = []
+    leader, recorder = lead(), Recorder()
+    follower = join(leader, end=ended.append)
+    threading.Thread(target=lambda: follower.run(lambda: recorder), daemon=True).start()
+    leader.wait_ready(5)
+    chunk = Chunk(0, 0, 2, (5, 6), False, 0, (3,))
+    first, second = (StepPlan((chunk,)), StepPlan(())), (StepPlan(()), StepPlan((chunk,)))
+    sent = [Slice(first, 0, 1), Slice(first, 1, 3), Slice(second, 0, 2), Slice(second, 2, 4)]
+    before: tuple[StepPlan, ...] = ()
+    for work in sent:
+        message = encode_slice(work, before)
+        assert bool(message.stages) == (work.first == 0)
+        leader.broadcast(pb.Command(slice=message))
+        before = work.stages
+    deadline = time.monotonic() + 10
+    while not ended and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert recorder.slices == sent
+    assert ended == ["process 1 failed: it broke"]
+    leader.stop("done", failed=False)
 
 
 def run_through(tls: TlsFiles | None) -> None:

@@ -8,24 +8,32 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medha_jax.config import Buckets, MeshConfig, RuntimeConfig
-from medha_jax.plan import Admission, Chunk, SamplingParams, StepPlan, TokenResult
+from medha_jax.plan import Admission, Chunk, SamplingParams, Slice, StepPlan, TokenResult
 from medha_jax.protos import plans_pb2 as pb
 from medha_jax.runtime.cluster.wire import (
     decode_admission,
     decode_plan,
     decode_results,
     decode_sampling,
+    decode_slice,
     encode_admission,
     encode_plan,
     encode_results,
     encode_sampling,
+    encode_slice,
     message_limit,
 )
 from medha_jax.runtime.state import admission_arrays
 
 VOCAB, WIDTH = 300, 200_000
 WIDE = RuntimeConfig(
-    mesh=MeshConfig(kvp=8, page_size=1, buckets=Buckets((32,), (1024,), 8), shared_buckets=Buckets((4,), (256,), 2)),
+    mesh=MeshConfig(
+        spp=4,
+        kvp=8,
+        page_size=1,
+        buckets=Buckets((32,), (1024,), 8, slices=(4096,)),
+        shared_buckets=Buckets((4,), (256,), 2, slices=(2048,)),
+    ),
     keep_logits=True,
 )
 sizes, ids = st.integers(0, 2**31 - 1), st.lists(st.integers(0, 2**31 - 1), max_size=20).map(tuple)
@@ -83,6 +91,15 @@ def test_counts_beyond_a_message_mean_the_same() -> None:
 @given(st.lists(chunks, max_size=8).map(tuple).map(StepPlan))
 def test_plans_travel_unchanged(plan: StepPlan) -> None:
     assert decode_plan(pb.Tick.FromString(encode_plan(plan).SerializeToString())) == plan
+
+
+@given(st.lists(st.lists(chunks, max_size=3).map(tuple).map(StepPlan), min_size=1, max_size=4).map(tuple), sizes, sizes)
+def test_slices_travel_unchanged_and_repeat_no_plans(stages: tuple[StepPlan, ...], first: int, past: int) -> None:
+    work = Slice(stages, first, past)
+    whole, short = (encode_slice(work, before) for before in ((), stages))
+    assert decode_slice(pb.Slice.FromString(whole.SerializeToString()), ()) == work
+    assert decode_slice(pb.Slice.FromString(short.SerializeToString()), stages) == work
+    assert not short.stages
 
 
 @given(st.builds(Admission, slot=sizes, sampling=samplings, prompt=sizes, end_tokens=ids, prompted=ids, generated=ids))
@@ -143,6 +160,8 @@ def test_the_largest_messages_are_within_the_limit(sampling: SamplingParams) -> 
     own = [chunk(1)] * 32 + [chunk(128)] * 8
     plan = StepPlan((*(own * 8), *[chunk(1)] * 4, *[chunk(128)] * 2))
     assert encode_plan(plan).ByteSize() < limit
+    stage = StepPlan((*[chunk(4096)] * 8, chunk(2048)))
+    assert encode_slice(Slice((stage,) * 4, last, last), ()).ByteSize() < limit
     adopt = pb.Adopt(slot=last, group=last, pages=[last] * WIDTH)
     assert pb.Command(sequence=far, adopt=adopt).ByteSize() < limit
     assert encode_results(far, {n: result(n, VOCAB) for n in range(len(plan.chunks))}).ByteSize() < limit

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Sequence
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from medha_jax.config import Buckets, SchedulerConfig
@@ -119,6 +120,17 @@ def test_what_it_was_given_freely_is_taken_off_but_not_for_ever() -> None:
     assert waits - 100 == pytest.approx(red.ADVANCE_S / SHARE, abs=2)
 
 
+def test_who_waits_for_the_slice_lane_pays_for_it() -> None:
+    """Otherwise those behind it would wait for as long as the chunks take that are in the lane."""
+    requests = columns((0, 10, 50, 50, 300e3), (2, 1e4, 5000, 5000, 900e3))
+    policy = Relegation(SHARE, math.inf, LONG)
+    first = []
+    for second in range(300):
+        first.append(ranked(policy, requests, float(second))[0])
+        policy.waited(first[-1], 1.0)
+    assert first.count(0) == 30
+
+
 def test_the_relegated_keep_no_more_than_they_may() -> None:
     late = [(n, 10, 50 - n, 60, 100e3) for n in range(4)]
     requests = columns(*late, (5, 1000, 50, 50, 200e3), admitted=(0, 1, 2, 4))
@@ -140,7 +152,7 @@ def test_decodes_keep_their_pages() -> None:
 
 
 # One group, no decodes to speak of: ticks of up to 10 ms, which is also what predictions suppose.
-BUCKETS = Buckets(decode=(4,), prefill=(8, 32), chunks=3)
+BUCKETS = Buckets(decode=(4,), prefill=(8, 32), chunks=3, slices=())
 CONFIG = SchedulerConfig(
     policy="red",
     relegated_share=0.4,
@@ -173,12 +185,18 @@ def test_an_answer_that_is_interrupted_goes_on_first() -> None:
     assert len(server.outputs[begun]) == 50 and len(server.finished) == 61
 
 
+MANY = [40, 150, 5, 150, 20, 150, 330, 330, 40, 5, 150, 20, 5, 330, 150, 40, 150, 20, 5, 5]
+
+
 def overload(load: float, prompts: Sequence[int], seconds: Any) -> list[float]:
     """Arrivals of prompts, each when the work before it has come at this load."""
     work = [seconds(prompt) for prompt in prompts]
     return (np.concatenate([[0.0], np.cumsum(work)[:-1]]) / load).tolist()
 
 
+@example(3.0, [150, 150], 20, [None], 2, 100, 1, (1, 2, 3))  # an end that fits a tick, but not its prompt's share
+@example(20.0, [5, 150, 330, 40, 5], 20, [None, None, 0.005], 2, 100, None, None)  # prompts end in every tick
+@example(20.0, MANY, 32, [None, 0.3, 0.3, 0.005], 1, 4, 1, None)  # an answer is interrupted, and over the quota
 @settings(max_examples=15, deadline=None)
 @given(
     load=st.sampled_from([1.5, 3.0, 20.0]),
@@ -188,6 +206,7 @@ def overload(load: float, prompts: Sequence[int], seconds: Any) -> list[float]:
     stages=st.sampled_from([1, 2]),
     slots=st.sampled_from([4, 100]),
     relegated_tokens=st.sampled_from([1, 400, None]),
+    layers=st.sampled_from([None, (1, 2, 3)]),
 )
 def test_every_first_token_comes_within_the_bound(
     load: float,
@@ -197,10 +216,12 @@ def test_every_first_token_comes_within_the_bound(
     stages: int,
     slots: int,
     relegated_tokens: int | None,
+    layers: tuple[int, ...] | None,
 ) -> None:
     """Sustained overload, and then of one kind only, which is what starves everybody else under other policies."""
-    config = dataclasses.replace(CONFIG, relegated_tokens=relegated_tokens)
-    shapes = TickShapes(BUCKETS, BUCKETS, 1, 2**20, 4, stages, slots, 400)
+    config = dataclasses.replace(CONFIG, relegated_tokens=relegated_tokens, slice_s=0.003)
+    sizes = BUCKETS if layers is None else dataclasses.replace(BUCKETS, slices=(8, 32))
+    shapes = TickShapes(sizes, sizes, 1, 2**20, 4, stages, slots, 400, layers or (1,))
     server = Server(config, shapes, pages=200 if slots == 4 else 10_000)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(red, "ADVANCE_S", ADVANCE_S)
@@ -217,6 +238,9 @@ def check_bound(
     moments = overload(load, prompts, scheduler.prefill_seconds)
     coming = list(zip(moments, prompts, strict=True))[::-1]
     blocked = longest = 0.0
+    entered: dict[int, float] = {}  # seconds of slices before each chunk entered the slice lane, by id
+    chunks = Counter[int]()  # that entered it, by request
+    sliced = held = 0.0
     while coming or scheduler.busy:
         while coming and coming[-1][0] <= server.now:
             at, prompt = coming.pop()
@@ -226,8 +250,15 @@ def check_bound(
         before = server.now
         owed = scheduler._states.get(int(policy._oldest)) if policy._credit > 0 else None
         waits = owed is not None and owed.queued and owed.holding is None
-        server.step()
+        planned = server.step()
+        assert len(server.plans) < 50_000
         longest = max(longest, server.now - before)
+        if planned.step is not None:
+            chunks.update(state.number for state in planned.states)
+            entered |= {id(chunk): sliced for chunk in planned.plan.chunks}
+            sliced += planned.step.seconds
+            done = planned.step.slice.stages[-1].chunks if planned.step.leaving else ()
+            held = max([held, *(sliced - entered[id(chunk)] for chunk in done)])
         if waits:
             blocked += server.now - before
     work = [scheduler.prefill_seconds(prompt) for prompt in prompts]
@@ -236,7 +267,8 @@ def check_bound(
         earlier = [n for n in range(number) if firsts[n] > request.arrival_s]
         total = sum(work[n] for n in earlier) + max(work) + work[number]
         due = request.slo.ttft_s or max(1.5 * work[number], server.config.ttft_floor_s)
-        bound = due + longest + (total + ADVANCE_S) / share + blocked + server.shapes.stages * longest
+        counted = sum(chunks[n] for n in (*earlier, number)) + max(chunks.values(), default=0) + len(earlier) + 1
+        bound = due + longest + (total + ADVANCE_S + counted * held) / share + blocked + server.shapes.stages * longest
         assert firsts[number] - request.arrival_s <= bound
 
 

@@ -1,0 +1,129 @@
+"""The admitter: the prompts to try in a plan, in order, and pages for those that wait."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+from medha_jax.config import SchedulerConfig
+from medha_jax.scheduler.planned import OpenPlan
+from medha_jax.scheduler.prefill_queue import PolicyOrder, PrefillQueue
+from medha_jax.scheduler.request import RequestState, age
+from medha_jax.scheduler.running import RunningRequests
+from medha_jax.specs.tick_shapes import TickShapes
+
+MOST_BLOCKED = 8  # the search for smaller requests ends after this many without free pages
+
+
+class Admitter:
+    """Finds and frees pages for waiting requests, and admits them into a plan.
+
+    `drop` takes a request that loses its pages out of the slice lane.
+    """
+
+    def __init__(
+        self,
+        config: SchedulerConfig,
+        shapes: TickShapes,
+        queue: PrefillQueue,
+        running: RunningRequests,
+        drop: Callable[[RequestState], None],
+    ) -> None:
+        self._config, self._shapes, self._queue, self._running = config, shapes, queue, running
+        self._drop = drop
+        self._preemptive = config.preemption and config.chunk_preemption
+
+    def order(self, plan: OpenPlan) -> PolicyOrder:
+        """All prompts in the order of the policy, without the pages of those that exceed its quota."""
+        if self._preemptive:
+            for state in self._queue.over_quota():
+                self._preempt(plan, state)
+        return self._queue.order(plan.now)
+
+    def candidates(self, plan: OpenPlan, order: PolicyOrder) -> Iterator[tuple[RequestState, float]]:
+        """The prompts to try and their priorities, by these rules in order.
+
+        1. Without chunk preemption, the prompt that has begun.
+        2. Preempted requests that have waited too long for their pages.
+        3. The order of the policy. Waiting requests are skipped if no slot is free and none can be freed.
+        """
+        if not self._config.chunk_preemption:
+            yield from ((state, math.inf) for state in self._queue.longest_unplanned())
+        overdue = self._queue.overdue(plan.now)
+        yield from ((state, math.inf) for state in overdue)
+        if not self._running.free_slots and not self._preemptive:
+            order.only_admitted()
+        yield from (entry for entry in order if entry[0] not in overdue)
+
+    def admit(self, plan: OpenPlan, state: RequestState, groups: tuple[int, ...]) -> None:
+        """Admit a waiting request to its groups; its first chunk comes with this plan or later."""
+        self._running.admit(state, groups, plan.tick - 1)
+        plan.admitted.append(state)
+
+    def place(self, plan: OpenPlan, order: PolicyOrder, state: RequestState, priority: float) -> tuple[int, ...] | None:
+        """Groups with free pages for a waiting request, after preemption if necessary; None if there are none.
+
+        Requests behind it are not admitted in this plan in two cases. Others have passed it for too long, or it gets
+        its pages when chunks in flight have left.
+        """
+        groups = self._running.place(state)
+        if groups is not None:
+            return groups
+        plan.blocked += 1
+        state.block(plan.now)
+        if plan.blocked == 1 and self._preemptive:
+            victims = self._running.victims(state, priority, self._queue.policy, plan.now, plan.admitted)
+            if victims is not None:
+                for victim in victims:
+                    self._preempt(plan, victim)
+                groups = self._running.place(state)
+                if groups is None:
+                    order.only_admitted()
+                return groups
+        if plan.blocked == MOST_BLOCKED or plan.now - state.blocked_since >= self._config.bypass_s:
+            order.only_admitted()
+        return None
+
+    def could_place(self, plan: OpenPlan, state: RequestState, priority: float) -> tuple[int, ...] | None:
+        """Groups that a waiting request would get, after preemption if necessary; changes nothing.
+
+        None if there are none. The first group is a guess if others must be preempted.
+        """
+        groups = self._running.place(state)
+        if groups is not None or not self._preemptive:
+            return groups
+        victims = self._running.victims(state, priority, self._queue.policy, plan.now, plan.admitted)
+        return None if victims is None else (0,)
+
+    def cached(self, state: RequestState, groups: Sequence[int]) -> int:
+        """Tokens of a waiting request that its first group has in the prefix cache."""
+        cached = state.cached_by_group[groups[0]] if state.cached_by_group else 0
+        return min(cached, self._shapes.per_group - 1)
+
+    def find_pages(self, plan: OpenPlan, due: Sequence[RequestState]) -> None:
+        """Take the next page of every due decode that needs one, after preemption if necessary; the oldest comes first.
+
+        Those that get none are not planned in this tick. If nobody could go on, the oldest takes the pages of the
+        youngest.
+        """
+        running, policy = self._running, self._queue.policy
+        short = {one for one in due if one.needs_page and not running.take(one, one.scheduled + 1)}
+        for nobody_yields in (False, True):
+            for state in sorted(short, key=age):
+                while state.running and not running.take(state, state.scheduled + 1):
+                    if nobody_yields:
+                        victim = running.last_resort(state, short)
+                    else:
+                        victim = running.yielding(state, policy, plan.now, plan.states)
+                    if victim is None:
+                        break
+                    self._preempt(plan, victim)
+                    short.discard(victim)
+                if not (state.running and state.needs_page):
+                    short.discard(state)
+
+    def _preempt(self, plan: OpenPlan, state: RequestState) -> None:
+        plan.preempted.append(state)
+        plan.lost_tokens += state.scheduled
+        self._drop(state)
+        self._running.preempt(state, plan.now, counted=not state.idle)

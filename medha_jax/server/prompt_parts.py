@@ -1,0 +1,69 @@
+"""The parts of a prompt as a client sends them, and how long it may take."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from grpc import StatusCode
+
+from medha_jax.protos import inference_pb2 as pb
+from medha_jax.server.calls import Calls
+from medha_jax.server.refusal import Refusal, invalid
+from medha_jax.server.request_parser import parse
+from medha_jax.server.settings import Limits
+
+
+class PromptParts:
+    """Reads the parts of one prompt, in order.
+
+    Each part must come within `part_seconds`, and N tokens within `part_seconds + N / part_rate` seconds: who sends a
+    little now and then holds a slot no longer than that.
+    """
+
+    def __init__(self, parts: AsyncIterator[bytes], calls: Calls, limits: Limits) -> None:
+        self._parts, self._calls, self._limits = parts, calls, limits
+        self._began = asyncio.get_running_loop().time()
+        self._tokens = 0
+
+    async def start(self) -> pb.GenerateStart:
+        """The settings, which come first.
+
+        Raises:
+            Refusal: they do not, or no part came in time.
+        """
+        first = await self._next()
+        if first is None or first.WhichOneof("part") != "start":
+            raise invalid("the first part has no settings; give start, then token_ids")
+        return first.start
+
+    async def ids(self) -> tuple[int, ...] | None:
+        """Token ids of the next part; None after the last one.
+
+        Raises:
+            Refusal: the part has none, or did not come in time.
+        """
+        part = await self._next()
+        if part is None:
+            return None
+        if part.WhichOneof("part") != "token_ids" or not part.token_ids.ids:
+            raise invalid("a part has no token_ids; give at least one in every part after the first")
+        self._tokens += len(part.token_ids.ids)
+        return tuple(part.token_ids.ids)
+
+    async def _next(self) -> pb.GeneratePart | None:
+        each, rate = self._limits.part_seconds, self._limits.part_rate
+        end = self._began + each + self._tokens / rate
+        now = asyncio.get_running_loop().time()
+        try:
+            async with asyncio.timeout_at(min(now + each, end)):
+                data = await anext(self._parts, None)
+        except TimeoutError:
+            message = f"no part of the prompt came within {each:g} s"
+            if self._tokens and end < now + each:
+                message = (
+                    f"the prompt has {self._tokens} tokens after {end - self._began:.3g} s; it must come at {rate:g} "
+                    "tokens/s or faster"
+                )
+            raise Refusal(StatusCode.DEADLINE_EXCEEDED, message) from None
+        return None if data is None else await self._calls.aside(len(data), lambda: parse(pb.GeneratePart, data))
