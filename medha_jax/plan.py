@@ -122,6 +122,31 @@ class SamplingParams:
             raise InvalidRequestError(f"{path}: {error}") from None
 
 
+class PageCopy(NamedTuple):
+    """A KV page of one group that goes to a place in host memory (`to_host`), or comes back from there."""
+
+    group: int
+    page: int
+    place: int
+    to_host: bool
+
+
+@dataclass(frozen=True)
+class HostTier:
+    """Host memory for KV pages that leave the devices.
+
+    Args:
+        places: pages of each group that fit; 0 for no host tier.
+        page_s: seconds that a page takes to come back to its device.
+    """
+
+    places: int = 0
+    page_s: float = 0.0
+
+
+NO_HOST = HostTier()
+
+
 class Chunk(NamedTuple):
     """Consecutive tokens of one request, computed together; a decode step is a chunk of one.
 
@@ -131,7 +156,8 @@ class Chunk(NamedTuple):
         slot: the request's row in the device tables.
         start: position of the first token.
         length: tokens.
-        tokens: token ids; None for a decode, which takes the token that the device sampled last.
+        tokens: token ids, a tuple or what equals one; None for a decode, which takes the token that the device sampled
+            last.
         last: whether the token sampled after this chunk is the request's next one.
         first_page: index of the first page in `pages` among the request's pages on the owner group.
         pages: pages of the owner group that the request holds from this chunk on.
@@ -142,7 +168,7 @@ class Chunk(NamedTuple):
     slot: int
     start: int
     length: int
-    tokens: tuple[int, ...] | None
+    tokens: Sequence[int] | None
     last: bool
     first_page: int = 0
     pages: tuple[int, ...] = ()

@@ -51,6 +51,13 @@ class RuntimeConfig:
         at_least=1,
         panel=_MEMORY,
     )
+    host_kv_gib: float = setting(
+        0.0,
+        "Host memory for KV pages that leave the devices' prefix cache, in GiB of each process; 0: none.",
+        at_least=0,
+        at_most=2**20,
+        panel=_MEMORY,
+    )
     keep_logits: bool = False  # return the logits of sampled rows to the host: for tests, because it costs a copy
     seed: int = 0  # of requests without a seed of their own
     compilation_cache: Path | None = field(default_factory=default_compilation_cache)

@@ -8,6 +8,7 @@ from medha_jax.engine.events import GenerationRequest
 from medha_jax.engine.executor import Executor
 from medha_jax.plan import InvalidRequestError
 from medha_jax.scheduler.request import SchedulerRequest
+from medha_jax.token_ids import GrowingIds, first_outside
 
 
 def check_request(request: GenerationRequest, vocab: int, context: int) -> None:
@@ -42,11 +43,8 @@ def check_ids(what: str, ids: Sequence[int], vocab: int) -> None:
     Raises:
         InvalidRequestError: one is not; the message calls it `what`.
     """
-    if not len(ids):
-        return
-    extremes = (ids[0], ids[-1]) if isinstance(ids, range) else ids  # simulated prompts have a million ids
-    if not (min(extremes) >= 0 and max(extremes) < vocab):
-        bad = next(token for token in ids if not 0 <= token < vocab)
+    bad = first_outside(ids, vocab)
+    if bad is not None:
         raise InvalidRequestError(f"{what} {bad} is outside the vocabulary; allowed are 0 to {vocab - 1}")
 
 
@@ -66,7 +64,7 @@ def for_scheduler(request: GenerationRequest, executor: Executor, arrival: float
     prompt: Sequence[int] = request.prompt_ids
     if bound is not None:
         # if the KV of a prefix depends on the whole prompt, nothing can be computed before the prompt is complete
-        prompt = list(request.prompt_ids) if executor.prefix_cacheable else []
+        prompt = GrowingIds(request.prompt_ids if executor.prefix_cacheable else ())
     return SchedulerRequest(
         prompt=prompt,
         max_tokens=wished if bound is not None else min(wished, context - most),

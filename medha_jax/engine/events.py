@@ -8,6 +8,7 @@ from typing import Literal
 
 from medha_jax.plan import SamplingParams
 from medha_jax.scheduler.request import NO_SLO, OnDeadline, Slo
+from medha_jax.token_ids import kept
 
 FinishReason = Literal["stop", "length"]
 FailReason = Literal["deadline", "not_finite", "internal", "stopped"]
@@ -23,6 +24,9 @@ class GenerationRequest:
 
     `prompt_bound` is None if `prompt_ids` are the whole prompt. Otherwise they are its first part, and `prompt_bound`
     is the most tokens of all parts together.
+
+    `prompt_ids` are kept as `token_ids.IdArray`, 4 bytes a token, or as a range. An array that is given must not change
+    afterwards.
     """
 
     prompt_ids: Sequence[int]
@@ -34,6 +38,9 @@ class GenerationRequest:
     on_deadline: OnDeadline = "continue"
     cache_salt: str = ""
     prompt_bound: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "prompt_ids", kept(self.prompt_ids))
 
 
 @dataclass(frozen=True)
@@ -116,7 +123,8 @@ class Completion(Course):
     """A finished generation; `text` is the joined text of its deltas.
 
     `token_ids` includes the token that ended the generation. `matched` is the stop string, or the stop or
-    end-of-sequence token id, that ended it; None if `finish_reason` is "length".
+    end-of-sequence token id, that ended it; None if `finish_reason` is "length". `logprobs` are only kept for who
+    runs requests offline; a server gives them in the deltas.
     """
 
     token_ids: tuple[int, ...]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from medha_jax.config import RuntimeConfig
-from medha_jax.plan import Admission, Slice, StepPlan, TokenResult
+from medha_jax.plan import Admission, HostTier, PageCopy, Slice, StepPlan, TokenResult
 from medha_jax.specs.sizes import Sizes
 
 
@@ -37,6 +37,10 @@ class Executor(Protocol):
     def slice_lengths(self) -> tuple[int, ...]:
         """Numbers of layers that a slice may have, increasing; the last one is all layers of a stage."""
 
+    @property
+    def host(self) -> HostTier:
+        """Host memory for KV pages."""
+
     def usable(self) -> bool:
         """After an error: whether the devices still hold the state of plans in flight and admitted requests."""
 
@@ -54,6 +58,12 @@ class Executor(Protocol):
         """Make filled pages the first ones of an admitted request on a group.
 
         Call it before the request's first chunk, which then starts after these pages.
+        """
+
+    def copy_pages(self, copies: Sequence[PageCopy]) -> None:
+        """Copy KV pages to and from host memory, in this order, before what is submitted next.
+
+        After an error the state counts as lost.
         """
 
     def submit(self, plan: StepPlan) -> Any:

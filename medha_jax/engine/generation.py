@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 from medha_jax.engine.events import (
@@ -20,6 +20,7 @@ from medha_jax.engine.events import (
 )
 from medha_jax.plan import Chunk, TokenResult
 from medha_jax.scheduler.request import RequestState
+from medha_jax.token_ids import GrowingIds
 
 
 class Output(Protocol):
@@ -48,14 +49,14 @@ OutputFactory = Callable[[GenerationRequest, int], Output]
 class Generation:
     """A request, its output and its times in seconds. Owned by the engine.
 
-    `output` is None until the prompt is complete. `held` are prompt tokens that the scheduler does not have yet.
-    `reported` prompt tokens were reported as computed.
+    `output` is None until the prompt is complete. `held` are the prompt tokens so far if the scheduler gets none before
+    all are there; otherwise None. `reported` prompt tokens were reported as computed.
     """
 
     request: GenerationRequest
     arrival: float
     output: Output | None = None
-    held: list[int] = field(default_factory=list)
+    held: GrowingIds | None = None
     first_chunk: float = math.nan
     first_token: float = math.nan
     cached: int = 0

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from medha_jax.config import RuntimeConfig, SchedulerConfig
+from medha_jax.config import ConfigError, RuntimeConfig, SchedulerConfig
 from medha_jax.engine.events import GenerationRequest
 from medha_jax.engine.executor import Executor
 from medha_jax.engine.loop import Engine, OnTick
@@ -36,6 +36,9 @@ class EngineLoader:
     """Loads an engine; its owner calls `close` when the engine has stopped.
 
     `cluster` names the processes of the mesh if there are several. `tell` takes a line about each step of the start.
+
+    Raises:
+        ConfigError: there is a host tier without the prefix cache.
     """
 
     def __init__(
@@ -49,12 +52,16 @@ class EngineLoader:
     ) -> None:
         self._config, self._scheduling, self._cluster = config, scheduling, cluster
         self._tokenizer, self._clock, self._say = tokenizer, clock, tell
+        if config.host_kv_gib and not scheduling.prefix_cache:
+            raise ConfigError("host_kv_gib keeps pages of the prefix cache, which is off; leave it at 0")
         self._times: tuple[FittedTimeModel, Path] | None = None
         self._leading: ClusterExecutor | None = None
 
     def load(self, listener: Listener, on_tick: OnTick | None = None) -> EngineService:
         """Load the model, measure ticks if none are known, and start the engine's thread."""
         executor = self._open()
+        if executor.host.places and not executor.prefix_cacheable:
+            self._say("the host tier stays empty: RoPE of this model depends on the length, so prefixes are not shared")
         times = self._time_model()
         scheduling = _with_bounded_queue(self._scheduling, executor)
 

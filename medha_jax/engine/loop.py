@@ -14,11 +14,13 @@ from medha_jax.engine.generation import Generation, OutputFactory
 from medha_jax.engine.recovery import Recovery, internal_error
 from medha_jax.engine.tick_report import Load, TickReport, report_tick
 from medha_jax.kv.allocator import OutOfPagesError
+from medha_jax.kv.host import UNUSED
 from medha_jax.plan import Admission, InvalidRequestError, TokenResult
 from medha_jax.scheduler.planned import Planned
 from medha_jax.scheduler.request import RequestState, SchedulerRequest
 from medha_jax.scheduler.scheduler import Scheduler, check_queue
 from medha_jax.scheduler.time_model import TimeModel
+from medha_jax.token_ids import GrowingIds
 
 PAUSE_S = 0.002  # rest if there are requests, nothing runs, and only time can change that
 Events = list[tuple[int, EngineEvent]]
@@ -59,6 +61,7 @@ class Engine:
         self._recovery = Recovery(executor, scheduler, self._flight, clock)
         self._cancelled: list[int] = []
         self._healthy = self._moved = True
+        self._reported = UNUSED  # the use of the host tier at the last tick that was reported
 
     @property
     def busy(self) -> bool:
@@ -132,8 +135,11 @@ class Engine:
         generation = Generation(request, wanted.arrival_s)
         if request.prompt_bound is None:
             generation.output = self._outputs(request, self._executor.sizes.context - len(request.prompt_ids))
-        elif not self._executor.prefix_cacheable:
-            generation.held = list(request.prompt_ids)
+        else:
+            prompt = wanted.prompt
+            if not self._executor.prefix_cacheable:
+                prompt = generation.held = GrowingIds(request.prompt_ids)
+            generation.request = dataclasses.replace(request, prompt_ids=prompt)  # the first part is kept once
         self._scheduler.enqueue(number, wanted)
         self._generations[number] = generation
         return Queued(*self._scheduler.outlook(number, self._clock()))
@@ -146,9 +152,10 @@ class Engine:
         generation = self._generations.get(number)
         if generation is None:
             return
-        if not self._executor.prefix_cacheable:
+        if generation.held is not None:
             generation.held.extend(ids)
-            ids = generation.held if complete else ()
+            ids = generation.held.whole() if complete else ()
+            generation.held = None if complete else generation.held
         self._scheduler.extend(number, ids, complete, self._clock())
         if complete:
             state = self._scheduler.state(number)
@@ -183,7 +190,7 @@ class Engine:
             collects = len(self._flight) > (self._scheduler.ahead if submitted else 0)
             if collects:
                 events += self._collect()
-            self._moved = submitted or collects or bool(events)
+            self._moved = submitted or collects or bool(events) or bool(planned.copies)
         except Exception as error:
             events += self._fail_all(error)
         return events
@@ -214,7 +221,9 @@ class Engine:
         return [(state.number, Failed("deadline", "the deadline has passed")) for state in planned.expired]
 
     def _announce(self, planned: Planned) -> None:
-        """Write the slots of the requests that a plan admits, and of those that get another group."""
+        """Copy pages, and write the slots of the requests that a plan admits, and of those that get another group."""
+        if planned.copies:
+            self._executor.copy_pages(planned.copies)
         for state in planned.admitted:
             self._write_slot(state, state.computed)
             holding = state.holding
@@ -281,7 +290,10 @@ class Engine:
         if self._on_tick is None:
             return
         try:
-            self._on_tick(report_tick(tick, times, self._scheduler, self._executor.sizes.pages, self._cancelled))
+            pages, host = self._executor.sizes.pages, self._scheduler.stats.host
+            copied = host.stored - self._reported.stored, host.restored - self._reported.restored
+            self._reported = host
+            self._on_tick(report_tick(tick, times, self._scheduler, pages, self._cancelled, copied))
         except Exception as error:
             if self._on_error is None:
                 raise

@@ -38,7 +38,8 @@ class OfflineEngine(Engine):
     ) -> None:
         model = LinearTimeModel()  # every tick is free
         scheduler = scheduler_for(executor, config, model, ahead)
-        super().__init__(executor, scheduler, model, clock, text_outputs(tokenizer), on_result=on_result)
+        outputs = text_outputs(tokenizer, keep_logprobs=True)
+        super().__init__(executor, scheduler, model, clock, outputs, on_result=on_result)
 
 
 def generate(

@@ -7,6 +7,7 @@ from medha_jax.engine.generation import OutputFactory
 from medha_jax.text.detokenizer import Detokenizer
 from medha_jax.text.stops import StopStrings
 from medha_jax.text.tokenizer import Tokenizer
+from medha_jax.token_ids import IdArray, array_of, no_ids
 
 
 class RequestOutput:
@@ -18,12 +19,14 @@ class RequestOutput:
     - Otherwise the limit ends it: the smaller of `max_tokens` and `limit`.
     """
 
-    def __init__(self, request: GenerationRequest, tokenizer: Tokenizer, *, limit: int | None = None) -> None:
+    def __init__(
+        self, request: GenerationRequest, tokenizer: Tokenizer, *, limit: int | None = None, keep_logprobs: bool = False
+    ) -> None:
         """Begin with nothing generated.
 
         The end of the request's prompt is the detokenizer's context. So the text continues the prompt exactly, for
         example with the space that begins a word. `limit` is the number of tokens that still fit the context after the
-        prompt; None for no such limit.
+        prompt; None for no such limit. `keep_logprobs` is for a completion that has them, too, not only the deltas.
         """
         sampling = request.sampling
         self._request = request
@@ -33,16 +36,16 @@ class RequestOutput:
         self._limit = min((n for n in (sampling.max_tokens, limit) if n is not None), default=None)
         self._detokenizer = Detokenizer(tokenizer, context=request.prompt_ids)
         self._stops = StopStrings(sampling.stop, include=sampling.include_stop)
-        self._token_ids: list[int] = []
-        self._logprobs: list[TokenLogprobs] = []
+        self._token_ids = no_ids()
+        self._keep_logprobs, self._logprobs = keep_logprobs, list[TokenLogprobs]()
         self._pieces: list[str] = []
         self._finish_reason: FinishReason | None = None
         self._matched: str | int | None = None
 
     @property
-    def token_ids(self) -> tuple[int, ...]:
+    def token_ids(self) -> IdArray:
         """Every token generated so far, in order."""
-        return tuple(self._token_ids)
+        return IdArray(array_of(self._token_ids[:]))
 
     @property
     def finish_reason(self) -> FinishReason | None:
@@ -69,7 +72,7 @@ class RequestOutput:
         if self.finished:
             return None
         self._token_ids.append(token_id)
-        if logprobs is not None:
+        if logprobs is not None and self._keep_logprobs:
             self._logprobs.append(logprobs)
         searched = len(self._token_ids) > self._request.sampling.min_tokens
         if searched and token_id in self._stop_ids:
@@ -90,7 +93,7 @@ class RequestOutput:
         if self._finish_reason is None:
             raise RuntimeError(f"the generation is not over after {len(self._token_ids)} tokens")
         return Completion(
-            token_ids=self.token_ids,
+            token_ids=tuple(self._token_ids),
             text="".join(self._pieces),
             finish_reason=self._finish_reason,
             matched=self._matched,
@@ -124,6 +127,6 @@ class RequestOutput:
         return safe
 
 
-def text_outputs(tokenizer: Tokenizer) -> OutputFactory:
-    """A factory of outputs that answer with text."""
-    return lambda request, limit: RequestOutput(request, tokenizer, limit=limit)
+def text_outputs(tokenizer: Tokenizer, *, keep_logprobs: bool = False) -> OutputFactory:
+    """A factory of outputs that answer with text; see `RequestOutput`."""
+    return lambda request, limit: RequestOutput(request, tokenizer, limit=limit, keep_logprobs=keep_logprobs)

@@ -15,6 +15,7 @@ from medha_jax.engine.tick_report import Load
 from medha_jax.plan import InvalidRequestError
 from medha_jax.scheduler.request import SchedulerRequest
 from medha_jax.scheduler.scheduler import check_queue
+from medha_jax.token_ids import IdArray, kept
 
 Listener = Callable[[Events], None]
 
@@ -42,7 +43,7 @@ class _Extend:
     """Add tokens to a prompt; `done` with the last ones."""
 
     number: int
-    ids: tuple[int, ...]
+    ids: IdArray | range
     done: bool
 
 
@@ -136,19 +137,20 @@ class EngineService:
         Raises:
             InvalidRequestError: ids outside the vocabulary, or more tokens than the bound; the request still waits.
         """
-        self._engine.check_ids(prompt_ids)
+        ids = kept(prompt_ids)
+        self._engine.check_ids(ids)
         with self._changed:
             prompt = self._prompts.get(number)
             if prompt is None:
                 return
-            if prompt.tokens + len(prompt_ids) > prompt.bound:
+            if prompt.tokens + len(ids) > prompt.bound:
                 raise InvalidRequestError(
-                    f"the prompt has {prompt.tokens + len(prompt_ids)} tokens; allowed are {prompt.bound}, as stated"
+                    f"the prompt has {prompt.tokens + len(ids)} tokens; allowed are {prompt.bound}, as stated"
                 )
-            prompt.tokens += len(prompt_ids)
+            prompt.tokens += len(ids)
             if done:
                 del self._prompts[number]
-            self._ask(_Extend(number, tuple(prompt_ids), done))
+            self._ask(_Extend(number, ids, done))
 
     def cancel(self, number: int) -> None:
         """End a request between two ticks, without further events. One that has ended is ignored."""

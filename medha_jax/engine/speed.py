@@ -122,6 +122,7 @@ class _Watched:
         self.prefix_cacheable, self.ahead = executor.prefix_cacheable, executor.ahead
         self.usable, self.renew, self.slice_lengths = executor.usable, executor.renew, executor.slice_lengths
         self.admit, self.adopt = executor.admit, executor.adopt
+        self.host, self.copy_pages = executor.host, executor.copy_pages
 
     def submit(self, plan: Any) -> Any:
         return self._submitted(self._executor.submit, plan)

@@ -56,6 +56,7 @@ class TickReport:
         held_pages: pages that running requests have, or that are set aside for them.
         preempted: requests that lost their pages for its plan.
         lost_tokens: tokens whose KV they lost.
+        copied: pages that went to host memory before it, and that came back, since the tick before.
         cancelled: requests cancelled since the tick before.
         layers: first and past the last layer of each stage, if it is a slice; None for a tick.
     """
@@ -75,6 +76,7 @@ class TickReport:
     preempted: tuple[int, ...]
     lost_tokens: int
     cancelled: tuple[int, ...]
+    copied: tuple[int, int] = (0, 0)
     layers: tuple[int, int] | None = None
 
 
@@ -96,11 +98,17 @@ class Load(QueueStats):
 
 
 def report_tick(
-    tick: DispatchedTick, times: TickTimes, scheduler: Scheduler, total_pages: int, cancelled: Sequence[int]
+    tick: DispatchedTick,
+    times: TickTimes,
+    scheduler: Scheduler,
+    total_pages: int,
+    cancelled: Sequence[int],
+    copied: tuple[int, int],
 ) -> TickReport:
     """The report of a tick that was read, with the scheduler's state after it.
 
-    `total_pages` are those of each group; `cancelled` are the requests cancelled since the tick before.
+    `total_pages` are those of each group; `cancelled` are the requests cancelled since the tick before, and `copied`
+    the pages copied since.
     """
     planned, step = tick.planned, tick.planned.step
     stats = scheduler.stats
@@ -139,6 +147,7 @@ def report_tick(
         preempted=tuple(state.number for state in planned.preempted),
         lost_tokens=planned.lost_tokens,
         cancelled=tuple(cancelled),
+        copied=copied,
         layers=None if step is None else (step.slice.first, step.slice.past),
     )
 

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+Pages = Sequence[int] | np.ndarray
+"""Page numbers, int64 `[pages]` if they are an array."""
+
 
 class OutOfPagesError(RuntimeError):
     """A request needs more pages than are free."""
@@ -24,13 +27,14 @@ class PageAllocator:
         self.pages = pages
         self._free = list(range(pages - 1, -1, -1))
         self._holders = np.zeros(pages, np.int32)
+        self._last_at = np.zeros(pages, np.int64)  # scratch
 
     @property
     def free(self) -> int:
         """Pages without holders."""
         return len(self._free)
 
-    def holders(self, pages: Sequence[int]) -> np.ndarray:
+    def holders(self, pages: Pages) -> np.ndarray:
         """Holders of each page, int32 `[pages]`."""
         return self._holders[np.asarray(pages, np.int64)]
 
@@ -48,7 +52,7 @@ class PageAllocator:
         self._holders[np.asarray(taken, np.int64)] = 1
         return taken
 
-    def share(self, pages: Sequence[int]) -> None:
+    def share(self, pages: Pages) -> None:
         """Give each page one more holder.
 
         Raises:
@@ -56,7 +60,7 @@ class PageAllocator:
         """
         self._holders[self._held(pages, "shared")] += 1
 
-    def release(self, pages: Sequence[int]) -> None:
+    def release(self, pages: Pages) -> None:
         """Take one holder from each page; a page without holders becomes free.
 
         Raises:
@@ -66,10 +70,12 @@ class PageAllocator:
         self._holders[held] -= 1
         self._free.extend(held[self._holders[held] == 0].tolist())
 
-    def _held(self, pages: Sequence[int], verb: str) -> np.ndarray:
+    def _held(self, pages: Pages, verb: str) -> np.ndarray:
         """The pages as indices. All must be distinct and held."""
-        held = np.asarray(pages, np.int64)
+        held, places = np.asarray(pages, np.int64), np.arange(len(pages))
         known = ((held >= 0) & (held < self.pages)).all()
-        if not known or (self._holders[held] < 1).any() or len(set(pages)) != len(pages):
+        if known:
+            self._last_at[held] = places  # of a page that is there twice, only one place stays
+        if not known or (self._holders[held] < 1).any() or (self._last_at[held] != places).any():
             raise ValueError(f"a page was {verb} that nobody holds")
         return held

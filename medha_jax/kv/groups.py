@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
 
 from medha_jax.kv.allocator import OutOfPagesError, PageAllocator
-from medha_jax.kv.prefix import PrefixIndex, page_digests, root_digest
+from medha_jax.kv.host import HostIndex, HostUse
+from medha_jax.kv.prefix import DigestChain, PrefixIndex
+from medha_jax.plan import NO_HOST, HostTier, PageCopy
 from medha_jax.specs.sizes import pages_for, parts_of
 
 
@@ -24,7 +29,8 @@ class Holding:
         cached: first tokens that earlier requests computed; they fill whole pages of the first group.
         aside: tokens that its pages hold, with those that are set aside.
         taken: tokens that its pages hold.
-        chain: the root of its digests, then those of its first pages that are known; empty without the prefix cache.
+        chain: the digests of its pages; None without the prefix cache.
+        published: its first pages that the prefix cache knows.
     """
 
     groups: tuple[int, ...]
@@ -34,7 +40,8 @@ class Holding:
     cached: int = 0
     aside: int = 0
     taken: int = 0
-    chain: list[bytes] = field(default_factory=list)
+    chain: DigestChain | None = None
+    published: int = 0
 
     @property
     def adopted(self) -> tuple[int, ...]:
@@ -46,6 +53,10 @@ class Holding:
         """Pages of each of its groups that it has or that are set aside for it."""
         parts = parts_of(self.aside, self.per_group, self.page_size)
         return parts + (0,) * (len(self.groups) - len(parts))
+
+    def full(self, computed: int) -> int:
+        """Pages of its first group that `computed` tokens fill."""
+        return min(computed, self.per_group) // self.page_size
 
     def owners(self, position: int) -> tuple[int, ...]:
         """The groups that hold positions up to `position`; the last one owns it."""
@@ -66,7 +77,8 @@ class GroupedPages:
     prefix cache uses them. What a request generates takes further pages, one at a time, if any are free.
 
     With the prefix cache, a request reuses filled pages of earlier requests with the same first tokens and the same
-    salt. Pages stay in the cache until their space is needed.
+    salt. Pages stay in the cache until their space is needed. Then their contents go to host memory, if there is a
+    host tier, and come back with `bring`. The device must carry out `take_copies` before the next chunks.
 
     Args:
         groups: number of groups.
@@ -74,11 +86,25 @@ class GroupedPages:
         page_size: tokens in a page.
         per_group: tokens of one request that a group holds, a multiple of `page_size`.
         prefix_cache: whether requests share pages.
+        host: of the pages that leave the prefix cache.
     """
 
-    def __init__(self, groups: int, pages: int, page_size: int, per_group: int, *, prefix_cache: bool = False) -> None:
+    def __init__(
+        self,
+        groups: int,
+        pages: int,
+        page_size: int,
+        per_group: int,
+        *,
+        prefix_cache: bool = False,
+        host: HostTier = NO_HOST,
+    ) -> None:
         self._pools = [PageAllocator(pages) for _ in range(groups)]
         self._indexes = [PrefixIndex(pool) for pool in self._pools] if prefix_cache else []
+        self._hosts = [HostIndex(host.places) for _ in self._indexes] if host.places else []
+        self._host = host
+        self._copies: list[PageCopy] = []
+        self._stored = self._restored = 0
         self._aside = [0] * groups  # pages that are set aside and not taken
         self._page_size = page_size
         self._per_group = per_group
@@ -94,6 +120,30 @@ class GroupedPages:
     def idle(self) -> tuple[int, ...]:
         """Pages of each group that only the prefix cache holds."""
         return tuple(index.idle for index in self._indexes) if self._indexes else (0,) * len(self._pools)
+
+    @property
+    def shares(self) -> bool:
+        """Whether requests share pages."""
+        return bool(self._indexes)
+
+    @property
+    def tiered(self) -> bool:
+        """Whether pages go to host memory."""
+        return bool(self._hosts)
+
+    @property
+    def restore_s(self) -> float:
+        """Seconds that a page takes to come back from host memory."""
+        return self._host.page_s
+
+    @property
+    def host(self) -> HostUse:
+        """The use of the host tier."""
+        return HostUse(sum(map(len, self._hosts)), self._stored, self._restored)
+
+    def chain(self, salt: str = "") -> DigestChain:
+        """A new chain for the digests of a request's pages."""
+        return DigestChain(salt, self._page_size)
 
     def check(self, tokens: int) -> None:
         """Check that a request of `tokens` tokens could run on empty pools.
@@ -111,7 +161,11 @@ class GroupedPages:
             raise OutOfPagesError(f"{tokens} tokens need {max(needed)} KV pages; the pool has {self._pools[0].pages}")
 
     def reserve(
-        self, tokens: int, order: Sequence[int] | None = None, prompt: Sequence[int] = (), salt: str = ""
+        self,
+        tokens: int,
+        order: Sequence[int] | None = None,
+        prompt: Sequence[int] = (),
+        chain: DigestChain | None = None,
     ) -> Holding:
         """Set pages aside for the known tokens of a request.
 
@@ -119,7 +173,7 @@ class GroupedPages:
             tokens: tokens that will be computed for certain.
             order: groups to use, first one first; None begins with the groups that have most free pages.
             prompt: token ids to find in the prefix cache. At least the last one is left to compute.
-            salt: only requests with the same salt share pages.
+            chain: of these ids; only requests with the same salt share pages. None for a new one without salt.
 
         Raises:
             OutOfPagesError: too few are free now; nothing was taken.
@@ -128,31 +182,35 @@ class GroupedPages:
         if order is None:
             order = sorted(range(len(free)), key=lambda group: -free[group])
         groups = tuple(order[: len(needed)])
-        chain = [root_digest(salt)] if self._indexes else []
-        found: list[tuple[int, bytes]] = []
+        if not self._indexes:
+            chain = None
+        elif chain is None:
+            chain = self.chain()
+        adopted = np.zeros(0, np.int64)
         shared = 0
-        if chain and groups and needed[0] <= free[groups[0]] + self._indexes[groups[0]].in_use:
-            found = self._find(groups[0], prompt, chain[0])
+        if chain is not None and groups and needed[0] <= free[groups[0]] + self._indexes[groups[0]].in_use:
+            index = self._indexes[groups[0]]
+            adopted = index.find(self._digests(prompt, chain))
             # idle pages count as free, but the request cannot use them twice
-            shared = len(found) - self._indexes[groups[0]].count_idle(page for page, _ in found)
+            shared = len(adopted) - index.count_idle(adopted)
         lacking = [free[group] < pages for group, pages in zip(groups, (needed[0] - shared, *needed[1:]), strict=False)]
         if len(groups) < len(needed) or any(lacking):
             raise OutOfPagesError(f"{sum(needed)} pages on {len(needed)} groups asked for; free are {free}")
-        adopted = [page for page, _ in found]
-        if adopted:
+        if len(adopted):
             self._indexes[groups[0]].hold(adopted)
         for group, pages in zip(groups, (needed[0] - len(adopted), *needed[1:]), strict=True):
             self._aside[group] += pages
         cached = len(adopted) * self._page_size
         holding = Holding(
             groups=groups,
-            pages=[adopted, *([] for _ in groups[1:])],
+            pages=[adopted.tolist(), *([] for _ in groups[1:])],
             per_group=self._per_group,
             page_size=self._page_size,
             cached=cached,
             aside=pages_for(tokens, self._page_size) * self._page_size,
             taken=cached,
-            chain=chain + [digest for _, digest in found],
+            chain=chain,
+            published=len(adopted),
         )
         self._holdings.add(holding)
         return holding
@@ -189,13 +247,73 @@ class GroupedPages:
             self._aside[holding.groups[part]] -= count
             holding.taken += count * self._page_size
 
-    def cached_prefix(self, prompt: Sequence[int], salt: str = "") -> tuple[int, ...]:
-        """For each group: tokens of the prompt that `reserve` would find cached if it began there."""
+    def look_up(self, prompt: Sequence[int], chain: DigestChain, most: int) -> tuple[int, bool]:
+        """Compute up to `most` digests of a prompt's next pages, as far as any group has its pages before.
+
+        Returns:
+            Digests that were computed, and whether they reach to the first page that no group has, or to the end.
+        """
+        pages, before = self._sharable(prompt), len(chain)
+        done = before >= pages or not all(map(self._known, chain.between(before - 1, before)))
+        if not done:
+            digests = chain.extend(prompt, min(pages, before + most))
+            done = not all(map(self._known, digests)) or len(chain) == pages
+        return len(chain) - before, done
+
+    def cached_prefix(
+        self,
+        prompt: Sequence[int],
+        chain: DigestChain | None = None,
+        computing: Callable[[int, int], float] | None = None,
+    ) -> tuple[int, ...]:
+        """For each group: tokens of the prompt that `reserve` would find cached if it began there.
+
+        Pages in host memory count if they come back sooner than `computing(start, end)`, predicted seconds for these
+        tokens. `bring` must bring them first.
+        """
         if not self._indexes:
             return (0,) * len(self._pools)
-        root = root_digest(salt)
-        groups = range(len(self._pools))
-        return tuple(len(self._find(group, prompt, root)) * self._page_size for group in groups)
+        digests = self._digests(prompt, self.chain() if chain is None else chain)
+        return tuple(self._found(group, digests, computing) for group in range(len(self._pools)))
+
+    def bring(self, group: int, chain: DigestChain, pages: tuple[int, int], most: int) -> tuple[int, int]:
+        """Bring pages of a prefix back from host memory into the prefix cache, as far as they are missing there.
+
+        Args:
+            group: to bring them to.
+            chain: of a prompt that was looked up.
+            pages: first page to look at, and the end of the prefix.
+            most: pages to bring now.
+
+        Returns:
+            Pages brought, and the page to go on with: the end if nothing more can be brought.
+        """
+        index, host, pool, brought = self._indexes[group], self._hosts[group], self._pools[group], 0
+        at, end = pages
+        index.touch(chain.between(at, end))  # the pages that give way to others of this prefix are not its own
+        for digest in chain.between(at, end):
+            if digest not in index:
+                if brought == most and digest in host:
+                    return brought, at
+                if digest not in host or not self.free[group]:
+                    break
+                (page,) = self._allocate(group, 1)
+                if digest not in host:  # what was evicted for this page took its place
+                    pool.release([page])
+                    break
+                self._copies.append(PageCopy(group, page, host.read(digest), False))
+                index.release([page], [digest])
+                brought += 1
+            at += 1
+        return brought, end
+
+    def take_copies(self) -> tuple[PageCopy, ...]:
+        """Copies between devices and host since the last call, in the order in which they must be made."""
+        copies, self._copies = tuple(self._copies), []
+        stored = sum(copy.to_host for copy in copies)
+        self._stored += stored
+        self._restored += len(copies) - stored
+        return copies
 
     def publish(self, holding: Holding, tokens: Sequence[int], computed: int) -> None:
         """Put the full, computed pages of a request's first group into the prefix cache.
@@ -205,16 +323,14 @@ class GroupedPages:
             tokens: ids of prompt and output; only slices not published before are read.
             computed: number of tokens whose KV is written.
         """
-        if not self._indexes:
+        if holding.chain is None:
             return
-        chain = holding.chain
-        done = len(chain) - 1
-        full = min(computed, self._per_group) // self._page_size
-        if full <= done:
-            return
-        digests = list(page_digests(tokens, done, full, self._page_size, chain[-1]))
-        self._indexes[holding.groups[0]].publish(holding.pages[0][done:full], digests)
-        chain.extend(digests)
+        done, full = holding.published, holding.full(computed)
+        if full > done:
+            chain = holding.chain
+            deque(chain.extend(tokens, full), 0)
+            self._indexes[holding.groups[0]].publish(holding.pages[0][done:full], chain.between(done, full))
+            holding.published = full
 
     def release(self, holding: Holding) -> None:
         """Return all pages of a request.
@@ -227,22 +343,53 @@ class GroupedPages:
         self._holdings.remove(holding)
         for part, (group, pages, owned) in enumerate(zip(holding.groups, holding.pages, holding.owned, strict=True)):
             self._aside[group] -= owned - len(pages)
-            if self._indexes:
-                self._indexes[group].release(pages, [] if part else holding.chain[1:])
+            if holding.chain is not None:
+                self._indexes[group].release(pages, [] if part else holding.chain.between(0, holding.published))
             else:
                 self._pools[group].release(pages)
 
     def forget(self) -> None:
-        """Empty the prefix cache: the pools lost their contents. No request may hold pages."""
+        """Empty the prefix cache and the host tier: the pools lost their contents. No request may hold pages."""
         for index in self._indexes:
             index.forget()
+        for host in self._hosts:
+            host.clear()
+        self._copies.clear()
 
-    def _find(self, group: int, prompt: Sequence[int], root: bytes) -> list[tuple[int, bytes]]:
-        pages = max(0, min(len(prompt) - 1, self._per_group)) // self._page_size
-        return self._indexes[group].find(page_digests(prompt, 0, pages, self._page_size, root))
+    def _sharable(self, prompt: Sequence[int]) -> int:
+        """Pages of a prompt that it may have from the prefix cache."""
+        return max(0, min(len(prompt) - 1, self._per_group)) // self._page_size
+
+    def _known(self, digest: bytes) -> bool:
+        """Whether any group has a page, on its device or in host memory."""
+        return any(digest in index for index in self._indexes) or any(digest in host for host in self._hosts)
+
+    def _digests(self, prompt: Sequence[int], chain: DigestChain) -> list[bytes]:
+        """The digests of a prompt's pages, at least up to the first page that no group has."""
+        pages = self._sharable(prompt)
+        self.look_up(prompt, chain, pages)
+        return chain.between(0, pages)
+
+    def _found(self, group: int, digests: Sequence[bytes], computing: Callable[[int, int], float] | None) -> int:
+        """Tokens of a prefix that a group has: on its device, and beyond, in host memory if it is worth bringing."""
+        index = self._indexes[group]
+        here = there = index.leading(digests)
+        missing = 0
+        for digest in digests[here:] if self._hosts and computing is not None else ():
+            if digest not in index:
+                if digest not in self._hosts[group]:
+                    break
+                missing += 1
+            there += 1
+        start, end = here * self._page_size, there * self._page_size
+        worth = computing is not None and missing and missing * self._host.page_s < computing(start, end)
+        return end if worth else start
 
     def _allocate(self, group: int, pages: int) -> tuple[int, ...]:
         pool = self._pools[group]
         if pages > pool.free:
-            self._indexes[group].evict(pages - pool.free)
+            for page, digest in self._indexes[group].evict(pages - pool.free):
+                place = self._hosts[group].write(digest) if self._hosts else None
+                if place is not None:
+                    self._copies.append(PageCopy(group, page, place, True))
         return pool.allocate(pages)

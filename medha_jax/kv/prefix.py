@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from medha_jax.kv.allocator import PageAllocator
+from medha_jax.kv.idle import IdlePages
 
 # 256 bits: a tenant who chooses tokens cannot make two prefixes collide and read another tenant's text
 DIGEST_BYTES = 32
@@ -53,6 +53,33 @@ def _array(tokens: Sequence[int]) -> np.ndarray:
     return np.asarray(tokens, np.int64)
 
 
+class DigestChain:
+    """The digests of the pages of one request, each computed once, when it is first asked for.
+
+    Its tokens may become more, but the first ones stay as they are.
+    """
+
+    def __init__(self, salt: str, page_size: int) -> None:
+        self._page_size = page_size
+        self._root = root_digest(salt)
+        self._digests: list[bytes] = []
+
+    def __len__(self) -> int:
+        return len(self._digests)
+
+    def between(self, start: int, end: int) -> list[bytes]:
+        """The digests of the pages `[start, end)`, as far as they are known."""
+        return self._digests[start:end]
+
+    def extend(self, tokens: Sequence[int], pages: int) -> Iterator[bytes]:
+        """Compute the digests that are missing of the first `pages` pages, which `tokens` fill; lazily."""
+        known = self._digests
+        last = known[-1] if known else self._root
+        for digest in page_digests(tokens, len(known), pages, self._page_size, last):
+            known.append(digest)
+            yield digest
+
+
 class PrefixIndex:
     """Finds the filled pages of one pool by the digest of all tokens up to their end.
 
@@ -69,7 +96,7 @@ class PrefixIndex:
         self._pool = pool
         self._page: dict[bytes, int] = {}
         self._digest: dict[int, bytes] = {}
-        self._idle: OrderedDict[int, None] = OrderedDict()
+        self._idle = IdlePages(pool.pages)
 
     @property
     def idle(self) -> int:
@@ -81,25 +108,31 @@ class PrefixIndex:
         """Known pages that requests hold."""
         return len(self._page) - len(self._idle)
 
-    def find(self, digests: Iterable[bytes]) -> list[tuple[int, bytes]]:
-        """The known pages of a chain, up to the first unknown one."""
-        found = []
-        for digest in digests:
-            page = self._page.get(digest)
-            if page is None:
-                break
-            found.append((page, digest))
-        return found
+    def __contains__(self, digest: bytes) -> bool:
+        return digest in self._page
 
-    def count_idle(self, pages: Iterable[int]) -> int:
+    def leading(self, digests: Sequence[bytes]) -> int:
+        """Number of known pages of a chain before the first unknown one."""
+        known = list(map(self._page.__contains__, digests))
+        return known.index(False) if False in known else len(known)
+
+    def find(self, digests: Sequence[bytes]) -> np.ndarray:
+        """The known pages of a chain, up to the first unknown one, int64 `[pages]`."""
+        return self._pages(digests[: self.leading(digests)])
+
+    def touch(self, digests: Sequence[bytes]) -> None:
+        """Make the known pages of a chain the most recently used ones."""
+        known = self._pages([digest for digest in reversed(digests) if digest in self._page])
+        self._idle.add(known[self._idle.among(known)])
+
+    def count_idle(self, pages: np.ndarray) -> int:
         """Number of idle pages among these."""
-        return sum(page in self._idle for page in pages)
+        return int(self._idle.among(pages).sum())
 
-    def hold(self, pages: Sequence[int]) -> None:
+    def hold(self, pages: np.ndarray) -> None:
         """Add one request to the holders of known pages."""
         self._pool.share(pages)
-        for page in pages:
-            self._idle.pop(page, None)
+        self._idle.discard(pages)
 
     def publish(self, pages: Sequence[int], digests: Sequence[bytes]) -> None:
         """Make filled pages known. If another known page has the same content, that one stays."""
@@ -115,21 +148,24 @@ class PrefixIndex:
         Its prefix becomes the most recently used, even if another page holds the same content. A prefix that was
         evicted meanwhile is known again.
         """
-        self.publish(pages[: len(digests)], digests)
+        if self.leading(digests) < len(digests):
+            self.publish(pages[: len(digests)], digests)
         self._pool.release(pages)
-        known = [self._page[digest] for digest in reversed(digests)]
-        for page, holders in zip(known, self._pool.holders(known).tolist(), strict=True):
-            if holders == 1:
-                self._idle[page] = None
-                self._idle.move_to_end(page)
+        known = self._pages(digests)[::-1]
+        self._idle.add(known[self._pool.holders(known) == 1])
 
     def forget(self) -> None:
         """Drop every known page: their contents are gone. None may be in use."""
         self.evict(self.idle)
 
-    def evict(self, count: int) -> None:
-        """Drop the `count` least recently used idle pages."""
-        pages = [self._idle.popitem(last=False)[0] for _ in range(count)]
-        for page in pages:
-            del self._page[self._digest.pop(page)]
+    def evict(self, count: int) -> list[tuple[int, bytes]]:
+        """Drop the `count` least recently used idle pages; returns them with their digests."""
+        pages = self._idle.pop(count)
+        dropped = [(page, self._digest.pop(page)) for page in pages]
+        for _, digest in dropped:
+            del self._page[digest]
         self._pool.release(pages)
+        return dropped
+
+    def _pages(self, digests: Sequence[bytes]) -> np.ndarray:
+        return np.fromiter(map(self._page.__getitem__, digests), np.int64, len(digests))

@@ -7,20 +7,22 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Command(_message.Message):
-    __slots__ = ("sequence", "admit", "tick", "stop", "adopt", "slice")
+    __slots__ = ("sequence", "admit", "tick", "stop", "adopt", "slice", "copy")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     ADMIT_FIELD_NUMBER: _ClassVar[int]
     TICK_FIELD_NUMBER: _ClassVar[int]
     STOP_FIELD_NUMBER: _ClassVar[int]
     ADOPT_FIELD_NUMBER: _ClassVar[int]
     SLICE_FIELD_NUMBER: _ClassVar[int]
+    COPY_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     admit: Admit
     tick: Tick
     stop: Stop
     adopt: Adopt
     slice: Slice
-    def __init__(self, sequence: _Optional[int] = ..., admit: _Optional[_Union[Admit, _Mapping]] = ..., tick: _Optional[_Union[Tick, _Mapping]] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ..., adopt: _Optional[_Union[Adopt, _Mapping]] = ..., slice: _Optional[_Union[Slice, _Mapping]] = ...) -> None: ...
+    copy: Copy
+    def __init__(self, sequence: _Optional[int] = ..., admit: _Optional[_Union[Admit, _Mapping]] = ..., tick: _Optional[_Union[Tick, _Mapping]] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ..., adopt: _Optional[_Union[Adopt, _Mapping]] = ..., slice: _Optional[_Union[Slice, _Mapping]] = ..., copy: _Optional[_Union[Copy, _Mapping]] = ...) -> None: ...
 
 class Admit(_message.Message):
     __slots__ = ("slot", "sampling", "prompt_tokens", "end_tokens", "prompted", "generated", "generated_count")
@@ -83,6 +85,18 @@ class Adopt(_message.Message):
     group: int
     pages: _containers.RepeatedScalarFieldContainer[int]
     def __init__(self, slot: _Optional[int] = ..., group: _Optional[int] = ..., pages: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class Copy(_message.Message):
+    __slots__ = ("group", "page", "place", "to_host")
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    PAGE_FIELD_NUMBER: _ClassVar[int]
+    PLACE_FIELD_NUMBER: _ClassVar[int]
+    TO_HOST_FIELD_NUMBER: _ClassVar[int]
+    group: _containers.RepeatedScalarFieldContainer[int]
+    page: _containers.RepeatedScalarFieldContainer[int]
+    place: _containers.RepeatedScalarFieldContainer[int]
+    to_host: _containers.RepeatedScalarFieldContainer[bool]
+    def __init__(self, group: _Optional[_Iterable[int]] = ..., page: _Optional[_Iterable[int]] = ..., place: _Optional[_Iterable[int]] = ..., to_host: _Optional[_Iterable[bool]] = ...) -> None: ...
 
 class Tick(_message.Message):
     __slots__ = ("chunks",)

@@ -16,8 +16,9 @@ from jax import Array
 from jax.sharding import Mesh
 
 from medha_jax.config import RuntimeConfig
-from medha_jax.plan import Admission, SamplingParams, Slice, StepPlan, TokenResult
+from medha_jax.plan import NO_HOST, Admission, PageCopy, SamplingParams, Slice, StepPlan, TokenResult
 from medha_jax.runtime.executables import Compiled, ExecutableTable, use_compilation_cache
+from medha_jax.runtime.host_pool import HostPool
 from medha_jax.runtime.packing import EMPTY, bucket_for, pack, slice_bucket_for
 from medha_jax.runtime.programs import Programs
 from medha_jax.runtime.shapes import Shape, SliceShape
@@ -56,7 +57,7 @@ class MeshExecutor:
         self.programs = Programs(config, arch, parameters["embedding"].dtype, mesh)
         self.sizes, self.vocab = self.programs.sizes, arch.vocab
         self.prefix_cacheable = not arch.rope.follows_length
-        on_cpu = mesh.devices.flat[0].platform == "cpu"
+        self._on_cpu = on_cpu = mesh.devices.flat[0].platform == "cpu"
         # Planning one tick ahead keeps an accelerator busy. CPU devices share the host's cores and gain nothing.
         self.ahead = 0 if on_cpu else 1
         # With few cores, two programs at once on several CPU devices deadlock in their collectives.
@@ -73,6 +74,13 @@ class MeshExecutor:
         self._admit = jax.jit(admit, donate_argnums=0, out_shardings=shardings.slots).lower(*nobody).compile()
         nothing = (self._state.table, *self._adoption(0, 0, ()))
         self._adopt = jax.jit(adopt, donate_argnums=0, out_shardings=shardings.table).lower(*nothing).compile()
+        self.host, self._host_pool, self._lost = NO_HOST, None, False
+        if config.host_kv_gib:
+            self._host_pool = HostPool(self.programs, config.host_kv_gib)
+            pool, self.host = self._host_pool.measured(self._state.pool)
+            self._state = dataclasses.replace(self._state, pool=pool)
+            page_us = self.host.page_s * 1e6
+            report(f"host tier: {self.host.places:,} pages of each group; a page comes back in {page_us:,.0f} us")
 
     @property
     def slice_lengths(self) -> tuple[int, ...]:
@@ -82,6 +90,8 @@ class MeshExecutor:
     def usable(self) -> bool:
         """Whether the device state survived: a failed program destroys its donated arguments. Waits for ticks."""
         arrays = jax.tree.leaves(self._state)
+        if self._lost:
+            return False
         try:
             jax.block_until_ready(arrays)
         except RuntimeError:
@@ -94,6 +104,9 @@ class MeshExecutor:
             if not array.is_deleted():
                 array.delete()  # memory does not hold two pools
         self._flight.extend([EMPTY] * self.config.mesh.spp)
+        self._lost = False
+        if self._host_pool is not None:
+            self._host_pool.forget()
         self._state = jax.block_until_ready(self._make_state())
 
     def admit(self, admission: Admission) -> None:
@@ -121,6 +134,23 @@ class MeshExecutor:
         if self._one_at_a_time:
             jax.block_until_ready(table)
         self._state = dataclasses.replace(self._state, table=table)
+
+    def copy_pages(self, copies: Sequence[PageCopy]) -> None:
+        """Copy KV pages to and from host memory, in this order; after an error the state counts as lost.
+
+        Raises:
+            ValueError: there is no host tier.
+        """
+        if self._host_pool is None:
+            raise ValueError("there is no host memory for KV pages")
+        try:
+            pool = self._host_pool.run(self._state.pool, copies)
+            if self._on_cpu:
+                jax.block_until_ready(pool)
+        except Exception:
+            self._lost = True
+            raise
+        self._state = dataclasses.replace(self._state, pool=pool)
 
     def bucket(self, plan: StepPlan) -> Bucket:
         """The shape of the tick in which `plan` would enter.

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from medha_jax.attention import Pool
 from medha_jax.plan import MAX_STOP_TOKENS, Admission
+from medha_jax.token_ids import array_of
 
 INT32 = 2**31 - 1  # largest value
 MAX_END_TOKENS = MAX_STOP_TOKENS + 8  # stop tokens and the model's own end tokens
@@ -99,8 +100,8 @@ def admission_arrays(admission: Admission, seed: int, vocab: int) -> tuple[np.nd
     integers[: len(INTEGERS)] = [values[name] for name in INTEGERS]
     ends = kept_end_tokens(admission.end_tokens)
     integers[len(INTEGERS) : len(INTEGERS) + len(ends)] = ends
-    generated = np.bincount(np.asarray(admission.generated, np.int64), minlength=vocab).astype(np.int32)
-    prompted = np.bincount(np.asarray(admission.prompted, np.int64), minlength=vocab) > 0
+    generated = np.bincount(array_of(admission.generated), minlength=vocab).astype(np.int32)
+    prompted = np.bincount(array_of(admission.prompted), minlength=vocab) > 0
     floats = np.array([getattr(sampling, name) for name in FLOATS], np.float32)
     return np.array(admission.slot, np.int32), floats, integers, generated, prompted.astype(np.int8)
 

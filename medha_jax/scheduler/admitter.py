@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 
 from medha_jax.config import SchedulerConfig
+from medha_jax.scheduler.cached_prefixes import CachedPrefixes
 from medha_jax.scheduler.planned import OpenPlan
 from medha_jax.scheduler.prefill_queue import PolicyOrder, PrefillQueue
 from medha_jax.scheduler.request import RequestState, age
@@ -27,9 +28,11 @@ class Admitter:
         shapes: TickShapes,
         queue: PrefillQueue,
         running: RunningRequests,
+        prefixes: CachedPrefixes,
         drop: Callable[[RequestState], None],
     ) -> None:
         self._config, self._shapes, self._queue, self._running = config, shapes, queue, running
+        self._prefixes = prefixes
         self._drop = drop
         self._preemptive = config.preemption and config.chunk_preemption
 
@@ -63,12 +66,15 @@ class Admitter:
     def place(self, plan: OpenPlan, order: PolicyOrder, state: RequestState, priority: float) -> tuple[int, ...] | None:
         """Groups with free pages for a waiting request, after preemption if necessary; None if there are none.
 
-        Requests behind it are not admitted in this plan in two cases. Others have passed it for too long, or it gets
-        its pages when chunks in flight have left.
+        None, too, while its prefix is looked up or comes back from host memory. Requests behind it are not admitted in
+        this plan in two cases. Others have passed it for too long, or it gets its pages when chunks in flight have
+        left.
         """
+        if not self._prefixes.found(state):
+            return None
         groups = self._running.place(state)
         if groups is not None:
-            return groups
+            return groups if self._prefixes.ready(state, groups[0]) else None
         plan.blocked += 1
         state.block(plan.now)
         if plan.blocked == 1 and self._preemptive:
@@ -79,19 +85,26 @@ class Admitter:
                 groups = self._running.place(state)
                 if groups is None:
                     order.only_admitted()
+                elif not self._prefixes.ready(state, groups[0]):
+                    return None
                 return groups
         if plan.blocked == MOST_BLOCKED or plan.now - state.blocked_since >= self._config.bypass_s:
             order.only_admitted()
         return None
 
     def could_place(self, plan: OpenPlan, state: RequestState, priority: float) -> tuple[int, ...] | None:
-        """Groups that a waiting request would get, after preemption if necessary; changes nothing.
+        """Groups that a waiting request would get, after preemption if necessary; preempts nobody.
 
-        None if there are none. The first group is a guess if others must be preempted.
+        None if there are none, or while its prefix is looked up or comes back from host memory. The first group is a
+        guess if others must be preempted.
         """
+        if not self._prefixes.found(state):
+            return None
         groups = self._running.place(state)
-        if groups is not None or not self._preemptive:
-            return groups
+        if groups is not None:
+            return groups if self._prefixes.ready(state, groups[0]) else None
+        if not self._preemptive:
+            return None
         victims = self._running.victims(state, priority, self._queue.policy, plan.now, plan.admitted)
         return None if victims is None else (0,)
 

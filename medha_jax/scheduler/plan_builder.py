@@ -9,8 +9,10 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from medha_jax.config import SchedulerConfig
+from medha_jax.kv.groups import GroupedPages
 from medha_jax.plan import Chunk
 from medha_jax.scheduler.admitter import MOST_BLOCKED, Admitter
+from medha_jax.scheduler.cached_prefixes import CachedPrefixes
 from medha_jax.scheduler.decode_queue import DecodeQueue
 from medha_jax.scheduler.planned import Attempt, OpenPlan, Planned, SliceTurn
 from medha_jax.scheduler.prefill_queue import PolicyOrder, PrefillQueue, slack
@@ -44,13 +46,15 @@ class PlanBuilder:
         model: TimeModel,
         queue: PrefillQueue,
         running: RunningRequests,
+        pages: GroupedPages,
         ahead: int,
     ) -> None:
         self._config, self._shapes, self._model = config, shapes, model
         self._queue, self._running, self._ahead = queue, running, ahead
         self._targets = TickTargets(config, shapes.stages)
         self._lane = SliceLane(shapes, model.slices)
-        self._admitter = Admitter(config, shapes, queue, running, self._lane.drop)
+        self._pages, self._prefixes = pages, CachedPrefixes(pages, shapes.page_size, config.slice_s, queue.between)
+        self._admitter = Admitter(config, shapes, queue, running, self._prefixes, self._lane.drop)
         self._chunks = PromptChunks(config, shapes, self._lane)
         self.clear()
 
@@ -60,6 +64,7 @@ class PlanBuilder:
         self._decode_queue = DecodeQueue(stages)
         self._in_flight: deque[TickLoad] = deque([TickLoad()] * (stages - 1), stages - 1)
         self._lane.clear()
+        self._prefixes.clear()
         self._decodes = TickBudget(self._shapes, self._model)  # of the latest tick
         self._in_vain: set[RequestState] = set()  # prompts tried in the latest tick, if no slice was due and none fit
         self._withheld = 0  # ticks since the latest slice before which one came first and had no time
@@ -76,19 +81,21 @@ class PlanBuilder:
         plan = OpenPlan(tick, now, TickBudget(self._shapes, self._model, self._in_flight))
         order = NOBODY
         if len(self._queue):
+            self._prefixes.begin(decoding=self._decodes.load.rows > 0)
             order = self._admitter.order(plan)
         turn = self._slice_turn(plan, order)
         if turn.due:
             step = self._plan_slice(plan, order, self._targets.of_slice(turn.owed), turn.waiting)
             if step is not None:
-                return plan.close(expired, step)
+                return plan.close(expired, self._pages.take_copies(), step)
         in_flight = any(load.rows for load in self._in_flight)
         self._plan_tick(plan, order)
         self._in_vain = set() if turn.due or plan.prompts else plan.tried
         self._withheld += turn.due
         if turn.due and not plan.chunks and not in_flight:  # no decode was due after all
-            return plan.close(expired, self._plan_slice(plan, order, SMALLEST))
-        return plan.close(expired)
+            step = self._plan_slice(plan, order, SMALLEST)
+            return plan.close(expired, self._pages.take_copies(), step)
+        return plan.close(expired, self._pages.take_copies())
 
     def _plan_tick(self, plan: OpenPlan, order: PolicyOrder) -> None:
         """Plan a tick by these rules in order.

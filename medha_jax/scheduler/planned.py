@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
 
-from medha_jax.plan import Chunk, StepPlan
+from medha_jax.plan import Chunk, PageCopy, StepPlan
 from medha_jax.scheduler.request import RequestState
 from medha_jax.scheduler.slice_lane import SliceStep
 from medha_jax.scheduler.tick_budget import TickBudget
@@ -32,6 +32,7 @@ class Planned:
         slacks: relative slack of each chunk's request before the chunk; NaN for decodes.
         preempted: requests that lose their pages, now or when their chunks in flight have left.
         lost_tokens: tokens whose KV they lose.
+        copies: of pages between devices and host, in order; they come before the tick or slice.
         step: the slice; None for a tick.
     """
 
@@ -46,6 +47,7 @@ class Planned:
     slacks: tuple[float, ...] = ()
     preempted: tuple[RequestState, ...] = ()
     lost_tokens: int = 0
+    copies: tuple[PageCopy, ...] = ()
     step: SliceStep | None = None
 
     @property
@@ -133,7 +135,9 @@ class OpenPlan:
         """Whether no further prompt chunk fits, by rows or by time."""
         return self.budget.full or (self.prompts > 0 and not self.budget.more_fits(target.seconds))
 
-    def close(self, expired: Sequence[RequestState], step: SliceStep | None = None) -> Planned:
+    def close(
+        self, expired: Sequence[RequestState], copies: tuple[PageCopy, ...], step: SliceStep | None = None
+    ) -> Planned:
         """The finished plan; `expired` are the requests that were dropped before it."""
         if step is None:
             work, seconds = self.budget.tick
@@ -152,5 +156,6 @@ class OpenPlan:
             slacks=tuple(self.slacks),
             preempted=tuple(self.preempted),
             lost_tokens=self.lost_tokens,
+            copies=copies,
             step=step,
         )

@@ -49,6 +49,10 @@ class PrefillQueue:
         """Predicted seconds of a prompt of `tokens` tokens, alone on the machine."""
         return self._table.between(0, tokens)
 
+    def between(self, done: int, total: int) -> float:
+        """Predicted seconds of the prompt tokens `[done, total)`, alone on the machine."""
+        return self._table.between(done, total)
+
     def add(self, state: RequestState) -> None:
         """Take in a new request."""
         self._waiting_tokens += state.claimed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -10,7 +11,9 @@ from typing import Literal
 
 from medha_jax.config import SchedulerConfig
 from medha_jax.kv.groups import Holding
+from medha_jax.kv.prefix import DigestChain
 from medha_jax.plan import InvalidRequestError
+from medha_jax.token_ids import GrowingIds, joined, kept, no_ids
 
 OnDeadline = Literal["continue", "drop"]
 
@@ -37,7 +40,7 @@ class SchedulerRequest:
     """A request for the scheduler.
 
     Args:
-        prompt: token ids; a `range` will do if they are never read.
+        prompt: token ids, kept as `token_ids.IdArray` or as a range.
         max_tokens: most output tokens.
         arrival_s: when it came, in seconds of the scheduler's clock.
         deadline_s: when the caller stops waiting for the whole answer, on the same clock.
@@ -45,8 +48,8 @@ class SchedulerRequest:
         cache_salt: only requests with the same salt share cached pages.
         chunks: fixed prefill chunk sizes in tokens, the last one repeated; None for adaptive ones.
         counts_tokens: whether penalties count its tokens; a group that joins late must then be told the counts.
-        bound: None if the prompt is complete. Otherwise `prompt` is a list that grows, prompt and output will have at
-            most `bound` tokens together, and `max_tokens` is what the caller wishes.
+        bound: None if the prompt is complete. Otherwise `prompt` is `token_ids.GrowingIds`, prompt and output will have
+            at most `bound` tokens together, and `max_tokens` is what the caller wishes.
         prompt_bound: tokens that an incomplete prompt may have; 0 if it is complete.
     """
 
@@ -61,6 +64,10 @@ class SchedulerRequest:
     counts_tokens: bool = False
     bound: int | None = None
     prompt_bound: int = 0
+
+    def __post_init__(self) -> None:
+        grows = self.bound is not None and not isinstance(self.prompt, GrowingIds)
+        object.__setattr__(self, "prompt", GrowingIds(self.prompt) if grows else kept(self.prompt))
 
     @property
     def prompt_tokens(self) -> int:
@@ -114,7 +121,9 @@ class RequestState:
         in_flight: chunks that have entered the first stage and not left the last.
         prompt_chunks: prompt chunks planned since it was admitted.
         last_planned_tick: the tick in which it was admitted or got its last prompt chunk.
-        cached_by_group: its tokens in each group's prefix cache; None if not looked up.
+        cached_by_group: its tokens that each group has in its prefix cache or gets back from host memory; None if not
+            looked up.
+        chain: digests of its pages for the prefix cache; None if never looked up.
         preempted_at: when it last lost its pages, in seconds.
         blocked_since: when its pages were first not free during the current wait, in seconds.
         waits_for_rest: whether it lost its pages while its prompt was incomplete; it waits until that is complete.
@@ -129,7 +138,7 @@ class RequestState:
     total: float
     remaining: float
     in_lane: float = 0.0
-    generated: list[int] = field(default_factory=list)
+    generated: array[int] = field(default_factory=no_ids)
     chunks: list[int] = field(default_factory=list)
     phase: Phase = WAITING
     holding: Holding | None = None
@@ -141,6 +150,7 @@ class RequestState:
     prompt_chunks: int = 0
     last_planned_tick: int = 0
     cached_by_group: tuple[int, ...] | None = None
+    chain: DigestChain | None = None
     preemptions: int = 0
     preempted_at: float = math.inf
     blocked_since: float = math.inf
@@ -201,22 +211,22 @@ class RequestState:
         """Known tokens that may be fed now. An incomplete prompt keeps its last one back, to sample after it."""
         return self.known if self.complete else max(0, self.known - 1)
 
-    def ids(self, start: int, end: int) -> tuple[int, ...]:
-        """The token ids at positions `[start, end)` of prompt and output."""
-        prompt = len(self.request.prompt)
-        if end <= prompt:
-            return tuple(self.request.prompt[start:end])
-        generated = self.generated[max(0, start - prompt) : end - prompt]
-        return (*self.request.prompt[start:prompt], *generated)
+    def ids(self, start: int, end: int) -> Sequence[int]:
+        """The token ids at positions `[start, end)` of prompt and output; a view if all are of the prompt."""
+        prompt = self.request.prompt
+        border = len(prompt)
+        if end <= border:
+            return prompt[start:end]
+        return joined(prompt[start:], self.generated[max(0, start - border) : end - border])
 
     def grow(self, ids: Sequence[int], complete: bool) -> None:
         """Extend an incomplete prompt."""
         request = self.request
-        assert request.bound is not None and isinstance(request.prompt, list)
+        assert request.bound is not None and isinstance(request.prompt, GrowingIds)
         request.prompt.extend(ids)
         if complete:
-            most = min(request.max_tokens, request.bound - len(request.prompt))
-            self.request = replace(request, max_tokens=most, bound=None, prompt_bound=0)
+            prompt, most = request.prompt.whole(), min(request.max_tokens, request.bound - len(request.prompt))
+            self.request = replace(request, prompt=prompt, max_tokens=most, bound=None, prompt_bound=0)
             self.waits_for_rest = False
         self.to_feed = self._feedable
         self.cached_by_group = None
@@ -229,9 +239,9 @@ class RequestState:
         """Set when its first token is due, in seconds, and whether its prompt is long."""
         self.due, self.long = due, long
 
-    def find_cached(self, tokens: tuple[int, ...]) -> None:
-        """Set the number of its tokens in each group's prefix cache."""
-        self.cached_by_group = tokens
+    def find_cached(self, tokens: tuple[int, ...] | None, chain: DigestChain) -> None:
+        """Set the number of its tokens that each group has cached, None if not known yet, and its digests so far."""
+        self.cached_by_group, self.chain = tokens, chain
 
     def block(self, now: float) -> None:
         """Note that its pages are not free."""

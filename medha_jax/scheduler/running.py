@@ -48,12 +48,9 @@ class RunningRequests:
             return None
         parts, free = self._parts(state), self._spare()
         groups = self._placement.choose(parts, free)
-        if groups is None or not self._config.prefix_cache:
-            return groups
         cached = state.cached_by_group
-        if cached is None:
-            cached = self._pages.cached_prefix(state.ids(0, state.to_feed), state.request.cache_salt)
-            state.find_cached(cached)
+        if groups is None or cached is None:
+            return groups
         seen = [attention_seen(0, tokens, self._shapes.per_group) for tokens in cached]
         return self._placement.choose(parts, free, [-work for work in seen])
 
@@ -62,8 +59,10 @@ class RunningRequests:
 
         Cached tokens count as computed. Its first chunk is planned in the tick after `tick`.
         """
-        ids = state.ids(0, state.to_feed) if self._config.prefix_cache else ()
-        holding = self._pages.reserve(self._needs(state), groups, ids, state.request.cache_salt)
+        ids: Sequence[int] = ()
+        if state.chain is not None:  # pages that were not looked up would take time now
+            ids = state.ids(0, min(state.to_feed, len(state.chain) * self._shapes.page_size + 1))
+        holding = self._pages.reserve(self._needs(state), groups, ids, state.chain)
         state.admit(holding, self._free_slots.pop())
         self._placement.add(holding.groups, state.scheduled, state.to_feed)
         self._holders[state.number] = state
@@ -115,9 +114,10 @@ class RunningRequests:
 
     def publish(self, state: RequestState) -> None:
         """Offer the pages that a request has filled to the prefix cache."""
-        if self._config.prefix_cache and state.holding is not None:
-            known, prompt = min(state.computed, state.known), state.request.prompt
-            self._pages.publish(state.holding, prompt if known <= len(prompt) else state.ids(0, known), known)
+        holding, prompt = state.holding, state.request.prompt
+        known = min(state.computed, state.known)
+        if self._config.prefix_cache and holding is not None and holding.full(known) > holding.published:
+            self._pages.publish(holding, prompt if known <= len(prompt) else state.ids(0, known), known)
 
     def release(self, state: RequestState) -> None:
         """Take slot and pages back from a request with nothing in flight."""
@@ -132,7 +132,7 @@ class RunningRequests:
         state.release()
 
     def forget(self) -> None:
-        """Drop all cached pages: the pools have lost their contents. No request may hold pages."""
+        """Drop all cached pages, those in host memory too: the pools lost their contents. No request may hold pages."""
         self._pages.forget()
 
     def victims(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from medha_jax.config import SchedulerConfig
 from medha_jax.kv.groups import GroupedPages
+from medha_jax.kv.host import UNUSED, HostUse
 from medha_jax.plan import Chunk
 from medha_jax.scheduler.deadlines import Expiries, expired_at
 from medha_jax.scheduler.plan_builder import PlanBuilder
@@ -30,6 +31,7 @@ class QueueStats:
         waiting_tokens: of the waiting requests: prompts, also parts still to come, and what they generated.
         free_pages: pages of each group that are neither held nor set aside; cached ones included.
         cached_pages: free pages of each group that are in the prefix cache.
+        host: pages in host memory.
     """
 
     running: int
@@ -37,6 +39,7 @@ class QueueStats:
     waiting_tokens: int
     free_pages: tuple[int, ...]
     cached_pages: tuple[int, ...]
+    host: HostUse = UNUSED
 
 
 class Scheduler:
@@ -61,7 +64,7 @@ class Scheduler:
         self._running = RunningRequests(config, shapes, pages, self._prefill_queue)
         self._states: dict[int, RequestState] = {}
         self._expiries = Expiries()
-        self._builder = PlanBuilder(config, shapes, model, self._prefill_queue, self._running, ahead)
+        self._builder = PlanBuilder(config, shapes, model, self._prefill_queue, self._running, pages, ahead)
         self._count = self._tick = 0
 
     @property
@@ -94,6 +97,7 @@ class Scheduler:
             waiting_tokens=self._prefill_queue.waiting_tokens,
             free_pages=free,
             cached_pages=tuple(map(min, self._pages.idle, free)),  # pages that are set aside may be cached ones
+            host=self._pages.host,
         )
 
     @property

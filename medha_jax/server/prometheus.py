@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from socketserver import BaseServer
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, start_http_server
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
@@ -194,7 +194,13 @@ class _Gauges(Collector):
             "num_tokens_waiting": ("Prompt tokens of requests that wait.", load.waiting_tokens),
             "num_slots": ("Requests that can run at once.", load.slots),
             "kv_cache_usage_perc": ("Share of KV pages that requests hold.", 1 - sum(load.free_pages) / all_pages),
+            "kv_host_pages": ("KV pages in host memory.", load.host.used),
             "ready": ("Whether new requests are taken.", float(load.healthy and not load.draining)),
         }
         for name, (what, value) in values.items():
             yield GaugeMetricFamily(f"medha_{name}", what, value=value)
+        yield CounterMetricFamily(
+            "medha_kv_host_stored_pages", "KV pages copied to host memory.", value=load.host.stored
+        )
+        back = "KV pages copied back from host memory."
+        yield CounterMetricFamily("medha_kv_host_restored_pages", back, value=load.host.restored)

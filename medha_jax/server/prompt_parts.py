@@ -12,6 +12,7 @@ from medha_jax.server.calls import Calls
 from medha_jax.server.refusal import Refusal, invalid
 from medha_jax.server.request_parser import parse
 from medha_jax.server.settings import Limits
+from medha_jax.token_ids import IdArray, array_of
 
 
 class PromptParts:
@@ -33,11 +34,11 @@ class PromptParts:
             Refusal: they do not, or no part came in time.
         """
         first = await self._next()
-        if first is None or first.WhichOneof("part") != "start":
+        if first is None or first[0].WhichOneof("part") != "start":
             raise invalid("the first part has no settings; give start, then token_ids")
-        return first.start
+        return first[0].start
 
-    async def ids(self) -> tuple[int, ...] | None:
+    async def ids(self) -> IdArray | None:
         """Token ids of the next part; None after the last one.
 
         Raises:
@@ -46,12 +47,13 @@ class PromptParts:
         part = await self._next()
         if part is None:
             return None
-        if part.WhichOneof("part") != "token_ids" or not part.token_ids.ids:
+        message, ids = part
+        if message.WhichOneof("part") != "token_ids" or not len(ids):
             raise invalid("a part has no token_ids; give at least one in every part after the first")
-        self._tokens += len(part.token_ids.ids)
-        return tuple(part.token_ids.ids)
+        self._tokens += len(ids)
+        return ids
 
-    async def _next(self) -> pb.GeneratePart | None:
+    async def _next(self) -> tuple[pb.GeneratePart, IdArray] | None:
         each, rate = self._limits.part_seconds, self._limits.part_rate
         end = self._began + each + self._tokens / rate
         now = asyncio.get_running_loop().time()
@@ -66,4 +68,10 @@ class PromptParts:
                     "tokens/s or faster"
                 )
             raise Refusal(StatusCode.DEADLINE_EXCEEDED, message) from None
-        return None if data is None else await self._calls.aside(len(data), lambda: parse(pb.GeneratePart, data))
+        return None if data is None else await self._calls.aside(len(data), lambda: _read(data))
+
+
+def _read(data: bytes) -> tuple[pb.GeneratePart, IdArray]:
+    """A part from its bytes, and its token ids."""
+    part = parse(pb.GeneratePart, data)
+    return part, IdArray(array_of(part.token_ids.ids))

@@ -17,6 +17,7 @@ from medha_jax.protos import inference_pb2 as pb
 from medha_jax.server.refusal import Refusal, invalid, never_fits
 from medha_jax.server.settings import Limits
 from medha_jax.text import Tokenizer, TokenizerError
+from medha_jax.token_ids import IdArray, array_of
 
 LONGEST_ID = 128  # characters, of a request id and of a cache salt
 ON_DEADLINE: dict[int, OnDeadline] = {
@@ -82,7 +83,7 @@ class RequestParser:
         kind = message.WhichOneof("prompt")
         if kind is None:
             raise invalid("the request has no prompt; give text or token_ids")
-        prompt = self.tokens(message.text) if kind == "text" else tuple(message.token_ids.ids)
+        prompt = self.tokens(message.text) if kind == "text" else message.token_ids.ids
         return self._request(message.settings, prompt, deadline_s)
 
     def started(self, start: pb.GenerateStart, deadline_s: float | None, prompt: Sequence[int]) -> GenerationRequest:
@@ -96,9 +97,9 @@ class RequestParser:
                 f"prompt_tokens is {start.prompt_tokens}; allowed are 1 to {self.model.context - 1}, "
                 "one less than the context"
             )
-        return self._request(start.settings, tuple(prompt), deadline_s, bound=start.prompt_tokens)
+        return self._request(start.settings, prompt, deadline_s, bound=start.prompt_tokens)
 
-    def tokens(self, text: str) -> tuple[int, ...]:
+    def tokens(self, text: str) -> IdArray:
         """Token ids of a text; the server's limits bound its size, and so the time.
 
         Raises:
@@ -111,15 +112,15 @@ class RequestParser:
         if size > allowed:
             raise never_fits(f"the text has {size} bytes; allowed are {allowed}; give the token ids of a longer prompt")
         try:
-            ids = tuple(self.model.tokenizer.encode(text))
+            ids = IdArray(array_of(self.model.tokenizer.encode(text)))
         except TokenizerError as error:
             raise invalid(str(error)) from None
-        if not ids:
+        if not len(ids):
             raise invalid(f"the tokenizer makes no token of this text of {len(text)} characters")
         return ids
 
     def _request(
-        self, settings: pb.GenerateSettings, prompt: tuple[int, ...], deadline_s: float | None, bound: int | None = None
+        self, settings: pb.GenerateSettings, prompt: Sequence[int], deadline_s: float | None, bound: int | None = None
     ) -> GenerationRequest:
         try:
             sampling = self._sampling(settings.sampling, len(prompt) if bound is None else bound)

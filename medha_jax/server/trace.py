@@ -63,6 +63,10 @@ class ScheduleTrace:
                     self._ran(
                         REQUESTS + 1 + stage * groups + group, f"stage {stage} group {group}", report, chunks, times
                     )
+        if any(report.copied):
+            stored, restored = report.copied
+            args = {"stored": stored, "restored": restored}
+            self._write({"ph": "C", "name": "KV pages copied", "pid": REQUESTS, "ts": times["ts"], "args": args})
         for number in report.preempted:
             self._phase(number, "preempted", report.started)
         for chunk in report.chunks:

@@ -8,7 +8,7 @@ from functools import lru_cache, partial
 from typing import NamedTuple
 
 from medha_jax.config import RuntimeConfig
-from medha_jax.plan import Admission, Slice, StepPlan, TokenResult
+from medha_jax.plan import NO_HOST, Admission, PageCopy, Slice, StepPlan, TokenResult
 from medha_jax.simulate.clock import Clock
 from medha_jax.simulate.held_chunks import NO_PLAN, HeldChunks, SimulationError
 from medha_jax.simulate.times import GroupTimes, GroupWork
@@ -104,6 +104,7 @@ class SimulatedExecutor:
     ) -> None:
         self.config, self.sizes, self.vocab = config, Sizes.of(config, context), vocab
         self.prefix_cacheable, self.ahead = True, 0  # no host waits during a tick
+        self.host = NO_HOST
         self.totals = Totals()
         self._times, self._clock, self._slowed = times, clock, slowed
         self._token = TokenResult(token)
@@ -132,6 +133,14 @@ class SimulatedExecutor:
     def adopt(self, slot: int, group: int, pages: Sequence[int]) -> None:
         """Let an admitted request begin after pages that are already filled."""
         self._next[slot] = len(pages) * self.config.mesh.page_size
+
+    def copy_pages(self, copies: Sequence[PageCopy]) -> None:
+        """Refuse: there is no host tier here.
+
+        Raises:
+            SimulationError: always.
+        """
+        raise SimulationError("a simulated machine has no host tier")
 
     def submit(self, plan: StepPlan) -> SimulatedTick:
         """Dispatch one tick: `plan` enters the first stage and an earlier plan leaves the last.

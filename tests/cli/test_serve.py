@@ -201,6 +201,20 @@ def test_options_of_the_scheduler_reach_it(monkeypatch):
     ]
 
 
+def test_limits_of_unread_output_are_options(monkeypatch, capsys):
+    seen = []
+    monkeypatch.setattr(serving, "_serve", lambda settings, *rest: seen.append(settings.limits))
+    monkeypatch.setattr(serving.signal, "signal", lambda *given: None)
+    flags = ["--unread-bytes", "70000", "--unread-total-bytes", "80000", "--write-seconds", "2.5"]
+    assert run(["serve", *flags]) == 0 and run(["serve"]) == 0
+    found = [(limits.unread_bytes, limits.unread_total_bytes, limits.write_seconds) for limits in seen]
+    assert found == [(70000, 80000, 2.5), (8 * 2**20, 256 * 2**20, 60.0)]
+    for name, value in (("--unread-bytes", "65535"), ("--unread-total-bytes", "0"), ("--write-seconds", "0")):
+        assert run(["serve", name, value]) != 0
+        assert name.strip("-").replace("-", "_") in capsys.readouterr().err.replace("-", "_")
+    assert len(seen) == 2
+
+
 def test_every_setting_of_the_scheduler_is_a_flag_and_a_line_of_the_file(monkeypatch, tmp_path):
     seen = []
     monkeypatch.setattr(serving, "_serve", lambda settings, runtime, scheduling, *rest: seen.append(scheduling))

@@ -136,14 +136,15 @@ def test_a_completion_before_the_end_is_an_error():
         ended(output)
 
 
-def test_logprobs_and_timings_are_kept():
+@pytest.mark.parametrize("keep", [True, False])
+def test_timings_are_kept_and_logprobs_where_someone_reads_them(keep):
     request = GenerationRequest((5, 6, 7), SamplingParams(max_tokens=2, logprobs=1))
-    output = RequestOutput(request, TOKENIZER)
+    output = RequestOutput(request, TOKENIZER, keep_logprobs=keep)
     logprobs = [TokenLogprobs(token, -0.5, ((token, -0.5),)) for token in ids("ab")]
     deltas = [output.push(entry.token_id, entry) for entry in logprobs]
     assert [delta.logprobs for delta in deltas] == [(logprobs[0],), (logprobs[1],)]
     completion = output.completion(Course(PhaseTimings(0.05, 0.2, 0.25, 0.125, 0.375, 0.125), (2, 1)))
-    assert completion.logprobs == tuple(logprobs)
+    assert completion.logprobs == (tuple(logprobs) if keep else ())
     assert (completion.prompt_tokens, completion.ttft_s, completion.tpot_s) == (3, 0.25, 0.125)
     assert completion.chunks == (2, 1)
 
@@ -172,7 +173,7 @@ def test_deltas_add_up(token_ids, stop, min_tokens, max_tokens, include_stop, ig
     assert (reason == "length") == (matched is None)
     if reason == "length":
         assert count == max_tokens
-        assert text == TOKENIZER.decode(output.token_ids)
+        assert text == TOKENIZER.decode(list(output.token_ids))
     elif isinstance(matched, str):
         assert text.endswith(matched) or not include_stop
     else:

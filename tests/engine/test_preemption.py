@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
 from medha_jax.config import Buckets, SchedulerConfig
-from medha_jax.engine import Completed, Completion, GenerationRequest, OfflineEngine, Prefilled, generate
+from medha_jax.engine import Completed, Completion, Engine, GenerationRequest, OfflineEngine, Prefilled, generate
 from medha_jax.engine.offline import OFFLINE
 from medha_jax.plan import SamplingParams
 from medha_jax.runtime import MeshExecutor
@@ -54,10 +55,11 @@ def serve(
     tokenizer: Tokenizer,
     arrivals: list[tuple[int, GenerationRequest]],
     config: SchedulerConfig = PREEMPTIVE,
+    engine_of: Callable[..., Engine] = OfflineEngine,
 ) -> list[Completion]:
     """Complete requests that come at given ticks."""
     tick = 0
-    engine = OfflineEngine(executor, tokenizer, lambda: float(tick), config=config)
+    engine = engine_of(executor, tokenizer, lambda: float(tick), config=config)
     waiting, done = list(arrivals), {}
     computed = dict.fromkeys(range(len(arrivals)), 0)
     while waiting or engine.busy:

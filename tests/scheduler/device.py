@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from medha_jax.config import Buckets
-from medha_jax.plan import Chunk, Slice, StepPlan
+from medha_jax.plan import Chunk, PageCopy, Slice, StepPlan
 from medha_jax.specs.tick_shapes import TickShapes
 
 VOCAB = 1000
@@ -38,7 +38,8 @@ class Device:
         self.shapes = shapes
         self.ticks = 0
         self._flight: deque[StepPlan] = deque([StepPlan(())] * (shapes.stages - 1))
-        self._kv: list[dict[tuple[int, int, int], int]] = [{} for _ in range(shapes.stages)]
+        self._kv: list[dict[tuple[int, int, int], int | None]] = [{} for _ in range(shapes.stages)]
+        self._host: dict[tuple[int, int, int], dict[int, int | None]] = {}
         self._tables: dict[tuple[int, int], dict[int, int]] = {}
         self._last: dict[tuple[int, int], int] = {}
         self._next: dict[int, int] = {}
@@ -99,6 +100,19 @@ class Device:
 
     def adopt(self, slot: int, group: int, pages: Sequence[int]) -> None:
         self._tables[group, slot] = dict(enumerate(pages))
+
+    def copy_pages(self, copies: Sequence[PageCopy]) -> None:
+        """Copy pages to and from host memory, on every stage."""
+        for group, page, place, to_host in copies:
+            for stage, kv in enumerate(self._kv):
+                host = self._host.setdefault((stage, group, place), {})
+                if to_host:
+                    host.clear()
+                for at in range(self.shapes.page_size):
+                    if to_host:
+                        host[at] = kv.get((group, page, at))
+                    else:
+                        kv[group, page, at] = host[at]
 
     def submit(self, plan: StepPlan) -> tuple[StepPlan, list[int]]:
         """Run one tick; returns the plan that leaves and a token for each of its chunks."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from medha_jax.config import Buckets, SchedulerConfig
 from medha_jax.kv.groups import GroupedPages
-from medha_jax.plan import Chunk
+from medha_jax.plan import NO_HOST, Chunk, HostTier
 from medha_jax.scheduler.kvp_placement import attention_seen
 from medha_jax.scheduler.planned import Planned
 from medha_jax.scheduler.request import RequestState, SchedulerRequest
@@ -60,6 +60,7 @@ class Server:
     shapes: TickShapes
     pages: int = 100
     model: TimeModel = MODEL
+    host: HostTier = NO_HOST
     now: float = 0.0
     outputs: dict[int, list[int]] = field(default_factory=dict)
     first_token: dict[int, float] = field(default_factory=dict)
@@ -77,6 +78,7 @@ class Server:
             self.shapes.page_size,
             self.shapes.per_group,
             prefix_cache=self.config.prefix_cache,
+            host=self.host,
         )
         self.scheduler = Scheduler(self.config, self.shapes, self.allocator, self.model)
         self.device = Device(self.shapes)
@@ -96,6 +98,7 @@ class Server:
         planned = self.scheduler.plan(self.now)
         self.plans.append(planned)
         self.expired += [state.number for state in planned.expired]
+        self.device.copy_pages(planned.copies)
         for state in planned.admitted:
             assert state.holding is not None
             self.device.admit(state.slot, state.holding.cached)

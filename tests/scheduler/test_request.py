@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import medha_jax
@@ -32,7 +33,7 @@ def test_the_way_of_a_request_that_is_preempted() -> None:
     state.preempt()
     assert (state.phase, state.running, state.in_flight) == (Phase.LEAVING, False, 1)
     state.chunk_left(10, 77)
-    assert (state.computed, state.generated) == (10, [77])
+    assert (state.computed, list(state.generated)) == (10, [77])
     state.release()
     state.requeue(5.0)
     assert (state.phase, state.to_feed, state.scheduled, state.holding) == (Phase.WAITING, 11, 0, None)
@@ -51,6 +52,16 @@ def test_an_incomplete_prompt_keeps_its_last_token() -> None:
     assert (state.to_feed, state.queued) == (3, True)
     state.grow([], complete=True)
     assert (state.to_feed, state.request.max_tokens, state.complete) == (4, 4, True)
+
+
+def test_ids_are_views_of_the_prompt_and_joined_across_its_end() -> None:
+    for prompt in ([5, 6, 7], range(5, 8)):
+        state = RequestState.new(0, SchedulerRequest(prompt, 3, 0.0), SchedulerConfig())
+        state.generated.extend([8, 9])
+        read = {(start, end): tuple(state.ids(start, end)) for start in range(6) for end in range(start, 6)}
+        assert read == {(start, end): (5, 6, 7, 8, 9)[start:end] for start, end in read}
+    state = RequestState.new(0, SchedulerRequest([5, 6, 7], 3, 0.0), SchedulerConfig())
+    assert np.shares_memory(np.asarray(state.ids(1, 3)), np.asarray(state.request.prompt))
 
 
 def written(tree: ast.AST) -> Iterator[ast.Attribute]:

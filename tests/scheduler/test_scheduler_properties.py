@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from medha_jax.config import POLICIES, SchedulerConfig
 from medha_jax.kv.allocator import OutOfPagesError
+from medha_jax.plan import HostTier
 from medha_jax.scheduler.planned import Planned
 from medha_jax.scheduler.request import RequestState, SchedulerRequest, Slo
 from medha_jax.scheduler.scheduler import QueueFullError
@@ -56,6 +57,7 @@ def servers(draw: st.DrawFn) -> dict[str, Any]:
             layers=draw(st.sampled_from([None, (1,), (1, 2, 3), (1, 4)])),
         ),
         pages=draw(st.integers(33, 80)),
+        host=draw(st.sampled_from([HostTier(), HostTier(2, 1e-6), HostTier(9, 1e-4), HostTier(60, 1e-5)])),
     )
 
 

@@ -7,12 +7,19 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TypeVar
 
-from medha_jax.plan import Admission, Slice, StepPlan, TokenResult
+from medha_jax.plan import Admission, PageCopy, Slice, StepPlan, TokenResult
 from medha_jax.protos import plans_pb2 as pb
 from medha_jax.runtime.cluster.answering import answering
 from medha_jax.runtime.cluster.errors import ClusterError
 from medha_jax.runtime.cluster.leader import Leader
-from medha_jax.runtime.cluster.wire import decode_results, encode_admission, encode_plan, encode_slice
+from medha_jax.runtime.cluster.wire import (
+    COPIES,
+    decode_results,
+    encode_admission,
+    encode_copies,
+    encode_plan,
+    encode_slice,
+)
 from medha_jax.runtime.executor import MeshExecutor
 from medha_jax.runtime.tick_results import SliceHandle, TickHandle, local_results, slice_results
 
@@ -38,7 +45,7 @@ class ClusterExecutor:
         self._executor, self._leader = executor, leader
         self.config, self.sizes, self.vocab = executor.config, executor.sizes, executor.vocab
         self.prefix_cacheable, self.ahead = executor.prefix_cacheable, executor.ahead
-        self.slice_lengths = executor.slice_lengths
+        self.slice_lengths, self.host = executor.slice_lengths, executor.host
         self._stages: tuple[StepPlan, ...] = ()  # of the slice that was sent last
         self._closed = self._failed = False
 
@@ -59,6 +66,13 @@ class ClusterExecutor:
         """Give filled pages to an admitted request; see `MeshExecutor.adopt`."""
         self._leader.broadcast(pb.Command(adopt=pb.Adopt(slot=slot, group=group, pages=pages)))
         self._run(lambda: self._executor.adopt(slot, group, pages))
+
+    def copy_pages(self, copies: Sequence[PageCopy]) -> None:
+        """Copy KV pages to and from each process's host memory; see `MeshExecutor.copy_pages`."""
+        for first in range(0, len(copies), COPIES):
+            some = copies[first : first + COPIES]
+            self._leader.broadcast(pb.Command(copy=encode_copies(some)))
+            self._run(lambda some=some: self._executor.copy_pages(some))  # type: ignore[misc]
 
     def submit(self, plan: StepPlan) -> ClusterHandle:
         """Dispatch one tick on every process.

@@ -16,7 +16,7 @@ from medha_jax.runtime.cluster.answering import answering
 from medha_jax.runtime.cluster.errors import ClusterError
 from medha_jax.runtime.cluster.transport import ACCEPTED, Stream, check_protected, connect, open_stream, options
 from medha_jax.runtime.cluster.watchdog import Watchdog, leave
-from medha_jax.runtime.cluster.wire import decode_admission, decode_plan, decode_slice, encode_results
+from medha_jax.runtime.cluster.wire import decode_admission, decode_copies, decode_plan, decode_slice, encode_results
 from medha_jax.runtime.executor import MeshExecutor
 from medha_jax.runtime.tick_results import local_results, slice_results
 
@@ -121,6 +121,8 @@ class Follower:
                     executor.admit(decode_admission(command.admit))
                 case "adopt":
                     executor.adopt(command.adopt.slot, command.adopt.group, tuple(command.adopt.pages))
+                case "copy":
+                    executor.copy_pages(decode_copies(command.copy))
                 case "tick":
                     self._tick(executor, command)
                 case "slice":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -15,6 +15,7 @@ from medha_jax.plan import (
     MAX_STOP_STRINGS,
     Admission,
     Chunk,
+    PageCopy,
     SamplingParams,
     Slice,
     StepPlan,
@@ -22,9 +23,11 @@ from medha_jax.plan import (
 )
 from medha_jax.protos import plans_pb2 as pb
 from medha_jax.runtime.state import kept_end_tokens
+from medha_jax.token_ids import IdArray, array_of, counted
 
 LARGEST = 2**63 - 1
 VARINT = 5  # bytes of a non-negative 32-bit number, at most
+COPIES = 1024  # most copies of pages in a message
 REPEATED = {field.name for field in fields(SamplingParams) if isinstance(field.default, tuple)}
 
 
@@ -52,13 +55,13 @@ def decode_sampling(message: pb.Sampling) -> SamplingParams:
 
 def encode_admission(admission: Admission) -> pb.Admit:
     """An admission as a message. It carries token counts only, so the vocabulary bounds its size."""
-    generated, count = np.unique(np.asarray(admission.generated, np.int64), return_counts=True)
+    generated, count = counted(admission.generated)
     return pb.Admit(
         slot=admission.slot,
         sampling=encode_sampling(admission.sampling),
         prompt_tokens=admission.prompt,
         end_tokens=kept_end_tokens(admission.end_tokens),
-        prompted=np.unique(np.asarray(admission.prompted, np.int64)).tolist(),
+        prompted=counted(admission.prompted)[0].tolist(),
         generated=generated.tolist(),
         generated_count=count.tolist(),
     )
@@ -66,14 +69,14 @@ def encode_admission(admission: Admission) -> pb.Admit:
 
 def decode_admission(message: pb.Admit) -> Admission:
     """The admission in a message. Tokens are in increasing order, because only their counts matter."""
-    generated = np.repeat(np.asarray(message.generated, np.int64), np.asarray(message.generated_count, np.int64))
+    generated = np.repeat(array_of(message.generated), array_of(message.generated_count))
     return Admission(
         message.slot,
         decode_sampling(message.sampling),
         message.prompt_tokens,
         tuple(message.end_tokens),
-        tuple(message.prompted),
-        tuple(generated.tolist()),
+        IdArray(array_of(message.prompted)),
+        IdArray(generated),
     )
 
 
@@ -87,7 +90,7 @@ def _encode_chunk(chunk: Chunk) -> pb.Chunk:
         slot=chunk.slot,
         start=chunk.start,
         length=chunk.length,
-        tokens=None if chunk.tokens is None else pb.TokenIds(ids=chunk.tokens),
+        tokens=None if chunk.tokens is None else pb.TokenIds(ids=array_of(chunk.tokens).tolist()),
         last=chunk.last,
         first_page=chunk.first_page,
         pages=chunk.pages,
@@ -103,7 +106,7 @@ def decode_plan(message: pb.Tick) -> StepPlan:
                 chunk.slot,
                 chunk.start,
                 chunk.length,
-                tuple(chunk.tokens.ids) if chunk.HasField("tokens") else None,
+                IdArray(array_of(chunk.tokens.ids)) if chunk.HasField("tokens") else None,
                 chunk.last,
                 chunk.first_page,
                 tuple(chunk.pages),
@@ -156,6 +159,18 @@ def decode_results(message: pb.Results) -> dict[int, TokenResult]:
         number: TokenResult(token, finite, logprob, tuple(zip(tokens, logprobs, strict=True)), row)
         for number, token, finite, logprob, tokens, logprobs, row in each
     }
+
+
+def encode_copies(copies: Sequence[PageCopy]) -> pb.Copy:
+    """Copies of KV pages as a message."""
+    groups, pages, places, to_host = zip(*copies, strict=True)
+    return pb.Copy(group=groups, page=pages, place=places, to_host=to_host)
+
+
+def decode_copies(message: pb.Copy) -> tuple[PageCopy, ...]:
+    """Copies of KV pages from a message. Raises ValueError if its fields differ in length."""
+    rows = zip(message.group, message.page, message.place, message.to_host, strict=True)
+    return tuple(PageCopy(*row) for row in rows)
 
 
 def message_limit(config: RuntimeConfig, vocab: int, width: int) -> int:

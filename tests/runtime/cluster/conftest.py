@@ -84,11 +84,11 @@ class Cluster:
         return (self.folder / f"{number}.err").read_text()
 
     def result(self) -> dict[str, Any]:
-        """What process 0 got, once it has said so; pages that were adopted and slices gave the same."""
+        """What process 0 got, once it has said so; adopted pages, copied ones too, and slices gave the same."""
         (line,) = (line for line in self.output(0).splitlines() if line.startswith("{"))
         said: dict[str, Any] = json.loads(line)
-        alone, adopted, sliced = said.pop("adopted")
-        assert alone == adopted == sliced
+        alone, adopted, copied, sliced = said.pop("adopted")
+        assert alone == adopted == copied == sliced
         return said
 
     def wait(self, seconds: float, *numbers: int) -> list[int]:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from medha_jax.config import Buckets, MeshConfig, RuntimeConfig
-from medha_jax.plan import Admission, Chunk, SamplingParams, Slice, StepPlan
+from medha_jax.plan import Admission, Chunk, PageCopy, SamplingParams, Slice, StepPlan
 
 PER_GROUP = 64
 
@@ -62,7 +62,10 @@ def serve(executor: Any, tokenizer: Any, endless: bool = False) -> dict[str, lis
 
 
 def adopted(executor: Any) -> list[int]:
-    """The token after a prompt computed alone, after the same one through its first page, and after one in slices."""
+    """The token after a prompt computed alone, and after the same one in three ways.
+
+    Through its first page, through a copy of that page that was on the host, and in slices.
+    """
     prompt, group, stages = tuple(range(20, 40)), executor.config.mesh.kvp - 1, executor.config.mesh.spp
 
     def token(chunk: Chunk) -> int:
@@ -77,6 +80,11 @@ def adopted(executor: Any) -> list[int]:
     executor.adopt(1, group, (3,))
     through = token(Chunk(1, 16, 4, prompt[16:], True, 1, (5,), (group,)))
 
+    executor.copy_pages([PageCopy(group, 3, 1, True), PageCopy(group, 9, 1, False)])
+    executor.admit(Admission(3, SamplingParams(temperature=0), 20))
+    executor.adopt(3, group, (9,))
+    back = token(Chunk(3, 16, 4, prompt[16:], True, 1, (6,), (group,)))
+
     executor.admit(Admission(2, SamplingParams(temperature=0), 20))
     chunk = Chunk(2, 0, 16, prompt[:16], False, 0, (7,), (group,))
     for stage in range(stages):
@@ -84,7 +92,7 @@ def adopted(executor: Any) -> list[int]:
         for first in range(executor.slice_lengths[-1]):
             done = executor.collect(executor.submit_slice(Slice(held, first, first + 1)))
     assert len(done) == 1
-    return [alone, through, token(Chunk(2, 16, 4, prompt[16:], True, 1, (8,), (group,)))]
+    return [alone, through, back, token(Chunk(2, 16, 4, prompt[16:], True, 1, (8,), (group,)))]
 
 
 def config(model: Path, tp: int = 1, spp: int = 1, kvp: int = 1, **settings: Any) -> RuntimeConfig:
@@ -99,7 +107,7 @@ def config(model: Path, tp: int = 1, spp: int = 1, kvp: int = 1, **settings: Any
         shared_buckets=Buckets(slices=(), decode=(1,), prefill=(32,), chunks=1, mixed_only=True),
     )
     cache = settings.pop("compilation_cache", None)
-    sizes = {"slots": 8, "pool_tokens": 512, **settings}
+    sizes = {"slots": 8, "pool_tokens": 512, "host_kv_gib": 2**-10, **settings}
     return RuntimeConfig(model=model, mesh=mesh, compilation_cache=Path(cache) if cache else None, **sizes)
 
 

@@ -8,15 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medha_jax.config import Buckets, MeshConfig, RuntimeConfig
-from medha_jax.plan import Admission, Chunk, SamplingParams, Slice, StepPlan, TokenResult
+from medha_jax.plan import Admission, Chunk, PageCopy, SamplingParams, Slice, StepPlan, TokenResult
 from medha_jax.protos import plans_pb2 as pb
 from medha_jax.runtime.cluster.wire import (
+    COPIES,
     decode_admission,
+    decode_copies,
     decode_plan,
     decode_results,
     decode_sampling,
     decode_slice,
     encode_admission,
+    encode_copies,
     encode_plan,
     encode_results,
     encode_sampling,
@@ -102,6 +105,16 @@ def test_slices_travel_unchanged_and_repeat_no_plans(stages: tuple[StepPlan, ...
     assert not short.stages
 
 
+@given(st.lists(st.builds(PageCopy, sizes, sizes, sizes, st.booleans()), min_size=1, max_size=8).map(tuple))
+def test_copies_of_pages_travel_unchanged(copies: tuple[PageCopy, ...]) -> None:
+    assert decode_copies(pb.Copy.FromString(encode_copies(copies).SerializeToString())) == copies
+
+
+def test_copies_of_unequal_length_are_refused() -> None:
+    with pytest.raises(ValueError, match="zip"):
+        decode_copies(pb.Copy(group=[1], page=[2, 3], place=[4], to_host=[True]))
+
+
 @given(st.builds(Admission, slot=sizes, sampling=samplings, prompt=sizes, end_tokens=ids, prompted=ids, generated=ids))
 def test_admissions_travel_with_their_counts(admission: Admission) -> None:
     got = decode_admission(pb.Admit.FromString(encode_admission(admission).SerializeToString()))
@@ -165,4 +178,6 @@ def test_the_largest_messages_are_within_the_limit(sampling: SamplingParams) -> 
     adopt = pb.Adopt(slot=last, group=last, pages=[last] * WIDTH)
     assert pb.Command(sequence=far, adopt=adopt).ByteSize() < limit
     assert encode_results(far, {n: result(n, VOCAB) for n in range(len(plan.chunks))}).ByteSize() < limit
+    copies = encode_copies([PageCopy(last, last, last, True)] * COPIES)
+    assert pb.Command(sequence=far, copy=copies).ByteSize() < limit
     assert limit < 2**22
