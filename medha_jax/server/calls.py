@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
 from grpc import StatusCode, aio
@@ -15,6 +15,7 @@ from medha_jax.server.access_log import AccessLog, Record
 from medha_jax.server.refusal import Refusal
 
 SMALL = 16384  # bytes; up to here work takes below 1 ms and stays in the event loop
+STATUS_SECONDS = 0.25  # that a call waits for its status to be sent; less than a server that ends waits for its calls
 NO_DEADLINE = 10 * 365 * 86400.0  # seconds; gRPC reports centuries for a call without a deadline
 Context = Any  # aio.ServicerContext, whose methods have no types
 T = TypeVar("T")
@@ -32,6 +33,12 @@ class Calls:
         self, log: AccessLog, clock: Callable[[], float], workers: Executor, on_refused: Callable[[str], None]
     ) -> None:
         self._log, self._clock, self._workers, self._on_refused = log, clock, workers, on_refused
+        self._unsent: set[asyncio.Future[None]] = set()
+
+    @property
+    def unsent(self) -> int:
+        """Calls that are over except for a status that their clients do not read."""
+        return len(self._unsent)
 
     @asynccontextmanager
     async def answered(self, method: str, context: Context) -> AsyncIterator[Record]:
@@ -47,7 +54,7 @@ class Calls:
             expired = remaining is not None and remaining <= 0
             record.code = (StatusCode.DEADLINE_EXCEEDED if expired else StatusCode.CANCELLED).name
             raise
-        except aio.UsageError:  # the client is gone
+        except (aio.UsageError, aio.InternalError):  # the client is gone, perhaps in the middle of a write
             record.code = StatusCode.CANCELLED.name
         except Exception:
             logger.exception("an error in %s %s", method, record.request_id)
@@ -72,8 +79,22 @@ class Calls:
         return None if remaining is None else self._clock() + remaining
 
     async def _abort(self, record: Record, context: Context, refusal: Refusal) -> None:
+        """Send a status. If its client does not read what comes before it, the call ends and the status waits alone."""
         record.code, record.message = refusal.code.name, refusal.message
-        await context.abort(refusal.code, refusal.message, refusal.trailers())
+        sending = asyncio.ensure_future(context.abort(refusal.code, refusal.message, refusal.trailers()))
+        sending.add_done_callback(self._sent)
+        await asyncio.wait((sending,), timeout=STATUS_SECONDS)
+        if sending.done():
+            with suppress(aio.InternalError):  # the client is gone
+                await sending
+        else:
+            self._unsent.add(sending)
+        raise asyncio.CancelledError  # gRPC then adds no status of its own
+
+    def _sent(self, sending: asyncio.Future[None]) -> None:
+        self._unsent.discard(sending)
+        if not sending.cancelled():
+            sending.exception()  # gRPC always raises one
 
 
 def time_remaining(context: Context) -> float | None:

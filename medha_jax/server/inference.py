@@ -27,7 +27,7 @@ from medha_jax.server.prompt_parts import PromptParts
 from medha_jax.server.refusal import Refusal, invalid, too_busy, unavailable
 from medha_jax.server.request_parser import LONGEST_ID, RequestParser, ServedModel, parse, request_id
 from medha_jax.server.settings import Limits
-from medha_jax.server.streams import Stream, Streams
+from medha_jax.server.streams import Item, Stream, Streams
 
 ID_BYTES = 4
 
@@ -98,9 +98,9 @@ class Inference:
         async with self._calls.answered("Tokenize", context) as record:
             _, requests = self._ready()
             text = parse(pb.TokenizeRequest, data).text
-            ids = await self._calls.aside(len(data), lambda: requests.tokens(text))
-            record.prompt_tokens = len(ids)
-            return pb.TokenizeResponse(token_ids=ids)
+            answer = await self._calls.aside(len(data), lambda: pb.TokenizeResponse(token_ids=requests.tokens(text)))
+            record.prompt_tokens = len(answer.token_ids)
+            return answer
 
     async def get_model_info(self, data: bytes, context: Context) -> pb.ModelInfo:
         """The model's vocabulary and limits."""
@@ -144,7 +144,7 @@ class Inference:
             record.request_id = stream.request_id
             if stream.number is not None and self._service is not None:
                 self._service.cancel(stream.number)  # at once, even if its client reads slowly
-            stream.put(Refusal(StatusCode.CANCELLED, "the request was aborted"))
+            stream.end(Refusal(StatusCode.CANCELLED, "the request was aborted"))
             return pb.AbortResponse(found=True)
 
     def _ready(self) -> tuple[EngineService, RequestParser]:
@@ -153,7 +153,7 @@ class Inference:
         return self._service, self._requests
 
     def _opened(self, settings: pb.GenerateSettings, record: Record) -> Stream:
-        stream = self._streams.open(request_id(settings) or uuid.uuid4().hex)
+        stream = self._streams.open(request_id(settings) or uuid.uuid4().hex, self._calls.unsent)
         record.request_id = stream.request_id
         return stream
 
@@ -188,24 +188,24 @@ class Inference:
             self._streams.bind(stream, number)
 
     async def _write(self, stream: Stream, context: Context, record: Record) -> None:
-        """Write a stream's events until its end."""
-        while True:
-            match await stream.take():
-                case list() as deltas:
-                    record.output_tokens += sum(len(delta.token_ids) for delta in deltas)
-                    await context.write(replies.delta(deltas))
-                case Queued() as event:
-                    await context.write(replies.accepted(stream.request_id, event))
-                case Completed(completion=completion):
-                    stream.over = True
-                    record.finished(completion)
-                    await context.write(replies.finished(completion))
-                    return
-                case Failed() as event:
-                    stream.over = True
-                    raise replies.failed(event)
-                case Refusal() as refusal:
-                    raise refusal
+        """Write a stream's events until its end; no event is kept beyond its write."""
+        while not stream.over:
+            await stream.written(context.write(self._message(stream, await stream.take(), record)))
+
+    def _message(self, stream: Stream, item: Item, record: Record) -> pb.GenerateEvent:
+        match item:
+            case list() as deltas:
+                record.output_tokens += sum(len(delta.token_ids) for delta in deltas)
+                return replies.delta(deltas)
+            case Queued() as event:
+                return replies.accepted(stream.request_id, event)
+            case Completed(completion=completion):
+                stream.over = True
+                record.finished(completion)
+                return replies.finished(completion)
+            case Failed() as event:
+                stream.over = True
+                raise replies.failed(event)
 
     async def _extend(
         self, service: EngineService, stream: Stream, number: int, prompt: PromptParts, record: Record
@@ -217,9 +217,9 @@ class Inference:
                 service.extend(number, ids, False)
             service.extend(number, (), True)
         except InvalidRequestError as error:
-            stream.put(invalid(str(error)))
+            stream.end(invalid(str(error)))
         except Refusal as refusal:
-            stream.put(refusal)
+            stream.end(refusal)
 
     def _end(self, service: EngineService, stream: Stream) -> None:
         """Close a stream, and cancel its request if it has not ended."""

@@ -51,6 +51,11 @@ def too_busy(message: str, retry_s: float = 1.0) -> Refusal:
     return Refusal(StatusCode.RESOURCE_EXHAUSTED, message, retry_s)
 
 
+def too_slow(message: str) -> Refusal:
+    """A client reads more slowly than the server keeps its output; to come again does not help."""
+    return Refusal(StatusCode.RESOURCE_EXHAUSTED, message)
+
+
 def unavailable(message: str) -> Refusal:
     """The server is not ready yet, or about to end."""
     return Refusal(StatusCode.UNAVAILABLE, message)

@@ -36,6 +36,7 @@ SERVICE = pb.DESCRIPTOR.services_by_name["Inference"].full_name
 REFLECTION = reflection.SERVICE_NAME
 WORKERS = 2  # threads for long texts and prompts
 HEALTH_SECONDS = 0.25  # between checks of the engine
+LAST_WRITE_SECONDS = 5.0  # that one write may take while the server ends
 LAST_WORDS_SECONDS = 1.0  # for ended streams to send their status
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -92,7 +93,7 @@ async def serve(
             trace = closing.enter_context(contextlib.closing(ScheduleTrace(settings.trace, clock)))
         stop = _Stop(stopping)
         stop.listen()
-        streams = Streams(settings.limits.max_streams)
+        streams = Streams(settings.limits)
         size = settings.limits.message_bytes(model.context)
         workers = ThreadPoolExecutor(WORKERS, "prompts")
         log = AccessLog(settings.access_log, tell, time.time)
@@ -214,6 +215,7 @@ def _in_thread(work: Callable[[], T]) -> asyncio.Future[T]:
 async def _drain(streams: Streams, seconds: float, hurry: asyncio.Event, tell: Callable[[str], None]) -> None:
     """Wait for the open streams; end those that take longer than `seconds`."""
     tell(f"stopping: {len(streams)} streams have up to {seconds:g} s")
+    streams.hasten(LAST_WRITE_SECONDS)
     if await _first(streams.closed(), hurry.wait(), seconds):
         return
     streams.end_all(unavailable("the server ended before the output did"))

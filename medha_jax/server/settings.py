@@ -14,6 +14,7 @@ LOG_FORMATS = ("text", "json", "off")
 BYTES_PER_TOKEN = 8  # of a message; packed ids take at most 5, code and prose about 4
 SETTINGS_BYTES = 65536  # of a message without its prompt
 LARGEST_MESSAGE = 64 * 2**20  # bytes; longer prompts come in parts
+LEAST_UNREAD = 65536  # bytes; fewer would end good readers
 _LISTEN, _LIMITS, _SECURITY = "Where to listen", "Limits", "Security"
 
 
@@ -32,6 +33,13 @@ class Limits:
     part_rate: float = setting(
         100.0, "Tokens a second at which a prompt in parts must come, after --part-seconds.", above=0, panel=_LIMITS
     )
+    unread_bytes: int = setting(
+        8 * 2**20, "Of a stream's output that its client may leave unread.", at_least=LEAST_UNREAD, panel=_LIMITS
+    )
+    unread_total_bytes: int = setting(
+        256 * 2**20, "The same for all streams together.", at_least=LEAST_UNREAD, panel=_LIMITS
+    )
+    write_seconds: float = setting(60.0, "That one write to a client may take.", above=0, panel=_LIMITS)
 
     def __post_init__(self) -> None:
         check_settings(self)

@@ -4,85 +4,169 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 
 from grpc import StatusCode
 
 from medha_jax.engine import Completed, EngineEvent, Failed, NewTokens, Prefilled, Queued
-from medha_jax.server.refusal import Refusal, too_busy
+from medha_jax.server.refusal import Refusal, too_busy, too_slow
+from medha_jax.server.settings import Limits
+from medha_jax.server.unread import Kept, event_bytes
 
 MOST_JOINED = 256  # deltas in one message
-Item = Queued | list[NewTokens] | Completed | Failed | Refusal
+LAST_SECONDS = 0.5  # of the current write of a stream that was ended
+MOST_JOINED_BYTES = 2**18  # of deltas in one message, as they are counted while they wait
+Item = Queued | list[NewTokens] | Completed | Failed
 
 
 class Stream:
     """The events that wait to be written to one client. Belongs to the event loop.
 
-    Waiting deltas are written together. A slow reader holds no more than its own output, and the engine never waits
-    for it.
+    Waiting deltas are written together. The engine never waits for a reader. `count` is told every change of `unread`.
 
     Attributes:
         number: the engine's number of the request, once it has one.
         over: whether the coroutine has taken the engine's last event.
+        unread: bytes of its events that are not written yet, those of the current write included.
     """
 
-    def __init__(self, request_id: str) -> None:
+    def __init__(self, request_id: str, write_seconds: float, count: Callable[[int], None]) -> None:
         self.request_id = request_id
         self.number: int | None = None
         self.over = False
-        self._waiting: deque[Queued | NewTokens | Completed | Failed | Refusal] = deque()
+        self.unread = 0
+        self._seconds, self._count = write_seconds, count
+        self._waiting: deque[tuple[Kept, int]] = deque()
+        self._writing = 0  # bytes of the events that were taken last
         self._some = asyncio.Event()
+        self._ended: Refusal | None = None
+        self._limit: asyncio.Timeout | None = None
 
-    def put(self, event: Queued | NewTokens | Completed | Failed | Refusal) -> None:
-        """Add an event."""
-        self._waiting.append(event)
+    def put(self, event: Kept) -> None:
+        """Add an event; a stream that was ended drops it."""
+        if self._ended is not None:
+            return
+        if isinstance(event, Completed):  # its text was in the deltas, and no reply repeats it
+            event = Completed(replace(event.completion, text="", logprobs=()))
+        size = event_bytes(event)
+        self._waiting.append((event, size))
+        self._change(size)
         self._some.set()
 
+    def end(self, refusal: Refusal) -> None:
+        """End the stream with a status, and drop what waits. Only the first call counts.
+
+        A current write has `LAST_SECONDS` more: one that is cut in its first step leaves gRPC no way to send a status.
+        """
+        if self._ended is None:
+            self._ended = refusal
+            self.drop()
+            self._some.set()
+            self._shorten(LAST_SECONDS)
+
+    def drop(self) -> None:
+        """Let go of everything that waits."""
+        self._waiting.clear()
+        self._writing = 0
+        self._change(-self.unread)
+
+    def hasten(self, seconds: float) -> None:
+        """Let the current write and all later ones take at most so many seconds from now."""
+        self._seconds = min(self._seconds, seconds)
+        self._shorten(seconds)
+
     async def take(self) -> Item:
-        """Wait for the next event; consecutive deltas come together."""
-        while not self._waiting:
+        """Wait for the next event; consecutive deltas come together.
+
+        Raises:
+            Refusal: the stream was ended.
+        """
+        while self._ended is None and not self._waiting:
             self._some.clear()
             await self._some.wait()
-        event = self._waiting.popleft()
+        if self._ended is not None:
+            raise self._ended
+        event, self._writing = self._waiting.popleft()
         if not isinstance(event, NewTokens):
             return event
         deltas = [event]
         while self._waiting and len(deltas) < MOST_JOINED:
-            following = self._waiting[0]
-            if not isinstance(following, NewTokens):
+            following, size = self._waiting[0]
+            if not isinstance(following, NewTokens) or self._writing + size > MOST_JOINED_BYTES:
                 break
             deltas.append(following)
+            self._writing += size
             self._waiting.popleft()
         return deltas
 
+    async def written(self, writing: Awaitable[None]) -> None:
+        """Wait until what was taken last is written; its bytes then count no more.
+
+        Raises:
+            Refusal: the stream was ended meanwhile, or the write took too long.
+        """
+        seconds = self._seconds
+        try:
+            async with asyncio.timeout(seconds) as self._limit:
+                await writing
+        except TimeoutError:
+            stood = min(seconds, self._seconds)
+            ended = self._ended or too_slow(f"a write stood still for {stood:g} s; allowed are {stood:g}; read faster")
+            self.end(ended)
+            raise ended from None
+        finally:
+            self._limit = None
+        self._change(-self._writing)
+        self._writing = 0
+
+    def _shorten(self, seconds: float) -> None:
+        if self._limit is not None and not self._limit.expired():
+            end = asyncio.get_running_loop().time() + seconds
+            self._limit.reschedule(min(end, self._limit.when() or end))
+
+    def _change(self, size: int) -> None:
+        self.unread += size
+        self._count(size)
+
 
 class Streams:
-    """All open streams, at most `most`, by request id and by number. Other threads may only call `listen`."""
+    """All open streams, by request id and by number. Other threads may only call `listen`.
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    A stream that leaves too much unread is ended. If all together do, the one with the most is.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits, self._write_seconds = limits, limits.write_seconds
         self._loop = asyncio.get_running_loop()
         self._by_id: dict[str, Stream] = {}
         self._by_number: dict[int, Stream] = {}
         self._early: dict[int, list[EngineEvent]] = {}
         self._submitting = 0
+        self._unread = 0
         self._none = asyncio.Event()
         self._none.set()
 
     def __len__(self) -> int:
         return len(self._by_id)
 
-    def open(self, request_id: str) -> Stream:
-        """Begin a stream.
+    @property
+    def unread(self) -> int:
+        """Bytes of all streams that are not written yet."""
+        return self._unread
+
+    def open(self, request_id: str, beside: int = 0) -> Stream:
+        """Begin a stream; `beside` calls have no stream any more, but clients that do not read their status.
 
         Raises:
             Refusal: the most streams are open, or one with this id is.
         """
-        if len(self._by_id) >= self._most:
-            raise too_busy(f"{self._most} streams are open; allowed are {self._most}")
+        most = self._limits.max_streams
+        if len(self._by_id) + beside >= most:
+            raise too_busy(f"{most} streams are open; allowed are {most}")
         if request_id in self._by_id:
             raise Refusal(StatusCode.ALREADY_EXISTS, f"a request with the id {request_id} is running; give another id")
-        stream = self._by_id[request_id] = Stream(request_id)
+        stream = self._by_id[request_id] = Stream(request_id, self._write_seconds, self._count)
         self._none.clear()
         return stream
 
@@ -101,7 +185,8 @@ class Streams:
             self._early.clear()
 
     def close(self, stream: Stream) -> None:
-        """Forget a stream."""
+        """Forget a stream and what waits in it."""
+        stream.drop()
         self._by_id.pop(stream.request_id, None)
         if stream.number is not None:
             self._by_number.pop(stream.number, None)
@@ -115,7 +200,13 @@ class Streams:
     def end_all(self, refusal: Refusal) -> None:
         """End every stream with a status."""
         for stream in self._by_id.values():
-            stream.put(refusal)
+            stream.end(refusal)
+
+    def hasten(self, seconds: float) -> None:
+        """Let no write of any stream take more seconds than that, from now on."""
+        self._write_seconds = min(self._write_seconds, seconds)
+        for stream in self._by_id.values():
+            stream.hasten(seconds)
 
     async def closed(self) -> None:
         """Wait until no stream is open."""
@@ -137,3 +228,17 @@ class Streams:
         for event in events:
             if not isinstance(event, Prefilled):
                 stream.put(event)
+        most, total = self._limits.unread_bytes, self._limits.unread_total_bytes
+        if stream.unread > most:
+            stream.end(too_slow(f"{stream.unread:,} bytes of the output are unread; allowed are {most:,}; read faster"))
+        while self._unread > total:
+            slowest = max(self._by_id.values(), key=lambda open_one: open_one.unread)
+            slowest.end(
+                too_slow(
+                    f"{self._unread:,} bytes of all streams are unread; allowed are {total:,}; this one had the most, "
+                    f"{slowest.unread:,}; read faster"
+                )
+            )
+
+    def _count(self, change: int) -> None:
+        self._unread += change

@@ -2,78 +2,17 @@
 
 import asyncio
 import socket
-import threading
-from contextlib import contextmanager
 
 import pytest
 
-from benchmarks.simulated_server import VOCAB, RealClock, SimulatedLoader, parsed
 from medha_jax.client import Client, Finished
-from medha_jax.config import BUNDLED_MODEL, ConfigError
+from medha_jax.config import ConfigError
 from medha_jax.net import TlsFiles
-from medha_jax.plan import SamplingParams
-from medha_jax.server.request_parser import ServedModel
 from medha_jax.server.server import serve
 from medha_jax.server.settings import ServerSettings
-from medha_jax.text import Tokenizer
+from tests.server.embedded import embedded, running
 
 UNPROTECTED = "prompts would travel unprotected to 0.0.0.0; give --tls-cert and --tls-key"
-
-
-class CountingLoader(SimulatedLoader):
-    """Counts what it is asked for."""
-
-    loads = closes = 0
-
-    def load(self, listener, on_tick):
-        self.loads += 1
-        return super().load(listener, on_tick)
-
-    def close(self):
-        self.closes += 1
-
-
-def embedded():
-    """A model and its loader, as a program that embeds a server makes them."""
-    given, tokenizer = (
-        parsed(["--tick-ms", "1", "--slots", "4", "--context", "512"]),
-        Tokenizer.from_directory(BUNDLED_MODEL),
-    )
-    model = ServedModel("simulated", tokenizer, VOCAB, given.context, SamplingParams(temperature=0))
-    return model, CountingLoader(given, tokenizer, RealClock())
-
-
-@contextmanager
-def running(settings):
-    """Serve in a thread; gives the lines that are told, the loader, and the announced address."""
-    model, loader = embedded()
-    ready, ended, lines = threading.Event(), [], []
-    loop, stopping = asyncio.new_event_loop(), asyncio.Event()
-
-    def announce(line):
-        lines.append(line)
-        ready.set()
-
-    def run():
-        try:
-            loop.run_until_complete(
-                serve(settings, model, loader, announce=announce, tell=lines.append, stopping=stopping)
-            )
-        except Exception as error:
-            ended.append(error)
-        finally:
-            ready.set()
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    assert ready.wait(60) and not ended, ended
-    try:
-        yield lines, loader
-    finally:
-        loop.call_soon_threadsafe(stopping.set)
-        thread.join(30)
-        loop.close()
-    assert not thread.is_alive() and not ended
 
 
 def test_who_embeds_it_is_refused_an_open_address_without_protection():

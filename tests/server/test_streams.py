@@ -1,12 +1,16 @@
-"""From the engine's thread to the writers: nothing lost, deltas joined, early events kept."""
+"""From the engine's thread to the writers: nothing lost, deltas joined, early events kept, what waits is bounded."""
 
 import asyncio
+import tracemalloc
 
 import pytest
+from grpc import StatusCode
 
-from medha_jax.engine import Failed, NewTokens, Prefilled, Queued
+from medha_jax.engine import Completed, Completion, Failed, NewTokens, PhaseTimings, Prefilled, Queued, TokenLogprobs
 from medha_jax.server.refusal import Refusal
-from medha_jax.server.streams import MOST_JOINED, Streams
+from medha_jax.server.settings import LEAST_UNREAD, Limits
+from medha_jax.server.streams import MOST_JOINED, MOST_JOINED_BYTES, Streams
+from medha_jax.server.unread import event_bytes
 
 
 def delta(token):
@@ -19,7 +23,7 @@ def run(coroutine):
 
 def test_deltas_that_wait_are_joined_up_to_a_bound_and_in_order():
     async def check():
-        streams = Streams(4)
+        streams = Streams(Limits())
         stream = streams.open("a")
         streams.expect()
         streams.bind(stream, 7)
@@ -39,7 +43,7 @@ def test_deltas_that_wait_are_joined_up_to_a_bound_and_in_order():
 
 def test_events_that_come_before_the_number_are_kept():
     async def check():
-        streams = Streams(4)
+        streams = Streams(Limits())
         stream = streams.open("a")
         streams.expect()
         streams.listen([(3, delta(1)), (4, delta(2))])
@@ -57,21 +61,174 @@ def test_events_that_come_before_the_number_are_kept():
 
 def test_streams_are_counted_and_ids_are_taken_once():
     async def check():
-        streams = Streams(2)
+        streams = Streams(Limits(max_streams=2))
         first = streams.open("a")
         with pytest.raises(Refusal, match="is running"):
             streams.open("a")
+        with pytest.raises(Refusal, match="allowed are 2"):
+            streams.open("b", beside=1)
         streams.open("b")
         with pytest.raises(Refusal, match="allowed are 2") as raised:
             streams.open("c")
         assert raised.value.retry_s
         closed = asyncio.create_task(streams.closed())
-        streams.end_all(Refusal(None, "over"))
-        assert isinstance(await first.take(), Refusal)
+        streams.end_all(Refusal(StatusCode.UNAVAILABLE, "over"))
+        with pytest.raises(Refusal, match="over"):
+            await first.take()
         streams.close(first)
         await asyncio.sleep(0)
         assert not closed.done() and streams.find("a") is None
         streams.close(streams.find("b"))
         await asyncio.wait_for(closed, 1)
+
+    run(check())
+
+
+def with_logprobs(token, top):
+    entry = TokenLogprobs(token, -0.5 * token, tuple((token + n, -0.1 * token * n) for n in range(top)))
+    return NewTokens((token,), f"text {token}", (entry,))
+
+
+def opened(streams, *ids):
+    """Streams of these ids, with the numbers 0, 1, ..."""
+    found = [streams.open(name) for name in ids]
+    for number, stream in enumerate(found):
+        streams.expect()
+        streams.bind(stream, number)
+    return found
+
+
+async def heard(streams, *events):
+    streams.listen(list(events))
+    await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("top", [None, 0, 5, 20])
+def test_bytes_are_counted_as_python_takes_them(top):
+    count = 2000
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        events = [
+            NewTokens((1000 + n,), f"text {n}") if top is None else with_logprobs(1000 + n, top) for n in range(count)
+        ]
+        taken = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert sum(map(event_bytes, events)) == pytest.approx(taken, rel=0.25)
+
+
+def test_a_stream_that_leaves_too_much_unread_ends_and_keeps_nothing():
+    async def check():
+        streams = Streams(Limits(unread_bytes=LEAST_UNREAD))
+        slow, other = opened(streams, "a", "b")
+        each = event_bytes(with_logprobs(1000, 20))
+        fitting = LEAST_UNREAD // each
+        await heard(streams, (1, delta(0)), *((0, with_logprobs(1000, 20)) for _ in range(fitting)))
+        assert slow.unread == fitting * each <= LEAST_UNREAD
+        assert streams.unread == slow.unread + other.unread
+        await heard(streams, (0, with_logprobs(1000, 20)))
+        await heard(streams, (0, delta(1)))  # of a tick that was under way
+        assert slow.unread == 0 and streams.unread == other.unread > 0
+        with pytest.raises(Refusal, match=f"{(fitting + 1) * each:,} bytes .* allowed are 65,536") as raised:
+            await slow.take()
+        assert raised.value.code is StatusCode.RESOURCE_EXHAUSTED
+        assert await other.take() == [delta(0)]
+
+    run(check())
+
+
+def test_of_all_streams_together_the_one_with_the_most_ends():
+    async def check():
+        streams = Streams(Limits(unread_total_bytes=LEAST_UNREAD))
+        most, some, few = opened(streams, "a", "b", "c")
+        each = event_bytes(with_logprobs(1000, 20))
+        fitting = LEAST_UNREAD // each
+        await heard(streams, *((0, with_logprobs(1000, 20)) for _ in range(fitting - 3)))
+        await heard(streams, *((1, with_logprobs(1000, 20)) for _ in range(3)))
+        assert streams.unread <= LEAST_UNREAD
+        await heard(streams, (2, with_logprobs(1000, 20)))
+        with pytest.raises(Refusal, match="of all streams are unread; allowed are 65,536; this one had the most"):
+            await most.take()
+        assert (some.unread, few.unread, streams.unread) == (3 * each, each, 4 * each)
+
+    run(check())
+
+
+def test_bytes_are_given_back_by_a_write_and_by_a_close():
+    async def check():
+        streams = Streams(Limits())
+        one, other = opened(streams, "a", "b")
+        await heard(streams, (0, Queued(0, 0.1)), (0, delta(1)), (0, delta(2)), (1, delta(3)))
+        await one.take()
+        await one.written(asyncio.sleep(0))
+        both = 2 * event_bytes(delta(1))
+        assert one.unread == both
+        await one.take()
+        assert one.unread == both, "what is being written is held"
+        await one.written(asyncio.sleep(0))
+        assert one.unread == 0 and streams.unread == other.unread > 0
+        streams.close(other)
+        assert streams.unread == 0
+
+    run(check())
+
+
+def test_one_message_is_bounded_in_bytes():
+    async def check():
+        streams = Streams(Limits())
+        (stream,) = opened(streams, "a")
+        each = event_bytes(with_logprobs(1000, 20))
+        most = MOST_JOINED_BYTES // each
+        await heard(streams, *((0, with_logprobs(1000, 20)) for _ in range(most + 2)))
+        assert [len(await stream.take()), len(await stream.take())] == [most, 2]
+
+    run(check())
+
+
+def test_a_write_that_stands_still_ends_the_stream():
+    async def check():
+        streams = Streams(Limits(write_seconds=0.05))
+        (stream,) = opened(streams, "a")
+        await heard(streams, (0, delta(1)), (0, Queued(0, 0.1)))
+        await stream.take()
+        with pytest.raises(Refusal, match=r"stood still for 0\.05 s") as raised:
+            await asyncio.wait_for(stream.written(asyncio.Event().wait()), 60)
+        assert raised.value.code is StatusCode.RESOURCE_EXHAUSTED
+        assert streams.unread == 0
+
+    run(check())
+
+
+@pytest.mark.parametrize("how", ["end", "end_all", "hasten"])
+def test_a_write_that_stands_still_holds_up_no_end(how):
+    async def check():
+        streams = Streams(Limits(write_seconds=1000))
+        (stream,) = opened(streams, "a")
+        await heard(streams, (0, delta(1)))
+        await stream.take()
+        writing = asyncio.create_task(stream.written(asyncio.Event().wait()))
+        await asyncio.sleep(0)
+        over = Refusal(StatusCode.CANCELLED, "over")
+        {"end": stream.end, "end_all": streams.end_all, "hasten": lambda _: streams.hasten(0.05)}[how](over)
+        with pytest.raises(Refusal, match=r"stood still for 0\.05 s" if how == "hasten" else "over"):
+            await asyncio.wait_for(writing, 60)
+
+    run(check())
+
+
+def test_a_completion_waits_without_what_no_reply_uses():
+    async def check():
+        streams = Streams(Limits())
+        (stream,) = opened(streams, "a")
+        timings = PhaseTimings(0, 1, 1, 0, 1, None)
+        entries = with_logprobs(1000, 20).logprobs
+        whole = Completion(
+            token_ids=(5,), text="a", finish_reason="length", matched=None, prompt_tokens=1, logprobs=entries,
+            timings=timings, chunks=(1,),
+        )  # fmt: skip
+        await heard(streams, (0, Completed(whole)))
+        kept = (await stream.take()).completion
+        assert (kept.text, kept.logprobs, kept.token_ids, kept.timings) == ("", (), (5,), timings)
 
     run(check())
