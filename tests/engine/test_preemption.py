@@ -121,6 +121,35 @@ def test_it_may_lose_its_pages_at_any_token(kvp: int, sampling: dict[str, Any], 
         np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("sampling", SAMPLED, ids=["greedy", "seeded", "penalties"])
+@pytest.mark.parametrize("kvp", [1, 2])
+def test_it_may_lose_its_pages_while_it_comes_in_parts(
+    kvp: int, sampling: dict[str, Any], byte_tokenizer: Tokenizer
+) -> None:
+    executor = runtime(kvp=kvp)
+    wanted, urgent = request(1, 120, 8, 5000.0, **sampling), request(2, 240, 2, 1.0, temperature=0)
+    single, other = (alone(executor, byte_tokenizer, one).token_ids for one in (wanted, urgent))
+    parts = {4: (30, 70), 8: (70, 110), 12: (110, 120)}  # by the tick in which they come
+    lost = 0
+    for urgent_tick in range(1, 22):
+        tick, done = 0, dict[int, Completion]()
+        engine = OfflineEngine(executor, byte_tokenizer, lambda now=tick: float(now), config=PREEMPTIVE)
+        engine.add(dataclasses.replace(wanted, prompt_ids=wanted.prompt_ids[:30], prompt_bound=120))
+        while tick < 22 or engine.busy:
+            if tick in parts:
+                start, end = parts[tick]
+                engine.extend(0, wanted.prompt_ids[start:end], end == 120)
+            if tick == urgent_tick:
+                engine.add(urgent)
+            before = engine.load.running
+            done |= {number: event.completion for number, event in engine.step() if isinstance(event, Completed)}
+            lost += tick == urgent_tick and before == engine.load.running == 1
+            tick += 1
+        assert (done[0].token_ids, done[1].token_ids) == (single, other)
+        assert sum(engine.load.free_pages) == executor.sizes.pages * kvp
+    assert lost > 10
+
+
 @pytest.mark.parametrize("spp", [1, 2])
 @pytest.mark.parametrize("kvp", [1, 2])
 def test_answers_that_outgrow_the_pool_give_the_same_tokens(kvp: int, spp: int, byte_tokenizer: Tokenizer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import time
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from medha_jax.config import Buckets
 from medha_jax.engine import Completed, Engine, Failed, TickReport, scheduler_for, text_outputs
 from medha_jax.runtime import MeshExecutor
+from medha_jax.scheduler.request import Slo
 from medha_jax.scheduler.time_model import LinearTimeModel
 from medha_jax.text import Tokenizer
 from tests.engine.serving import CONFIG, Faulty, alone, ask
@@ -84,6 +86,29 @@ def test_a_request_may_be_cancelled_after_any_slice(
     ends = finish(engine)
     for number, request in zip(numbers, requests, strict=True):
         assert ends[number].completion.token_ids == alone(runtime, byte_tokenizer, request).token_ids
+    assert sum(engine.load.free_pages) == runtime.sizes.pages
+
+
+@pytest.mark.parametrize("after", range(1, 2 * LAYERS + 2))
+@pytest.mark.parametrize("stages", [1, 2])
+def test_a_request_may_lose_its_pages_after_any_slice(
+    after: int, stages: int, runtimes: dict[int, MeshExecutor], byte_tokenizer: Tokenizer
+) -> None:
+    runtime, reports = runtimes[stages], list[TickReport]()
+    config = dataclasses.replace(CONFIG, policy="edf", preemption=True, bypass_s=1000.0)
+    scheduler = scheduler_for(runtime, config, SLICED)
+    outputs = text_outputs(byte_tokenizer)
+    engine = Engine(runtime, scheduler, SLICED, time.monotonic, outputs, on_tick=reports.append)
+    requests = [ask(1, 300, 5, slo=Slo(ttft_s=5000.0)), ask(2, 1000, 5, slo=Slo(ttft_s=1.0))]
+    numbers = [engine.add(requests[0])]
+    for _ in range(after):
+        engine.step()
+    assert reports[-1].layers is not None
+    numbers.append(engine.add(requests[1]))
+    ends = finish(engine)
+    for number, request in zip(numbers, requests, strict=True):
+        assert ends[number].completion.token_ids == alone(runtime, byte_tokenizer, request).token_ids
+    assert ends[numbers[0]].completion.preemptions == 1
     assert sum(engine.load.free_pages) == runtime.sizes.pages
 
 

@@ -23,6 +23,7 @@ from medha_jax.engine import (
     Queued,
     TickReport,
 )
+from medha_jax.kv.host import HostUse
 from medha_jax.runtime import MeshExecutor
 from medha_jax.server.prometheus import Metrics
 from medha_jax.text import Tokenizer
@@ -165,8 +166,12 @@ def test_gauges_are_read_when_asked_for() -> None:
         total_pages=10,
         free_pages=(10, 10),
         cached_pages=(0, 0),
+        host=HostUse(used=70, stored=90, restored=40),
         draining=True,
     )
+    assert value(metrics, "kv_host_pages") == 70
+    assert value(metrics, "kv_host_stored_pages_total") == 90
+    assert value(metrics, "kv_host_restored_pages_total") == 40
     assert value(metrics, "num_requests_running") == 0
     assert value(metrics, "ready") == 0
 

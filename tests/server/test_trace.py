@@ -43,7 +43,7 @@ def report(started: float, ended: float, *chunks: ChunkReport, **changes: Any) -
 def read(path: Path) -> list[dict[str, Any]]:
     events: list[dict[str, Any]] = json.loads(path.read_text())
     for event in events:
-        assert event["ph"] in {"M", "X", "b", "e"}
+        assert event["ph"] in {"M", "X", "C", "b", "e"}
         assert isinstance(event["pid"], int)
         if event["ph"] != "M":
             assert event["ts"] >= 0
@@ -94,6 +94,17 @@ def test_what_ran_where(tmp_path: Path) -> None:
     assert placed["stage 0 group 0", "decodes"]["args"]["requests"] == [2, 3]
     assert placed["stage 0 group 0", "decodes"]["args"]["contexts"] == [31, 41]
     assert placed["stage 0 group 0", "ticks"]["args"]["bucket"] == [8, 64, 0, 0]
+
+
+def test_copies_of_pages_are_counted(tmp_path: Path) -> None:
+    trace = ScheduleTrace(tmp_path / "trace.json", lambda: 100.0)
+    chunk = ChunkReport(4, 0, (0,), 0, 64, False, 1.0, True)
+    trace.on_tick(report(100.5, 100.6, chunk))
+    trace.on_tick(report(100.6, 100.7, chunk, copied=(3, 5)))
+    trace.close()
+    (counted,) = [event for event in read(tmp_path / "trace.json") if event["ph"] == "C"]
+    assert counted["name"] == "KV pages copied" and counted["args"] == {"stored": 3, "restored": 5}
+    assert counted["ts"] == pytest.approx(0.6e6)
 
 
 def test_slices_name_their_layers_on_their_stage(tmp_path: Path) -> None:
