@@ -52,7 +52,7 @@ def generate(
     context: typer.Context,
     asked: Annotated[PromptOptions, Shown(panel="Prompt (exactly one)")],
     given: Annotated[dict[str, Any], Shown(of=SamplingParams, unset=True)],
-    runtime: Annotated[RuntimeOptions, Shown(without={"slots", "pool_tokens"})],
+    runtime: Annotated[RuntimeOptions, Shown(without={"slots", "pool_tokens", "host_kv_gib"})],
     processes: Annotated[ClusterOptions, SEVERAL],
     remote: Annotated[RemoteOptions, Shown(panel="From a server")],
     chunk: Annotated[

@@ -27,7 +27,8 @@ from medha_jax.text import Tokenizer
 if TYPE_CHECKING:
     from medha_jax.runtime.cluster import ClusterConfig, ClusterExecutor
 
-MEASURED_SECONDS = 5.0  # how long ticks are measured at a first start
+MEASURED_SECONDS = 5.0  # how long ticks are measured at a first start, if enough of them ran
+MOST_MEASURED_SECONDS = 20.0  # the same if too few did
 MEASURED_OUTPUT = 4  # output tokens of each measured request
 WAITING_POOLS = 4  # prompts that wait have at most this many times the tokens of all pools
 
@@ -69,7 +70,7 @@ class EngineLoader:
         if times.ticks < LEAST_TICKS:
             measured = dataclasses.replace(scheduling, prefix_cache=False)
             engine = Engine(executor, scheduler_for(executor, measured, times), times, self._clock, output)
-            measure_ticks(engine, executor, self._clock)
+            measure_ticks(engine, executor, self._clock, times)
             self._say(f"measured {times.ticks} ticks")
         engine = Engine(
             executor,
@@ -144,24 +145,33 @@ def _with_bounded_queue(config: SchedulerConfig, executor: Executor) -> Schedule
     return dataclasses.replace(config, max_waiting_tokens=most)
 
 
-def measure_ticks(engine: Engine, executor: Executor, clock: Callable[[], float]) -> None:
-    """Run prompts of every compiled shape, for at most MEASURED_SECONDS, to give the time model its first ticks."""
+def measure_ticks(engine: Engine, executor: Executor, clock: Callable[[], float], times: FittedTimeModel) -> None:
+    """Run prompts of every compiled shape, so that the engine's time model knows its first ticks.
+
+    It ends after MEASURED_SECONDS if the model can be fitted then. A slow machine has more time, and the model is
+    fitted to what there is: without a fit every tick would seem to be free.
+    """
     vocab, context = executor.vocab, executor.sizes.context
     draw = np.random.default_rng(0)
-    end = clock() + MEASURED_SECONDS
+    began = clock()
+
+    def over() -> bool:
+        seconds = clock() - began
+        return seconds >= (MEASURED_SECONDS if times.ticks >= LEAST_TICKS else MOST_MEASURED_SECONDS)
+
     for length in _lengths(executor):
-        prompt = tuple(draw.integers(vocab, size=min(length, context - MEASURED_OUTPUT)).tolist())
+        prompt = draw.integers(vocab, size=min(length, context - MEASURED_OUTPUT)).tolist()
         sampling = SamplingParams(temperature=0, max_tokens=MEASURED_OUTPUT, ignore_eos=True)
         if not prompt:
             return
         number = engine.add(GenerationRequest(prompt, sampling))
-        while engine.busy and clock() < end:
+        while engine.busy:
             engine.step()
-        if engine.busy:
-            engine.cancel(number)
-            while engine.busy:
-                engine.step()
-            return
+            if over():
+                engine.cancel(number)
+        if over():
+            break
+    times.settle()
 
 
 def _lengths(executor: Executor) -> Iterator[int]:

@@ -288,24 +288,24 @@ class GroupedPages:
         Returns:
             Pages brought, and the page to go on with: the end if nothing more can be brought.
         """
-        index, host, pool, brought = self._indexes[group], self._hosts[group], self._pools[group], 0
+        index, host = self._indexes[group], self._hosts[group]
         at, end = pages
         index.touch(chain.between(at, end))  # the pages that give way to others of this prefix are not its own
+        wanted: list[bytes] = []
         for digest in chain.between(at, end):
             if digest not in index:
-                if brought == most and digest in host:
-                    return brought, at
-                if digest not in host or not self.free[group]:
+                if len(wanted) == most or digest not in host:
+                    end = at if digest in host else end
                     break
-                (page,) = self._allocate(group, 1)
-                if digest not in host:  # what was evicted for this page took its place
-                    pool.release([page])
-                    break
-                self._copies.append(PageCopy(group, page, host.read(digest), False))
-                index.release([page], [digest])
-                brought += 1
+                wanted.append(digest)
             at += 1
-        return brought, end
+        taken = self._allocate(group, min(len(wanted), self.free[group]))
+        # what was evicted for these pages may have taken the place of wanted ones
+        there = [(page, digest) for page, digest in zip(taken, wanted, strict=False) if digest in host]
+        self._copies += [PageCopy(group, page, host.read(digest), False) for page, digest in there]
+        index.release([page for page, _ in there], [digest for _, digest in there])
+        self._pools[group].release([page for page, digest in zip(taken, wanted, strict=False) if digest not in host])
+        return len(there), end if len(there) == len(wanted) else pages[1]
 
     def take_copies(self) -> tuple[PageCopy, ...]:
         """Copies between devices and host since the last call, in the order in which they must be made."""

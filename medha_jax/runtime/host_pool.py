@@ -15,11 +15,10 @@ from jax import Array
 from medha_jax.attention import Pool
 from medha_jax.mesh import per_group
 from medha_jax.plan import HostTier, PageCopy
-from medha_jax.runtime.memory import host_bytes
+from medha_jax.runtime.memory import host_tier_bytes
 from medha_jax.runtime.programs import Programs
 from medha_jax.specs.layout import LayoutError
 
-GIB = 2**30
 BATCH_BYTES = 8 * 2**20  # of one group's pages, copied at once
 MOST_PAGES = 256  # of a batch
 
@@ -69,9 +68,7 @@ class HostPool:
 
     def __init__(self, programs: Programs, gib: float) -> None:
         self._programs, self._groups = programs, programs.layout.kvp
-        if gib * GIB > host_bytes():
-            raise LayoutError(f"{gib:g} GiB of host memory for KV; there are {host_bytes() / GIB:.1f}")
-        self._places = int(gib * GIB * jax.process_count() / (self._page_bytes * self._groups))
+        self._places = host_tier_bytes(gib) * jax.process_count() // (self._page_bytes * self._groups)
         if not self._places:
             raise LayoutError(f"{gib:g} GiB of host memory for KV do not hold a page of each group")
         self._size = max(1, min(MOST_PAGES, BATCH_BYTES // self._page_bytes, programs.sizes.pages))

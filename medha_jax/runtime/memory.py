@@ -13,7 +13,7 @@ import jax
 from medha_jax.runtime.programs import Programs
 from medha_jax.specs.layout import Layout, LayoutError, nearest_layouts
 
-MIB = 2**20
+MIB, GIB = 2**20, 2**30
 CPU_SHARE = 0.25  # of the memory that is left, for the pool on CPUs: other programs use the host's memory, too
 CGROUPS = Path("/sys/fs/cgroup")
 
@@ -141,10 +141,24 @@ def _cgroup_limits(cgroups: Path, own: Path) -> list[Path]:
     return [*files, cgroups / "memory.max", cgroups / "memory" / "memory.limit_in_bytes"]
 
 
-def usable_bytes(device: jax.Device, sharing: int, fraction: float) -> int | None:
-    """Usable bytes of a device: `fraction` of an accelerator's memory, or of the host's, divided by `sharing` CPUs."""
+def host_tier_bytes(gib: float) -> int:
+    """Bytes of a host tier of `gib` GiB.
+
+    Raises:
+        LayoutError: the host has less memory.
+    """
+    if gib * GIB > host_bytes():
+        raise LayoutError(f"{gib:g} GiB of host memory for KV; there are {host_bytes() / GIB:.1f}")
+    return int(gib * GIB)
+
+
+def usable_bytes(device: jax.Device, sharing: int, fraction: float, host_tier: int = 0) -> int | None:
+    """Usable bytes of a device: `fraction` of an accelerator's memory.
+
+    A CPU has its part of the host's, which `sharing` CPUs divide; `host_tier` bytes of it are for the host tier.
+    """
     if device.platform == "cpu":
-        return int(host_bytes() * fraction) // sharing
+        return max(0, int(host_bytes() * fraction) - host_tier) // sharing
     stats = device.memory_stats() or {}
     return int(stats["bytes_limit"] * fraction) if "bytes_limit" in stats else None
 

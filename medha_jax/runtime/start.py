@@ -15,7 +15,7 @@ from medha_jax.checkpoints import load_parameters
 from medha_jax.config import RuntimeConfig
 from medha_jax.mesh import build_mesh, request_cpu_devices
 from medha_jax.runtime.executor import MeshExecutor, Report
-from medha_jax.runtime.memory import check_memory, default_pool_tokens, plan_memory, usable_bytes
+from medha_jax.runtime.memory import check_memory, default_pool_tokens, host_tier_bytes, plan_memory, usable_bytes
 from medha_jax.runtime.parameter_placement import (
     place_parameters,
     placed_specs,
@@ -52,7 +52,8 @@ def open_executor(config: RuntimeConfig, report: Report) -> MeshExecutor:
     mesh = build_mesh(layout)
     dtype = resolve_dtype(config.dtype)
     local = jax.local_devices()
-    usable = usable_bytes(local[0], len(local), config.mesh.memory_fraction)
+    host_tier = host_tier_bytes(config.host_kv_gib)
+    usable = usable_bytes(local[0], len(local), config.mesh.memory_fraction, host_tier)
     config = _with_pool(config, arch, dtype, mesh, usable)
     programs = Programs(config, arch, dtype, mesh)
     plan = plan_memory(programs, usable)

@@ -136,7 +136,7 @@ class FittedTimeModel:
     by the median of measured / fitted over the latest LATEST_TICKS ticks.
 
     `key` states what the measurements are valid for: model, mesh, dtype and device. `start` predicts until LEAST_TICKS
-    ticks were seen.
+    ticks were seen, or until `settle`.
     """
 
     def __init__(self, key: dict[str, str], start: LinearTimeModel | None = None) -> None:
@@ -195,6 +195,13 @@ class FittedTimeModel:
             self._linear = self._fit()
         if len(self._latest) == LATEST_TICKS:
             self._scale = self._latest_scale()
+
+    def settle(self) -> None:
+        """Fit to what was measured, however little, if nothing was fitted yet; the same of slices."""
+        if self._kept and self._ticks < LEAST_TICKS:
+            self._linear = self._fit()
+        if self._slices is not None:
+            self._slices.settle()
 
     def save(self, path: Path) -> None:
         """Write key, coefficients and measurements as JSON, and the same of slices."""
