@@ -22,8 +22,8 @@ class RuntimeConfig:
     """Settings of a runtime.
 
     `dtype` auto is float32 on a CPU: XLA converts bf16 weights on every step there (26 ms a token instead of 6).
-    `kv_dtype` fp8 is e4m3 with an exponent for each token and head. `xla_options` auto compiles ticks with the
-    `GPU_OPTIONS` or `CPU_OPTIONS` of `runtime.compiler`.
+    `kv_dtype` fp8 is e4m3 with an exponent for each token and head. `xla_options` auto compiles the ticks of a GPU with
+    `runtime.compiler.GPU_OPTIONS`.
     """
 
     model: Path = BUNDLED_MODEL  # a Hugging Face or Orbax directory
@@ -36,7 +36,7 @@ class RuntimeConfig:
     )
     xla_options: str = setting(
         "auto",
-        "auto: command buffers and latency hiding for ticks on GPUs, right sums on CPUs; none: XLA's own settings.",
+        "auto: command buffers and latency hiding for ticks on GPUs; none: XLA's own settings.",
         choices=XLA_OPTIONS,
     )
     max_context: int | None = setting(

@@ -1,8 +1,6 @@
-"""XLA options for ticks. They go with each program, so the process's own settings stay unchanged."""
+"""XLA options for ticks on GPUs. They go with each program, so the process's own settings stay unchanged."""
 
 from __future__ import annotations
-
-import jaxlib
 
 # Times: a tick of 64 decodes of an 8B model on an H200.
 # - Triton GEMM off, dynamic slice fusion on: weights are stacked by layer. XLA's own matrix kernels first copy each
@@ -21,12 +19,7 @@ GPU_OPTIONS: dict[str, str | bool | int] = {
     "xla_gpu_dot_merger_threshold_mb": 0,
 }
 
-# jaxlib 0.10.2 fuses products and sums for CPUs with YNNPACK, which gives wrong sums (jax-ml/jax#39103: one of
-# squares over 32,769 rows is off by 0.2 %) and may end the process (#39257). No tick is known to be hit.
-WRONG_SUMS = jaxlib.version.__version_info__[:3] == (0, 10, 2)
-CPU_OPTIONS: dict[str, str | bool | int] = {"xla_cpu_experimental_ynn_fusion_type": ""} if WRONG_SUMS else {}
-
 
 def compiler_options(setting: str, platform: str) -> dict[str, str | bool | int]:
     """Options beside XLA's defaults and `XLA_FLAGS`; `setting` is `auto` or `none`, `platform` `gpu` or `cpu`."""
-    return dict(GPU_OPTIONS if platform == "gpu" else CPU_OPTIONS) if setting == "auto" else {}
+    return dict(GPU_OPTIONS) if setting == "auto" and platform == "gpu" else {}
