@@ -290,7 +290,7 @@ class GroupedPages:
         """
         index, host = self._indexes[group], self._hosts[group]
         at, end = pages
-        index.touch(chain.between(at, end))  # the pages that give way to others of this prefix are not its own
+        index.touch(chain.between(0, end))  # no page of this prefix gives way to another one of it
         wanted: list[bytes] = []
         for digest in chain.between(at, end):
             if digest not in index:
