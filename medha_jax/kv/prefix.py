@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from itertools import repeat
 
 import numpy as np
 
@@ -118,7 +119,9 @@ class PrefixIndex:
 
     def find(self, digests: Sequence[bytes]) -> np.ndarray:
         """The known pages of a chain, up to the first unknown one, int64 `[pages]`."""
-        return self._pages(digests[: self.leading(digests)])
+        pages = np.fromiter(map(self._page.get, digests, repeat(-1)), np.int64, len(digests))
+        unknown = np.flatnonzero(pages < 0)
+        return pages[: unknown[0]] if len(unknown) else pages
 
     def touch(self, digests: Sequence[bytes]) -> None:
         """Make the known pages of a chain the most recently used ones."""

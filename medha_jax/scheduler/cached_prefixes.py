@@ -60,7 +60,10 @@ class CachedPrefixes:
         self._coming.clear()
 
     def found(self, state: RequestState) -> bool:
-        """Whether a waiting request's prefix has been looked up; a very long one takes several plans."""
+        """Whether a waiting request's prefix has been looked up; a very long one takes several plans.
+
+        Admitting a long one takes time as well, so a plan that looked up much of it does not do that, too.
+        """
         if not self._pages.shares:
             return True
         ids, chain = state.ids(0, state.to_feed), state.chain
@@ -71,7 +74,7 @@ class CachedPrefixes:
         if state.cached_by_group is None or digests:
             cached = self._pages.cached_prefix(ids, chain, self._computing) if done else None
             state.find_cached(cached, chain)
-        return done
+        return done and digests <= LOOKED_UP // 2
 
     def ready(self, state: RequestState, group: int) -> bool:
         """Whether a waiting request's cached prefix is on the device that it will begin on; if not, it comes now."""
