@@ -17,7 +17,17 @@ from medha_jax.plan import PageCopy
 from medha_jax.runtime import MeshExecutor
 from medha_jax.scheduler.time_model import LinearTimeModel
 from medha_jax.text import Tokenizer
-from tests.engine.test_preemption import PREEMPTIVE, SAMPLED, alone, request, runtime, serve
+from tests.engine.test_preemption import (
+    PREEMPTIVE,
+    SAMPLED,
+    WAYS,
+    alone,
+    assert_same,
+    interrupted,
+    request,
+    runtime,
+    serve,
+)
 
 TIERED = dataclasses.replace(PREEMPTIVE, prefix_cache=True)
 
@@ -36,7 +46,7 @@ def engine_of(
     """An engine to which a page that comes back is cheaper than its tokens."""
     model = LinearTimeModel(tokens=1e-3)
     scheduler = scheduler_for(executor, config, model)
-    return Engine(executor, scheduler, model, clock, text_outputs(tokenizer), on_error=on_error)
+    return Engine(executor, scheduler, model, clock, text_outputs(tokenizer, keep_logprobs=True), on_error=on_error)
 
 
 class Watched:
@@ -63,20 +73,20 @@ class Watched:
         return sum(not copy.to_host for copy in self.copies)
 
 
-@pytest.mark.parametrize("sampling", SAMPLED, ids=["greedy", "seeded", "penalties"])
+@WAYS
 @pytest.mark.parametrize("kvp", [1, 2])
 def test_it_may_lose_its_pages_at_any_token_to_the_host(
     kvp: int, sampling: dict[str, Any], byte_tokenizer: Tokenizer
 ) -> None:
     executor = Watched(hosted(kvp=kvp))
-    wanted, urgent = request(1, 120, 24, 5000.0, **sampling), request(2, 240, 2, 1.0, temperature=0)
-    single = alone(executor, byte_tokenizer, wanted)
-    for tick in range(1, 26, 2):
+    wanted, single = interrupted(executor, byte_tokenizer, sampling)
+    urgent = request(2, 240, 2, 1.0, temperature=0)
+    for tick in range(1, 26):
         before = executor.restored
         got, _ = serve(executor, byte_tokenizer, [(0, wanted), (tick, urgent)], TIERED, engine_of)
         assert got.preemptions == (tick <= len(single.token_ids))
-        assert (got.token_ids, got.text, got.finish_reason) == (single.token_ids, single.text, single.finish_reason)
-        if 2 < tick <= len(single.token_ids) and kvp == 1:
+        assert_same(got, single)
+        if tick < len(single.token_ids) and kvp == 1:
             assert executor.restored > before, "its pages came back"
             assert sum(got.chunks) < 200, "and were not computed again"
 

@@ -99,26 +99,38 @@ def test_preempted_requests_give_the_same_tokens(kvp: int, spp: int, byte_tokeni
         assert sum(completion.chunks) >= len(wanted.prompt_ids)
 
 
-@pytest.mark.parametrize(
+WAYS = pytest.mark.parametrize(
     "sampling",
     [*SAMPLED, {"temperature": 0.7, "seed": 3, "logprobs": 2}, {"temperature": 0.8, "seed": 5, "stop": ("",)}],
     ids=["greedy", "seeded", "penalties", "logprobs", "stop"],
 )
+
+
+def interrupted(executor: Any, tokenizer: Tokenizer, sampling: dict[str, Any]) -> tuple[GenerationRequest, Completion]:
+    """A request that will lose its pages, and what it gives alone."""
+    if "stop" in sampling:  # something that it says
+        text = alone(executor, tokenizer, request(1, 120, 24, 0.1, **{**sampling, "stop": ()})).text
+        sampling = {**sampling, "stop": (text[14:16],)}
+    wanted = request(1, 120, 24, 5000.0, **sampling)
+    return wanted, alone(executor, tokenizer, wanted)
+
+
+@WAYS
 @pytest.mark.parametrize("kvp", [1, 2])
 def test_it_may_lose_its_pages_at_any_token(kvp: int, sampling: dict[str, Any], byte_tokenizer: Tokenizer) -> None:
     """In its prompt or its output; with two groups it is spread over both from its fifth token on."""
     executor = runtime(kvp=kvp)
-    if "stop" in sampling:  # something that it says
-        text = alone(executor, byte_tokenizer, request(1, 120, 24, 0.1, **{**sampling, "stop": ()})).text
-        sampling = {**sampling, "stop": (text[14:16],)}
-    wanted, urgent = request(1, 120, 24, 5000.0, **sampling), request(2, 240, 2, 1.0, temperature=0)
-    single = alone(executor, byte_tokenizer, wanted)
+    wanted, single = interrupted(executor, byte_tokenizer, sampling)
     for tick in range(1, 26):
-        got, _ = serve(executor, byte_tokenizer, [(0, wanted), (tick, urgent)])
+        got, _ = serve(executor, byte_tokenizer, [(0, wanted), (tick, request(2, 240, 2, 1.0, temperature=0))])
         assert got.preemptions == (tick <= len(single.token_ids))
-        assert (got.token_ids, got.text, got.finish_reason) == (single.token_ids, single.text, single.finish_reason)
-        found, expected = ([entry.logprob for entry in one.logprobs or ()] for one in (got, single))
-        np.testing.assert_allclose(found, expected, atol=1e-4)
+        assert_same(got, single)
+
+
+def assert_same(got: Completion, single: Completion) -> None:
+    assert (got.token_ids, got.text, got.finish_reason) == (single.token_ids, single.text, single.finish_reason)
+    found, expected = ([entry.logprob for entry in one.logprobs or ()] for one in (got, single))
+    np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("sampling", SAMPLED, ids=["greedy", "seeded", "penalties"])

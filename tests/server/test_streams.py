@@ -115,7 +115,8 @@ def test_bytes_are_counted_as_python_takes_them(top):
         taken = tracemalloc.get_traced_memory()[0] - before
     finally:
         tracemalloc.stop()
-    assert sum(map(event_bytes, events)) == pytest.approx(taken, rel=0.25)
+    # a release of Python, or what ran before, may share the keys of an object's fields or not: 193 to 245 bytes a delta
+    assert 0.75 < sum(map(event_bytes, events)) / taken < 1.5
 
 
 def test_a_stream_that_leaves_too_much_unread_ends_and_keeps_nothing():
