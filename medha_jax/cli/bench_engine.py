@@ -20,14 +20,8 @@ from medha_jax.config import Buckets, RuntimeConfig, same_setting, setting
 if TYPE_CHECKING:
     from medha_jax.engine.speed import EngineSpeed, Speed, StartWatch
 
-FITTED = {
-    "model",
-    "mesh",
-    "max_context",
-    "slots",
-    "pool_tokens",
-    "host_kv_gib",
-}  # settings that are derived from what is measured
+# settings that are derived from what is measured
+FITTED = {"model", "mesh", "max_context", "slots", "pool_tokens", "host_kv_gib"}
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -276,7 +275,7 @@ class GroupedPages:
         digests = self._digests(prompt, self.chain() if chain is None else chain)
         return tuple(self._found(group, digests, computing) for group in range(len(self._pools)))
 
-    def bring(self, group: int, chain: DigestChain, pages: tuple[int, int], most: int) -> tuple[int, int]:
+    def bring(self, group: int, chain: DigestChain, pages: tuple[int, int], most: int) -> int:
         """Bring pages of a prefix back from host memory into the prefix cache, as far as they are missing there.
 
         Args:
@@ -286,7 +285,7 @@ class GroupedPages:
             most: pages to bring now.
 
         Returns:
-            Pages brought, and the page to go on with: the end if nothing more can be brought.
+            The page to go on with: the end if nothing more can be brought.
         """
         index, host = self._indexes[group], self._hosts[group]
         at, end = pages
@@ -300,12 +299,16 @@ class GroupedPages:
                 wanted.append(digest)
             at += 1
         taken = self._allocate(group, min(len(wanted), self.free[group]))
-        # what was evicted for these pages may have taken the place of wanted ones
-        there = [(page, digest) for page, digest in zip(taken, wanted, strict=False) if digest in host]
-        self._copies += [PageCopy(group, page, host.read(digest), False) for page, digest in there]
-        index.release([page for page, _ in there], [digest for _, digest in there])
-        self._pools[group].release([page for page, digest in zip(taken, wanted, strict=False) if digest not in host])
-        return len(there), end if len(there) == len(wanted) else pages[1]
+        brought = 0
+        for page, digest in zip(taken, wanted, strict=False):
+            if digest in host:
+                self._copies.append(PageCopy(group, page, host.read(digest), False))
+                brought += 1
+            else:  # what was evicted for these pages has taken its place
+                break
+        index.release(taken[:brought], wanted[:brought])
+        self._pools[group].release(taken[brought:])
+        return end if brought == len(wanted) else pages[1]
 
     def take_copies(self) -> tuple[PageCopy, ...]:
         """Copies between devices and host since the last call, in the order in which they must be made."""
@@ -328,7 +331,8 @@ class GroupedPages:
         done, full = holding.published, holding.full(computed)
         if full > done:
             chain = holding.chain
-            deque(chain.extend(tokens, full), 0)
+            for _ in chain.extend(tokens, full):
+                pass  # only to be known
             self._indexes[holding.groups[0]].publish(holding.pages[0][done:full], chain.between(done, full))
             holding.published = full
 

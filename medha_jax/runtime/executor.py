@@ -16,6 +16,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from medha_jax.config import RuntimeConfig
+from medha_jax.mesh import plan_spec
 from medha_jax.plan import NO_HOST, Admission, PageCopy, SamplingParams, Slice, StepPlan, TokenResult
 from medha_jax.runtime.executables import Compiled, ExecutableTable, use_compilation_cache
 from medha_jax.runtime.host_pool import HostPool
@@ -169,7 +170,7 @@ class MeshExecutor:
         flight, bucket = self._entering(plan), self.bucket(plan)
         packed = pack(flight, self.programs.plan_layouts[bucket], self.programs.geometry)
         # a program over several processes cannot take a divided host array
-        plans = packed if jax.process_count() == 1 else self._on_devices(packed, bucket)
+        plans = packed if jax.process_count() == 1 else self.programs.put(packed, plan_spec())
         self._state, sampled = self.executables.compiled(bucket)(self._parameters, self._state, plans)
         self._flight.appendleft(plan)
         if self._one_at_a_time:
@@ -201,7 +202,7 @@ class MeshExecutor:
         program = self.executables.compiled(shape)
         if self._round is None or self._round.stages != work.stages:
             packed = pack(work.stages, self.programs.plan_layouts[shape.bucket], self.programs.geometry)
-            self._round = PackedStages(work.stages, self._on_devices(packed, shape.bucket))
+            self._round = PackedStages(work.stages, self.programs.put(packed, plan_spec()))
         bounds = np.array([work.first, work.past], np.int32)
         self._state, done = program(self._parameters, self._state, self._round.plans, bounds)
         if self._one_at_a_time:
@@ -226,10 +227,6 @@ class MeshExecutor:
 
     def _entering(self, plan: StepPlan) -> list[StepPlan]:
         return [plan, *list(self._flight)[: self.config.mesh.spp - 1]]
-
-    def _on_devices(self, packed: np.ndarray, bucket: Bucket) -> Array:
-        sharding = self.programs.plan_shape(bucket).sharding
-        return jax.make_array_from_callback(packed.shape, sharding, lambda index: packed[index])
 
     def _compile(self, report: Report) -> ExecutableTable:
         shapes: tuple[Shape, ...] = (*self.programs.buckets, *self.programs.slices)

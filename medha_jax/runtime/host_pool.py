@@ -142,7 +142,7 @@ class HostPool:
         """Pages from the host on the devices, as `_write` takes them."""
         arrays = []
         for leaf, memory in zip(self._leaves, self._memory, strict=True):
-            shape = (*leaf.shape[:2], self._groups * self._size, *leaf.shape[3:])
+            shape = self._batch_shape(leaf)
             parts = []
             for device, index in leaf.sharding.addressable_devices_indices_map(shape).items():
                 mine = places[(index[2].start or 0) // self._size]
@@ -153,24 +153,22 @@ class HostPool:
         content: Pool = jax.tree.unflatten(jax.tree.structure(self._programs.state_shapes.pool), arrays)
         return content
 
+    def _batch_shape(self, leaf: jax.ShapeDtypeStruct) -> tuple[int, ...]:
+        """Shape of one batch's pages of all groups."""
+        return (*leaf.shape[:2], self._groups * self._size, *leaf.shape[3:])
+
     def _numbers(self, pages: list[list[int]]) -> Array:
         """Page numbers `[groups, size]` on the devices; padded with a number beyond every page."""
         numbers = np.full((self._groups, self._size), self._programs.sizes.pages, np.int32)
         for group, mine in enumerate(pages):
             numbers[group, : len(mine)] = mine
-        sharding = self._programs.placed(per_group())
-        return jax.make_array_from_callback(numbers.shape, sharding, lambda index: numbers[index])
+        return self._programs.put(numbers, per_group())
 
     def _compile(self) -> tuple[jax.stages.Compiled, jax.stages.Compiled]:
         """The programs that read pages of the pool, and that write them."""
         programs, pool = self._programs, self._programs.state_shapes.pool
         spec, numbers = programs.state_specs.pool, self._numbers([])
-        content = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(
-                (*x.shape[:2], self._groups * self._size, *x.shape[3:]), x.dtype, sharding=x.sharding
-            ),
-            pool,
-        )
+        content = jax.tree.map(lambda x: jax.ShapeDtypeStruct(self._batch_shape(x), x.dtype, sharding=x.sharding), pool)
         mapped = partial(jax.shard_map, mesh=programs.mesh, out_specs=spec, check_vma=False)
         read = mapped(read_pages, in_specs=(spec, per_group()))
         write = mapped(write_pages, in_specs=(spec, per_group(), spec))

@@ -165,12 +165,11 @@ class Programs:
 
     def arguments(self, parameters: Mapping[str, Array]) -> dict[str, Array]:
         """The placed parameters and constants."""
-        whole = self.placed(parameter_spec(()))
+        return {**parameters, **{name: self.put(x, parameter_spec(())) for name, x in self.constants.items()}}
 
-        def place(value: np.ndarray) -> Array:
-            return jax.make_array_from_callback(value.shape, whole, value.__getitem__)
-
-        return {**parameters, **{name: place(value) for name, value in self.constants.items()}}
+    def put(self, value: np.ndarray, spec: Any) -> Array:
+        """An array of this host on the mesh, divided as `spec` says; every process calls it with the same one."""
+        return jax.make_array_from_callback(value.shape, self.placed(spec), value.__getitem__)
 
     @cached_property
     def state_specs(self) -> DeviceState:

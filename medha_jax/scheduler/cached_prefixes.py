@@ -91,4 +91,4 @@ class CachedPrefixes:
 
     def _bring(self, state: RequestState, coming: _Coming, most: int) -> None:
         assert state.chain is not None, "it was looked up"
-        _, coming.at = self._pages.bring(coming.group, state.chain, (coming.at, coming.end), most)
+        coming.at = self._pages.bring(coming.group, state.chain, (coming.at, coming.end), most)

@@ -71,10 +71,11 @@ class PagesModel:
 
     def _bring(self, group: int, prompt: list[int], chain: DigestChain, end: int, most: int) -> None:
         free, before = self.pools.free, self.pools.cached_prefix(prompt, chain)[group]
-        brought, at = self.pools.bring(group, chain, (0, end), most)
-        assert brought <= most and at <= end and (at == end or brought == most)
+        at, restored = self.pools.bring(group, chain, (0, end), most), self.restored
         assert self.pools.free == free, "what comes back is in the prefix cache"
         self.copy()
+        brought = self.restored - restored
+        assert brought <= most and at <= end and (at == end or brought == most)
         if at == end and self.pools.free[group] > end:
             assert self.pools.cached_prefix(prompt, chain)[group] >= min(before, end * PAGE)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import TypeVar
 
@@ -72,7 +73,7 @@ class ClusterExecutor:
         for first in range(0, len(copies), COPIES):
             some = copies[first : first + COPIES]
             self._leader.broadcast(pb.Command(copy=encode_copies(some)))
-            self._run(lambda some=some: self._executor.copy_pages(some))  # type: ignore[misc]
+            self._run(partial(self._executor.copy_pages, some))
 
     def submit(self, plan: StepPlan) -> ClusterHandle:
         """Dispatch one tick on every process.
