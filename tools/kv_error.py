@@ -46,7 +46,7 @@ def open_runtime(arch: Architecture, parameters: Any, config: RuntimeConfig) -> 
     """A runtime on one device that returns logits."""
     layout = Layout()
     mesh = build_mesh(layout)
-    placed = place_parameters(parameters, arch, layout, mesh)
+    placed = place_parameters(dict(parameters), arch, layout, mesh)
     return MeshExecutor(config, arch, placed, mesh, lambda line: None)
 
 

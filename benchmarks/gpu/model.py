@@ -35,6 +35,7 @@ from medha_jax.mesh import build_mesh, parameter_sharding
 from medha_jax.models import parameter_specs
 from medha_jax.plan import Admission, Chunk, SamplingParams, StepPlan
 from medha_jax.runtime import MeshExecutor
+from medha_jax.runtime.parameter_placement import place_parameters
 from medha_jax.specs.layout import Layout
 from medha_jax.specs.model import Architecture
 from medha_jax.specs.sizes import pages_for
@@ -87,7 +88,7 @@ def open_runtime(sizes: Sizes, room: int | None, **settings: Any) -> MeshExecuto
     """
     arch, mesh = Architecture.from_config(sizes.config), build_mesh(Layout(), jax.devices()[:1])
     shardings = {name: parameter_sharding(mesh, spec.axes) for name, spec in parameter_specs(arch, DTYPE).items()}
-    parameters = random_parameters(arch, DTYPE, shardings, seed=0)
+    parameters = place_parameters(random_parameters(arch, DTYPE, shardings, seed=0), arch, Layout(), mesh)
     tokens = sizes.pool
     if room is not None:
         each = Counts.of(arch, DTYPE, settings.get("kv_dtype") == "fp8").kv_bytes

@@ -11,7 +11,9 @@ LOGICAL_TO_MESH: dict[str, str | None] = {
     "layers": STAGE,
     "heads": TENSOR,
     "kv_heads": TENSOR,
+    "all_heads": TENSOR,  # of queries, keys and values, each device's together
     "ffn": TENSOR,
+    "gate_up": TENSOR,  # of gate and up, each device's together
     "vocab": TENSOR,
     "head_dim": None,
     "embed": None,

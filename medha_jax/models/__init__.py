@@ -1,15 +1,20 @@
 """Decoder-only language models as Flax NNX modules: Llama, Mistral, Qwen2 and Qwen3 (dense)."""
 
 from medha_jax.models.decoder import Decoder, Layer, final_logits, layer_graph, parameter_specs
+from medha_jax.models.form import Form, placed_form, placed_sources, to_placed_form
 from medha_jax.models.parameters import ParameterSpec
 from medha_jax.models.rotation import rotary_angles
 
 __all__ = [
     "Decoder",
+    "Form",
     "Layer",
     "ParameterSpec",
     "final_logits",
     "layer_graph",
     "parameter_specs",
+    "placed_form",
+    "placed_sources",
     "rotary_angles",
+    "to_placed_form",
 ]

@@ -1,11 +1,12 @@
 """The decoder of all families: pre-norm blocks of grouped-query attention and a gated MLP.
 
 Modules compute with one device's slice of the weights. They read sizes from the arrays, and `reduce` adds up the
-results of the tensor axis. Rows are tokens of any requests.
+results of the tensor axis. Rows are tokens of any requests. `Form` says how weights and hidden states lie.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from functools import cache, partial
 from types import MappingProxyType
@@ -16,6 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from medha_jax.models.form import STORED, Form
 from medha_jax.models.parameters import ParameterSpec, declare
 from medha_jax.models.rotation import rotate
 from medha_jax.specs.model import Architecture
@@ -33,60 +35,63 @@ def identity(x: Array) -> Array:
     return x
 
 
-def rms_norm(
-    x: Float[Array, "*rows width"], scale: Float[Array, " width"], epsilon: float
-) -> Float[Array, "*rows width"]:
-    """RMS normalisation (arXiv 1910.07467), in fp32."""
+def rms_norm(x: Float[Array, "*shape"], scale: Float[Array, " width"], epsilon: float, axis: int = -1) -> Array:
+    """RMS normalisation (arXiv 1910.07467) along an axis of `width` entries, in fp32."""
     wide = x.astype(jnp.float32)
-    wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + epsilon)
-    return scale * wide.astype(x.dtype)
+    wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=axis, keepdims=True) + epsilon)
+    return (scale if axis == -1 else scale[:, None]) * wide.astype(x.dtype)
 
 
 class Norm(nnx.Module):
     """`rms_norm` with its learned scale."""
 
-    def __init__(self, epsilon: float, dtype: Any, rngs: nnx.Rngs, **axes: int) -> None:
-        self.epsilon = epsilon
+    def __init__(self, epsilon: float, dtype: Any, rngs: nnx.Rngs, axis: int = -1, **axes: int) -> None:
+        self.epsilon, self.axis = epsilon, axis
         self.scale = declare(rngs, ones, dtype, **axes)
 
-    def __call__(self, x: Float[Array, "*rows width"]) -> Float[Array, "*rows width"]:
+    def __call__(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         """Normalise each row."""
-        return rms_norm(x, self.scale[...], self.epsilon)
+        return rms_norm(x, self.scale[...], self.epsilon, self.axis)
 
 
 class Projection(nnx.Module):
     """A matrix over named axes; `inputs` and `outputs` may each be several dimensions."""
 
-    def __init__(self, inputs: dict[str, int], outputs: dict[str, int], bias: bool, dtype: Any, rngs: nnx.Rngs) -> None:
-        self.contracted = len(inputs)
-        self.kernel = declare(rngs, normal, dtype, **inputs, **outputs)
+    def __init__(
+        self, inputs: dict[str, int], outputs: dict[str, int], bias: bool, dtype: Any, rngs: nnx.Rngs, form: Form
+    ) -> None:
+        self.form = form
+        self.leading = len(outputs if form.placed else inputs)
+        axes = {**outputs, **inputs} if form.placed else {**inputs, **outputs}
+        self.kernel = declare(rngs, normal, dtype, **axes)
         self.bias = declare(rngs, zeros, dtype, **outputs) if bias else None
 
     def __call__(self, x: Array, reduce: Reduce = identity) -> Array:
-        """Multiply rows by the matrix; `reduce` adds up the devices' partial products."""
+        """`[rows, in]` to `[rows, out]`, or `[in, rows]` to `[out, rows]` as the form says.
+
+        `reduce` adds up the devices' partial products.
+        """
+        # 2-D products only, because XLA on CPU is several times slower for dots with more dimensions
         kernel = self.kernel[...]
-        outputs = kernel.shape[self.contracted :]
-        width = 1
-        for size in kernel.shape[: self.contracted]:
-            width *= size
-        # one 2-D product, because XLA on CPU is several times slower for dots with more dimensions
-        flat = reduce(x.reshape(-1, width) @ kernel.reshape(width, -1))
-        y = flat.reshape(x.shape[: -self.contracted] + outputs)
-        return y if self.bias is None else y + self.bias[...]
+        y = reduce(self.form.product(x, kernel.reshape(math.prod(kernel.shape[: self.leading]), -1)))
+        return y if self.bias is None else y + self.form.along_rows(self.bias[...].reshape(-1))
 
 
 class SelfAttention(nnx.Module):
     """Grouped-query attention (arXiv 2305.13245); the `attend` argument handles the KV cache."""
 
-    def __init__(self, arch: Architecture, dtype: Any, rngs: nnx.Rngs) -> None:
-        embed = {"embed": arch.embed}
-        queries = {"heads": arch.heads, "head_dim": arch.head_dim}
-        keys = {"kv_heads": arch.kv_heads, "head_dim": arch.head_dim}
-        self.query = Projection(embed, queries, arch.qkv_bias, dtype, rngs)
-        self.key = Projection(embed, keys, arch.qkv_bias, dtype, rngs)
-        self.value = Projection(embed, keys, arch.qkv_bias, dtype, rngs)
-        self.output = Projection(queries, embed, arch.output_bias, dtype, rngs)
-        norm = partial(Norm, arch.norm_epsilon, dtype, rngs, head_dim=arch.head_dim)
+    def __init__(self, arch: Architecture, dtype: Any, rngs: nnx.Rngs, form: Form) -> None:
+        self.form, self.head_dim = form, arch.head_dim
+        width = {"head_dim": arch.head_dim}
+        project = partial(Projection, {"embed": arch.embed}, bias=arch.qkv_bias, dtype=dtype, rngs=rngs, form=form)
+        if form.placed:
+            self.query_key_value = project({"all_heads": arch.heads + 2 * arch.kv_heads, **width})
+        else:
+            self.query = project({"heads": arch.heads, **width})
+            self.key, self.value = (project({"kv_heads": arch.kv_heads, **width}) for _ in range(2))
+        queries = {"heads": arch.heads, **width}
+        self.output = Projection(queries, {"embed": arch.embed}, arch.output_bias, dtype, rngs, form)
+        norm = partial(Norm, arch.norm_epsilon, dtype, rngs, **width)
         self.query_norm = norm() if arch.qk_norm else None
         self.key_norm = norm() if arch.qk_norm else None
 
@@ -94,36 +99,58 @@ class SelfAttention(nnx.Module):
         self, x: Float[Array, "rows embed"], angles: Angles, cache: Any, attend: Attend, reduce: Reduce
     ) -> tuple[Float[Array, "rows embed"], Any]:
         """Project, rotate, attend and project back; returns the cache as well."""
-        query, key, value = self.query(x), self.key(x), self.value(x)
+        query, key, value = self._projected(x)
         if self.query_norm is not None and self.key_norm is not None:
             query, key = self.query_norm(query), self.key_norm(key)
         attended, cache = attend(cache, rotate(query, *angles), rotate(key, *angles), value)
-        return self.output(attended, reduce), cache
+        return self.output(self.form.turned(attended.reshape(attended.shape[0], -1)), reduce), cache
+
+    def _projected(self, x: Array) -> tuple[Array, Array, Array]:
+        """Queries, keys and values, `[rows, heads, head_dim]` each."""
+
+        def heads(y: Array) -> Array:
+            y = self.form.turned(y)
+            return y.reshape(y.shape[0], -1, self.head_dim)
+
+        if not self.form.placed:
+            return heads(self.query(x)), heads(self.key(x)), heads(self.value(x))
+        both = heads(self.query_key_value(x))
+        queries = self.form.query_heads
+        query, key, value = jnp.split(both, (queries, (queries + both.shape[1]) // 2), axis=1)
+        return query, key, value
 
 
 class MLP(nnx.Module):
     """SwiGLU feed-forward block (arXiv 2002.05202)."""
 
-    def __init__(self, arch: Architecture, dtype: Any, rngs: nnx.Rngs) -> None:
+    def __init__(self, arch: Architecture, dtype: Any, rngs: nnx.Rngs, form: Form) -> None:
+        self.form = form
         embed, ffn = {"embed": arch.embed}, {"ffn": arch.ffn}
-        self.gate = Projection(embed, ffn, arch.mlp_bias, dtype, rngs)
-        self.up = Projection(embed, ffn, arch.mlp_bias, dtype, rngs)
-        self.down = Projection(ffn, embed, arch.mlp_bias, dtype, rngs)
+        project = partial(Projection, embed, bias=arch.mlp_bias, dtype=dtype, rngs=rngs, form=form)
+        if form.placed:
+            self.gate_up = project({"gate_up": 2 * arch.ffn})
+        else:
+            self.gate, self.up = project(ffn), project(ffn)
+        self.down = Projection(ffn, embed, arch.mlp_bias, dtype, rngs, form)
 
     def __call__(self, x: Float[Array, "rows embed"], reduce: Reduce) -> Float[Array, "rows embed"]:
         """Widen, gate and project back."""
-        return self.down(jax.nn.silu(self.gate(x)) * self.up(x), reduce)
+        if self.form.placed:
+            gate, up = jnp.split(self.gate_up(x), 2, axis=self.form.width_axis)
+        else:
+            gate, up = self.gate(x), self.up(x)
+        return self.down(jax.nn.silu(gate) * up, reduce)
 
 
 class Layer(nnx.Module):
     """One decoder block."""
 
-    def __init__(self, arch: Architecture, dtype: Any, rngs: nnx.Rngs) -> None:
-        norm = partial(Norm, arch.norm_epsilon, dtype, rngs, embed=arch.embed)
+    def __init__(self, arch: Architecture, dtype: Any, rngs: nnx.Rngs, form: Form = STORED) -> None:
+        norm = partial(Norm, arch.norm_epsilon, dtype, rngs, form.width_axis, embed=arch.embed)
         self.attention_norm = norm()
-        self.attention = SelfAttention(arch, dtype, rngs)
+        self.attention = SelfAttention(arch, dtype, rngs, form)
         self.mlp_norm = norm()
-        self.mlp = MLP(arch, dtype, rngs)
+        self.mlp = MLP(arch, dtype, rngs, form)
 
     def __call__(
         self, x: Float[Array, "rows embed"], angles: Angles, cache: Any, attend: Attend, reduce: Reduce = identity
@@ -131,6 +158,7 @@ class Layer(nnx.Module):
         """Apply the block; returns hidden states and the cache.
 
         Args:
+            x: hidden states `[rows, embed]`, or `[embed, rows]` as the form says; so is the result.
             angles: cos and sin of each row's rotation, fp32 `[rows, head_dim / 2]` each.
             cache: keys and values, for `attend`.
             attend: `(cache, query [rows, heads, head_dim], key, value [rows, kv_heads, head_dim]) -> ([rows, heads,
@@ -176,12 +204,12 @@ def parameter_specs(arch: Architecture, dtype: Any) -> Mapping[str, ParameterSpe
 
 
 @cache
-def layer_graph(arch: Architecture, dtype: Any) -> Callable[[dict[str, Array]], Layer]:
-    """Return a function that makes a `Layer` of one layer's arrays, keyed by path below `layers.`.
+def layer_graph(arch: Architecture, dtype: Any, form: Form = STORED) -> Callable[[dict[str, Array]], Layer]:
+    """Return a function that makes a `Layer` of one layer's arrays in this form, keyed by path below `layers.`.
 
     It merges only while tracing, so the compiled program has plain arrays.
     """
-    layer = nnx.eval_shape(lambda: Layer(arch, dtype, nnx.Rngs(0)))
+    layer = nnx.eval_shape(lambda: Layer(arch, dtype, nnx.Rngs(0), form))
     graph, state = nnx.split(layer, nnx.Param)
 
     def merge(arrays: dict[str, Array]) -> Layer:

@@ -171,11 +171,11 @@ class MeshExecutor:
         packed = pack(flight, self.programs.plan_layouts[bucket], self.programs.geometry)
         # a program over several processes cannot take a divided host array
         plans = packed if jax.process_count() == 1 else self.programs.put(packed, plan_spec())
-        self._state, sampled = self.executables.compiled(bucket)(self._parameters, self._state, plans)
+        self._state, output = self.executables.compiled(bucket)(self._parameters, self._state, plans)
         self._flight.appendleft(plan)
         if self._one_at_a_time:
-            jax.block_until_ready(sampled)
-        return TickHandle(flight[-1], bucket, sampled)
+            jax.block_until_ready(output)
+        return TickHandle(flight[-1], bucket, output)
 
     def slice_shape(self, work: Slice) -> SliceShape:
         """The shape of a slice.

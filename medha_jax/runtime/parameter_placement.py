@@ -1,4 +1,4 @@
-"""A model's parameters on a mesh: which axes are divided, padded or repeated."""
+"""A model's parameters on a mesh: which axes are divided, padded or repeated, and which matrices are joined."""
 
 from __future__ import annotations
 
@@ -11,27 +11,38 @@ from jax import Array
 from jax.sharding import Mesh
 
 from medha_jax.mesh import parameter_sharding
-from medha_jax.models import ParameterSpec, parameter_specs
+from medha_jax.models import Form, ParameterSpec, parameter_specs, placed_form, placed_sources, to_placed_form
 from medha_jax.specs.layout import Layout
 from medha_jax.specs.model import Architecture
 
 KV_HEADS = "kv_heads"
+FEW_ROWS = 64  # up to which products with columns are faster on CPUs; with more, turning them costs up to a tenth
+
+
+def form_of(arch: Architecture, layout: Layout, on_cpu: bool, rows: int) -> Form:
+    """The form of a placed model in a program of so many rows."""
+    return Form(placed=True, columns=on_cpu and rows <= FEW_ROWS, query_heads=arch.heads // layout.tp)
 
 
 def placed_specs(arch: Architecture, layout: Layout, dtype: jnp.dtype) -> dict[str, ParameterSpec]:
-    """Every parameter with its sizes on the mesh: layers and vocabulary padded, KV heads repeated."""
-    return {name: _placed(spec, arch, layout) for name, spec in parameter_specs(arch, dtype).items()}
+    """Every parameter as it is placed: layers and vocabulary padded, KV heads repeated, matrices joined."""
+    return placed_form(_fitted_specs(arch, layout, dtype))
+
+
+def _fitted_specs(arch: Architecture, layout: Layout, dtype: jnp.dtype) -> dict[str, ParameterSpec]:
+    """Every parameter of the checkpoint with its sizes on the mesh."""
+    return {name: _fitted(spec, arch, layout) for name, spec in parameter_specs(arch, dtype).items()}
 
 
 def stored_shapes(arch: Architecture, layout: Layout, dtype: jnp.dtype) -> dict[str, tuple[int, ...]]:
-    """Shapes in which to read parameters: padded like `placed_specs`, with the checkpoint's own KV heads."""
+    """Shapes in which to read parameters: padded like the placed ones, with the checkpoint's own KV heads."""
     own = parameter_specs(arch, dtype)
     return {
         name: tuple(
             size if axis == KV_HEADS else placed
             for size, axis, placed in zip(own[name].shape, spec.axes, spec.shape, strict=True)
         )
-        for name, spec in placed_specs(arch, layout, dtype).items()
+        for name, spec in _fitted_specs(arch, layout, dtype).items()
     }
 
 
@@ -46,28 +57,35 @@ def stored_shardings(
     }
 
 
-def place_parameters(
-    parameters: Mapping[str, Array], arch: Architecture, layout: Layout, mesh: Mesh
-) -> dict[str, Array]:
-    """Pad and repeat parameters to their sizes on the mesh, and place them by their axes.
+def place_parameters(parameters: dict[str, Array], arch: Architecture, layout: Layout, mesh: Mesh) -> dict[str, Array]:
+    """Pad and repeat parameters to their sizes on the mesh, join matrices, and place all by their axes.
 
-    `parameters` are keyed by dotted path and have the model's own shapes or those of `stored_shapes`.
+    `parameters` are keyed by dotted path and have the model's own shapes or those of `stored_shapes`. They are taken
+    out one by one, so that their memory is free as soon as the placed ones exist.
     """
-    specs = placed_specs(arch, layout, parameters["embedding"].dtype)
-    placed = {}
-    for name, value in parameters.items():
-        spec = specs[name]
-        sharding = parameter_sharding(mesh, spec.axes)
-        if value.shape == spec.shape:
-            placed[name] = jax.device_put(value, sharding)  # no copy if already placed so
-        else:
-            fit = partial(_fit, shape=spec.shape, axes=spec.axes)
-            placed[name] = jax.jit(fit, out_shardings=sharding)(value)
+    dtype = parameters["embedding"].dtype
+    fitted, placed = _fitted_specs(arch, layout, dtype), dict[str, Array]()
+    # largest first: while a matrix is joined, it exists twice
+    for name, spec in sorted(placed_specs(arch, layout, dtype).items(), key=lambda item: -item[1].nbytes):
+        sources, sharding = placed_sources(name), parameter_sharding(mesh, spec.axes)
+        values = [parameters.pop(source) for source in sources]
+        if sources == (name,) and values[0].shape == spec.shape and not name.endswith(".kernel"):
+            placed[name] = jax.device_put(values[0], sharding)  # no copy if already placed so
+            continue
+        make = jax.jit(partial(_make, name=name, specs=fitted, devices=layout.tp), out_shardings=sharding)
+        placed[name] = jax.block_until_ready(make(values))
+        del values
     jax.block_until_ready(placed)
     return placed
 
 
-def _placed(spec: ParameterSpec, arch: Architecture, layout: Layout) -> ParameterSpec:
+def _make(values: list[Array], name: str, specs: Mapping[str, ParameterSpec], devices: int) -> Array:
+    kinds = [specs[source] for source in placed_sources(name)]
+    fit = [_fit(value, kind.shape, kind.axes) for value, kind in zip(values, kinds, strict=True)]
+    return to_placed_form(name, fit, specs, devices)
+
+
+def _fitted(spec: ParameterSpec, arch: Architecture, layout: Layout) -> ParameterSpec:
     sizes = {
         "layers": layout.padded_layers(arch.layers),
         "vocab": layout.padded_vocab(arch.vocab),

@@ -22,7 +22,7 @@ from medha_jax.config import RuntimeConfig
 from medha_jax.mesh import parameter_spec, per_group, plan_spec, pool_spec, register_spec
 from medha_jax.runtime.compiler import compiler_options
 from medha_jax.runtime.packing import Geometry
-from medha_jax.runtime.parameter_placement import placed_specs
+from medha_jax.runtime.parameter_placement import form_of, placed_specs
 from medha_jax.runtime.plan_layout import PlanLayout
 from medha_jax.runtime.shapes import Shape, SliceShape, rows_of_shape
 from medha_jax.runtime.slices import build_slice
@@ -237,6 +237,7 @@ class Programs:
             attention=self.attention,
             arch=self.arch,
             dtype=self.dtype,
+            form=form_of(self.arch, self.layout, self._on_cpu, bucket.rows),
             layout=self.layout,
             plan=self.plan_layouts[bucket],
             largest=largest,

@@ -20,7 +20,7 @@ from medha_jax.runtime.state import SlotState
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Sampled:
-    """Chosen tokens and, for rows that request them, natural log-probabilities of the model's own distribution.
+    """Chosen tokens and, for rows that request them (`wanted`), natural log-probabilities of the model's distribution.
 
     A token is meaningless where `finite` is false: its logits were not finite. `logits` is empty unless the
     runtime keeps logits.
@@ -28,6 +28,7 @@ class Sampled:
 
     token: Int[Array, " samples"]
     finite: Bool[Array, " samples"]
+    wanted: Bool[Array, " samples"]
     logprob: Float[Array, " samples"]
     top_token: Int[Array, "samples top"]
     top_logprob: Float[Array, "samples top"]
@@ -50,9 +51,10 @@ def sample(logits: Float[Array, "samples vocab"], state: SlotState, slots: Array
         lambda: jnp.where(temperature > 0, _draw(penalised, state, slots, positions), _greedy(penalised)),
         lambda: _greedy(penalised),
     )
-    logprob, top_token, top_logprob = _logprobs(logits, token, state, slots)
+    wanted = state.column("logprobs", slots) >= 0
+    logprob, top_token, top_logprob = _logprobs(logits, token, wanted)
     finite = jnp.isfinite(logits.max(-1)) & ~jnp.isnan(logits).any(-1)
-    return Sampled(token, finite, logprob, top_token, top_logprob, jnp.zeros((logits.shape[0], 0)))
+    return Sampled(token, finite, wanted, logprob, top_token, top_logprob, jnp.zeros((logits.shape[0], 0)))
 
 
 def _greedy(logits: Array) -> Array:
@@ -134,7 +136,7 @@ def _threshold(keys: Array, weights: Array, target: Array) -> Array:
     return found
 
 
-def _logprobs(logits: Array, token: Array, state: SlotState, slots: Array) -> tuple[Array, Array, Array]:
+def _logprobs(logits: Array, token: Array, wanted: Array) -> tuple[Array, Array, Array]:
     rows, width = logits.shape[0], min(MAX_LOGPROBS, logits.shape[1])
 
     def compute() -> tuple[Array, Array, Array]:
@@ -145,8 +147,7 @@ def _logprobs(logits: Array, token: Array, state: SlotState, slots: Array) -> tu
     def nothing() -> tuple[Array, Array, Array]:
         return jnp.zeros(rows), jnp.zeros((rows, width), jnp.int32), jnp.zeros((rows, width))
 
-    wanted = jnp.any(state.column("logprobs", slots) >= 0)
-    logprobs: tuple[Array, Array, Array] = lax.cond(wanted, compute, nothing)
+    logprobs: tuple[Array, Array, Array] = lax.cond(jnp.any(wanted), compute, nothing)
     return logprobs
 
 

@@ -37,10 +37,11 @@ from medha_jax.mesh import (
     sum_over_tensor,
     to_next_stage,
 )
-from medha_jax.models import final_logits, layer_graph, rotary_angles
+from medha_jax.models import Form, final_logits, layer_graph, rotary_angles
 from medha_jax.runtime.plan_layout import PlanLayout
-from medha_jax.runtime.sampler import Sampled, sample
+from medha_jax.runtime.sampler import sample
 from medha_jax.runtime.state import DeviceState, SlotState, note_inputs, note_outputs
+from medha_jax.runtime.tick_results import TickOutput
 from medha_jax.specs.buckets import Bucket
 from medha_jax.specs.layout import Layout
 from medha_jax.specs.model import Architecture
@@ -48,7 +49,7 @@ from medha_jax.specs.model import Architecture
 Parameters = Mapping[str, Array]
 Plan = Mapping[str, Array]  # fields of `plan_layout`
 Carry = tuple[Array, Pool]  # hidden states `[rows, embed]`, and the pool
-TickFunction = Callable[[Parameters, DeviceState, Array], tuple[DeviceState, Sampled]]
+TickFunction = Callable[[Parameters, DeviceState, Array], tuple[DeviceState, TickOutput]]
 LAYERS = "layers."
 
 
@@ -58,6 +59,7 @@ class Program:
 
     Args:
         dtype: of weights and activations.
+        form: of the placed layers.
         plan: layout of the plans; its bucket is the shape of the tick.
         largest: the bucket whose rows the register between stages has; for a slice, the rows that are held.
         keep_logits: return the logits of sampled rows.
@@ -66,6 +68,7 @@ class Program:
     attention: Attention
     arch: Architecture
     dtype: jnp.dtype
+    form: Form
     layout: Layout
     plan: PlanLayout
     largest: Bucket
@@ -73,14 +76,14 @@ class Program:
 
 
 def build_tick(program: Program) -> TickFunction:
-    """Make the function of one bucket: `(parameters, state, plans [spp, 1, fields]) -> (state, sampled)`.
+    """Make the function of one bucket: `(parameters, state, plans [spp, 1, fields]) -> (state, output)`.
 
     It runs under `shard_map` and sees one device's part of each array; axes of groups or stages have size one.
     `plans` holds the plans in flight, in stage order.
     """
     last = program.layout.spp - 1
 
-    def tick(parameters: Parameters, state: DeviceState, plans: Array) -> tuple[DeviceState, Sampled]:
+    def tick(parameters: Parameters, state: DeviceState, plans: Array) -> tuple[DeviceState, TickOutput]:
         stage = stage_index() if last else 0
         entering, mine, leaving = (program.plan.fields(plans[at, 0]) for at in (0, stage, last))
         last_token, slots = state.last_token[0], jax.tree.map(lambda x: x[0], state.slots)
@@ -88,7 +91,7 @@ def build_tick(program: Program) -> TickFunction:
 
         x = receive(program, parameters, state.register, mine, last_token, stage)
         x, pool = run_layers(program, parameters, x, state.pool, table, mine, slots)
-        sampled, last_token, slots = sample_leaving(program, parameters, x, leaving, last_token, slots)
+        output, last_token, slots = sample_leaving(program, parameters, x, leaving, last_token, slots)
         after = DeviceState(
             pool=pool,
             table=table[None],
@@ -97,7 +100,7 @@ def build_tick(program: Program) -> TickFunction:
             last_token=last_token[None],
             slots=jax.tree.map(lambda x: x[None], slots),
         )
-        return after, jax.tree.map(lambda x: x[None], sampled)
+        return after, jax.tree.map(lambda x: x[None], output)
 
     return tick
 
@@ -141,8 +144,9 @@ def run_layers(
         return run(carry, *inputs), None
 
     # The pool is the scan's carry; as its input and output it would exist twice.
-    after, _ = lax.scan(layer, (x, pool), (stacked_layers(parameters), jnp.arange(values_of(pool).shape[0])))
-    return after
+    inputs, turned = (stacked_layers(parameters), jnp.arange(values_of(pool).shape[0])), program.form.turned
+    (x, pool), _ = lax.scan(layer, (turned(x), pool), inputs)
+    return turned(x), pool
 
 
 def stacked_layers(parameters: Parameters) -> dict[str, Array]:
@@ -153,14 +157,17 @@ def stacked_layers(parameters: Parameters) -> dict[str, Array]:
 def layer_function(
     program: Program, parameters: Parameters, table: Array, mine: Plan, slots: SlotState
 ) -> Callable[[Carry, Mapping[str, Array], Array], Carry]:
-    """The function of one layer: `((x, pool), its parameters, its number in the stage) -> (x, pool)`."""
+    """The function of one layer: `((x, pool), its parameters, its number in the stage) -> (x, pool)`.
+
+    `x` has the form's shape.
+    """
     attention, bucket, layout = program.attention, program.plan.bucket, program.layout
     position = mine["row_position"]
     # RoPE rules that depend on the length see the whole prompt's length from its first chunk on.
     length = jnp.maximum(position + 1, slots.column("prompt", mine["row_slot"]))
     angles = rotary_angles(parameters, position, length)
     work = program.plan.work.work(mine)
-    merge_layer = layer_graph(program.arch, program.dtype)
+    merge_layer = layer_graph(program.arch, program.dtype, program.form)
 
     def layer(carry: Carry, arrays: Mapping[str, Array], number: Array) -> Carry:
         x, pool = carry
@@ -189,7 +196,7 @@ def merge_shared(out: Array, lse: Array, bucket: Bucket, layout: Layout) -> Arra
 
 def sample_leaving(
     program: Program, parameters: Parameters, x: Array, leaving: Plan, last_token: Array, slots: SlotState
-) -> tuple[Sampled, Array, SlotState]:
+) -> tuple[TickOutput, Array, SlotState]:
     """Sample the plan that leaves the last stage; returns the tokens, each slot's last token, and the slots.
 
     The head is divided over the stages as well, so every stage computes a part of the logits.
@@ -209,7 +216,7 @@ def sample_leaving(
     last_token = last_token.at[kept].set(sampled.token, mode="drop")
     if program.keep_logits:
         sampled = dataclasses.replace(sampled, logits=logits)
-    return sampled, last_token, slots
+    return TickOutput.of(sampled), last_token, slots
 
 
 def hand_on(program: Program, x: Array, register: Array) -> Array:

@@ -1,12 +1,14 @@
-"""Reading the results of a tick or slice."""
+"""The results of a tick or slice: one array, and reading it."""
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 
 import jax
-from jax import Array
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jaxtyping import Float, Int
 
 from medha_jax.plan import StepPlan, TokenResult
 from medha_jax.runtime.packing import places
@@ -14,15 +16,41 @@ from medha_jax.runtime.sampler import Sampled
 from medha_jax.specs.buckets import Bucket
 
 NO_TOKEN = TokenResult(0)
+NO_LOGITS = np.zeros(0, np.float32)
+FINITE, WANTED = 1, 2  # bits of a row's state
+FIXED = 3  # columns before the likeliest tokens: token, state, log-probability
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class TickOutput:
+    """What a tick returns. A host reads one array, because every further one costs it time.
+
+    Args:
+        values: token, state, log-probability, the likeliest tokens, their log-probabilities; floats as their bits.
+        logits: as in `Sampled`.
+    """
+
+    values: Int[Array, "samples columns"]
+    logits: Float[Array, "samples vocab"]
+
+    @classmethod
+    def of(cls, sampled: Sampled) -> TickOutput:
+        """Pack the tokens of a tick, traced."""
+        state = FINITE * sampled.finite + WANTED * sampled.wanted
+        bits = (lax.bitcast_convert_type(x, jnp.int32) for x in (sampled.logprob[:, None], sampled.top_logprob))
+        logprob, top_logprob = bits
+        columns = (sampled.token[:, None], state[:, None], logprob, sampled.top_token, top_logprob)
+        return cls(jnp.concatenate(columns, axis=1, dtype=jnp.int32), sampled.logits)
 
 
 @dataclass(frozen=True)
 class TickHandle:
-    """A dispatched tick. `leaving` is the plan that leaves the last stage; `sampled` may still be computing."""
+    """A dispatched tick. `leaving` is the plan that leaves the last stage; `output` may still be computing."""
 
     leaving: StepPlan
     bucket: Bucket
-    sampled: Sampled
+    output: TickOutput
 
 
 @dataclass(frozen=True)
@@ -49,23 +77,29 @@ def local_results(handle: TickHandle) -> dict[int, TokenResult]:
         return {}
     place = places(handle.leaving, handle.bucket)
     if not any(chunk.last for chunk in chunks):  # no result would be read
-        jax.block_until_ready(handle.sampled)
-        here = _local_groups(handle.sampled.token)
+        jax.block_until_ready(handle.output.values)
+        here = _local_groups(handle.output.values)
         return {number: NO_TOKEN for number, (group, _) in place.items() if group in here}
-    got = jax.device_get(jax.tree.map(_local_groups, handle.sampled))
+    values = {group: np.asarray(data)[0] for group, data in _local_groups(handle.output.values).items()}
+    chosen = {group: rows[:, :2].tolist() for group, rows in values.items()}
+    kept = {group: np.asarray(data)[0] for group, data in _local_groups(handle.output.logits).items()}
 
     def result(group: int, sample: int) -> TokenResult:
-        parts = (getattr(got, field.name) for field in dataclasses.fields(Sampled))
-        # without kept logits the array is empty and has no groups
-        token, finite, logprob, top_token, top_logprob, logits = (
-            p[group if group in p else 0][0, sample] for p in parts
-        )
-        top = zip(top_token.tolist(), top_logprob.tolist(), strict=True)
-        return TokenResult(int(token), bool(finite), float(logprob), tuple(top), logits)
+        token, state = chosen[group][sample]
+        logits = kept[group][sample] if group in kept else NO_LOGITS
+        if not state & WANTED:
+            return TokenResult(token, bool(state & FINITE), logits=logits)
+        row = values[group][sample]
+        width = (len(row) - FIXED) // 2
+        logprobs = row.view(np.float32)
+        top = zip(row[FIXED : FIXED + width].tolist(), logprobs[FIXED + width :].tolist(), strict=True)
+        return TokenResult(token, bool(state & FINITE), float(logprobs[2]), tuple(top), logits)
 
-    return {number: result(*at) for number, at in place.items() if at[0] in got.token}
+    return {number: result(*at) for number, at in place.items() if at[0] in values}
 
 
 def _local_groups(array: Array) -> dict[int, Array]:
     """The parts of a result on this process's devices, by group."""
+    if not array.size:
+        return {}
     return {shard.index[0].start or 0: shard.data for shard in array.addressable_shards}

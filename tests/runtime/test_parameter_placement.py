@@ -8,9 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import Array
 
 from medha_jax.checkpoints import convert, load_parameters, random_parameters, write_huggingface
 from medha_jax.mesh import build_mesh
+from medha_jax.models import parameter_specs, placed_sources
 from medha_jax.runtime.parameter_placement import place_parameters, placed_specs, stored_shapes, stored_shardings
 from medha_jax.specs.layout import Layout
 from medha_jax.specs.model import Architecture
@@ -41,14 +43,34 @@ def test_files_fill_up_and_repeat(directories: dict[str, Path], kind: str, layou
     stored = load_parameters(directories[kind], ARCH, FP32, shardings, shapes)
     placed = place_parameters(stored, ARCH, layout, mesh)
     specs = placed_specs(ARCH, layout, FP32)
-    assert placed.keys() == whole.keys() == specs.keys()
+    assert not stored, "their memory is free"
+    assert {name: value.shape for name, value in placed.items()} == {name: spec.shape for name, spec in specs.items()}
     for name, value in placed.items():
-        own, got = np.asarray(whole[name]), np.asarray(value)
-        assert got.shape == specs[name].shape
-        if "kv_heads" in specs[name].axes:
-            axis = specs[name].axes.index("kv_heads")
-            own = np.repeat(own, got.shape[axis] // own.shape[axis], axis)
+        sources = [_outputs_first(source, _repeated(source, whole[source], layout)) for source in placed_sources(name)]
+        shares = [np.split(source, layout.tp, axis=1) for source in sources] if len(sources) > 1 else [sources]
+        own = np.concatenate(
+            [share for device in zip(*shares, strict=True) for share in device], axis=min(value.ndim - 1, 1)
+        )
+        got = np.asarray(value)
         inside = tuple(slice(0, size) for size in own.shape)
         np.testing.assert_array_equal(got[inside], own, name)
         assert got.sum(dtype=np.float64) == pytest.approx(own.sum(dtype=np.float64), abs=1e-3), "the rest is zeros"
-    assert placed["layers.mlp.up.kernel"].addressable_shards[0].data.shape[0] == -(-3 // layout.spp)
+    assert placed["layers.mlp.down.kernel"].addressable_shards[0].data.shape[0] == -(-3 // layout.spp)
+
+
+def _repeated(name: str, value: Array, layout: Layout) -> np.ndarray:
+    """A parameter with as many KV heads as the layout has."""
+    axes = parameter_specs(ARCH, FP32)[name].axes
+    if "kv_heads" not in axes:
+        return np.asarray(value)
+    times = layout.expanded_kv_heads(ARCH.kv_heads) // ARCH.kv_heads
+    return np.repeat(np.asarray(value), times, axes.index("kv_heads"))
+
+
+def _outputs_first(name: str, value: np.ndarray) -> np.ndarray:
+    """A layer's matrix `[layers, outputs, inputs]`."""
+    if not name.endswith(".kernel"):
+        return value
+    inputs = 2 if name.endswith("attention.output.kernel") else 1
+    order = (0, *range(1 + inputs, value.ndim), *range(1, 1 + inputs))
+    return value.transpose(order)

@@ -13,8 +13,8 @@ from medha_jax.runtime.tick_results import TickHandle
 
 def answering(handle: TickHandle) -> dict[int, int]:
     """The process that sends each chunk's result, by position in the tick's leaving plan."""
-    token = handle.sampled.token
-    processes = group_processes(token.sharding, token.shape)
+    values = handle.output.values
+    processes = group_processes(values.sharding, values.shape)
     return {number: processes[group] for number, (group, _) in places(handle.leaving, handle.bucket).items()}
 
 

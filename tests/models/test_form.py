@@ -1,0 +1,70 @@
+"""A layer gives the same result in every form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import Array
+
+from medha_jax.checkpoints import random_parameters
+from medha_jax.models import Form, layer_graph, parameter_specs, placed_form, placed_sources, to_placed_form
+from medha_jax.specs.model import Architecture
+from tests.small import CONFIG
+
+QWEN2 = {**CONFIG, "architectures": ["Qwen2ForCausalLM"]}
+QWEN3 = {**CONFIG, "architectures": ["Qwen3ForCausalLM"]}
+BIASED = {**CONFIG, "attention_bias": True, "mlp_bias": True}
+ROWS = 5
+
+
+def attend(cache: None, query: Array, key: Array, value: Array) -> tuple[Array, None]:
+    """Stands for attention: every head of it depends on all three."""
+    times = query.shape[1] // key.shape[1]
+    return query + jnp.repeat(key * jnp.flip(value, 0), times, 1), cache
+
+
+@pytest.mark.parametrize("columns", [False, True])
+@pytest.mark.parametrize("config", [CONFIG, QWEN2, QWEN3, BIASED], ids=["llama", "qwen2", "qwen3", "biased"])
+def test_a_layer_is_the_same_in_every_form(config: dict[str, Any], columns: bool) -> None:
+    arch = Architecture.from_config(config)
+    one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    draw = np.random.default_rng(0)
+    stored = {
+        name: jnp.asarray(draw.normal(size=value.shape), jnp.float32) * 0.2
+        for name, value in random_parameters(arch, "float32", one, seed=0).items()
+        if name.startswith("layers.")
+    }
+    specs = {name: spec for name, spec in parameter_specs(arch, "float32").items() if name in stored}
+    placed = {
+        name: to_placed_form(name, [stored[source] for source in placed_sources(name)], specs, 1)
+        for name in placed_form(specs)
+    }
+    assert {name: value.shape for name, value in placed.items()} == {
+        name: spec.shape for name, spec in placed_form(specs).items()
+    }
+    x = jnp.asarray(draw.normal(size=(ROWS, arch.embed)), jnp.float32)
+    turn = draw.uniform(size=(2, ROWS, arch.head_dim // 2))
+    angles = jnp.asarray(turn[0], jnp.float32), jnp.asarray(turn[1], jnp.float32)
+
+    def first(arrays: dict[str, Array]) -> dict[str, Array]:
+        return {name.removeprefix("layers."): value[0] for name, value in arrays.items()}
+
+    expected, _ = layer_graph(arch, jnp.float32)(first(stored))(x, angles, None, attend)
+    form = Form(placed=True, columns=columns, query_heads=arch.heads)
+    got, _ = layer_graph(arch, jnp.float32, form)(first(placed))(form.turned(x), angles, None, attend)
+    np.testing.assert_allclose(form.turned(got), expected, rtol=2e-5, atol=2e-5)
+
+
+def test_each_device_has_its_share_of_every_joined_matrix() -> None:
+    arch = Architecture.from_config(CONFIG)  # 4 query heads, 2 KV heads of 16
+    specs = parameter_specs(arch, "float32")
+    name = "layers.attention.query_key_value.kernel"
+    sources = [jnp.full(specs[source].shape, number) for number, source in enumerate(placed_sources(name))]
+    sources[0] = sources[0] + 0.1 * jnp.arange(4)[:, None]  # the number of the query head
+    joined = to_placed_form(name, sources, specs, 2)
+    assert joined.shape == (2, 8, 16, 64)
+    np.testing.assert_allclose(joined[0, :, 0, 0], [0, 0.1, 1, 2, 0.2, 0.3, 1, 2], rtol=1e-6)
