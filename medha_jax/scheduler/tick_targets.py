@@ -9,6 +9,7 @@ from typing import NamedTuple
 from medha_jax.config import SchedulerConfig
 
 IDLE_PATIENCE = 2.0
+EQUAL_SHARES = 2.0  # times the seconds of its decodes that a tick may take if they alone miss their target
 CHARGE = 1.02  # times its seconds that a slice takes off the saved time, so that means stay below the TPOT target
 
 
@@ -57,9 +58,11 @@ class TickTargets:
     Slices take the time that ticks have saved since the newest answer began, up to `slice_s` each. Every answer keeps
     its mean time per token. If no layer of the held chunk is that short, one layer runs as soon as its time is saved.
     If no chunk fits beside the decodes, the smallest one runs when its time is saved, by all ticks together: ticks in
-    which prompts end are no reason to wait. The saved time is at most that of `ageing_ticks` ticks. If the decodes
-    alone take as long as the target or longer, one smallest chunk or slice runs with or after every tick. Between two
-    ticks with decodes there are at most `ageing_ticks` slices, and one while a prompt's last chunk is in the pipeline.
+    which prompts end are no reason to wait. The saved time is at most that of `ageing_ticks` ticks. Between two ticks
+    with decodes there are at most `ageing_ticks` slices, and one while a prompt's last chunk is in the pipeline.
+
+    If the decodes alone take as long as the target or longer, no plan keeps it. Then prompts get as much time as the
+    decodes (EQUAL_SHARES), for throughput: a chunk in the tick, or a slice after every tick, of up to `slice_s`.
 
     Without decodes no request waits for a token. A slice aims at `slice_s`, and a tick at `idle_tick_s`. If a smaller
     chunk would hardly shorten a tick, it may take IDLE_PATIENCE times its limit, or times the smallest chunk's time if
@@ -76,7 +79,9 @@ class TickTargets:
         """Start again with an empty pipeline."""
         self._promised: deque[float] = deque(maxlen=self._stages)  # of the latest ticks
         self._left = math.inf
-        self._saved, self._overrun = 0.0, False
+        self._saved = 0.0
+        self._missed = 0.0  # seconds of the latest decodes if they alone miss their target
+        self._owes_slice = False  # such a tick was the latest plan
         self._saved_since = 0.0  # the newest answer began
         self._ended: deque[bool] = deque([False] * self._stages, self._stages)  # prompts in the latest ticks
         self._spare = math.inf  # seconds that the decodes of `ageing_ticks` ticks like the latest leave
@@ -92,7 +97,9 @@ class TickTargets:
         promised = self._tightest(tpot)
         if promised == math.inf:
             return TickTarget(self._idle, math.inf, IDLE_PATIENCE)
-        return TickTarget(promised, math.inf if seconds > promised else promised + self._saved)
+        if seconds >= promised:
+            return TickTarget(EQUAL_SHARES * seconds, math.inf)
+        return TickTarget(promised, promised + self._saved)
 
     @property
     def longest_layer(self) -> float:
@@ -110,6 +117,8 @@ class TickTargets:
         promised = self._promised_next
         if promised == math.inf:
             return TickTarget(self._idle, math.inf, IDLE_PATIENCE)
+        if self._missed:
+            return TickTarget(EQUAL_SHARES * self._missed, math.inf)
         return TickTarget(promised, promised + self._saved)
 
     def of_slice(self, owed: bool) -> TickTarget:
@@ -125,8 +134,9 @@ class TickTargets:
         ends = any(list(self._ended)[1:])  # whether the next ticks bring a prompt's first token
         if self._in_a_row >= (1 if ends else self._most_saved):
             return NONE
-        free = owed or self._overrun or self._saved >= self._most_saved * promised
-        return TickTarget(min(self._saved_since, self._slice), math.inf if free else self._saved_since)
+        free = owed or self._owes_slice or self._saved >= self._most_saved * promised
+        seconds = min(max(self._saved_since, self._missed if self._owes_slice else 0.0), self._slice)
+        return TickTarget(seconds, math.inf if free else self._saved_since)
 
     def planned(
         self, tpot: float, ending: float, seconds: float, *, decodes: float = 0.0, left: float = math.inf
@@ -147,7 +157,8 @@ class TickTargets:
         self._ended.append(ending < math.inf)
         if self._ended[0]:  # the first token of an answer leaves the last stage
             self._saved_since = 0.0
-        self._overrun = decodes >= promised
+        self._missed = decodes if decodes >= promised else 0.0
+        self._owes_slice = decodes >= promised
         self._spare = self._most_saved * max(promised - decodes, 0.0)
         self._in_a_row = 0
         self._promised.append(min(tpot, ending))
@@ -157,7 +168,7 @@ class TickTargets:
         """Note a slice."""
         self._saved = max(self._saved - CHARGE * seconds, 0.0)
         self._saved_since = max(self._saved_since - CHARGE * seconds, 0.0)
-        self._overrun = False
+        self._owes_slice = False
         self._in_a_row += 1
 
     def _tightest(self, tpot: float) -> float:

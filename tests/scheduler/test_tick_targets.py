@@ -47,8 +47,17 @@ def test_what_ticks_save_may_be_spent_on_a_smallest_chunk() -> None:
     assert targets.target(0.05, 0.02).at_most == pytest.approx(0.05), "nobody was promised anything meanwhile"
 
 
-def test_decodes_that_take_too_long_by_themselves_do_not_stop_prompts() -> None:
-    assert TickTargets(CONFIG, 1).target(0.05, 0.06) == TickTarget(0.05, math.inf)
+def test_beside_decodes_that_take_too_long_by_themselves_prompts_get_as_much_time() -> None:
+    targets = TickTargets(CONFIG, 1)
+    assert targets.target(0.05, 0.06) == TickTarget(0.12, math.inf)
+    assert targets.target(0.05, 0.05) == TickTarget(0.1, math.inf)
+    assert targets.target(0.05, 0.049).seconds == 0.05
+    targets.planned(0.05, math.inf, 0.12, decodes=0.06)
+    assert targets.next == TickTarget(0.12, math.inf), "so short prompts stay in ticks"
+    targets.sliced(0.05)
+    assert targets.next == TickTarget(0.12, math.inf)
+    targets.planned(0.05, math.inf, 0.05, decodes=0.03)
+    assert targets.next.seconds == 0.05
 
 
 def test_the_mean_time_per_token_is_kept_beside_a_prompt_whose_chunks_are_all_too_long() -> None:
@@ -79,10 +88,10 @@ def test_slices_run_in_the_time_that_ticks_have_saved() -> None:
     assert targets.of_slice(owed=False) == TickTarget(0.04, math.inf)
 
 
-def test_where_decodes_alone_miss_their_target_one_smallest_slice_runs_after_each_tick() -> None:
-    targets = TickTargets(CONFIG, 1)
+def test_where_decodes_alone_miss_their_target_one_slice_runs_after_each_tick() -> None:
+    targets = TickTargets(dataclasses.replace(CONFIG, slice_s=0.07), 1)
     targets.planned(0.05, math.inf, 0.06, decodes=0.06)
-    assert targets.of_slice(owed=False).at_most == math.inf
+    assert targets.of_slice(owed=False) == TickTarget(0.06, math.inf)
     targets.sliced(0.1)
     assert targets.of_slice(owed=False).at_most == 0
     targets.planned(0.05, math.inf, 0.06, decodes=0.06)
