@@ -1,6 +1,8 @@
-"""XLA options for ticks on GPUs. They go with each program, so the process's own settings stay unchanged."""
+"""XLA options for ticks. They go with each program, so the process's own settings stay unchanged."""
 
 from __future__ import annotations
+
+import jaxlib.version
 
 # Times: a tick of 64 decodes of an 8B model on an H200.
 # - Triton GEMM off, dynamic slice fusion on: weights are stacked by layer. XLA's own matrix kernels first copy each
@@ -20,6 +22,25 @@ GPU_OPTIONS: dict[str, str | bool | int] = {
 }
 
 
-def compiler_options(setting: str, platform: str) -> dict[str, str | bool | int]:
-    """Options beside XLA's defaults and `XLA_FLAGS`; `setting` is `auto` or `none`, `platform` `gpu` or `cpu`."""
+# jaxlib 0.10 sums some arrays wrongly on CPUs: with over 32,768 rows of few entries, it takes the last rows' values from
+# others (jax#39103). Its library of fused sums is at fault, without which the softmax of a prompt takes a quarter longer.
+# So programs go without where they may have so many rows: rows of a tick times heads.
+SUMMED_ROWS = 32_768
+CPU_OPTIONS: dict[str, str | bool | int] = (
+    {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
+    if jaxlib.version.__version_info__ < (0, 11)
+    else {}
+)
+
+
+def compiler_options(setting: str, platform: str, rows: int = 0) -> dict[str, str | bool | int]:
+    """Options beside XLA's defaults and `XLA_FLAGS`.
+
+    Args:
+        setting: `auto` or `none`, of GPUs.
+        platform: `gpu` or `cpu`.
+        rows: most rows that a program may sum over, those of each head included.
+    """
+    if platform == "cpu" and rows > SUMMED_ROWS:
+        return dict(CPU_OPTIONS)
     return dict(GPU_OPTIONS) if setting == "auto" and platform == "gpu" else {}

@@ -88,7 +88,8 @@ class Programs:
     @cached_property
     def compiler_options(self) -> dict[str, str | bool | int]:
         """Options of every program beside XLA's defaults."""
-        return compiler_options(self.config.xla_options, self.mesh.devices.flat[0].platform)
+        rows = max(self.largest.rows, self.largest_slice.rows) * self.arch.heads // self.layout.tp
+        return compiler_options(self.config.xla_options, self.mesh.devices.flat[0].platform, rows)
 
     @property
     def fp8(self) -> bool:

@@ -5,13 +5,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import jaxlib.version
+import numpy as np
 import pytest
 
-from medha_jax.config import ConfigError, RuntimeConfig
-from medha_jax.runtime.compiler import GPU_OPTIONS, compiler_options
+from medha_jax.config import Buckets, ConfigError, MeshConfig, RuntimeConfig
+from medha_jax.mesh import build_mesh
+from medha_jax.runtime.compiler import CPU_OPTIONS, GPU_OPTIONS, SUMMED_ROWS, compiler_options
 from medha_jax.runtime.executables import ExecutableTable
 from medha_jax.runtime.programs import Programs
 from medha_jax.specs.buckets import Bucket, Segment
+from medha_jax.specs.layout import Layout
+from medha_jax.specs.model import Architecture
 
 SHAPE = Bucket(Segment(1, 0, 0), Segment(0, 0, 0))
 
@@ -31,6 +36,35 @@ def test_only_gpus_get_options_and_none_means_none() -> None:
 def test_this_xla_knows_every_option_and_value() -> None:
     """XLA checks names and values before it looks at the platform, so a CPU can tell."""
     assert compiled(compiler_options("auto", "gpu")).shapes == (SHAPE,)
+
+
+def summed(rows: int, options: dict[str, Any]) -> float:
+    """The last of many short sums, which is `(rows - 1) ** 2`."""
+    numbers = jnp.arange(rows, dtype=jnp.float32)
+    x = jnp.stack((numbers, jnp.zeros_like(numbers), jnp.zeros_like(numbers)), axis=1)
+    program = jax.jit(lambda x: jax.vmap(lambda row: jnp.sum((jnp.eye(3) @ row) ** 2))(x)).lower(x)
+    return float(program.compile({"xla_backend_optimization_level": 3, **options})(x)[-1])
+
+
+def test_sums_over_many_rows_are_right_on_cpus() -> None:
+    """jax#39103."""
+    assert compiler_options("auto", "cpu", SUMMED_ROWS) == {}
+    assert summed(SUMMED_ROWS, {}) == float(np.float32(32767**2))
+    assert compiler_options("auto", "cpu", SUMMED_ROWS + 1) == CPU_OPTIONS
+    assert summed(SUMMED_ROWS + 1, CPU_OPTIONS) == 2.0**30
+    if jaxlib.version.__version_info__ < (0, 11):
+        assert summed(SUMMED_ROWS + 1, {}) != 2.0**30, "this jaxlib needs the option"
+
+
+def test_programs_with_many_rows_state_the_option() -> None:
+    few = RuntimeConfig()
+    many = RuntimeConfig(mesh=MeshConfig(buckets=Buckets(slices=(8192,))), max_context=16384)
+    options: dict[RuntimeConfig, Any] = {}
+    for config in (few, many):
+        arch = Architecture.from_directory(config.model)  # 8 heads
+        programs = Programs(config, arch, jnp.dtype("float32"), build_mesh(Layout()))
+        options[config] = programs.compiler_options
+    assert options == {few: {}, many: CPU_OPTIONS}
 
 
 @pytest.mark.parametrize(
