@@ -22,9 +22,9 @@ GPU_OPTIONS: dict[str, str | bool | int] = {
 }
 
 
-# jaxlib 0.10 sums some arrays wrongly on CPUs: with over 32,768 rows of few entries, it takes the last rows' values from
-# others (jax#39103). Its library of fused sums is at fault, without which the softmax of a prompt takes a quarter longer.
-# So programs go without where they may have so many rows: rows of a tick times heads.
+# jaxlib 0.10 sums some arrays wrongly on CPUs: with over 32,768 rows of few entries, it takes the last rows' values
+# from others (jax#39103). Its library of fused sums is at fault, without which the softmax of a prompt takes a quarter
+# longer. So programs go without where they may have so many rows: rows of a tick times heads.
 SUMMED_ROWS = 32_768
 CPU_OPTIONS: dict[str, str | bool | int] = (
     {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from medha_jax.config import SchedulerConfig
 
 IDLE_PATIENCE = 2.0
-EQUAL_SHARES = 2.0  # times the seconds of its decodes that a tick may take if they alone miss their target
+MISSED_SHARE = 3.0  # times the seconds of its decodes that a tick may take if they alone miss their target
 CHARGE = 1.02  # times its seconds that a slice takes off the saved time, so that means stay below the TPOT target
 
 
@@ -61,8 +61,9 @@ class TickTargets:
     which prompts end are no reason to wait. The saved time is at most that of `ageing_ticks` ticks. Between two ticks
     with decodes there are at most `ageing_ticks` slices, and one while a prompt's last chunk is in the pipeline.
 
-    If the decodes alone take as long as the target or longer, no plan keeps it. Then prompts get as much time as the
-    decodes (EQUAL_SHARES), for throughput: a chunk in the tick, or a slice after every tick, of up to `slice_s`.
+    If the decodes alone take as long as the target or longer, no plan keeps it. Then a tick with prompts may take
+    MISSED_SHARE times as long as its decodes, for throughput: the sooner all streams decode, the fewer ticks there are.
+    A long prompt has a slice after every tick, as long as the decodes, up to `slice_s`.
 
     Without decodes no request waits for a token. A slice aims at `slice_s`, and a tick at `idle_tick_s`. If a smaller
     chunk would hardly shorten a tick, it may take IDLE_PATIENCE times its limit, or times the smallest chunk's time if
@@ -98,7 +99,7 @@ class TickTargets:
         if promised == math.inf:
             return TickTarget(self._idle, math.inf, IDLE_PATIENCE)
         if seconds >= promised:
-            return TickTarget(EQUAL_SHARES * seconds, math.inf)
+            return TickTarget(MISSED_SHARE * seconds, math.inf)
         return TickTarget(promised, promised + self._saved)
 
     @property
@@ -118,7 +119,7 @@ class TickTargets:
         if promised == math.inf:
             return TickTarget(self._idle, math.inf, IDLE_PATIENCE)
         if self._missed:
-            return TickTarget(EQUAL_SHARES * self._missed, math.inf)
+            return TickTarget(MISSED_SHARE * self._missed, math.inf)
         return TickTarget(promised, promised + self._saved)
 
     def of_slice(self, owed: bool) -> TickTarget:

@@ -47,15 +47,15 @@ def test_what_ticks_save_may_be_spent_on_a_smallest_chunk() -> None:
     assert targets.target(0.05, 0.02).at_most == pytest.approx(0.05), "nobody was promised anything meanwhile"
 
 
-def test_beside_decodes_that_take_too_long_by_themselves_prompts_get_as_much_time() -> None:
+def test_beside_decodes_that_take_too_long_by_themselves_prompts_get_twice_their_time() -> None:
     targets = TickTargets(CONFIG, 1)
-    assert targets.target(0.05, 0.06) == TickTarget(0.12, math.inf)
-    assert targets.target(0.05, 0.05) == TickTarget(0.1, math.inf)
+    assert targets.target(0.05, 0.06) == TickTarget(0.18, math.inf)
+    assert targets.target(0.05, 0.05).seconds == pytest.approx(0.15)
     assert targets.target(0.05, 0.049).seconds == 0.05
     targets.planned(0.05, math.inf, 0.12, decodes=0.06)
-    assert targets.next == TickTarget(0.12, math.inf), "so short prompts stay in ticks"
+    assert targets.next == TickTarget(0.18, math.inf), "so short prompts stay in ticks"
     targets.sliced(0.05)
-    assert targets.next == TickTarget(0.12, math.inf)
+    assert targets.next == TickTarget(0.18, math.inf)
     targets.planned(0.05, math.inf, 0.05, decodes=0.03)
     assert targets.next.seconds == 0.05
 
