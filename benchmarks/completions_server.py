@@ -30,6 +30,7 @@ FAULTS = {
     "no-usage": "does not say the usage",
     "two-a-chunk": "two tokens a chunk",
     "last-empty": "says why it ends in a chunk of its own",
+    "last-silent": "the last token has no text",
     "crlf": "lines end in CR LF, with comments and other fields between",
     "dribble": "a byte at a time",
     "no-models": "does not list its models",
@@ -104,7 +105,8 @@ class Server:
             if number == 3 and fault in ("error", "truncated", "reset", "malformed", "list", "no-choices", "endless"):
                 return await self._fail(fault, writer)
             last = number == count - 1 and fault != "last-empty"
-            await event(writer, chunk_of("a" * per_chunk, "length" if last else None), fault)
+            text = "" if last and fault == "last-silent" else "a" * per_chunk
+            await event(writer, chunk_of(text, "length" if last else None), fault)
         if fault == "last-empty":
             await event(writer, chunk_of("", "length"), fault)
         if fault != "no-usage" and wanted.get("stream_options", {}).get("include_usage"):

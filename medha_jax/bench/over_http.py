@@ -1,7 +1,8 @@
 """The OpenAI completions API as a backend: `POST /v1/completions` with `stream: true`, answered by server-sent events.
 
 A chunk with a choice counts as a message, unless it only has a finish reason. Chunks do not say how many tokens they
-have; the usage at the end (`stream_options: include_usage`) has the total.
+have; the usage at the end (`stream_options: include_usage`) has the total. If it counts one token more than there were
+messages, the chunk with the finish reason had it: a token without text, such as half of a character.
 
 aiohttp instead of httpx: httpx scans all its connections whenever it takes or returns one.
 """
@@ -33,6 +34,7 @@ class _Stream:
 
     heard: Callable[[int], None]
     messages: int = 0
+    ended_bare: bool = False  # a chunk had a finish reason only
     done: bool = False
     usage: Mapping[str, Any] = field(default_factory=dict)
 
@@ -57,8 +59,15 @@ class _Stream:
         if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
             raise RequestFailedError(f"an event has no list of choices: {_shown(data)}")
         if any(choice.get("text") or not choice.get("finish_reason") for choice in choices):
-            self.messages += 1
-            self.heard(1)
+            self._message()
+        elif choices:
+            self.ended_bare = True
+        if self.ended_bare and _count(self.usage, "completion_tokens") == self.messages + 1:
+            self._message()
+
+    def _message(self) -> None:
+        self.messages += 1
+        self.heard(1)
 
 
 class OpenAiBackend:

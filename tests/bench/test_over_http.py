@@ -66,7 +66,7 @@ def test_long_prompts_are_sent_whole(completions):
     assert completions.server.seen[-1]["prompt"] == ids.tolist()
 
 
-@pytest.mark.parametrize("fault", ["crlf", "dribble", "last-empty", "two-a-chunk", "no-usage"])
+@pytest.mark.parametrize("fault", ["crlf", "dribble", "last-empty", "last-silent", "two-a-chunk", "no-usage"])
 def test_streams_of_other_forms_are_understood(completions, fault):
     messages, _, reply = send(completions.url(fault))
     assert len(messages) == (3 if fault == "two-a-chunk" else 6)
