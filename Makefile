@@ -68,9 +68,10 @@ test: setup lint ## setup, lint, then every test
 demo: setup ## serve the bundled tiny model, stream from it; show a long prompt with short ones behind it
 	$(BIN)/python -m tools.demo
 
-bench: setup ## measure attention, the model, the server and the load generator on this machine
+bench: setup ## measure attention, the model, a lone prompt, the server and the load generator on this machine
 	$(BIN)/python -m benchmarks.attention
 	$(BIN)/python -m benchmarks.model
+	$(BIN)/python -m benchmarks.lone_prompt
 	$(BIN)/python -m benchmarks.server
 	$(BIN)/python -m benchmarks.client
 
