@@ -43,7 +43,8 @@ def summed(rows: int, options: dict[str, Any]) -> float:
     numbers = jnp.arange(rows, dtype=jnp.float32)
     x = jnp.stack((numbers, jnp.zeros_like(numbers), jnp.zeros_like(numbers)), axis=1)
     program = jax.jit(lambda x: jax.vmap(lambda row: jnp.sum((jnp.eye(3) @ row) ** 2))(x)).lower(x)
-    return float(program.compile({"xla_backend_optimization_level": 3, **options})(x)[-1])
+    stated: dict[str, Any] = {"xla_backend_optimization_level": 3, **options}
+    return float(program.compile(stated)(x)[-1])
 
 
 def test_sums_over_many_rows_are_right_on_cpus() -> None:
