@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 
 from benchmarks.served import PROBES, Served, serve, write_calibration_requests
 from benchmarks.speed import Slowness
-from medha_jax.config import BUNDLED_MODEL, RuntimeConfig, SchedulerConfig, load_mesh
+from medha_jax.config import RuntimeConfig, SchedulerConfig, load_mesh
 from medha_jax.results import RequestRecord
 from medha_jax.results.metrics import tpot, ttft, waited
 from medha_jax.scheduler.time_model import FittedTimeModel, TickWork
@@ -198,8 +197,6 @@ class Machine:
             from benchmarks.model import write_model
 
             write_model(directory)
-            for name in ("tokenizer.json", "tokenizer_config.json"):
-                shutil.copy(BUNDLED_MODEL / name, directory)
         return str(directory)
 
     def _ticks(self, path: Path, pieces: Sequence[Served], slowness: Slowness) -> Calibration:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -21,7 +20,7 @@ from benchmarks.measure import machine
 from benchmarks.memory import counted, serving
 from benchmarks.model import CONFIG, write_model
 from medha_jax.client import AsyncClient, Finished
-from medha_jax.config import BUNDLED_MODEL, MeshConfig
+from medha_jax.config import MeshConfig
 from medha_jax.specs.model import Architecture
 
 PAGE = MeshConfig().page_size
@@ -38,8 +37,6 @@ def main() -> None:
     context = given.tokens + 64
     with tempfile.TemporaryDirectory() as folder:
         write_model(Path(folder))
-        for name in ("tokenizer.json", "tokenizer_config.json"):
-            shutil.copy(BUNDLED_MODEL / name, folder)
         options = ["--model", folder, "--max-context", str(context), "--pool-tokens", str(context)]
         options += ["--host-kv-gib", f"{3 * context * token_bytes / 2**30:.3f}"]
         with serving(options) as (address, metrics):

@@ -8,6 +8,7 @@ and visible token). A single decode is bound by reading the weights once (105 MB
 from __future__ import annotations
 
 import argparse
+import shutil
 import time
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import numpy as np
 from benchmarks.measure import copy_rate, machine, matmul_rate
 from medha_jax.checkpoints import random_parameters
 from medha_jax.checkpoints.export import write_huggingface
-from medha_jax.config import Buckets, MeshConfig, RuntimeConfig
+from medha_jax.config import BUNDLED_MODEL, Buckets, MeshConfig, RuntimeConfig
 from medha_jax.mesh import build_mesh, parameter_sharding
 from medha_jax.models import parameter_specs
 from medha_jax.plan import Admission, Chunk, SamplingParams, StepPlan
@@ -28,6 +29,7 @@ from medha_jax.specs.sizes import pages_for
 
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
     "vocab_size": 4096,
     "hidden_size": 512,
     "num_hidden_layers": 8,
@@ -51,8 +53,10 @@ def open_runtime(arch: Architecture, slots: int) -> MeshExecutor:
 
 
 def write_model(directory: Path) -> None:
-    """Write the model as a Hugging Face directory, without a tokenizer."""
+    """Write the model as a Hugging Face directory, with the bundled model's tokenizer, which knows half of its ids."""
     write_huggingface(directory, CONFIG, random_weights(Architecture.from_config(CONFIG), build_mesh(Layout())))
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(BUNDLED_MODEL / name, directory)
 
 
 def random_weights(arch: Architecture, mesh: jax.sharding.Mesh) -> dict[str, jax.Array]:
@@ -101,7 +105,12 @@ def main() -> None:
     """Print prefill rates over the matmul rate, and decode times over the time to read the weights."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--long", type=int, default=32768, help="tokens of the longest prompt")
-    long = parser.parse_args().long
+    parser.add_argument("--write", type=Path, metavar="DIR", help="write the model for a server, and measure nothing")
+    given = parser.parse_args()
+    if given.write is not None:
+        write_model(given.write)
+        return
+    long = given.long
     print(machine())
     arch = Architecture.from_config(CONFIG)
     specs = parameter_specs(arch, "float32")
