@@ -2,8 +2,8 @@
 
     python -m benchmarks.lone_prompt --tokens 8192
 
-The 26M model (`benchmarks.model`). The engine alone is `medha-jax generate`, in chunks of the largest shape and with no
-client; it runs before and after the server, whose client sends over gRPC. Ratio: served / mean of the engine alone. How
+The 26M model (`benchmarks.model`). The engine alone runs in this process, in chunks of the largest shape and without a
+client. It runs before and after the server, whose client sends over gRPC. Ratio: served / mean of the engine alone. How
 far these two are apart says how steady the machine was.
 """
 
@@ -21,14 +21,18 @@ import numpy as np
 
 from benchmarks.measure import machine
 from benchmarks.model import CONFIG, write_model
-from medha_jax.bench.best_alone import best_alone
 from medha_jax.bench.load_generator import LoadSettings
 from medha_jax.bench.over_grpc import GrpcBackend
 from medha_jax.bench.own_server import OwnServer
 from medha_jax.bench.session import Session
 from medha_jax.cli.bench_live import LiveDisplay
 from medha_jax.client import Connection
+from medha_jax.config import RuntimeConfig
+from medha_jax.engine import Executor, GenerationRequest, NewTokens, generate, sized_for
+from medha_jax.plan import SamplingParams
 from medha_jax.results.metrics import tpot, ttft
+from medha_jax.runtime import open_executor
+from medha_jax.text import Tokenizer
 
 SHORT, OUTPUT = 128, 64  # tokens of the prompt before whose decodes little is read, and tokens of every output
 VOCABULARY = int(str(CONFIG["vocab_size"]))
@@ -50,14 +54,28 @@ class LoneRun:
     short: PromptTimes
 
 
-def engine_alone(options: list[str], tokens: int, seed: int) -> LoneRun:
-    """Both prompts by the engine alone, each in a process of its own."""
-    found = []
-    for length in (tokens, SHORT):
-        ids = np.random.default_rng([seed, length]).integers(VOCABULARY, size=length).tolist()
-        best = best_alone(options, ids, OUTPUT, tell)
-        found.append(PromptTimes(best.ttft_s, (best.whole_s - best.ttft_s) / (OUTPUT - 1)))
-    return LoneRun(*found)
+def open_engine(directory: Path, tokens: int) -> Executor:
+    """A runtime just large enough for both prompts."""
+    config, context = RuntimeConfig(model=directory), tokens + SHORT
+    wanted = [request(np.zeros(length, np.int32)) for length in (tokens, SHORT)]
+    return open_executor(sized_for(config, wanted, context), tell)
+
+
+def request(ids: np.ndarray) -> GenerationRequest:
+    """A prompt to continue by OUTPUT tokens."""
+    return GenerationRequest(ids.tolist(), SamplingParams(temperature=0, max_tokens=OUTPUT, ignore_eos=True))
+
+
+def engine_alone(executor: Executor, tokenizer: Tokenizer, tokens: int) -> LoneRun:
+    """Both prompts by the engine alone, after a short one that does not count."""
+    draw, found = np.random.default_rng(0), []
+    for length in (SHORT, tokens, SHORT):
+        wanted = request(draw.integers(VOCABULARY, size=length))
+        began = time.perf_counter()
+        events = generate(executor, tokenizer, wanted, time.perf_counter)
+        times = [time.perf_counter() for event in events if isinstance(event, NewTokens)]
+        found.append(PromptTimes(times[0] - began, (times[-1] - times[0]) / (OUTPUT - 1)))
+    return LoneRun(*found[1:])
 
 
 async def served(address: str, tokens: int) -> LoneRun:
@@ -106,11 +124,11 @@ def main() -> None:
     print(machine(), flush=True)
     with tempfile.TemporaryDirectory() as folder:
         write_model(Path(folder))
-        options = [f"--model={folder}", f"--max-context={given.tokens + SHORT}"]
-        before = engine_alone(options, given.tokens, seed=1)
-        with OwnServer(options, tell) as server:
+        executor, tokenizer = open_engine(Path(folder), given.tokens), Tokenizer.from_directory(Path(folder))
+        before = engine_alone(executor, tokenizer, given.tokens)
+        with OwnServer([f"--model={folder}", f"--max-context={given.tokens + SHORT}"], tell) as server:
             found = asyncio.run(served(server.address, given.tokens))
-        after = engine_alone(options, given.tokens, seed=2)
+        after = engine_alone(executor, tokenizer, given.tokens)
     print("\n".join(lines(given.tokens, before, after, found)), flush=True)
 
 
