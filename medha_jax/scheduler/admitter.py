@@ -63,8 +63,17 @@ class Admitter:
         self._running.admit(state, groups, plan.tick - 1)
         plan.admitted.append(state)
 
-    def place(self, plan: OpenPlan, order: PolicyOrder, state: RequestState, priority: float) -> tuple[int, ...] | None:
+    def place(
+        self,
+        plan: OpenPlan,
+        order: PolicyOrder,
+        state: RequestState,
+        priority: float,
+        entered: Sequence[RequestState] = (),
+    ) -> tuple[int, ...] | None:
         """Groups with free pages for a waiting request, after preemption if necessary; None if there are none.
+
+        Nobody whose chunk has `entered` the slice lane with this plan is preempted, because the chunk is in it already.
 
         None, too, while its prefix is looked up or comes back from host memory. Requests behind it are not admitted in
         this plan in two cases. Others have passed it for too long, or it gets its pages when chunks in flight have
@@ -78,7 +87,8 @@ class Admitter:
         plan.blocked += 1
         state.block(plan.now)
         if plan.blocked == 1 and self._preemptive:
-            victims = self._running.victims(state, priority, self._queue.policy, plan.now, plan.admitted)
+            spared = (*plan.admitted, *entered)
+            victims = self._running.victims(state, priority, self._queue.policy, plan.now, spared)
             if victims is not None:
                 for victim in victims:
                     self._preempt(plan, victim)

@@ -109,7 +109,7 @@ class PlanBuilder:
         self._admitter.find_pages(plan, due)
         left = self._plan_decodes(plan, due)
         if len(self._queue):
-            self._plan_prompts(plan, order, self._targets.target(plan.decode_tpot, plan.budget.seconds))
+            self._plan_prompts(plan, order, self._targets.target(plan.decode_tpot, plan.decode_seconds))
         seconds = plan.budget.tick[1]
         self._decode_queue.end(left, plan.sampling)
         self._targets.planned(
@@ -204,7 +204,7 @@ class PlanBuilder:
             if not length or seconds > target.at_most or (not taken and self._lane.slows(state, start, length)):
                 return
             if state.holding is None:
-                groups = self._admitter.place(plan, order, state, priority)
+                groups = self._admitter.place(plan, order, state, priority, entered=plan.states)
                 if groups is None:
                     return
                 self._admitter.admit(plan, state, groups)
@@ -247,6 +247,7 @@ class PlanBuilder:
 
     def _plan_decodes(self, plan: OpenPlan, due: Iterable[RequestState]) -> list[RequestState]:
         """Rule 2. Returns those without a row or a page, and those whose last token the host must read first."""
+        prompts = plan.budget.single_rows() if plan.prompts else None  # of rule 1
         left, tpot, add, decode = [], math.inf, plan.add, plan.budget.decode
         page_size, per_group = self._shapes.page_size, self._shapes.per_group
         for state in due:
@@ -272,8 +273,8 @@ class PlanBuilder:
                 tpot = state.tpot
         plan.decode_tpot = tpot
         plan.left_tpot = min((state.tpot for state in left), default=math.inf)
-        self._decodes = plan.budget.decodes_only()
-        plan.decode_seconds = self._decodes.seconds if plan.sampling else 0.0
+        self._decodes = plan.budget.single_rows(besides=prompts)
+        plan.decode_seconds = self._decodes.seconds if tpot < math.inf else 0.0
         return left
 
     def _plan_prompts(self, plan: OpenPlan, order: PolicyOrder, target: TickTarget) -> None:

@@ -165,11 +165,14 @@ class TickBudget:
         load = self._load_with(self._rows(owners), start, length)
         return self._alone(load) - (self._alone(self.load) if self.load.rows else 0.0)
 
-    def decodes_only(self) -> TickBudget:
-        """A budget with the decodes of this one and nothing else."""
+    def single_rows(self, besides: TickBudget | None = None) -> TickBudget:
+        """A budget with this one's rows of one token and the KV that all read, without those of `besides`."""
         other = TickBudget(self._shapes, self._model)
         for mine, theirs in zip((*self._own, self._shared), (*other._own, other._shared), strict=True):
             theirs.decodes, theirs.context = mine.decodes, mine.context
+        if besides is not None:
+            for less, theirs in zip((*besides._own, besides._shared), (*other._own, other._shared), strict=True):
+                theirs.decodes, theirs.context = theirs.decodes - less.decodes, theirs.context - less.context
         return other
 
     def prefill(self, owners: Sequence[int], start: int, length: int, long: bool) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from medha_jax.config import POLICIES, SchedulerConfig
+from medha_jax.config import POLICIES, Buckets, SchedulerConfig
 from medha_jax.scheduler.request import Phase, SchedulerRequest, Slo
+from medha_jax.specs.tick_shapes import TickShapes
 from tests.scheduler.device import continuation
 from tests.scheduler.serving import Server, shapes_of
 
@@ -196,12 +197,36 @@ asked = st.lists(
 )
 
 
+# a prompt enters the slice lane, and another one that enters with the same plan needs its pages
+ENTERS_AND_LOSES = {
+    "config": SchedulerConfig(ageing_ticks=1, max_preemptions=2, growth_pages=0, bypass_s=0.0, ttft_floor_s=0.01),
+    "shapes": TickShapes(
+        own=Buckets(decode=(2, 4), prefill=(8, 32), chunks=3, slices=(8, 32)),
+        shared=Buckets(decode=(2,), prefill=(8, 16), chunks=2, slices=(16,)),
+        groups=2,
+        per_group=16,
+        page_size=4,
+        stages=1,
+        slots=2,
+        context=400,
+        slice_lengths=(1, 2),
+    ),
+    "pages": 4,
+    "longest": 32,
+}
+
+
 @settings(max_examples=150, deadline=None)
 @given(crowds(), asked)
+@example(
+    ENTERS_AND_LOSES,
+    [(0, 1, 17, False, None), (0, 28, 1, False, None), (0, 1, 1, False, None), (0, 20, 6, False, None)],
+)
 def test_everybody_ends_in_a_pool_of_a_few_pages(
     setting: dict[str, Any], requests: list[tuple[int, int, int, bool, float | None]]
 ) -> None:
     """Nothing lives on by preempting each other; nobody loses its pages to others more often than allowed."""
+    setting = dict(setting)
     longest = setting.pop("longest")
     server = Server(**setting)
     coming = sorted(requests, key=lambda one: one[0])

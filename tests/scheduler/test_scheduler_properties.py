@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from medha_jax.config import POLICIES, SchedulerConfig
 from medha_jax.kv.allocator import OutOfPagesError
-from medha_jax.plan import HostTier
+from medha_jax.plan import HostTier, StepPlan
 from medha_jax.scheduler.planned import Planned
 from medha_jax.scheduler.request import RequestState, SchedulerRequest, Slo
 from medha_jax.scheduler.scheduler import QueueFullError
 from medha_jax.scheduler.tick_budget import TickBudget
-from medha_jax.scheduler.tick_targets import IDLE_PATIENCE
+from medha_jax.scheduler.tick_targets import IDLE_PATIENCE, MISSED_SHARE
 from medha_jax.scheduler.time_model import LinearTimeModel, TickWork
 from medha_jax.specs.tick_shapes import TickShapes
 from tests.scheduler.device import continuation
@@ -190,8 +190,13 @@ def test_only_the_first_prompt_chunk_may_exceed_the_target(setting: dict[str, An
             continue
         pairs = list(zip(planned.states, planned.plan.chunks, strict=True))
         prompts = [chunk for state, chunk in pairs if chunk.start < len(state.request.prompt)]
-        decodes = [state.tpot for state, chunk in pairs if chunk.start >= len(state.request.prompt)]
-        limit = min([*decodes, *(coming[-stages + 1 :] if stages > 1 else [])], default=math.inf) / stages
+        decodes = [(state.tpot, chunk) for state, chunk in pairs if chunk.start >= len(state.request.prompt)]
+        tightest = [*(tpot for tpot, _ in decodes), *(coming[-stages + 1 :] if stages > 1 else [])]
+        limit = min(tightest, default=math.inf) / stages
+        if decodes:
+            only = dataclasses.replace(planned, plan=StepPlan(tuple(chunk for _, chunk in decodes)))
+            alone = server.model.seconds(own_work(only, server.shapes))
+            limit = limit if alone < limit else MISSED_SHARE * alone
         coming.append(min((state.tpot for state, chunk in pairs if chunk.last), default=math.inf))
         own = server.model.seconds(own_work(planned, server.shapes))
         if own > (config.idle_tick_s if limit == math.inf else limit) and prompts:
