@@ -13,6 +13,7 @@ from medha_jax.config import Buckets, MeshConfig, RuntimeConfig
 from medha_jax.mesh import build_mesh
 from medha_jax.runtime import MeshExecutor
 from medha_jax.runtime.parameter_placement import place_parameters
+from medha_jax.runtime.shape_compiler import Report
 from medha_jax.specs.layout import Layout
 from medha_jax.specs.model import Architecture
 
@@ -33,11 +34,15 @@ ONE_SHAPE = Buckets(decode=(8,), prefill=(64,), chunks=4, mixed_only=True, slice
 MESH_SETTINGS = {field.name for field in dataclasses.fields(MeshConfig)}
 
 
-def small_executor(changes: dict[str, Any] | None = None, **settings: Any) -> MeshExecutor:
+def small_executor(
+    changes: dict[str, Any] | None = None, complete: bool = True, report: Report = lambda line: None, **settings: Any
+) -> MeshExecutor:
     """A runtime with random fp32 weights.
 
     Args:
         changes: to the model's CONFIG.
+        complete: whether it compiles every shape at once.
+        report: called with each line of its start.
         settings: of RuntimeConfig and MeshConfig.
     """
     arch = Architecture.from_config({**CONFIG, **(changes or {})})
@@ -58,4 +63,4 @@ def small_executor(changes: dict[str, Any] | None = None, **settings: Any) -> Me
     # wider than the initialiser's 0.02, so that greedy choices are decisive
     wide = {name: np.asarray(value) * (8 if value.ndim > 2 else 1) for name, value in parameters.items()}
     placed = place_parameters(wide, arch, layout, mesh)
-    return MeshExecutor(RuntimeConfig(mesh=mesh_config, **chosen), arch, placed, mesh, lambda line: None)
+    return MeshExecutor(RuntimeConfig(mesh=mesh_config, **chosen), arch, placed, mesh, report, complete)

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from medha_jax.config import RuntimeConfig
 from medha_jax.plan import Admission, HostTier, PageCopy, Slice, StepPlan, TokenResult
+from medha_jax.specs.shape_grid import ShapeGrid
 from medha_jax.specs.sizes import Sizes
 
 
@@ -38,6 +39,10 @@ class Executor(Protocol):
         """Numbers of layers that a slice may have, increasing; the last one is all layers of a stage."""
 
     @property
+    def grid(self) -> ShapeGrid:
+        """The shapes that plans take now."""
+
+    @property
     def host(self) -> HostTier:
         """Host memory for KV pages."""
 
@@ -49,6 +54,12 @@ class Executor(Protocol):
 
         Raises:
             RuntimeError: that is not possible.
+        """
+
+    def grow(self) -> ShapeGrid | None:
+        """Begin to use shapes that have become ready since the last call; returns the new grid, None if there are none.
+
+        Call it between two ticks. The new grid has all shapes of the one before. Plans in flight stay valid.
         """
 
     def admit(self, admission: Admission) -> None:

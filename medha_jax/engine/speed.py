@@ -121,6 +121,7 @@ class _Watched:
         self.config, self.sizes, self.vocab = executor.config, executor.sizes, executor.vocab
         self.prefix_cacheable, self.ahead = executor.prefix_cacheable, executor.ahead
         self.usable, self.renew, self.slice_lengths = executor.usable, executor.renew, executor.slice_lengths
+        self.grid, self.grow = executor.grid, executor.grow
         self.admit, self.adopt = executor.admit, executor.adopt
         self.host, self.copy_pages = executor.host, executor.copy_pages
 

@@ -29,8 +29,37 @@ class Compiled:
     cached: bool
 
 
+class Builder:
+    """Traces, lowers and compiles programs in any number of threads. A context manager: it listens to JAX's cache.
+
+    `options` are XLA options by name (str, bool or int), beside XLA's defaults.
+    """
+
+    def __init__(self, options: Mapping[str, Any] | None = None) -> None:
+        self._options = dict(options) if options else None
+        self._found: set[int] = set()  # threads whose current compilation hit the cache
+
+    def __enter__(self) -> Builder:
+        jax.monitoring.register_event_listener(self._listen)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        jax.monitoring.unregister_event_listener(self._listen)
+
+    def build(self, lower: Callable[[], stages.Lowered]) -> Compiled:
+        """Compile what `lower` traces and lowers."""
+        self._found.discard(threading.get_ident())
+        started = time.perf_counter()
+        program = lower().compile(self._options)
+        return Compiled(program, time.perf_counter() - started, threading.get_ident() in self._found)
+
+    def _listen(self, event: str, **_: object) -> None:
+        if event == CACHE_HIT:
+            self._found.add(threading.get_ident())
+
+
 class ExecutableTable:
-    """Owner of the compiled programs. It is filled once at start; an unknown shape is then an error."""
+    """Owner of the compiled programs. Nothing compiles when one is asked for: an unknown shape is an error."""
 
     def __init__(self, programs: Mapping[Shape, Compiled]) -> None:
         self._programs = dict(programs)
@@ -41,12 +70,16 @@ class ExecutableTable:
         return tuple(sorted(self._programs, key=lambda shape: (isinstance(shape, SliceShape), shape)))
 
     def compiled(self, shape: Shape) -> stages.Compiled:
-        """The program of a shape. Raises UnknownShapeError if the shape was not compiled at start."""
+        """The program of a shape. Raises UnknownShapeError if there is none."""
         try:
             return self._programs[shape].program
         except KeyError:
             known = ", ".join(map(str, self.shapes))
             raise UnknownShapeError(f"shape {shape} was not compiled; compiled are {known}") from None
+
+    def add(self, programs: Mapping[Shape, Compiled]) -> None:
+        """Take in programs that were compiled since."""
+        self._programs.update(programs)
 
     @classmethod
     def compile(
@@ -60,31 +93,15 @@ class ExecutableTable:
 
         Args:
             lower: for each shape, the function that traces and lowers it.
-            options: XLA options by name (str, bool or int), beside XLA's defaults.
+            options: as for `Builder`.
         """
-        found: set[int] = set()  # threads whose current compilation hit the cache
-
-        def listen(event: str, **_: object) -> None:
-            if event == CACHE_HIT:
-                found.add(threading.get_ident())
-
-        def build(shape: Shape) -> Compiled:
-            found.discard(threading.get_ident())
-            started = time.perf_counter()
-            program = lower[shape]().compile(dict(options) if options else None)
-            return Compiled(program, time.perf_counter() - started, threading.get_ident() in found)
-
         programs: dict[Shape, Compiled] = {}
-        jax.monitoring.register_event_listener(listen)
-        try:
-            with ThreadPoolExecutor(threads) as pool:
-                futures = {pool.submit(build, shape): shape for shape in lower}
-                for future in as_completed(futures):
-                    shape = futures[future]
-                    programs[shape] = future.result()
-                    on_done(shape, programs[shape])
-        finally:
-            jax.monitoring.unregister_event_listener(listen)
+        with Builder(options) as builder, ThreadPoolExecutor(threads) as pool:
+            futures = {pool.submit(builder.build, lower[shape]): shape for shape in lower}
+            for future in as_completed(futures):
+                shape = futures[future]
+                programs[shape] = future.result()
+                on_done(shape, programs[shape])
         return cls(programs)
 
 

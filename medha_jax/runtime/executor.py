@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from itertools import count
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
@@ -18,17 +14,17 @@ from jax.sharding import Mesh
 from medha_jax.config import RuntimeConfig
 from medha_jax.mesh import plan_spec
 from medha_jax.plan import NO_HOST, Admission, PageCopy, SamplingParams, Slice, StepPlan, TokenResult
-from medha_jax.runtime.executables import Compiled, ExecutableTable, use_compilation_cache
+from medha_jax.runtime.executables import use_compilation_cache
 from medha_jax.runtime.host_pool import HostPool
 from medha_jax.runtime.packing import EMPTY, bucket_for, pack, slice_bucket_for
 from medha_jax.runtime.programs import Programs
-from medha_jax.runtime.shapes import Shape, SliceShape
+from medha_jax.runtime.shape_compiler import Report, ShapeCompiler
+from medha_jax.runtime.shapes import SliceShape
 from medha_jax.runtime.state import admission_arrays, admit, adopt, adoption_arrays
 from medha_jax.runtime.tick_results import SliceHandle, TickHandle, local_results, slice_results
 from medha_jax.specs.buckets import Bucket, UnknownShapeError
 from medha_jax.specs.model import Architecture
-
-Report = Callable[[str], Any]
+from medha_jax.specs.shape_grid import ShapeGrid
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +40,9 @@ class MeshExecutor:
 
     Args:
         parameters: placed on the mesh by `place_parameters`.
-        report: called with each line of start-up progress.
+        report: called with each line of start-up progress, perhaps from another thread.
+        complete: compile every shape at once. If not, only the fewest that hold every plan; `compile_rest` does the
+            others, and `grow` begins to use them.
 
     Raises:
         LayoutError: the model cannot be divided over the mesh.
@@ -52,7 +50,13 @@ class MeshExecutor:
     """
 
     def __init__(
-        self, config: RuntimeConfig, arch: Architecture, parameters: Mapping[str, Array], mesh: Mesh, report: Report
+        self,
+        config: RuntimeConfig,
+        arch: Architecture,
+        parameters: Mapping[str, Array],
+        mesh: Mesh,
+        report: Report,
+        complete: bool = True,
     ) -> None:
         self.config = config
         self.programs = Programs(config, arch, parameters["embedding"].dtype, mesh)
@@ -67,7 +71,10 @@ class MeshExecutor:
         self._flight = deque([EMPTY] * config.mesh.spp, config.mesh.spp)
         self._round: PackedStages | None = None
         use_compilation_cache(config.compilation_cache)
-        self.executables = self._compile(report)
+        grids = (self.programs.grid,) if complete else self.programs.grid.growth
+        self._compiler = ShapeCompiler(self.programs, grids, report)
+        self.executables = self._compiler.compile_first()
+        self._use(grids[0])
         shardings = jax.tree.map(lambda shape: shape.sharding, self.programs.state_shapes)
         self._make_state = jax.jit(self.programs.empty_state, out_shardings=shardings)
         self._state = jax.block_until_ready(self._make_state())
@@ -82,6 +89,26 @@ class MeshExecutor:
             self._state = dataclasses.replace(self._state, pool=pool)
             page_us = self.host.page_s * 1e6
             report(f"host tier: {self.host.places:,} pages of each group; a page comes back in {page_us:,.0f} us")
+
+    def compile_rest(self) -> None:
+        """Begin to compile the shapes that are still missing, in another thread. Call it once at most."""
+        self._compiler.start()
+
+    def grow(self) -> ShapeGrid | None:
+        """Begin to use shapes that were compiled since; returns the new grid, None if there is nothing new.
+
+        Call it between two ticks. Plans in flight stay valid: the register has the rows of the largest shape.
+        """
+        grown = self._compiler.take()
+        if grown is None:
+            return None
+        self.executables.add(grown.programs)
+        self._use(grown.grid)
+        return grown.grid
+
+    def stop_compiling(self) -> None:
+        """Compile no further shapes; any thread may call it."""
+        self._compiler.stop()
 
     @property
     def slice_lengths(self) -> tuple[int, ...]:
@@ -159,7 +186,7 @@ class MeshExecutor:
         Raises:
             UnknownShapeError: the plans in flight are larger than every compiled shape.
         """
-        return bucket_for(self._entering(plan), self.programs.geometry)
+        return bucket_for(self._entering(plan), self._geometry)
 
     def submit(self, plan: StepPlan) -> TickHandle:
         """Dispatch one tick, in which `plan` enters the first stage and an earlier one leaves the last.
@@ -168,7 +195,7 @@ class MeshExecutor:
             UnknownShapeError: the plans in flight are larger than every compiled shape; nothing was dispatched.
         """
         flight, bucket = self._entering(plan), self.bucket(plan)
-        packed = pack(flight, self.programs.plan_layouts[bucket], self.programs.geometry)
+        packed = pack(flight, self.programs.plan_layouts[bucket], self._geometry)
         # a program over several processes cannot take a divided host array
         plans = packed if jax.process_count() == 1 else self.programs.put(packed, plan_spec())
         self._state, output = self.executables.compiled(bucket)(self._parameters, self._state, plans)
@@ -189,7 +216,7 @@ class MeshExecutor:
             raise UnknownShapeError(
                 f"a slice of layers {work.first} to {work.past}; a stage has {lengths[-1]}, slices may have {allowed}"
             )
-        bucket = slice_bucket_for(work.stages, self.programs.geometry)
+        bucket = slice_bucket_for(work.stages, self._geometry)
         return SliceShape(bucket, length if self.programs.slices[0].length else None)
 
     def submit_slice(self, work: Slice) -> SliceHandle:
@@ -201,7 +228,7 @@ class MeshExecutor:
         shape = self.slice_shape(work)
         program = self.executables.compiled(shape)
         if self._round is None or self._round.stages != work.stages:
-            packed = pack(work.stages, self.programs.plan_layouts[shape.bucket], self.programs.geometry)
+            packed = pack(work.stages, self.programs.plan_layouts[shape.bucket], self._geometry)
             self._round = PackedStages(work.stages, self.programs.put(packed, plan_spec()))
         bounds = np.array([work.first, work.past], np.int32)
         self._state, done = program(self._parameters, self._state, self._round.plans, bounds)
@@ -228,15 +255,7 @@ class MeshExecutor:
     def _entering(self, plan: StepPlan) -> list[StepPlan]:
         return [plan, *list(self._flight)[: self.config.mesh.spp - 1]]
 
-    def _compile(self, report: Report) -> ExecutableTable:
-        shapes: tuple[Shape, ...] = (*self.programs.buckets, *self.programs.slices)
-        report(f"compiling {len(shapes)} shapes (decodes+prompt tokens): {', '.join(map(str, shapes))}")
-        lower = {shape: partial(self.programs.lower, shape) for shape in shapes}
-        threads = min(len(shapes), os.cpu_count() or 1)
-        done = count(1)
-
-        def tell(shape: Shape, made: Compiled) -> None:
-            where = " (from the cache)" if made.cached else ""
-            report(f"compiled {next(done)}/{len(shapes)}: {shape} in {made.seconds:.1f} s{where}")
-
-        return ExecutableTable.compile(lower, threads, tell, self.programs.compiler_options)
+    def _use(self, grid: ShapeGrid) -> None:
+        self.grid = grid  # the shapes that plans take now
+        self._geometry = dataclasses.replace(self.programs.geometry, own=grid.own, shared=grid.shared)
+        self._round = None  # it was packed for another shape

@@ -28,10 +28,11 @@ from medha_jax.runtime.shapes import Shape, SliceShape, rows_of_shape
 from medha_jax.runtime.slices import build_slice
 from medha_jax.runtime.state import DeviceState, empty_slots
 from medha_jax.runtime.tick import Program, build_tick
-from medha_jax.specs.buckets import NO_ROWS, Bucket, all_buckets, slice_shapes
+from medha_jax.specs.buckets import NO_ROWS, Bucket
 from medha_jax.specs.layout import Layout, check_layout
 from medha_jax.specs.model import Architecture
 from medha_jax.specs.rope import rotary_constants
+from medha_jax.specs.shape_grid import ShapeGrid
 from medha_jax.specs.sizes import Sizes
 
 
@@ -97,6 +98,11 @@ class Programs:
         return self.config.kv_dtype == "fp8"
 
     @cached_property
+    def grid(self) -> ShapeGrid:
+        """Every shape of the layout."""
+        return ShapeGrid.of(self.config.mesh)
+
+    @cached_property
     def plan_layouts(self) -> dict[Bucket, PlanLayout]:
         """The plan layout of each shape."""
         page, buckets = self.config.mesh.page_size, (*self.buckets, *self.slice_buckets)
@@ -105,7 +111,7 @@ class Programs:
     @cached_property
     def buckets(self) -> tuple[Bucket, ...]:
         """Every shape of ticks that is compiled ahead."""
-        return all_buckets(self.config.mesh.buckets, self.config.mesh.spread_buckets)
+        return self.grid.buckets
 
     @cached_property
     def largest(self) -> Bucket:
@@ -115,7 +121,7 @@ class Programs:
     @cached_property
     def slice_buckets(self) -> tuple[Bucket, ...]:
         """The rows of every slice that is compiled ahead."""
-        return slice_shapes(self.config.mesh.buckets, self.config.mesh.spread_buckets)
+        return self.grid.slice_buckets
 
     @cached_property
     def largest_slice(self) -> Bucket:
@@ -132,13 +138,21 @@ class Programs:
 
     @cached_property
     def slices(self) -> tuple[SliceShape, ...]:
-        """Every slice that is compiled ahead.
+        """Every slice that is compiled ahead."""
+        return self._slices(self.grid)
+
+    def shapes(self, grid: ShapeGrid) -> tuple[Shape, ...]:
+        """The ticks and slices of a grid."""
+        return *grid.buckets, *self._slices(grid)
+
+    def _slices(self, grid: ShapeGrid) -> tuple[SliceShape, ...]:
+        """The slices of a grid.
 
         On CPUs one program runs any number of layers. An accelerator's host would wait in every step of such a loop to
         read its condition, so there each length has a program.
         """
         lengths = (None,) if self._on_cpu else self.slice_lengths
-        return tuple(SliceShape(bucket, length) for bucket in self.slice_buckets for length in lengths)
+        return tuple(SliceShape(bucket, length) for bucket in grid.slice_buckets for length in lengths)
 
     @property
     def _on_cpu(self) -> bool:

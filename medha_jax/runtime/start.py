@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from medha_jax.checkpoints import load_parameters
 from medha_jax.config import RuntimeConfig
 from medha_jax.mesh import build_mesh, request_cpu_devices
-from medha_jax.runtime.executor import MeshExecutor, Report
+from medha_jax.runtime.executor import MeshExecutor
 from medha_jax.runtime.memory import check_memory, default_pool_tokens, host_tier_bytes, plan_memory, usable_bytes
 from medha_jax.runtime.parameter_placement import (
     place_parameters,
@@ -23,6 +23,7 @@ from medha_jax.runtime.parameter_placement import (
     stored_shardings,
 )
 from medha_jax.runtime.programs import Programs
+from medha_jax.runtime.shape_compiler import Report
 from medha_jax.specs.layout import Layout, check_layout
 from medha_jax.specs.model import Architecture
 from medha_jax.specs.sizes import without_unused_slices
@@ -35,8 +36,10 @@ def resolve_dtype(dtype: str) -> jnp.dtype:
     return jnp.dtype(dtype)
 
 
-def open_executor(config: RuntimeConfig, report: Report) -> MeshExecutor:
-    """Read the model, place it on the mesh and compile every shape. `report` is called with each line of progress.
+def open_executor(config: RuntimeConfig, report: Report, complete: bool = True) -> MeshExecutor:
+    """Read the model, place it on the mesh and compile its shapes. `report` is called with each line of progress.
+
+    Without `complete` some shapes are still missing; see `MeshExecutor`.
 
     Raises:
         UnsupportedModelError: the architecture or one of its settings is not supported.
@@ -77,7 +80,7 @@ def open_executor(config: RuntimeConfig, report: Report) -> MeshExecutor:
         f"loaded {arch.family}: {arch.layers} layers, {size / 2**20:.1f} MiB of {dtype} weights "
         f"in {time.perf_counter() - started:.1f} s"
     )
-    return MeshExecutor(config, arch, parameters, mesh, report)
+    return MeshExecutor(config, arch, parameters, mesh, report, complete)
 
 
 def _with_pool(

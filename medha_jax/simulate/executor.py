@@ -14,6 +14,7 @@ from medha_jax.simulate.held_chunks import NO_PLAN, HeldChunks, SimulationError
 from medha_jax.simulate.times import GroupTimes, GroupWork
 from medha_jax.specs.buckets import NO_ROWS, Bucket, Segment, smallest_bucket, smallest_slice
 from medha_jax.specs.chunk_work import chunk_attention
+from medha_jax.specs.shape_grid import ShapeGrid
 from medha_jax.specs.sizes import UNBOUNDED, Sizes
 
 VOCAB = 2**31
@@ -104,7 +105,7 @@ class SimulatedExecutor:
     ) -> None:
         self.config, self.sizes, self.vocab = config, Sizes.of(config, context), vocab
         self.prefix_cacheable, self.ahead = True, 0  # no host waits during a tick
-        self.host = NO_HOST
+        self.host, self.grid = NO_HOST, ShapeGrid.of(config.mesh)
         self.totals = Totals()
         self._times, self._clock, self._slowed = times, clock, slowed
         self._token = TokenResult(token)
@@ -124,6 +125,9 @@ class SimulatedExecutor:
         self._flight = [(NO_PLAN, EMPTY)] * self.config.mesh.spp
         self._held.renew()
         self._next.clear()
+
+    def grow(self) -> None:
+        """There is nothing to wait for: every shape is there from the start."""
 
     def admit(self, admission: Admission) -> None:
         """Give a slot to a request."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from medha_jax.config import Buckets, MeshConfig
+from medha_jax.specs.shape_grid import ShapeGrid
 from medha_jax.specs.sizes import Sizes
 
 
@@ -47,6 +48,10 @@ class TickShapes:
             context=sizes.context,
             slice_lengths=slice_lengths,
         )
+
+    def on(self, grid: ShapeGrid) -> TickShapes:
+        """The same deployment with the shapes of another grid."""
+        return replace(self, own=grid.own, shared=grid.shared or grid.own)
 
     def buckets(self, start: int) -> Buckets:
         """Row sizes for a chunk that starts at position `start`."""

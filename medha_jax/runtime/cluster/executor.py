@@ -46,7 +46,7 @@ class ClusterExecutor:
         self._executor, self._leader = executor, leader
         self.config, self.sizes, self.vocab = executor.config, executor.sizes, executor.vocab
         self.prefix_cacheable, self.ahead = executor.prefix_cacheable, executor.ahead
-        self.slice_lengths, self.host = executor.slice_lengths, executor.host
+        self.slice_lengths, self.host, self.grid = executor.slice_lengths, executor.host, executor.grid
         self._stages: tuple[StepPlan, ...] = ()  # of the slice that was sent last
         self._closed = self._failed = False
 
@@ -57,6 +57,9 @@ class ClusterExecutor:
     def renew(self) -> None:
         """Raise ClusterError: the followers' state is unknown, so all processes must be restarted."""
         raise ClusterError("an error took the state of one process; all processes have to be started again")
+
+    def grow(self) -> None:
+        """There is nothing to wait for: every process compiles all shapes before it is ready."""
 
     def admit(self, admission: Admission) -> None:
         """Give a slot to a request on every group."""

@@ -19,7 +19,8 @@ from medha_jax.runtime.cluster.leader import Leader
 from medha_jax.runtime.cluster.membership import ClusterConfig, Membership, join
 from medha_jax.runtime.cluster.watchdog import leave
 from medha_jax.runtime.cluster.wire import message_limit
-from medha_jax.runtime.executor import MeshExecutor, Report
+from medha_jax.runtime.executor import MeshExecutor
+from medha_jax.runtime.shape_compiler import Report
 from medha_jax.runtime.start import open_executor
 from medha_jax.specs.layout import Layout
 from medha_jax.specs.model import Architecture
