@@ -69,6 +69,14 @@ class PlanBuilder:
         self._in_vain: set[RequestState] = set()  # prompts tried in the latest tick, if no slice was due and none fit
         self._withheld = 0  # ticks since the latest slice before which one came first and had no time
 
+    def use(self, shapes: TickShapes) -> None:
+        """Plan with the shapes of another grid, to which the plans in the pipeline are padded from now on, too."""
+        self._shapes = shapes
+        self._lane.use(shapes)
+        self._chunks.use(shapes)
+        self._in_flight = deque([load.padded(shapes) for load in self._in_flight], shapes.stages - 1)
+        self._decodes = self._decodes.single_rows(shapes)
+
     def drop(self, state: RequestState) -> None:
         """Take a request that ends, or loses its pages, out of the slice lane."""
         self._lane.drop(state)
@@ -247,7 +255,7 @@ class PlanBuilder:
 
     def _plan_decodes(self, plan: OpenPlan, due: Iterable[RequestState]) -> list[RequestState]:
         """Rule 2. Returns those without a row or a page, and those whose last token the host must read first."""
-        prompts = plan.budget.single_rows() if plan.prompts else None  # of rule 1
+        prompts = plan.budget.single_rows(self._shapes) if plan.prompts else None  # of rule 1
         left, tpot, add, decode = [], math.inf, plan.add, plan.budget.decode
         page_size, per_group = self._shapes.page_size, self._shapes.per_group
         for state in due:
@@ -273,7 +281,7 @@ class PlanBuilder:
                 tpot = state.tpot
         plan.decode_tpot = tpot
         plan.left_tpot = min((state.tpot for state in left), default=math.inf)
-        self._decodes = plan.budget.single_rows(besides=prompts)
+        self._decodes = plan.budget.single_rows(self._shapes, besides=prompts)
         plan.decode_seconds = self._decodes.seconds if tpot < math.inf else 0.0
         return left
 

@@ -160,8 +160,15 @@ class PrefillQueue:
 
     def renew(self) -> None:
         """Predict every prompt's work again if the time model has changed."""
-        if not self._table.stale():
-            return
+        if self._table.stale():
+            self._predict()
+
+    def use(self, shapes: TickShapes) -> None:
+        """Predict every prompt's work for other shapes from now on."""
+        self._shapes = shapes
+        self._predict()
+
+    def _predict(self) -> None:
         self._table = self._build_table()
         states = list(self._backlog)
         done = np.array([state.scheduled for state in states], float)

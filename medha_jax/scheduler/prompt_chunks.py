@@ -16,10 +16,14 @@ AS_EFFICIENT = 1.05  # a chunk in a tick is as efficient as in slices if a token
 
 
 class PromptChunks:
-    """Chooses lengths of prompt chunks by predicted time; changes nothing. `lane` runs the slices."""
+    """Chooses lengths of prompt chunks by predicted time. `lane` runs the slices."""
 
     def __init__(self, config: SchedulerConfig, shapes: TickShapes, lane: SliceLane) -> None:
         self._config, self._shapes, self._lane = config, shapes, lane
+
+    def use(self, shapes: TickShapes) -> None:
+        """Choose among the shapes of another grid from now on."""
+        self._shapes = shapes
 
     def length(self, plan: OpenPlan, state: RequestState, start: int, owners: Sequence[int], target: TickTarget) -> int:
         """Tokens of a prompt's next chunk in this tick, from position `start`; 0 if none fits or slices are better.

@@ -16,6 +16,7 @@ from medha_jax.scheduler.prefill_queue import PrefillQueue
 from medha_jax.scheduler.request import ENDED, LEAVING, RequestState, SchedulerRequest
 from medha_jax.scheduler.running import RunningRequests
 from medha_jax.scheduler.time_model import TimeModel
+from medha_jax.specs.shape_grid import ShapeGrid
 from medha_jax.specs.tick_shapes import TickShapes
 
 TABLE_TICKS = 1024  # ticks between checks for a changed time model
@@ -59,7 +60,7 @@ class Scheduler:
     def __init__(
         self, config: SchedulerConfig, shapes: TickShapes, pages: GroupedPages, model: TimeModel, ahead: int = 0
     ) -> None:
-        self._config, self._pages, self._ahead = config, pages, ahead
+        self._config, self._shapes, self._pages, self._ahead = config, shapes, pages, ahead
         self._prefill_queue = PrefillQueue(config, shapes, model, sum(pages.free) * shapes.page_size)
         self._running = RunningRequests(config, shapes, pages, self._prefill_queue)
         self._states: dict[int, RequestState] = {}
@@ -181,6 +182,15 @@ class Scheduler:
         state.end()
         if not state.in_flight:
             self._forget(state)
+
+    def use(self, grid: ShapeGrid) -> None:
+        """Plan with the shapes of another grid from the next plan on. It has all shapes of the one before.
+
+        What reads no row sizes, such as `RunningRequests`, keeps what it knows.
+        """
+        self._shapes = self._shapes.on(grid)
+        self._prefill_queue.use(self._shapes)
+        self._builder.use(self._shapes)
 
     def plan(self, now: float) -> Planned:
         """The next tick's plan. Each of its chunks is in flight until `chunk_left` is called for it.

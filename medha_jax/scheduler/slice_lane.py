@@ -63,6 +63,10 @@ class SliceLane:
         self._shapes, self._times = shapes, times
         self.clear()
 
+    def use(self, shapes: TickShapes) -> None:
+        """Take the shapes of another grid, which hold every chunk that is in the lane."""
+        self._shapes = shapes
+
     def clear(self) -> None:
         """Forget all chunks: the devices have lost them."""
         self._stages: deque[list[_Held]] = deque([[] for _ in range(self._shapes.stages)], self._shapes.stages)

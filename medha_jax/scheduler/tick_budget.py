@@ -50,12 +50,21 @@ class _RowLoad:
 
 
 class TickLoad(NamedTuple):
-    """The load of one plan: padded rows as in `Planned.sizes`, the rest as in `TickWork`."""
+    """The load of one plan: padded rows as in `Planned.sizes`, and the same unpadded; the rest as in `TickWork`."""
 
     sizes: tuple[int, int, int, int] = (0, 0, 0, 0)
     attention: float = 0.0
     context: float = 0.0
     rows: int = 0
+    needs: tuple[int, int, int, int] = (0, 0, 0, 0)
+
+    def padded(self, shapes: TickShapes) -> TickLoad:
+        """The same plan, padded to the smallest of other shapes."""
+        if not self.rows:
+            return self
+        decodes, tokens, *shared = self.needs
+        own = padded_sizes(shapes.own, decodes, tokens)
+        return self._replace(sizes=(*own, *(padded_sizes(shapes.shared, *shared) if any(shared) else (0, 0))))
 
 
 class TickBudget:
@@ -165,9 +174,12 @@ class TickBudget:
         load = self._load_with(self._rows(owners), start, length)
         return self._alone(load) - (self._alone(self.load) if self.load.rows else 0.0)
 
-    def single_rows(self, besides: TickBudget | None = None) -> TickBudget:
-        """A budget with this one's rows of one token and the KV that all read, without those of `besides`."""
-        other = TickBudget(self._shapes, self._model)
+    def single_rows(self, shapes: TickShapes, besides: TickBudget | None = None) -> TickBudget:
+        """A budget of these shapes with this one's rows of one token and the KV that all read.
+
+        Those of `besides` are left out.
+        """
+        other = TickBudget(shapes, self._model)
         for mine, theirs in zip((*self._own, self._shared), (*other._own, other._shared), strict=True):
             theirs.decodes, theirs.context = mine.decodes, mine.context
         if besides is not None:
@@ -237,10 +249,11 @@ class TickBudget:
             real = max(rows.decodes + rows.chunks for rows in own)
         sizes = padded_sizes(own[0].buckets, decodes, tokens)
         if not shared.used:
-            return TickLoad((*sizes, 0, 0), attention, context, real)
+            return TickLoad((*sizes, 0, 0), attention, context, real, (decodes, tokens, 0, 0))
         return TickLoad(
             (*sizes, *padded_sizes(shared.buckets, shared.decodes, shared.tokens)),
             attention + shared.attention,
             context + shared.context,
             real + shared.decodes + shared.chunks,
+            (decodes, tokens, shared.decodes, shared.tokens),
         )

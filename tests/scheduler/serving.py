@@ -15,6 +15,7 @@ from medha_jax.scheduler.planned import Planned
 from medha_jax.scheduler.request import RequestState, SchedulerRequest
 from medha_jax.scheduler.scheduler import Scheduler, check_queue
 from medha_jax.scheduler.time_model import LinearTimeModel, TimeModel
+from medha_jax.specs.shape_grid import ShapeGrid
 from medha_jax.specs.tick_shapes import TickShapes
 from tests.scheduler.device import Device
 
@@ -93,6 +94,11 @@ class Server:
     def ask(self, prompt: int, tokens: int = 4, first: int = 0, **stated: object) -> int:
         """Add a request of `prompt` tokens that count up from `first`, arriving now."""
         return self.add(SchedulerRequest(range(first, first + prompt), tokens, self.now, **stated))
+
+    def use(self, grid: ShapeGrid) -> None:
+        """Go on with the shapes of another grid."""
+        self.scheduler.use(grid)
+        self.shapes = self.device.shapes = self.shapes.on(grid)
 
     def step(self) -> Planned:
         planned = self.scheduler.plan(self.now)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from hypothesis import given, settings
@@ -12,12 +14,15 @@ from hypothesis import strategies as st
 from medha_jax.config import POLICIES, SchedulerConfig
 from medha_jax.kv.allocator import OutOfPagesError
 from medha_jax.plan import HostTier, StepPlan
+from medha_jax.runtime.packing import needs
 from medha_jax.scheduler.planned import Planned
 from medha_jax.scheduler.request import RequestState, SchedulerRequest, Slo
 from medha_jax.scheduler.scheduler import QueueFullError
 from medha_jax.scheduler.tick_budget import TickBudget
 from medha_jax.scheduler.tick_targets import IDLE_PATIENCE, MISSED_SHARE
 from medha_jax.scheduler.time_model import LinearTimeModel, TickWork
+from medha_jax.specs.buckets import Segment, smallest_bucket
+from medha_jax.specs.shape_grid import ShapeGrid
 from medha_jax.specs.tick_shapes import TickShapes
 from tests.scheduler.device import continuation
 from tests.scheduler.serving import OWN, Server, shapes_of
@@ -79,12 +84,19 @@ def requests(draw: st.DrawFn) -> dict[str, Any]:
 events = st.lists(st.none() | requests() | requests() | st.integers(0, 20), min_size=10, max_size=60)
 
 
-def serve(setting: dict[str, Any], happening: list[Any]) -> tuple[Server, set[int], list[int]]:
-    """Run the events, one a tick, and then to the end; returns also who was cancelled and who was refused."""
+def serve(
+    setting: dict[str, Any], happening: list[Any], grids: Mapping[int, ShapeGrid] = MappingProxyType({})
+) -> tuple[Server, set[int], list[int]]:
+    """Run the events, one a tick, and then to the end; returns also who was cancelled and who was refused.
+
+    `grids` are shapes that come before the event whose number is given.
+    """
     server = Server(**setting)
     cancelled: set[int] = set()
     refused = []
     for at, event in enumerate(happening):
+        if at in grids:
+            server.use(grids[at])
         if isinstance(event, dict):
             deadline = event["deadline_s"]
             stated = {**event, "deadline_s": None if deadline is None else server.now + deadline}
@@ -115,6 +127,35 @@ def test_everybody_is_served_and_nothing_is_lost(setting: dict[str, Any], happen
         if number in server.expired:
             assert request.on_deadline == "drop"
     assert server.allocator.free == (setting["pages"],) * setting["shapes"].groups
+
+
+@settings(max_examples=80, deadline=None)
+@given(servers(), events, st.lists(st.integers(0, 9), min_size=3, max_size=3, unique=True).map(sorted))
+def test_more_shapes_may_come_between_any_two_plans(
+    setting: dict[str, Any], happening: list[Any], when: list[int]
+) -> None:
+    """Texts are the same, plans fit the shapes that are there, and their predicted sizes are those of the tick."""
+    whole: TickShapes = setting["shapes"]
+    several = whole.groups > 1
+    first, *later = ShapeGrid(whole.own, whole.shared if several else None).growth
+    setting = {**setting, "shapes": whole.on(first)}
+    coming = dict(zip(when, later, strict=False))
+    server, _, _ = serve(setting, happening, coming)
+    for number in server.finished:
+        request = server.requests[number]
+        assert server.outputs[number] == continuation(request.prompt, request.max_tokens)
+    grid, flight = first, [StepPlan(())] * whole.stages
+    for at, planned in enumerate(server.plans):
+        grid = coming.get(at, grid)
+        if planned.step is not None:
+            assert grid.own.slices
+            continue
+        flight = [planned.plan, *flight[:-1]]
+        if any(plan.chunks for plan in flight):
+            own, shared = zip(*(needs(plan, whole.groups) for plan in flight), strict=True)
+            bucket = smallest_bucket(grid.own, grid.shared, Segment.holding(own), Segment.holding(shared))
+            ours, all_groups = bucket.own, bucket.shared
+            assert planned.sizes == (ours.decode, ours.prefill, all_groups.decode, all_groups.prefill)
 
 
 @settings(max_examples=25, deadline=None)
