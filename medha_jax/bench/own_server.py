@@ -17,7 +17,7 @@ from medha_jax.workload import WorkloadRequest
 READY = "serving "
 LAST_LINES = 20
 STOP_SECONDS = 30.0
-SERVE = (sys.executable, "-m", "medha_jax.cli", "serve")
+SERVE = (sys.executable, "-m", "medha_jax.cli", "serve", "--compile-all-first")
 POOL_TOKENS = 2**18  # most KV tokens of a pool by default, unless one request needs more
 
 

@@ -126,7 +126,8 @@ def _serve(
     from medha_jax.server.server import serve as run
 
     with contextlib.nullcontext() if cluster is None else ended_at_once():
-        model, loader = assemble(runtime, scheduling, name=name, cluster=cluster, tell=tell)
+        complete = settings.compile_all_first
+        model, loader = assemble(runtime, scheduling, name=name, cluster=cluster, tell=tell, complete=complete)
         model_sizes(runtime)  # refuses a --max-context beyond the model's
         asyncio.run(run(settings, model, loader, announce=lambda line: print(line, flush=True), tell=tell))
     sys.stdout.flush()

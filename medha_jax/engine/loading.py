@@ -7,13 +7,13 @@ import dataclasses
 import gc
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from medha_jax.config import ConfigError, RuntimeConfig, SchedulerConfig
+from medha_jax.config import Buckets, ConfigError, RuntimeConfig, SchedulerConfig
 from medha_jax.engine.events import GenerationRequest
 from medha_jax.engine.executor import Executor
 from medha_jax.engine.loop import Engine, OnTick
@@ -25,18 +25,23 @@ from medha_jax.scheduler.time_model import LEAST_TICKS, FittedTimeModel, TimeMod
 from medha_jax.text import Tokenizer
 
 if TYPE_CHECKING:
+    from medha_jax.runtime import MeshExecutor
     from medha_jax.runtime.cluster import ClusterConfig, ClusterExecutor
 
-MEASURED_SECONDS = 5.0  # how long ticks are measured at a first start, if enough of them ran
-MOST_MEASURED_SECONDS = 20.0  # the same if too few did
-MEASURED_OUTPUT = 4  # output tokens of each measured request
+MEASURED_SECONDS = 5.0  # the most that ticks are measured at a first start, if FEW_TICKS ran
+MOST_MEASURED_SECONDS = 20.0  # the same if fewer did
+FEW_TICKS = 8
+MEASURED_OUTPUT = 8  # output tokens of each measured request
 WAITING_POOLS = 4  # prompts that wait have at most this many times the tokens of all pools
 
 
 class EngineLoader:
     """Loads an engine; its owner calls `close` when the engine has stopped.
 
-    `cluster` names the processes of the mesh if there are several. `tell` takes a line about each step of the start.
+    Args:
+        cluster: names the processes of the mesh if there are several; each of them compiles every shape first.
+        tell: takes a line about each step of the start.
+        complete: compile every shape before serving; else some of them beside it.
 
     Raises:
         ConfigError: there is a host tier without the prefix cache.
@@ -50,13 +55,16 @@ class EngineLoader:
         tokenizer: Tokenizer,
         clock: Callable[[], float],
         tell: Callable[[str], None],
+        complete: bool = False,
     ) -> None:
         self._config, self._scheduling, self._cluster = config, scheduling, cluster
-        self._tokenizer, self._clock, self._say = tokenizer, clock, tell
+        self._tokenizer, self._clock, self._say, self._complete = tokenizer, clock, tell, complete
         if config.host_kv_gib and not scheduling.prefix_cache:
             raise ConfigError("host_kv_gib keeps pages of the prefix cache, which is off; leave it at 0")
         self._times: tuple[FittedTimeModel, Path] | None = None
         self._leading: ClusterExecutor | None = None
+        self._growing: MeshExecutor | None = None
+        self._closed = False
 
     def load(self, listener: Listener, on_tick: OnTick | None = None) -> EngineService:
         """Load the model, measure ticks if none are known, and start the engine's thread."""
@@ -68,7 +76,8 @@ class EngineLoader:
 
         output = text_outputs(self._tokenizer)
         if times.ticks < LEAST_TICKS:
-            measured = dataclasses.replace(scheduling, prefix_cache=False)
+            some = len(_lengths(executor.grid.own))
+            measured = dataclasses.replace(scheduling, prefix_cache=False, max_waiting=some, max_waiting_tokens=None)
             engine = Engine(executor, scheduler_for(executor, measured, times), times, self._clock, output)
             measure_ticks(engine, executor, self._clock, times)
             self._say(f"measured {times.ticks} ticks")
@@ -85,10 +94,15 @@ class EngineLoader:
         gc.freeze()  # a collection over all loaded objects takes 0.1 to 0.3 s, in the middle of a tick
         service = EngineService(engine, listener, self._clock)
         service.start()
+        if self._growing is not None and not self._closed:
+            self._growing.compile_rest()
         return service
 
     def close(self) -> None:
-        """Release the other processes, and save the measured ticks for the next start."""
+        """Release the other processes, compile nothing more, and save the measured ticks for the next start."""
+        self._closed = True
+        if self._growing is not None:
+            self._growing.stop_compiling()
         if self._leading is not None:
             import jax
 
@@ -105,7 +119,8 @@ class EngineLoader:
         if self._cluster is None:
             from medha_jax.runtime import open_executor
 
-            return open_executor(self._config, self._say)
+            self._growing = open_executor(self._config, self._say, self._complete)
+            return self._growing
         import jax
 
         from medha_jax.runtime.cluster import lead
@@ -146,40 +161,33 @@ def _with_bounded_queue(config: SchedulerConfig, executor: Executor) -> Schedule
 
 
 def measure_ticks(engine: Engine, executor: Executor, clock: Callable[[], float], times: FittedTimeModel) -> None:
-    """Run prompts of every compiled shape, so that the engine's time model knows its first ticks.
+    """Run prompts of every shape that is there, so that the engine's time model knows its first ticks.
 
-    It ends after MEASURED_SECONDS if the model can be fitted then. A slow machine has more time, and the model is
-    fitted to what there is: without a fit every tick would seem to be free.
+    Prompts of all lengths run together, again and again, until the model can be fitted. A slow machine stops in
+    between, and the model is fitted to what there is: without a fit every tick would seem to be free.
     """
-    vocab, context = executor.vocab, executor.sizes.context
+    vocab, longest = executor.vocab, executor.sizes.context - MEASURED_OUTPUT
+    sampling = SamplingParams(temperature=0, max_tokens=MEASURED_OUTPUT, ignore_eos=True)
     draw = np.random.default_rng(0)
     began = clock()
 
     def over() -> bool:
-        seconds = clock() - began
-        return seconds >= (MEASURED_SECONDS if times.ticks >= LEAST_TICKS else MOST_MEASURED_SECONDS)
+        return clock() - began >= (MEASURED_SECONDS if times.ticks >= FEW_TICKS else MOST_MEASURED_SECONDS)
 
-    for length in _lengths(executor):
-        prompt = draw.integers(vocab, size=min(length, context - MEASURED_OUTPUT)).tolist()
-        sampling = SamplingParams(temperature=0, max_tokens=MEASURED_OUTPUT, ignore_eos=True)
-        if not prompt:
-            return
-        number = engine.add(GenerationRequest(prompt, sampling))
+    while longest > 0:
+        prompts = [draw.integers(vocab, size=min(length, longest)).tolist() for length in _lengths(executor.grid.own)]
+        numbers = [engine.add(GenerationRequest(prompt, sampling)) for prompt in prompts]
         while engine.busy:
             engine.step()
             if over():
-                engine.cancel(number)
-        if over():
+                for number in numbers:
+                    engine.cancel(number)
+        if times.ticks >= LEAST_TICKS or over():
             break
-    times.settle()
+    times.settle(executor.slice_lengths[-1])
 
 
-def _lengths(executor: Executor) -> Iterator[int]:
-    """Prompt lengths that fill each prompt shape of ticks and slices, in turn; first one with a longer context."""
-    buckets = executor.config.mesh.buckets
-    sizes = sorted({*buckets.prefill, *buckets.slices})
-    while True:
-        yield 5 * sizes[-1]
-        for size in sizes:
-            yield size
-            yield 2 * size + size // 2
+def _lengths(sizes: Buckets) -> list[int]:
+    """Prompt lengths that fill each prompt shape of ticks and slices; first one with a longer context."""
+    each = sorted({*sizes.prefill, *sizes.slices})
+    return [5 * each[-1], *each, *(2 * size + size // 2 for size in each)]

@@ -172,13 +172,15 @@ class Engine:
             self._cancelled.append(number)
 
     def step(self) -> Events:
-        """Run one tick; returns (request number, event) pairs.
+        """Run one tick, with the shapes that are there by now; returns (request number, event) pairs.
 
         The last event of every request is `Completed` or `Failed`. Without work nothing is submitted. If ticks are
         dispatched ahead, the events are those of an earlier tick.
         """
         events: Events = []
         try:
+            if (grown := self._executor.grow()) is not None:
+                self._scheduler.use(grown)
             planned, first = self._plan()
             events += self._expire(planned)
             try:

@@ -20,7 +20,7 @@ def scheduler_for(executor: Executor, config: SchedulerConfig, model: TimeModel,
     """
     mesh, sizes = executor.config.mesh, executor.sizes
     config = dataclasses.replace(config, prefix_cache=config.prefix_cache and executor.prefix_cacheable)
-    shapes = TickShapes.of(mesh, sizes, executor.config.slots, executor.slice_lengths)
+    shapes = TickShapes.of(mesh, sizes, executor.config.slots, executor.slice_lengths).on(executor.grid)
     pages = GroupedPages(
         mesh.kvp, sizes.pages, mesh.page_size, sizes.per_group, prefix_cache=config.prefix_cache, host=executor.host
     )

@@ -66,7 +66,7 @@ class _Prompt:
 
 
 class EngineService:
-    """Runs an engine in its own thread, the only one that uses the engine and JAX.
+    """Runs an engine in its own thread, the only one that uses the engine and runs programs.
 
     Any thread may call any method, and only `drain` and `stop` wait for a tick. Commands take effect between two ticks,
     in the order of the calls.

@@ -196,12 +196,17 @@ class FittedTimeModel:
         if len(self._latest) == LATEST_TICKS:
             self._scale = self._latest_scale()
 
-    def settle(self) -> None:
-        """Fit to what was measured, however little, if nothing was fitted yet; the same of slices."""
+    def settle(self, layers: int) -> None:
+        """Fit to what was measured, however little, if nothing was fitted yet; the same of slices.
+
+        Without any slice, one of n layers is predicted to take n / `layers` of a tick, until slices were measured.
+        """
         if self._kept and self._ticks < LEAST_TICKS:
             self._linear = self._fit()
-        if self._slices is not None:
-            self._slices.settle()
+        if self.slices._ticks:
+            self.slices.settle(layers)
+        elif self._ticks:
+            self.slices._linear = self._linear.per_layer(layers, 0.0).slices
 
     def save(self, path: Path) -> None:
         """Write key, coefficients and measurements as JSON, and the same of slices."""

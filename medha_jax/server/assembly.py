@@ -28,6 +28,7 @@ def assemble(
     cluster: ClusterConfig | None = None,
     clock: Callable[[], float] = time.perf_counter,
     tell: Callable[[str], None] = logger.info,
+    complete: bool = False,
 ) -> tuple[ServedModel, EngineLoader]:
     """Read the model directory of `runtime`, except for its weights, which the loader reads.
 
@@ -38,6 +39,7 @@ def assemble(
         cluster: the processes of the mesh, if there are several.
         clock: of the engine, in seconds; `serve` needs the same one.
         tell: takes a line about each step of the start.
+        complete: compile every shape before serving (`ServerSettings.compile_all_first`).
 
     Returns:
         The second and third argument of `serve`.
@@ -52,4 +54,4 @@ def assemble(
     arch = Architecture.from_directory(runtime.model)
     context = min(runtime.max_context or arch.context, arch.context)
     model = ServedModel(name or runtime.model.name, tokenizer, arch.vocab, context, sampling, defaults.eos_ids)
-    return model, EngineLoader(runtime, scheduling or SchedulerConfig(), cluster, tokenizer, clock, tell)
+    return model, EngineLoader(runtime, scheduling or SchedulerConfig(), cluster, tokenizer, clock, tell, complete)

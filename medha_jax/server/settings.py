@@ -76,6 +76,9 @@ class ServerSettings:
         "text", "A line a call, on standard error.", choices=LOG_FORMATS, metavar="text|json|off"
     )
     trace: Path | None = setting(None, "Write every tick for ui.perfetto.dev.")
+    compile_all_first: bool = setting(
+        False, "Serve only once every shape is compiled: a later start, and then no change of speed.", switch=True
+    )
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:

@@ -19,7 +19,7 @@ from medha_jax.cli import run
 from medha_jax.client import Client, Connection, Finished, ServerError
 from medha_jax.config import SchedulerConfig
 from tests.cli.command import COMMAND, refused
-from tests.server.processes import SERVE, ServerProcess, refusal
+from tests.server.processes import SERVE, ServerProcess, refusal, wait_until
 
 serving = importlib.import_module("medha_jax.cli.serve")  # the package has a function of this name
 MESH = "page_size: 16\nbuckets: {decode: [4], prefill: [64], chunks: 2}\n"
@@ -70,6 +70,15 @@ def connection(served, files):
 
 def test_flags_win_over_the_file_and_the_ready_line_says_where(served, model):
     assert served.line.startswith(f"serving {model.name} on 127.0.0.1:") and not served.address.endswith(":1")
+
+
+def test_its_log_says_when_every_shape_is_compiled(served):
+    wait_until(lambda: "shapes are compiled" in served.errors, 60)
+    lines = [line for line in served.errors.splitlines() if "compil" in line]
+    total = len(lines) - 2
+    assert lines[0].startswith(f"compiling {total} shapes (decodes+prompt tokens): 4+0, 4+64, slice 0+")
+    assert [line.split(":")[0] for line in lines[1:-1]] == [f"compiled {n + 1}/{total}" for n in range(total)]
+    assert lines[-1] == f"all {total} shapes are compiled"
 
 
 def test_it_serves_over_mutual_tls_to_who_has_the_token(served, connection, files):
@@ -199,6 +208,14 @@ def test_options_of_the_scheduler_reach_it(monkeypatch):
         ("fcfs", False, 0.02),
         ("red", True, 0.05),
     ]
+
+
+def test_it_can_compile_every_shape_before_it_serves(monkeypatch):
+    seen = []
+    monkeypatch.setattr(serving, "_serve", lambda settings, *rest: seen.append(settings.compile_all_first))
+    monkeypatch.setattr(serving.signal, "signal", lambda *given: None)
+    assert run(["serve", "--compile-all-first"]) == 0 and run(["serve"]) == 0
+    assert seen == [True, False]
 
 
 def test_limits_of_unread_output_are_options(monkeypatch, capsys):

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from medha_jax.scheduler.time_model import (
     LATEST_TICKS,
+    LEAST_TICKS,
     FittedTimeModel,
     LinearTimeModel,
     TickWork,
@@ -174,6 +175,25 @@ def test_a_slice_takes_its_share_of_a_tick() -> None:
     quarter = slices.seconds(slice_work(4, 2048, 2048e5, 1e5))
     assert quarter - 2e-4 == pytest.approx(TRUE.seconds(whole) / 4)
     assert LinearTimeModel(tokens=1.0).slices.seconds(slice_work(3, 5, 0, 0)) == 15, "a stage counts as one layer"
+
+
+def test_slices_that_were_not_measured_take_their_share_of_a_tick_until_they_are(tmp_path: Path) -> None:
+    rng, model = np.random.default_rng(0), FittedTimeModel(KEY)
+    model.settle(16)
+    slice_of_three = slice_work(3, 512, 5e5, 5000)
+    assert model.slices.seconds(slice_of_three) == 0, "without any tick, nothing is known"
+    for work in ticks(rng, 40):
+        model.observe(work, TRUE.seconds(work))
+    model.settle(16)
+    share = TRUE.seconds(TickWork(512, 5e5, 5000)) * 3 / 16
+    assert model.slices.seconds(slice_of_three) == pytest.approx(share, rel=0.1)
+    model.save(tmp_path / "times.json")
+    again = FittedTimeModel.load(tmp_path / "times.json", KEY)
+    assert again.slices.seconds(slice_of_three) == pytest.approx(share, rel=0.1)
+    for _ in range(LEAST_TICKS):
+        again.slices.observe(slice_of_three, 5 * share)
+    again.settle(16)
+    assert again.slices.seconds(slice_of_three) == pytest.approx(5 * share, rel=0.1)
 
 
 def test_slices_are_learned_apart_and_saved_beside_the_ticks(tmp_path: Path) -> None:
