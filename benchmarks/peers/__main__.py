@@ -7,7 +7,8 @@ meanwhile; it warns if something did. `--only ours --out ours.json` and `--only 
 different times, and `--join ours.json theirs.json` puts them into one table.
 
 One client in this process sends everything, to our server over gRPC and to the other one over HTTP. Ours is `serve`
-with its defaults; of both, only model, port and context are stated, and for vLLM what makes it use all cores.
+with its defaults; of both, only model, port and context are stated, for ours that it compiles before it serves, and for
+vLLM what makes it use all cores.
 """
 
 from __future__ import annotations
