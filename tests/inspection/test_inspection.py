@@ -1,6 +1,7 @@
 """What the ticks of a 2x2x2 layout send, keep and compute, read from their programs."""
 
 import dataclasses
+from collections import Counter
 
 import jax
 import jax.numpy as jnp
@@ -38,10 +39,13 @@ def ticks(report):
 
 
 def along(bucket, axis):
-    """`(kind, bytes of one execution, executions)` of every collective along an axis."""
+    """`(kind, bytes of one execution, executions)` of the collectives along an axis, whatever shape the bytes have."""
     found = [one for one in bucket.collectives if one.axis == axis]
     assert not any(one.conditional for one in found)
-    return sorted((one.kind, one.nbytes, one.count) for one in found)
+    times = Counter()
+    for one in found:
+        times[one.kind, one.nbytes] += one.count
+    return sorted((kind, size, count) for (kind, size), count in times.items())
 
 
 def test_every_collective_is_counted_and_has_an_axis(ticks):
