@@ -52,8 +52,8 @@ class ShapeCompiler:
         self._total, self._done = len(seen), count(1)
         self._ready: SimpleQueue[Growth] = SimpleQueue()
         self._stopped = threading.Event()
-        # not a daemon: the interpreter may not end while XLA compiles
-        self._thread = threading.Thread(target=self._compile_later, name="compile")
+        # not a daemon, as the thread that makes this one may be: the interpreter may not end while XLA compiles
+        self._thread = threading.Thread(target=self._compile_later, name="compile", daemon=False)
 
     def compile_first(self) -> ExecutableTable:
         """Compile the shapes of the first grid, several at once if there are cores for it."""

@@ -109,3 +109,12 @@ def test_stopping_waits_for_nobody() -> None:
     goes_on.set()
     ended(compiler)
     assert programs.lowered[2:] == ["1+0"] and compiler.take() is None and "all" not in lines[-1]
+
+
+def test_the_interpreter_waits_for_the_shape_at_hand_even_if_a_daemon_thread_began_it() -> None:
+    """A server loads in such a thread, and a process that ends while XLA compiles is aborted."""
+    made: list[ShapeCompiler] = []
+    loading = threading.Thread(target=lambda: made.append(run(FewPrograms(), [])[0]), daemon=True)
+    loading.start()
+    loading.join()
+    assert not made[0]._thread.daemon
