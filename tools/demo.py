@@ -9,7 +9,8 @@ from medha_jax.client import Accepted, Client, Delta, Finished
 
 # all servers have the same sizes, so programs are compiled once
 SIZES = ["--mesh", "cpu-small", "--max-context", "4096", "--pool-tokens", "8192"]
-SERVE = ["serve", "--model", "tiny", "--port", "0", *SIZES]
+# a line about a later shape would stand in the middle of the text
+SERVE = ["serve", "--model", "tiny", "--port", "0", *SIZES, "--compile-all-first"]
 CONVOY = ["bench", "convoy", *SIZES, "--policies", "fcfs-whole,lars", "--long-prompt", "4000", "--long-output", "8"]
 CONVOY += ["--shorts", "5", "--short-output", "16", "--interval", "0.3"]
 COMMAND = [sys.executable, "-m", "medha_jax.cli"]
