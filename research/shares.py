@@ -16,7 +16,7 @@ from medha_jax.config import Buckets, MeshConfig, RuntimeConfig, SchedulerConfig
 from medha_jax.results.metrics import ttft
 from medha_jax.scheduler import tick_targets
 from medha_jax.scheduler.time_model import LinearTimeModel
-from medha_jax.simulate.deployments import Deployment
+from medha_jax.simulate.deployments import Deployment, slice_lengths
 from medha_jax.simulate.simulation import simulate
 from medha_jax.simulate.summaries import percentiles, tpots
 from medha_jax.workload import WorkloadRequest
@@ -47,7 +47,7 @@ def machine(batch: int) -> Deployment:
     """The CPU, with decode shapes up to a batch."""
     buckets = Buckets(decode=tuple(size for size in (1, 8, 32, 64) if size <= batch))
     config = RuntimeConfig(mesh=MeshConfig(buckets=buckets), slots=batch, pool_tokens=POOL, max_context=CONTEXT)
-    lengths = tuple(range(1, LAYERS + 1))
+    lengths = slice_lengths(LAYERS, "cpu")
     return Deployment("cpu", "26M parameters on two cores", TICKS, config, CONTEXT, slice_lengths=lengths)
 
 

@@ -1,11 +1,12 @@
 """Decoder-only language models as Flax NNX modules: Llama, Mistral, Qwen2 and Qwen3 (dense)."""
 
 from medha_jax.models.decoder import Decoder, Layer, final_logits, layer_graph, parameter_specs
-from medha_jax.models.form import Form, placed_form, placed_sources, to_placed_form
+from medha_jax.models.form import LAYERS, Form, placed_form, placed_sources, to_placed_form
 from medha_jax.models.parameters import ParameterSpec
 from medha_jax.models.rotation import rotary_angles
 
 __all__ = [
+    "LAYERS",
     "Decoder",
     "Form",
     "Layer",

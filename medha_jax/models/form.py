@@ -24,9 +24,8 @@ class Form:
     """How a layer's matrices lie and its hidden states run.
 
     In a checkpoint each matrix is `[in, out]`. Where a model is placed they are `[out, in]`, and those that have the
-    same input are joined: one product reads the hidden states, and is one launch on a GPU. On CPUs hidden states are
-    columns, because with few rows `[out, in] @ [in, rows]` is the fastest of XLA's products: up to twice as fast with
-    AVX2, up to a tenth with AVX-512.
+    same input are joined: one product reads the hidden states, and is one launch on a GPU. With few rows hidden states
+    are columns on CPUs: of XLA's products `[out, in] @ [in, rows]` is the fastest there, by up to a tenth with AVX-512.
 
     Args:
         placed: matrices are `[out, in]` and joined.

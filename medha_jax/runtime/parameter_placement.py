@@ -11,17 +11,11 @@ from jax import Array
 from jax.sharding import Mesh
 
 from medha_jax.mesh import parameter_sharding
-from medha_jax.models import Form, ParameterSpec, parameter_specs, placed_form, placed_sources, to_placed_form
+from medha_jax.models import ParameterSpec, parameter_specs, placed_form, placed_sources, to_placed_form
 from medha_jax.specs.layout import Layout
 from medha_jax.specs.model import Architecture
 
 KV_HEADS = "kv_heads"
-FEW_ROWS = 64  # up to which products with columns are faster on CPUs; with more, turning them costs up to a tenth
-
-
-def form_of(arch: Architecture, layout: Layout, on_cpu: bool, rows: int) -> Form:
-    """The form of a placed model in a program of so many rows."""
-    return Form(placed=True, columns=on_cpu and rows <= FEW_ROWS, query_heads=arch.heads // layout.tp)
 
 
 def placed_specs(arch: Architecture, layout: Layout, dtype: jnp.dtype) -> dict[str, ParameterSpec]:

@@ -20,9 +20,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from medha_jax.attention import Attention, GpuTarget, choose, empty_pool
 from medha_jax.config import RuntimeConfig
 from medha_jax.mesh import parameter_spec, per_group, plan_spec, pool_spec, register_spec
+from medha_jax.models import Form
 from medha_jax.runtime.compiler import compiler_options
 from medha_jax.runtime.packing import Geometry
-from medha_jax.runtime.parameter_placement import form_of, placed_specs
+from medha_jax.runtime.parameter_placement import placed_specs
 from medha_jax.runtime.plan_layout import PlanLayout
 from medha_jax.runtime.shapes import Shape, SliceShape, rows_of_shape
 from medha_jax.runtime.slices import build_slice
@@ -34,6 +35,8 @@ from medha_jax.specs.model import Architecture
 from medha_jax.specs.rope import rotary_constants
 from medha_jax.specs.shape_grid import ShapeGrid
 from medha_jax.specs.sizes import Sizes
+
+FEW_ROWS = 64  # up to which products with columns are faster on CPUs; with more, turning them costs up to a tenth
 
 
 @dataclass(frozen=True)
@@ -154,6 +157,11 @@ class Programs:
         lengths = (None,) if self._on_cpu else self.slice_lengths
         return tuple(SliceShape(bucket, length) for bucket in grid.slice_buckets for length in lengths)
 
+    def form(self, rows: int) -> Form:
+        """How weights lie and hidden states run in a program of so many rows."""
+        columns = self._on_cpu and rows <= FEW_ROWS
+        return Form(placed=True, columns=columns, query_heads=self.arch.heads // self.layout.tp)
+
     @property
     def _on_cpu(self) -> bool:
         return self.target is None and self.mesh.devices.flat[0].platform == "cpu"
@@ -252,7 +260,7 @@ class Programs:
             attention=self.attention,
             arch=self.arch,
             dtype=self.dtype,
-            form=form_of(self.arch, self.layout, self._on_cpu, bucket.rows),
+            form=self.form(bucket.rows),
             layout=self.layout,
             plan=self.plan_layouts[bucket],
             largest=largest,

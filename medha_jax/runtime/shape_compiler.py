@@ -56,12 +56,12 @@ class ShapeCompiler:
         self._thread = threading.Thread(target=self._compile_later, name="compile", daemon=False)
 
     def compile_first(self) -> ExecutableTable:
-        """Compile the shapes of the first grid, several at once if there are cores for it."""
+        """Compile the shapes of the first grid, as many at once as there are cores."""
         all_of_them = [shape for _, shapes in self._steps for shape in shapes]
         self._report(f"compiling {self._total} shapes (decodes+prompt tokens): {', '.join(map(str, all_of_them))}")
         first = self._steps[0][1]
         lower = {shape: partial(self._programs.lower, shape) for shape in first}
-        threads = min(len(first), max(1, (os.cpu_count() or 1) // 2))  # XLA compiles each one with several threads
+        threads = min(len(first), os.cpu_count() or 1)
         return ExecutableTable.compile(lower, threads, self._tell, self._programs.compiler_options)
 
     def start(self) -> None:

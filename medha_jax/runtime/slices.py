@@ -67,8 +67,8 @@ def build_slice(program: Program, length: int | None) -> SliceFunction:
             x, pool = run_layers(program, parameters, x, state.pool, table, mine, slots)
         else:
             run = layer_function(program, parameters, table, mine, slots)
-            carry, turned = (program.form.turned(x), state.pool), program.form.turned
-            x, pool = run_some_layers(run, stacked_layers(parameters), carry, bounds, length)
+            turned = program.form.turned
+            x, pool = run_some_layers(run, stacked_layers(parameters), (turned(x), state.pool), bounds, length)
             x = turned(x)
 
         given = jnp.broadcast_to(ends, x.shape[:1])

@@ -37,7 +37,7 @@ from medha_jax.mesh import (
     sum_over_tensor,
     to_next_stage,
 )
-from medha_jax.models import Form, final_logits, layer_graph, rotary_angles
+from medha_jax.models import LAYERS, Form, final_logits, layer_graph, rotary_angles
 from medha_jax.runtime.plan_layout import PlanLayout
 from medha_jax.runtime.sampler import sample
 from medha_jax.runtime.state import DeviceState, SlotState, note_inputs, note_outputs
@@ -50,7 +50,6 @@ Parameters = Mapping[str, Array]
 Plan = Mapping[str, Array]  # fields of `plan_layout`
 Carry = tuple[Array, Pool]  # hidden states `[rows, embed]`, and the pool
 TickFunction = Callable[[Parameters, DeviceState, Array], tuple[DeviceState, TickOutput]]
-LAYERS = "layers."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,7 +150,8 @@ def run_layers(
 
 def stacked_layers(parameters: Parameters) -> dict[str, Array]:
     """The parameters of this stage's layers by path in a layer, `[layers, ...]` each."""
-    return {k.removeprefix(LAYERS): v for k, v in parameters.items() if k.startswith(LAYERS)}
+    prefix = f"{LAYERS}."
+    return {k.removeprefix(prefix): v for k, v in parameters.items() if k.startswith(prefix)}
 
 
 def layer_function(

@@ -82,7 +82,6 @@ class TickTargets:
         self._left = math.inf
         self._saved = 0.0
         self._missed = 0.0  # seconds of the latest decodes if they alone miss their target
-        self._owes_slice = False  # such a tick was the latest plan
         self._saved_since = 0.0  # the newest answer began
         self._ended: deque[bool] = deque([False] * self._stages, self._stages)  # prompts in the latest ticks
         self._spare = math.inf  # seconds that the decodes of `ageing_ticks` ticks like the latest leave
@@ -135,8 +134,9 @@ class TickTargets:
         ends = any(list(self._ended)[1:])  # whether the next ticks bring a prompt's first token
         if self._in_a_row >= (1 if ends else self._most_saved):
             return NONE
-        free = owed or self._owes_slice or self._saved >= self._most_saved * promised
-        seconds = min(max(self._saved_since, self._missed if self._owes_slice else 0.0), self._slice)
+        after_missed = 0.0 if self._in_a_row else self._missed  # seconds of the tick before, if it missed its target
+        free = owed or after_missed > 0 or self._saved >= self._most_saved * promised
+        seconds = min(max(self._saved_since, after_missed), self._slice)
         return TickTarget(seconds, math.inf if free else self._saved_since)
 
     def planned(
@@ -159,7 +159,6 @@ class TickTargets:
         if self._ended[0]:  # the first token of an answer leaves the last stage
             self._saved_since = 0.0
         self._missed = decodes if decodes >= promised else 0.0
-        self._owes_slice = decodes >= promised
         self._spare = self._most_saved * max(promised - decodes, 0.0)
         self._in_a_row = 0
         self._promised.append(min(tpot, ending))
@@ -169,7 +168,6 @@ class TickTargets:
         """Note a slice."""
         self._saved = max(self._saved - CHARGE * seconds, 0.0)
         self._saved_since = max(self._saved_since - CHARGE * seconds, 0.0)
-        self._owes_slice = False
         self._in_a_row += 1
 
     def _tightest(self, tpot: float) -> float:
