@@ -1,13 +1,14 @@
 """The whole model on one device: `python -m benchmarks.model`.
 
-A 26M-parameter Llama (width 512, 8 layers, 8 heads, 2 KV heads, FFN 1536, vocabulary 4096), random fp32 weights.
+A 26M-parameter Llama (width 512, 8 layers, 8 heads, 2 KV heads, FFN 1536, vocabulary 4096), random weights.
 Expected limits: prefill is bound by the matmul rate (2 FLOP per weight and token, 4 * heads * head_dim FLOP per layer
-and visible token). A single decode is bound by reading the weights once (105 MB with the head).
+and visible token). A single decode is bound by reading the weights once (in fp32, 105 MB with the head).
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import shutil
 import time
 from pathlib import Path
@@ -23,6 +24,7 @@ from medha_jax.mesh import build_mesh, parameter_sharding
 from medha_jax.models import parameter_specs
 from medha_jax.plan import Admission, Chunk, SamplingParams, StepPlan
 from medha_jax.runtime import MeshExecutor
+from medha_jax.runtime.parameter_placement import place_parameters
 from medha_jax.specs.layout import Layout
 from medha_jax.specs.model import Architecture
 from medha_jax.specs.sizes import pages_for
@@ -44,26 +46,28 @@ CHUNK = 1024
 GREEDY = SamplingParams(temperature=0)
 
 
-def open_runtime(arch: Architecture, slots: int) -> MeshExecutor:
+def open_runtime(arch: Architecture, slots: int, dtype: str) -> MeshExecutor:
     """A runtime with random weights and a pool for one 33K request or `slots` short ones."""
     mesh = build_mesh(Layout())
     buckets = Buckets(decode=(1, slots), prefill=(CHUNK,), chunks=1, slices=())
     config = RuntimeConfig(slots=slots, pool_tokens=33 * 1024, max_context=33 * 1024, mesh=MeshConfig(buckets=buckets))
-    return MeshExecutor(config, arch, random_weights(arch, mesh), mesh, print)
+    weights = place_parameters(random_weights(arch, mesh, dtype), arch, Layout(), mesh)
+    return MeshExecutor(config, arch, weights, mesh, print)
 
 
-def write_model(directory: Path) -> None:
+def write_model(directory: Path, dtype: str) -> None:
     """Write the model as a Hugging Face directory, with the bundled model's tokenizer, which knows half of its ids."""
-    write_huggingface(directory, CONFIG, random_weights(Architecture.from_config(CONFIG), build_mesh(Layout())))
+    weights = random_weights(Architecture.from_config(CONFIG), build_mesh(Layout()), dtype)
+    write_huggingface(directory, {**CONFIG, "torch_dtype": dtype}, weights)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(BUNDLED_MODEL / name, directory)
 
 
-def random_weights(arch: Architecture, mesh: jax.sharding.Mesh) -> dict[str, jax.Array]:
-    """Random fp32 parameters on a mesh."""
-    specs = parameter_specs(arch, "float32")
+def random_weights(arch: Architecture, mesh: jax.sharding.Mesh, dtype: str) -> dict[str, jax.Array]:
+    """Random parameters on a mesh."""
+    specs = parameter_specs(arch, dtype)
     shardings = {name: parameter_sharding(mesh, spec.axes) for name, spec in specs.items()}
-    return random_parameters(arch, "float32", shardings, seed=0)
+    return random_parameters(arch, dtype, shardings, seed=0)
 
 
 def prefill(executor: MeshExecutor, slot: int, tokens: int, first_page: int = 0) -> float:
@@ -105,27 +109,28 @@ def main() -> None:
     """Print prefill rates over the matmul rate, and decode times over the time to read the weights."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--long", type=int, default=32768, help="tokens of the longest prompt")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of weights and products")
     parser.add_argument("--write", type=Path, metavar="DIR", help="write the model for a server, and measure nothing")
     given = parser.parse_args()
     if given.write is not None:
-        write_model(given.write)
+        write_model(given.write, given.dtype)
         return
-    long = given.long
+    long, dtype = given.long, given.dtype
     print(machine())
     arch = Architecture.from_config(CONFIG)
-    specs = parameter_specs(arch, "float32")
-    blocks = sum(spec.nbytes // 4 for name, spec in specs.items() if name.startswith("layers."))
+    specs = parameter_specs(arch, dtype)
+    blocks = sum(math.prod(spec.shape) for name, spec in specs.items() if name.startswith("layers."))
     total = sum(spec.nbytes for spec in specs.values())
-    print(f"{total / 4e6:.1f}M parameters, {total / 1e6:.0f} MB")
-    executor = open_runtime(arch, slots=32)
+    print(f"{sum(math.prod(spec.shape) for spec in specs.values()) / 1e6:.1f}M parameters, {total / 1e6:.0f} MB")
+    executor = open_runtime(arch, 32, dtype)
     prefill(executor, 0, CHUNK)
     for tokens in (8192, long):
-        dense = matmul_rate()
+        dense = matmul_rate(dtype)
         seconds = prefill(executor, 0, tokens)
         rate = work(arch, blocks, tokens) / seconds
         print(
             f"prefill {tokens:6d} tokens: {seconds:6.2f} s, {tokens / seconds:6.0f} tokens/s, "
-            f"{rate / 1e9:.0f} GFLOP/s, {rate / dense:.2f} of dense fp32 ({dense / 1e9:.0f})"
+            f"{rate / 1e9:.0f} GFLOP/s, {rate / dense:.2f} of dense {dtype} ({dense / 1e9:.0f})"
         )
     context, steps = 512, 64
     share = pages_for(context + steps + 2, executor.config.mesh.page_size)

@@ -45,6 +45,7 @@ CONTEXT = 65_536
 FOLDER = Path(tempfile.gettempdir()) / "medha-jax-peers"
 QUIET_S = 3.0  # that the machine is watched before a server starts
 SIDES: tuple[Side, ...] = get_args(Side)
+DTYPES = ("float32", "bfloat16")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -76,6 +77,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--long-tokens", type=int, default=32_768, metavar="N", help="of the longest prompt")
     parser.add_argument("--repeat", type=int, default=1, metavar="N", help="start and measure both servers N times")
     parser.add_argument("--seed", type=int, default=0, help="of the prompts' token ids")
+    parser.add_argument("--dtype", choices=DTYPES, default=DTYPES[0], help="of the default model's weights")
     parser.add_argument("--model", type=Path, metavar="DIR", help="default: the 26M model of benchmarks.model")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="of models, logs and vLLM (default: %(default)s)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the results as JSON, after each server")
@@ -109,7 +111,7 @@ def measure_all(given: argparse.Namespace) -> list[Measured]:
     sides = SIDES if given.only is None else (given.only,)
     if "theirs" in sides:
         vllm.install(given.folder / "vllm", tell)
-    model = given.model or written_model(given.folder / "26m")
+    model = given.model or written_model(given.folder / f"26m-{given.dtype}", given.dtype)
     measured: list[Measured] = []
     for _ in range(given.repeat):
         for side in sides:
@@ -133,7 +135,10 @@ def measure(side: Side, model: Path, given: argparse.Namespace) -> Measured:
     speeds = [matmul_gflops()]
     log = given.folder / f"{side}.log"
     tell(f"starting the server: {side}; its log is {log}")
-    with log.open("w", encoding="utf-8") as lines, server(side, model, given.folder, writer(lines)) as own:
+    with (
+        log.open("w", encoding="utf-8") as lines,
+        server(side, model, facts["dtype"], given.folder, writer(lines)) as own,
+    ):
         tell(f"it is ready after {own.start_s:.0f} s")
         loads = asyncio.run(sent(side, own.address, asked))
     speeds.append(matmul_gflops())
@@ -154,12 +159,13 @@ def measure(side: Side, model: Path, given: argparse.Namespace) -> Measured:
     )
 
 
-def server(side: Side, model: Path, folder: Path, note: Callable[[str], None]) -> OwnServer:
+def server(side: Side, model: Path, dtype: str, folder: Path, note: Callable[[str], None]) -> OwnServer:
     """A server that is ready; `note` takes the lines of its start."""
     if side == "ours":
         return OwnServer([f"--model={model}", f"--max-context={CONTEXT}"], note, (*SERVE, "--port=0"))
     program = sys.executable, "-m", "benchmarks.peers.vllm"
-    return OwnServer([f"--folder={folder / 'vllm'}", f"--model={model}", f"--context={CONTEXT}"], note, program)
+    stated = f"--folder={folder / 'vllm'}", f"--model={model}", f"--dtype={dtype}", f"--context={CONTEXT}"
+    return OwnServer(list(stated), note, program)
 
 
 async def sent(side: Side, address: str, asked: Asked) -> PeerLoads:
@@ -184,11 +190,12 @@ async def sent(side: Side, address: str, asked: Asked) -> PeerLoads:
         await backend.close()
 
 
-def written_model(directory: Path) -> Path:
+def written_model(directory: Path, dtype: str) -> Path:
     """The 26M model in a directory, written there unless it is complete; by a process of its own, so no JAX is here."""
     if not (directory / "tokenizer_config.json").exists():
         tell(f"writing the 26M model to {directory}")
-        subprocess.run([sys.executable, "-m", "benchmarks.model", f"--write={directory}"], check=True)
+        words = f"--write={directory}", f"--dtype={dtype}"
+        subprocess.run([sys.executable, "-m", "benchmarks.model", *words], check=True)
     return directory
 
 

@@ -62,7 +62,7 @@ def matmul_gflops() -> float:
 
 
 def model_facts(directory: Path) -> dict[str, Any]:
-    """What identifies a model: a digest of its configuration and weights, and its vocabulary.
+    """What identifies a model: a digest of its configuration and weights, its vocabulary, and the dtype that it states.
 
     Raises:
         FileNotFoundError: it has no `config.json`.
@@ -72,5 +72,6 @@ def model_facts(directory: Path) -> dict[str, Any]:
     for weights in sorted(directory.glob("*.safetensors")):
         with weights.open("rb") as file:
             digest.update(file.read(HASHED) + weights.stat().st_size.to_bytes(8))
-    vocabulary = int(json.loads(config.read_text(encoding="utf-8"))["vocab_size"])
-    return {"model": digest.hexdigest()[:16], "vocabulary": vocabulary}
+    stated = json.loads(config.read_text(encoding="utf-8"))
+    dtype = stated.get("dtype") or stated.get("torch_dtype") or "float32"
+    return {"model": digest.hexdigest()[:16], "vocabulary": int(stated["vocab_size"]), "dtype": dtype}

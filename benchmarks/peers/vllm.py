@@ -102,7 +102,7 @@ def environment_of(folder: Path, threads: int) -> dict[str, str]:
     }
 
 
-def command(folder: Path, model: Path, context: int, port: int) -> list[str]:
+def command(folder: Path, model: Path, dtype: str, context: int, port: int) -> list[str]:
     """Starts the server."""
     return [
         str(folder / "environment" / "bin" / "vllm"),
@@ -110,7 +110,7 @@ def command(folder: Path, model: Path, context: int, port: int) -> list[str]:
         str(model),
         "--host=127.0.0.1",
         f"--port={port}",
-        "--dtype=float32",
+        f"--dtype={dtype}",
         f"--max-model-len={context}",
         f"--served-model-name={SERVED}",
         f"--max-num-seqs={SEQUENCES}",
@@ -134,13 +134,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True, help="of the virtual environment")
     parser.add_argument("--model", type=Path, required=True, help="a Hugging Face directory with a tokenizer")
+    parser.add_argument("--dtype", default="float32", help="of its arithmetic, the same as that of the weights")
     parser.add_argument("--context", type=int, default=65536, help="most tokens of a prompt and its output")
     parser.add_argument("--threads", type=int, default=cores())
     given = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, _leave)
     install(given.folder, lambda line: print(line, file=sys.stderr, flush=True))
     port = _free_port()
-    started = command(given.folder, given.model, given.context, port)
+    started = command(given.folder, given.model, given.dtype, given.context, port)
     # a group of its own, so that its engine's process ends with it
     process = subprocess.Popen(
         started,

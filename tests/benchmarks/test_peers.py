@@ -185,7 +185,7 @@ def test_vllm_computes_with_every_core_in_float32(monkeypatch: pytest.MonkeyPatc
     assert environment["OMP_NUM_THREADS"] == "2"
     assert environment["VLLM_CPU_NUM_OF_RESERVED_CPU"] == "0"
     assert "PYTHONPATH" not in environment
-    words = vllm_command(Path("v"), Path("m"), 65536, 8100)
+    words = vllm_command(Path("v"), Path("m"), "float32", 65536, 8100)
     assert {"--dtype=float32", "--max-model-len=65536", "--port=8100"} < set(words)
 
 
