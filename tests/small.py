@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from medha_jax.checkpoints import random_parameters
@@ -35,12 +36,17 @@ MESH_SETTINGS = {field.name for field in dataclasses.fields(MeshConfig)}
 
 
 def small_executor(
-    changes: dict[str, Any] | None = None, complete: bool = True, report: Report = lambda line: None, **settings: Any
+    changes: dict[str, Any] | None = None,
+    complete: bool = True,
+    report: Report = lambda line: None,
+    dtype: str = "float32",
+    **settings: Any,
 ) -> MeshExecutor:
-    """A runtime with random fp32 weights.
+    """A runtime with random weights.
 
     Args:
         changes: to the model's CONFIG.
+        dtype: of the weights; in bfloat16 they are the rounded ones of float32.
         complete: whether it compiles every shape at once.
         report: called with each line of its start.
         settings: of RuntimeConfig and MeshConfig.
@@ -61,6 +67,9 @@ def small_executor(
     one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     parameters = random_parameters(arch, "float32", one, seed=0)
     # wider than the initialiser's 0.02, so that greedy choices are decisive
-    wide = {name: np.asarray(value) * (8 if value.ndim > 2 else 1) for name, value in parameters.items()}
+    wide = {
+        name: (np.asarray(value) * (8 if value.ndim > 2 else 1)).astype(jnp.dtype(dtype))
+        for name, value in parameters.items()
+    }
     placed = place_parameters(wide, arch, layout, mesh)
     return MeshExecutor(RuntimeConfig(mesh=mesh_config, **chosen), arch, placed, mesh, report, complete)

@@ -21,13 +21,16 @@ _MEMORY = "Memory"
 class RuntimeConfig:
     """Settings of a runtime.
 
-    `dtype` auto is float32 on a CPU: XLA converts bf16 weights on every step there (26 ms a token instead of 6).
-    `kv_dtype` fp8 is e4m3 with an exponent for each token and head. `xla_options` auto compiles the ticks of a GPU with
-    `runtime.compiler.GPU_OPTIONS`.
+    `runtime.dtype.choose_dtype` says what `dtype` auto is. `kv_dtype` fp8 is e4m3 with an exponent for each token and
+    head. `xla_options` auto compiles the ticks of a GPU with `runtime.compiler.GPU_OPTIONS`.
     """
 
     model: Path = BUNDLED_MODEL  # a Hugging Face or Orbax directory
-    dtype: str = setting("auto", "auto: float32 on a CPU, else bfloat16.", choices=DTYPES)
+    dtype: str = setting(
+        "auto",
+        "auto: bfloat16; on a CPU float32, unless the weights are bfloat16 and that is measured to be faster.",
+        choices=DTYPES,
+    )
     kv_dtype: str = setting(
         "auto", "Of the KV cache; auto: that of the activations, fp8: half the bytes of bfloat16.", choices=KV_DTYPES
     )

@@ -71,7 +71,7 @@ class EngineLoader:
         executor = self._open()
         if executor.host.places and not executor.prefix_cacheable:
             self._say("the host tier stays empty: RoPE of this model depends on the length, so prefixes are not shared")
-        times = self._time_model()
+        times = self._time_model(executor.config.dtype)
         scheduling = _with_bounded_queue(self._scheduling, executor)
 
         output = text_outputs(self._tokenizer)
@@ -129,7 +129,7 @@ class EngineLoader:
         self._leading = lead(self._config, self._cluster, self._say)
         return self._leading
 
-    def _time_model(self) -> FittedTimeModel:
+    def _time_model(self, dtype: str) -> FittedTimeModel:
         """The time model saved for this model, mesh, dtype and device, or an empty one."""
         import jax
 
@@ -137,7 +137,7 @@ class EngineLoader:
         key = {
             "model": str(self._config.model.resolve()),
             "mesh": str(mesh),
-            "dtype": self._config.dtype,
+            "dtype": dtype,
             "device": jax.devices()[0].device_kind,
         }
         if cache is None:

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from medha_jax.checkpoints import load_parameters
 from medha_jax.config import RuntimeConfig
 from medha_jax.mesh import build_mesh, request_cpu_devices
+from medha_jax.runtime.dtype import choose_dtype
 from medha_jax.runtime.executor import MeshExecutor
 from medha_jax.runtime.memory import check_memory, default_pool_tokens, host_tier_bytes, plan_memory, usable_bytes
 from medha_jax.runtime.parameter_placement import (
@@ -27,13 +28,6 @@ from medha_jax.runtime.shape_compiler import Report
 from medha_jax.specs.layout import Layout, check_layout
 from medha_jax.specs.model import Architecture
 from medha_jax.specs.sizes import without_unused_slices
-
-
-def resolve_dtype(dtype: str) -> jnp.dtype:
-    """The named dtype; `auto` is float32 on CPUs and bfloat16 elsewhere."""
-    if dtype == "auto":
-        dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    return jnp.dtype(dtype)
 
 
 def open_executor(config: RuntimeConfig, report: Report, complete: bool = True) -> MeshExecutor:
@@ -53,7 +47,8 @@ def open_executor(config: RuntimeConfig, report: Report, complete: bool = True) 
     check_layout(arch, layout)
     request_cpu_devices(layout.devices)
     mesh = build_mesh(layout)
-    dtype = resolve_dtype(config.dtype)
+    dtype = choose_dtype(config, arch, report)
+    config = dataclasses.replace(config, dtype=dtype.name)
     local = jax.local_devices()
     host_tier = host_tier_bytes(config.host_kv_gib)
     usable = usable_bytes(local[0], len(local), config.mesh.memory_fraction, host_tier)
