@@ -55,7 +55,7 @@ def open_runtime(arch: Architecture, slots: int, dtype: str) -> MeshExecutor:
     return MeshExecutor(config, arch, weights, mesh, print)
 
 
-def write_model(directory: Path, dtype: str) -> None:
+def write_model(directory: Path, dtype: str = "float32") -> None:
     """Write the model as a Hugging Face directory, with the bundled model's tokenizer, which knows half of its ids."""
     weights = random_weights(Architecture.from_config(CONFIG), build_mesh(Layout()), dtype)
     write_huggingface(directory, {**CONFIG, "torch_dtype": dtype}, weights)

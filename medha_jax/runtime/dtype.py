@@ -79,7 +79,8 @@ def product_seconds(dtype: jnp.dtype, rows: int, inputs: int, outputs: int) -> f
         def layer(number: Array, total: Array) -> Array:
             return total + form.product(x, lax.dynamic_index_in_dim(stack, number, keepdims=False))
 
-        return lax.fori_loop(0, TIMED_LAYERS, layer, jnp.zeros((rows, outputs), dtype))
+        total: Array = lax.fori_loop(0, TIMED_LAYERS, layer, jnp.zeros((rows, outputs), dtype))
+        return total
 
     x, stack = jnp.ones((rows, inputs), dtype), jnp.ones((TIMED_LAYERS, outputs, inputs), dtype)
     jax.block_until_ready(run(x, stack))
