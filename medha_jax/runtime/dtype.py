@@ -22,17 +22,16 @@ EXACT, SHORT = jnp.dtype("float32"), jnp.dtype("bfloat16")
 SMALL_MODEL = 2**24  # weights; with fewer, products are not most of a tick, so nothing is measured
 # A product of each of these rows is timed: one decode, many, and a prompt chunk.
 TIMED_ROWS = (1, 32, 512)
-TIMED_LAYERS, REPEATS = 4, 3
+TIMED_LAYERS = 4
+REPEATS, TIMED_SECONDS = 5, 0.25  # at least so often, and for so long, because a busy machine disturbs single ones
 MOST_WEIGHTS = 2**22  # of one timed matrix, so that a large model does not start later
 # bfloat16 is taken if it is nowhere slower than this, and as much faster on the whole, relative to float32
 NOWHERE_ABOVE, ALL_BELOW = 1.1, 0.8
 
-TimeProduct = Callable[[jnp.dtype, int, int, int], float]
+Ratio = Callable[[int, int, int], float]
 
 
-def choose_dtype(
-    config: RuntimeConfig, arch: Architecture, report: Report, seconds: TimeProduct | None = None
-) -> jnp.dtype:
+def choose_dtype(config: RuntimeConfig, arch: Architecture, report: Report, ratio: Ratio | None = None) -> jnp.dtype:
     """The configured dtype; the same in every process.
 
     `auto` is bfloat16 on accelerators. On CPUs it is float32, except for a large model whose weights are stored in
@@ -40,7 +39,8 @@ def choose_dtype(
 
     Args:
         report: takes a line with what was measured.
-        seconds: of products of a dtype with so many rows, inputs and outputs; `product_seconds` by default.
+        ratio: time of a product in bfloat16 over that in float32, by its rows, inputs and outputs; `product_ratio` by
+            default.
 
     Raises:
         CheckpointError: the model directory holds no readable weights.
@@ -52,7 +52,8 @@ def choose_dtype(
     weights = sum(math.prod(spec.shape) for spec in parameter_specs(arch, EXACT).values())
     if weights < SMALL_MODEL or stored_dtype(config.model) != SHORT.name:
         return EXACT
-    ratios = _ratios(arch, seconds or product_seconds)
+    inputs, outputs = arch.embed, min(2 * arch.ffn, max(1, MOST_WEIGHTS // arch.embed))  # a layer's widest matrix
+    ratios = [(ratio or product_ratio)(rows, inputs, outputs) for rows in TIMED_ROWS]
     faster = max(ratios) <= NOWHERE_ABOVE and math.prod(ratios) ** (1 / len(ratios)) <= ALL_BELOW
     if jax.process_count() > 1:
         faster = bool(multihost_utils.process_allgather(np.int32(faster)).min())
@@ -63,18 +64,24 @@ def choose_dtype(
     return chosen
 
 
-def _ratios(arch: Architecture, seconds: TimeProduct) -> tuple[float, ...]:
-    """Time in bfloat16 over that in float32 for each of `TIMED_ROWS`, with the widest matrix of a layer."""
-    inputs = arch.embed
-    outputs = min(2 * arch.ffn, max(1, MOST_WEIGHTS // inputs))
-    return tuple(seconds(SHORT, rows, inputs, outputs) / seconds(EXACT, rows, inputs, outputs) for rows in TIMED_ROWS)
+def product_ratio(rows: int, inputs: int, outputs: int) -> float:
+    """Time of a product in bfloat16 over that in float32, measured in turn; of each dtype the shortest time counts."""
+    runs = {dtype: _product(dtype, rows, inputs, outputs) for dtype in (EXACT, SHORT)}
+    best = dict.fromkeys(runs, math.inf)
+    began, done = time.perf_counter(), 0
+    while done < REPEATS or time.perf_counter() - began < TIMED_SECONDS:
+        for dtype, run in runs.items():
+            started = time.perf_counter()
+            jax.block_until_ready(run())
+            best[dtype] = min(best[dtype], time.perf_counter() - started)
+        done += 1
+    return best[SHORT] / best[EXACT]
 
 
-def product_seconds(dtype: jnp.dtype, rows: int, inputs: int, outputs: int) -> float:
-    """Shortest seconds of a product with each of `TIMED_LAYERS` matrices of a stack, as a tick's layers take them."""
+def _product(dtype: jnp.dtype, rows: int, inputs: int, outputs: int) -> Callable[[], Array]:
+    """A product with each of `TIMED_LAYERS` matrices of a stack, as a tick's layers take them; compiled."""
     form = Form(placed=True)
 
-    @jax.jit
     def run(x: Array, stack: Array) -> Array:
         def layer(number: Array, total: Array) -> Array:
             return total + form.product(x, lax.dynamic_index_in_dim(stack, number, keepdims=False))
@@ -83,10 +90,5 @@ def product_seconds(dtype: jnp.dtype, rows: int, inputs: int, outputs: int) -> f
         return total
 
     x, stack = jnp.ones((rows, inputs), dtype), jnp.ones((TIMED_LAYERS, outputs, inputs), dtype)
-    jax.block_until_ready(run(x, stack))
-    best = math.inf
-    for _ in range(REPEATS):
-        began = time.perf_counter()
-        jax.block_until_ready(run(x, stack))
-        best = min(best, time.perf_counter() - began)
-    return best
+    product = jax.jit(run).lower(x, stack).compile()
+    return lambda: product(x, stack)

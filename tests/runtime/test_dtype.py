@@ -2,14 +2,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from medha_jax.config import Buckets, RuntimeConfig
 from medha_jax.plan import Admission, Chunk, SamplingParams, StepPlan, TokenResult
 from medha_jax.runtime import MeshExecutor
-from medha_jax.runtime.dtype import TIMED_ROWS, TimeProduct, choose_dtype, product_seconds
+from medha_jax.runtime.dtype import TIMED_ROWS, Ratio, choose_dtype, product_ratio
 from medha_jax.specs.model import Architecture
 from tests.checkpoints.small_models import stored_tensors, write_model
 from tests.small import CONFIG, small_executor
@@ -19,13 +18,13 @@ SMALL = Architecture.from_config(CONFIG)
 GREEDY = SamplingParams(temperature=0)
 
 
-def measured(*ratios: float) -> TimeProduct:
-    """Products that take these times in bfloat16 and one second each in float32, by their rows."""
+def measured(*ratios: float) -> Ratio:
+    """Products that take these times in bfloat16, relative to float32, by their rows."""
     times = dict(zip(TIMED_ROWS, ratios, strict=True))
-    return lambda dtype, rows, inputs, outputs: times[rows] if dtype == jnp.bfloat16 else 1.0
+    return lambda rows, inputs, outputs: times[rows]
 
 
-def never(dtype: jnp.dtype, rows: int, inputs: int, outputs: int) -> float:
+def never(rows: int, inputs: int, outputs: int) -> float:
     raise AssertionError("nothing is to be measured")
 
 
@@ -70,9 +69,8 @@ def test_a_small_model_stays_float32_and_a_stated_dtype_is_taken(stored: dict[st
         assert choose_dtype(config, LARGE, print, never).name == dtype
 
 
-def test_products_are_timed_in_both_dtypes() -> None:
-    for dtype in ("float32", "bfloat16"):
-        assert 0 < product_seconds(jnp.dtype(dtype), rows=2, inputs=8, outputs=16) < 60
+def test_a_product_is_timed_in_both_dtypes() -> None:
+    assert 0 < product_ratio(rows=2, inputs=8, outputs=16) < 1000
 
 
 def prompt_in(executor: MeshExecutor, sizes: list[int], neighbours: int) -> list[TokenResult]:
