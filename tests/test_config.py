@@ -23,12 +23,22 @@ from medha_jax.config import (
         ({"slots": 0}, "slots is 0; it must be at least 1"),
         ({"max_context": -5}, "max_context is -5"),
         ({"pool_tokens": 0}, "pool_tokens is 0"),
-        ({"slots": 8}, "decode bucket 32 is larger than 8 slots"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         RuntimeConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    ("slots", "rows"),
+    [(1, (1,)), (4, (1, 4)), (8, (1, 8)), (9, (1, 8, 9)), (31, (1, 8, 31)), (32, (1, 8, 32)), (33, (1, 8, 32))],
+)
+def test_decode_sizes_end_at_the_slots(slots: int, rows: tuple[int, ...]) -> None:
+    config = RuntimeConfig(slots=slots, mesh=MeshConfig(shared_buckets=Buckets(decode=(2, 16))))
+    assert config.mesh.buckets.decode == rows
+    assert config.mesh.shared_buckets is not None and config.mesh.shared_buckets.decode[-1] == min(slots, 16)
+    assert config.mesh.buckets.prefill == MeshConfig().buckets.prefill
 
 
 @pytest.mark.parametrize(
@@ -66,6 +76,24 @@ def test_where_compiled_programs_are_kept(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.delenv("MEDHA_JAX_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", "/caches")
     assert default_compilation_cache() == Path("/caches/medha-jax/compiled")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert default_compilation_cache() == Path("/home/someone/.cache/medha-jax/compiled")
+
+
+@pytest.mark.parametrize("home", [None, "somewhere"])
+def test_without_a_home_only_a_stated_cache_is_used(monkeypatch: pytest.MonkeyPatch, home: str | None) -> None:
+    def nobody(number: int) -> None:
+        raise KeyError(number)
+
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    for name in ("MEDHA_JAX_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    if home is not None:
+        monkeypatch.setenv("HOME", home)
+    assert default_compilation_cache() is None and RuntimeConfig().compilation_cache is None
+    monkeypatch.setenv("MEDHA_JAX_CACHE", "/somewhere")
+    assert default_compilation_cache() == Path("/somewhere")
 
 
 def test_layouts_are_read_by_name_file_and_axes(tmp_path: Path) -> None:

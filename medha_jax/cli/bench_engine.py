@@ -64,7 +64,7 @@ def bench_engine(asked: EngineOptions) -> None:
         model=directory,
         mesh=layout,
         max_context=longest,
-        slots=max(RuntimeConfig.slots, buckets.decode[-1]),
+        slots=layout.usual_slots,
         pool_tokens=pool,
         **asked.settings,
     )

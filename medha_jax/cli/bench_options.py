@@ -46,7 +46,7 @@ class ServerOptions:
     max_context: int | None = same_setting(
         RuntimeConfig, "max_context", help="In tokens. Default: the longest request.", panel=_OWN
     )
-    slots: int = same_setting(RuntimeConfig, "slots", panel=_OWN)
+    slots: int | None = same_setting(RuntimeConfig, "slots", default=None, panel=_OWN)
     pool_tokens: int | None = same_setting(
         RuntimeConfig, "pool_tokens", help="KV tokens of each group. Default: from the requests.", panel=_OWN
     )

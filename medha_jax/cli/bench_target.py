@@ -92,7 +92,8 @@ def fitted(options: ServerOptions, requests: Iterable[WorkloadRequest]) -> Serve
     """The options with a context and a pool for these requests, unless stated."""
     from medha_jax.bench.own_server import needs_of
 
-    needs = needs_of(requests, options.slots, load_mesh(options.mesh).page_size)
+    layout = load_mesh(options.mesh)
+    needs = needs_of(requests, options.slots or layout.usual_slots, layout.page_size)
     if needs is None:
         return options
     context = options.max_context or needs.context
@@ -129,8 +130,9 @@ def arguments(options: ServerOptions, policy: PolicyOptions) -> list[str]:
         f"--model={options.model}",
         f"--mesh={options.mesh}",
         f"--policy={policy.policy}",
-        f"--slots={options.slots}",
     ]
+    if options.slots is not None:
+        given.append(f"--slots={options.slots}")
     given.append(f"--tpot-target-ms={options.tpot_target_ms:g}")
     if options.max_context is not None:
         given.append(f"--max-context={options.max_context}")

@@ -48,7 +48,6 @@ class InspectOptions:
         RuntimeConfig,
         "slots",
         default=None,
-        help="Requests at once. Default: 32, or the largest decode shape.",
         panel=_SIZES,
     )
     memory_gib: float | None = setting(
@@ -78,7 +77,7 @@ class InspectOptions:
             kv_dtype=self.kv_dtype,
             max_context=self.max_context,
             pool_tokens=self.pool_tokens,
-            slots=self.slots or max(RuntimeConfig.slots, layout.buckets.decode[-1]),
+            slots=self.slots or layout.usual_slots,
             compilation_cache=None,
         )
 

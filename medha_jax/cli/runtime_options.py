@@ -50,9 +50,9 @@ class RuntimeOptions:
 
     model: str = setting("tiny", "The bundled tiny model, or a Hugging Face model directory.", metavar="tiny|DIR")
     layout: LayoutOptions = field(default_factory=LayoutOptions)
-    settings: Annotated[dict[str, Any], Shown(of=RuntimeConfig, without={"model", "mesh"})] = field(
-        default_factory=dict
-    )
+    settings: Annotated[
+        dict[str, Any], Shown(of=RuntimeConfig, without={"model", "mesh"}, defaults={"slots": None})
+    ] = field(default_factory=dict)
 
     @property
     def config(self) -> RuntimeConfig:
@@ -63,4 +63,6 @@ class RuntimeOptions:
             ConfigError: the layout cannot be read, or a setting is out of range.
         """
         directory = model_directory(self.model)
-        return RuntimeConfig(model=directory, mesh=self.layout.config, **self.settings)
+        layout, stated = self.layout.config, self.settings
+        slots = stated.get("slots") or layout.usual_slots
+        return RuntimeConfig(model=directory, mesh=layout, **{**stated, "slots": slots})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,10 @@ class Buckets:
         if self.slices:
             _increasing("slices", self.slices, 2)
         check_settings(self)
+
+    def for_slots(self, slots: int) -> Buckets:
+        """The same sizes without decode rows that `slots` requests never fill: sizes above are cut to `slots`."""
+        return replace(self, decode=tuple(sorted({min(size, slots) for size in self.decode})))
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,16 @@ class MeshConfig(Axes):
                 f"tokens per group is {self.tokens_per_group}; it must be a multiple of the page size {self.page_size}"
             )
         super().__post_init__()
+
+    def for_slots(self, slots: int) -> MeshConfig:
+        """The same layout with the decode rows of `slots` requests at once (`Buckets.for_slots`)."""
+        shared = self.shared_buckets and self.shared_buckets.for_slots(slots)
+        return replace(self, buckets=self.buckets.for_slots(slots), shared_buckets=shared)
+
+    @property
+    def usual_slots(self) -> int:
+        """Requests at once where nothing else is stated: 32, or the largest decode size."""
+        return max(32, self.buckets.decode[-1])
 
     @property
     def spread_buckets(self) -> Buckets | None:

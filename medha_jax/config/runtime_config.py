@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from medha_jax.config.declaration import ConfigError, check_settings, setting
+from medha_jax.config.declaration import check_settings, setting
 from medha_jax.config.environment import default_compilation_cache
 from medha_jax.config.mesh_config import MeshConfig
 
@@ -23,6 +23,7 @@ class RuntimeConfig:
 
     `runtime.dtype.choose_dtype` says what `dtype` auto is. `kv_dtype` fp8 is e4m3 with an exponent for each token and
     head. `xla_options` auto compiles the ticks of a GPU with `runtime.compiler.GPU_OPTIONS`.
+    Of `mesh`, decode sizes above `slots` are cut to `slots`.
     """
 
     model: Path = BUNDLED_MODEL  # a Hugging Face or Orbax directory
@@ -46,7 +47,9 @@ class RuntimeConfig:
         None, "Prompt and output together, in tokens. Default: the model's.", at_least=1, panel=_MEMORY
     )
     mesh: MeshConfig = field(default_factory=MeshConfig)
-    slots: int = setting(32, "Requests that run at once.", at_least=1, panel=_MEMORY)
+    slots: int = setting(
+        32, "Requests that run at once. Default: 32, or the layout's largest decode size.", at_least=1, panel=_MEMORY
+    )
     pool_tokens: int | None = setting(
         None,
         "KV tokens of each group. Default: what the memory leaves, on CPUs a quarter of it; at most what all slots can "
@@ -67,5 +70,4 @@ class RuntimeConfig:
 
     def __post_init__(self) -> None:
         check_settings(self)
-        if self.mesh.buckets.decode[-1] > self.slots:
-            raise ConfigError(f"decode bucket {self.mesh.buckets.decode[-1]} is larger than {self.slots} slots")
+        object.__setattr__(self, "mesh", self.mesh.for_slots(self.slots))

@@ -187,15 +187,13 @@ def slice_lengths(layers: int, hardware: str) -> tuple[int, ...]:
 def modelled(model: str, layout: MeshConfig, context: int, slots: int) -> Deployment:
     """The machine that a layout is meant for, with the times of its cost model.
 
-    `slots` is raised to the largest decode bucket.
-
     Raises:
         SpecError: the model or the hardware is not known, or the longest request does not fit.
     """
     hardware = load_hardware(layout.hardware)
     dtype = "float32" if hardware.name == "cpu" else "bfloat16"
-    cost = CostModel(DeviceSizes(load_model(model), layout, dtype), hardware)
-    return deploy(cost, context, max(slots, layout.buckets.decode[-1]), model)
+    cost = CostModel(DeviceSizes(load_model(model), layout.for_slots(slots), dtype), hardware)
+    return deploy(cost, context, slots, model)
 
 
 def _a100_16(name: str, about: str, context: float) -> Deployment:

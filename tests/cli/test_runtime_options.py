@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from medha_jax.cli.runtime_options import mesh_config
+from medha_jax.cli.runtime_options import LayoutOptions, RuntimeOptions, mesh_config
 from medha_jax.config import ConfigError
 from tests.cli.command import refused
 
@@ -42,3 +42,19 @@ def test_a_request_spread_over_every_axis_gets_the_same_tokens(generate, tmp_pat
 )
 def test_layouts_that_do_not_fit(generate, mesh, message):
     assert message in refused(generate(*PROMPT, "--mesh", mesh))
+
+
+@pytest.mark.parametrize(("mesh", "slots"), [("tp=1", 32), ("h200-1", 128), ("cpu-small", 32)])
+def test_as_many_slots_as_the_layout_has_decode_rows(mesh, slots):
+    options = RuntimeOptions(layout=LayoutOptions(mesh=mesh), settings={"slots": None})
+    assert options.config.slots == slots
+    assert options.config.mesh.buckets == mesh_config(mesh).buckets
+
+
+@pytest.mark.parametrize("mesh", ["cpu-small", "h200-1", "dgx-h100-64"])
+@pytest.mark.parametrize("slots", [1, 4, 33])
+def test_any_number_of_slots_works_with_any_layout(mesh, slots):
+    config = RuntimeOptions(layout=LayoutOptions(mesh=mesh), settings={"slots": slots}).config
+    whole = mesh_config(mesh).buckets.decode
+    assert config.slots == slots and config.mesh.buckets.decode[-1] == min(slots, whole[-1])
+    assert {*config.mesh.buckets.decode} - {slots} <= {*whole}
