@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import re
 import signal
 import sys
 from dataclasses import dataclass
@@ -29,6 +30,18 @@ if TYPE_CHECKING:
 LONGEST_CONFIG = 2**20  # bytes
 
 
+class _AsTyped(yaml.BaseLoader):
+    """Reads values as they are typed, so the words off, on, yes and no mean what they mean as a flag's value.
+
+    YAML itself would make booleans, dates and numbers of base 60 of them; each option converts its own value.
+    """
+
+
+_NULL = "tag:yaml.org,2002:null"  # a key without a value keeps its default
+_AsTyped.add_implicit_resolver(_NULL, re.compile(r"(~|null|Null|NULL|)$"), ["~", "n", "N", ""])
+_AsTyped.add_constructor(_NULL, lambda loader, node: None)
+
+
 def _config_file(ctx: typer.Context, path: Path | None) -> Path | None:
     """Take the options of a YAML file as defaults; flags win.
 
@@ -39,7 +52,7 @@ def _config_file(ctx: typer.Context, path: Path | None) -> Path | None:
         return None
     try:
         with path.open("rb") as file:
-            stated = yaml.safe_load(file.read(LONGEST_CONFIG))
+            stated = yaml.load(file.read(LONGEST_CONFIG), _AsTyped)
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

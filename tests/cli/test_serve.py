@@ -52,7 +52,7 @@ def files(tmp_path_factory):
 def served(model, files, environment):
     """A server with mutual TLS, a token, metrics, a trace and a JSON log, configured by a file and flags."""
     (files / "serve.yaml").write_text(
-        f"model: {model}\nport: 1\nmesh: {files / 'mesh.yaml'}\nslots: 4\npool-tokens: 1024\naccess-log: json\n"
+        f"model: {model}\nport: 1\nmesh: {files / 'mesh.yaml'}\nslots: 3\npool-tokens: 1024\naccess-log: json\n"
         f"tls-cert: {files / 'server.pem'}\ntls-key: {files / 'server.key'}\ntls_ca: {files / 'ca.pem'}\n"
         f"auth-token-file: {files / 'token'}\nmetrics-port: 0\nmax-output: 40\n"
     )
@@ -76,7 +76,7 @@ def test_its_log_says_when_every_shape_is_compiled(served):
     wait_until(lambda: "shapes are compiled" in served.errors, 60)
     lines = [line for line in served.errors.splitlines() if "compil" in line]
     total = len(lines) - 2
-    assert lines[0].startswith(f"compiling {total} shapes (decodes+prompt tokens): 4+0, 4+64, slice 0+")
+    assert lines[0].startswith(f"compiling {total} shapes (decodes+prompt tokens): 3+0, 3+64, slice 0+")
     assert [line.split(":")[0] for line in lines[1:-1]] == [f"compiled {n + 1}/{total}" for n in range(total)]
     assert lines[-1] == f"all {total} shapes are compiled"
 
@@ -208,6 +208,47 @@ def test_options_of_the_scheduler_reach_it(monkeypatch):
         ("fcfs", False, 0.02),
         ("red", True, 0.05),
     ]
+
+
+@pytest.mark.parametrize(
+    ("lines", "log", "caching", "insecure"),
+    [
+        ("access-log: off", "off", True, False),
+        ("access-log: 'off'\nprefix-cache: off\ninsecure: on", "off", False, True),
+        ("access-log: text\nprefix-cache: no\ninsecure: yes", "text", False, True),
+        ("prefix-cache: false\ninsecure: true", "text", False, True),
+        ("access-log:\nprefix-cache: ~\ninsecure: null", "text", True, False),
+    ],
+)
+def test_words_of_the_file_mean_what_they_mean_as_flags(monkeypatch, tmp_path, lines, log, caching, insecure):
+    seen = []
+    monkeypatch.setattr(
+        serving, "_serve", lambda settings, runtime, scheduling, *rest: seen.append((settings, scheduling))
+    )
+    monkeypatch.setattr(serving.signal, "signal", lambda *given: None)
+    (tmp_path / "serve.yaml").write_text(lines + "\n")
+    assert run(["serve", "--config", str(tmp_path / "serve.yaml")]) == 0
+    ((settings, scheduling),) = seen
+    assert (settings.access_log, scheduling.prefix_cache, settings.insecure) == (log, caching, insecure)
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("slots: off", "'--slots'"),
+        ("slots: yes", "'--slots'"),
+        ("port: 15:36", "'--port'"),
+        ("access-log: on", "access_log is 'on'; allowed are text, json, off"),
+        ("insecure: 2026-11-29", "'--insecure'"),
+        ("policy: no", "'--policy'"),
+    ],
+)
+def test_words_of_the_file_that_an_option_does_not_take(monkeypatch, tmp_path, capsys, lines, message):
+    monkeypatch.setattr(serving, "_serve", lambda *given: None)
+    monkeypatch.setattr(serving.signal, "signal", lambda *given: None)
+    (tmp_path / "serve.yaml").write_text(lines + "\n")
+    assert run(["serve", "--config", str(tmp_path / "serve.yaml")]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_it_can_compile_every_shape_before_it_serves(monkeypatch):
