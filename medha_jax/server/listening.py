@@ -13,6 +13,7 @@ from medha_jax.server.inference import Inference
 from medha_jax.server.security import TokenCheck
 from medha_jax.server.settings import ServerSettings
 
+PING_SECONDS = 1  # between pings of a client that are welcome on every connection, idle ones included
 OTHER_CALLS = 256  # concurrent calls beside streams: health, load, tokenize
 
 
@@ -38,7 +39,9 @@ def grpc_server(
         ("grpc.so_reuseport", 0),  # otherwise a second server could share the port
         ("grpc.keepalive_time_ms", 20_000),
         ("grpc.keepalive_timeout_ms", 10_000),
-        ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+        # gateways ping idle connections, and ones whose prompt is computed in silence; gRPC would call that abuse
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", 1_000 * PING_SECONDS),
     ]
     server = aio.server(
         interceptors=[TokenCheck(tokens)] if tokens else [],
