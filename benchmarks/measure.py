@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from medha_jax.results.stamp import cpu_model
+from medha_jax.machine import cores, cpu_model
 
 
 def best_seconds(run: Callable[[], Any], repeats: int = 5) -> float:
@@ -47,4 +46,4 @@ def copy_rate(megabytes: int = 256) -> float:
 
 def machine() -> str:
     """The machine and JAX's version in one line."""
-    return f"{cpu_model()}, {os.cpu_count()} cores, {jax.devices()[0].device_kind}, jax {jax.__version__}"
+    return f"{cpu_model()}, {cores()} cores, {jax.devices()[0].device_kind}, jax {jax.__version__}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from datetime import datetime
 from pathlib import Path
@@ -12,31 +11,17 @@ from typing import Any
 
 import numpy as np
 
-from medha_jax.results.stamp import cores, cpu_model, stamp
+from medha_jax.machine import cores, cpu_model, memory_bytes, vector_flags
+from medha_jax.results.stamp import stamp
 
-CPUINFO = Path("/proc/cpuinfo")
-VECTORS = ("sse4_2", "avx", "amx", "asimd", "sve")  # beginnings of the flags that say how wide arithmetic is
 SIZE, TIMES = 1024, 5  # of the matrix product that measures the machine
 HASHED = 2**20  # bytes of each file of weights that identify a model, with its length
 
 
 def machine() -> dict[str, Any]:
     """Processor, cores that this process may use, memory in GiB, and the processor's vector instructions."""
-    try:
-        found = vector_flags(CPUINFO.read_text(encoding="utf-8"))
-    except OSError:
-        found = []
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return {"cpu": cpu_model(), "cores": cores(), "memory_gib": round(memory), "vectors": found}
-
-
-def vector_flags(cpuinfo: str) -> list[str]:
-    """The flags of vector instructions of the first core in `/proc/cpuinfo`, sorted."""
-    for line in cpuinfo.splitlines():
-        name, _, flags = line.partition(":")
-        if name.strip() in ("flags", "Features"):
-            return sorted(flag for flag in flags.split() if flag.startswith(VECTORS))
-    return []
+    memory = memory_bytes() / 2**30
+    return {"cpu": cpu_model(), "cores": cores(), "memory_gib": round(memory), "vectors": [*vector_flags()]}
 
 
 def origin(versions: dict[str, str], started: datetime) -> dict[str, Any]:

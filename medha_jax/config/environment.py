@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 CPU_COLLECTIVE_FLAGS = (
@@ -11,11 +12,22 @@ CPU_COLLECTIVE_FLAGS = (
 )
 
 
-def default_compilation_cache() -> Path:
-    """Directory of the persistent compilation cache: `MEDHA_JAX_CACHE`, else in the user's cache directory."""
-    stated = os.environ.get("MEDHA_JAX_CACHE")
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(stated) if stated else base / "medha-jax" / "compiled"
+def default_compilation_cache() -> Path | None:
+    """Directory of the persistent compilation cache: `MEDHA_JAX_CACHE`, else in the user's cache directory.
+
+    None for a user without a home directory, as a container's may be.
+    """
+    if stated := os.environ.get("MEDHA_JAX_CACHE"):
+        return Path(stated)
+    base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    with suppress(RuntimeError):  # neither HOME nor an entry of the user
+        base = base.expanduser()
+    return base / "medha-jax" / "compiled" if base.is_absolute() else None
+
+
+def limit_cpu_threads(count: int) -> None:
+    """Give XLA `count` threads on CPUs, unless `NPROC` states another number; call it before JAX starts a backend."""
+    os.environ.setdefault("NPROC", str(count))
 
 
 def patient_cpu_collectives() -> None:

@@ -20,6 +20,7 @@ from medha_jax.engine.loop import Engine, OnTick
 from medha_jax.engine.output import text_outputs
 from medha_jax.engine.scheduling import scheduler_for
 from medha_jax.engine.service import EngineService, Listener, log_error
+from medha_jax.machine import cores, cpu_kind
 from medha_jax.plan import SamplingParams
 from medha_jax.scheduler.time_model import LEAST_TICKS, FittedTimeModel, TimeModelError
 from medha_jax.text import Tokenizer
@@ -134,11 +135,13 @@ class EngineLoader:
         import jax
 
         mesh, cache = self._config.mesh, self._config.compilation_cache
+        device = jax.devices()[0]
         key = {
             "model": str(self._config.model.resolve()),
             "mesh": str(mesh),
             "dtype": dtype,
-            "device": jax.devices()[0].device_kind,
+            # JAX calls every CPU "cpu"
+            "device": f"{cores()} x {cpu_kind()}" if device.platform == "cpu" else device.device_kind,
         }
         if cache is None:
             return FittedTimeModel(key)

@@ -6,7 +6,6 @@ Temporary memory, estimated cost and fp32 in place of bf16 belong to the CPU com
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from math import prod
@@ -21,6 +20,7 @@ from medha_jax.inspection.hlo import CONVERSIONS, COPIES, collectives, instructi
 from medha_jax.inspection.layout_report import BucketReport, LayoutReport
 from medha_jax.inspection.traced import WrittenCollective, written_collectives
 from medha_jax.inspection.traffic import UNKNOWN, bytes_by_axis, traffic
+from medha_jax.machine import cores
 from medha_jax.mesh import build_mesh, request_cpu_devices
 from medha_jax.runtime.executables import Compiled, ExecutableTable
 from medha_jax.runtime.memory import check_memory, plan_memory
@@ -134,7 +134,7 @@ def _compile(
 
     shapes = len(programs.buckets) + len(programs.slice_buckets)
     on_progress(f"compiling {len(chosen)} of {shapes} shapes for {programs.layout}")
-    threads = max(1, min(len(chosen), os.cpu_count() or 1))
+    threads = max(1, min(len(chosen), cores()))
     ExecutableTable.compile({shape: partial(lower, shape) for shape in chosen}, threads, done)
     return tuple(_report(programs, shape, written[shape], made[shape]) for shape in chosen)
 

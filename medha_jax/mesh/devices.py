@@ -9,7 +9,8 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
-from medha_jax.config import GROUP, STAGE, TENSOR, patient_cpu_collectives
+from medha_jax.config import GROUP, STAGE, TENSOR, limit_cpu_threads, patient_cpu_collectives
+from medha_jax.machine import bound_cores, cores
 from medha_jax.specs.layout import Layout, LayoutError
 
 AXES = (STAGE, GROUP, TENSOR)
@@ -18,6 +19,8 @@ AXES = (STAGE, GROUP, TENSOR)
 def request_cpu_devices(count: int) -> None:
     """Request virtual CPU devices. This has no effect on other platforms, or after a backend has started."""
     patient_cpu_collectives()
+    if cores() < bound_cores():  # XLA sees the affinity, but no quota
+        limit_cpu_threads(cores())
     with suppress(RuntimeError):
         jax.config.update("jax_num_cpu_devices", count)
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+import re
+import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -14,10 +18,14 @@ import jax
 from jax import stages
 from jax.experimental.compilation_cache import compilation_cache
 
+from medha_jax.machine import cpu_kind
 from medha_jax.runtime.shapes import Shape, SliceShape
 from medha_jax.specs.buckets import UnknownShapeError
 
+LEAST_ROOM = 2**20  # bytes that a directory must take to be used as a cache
+CACHE_ERROR = re.compile("Error (reading|writing) persistent compilation cache entry")
 CACHE_HIT = "/jax/compilation_cache/cache_hits"
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -32,19 +40,26 @@ class Compiled:
 class Builder:
     """Traces, lowers and compiles programs in any number of threads. A context manager: it listens to JAX's cache.
 
-    `options` are XLA options by name (str, bool or int), beside XLA's defaults.
+    What JAX warns of every entry of the cache that it cannot read or write is one line in the log, once. `options` are
+    XLA options by name (str, bool or int), beside XLA's defaults.
     """
 
     def __init__(self, options: Mapping[str, Any] | None = None) -> None:
         self._options = dict(options) if options else None
         self._found: set[int] = set()  # threads whose current compilation hit the cache
+        self._show = warnings.showwarning
+        self._refused = False
 
     def __enter__(self) -> Builder:
         jax.monitoring.register_event_listener(self._listen)
+        self._show = warnings.showwarning
+        warnings.showwarning = self._warned
         return self
 
     def __exit__(self, *error: object) -> None:
         jax.monitoring.unregister_event_listener(self._listen)
+        if warnings.showwarning == self._warned:
+            warnings.showwarning = self._show
 
     def build(self, lower: Callable[[], stages.Lowered]) -> Compiled:
         """Compile what `lower` traces and lowers."""
@@ -56,6 +71,18 @@ class Builder:
     def _listen(self, event: str, **_: object) -> None:
         if event == CACHE_HIT:
             self._found.add(threading.get_ident())
+
+    def _warned(self, message: Warning | str, *where: Any, **how: Any) -> None:
+        text = str(message)
+        if not CACHE_ERROR.match(text):
+            self._show(message, *where, **how)
+        elif not self._refused:
+            self._refused = True
+            logger.warning(
+                "the cache of compiled programs: %s; programs are compiled instead, and if this comes again, delete %s",
+                " ".join(text.split()),
+                jax.config.jax_compilation_cache_dir,
+            )
 
 
 class ExecutableTable:
@@ -105,15 +132,39 @@ class ExecutableTable:
         return cls(programs)
 
 
-def use_compilation_cache(directory: Path | None) -> None:
+def use_compilation_cache(directory: Path) -> None:
     """Turn on JAX's persistent compilation cache for every program, however quickly it compiles.
 
-    JAX opens a cache once and keeps its directory, so an open cache is closed first.
+    JAX opens a cache once and keeps its directory, so an open cache is closed first. Entries without content, which a
+    full disk leaves, are removed: JAX would refuse them at every start and never replace them.
+
+    Raises:
+        OSError: the directory cannot be made, or has no room.
     """
-    if directory is None:
-        return
     directory.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=directory) as probe:
+        probe.write(bytes(LEAST_ROOM))
+        probe.flush()
+    for entry in directory.glob("*-cache"):
+        if not entry.stat().st_size:
+            entry.unlink(missing_ok=True)
     jax.config.update("jax_compilation_cache_dir", str(directory))
     compilation_cache.reset_cache()
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def open_cache(directory: Path | None, on_cpu: bool, tell: Callable[[str], Any]) -> None:
+    """Use a cache of compiled programs, or none, and `tell` so in a line. A cache saves time, so none is no error.
+
+    Programs for CPUs lie in a folder for this kind of CPU: JAX knows no kinds of them, and one that has other
+    instructions would refuse a program, or die of it.
+    """
+    if directory is None:
+        why = "no directory is stated, and the user has no home"
+    else:
+        try:
+            return use_compilation_cache(directory / cpu_kind() if on_cpu else directory)
+        except OSError as error:
+            why = f"{directory}: {error.strerror}"
+    tell(f"every start compiles all programs, because there is no place to keep them ({why}); set MEDHA_JAX_CACHE")

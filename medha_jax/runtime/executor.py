@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from medha_jax.config import RuntimeConfig
 from medha_jax.mesh import plan_spec
 from medha_jax.plan import NO_HOST, Admission, PageCopy, SamplingParams, Slice, StepPlan, TokenResult
-from medha_jax.runtime.executables import use_compilation_cache
+from medha_jax.runtime.executables import open_cache
 from medha_jax.runtime.host_pool import HostPool
 from medha_jax.runtime.packing import EMPTY, bucket_for, pack, slice_bucket_for
 from medha_jax.runtime.programs import Programs
@@ -70,7 +70,7 @@ class MeshExecutor:
         self._parameters = self.programs.arguments(parameters)
         self._flight = deque([EMPTY] * config.mesh.spp, config.mesh.spp)
         self._round: PackedStages | None = None
-        use_compilation_cache(config.compilation_cache)
+        open_cache(config.compilation_cache, on_cpu, report)
         grids = (self.programs.grid,) if complete else self.programs.grid.growth
         self._compiler = ShapeCompiler(self.programs, grids, report)
         self.executables = self._compiler.compile_first()

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
 from typing import Any
 
 import jax
 
+from medha_jax.machine import memory_bytes
 from medha_jax.runtime.programs import Programs
 from medha_jax.specs.layout import Layout, LayoutError, nearest_layouts
 
 MIB, GIB = 2**20, 2**30
 CPU_SHARE = 0.25  # of the memory that is left, for the pool on CPUs: other programs use the host's memory, too
-CGROUPS = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True)
@@ -109,46 +107,14 @@ def default_pool_tokens(plan: MemoryPlan, slots: int, on_cpu: bool) -> int:
     return max(1, min(slots * plan.pages, room // plan.pool_per_page)) * plan.page_size
 
 
-def host_bytes(cgroups: Path = CGROUPS, own: Path = Path("/proc/self/cgroup")) -> int:
-    """Memory of this host, or the limit of this process's control groups if that is less."""
-    found = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    for limit in _cgroup_limits(cgroups, own):
-        try:
-            text = limit.read_text(encoding="ascii").strip()
-        except (OSError, ValueError):
-            continue
-        if text.isdecimal():
-            found = min(found, int(text))
-    return found
-
-
-def _cgroup_limits(cgroups: Path, own: Path) -> list[Path]:
-    """Files that may have a limit: of version 2 from the process's group up to the root, and of version 1."""
-    try:
-        lines = own.read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError):
-        lines = []
-    files = []
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        base, name = cgroups, "memory.max"
-        if controllers:
-            if "memory" not in controllers.split(","):
-                continue
-            base, name = cgroups / "memory", "memory.limit_in_bytes"
-        group = base / path.lstrip("/")
-        files += [at / name for at in (group, *group.parents) if at.is_relative_to(base)]
-    return [*files, cgroups / "memory.max", cgroups / "memory" / "memory.limit_in_bytes"]
-
-
 def host_tier_bytes(gib: float) -> int:
     """Bytes of a host tier of `gib` GiB.
 
     Raises:
         LayoutError: the host has less memory.
     """
-    if gib * GIB > host_bytes():
-        raise LayoutError(f"{gib:g} GiB of host memory for KV; there are {host_bytes() / GIB:.1f}")
+    if gib * GIB > memory_bytes():
+        raise LayoutError(f"{gib:g} GiB of host memory for KV; there are {memory_bytes() / GIB:.1f}")
     return int(gib * GIB)
 
 
@@ -158,7 +124,7 @@ def usable_bytes(device: jax.Device, sharing: int, fraction: float, host_tier: i
     A CPU has its part of the host's, which `sharing` CPUs divide; `host_tier` bytes of it are for the host tier.
     """
     if device.platform == "cpu":
-        return max(0, int(host_bytes() * fraction) - host_tier) // sharing
+        return max(0, int(memory_bytes() * fraction) - host_tier) // sharing
     stats = device.memory_stats() or {}
     return int(stats["bytes_limit"] * fraction) if "bytes_limit" in stats else None
 

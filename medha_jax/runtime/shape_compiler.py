@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from itertools import count
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from medha_jax.machine import cores
 from medha_jax.runtime.executables import Builder, Compiled, ExecutableTable
 from medha_jax.runtime.programs import Programs
 from medha_jax.runtime.shapes import Shape
@@ -56,12 +56,12 @@ class ShapeCompiler:
         self._thread = threading.Thread(target=self._compile_later, name="compile", daemon=False)
 
     def compile_first(self) -> ExecutableTable:
-        """Compile the shapes of the first grid, as many at once as there are cores."""
+        """Compile the shapes of the first grid, as many at once as this process may use cores."""
         all_of_them = [shape for _, shapes in self._steps for shape in shapes]
         self._report(f"compiling {self._total} shapes (decodes+prompt tokens): {', '.join(map(str, all_of_them))}")
         first = self._steps[0][1]
         lower = {shape: partial(self._programs.lower, shape) for shape in first}
-        threads = min(len(first), os.cpu_count() or 1)
+        threads = min(len(first), cores())
         return ExecutableTable.compile(lower, threads, self._tell, self._programs.compiler_options)
 
     def start(self) -> None:

@@ -26,7 +26,6 @@ from benchmarks.peers.figures import (
     write,
 )
 from benchmarks.peers.loads import ROWS, Asked
-from benchmarks.peers.origin import vector_flags
 from benchmarks.peers.side_by_side import cell, page, table, warnings
 from benchmarks.peers.vllm import command as vllm_command
 from benchmarks.peers.vllm import environment_of, requirements
@@ -159,12 +158,6 @@ def test_a_look_counts_this_process() -> None:
     assert second.at > first.at
     assert second.own > first.own
     assert second.all >= second.own - first.own
-
-
-def test_vector_flags_are_sorted_and_of_the_first_core() -> None:
-    text = "processor\t: 0\nflags\t\t: fpu sse4_2 avx2 avx aes avx512f\n\nprocessor\t: 1\nflags\t\t: amx_tile\n"
-    assert vector_flags(text) == ["avx", "avx2", "avx512f", "sse4_2"]
-    assert vector_flags("") == []
 
 
 def test_what_vllm_needs_is_without_extras_and_torch() -> None:

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -11,7 +9,7 @@ import pytest
 from medha_jax.config import Buckets, MeshConfig, RuntimeConfig
 from medha_jax.mesh import build_mesh
 from medha_jax.models import parameter_specs
-from medha_jax.runtime.memory import check_memory, default_pool_tokens, host_bytes, plan_memory
+from medha_jax.runtime.memory import check_memory, default_pool_tokens, plan_memory
 from medha_jax.runtime.programs import Programs
 from medha_jax.specs.layout import Layout, LayoutError
 from medha_jax.specs.model import Architecture
@@ -82,25 +80,3 @@ def test_a_pool_takes_what_is_left_and_no_more_than_all_slots_can_use() -> None:
     for pages, on_cpu, tokens in ((1000, False, 4 * 2048), (100, False, 1600), (100, True, 25 * 16), (0, False, 16)):
         room = dataclasses.replace(plan, limit=kept + pages * plan.pool_per_page)
         assert default_pool_tokens(room, 4, on_cpu) == tokens
-
-
-def test_the_limit_of_a_control_group_is_the_memory(tmp_path: Path) -> None:
-    own = tmp_path / "own"
-    whole = host_bytes(tmp_path, own)
-    assert whole == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-    def limit(name: str, text: str) -> None:
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text, encoding="ascii")
-
-    own.write_text("0::/a/b\n", encoding="ascii")
-    limit("a/b/memory.max", "max\n")
-    assert host_bytes(tmp_path, own) == whole
-    limit("a/memory.max", f"{2**28}\n")
-    assert host_bytes(tmp_path, own) == 2**28, "the limit of the group above"
-    limit("a/b/memory.max", f"{2**27}\n")
-    assert host_bytes(tmp_path, own) == 2**27
-    own.write_text("5:cpu:/x\n4:memory:/c\n", encoding="ascii")
-    assert host_bytes(tmp_path, own) == whole
-    limit("memory/c/memory.limit_in_bytes", str(2**26))
-    assert host_bytes(tmp_path, own) == 2**26, "version 1"
