@@ -7,6 +7,7 @@ from medha_jax.engine.events import (
     Course,
     EngineEvent,
     Failed,
+    FirstToken,
     GenerationRequest,
     NewTokens,
     PhaseTimings,
@@ -20,6 +21,7 @@ from medha_jax.engine.loading import EngineLoader
 from medha_jax.engine.loop import Engine, OnTick
 from medha_jax.engine.offline import ModelOutputError, OfflineEngine, generate
 from medha_jax.engine.output import RequestOutput, text_outputs
+from medha_jax.engine.request_ledger import END_REASONS, FINISH_REASONS, RequestCounts
 from medha_jax.engine.scheduling import scheduler_for
 from medha_jax.engine.service import EngineService, Listener, NotServingError, log_error
 from medha_jax.engine.sizing import sized_for
@@ -29,6 +31,8 @@ from medha_jax.scheduler.scheduler import QueueFullError
 from medha_jax.scheduler.time_model import FittedTimeModel
 
 __all__ = [
+    "END_REASONS",
+    "FINISH_REASONS",
     "ChunkReport",
     "Completed",
     "Completion",
@@ -39,6 +43,7 @@ __all__ = [
     "EngineService",
     "Executor",
     "Failed",
+    "FirstToken",
     "FittedTimeModel",
     "GenerationRequest",
     "Listener",
@@ -54,6 +59,7 @@ __all__ = [
     "Prefilled",
     "QueueFullError",
     "Queued",
+    "RequestCounts",
     "RequestOutput",
     "Slo",
     "TickReport",

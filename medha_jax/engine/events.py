@@ -73,16 +73,30 @@ class Prefilled:
 
 
 @dataclass(frozen=True)
+class FirstToken:
+    """When a request's first token came: seconds from the request to its first chunk, and from there to the token."""
+
+    queue_s: float
+    prefill_s: float
+
+    @property
+    def ttft_s(self) -> float:
+        """Seconds from the request to its first token."""
+        return self.queue_s + self.prefill_s
+
+
+@dataclass(frozen=True)
 class NewTokens:
     """New tokens and the text that became certain with them.
 
     Text may lag behind its tokens (an unfinished UTF-8 character, a possible stop string), so it may be empty.
-    `logprobs` has one entry per token, or none if the request did not ask for them.
+    `logprobs` has one entry per token, or none if the request did not ask for them. `first` comes with the first token.
     """
 
     token_ids: tuple[int, ...]
     text: str
     logprobs: tuple[TokenLogprobs, ...] = ()
+    first: FirstToken | None = None
 
 
 @dataclass(frozen=True)

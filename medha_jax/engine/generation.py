@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from medha_jax.engine.events import (
@@ -12,6 +12,7 @@ from medha_jax.engine.events import (
     Completion,
     Course,
     EngineEvent,
+    FirstToken,
     GenerationRequest,
     NewTokens,
     PhaseTimings,
@@ -72,14 +73,16 @@ class Generation:
         output = self.output
         if not chunk.last or output is None:
             return
+        first = None
         if math.isnan(self.first_token):
             self.first_token = now
+            first = FirstToken(self.first_chunk - self.arrival, now - self.first_chunk)
         logprobs, asked = None, self.request.sampling.logprobs
         if asked is not None:
             logprobs = TokenLogprobs(result.token, result.logprob, result.top[:asked])
         delta = output.push(result.token, logprobs)
         if delta is not None:
-            yield delta
+            yield delta if first is None else replace(delta, first=first)
         if output.finished:
             yield Completed(output.completion(self._course(state, len(output.token_ids), now)))
 

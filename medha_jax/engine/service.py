@@ -8,9 +8,10 @@ import threading
 from collections.abc import Callable, Sequence
 from itertools import count
 
-from medha_jax.engine.events import Completed, Failed, GenerationRequest
+from medha_jax.engine.events import GenerationRequest
 from medha_jax.engine.loop import Engine, Events
 from medha_jax.engine.recovery import internal_error
+from medha_jax.engine.request_ledger import RequestLedger
 from medha_jax.engine.tick_report import Load
 from medha_jax.plan import InvalidRequestError
 from medha_jax.scheduler.request import SchedulerRequest
@@ -85,7 +86,7 @@ class EngineService:
         self._changed = threading.Condition()
         self._inbox: list[_Command] = []
         self._coming = self._coming_tokens = 0
-        self._live: set[int] = set()
+        self._ledger = RequestLedger()
         self._prompts: dict[int, _Prompt] = {}
         self._load = engine.load
         self._draining = self._stopping = False
@@ -105,15 +106,15 @@ class EngineService:
         """Start the thread."""
         self._thread.start()
 
-    def submit(self, request: GenerationRequest) -> int:
-        """Queue a request; returns the number that its events carry.
+    def submit(self, request: GenerationRequest, arrival_s: float | None = None) -> int:
+        """Queue a request that came at `arrival_s` (default: now); returns the number that its events carry.
 
         Raises:
             InvalidRequestError: it cannot run.
             QueueFullError: too many requests wait.
             NotServingError: no new requests are taken.
         """
-        wanted = self._engine.prepare(request, self._clock())
+        wanted = self._engine.prepare(request, self._clock() if arrival_s is None else arrival_s)
         with self._changed:
             if self._draining or self._stopping or not self._load.healthy:
                 raise NotServingError("no new requests are taken")
@@ -121,7 +122,7 @@ class EngineService:
             waiting, tokens = load.waiting + self._coming, load.waiting_tokens + self._coming_tokens
             check_queue(self._engine.scheduler.config, waiting, tokens, wanted.prompt_tokens)
             number = next(self._numbers)
-            self._live.add(number)
+            self._ledger.accept(number)
             if request.prompt_bound is not None:
                 self._prompts[number] = _Prompt(len(request.prompt_ids), request.prompt_bound)
             self._coming += 1
@@ -153,17 +154,27 @@ class EngineService:
             self._ask(_Extend(number, ids, done))
 
     def cancel(self, number: int) -> None:
-        """End a request between two ticks, without further events. One that has ended is ignored."""
+        """End a request, without further events. One that has ended is ignored.
+
+        It counts as cancelled at once. What it holds comes back between two ticks.
+        """
         with self._changed:
-            if number in self._live:
+            if self._ledger.cancel(number):
+                self._prompts.pop(number, None)
                 self._ask(_Cancel(number))
 
     def load(self) -> Load:
-        """The engine's load after the last tick, with the requests that have come since."""
+        """The engine's load after the last tick, with the requests that have come and were cancelled since.
+
+        `counts.accepted` is the sum of all completed, failed, running and waiting ones.
+        """
         with self._changed:
+            running = min(self._load.running, len(self._ledger))
             return dataclasses.replace(
                 self._load,
-                waiting=self._load.waiting + self._coming,
+                counts=self._ledger.counts,
+                running=running,
+                waiting=len(self._ledger) - running,
                 waiting_tokens=self._load.waiting_tokens + self._coming_tokens,
                 draining=self._draining,
             )
@@ -172,7 +183,7 @@ class EngineService:
         """Take no new requests; returns whether all running ones ended within `seconds`."""
         with self._changed:
             self._draining = True
-            return self._changed.wait_for(lambda: not self._live, seconds)
+            return self._changed.wait_for(lambda: not len(self._ledger), seconds)
 
     def stop(self) -> None:
         """End every request as `Failed("stopped")`, and the thread after its tick. Further calls do nothing."""
@@ -193,7 +204,7 @@ class EngineService:
             log_error(error)
             with self._changed:
                 self._load = dataclasses.replace(self._load, healthy=False)
-                self._live.clear()
+                self._ledger.fail_all("internal")
                 self._changed.notify_all()
 
     def _wait(self) -> bool:
@@ -214,17 +225,18 @@ class EngineService:
         with self._changed:
             self._coming, self._coming_tokens = self._coming - coming, self._coming_tokens - tokens
             self._load = self._engine.load
-            # drop events of requests that were cancelled by a later command
-            return [event for event in events if event[0] in self._live]
+        return events
 
     def _tell(self, events: Events) -> None:
-        ended = [number for number, event in events if isinstance(event, (Completed, Failed))]
         with self._changed:
             self._load = self._engine.load
-            for number in ended:
-                self._forget(number)
-        if events:
-            self._listener(events)
+            told = [(number, event) for number, event in events if number in self._ledger]  # others were cancelled
+            for number, event in told:
+                self._ledger.note(number, event)
+                if number not in self._ledger:
+                    self._prompts.pop(number, None)
+        if told:
+            self._listener(told)
         with self._changed:
             self._changed.notify_all()
 
@@ -243,14 +255,8 @@ class EngineService:
                     self._engine.extend(number, command.ids, command.done)
                 case _Cancel():
                     self._engine.cancel(number)
-                    with self._changed:
-                        self._forget(number)
         except Exception as error:
             log_error(error)
             self._engine.cancel(number)
             return [(number, internal_error(error))]
         return []
-
-    def _forget(self, number: int) -> None:
-        self._live.discard(number)
-        self._prompts.pop(number, None)

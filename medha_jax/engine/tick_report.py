@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from medha_jax.engine.flight import DispatchedTick, TickTimes
+from medha_jax.engine.request_ledger import RequestCounts
 from medha_jax.plan import Chunk
 from medha_jax.scheduler.request import RequestState
 from medha_jax.scheduler.scheduler import QueueStats, Scheduler
@@ -89,12 +90,14 @@ class Load(QueueStats):
         total_pages: of each KV group.
         healthy: whether no error has made the runtime unusable.
         draining: whether it takes no new requests.
+        counts: requests since the start, if a service runs the engine.
     """
 
     slots: int
     total_pages: int
     healthy: bool = True
     draining: bool = False
+    counts: RequestCounts = field(default_factory=RequestCounts)
 
 
 def report_tick(

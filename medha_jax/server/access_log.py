@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
-from medha_jax.engine import Completion
+from medha_jax.engine import Completion, FirstToken
 from medha_jax.server.settings import LogFormat
 
 LONGEST_MESSAGE = 300  # characters
@@ -31,13 +31,17 @@ class Record:
     queue_ms: float | None = None
     ttft_ms: float | None = None
     e2e_ms: float | None = None
+    accepted: bool | None = None  # whether the engine took the request; None for other calls
+
+    def began(self, first: FirstToken) -> None:
+        """Take over the times of a first token."""
+        self.queue_ms, self.ttft_ms = 1000 * first.queue_s, 1000 * first.ttft_s
 
     def finished(self, completion: Completion) -> None:
         """Take over the figures of a finished generation."""
         self.reason = completion.finish_reason
         self.prompt_tokens, self.cached_tokens = completion.prompt_tokens, completion.cached_tokens
         self.output_tokens = len(completion.token_ids)
-        self.queue_ms, self.ttft_ms = 1000 * completion.timings.queue_s, 1000 * completion.timings.ttft_s
 
 
 class AccessLog:
@@ -54,7 +58,7 @@ class AccessLog:
         values = {
             name: round(value, 3) if isinstance(value, float) else value
             for name, value in asdict(record).items()
-            if value not in ("", None)
+            if value not in ("", None) and name != "accepted"
         }
         if "message" in values:
             values["message"] = record.message[:LONGEST_MESSAGE]

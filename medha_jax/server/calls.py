@@ -26,7 +26,7 @@ class Calls:
     """Begins and ends calls. Belongs to the event loop.
 
     `clock` is the engine's. `workers` do the work that would block the loop. `on_refused` is called with the status of
-    every call that does not end with OK.
+    every request that was never accepted.
     """
 
     def __init__(
@@ -40,10 +40,21 @@ class Calls:
         """Calls that are over except for a status that their clients do not read."""
         return len(self._unsent)
 
+    def now(self) -> float:
+        """Seconds of the engine's clock."""
+        return self._clock()
+
+    def refused(self, code: str) -> None:
+        """Count a request that was never accepted."""
+        self._on_refused(code)
+
     @asynccontextmanager
-    async def answered(self, method: str, context: Context) -> AsyncIterator[Record]:
-        """Log a call at its end, and answer a `Refusal` or an error with its status."""
-        record = Record(method, context.peer())
+    async def answered(self, method: str, context: Context, request: bool = False) -> AsyncIterator[Record]:
+        """Log a call at its end, and answer a `Refusal` or an error with its status.
+
+        A call with a `request` for the engine is refused if it ends before its record says that it was accepted.
+        """
+        record = Record(method, context.peer(), accepted=False if request else None)
         began = self._clock()
         try:
             yield record
@@ -52,17 +63,19 @@ class Calls:
         except asyncio.CancelledError:
             remaining = time_remaining(context)
             expired = remaining is not None and remaining <= 0
-            record.code = (StatusCode.DEADLINE_EXCEEDED if expired else StatusCode.CANCELLED).name
+            if expired or not record.reason:
+                record.code = (StatusCode.DEADLINE_EXCEEDED if expired else StatusCode.CANCELLED).name
             raise
         except (aio.UsageError, aio.InternalError):  # the client is gone, perhaps in the middle of a write
-            record.code = StatusCode.CANCELLED.name
+            if not record.reason:  # else it left with the last event
+                record.code = StatusCode.CANCELLED.name
         except Exception:
             logger.exception("an error in %s %s", method, record.request_id)
             await self._abort(
                 record, context, Refusal(StatusCode.INTERNAL, "an error in the server; its log says more")
             )
         finally:
-            if record.code != "OK":
+            if record.accepted is False:
                 self._on_refused(record.code)
             record.e2e_ms = 1000 * (self._clock() - began)
             self._log.end(record)

@@ -56,7 +56,8 @@ class Inference:
 
     async def generate(self, data: bytes, context: Context) -> None:
         """Answer one prompt with a stream of events."""
-        async with self._calls.answered("Generate", context) as record:
+        arrival = self._calls.now()
+        async with self._calls.answered("Generate", context, request=True) as record:
             service, requests = self._ready()
             message = await self._calls.aside(len(data), lambda: parse(pb.GenerateRequest, data))
             stream = self._opened(message.settings, record)
@@ -64,14 +65,14 @@ class Inference:
                 deadline = self._calls.deadline(context)
                 request = await self._calls.aside(len(data), lambda: requests.whole(message, deadline))
                 record.prompt_tokens = len(request.prompt_ids)
-                await self._submit(service, stream, request)
+                await self._submit(service, stream, request, arrival, record)
                 await self._write(stream, context, record)
             finally:
                 self._end(service, stream)
 
     async def generate_stream(self, parts: AsyncIterator[bytes], context: Context) -> None:
         """Answer a prompt in parts with a stream of events."""
-        async with self._calls.answered("GenerateStream", context) as record:
+        async with self._calls.answered("GenerateStream", context, request=True) as record:
             service, requests = self._ready()
             prompt = PromptParts(parts, self._calls, self._limits)
             start = await prompt.start()
@@ -85,7 +86,7 @@ class Inference:
                 deadline = self._calls.deadline(context)
                 size = ID_BYTES * len(ids)
                 request = await self._calls.aside(size, lambda: requests.started(start, deadline, ids))
-                number = await self._submit(service, stream, request)
+                number = await self._submit(service, stream, request, prompt.came, record)
                 reading = asyncio.create_task(self._extend(service, stream, number, prompt, record))
                 await self._write(stream, context, record)
             finally:
@@ -157,8 +158,10 @@ class Inference:
         record.request_id = stream.request_id
         return stream
 
-    async def _submit(self, service: EngineService, stream: Stream, request: GenerationRequest) -> int:
-        """Hand a request to the engine; returns its number.
+    async def _submit(
+        self, service: EngineService, stream: Stream, request: GenerationRequest, arrival: float, record: Record
+    ) -> int:
+        """Hand a request that came at `arrival` seconds to the engine; returns its number.
 
         Events of the request may come before this coroutine knows its number, so `expect` keeps them until `bind`. The
         call may be cancelled while a thread hands the request over. The thread cannot be stopped, so the hand-over is
@@ -168,14 +171,18 @@ class Inference:
         def forget(done: asyncio.Future[int]) -> None:
             if done.exception() is None:
                 service.cancel(done.result())
+            else:
+                self._calls.refused(StatusCode.CANCELLED.name)
 
         self._streams.expect()
         size, number = ID_BYTES * len(request.prompt_ids), None
-        submitting = asyncio.ensure_future(self._calls.aside(size, lambda: service.submit(request)))
+        submitting = asyncio.ensure_future(self._calls.aside(size, lambda: service.submit(request, arrival)))
         try:
             number = await asyncio.shield(submitting)
+            record.accepted = True
             return number
         except asyncio.CancelledError:
+            record.accepted = None  # the thread will tell
             submitting.add_done_callback(forget)
             raise
         except InvalidRequestError as error:
@@ -196,6 +203,8 @@ class Inference:
         match item:
             case list() as deltas:
                 record.output_tokens += sum(len(delta.token_ids) for delta in deltas)
+                if (first := deltas[0].first) is not None:
+                    record.began(first)
                 return replies.delta(deltas)
             case Queued() as event:
                 return replies.accepted(stream.request_id, event)

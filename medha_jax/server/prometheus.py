@@ -12,7 +12,17 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from medha_jax.engine import Completed, EngineEvent, Failed, Load, NewTokens, Prefilled, Queued, TickReport
+from medha_jax.engine import (
+    END_REASONS,
+    FINISH_REASONS,
+    Completed,
+    EngineEvent,
+    Failed,
+    Load,
+    NewTokens,
+    Prefilled,
+    TickReport,
+)
 
 # seconds; a long prompt's first token may take hours
 LONG = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14400)
@@ -44,14 +54,11 @@ class Metrics:
         self._generated = counter("generation_tokens", "Generated tokens.")
         self._preemptions = counter("num_preemptions", "Times that a request lost its pages.")
         self._lost = counter("preempted_tokens", "Tokens whose KV was lost with the pages of preempted requests.")
-        self._accepted = counter("requests_accepted", "Requests that were queued.")
-        self._success = counter("request_success", "Requests that ended with a completion.", ["finished_reason"])
-        self._failed = counter("request_failure", "Requests that ended otherwise after they were queued.", ["reason"])
-        self._refused = counter("requests_refused", "Requests that were not queued.", ["reason"])
+        self._refused = counter("requests_refused", "Requests that were never accepted.", ["reason"])
         self._deadline = counter("request_deadline", "Finished requests by whether their deadline was met.", ["met"])
         self._ttft = histogram("time_to_first_token_seconds", "Request to first token.", LONG)
         self._itl = histogram("inter_token_latency_seconds", "Between one output of a request and the next.", SHORT)
-        self._e2e = histogram("e2e_request_latency_seconds", "Request to last token.", LONG)
+        self._e2e = histogram("e2e_request_latency_seconds", "Request to last token, of finished requests.", LONG)
         self._queue = histogram("request_queue_time_seconds", "Request to its first chunk.", LONG)
         self._prefill = histogram("request_prefill_time_seconds", "First chunk to first token.", LONG)
         self._iteration = histogram("iteration_tokens_total", "Tokens that entered the first stage in a tick.", TOKENS)
@@ -115,7 +122,6 @@ class Metrics:
         self._preemptions.inc(len(report.preempted))
         self._lost.inc(report.lost_tokens)
         for number in report.cancelled:
-            self._failed.labels("cancelled").inc()
             self._forget(number)
 
     def on_events(self, events: Iterable[tuple[int, EngineEvent]]) -> None:
@@ -124,23 +130,24 @@ class Metrics:
             match event:
                 case NewTokens():
                     self._generated.inc(len(event.token_ids))
+                    if event.first is not None:
+                        self._ttft.observe(event.first.ttft_s)
+                        self._queue.observe(event.first.queue_s)
+                        self._prefill.observe(event.first.prefill_s)
                     if number in self._outputs:
                         self._itl.observe(self._now - self._outputs[number])
                     self._outputs[number] = self._now
                 case Prefilled():
                     self._prompt.inc(event.done - self._done.get(number, 0))
                     self._done[number] = event.done
-                case Queued():
-                    self._accepted.inc()
                 case Completed():
                     self._finish(event)
                     self._forget(number)
                 case Failed():
-                    self._failed.labels(event.reason).inc()
                     self._forget(number)
 
     def refused(self, reason: str) -> None:
-        """Count a request that was not queued. Any thread may call this."""
+        """Count a request that was never accepted. Any thread may call this."""
         self._refused.labels(reason).inc()
 
     def close(self) -> None:
@@ -154,14 +161,9 @@ class Metrics:
 
     def _finish(self, event: Completed) -> None:
         completion = event.completion
-        timings = completion.timings
-        self._success.labels(completion.finish_reason).inc()
         self._deadline.labels(str(completion.deadline_met).lower()).inc()
         self._cached.inc(completion.cached_tokens)
-        self._ttft.observe(timings.ttft_s)
-        self._e2e.observe(timings.e2e_s)
-        self._queue.observe(timings.queue_s)
-        self._prefill.observe(timings.prefill_s)
+        self._e2e.observe(completion.timings.e2e_s)
 
     def _forget(self, number: int) -> None:
         self._outputs.pop(number, None)
@@ -169,7 +171,10 @@ class Metrics:
 
 
 class _Gauges(Collector):
-    """Reads an engine's load on demand, so gauges are up to date between ticks, too."""
+    """Reads an engine's load on demand, so its figures are up to date between ticks, and belong together.
+
+    At any moment accepted requests are the sum of successes, failures, running and waiting ones.
+    """
 
     def __init__(self, load: Callable[[], Load]) -> None:
         self._load = load
@@ -181,6 +186,7 @@ class _Gauges(Collector):
     def collect(self) -> Iterator[Metric]:
         """The gauges as they are now."""
         load = self._load()
+        yield from _counters(load)
         pages = GaugeMetricFamily("medha_kv_pages", "KV pages by state.", labels=["group", "state"])
         for group, (free, cached) in enumerate(zip(load.free_pages, load.cached_pages, strict=True)):
             states = {"free": free - cached, "cached": cached, "held": load.total_pages - free}
@@ -204,3 +210,18 @@ class _Gauges(Collector):
         )
         back = "KV pages copied back from host memory."
         yield CounterMetricFamily("medha_kv_host_restored_pages", back, value=load.host.restored)
+
+
+def _counters(load: Load) -> Iterator[Metric]:
+    """What became of the requests."""
+    counts = load.counts
+    yield CounterMetricFamily("medha_requests_accepted", "Requests that were accepted.", value=counts.accepted)
+    success = CounterMetricFamily(
+        "medha_request_success", "Requests that ended with a completion.", labels=["finished_reason"]
+    )
+    for finished in FINISH_REASONS:
+        success.add_metric([finished], counts.completed.get(finished, 0))
+    failure = CounterMetricFamily("medha_request_failure", "Accepted requests that ended otherwise.", labels=["reason"])
+    for reason in END_REASONS:
+        failure.add_metric([reason], counts.failed.get(reason, 0))
+    yield from (success, failure)

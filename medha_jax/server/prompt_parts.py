@@ -20,12 +20,16 @@ class PromptParts:
 
     Each part must come within `part_seconds`, and N tokens within `part_seconds + N / part_rate` seconds: who sends a
     little now and then holds a slot no longer than that.
+
+    Attributes:
+        came: when the last part came, in seconds of the engine's clock.
     """
 
     def __init__(self, parts: AsyncIterator[bytes], calls: Calls, limits: Limits) -> None:
         self._parts, self._calls, self._limits = parts, calls, limits
         self._began = asyncio.get_running_loop().time()
         self._tokens = 0
+        self.came = calls.now()
 
     async def start(self) -> pb.GenerateStart:
         """The settings, which come first.
@@ -68,6 +72,7 @@ class PromptParts:
                     "tokens/s or faster"
                 )
             raise Refusal(StatusCode.DEADLINE_EXCEEDED, message) from None
+        self.came = self._calls.now()
         return None if data is None else await self._calls.aside(len(data), lambda: _read(data))
 
 

@@ -16,11 +16,13 @@ from medha_jax.engine import (
     EngineEvent,
     EngineService,
     Failed,
+    FirstToken,
     Load,
     NewTokens,
     PhaseTimings,
     Prefilled,
     Queued,
+    RequestCounts,
     TickReport,
 )
 from medha_jax.kv.host import HostUse
@@ -103,7 +105,6 @@ def test_a_tick_that_nobody_waited_for_has_no_time() -> None:
     metrics = Metrics()
     metrics.on_tick(dataclasses.replace(REPORT, timed=False, preempted=(), cancelled=(4, 5)))
     assert value(metrics, "tick_seconds_count") == 0
-    assert value(metrics, "request_failure_total", reason="cancelled") == 2
 
 
 def test_events_are_counted() -> None:
@@ -115,18 +116,16 @@ def test_events_are_counted() -> None:
     ]
     metrics.on_tick(REPORT)
     metrics.on_events(batch)
-    metrics.on_events([(7, Prefilled(100, 100)), (7, NewTokens((1,), "a"))])
+    metrics.on_events([(7, Prefilled(100, 100)), (7, NewTokens((1,), "a", first=FirstToken(0.5, 1.5)))])
+    assert value(metrics, "time_to_first_token_seconds_count") == 1, "at once, whatever comes after it"
     import dataclasses
 
     metrics.on_tick(dataclasses.replace(REPORT, started=10.05, ended=10.35))
     metrics.on_events([(7, NewTokens((2, 3), "bc")), (7, Completed(COMPLETION))])
     metrics.refused("queue_full")
-    assert value(metrics, "requests_accepted_total") == 1
     assert value(metrics, "prompt_tokens_total") == 100
     assert value(metrics, "cached_prompt_tokens_total") == 16
     assert value(metrics, "generation_tokens_total") == 3
-    assert value(metrics, "request_success_total", finished_reason="stop") == 1
-    assert value(metrics, "request_failure_total", reason="deadline") == 1
     assert value(metrics, "requests_refused_total", reason="queue_full") == 1
     assert value(metrics, "request_deadline_total", met="false") == 1
     assert value(metrics, "inter_token_latency_seconds_count") == 1
@@ -145,12 +144,25 @@ def test_events_are_counted() -> None:
 def test_gauges_are_read_when_asked_for() -> None:
     metrics = Metrics()
     load = Load(
-        running=2, waiting=3, waiting_tokens=500, slots=8, total_pages=10, free_pages=(4, 10), cached_pages=(1, 0)
+        running=2,
+        waiting=3,
+        waiting_tokens=500,
+        slots=8,
+        total_pages=10,
+        free_pages=(4, 10),
+        cached_pages=(1, 0),
+        counts=RequestCounts(15, {"stop": 6}, {"cancelled": 3, "deadline": 1}),
     )
     metrics.watch(lambda: load)
     assert value(metrics, "num_requests_running") == 2
     assert value(metrics, "num_requests_waiting") == 3
     assert value(metrics, "num_tokens_waiting") == 500
+    assert value(metrics, "requests_accepted_total") == 15
+    finished = [value(metrics, "request_success_total", finished_reason=reason) for reason in ("stop", "length")]
+    failed = [
+        value(metrics, "request_failure_total", reason=reason) for reason in ("cancelled", "deadline", "internal")
+    ]
+    assert finished == [6, 0] and failed == [3, 1, 0]
     assert value(metrics, "kv_cache_usage_perc") == pytest.approx(0.3)
     assert value(metrics, "ready") == 1
     pages = {
