@@ -23,11 +23,22 @@ FAULTS = {
     "drop": "breaks the connection before it answers",
     "malformed": "a chunk that is no JSON, after three",
     "list": "a chunk that is a JSON list",
-    "no-choices": "a chunk without choices",
+    "choices-a-text": "a chunk whose choices are a text",
+    "bare-error": "an error's object without the word error, then [DONE]",
+    "abort": "gives the request up, with that as the finish reason",
+    "cut-event": "ends in the middle of an event",
     "plain": "answers with one JSON object, as if no stream was asked for",
     "nothing": "ends the stream well, without a token",
     "endless": "sends three chunks and then nothing more",
     "no-usage": "does not say the usage",
+    "usage-alone": "the usage in an object without choices",
+    "usage-null-choices": "the usage beside choices that are null",
+    "usage-first": "the prompt's usage before the first chunk, and no other",
+    "usage-always": "the usage so far in every chunk",
+    "usage-both": "the prompt's usage first, the output's last",
+    "pings": "comments, empty events and objects without choices between the chunks",
+    "no-done": "ends after the last chunk, without [DONE]",
+    "done-cut": "no line end after [DONE]",
     "two-a-chunk": "two tokens a chunk",
     "last-empty": "says why it ends in a chunk of its own",
     "last-silent": "the last token has no text",
@@ -35,6 +46,12 @@ FAULTS = {
     "dribble": "a byte at a time",
     "no-models": "does not list its models",
 }
+MIDDLE = (
+    *("error", "truncated", "reset", "malformed", "list", "endless"),
+    *("choices-a-text", "bare-error", "abort", "cut-event"),
+)  # faults after three chunks
+SILENT = ("no-usage", "usage-first", "usage-always")  # have no usage at the end
+PING = b'data: {"type": "ping"}\n\ndata: {"object": "text_completion", "choices": []}\n\n'
 MODEL = "simulated"
 
 
@@ -102,20 +119,37 @@ class Server:
         for number in range(count):
             due += self._tick_s
             await asyncio.sleep(due - loop.time())
-            if number == 3 and fault in ("error", "truncated", "reset", "malformed", "list", "no-choices", "endless"):
+            if number == 3 and fault in MIDDLE:
                 return await self._fail(fault, writer)
+            if number == 0 and fault in ("usage-first", "usage-both"):
+                await event(writer, {"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 0}}, fault)
+            if fault == "pings":
+                await raw_bytes(writer, b": ping\n\nevent: ping\ndata: {}\n\ndata:\n\n" + PING)
             last = number == count - 1 and fault != "last-empty"
             text = "" if last and fault == "last-silent" else "a" * per_chunk
-            await event(writer, chunk_of(text, "length" if last else None), fault)
+            chunk = chunk_of(text, "length" if last else None)
+            if fault == "usage-always":
+                chunk["usage"] = {"prompt_tokens": len(wanted["prompt"]), "completion_tokens": number + 1}
+            await event(writer, chunk, fault)
         if fault == "last-empty":
             await event(writer, chunk_of("", "length"), fault)
-        if fault != "no-usage" and wanted.get("stream_options", {}).get("include_usage"):
+        if fault not in SILENT and wanted.get("stream_options", {}).get("include_usage"):
             prompt = wanted["prompt"]
             usage = {"prompt_tokens": len(prompt), "completion_tokens": tokens if count else 0}
             usage["total_tokens"] = sum(usage.values())
             details = {"prompt_tokens_details": {"cached_tokens": 1}}
-            await event(writer, {"object": "text_completion", "choices": [], "usage": usage | details}, fault)
-        await event(writer, "[DONE]", fault)
+            if fault == "usage-both":
+                usage["prompt_tokens"] = None
+            last_one: dict[str, Any] = {"object": "text_completion", "choices": [], "usage": usage | details}
+            if fault == "usage-null-choices":
+                last_one["choices"] = None
+            if fault == "usage-alone":
+                del last_one["choices"]
+            await event(writer, last_one, fault)
+        if fault == "done-cut":
+            await raw_bytes(writer, b"data: [DONE]")
+        elif fault != "no-done":
+            await event(writer, "[DONE]", fault)
         writer.write(b"0\r\n\r\n")
         await writer.drain()
         return True
@@ -131,10 +165,16 @@ class Server:
             "error": {"error": {"message": "the engine\ndied", "type": "internal", "code": 500}},
             "malformed": '{"choices": [{"index": 0, "te',
             "list": [1, 2],
-            "no-choices": {"object": "text_completion"},
+            "choices-a-text": {"object": "text_completion", "choices": "a"},
+            "bare-error": {"message": "the engine died", "type": "InternalServerError", "code": 500},
+            "abort": chunk_of("", "abort"),
         }
         if fault in wrong:
             await event(writer, wrong[fault], fault)
+        if fault == "cut-event":
+            await raw_bytes(writer, b'data: {"choices": [{"ind')
+        if fault in ("bare-error", "abort"):
+            await event(writer, "[DONE]", fault)
         writer.write(b"0\r\n\r\n")
         await writer.drain()
         return True
@@ -162,6 +202,12 @@ async def event(writer: asyncio.StreamWriter, data: Any, fault: str) -> None:
         writer.write(f"{len(piece):x}\r\n".encode() + piece + b"\r\n")
         if fault == "dribble":
             await writer.drain()
+    await writer.drain()
+
+
+async def raw_bytes(writer: asyncio.StreamWriter, data: bytes) -> None:
+    """Send bytes of the stream as they are."""
+    writer.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
     await writer.drain()
 
 

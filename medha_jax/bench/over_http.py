@@ -1,8 +1,10 @@
 """The OpenAI completions API as a backend: `POST /v1/completions` with `stream: true`, answered by server-sent events.
 
 A chunk with a choice counts as a message, unless it only has a finish reason. Chunks do not say how many tokens they
-have; the usage at the end (`stream_options: include_usage`) has the total. If it counts one token more than there were
-messages, the chunk with the finish reason had it: a token without text, such as half of a character.
+have; the usage (`stream_options: include_usage`) has the total, if it comes with the last message or after it. If it
+counts one token more than there were messages, the chunk with the finish reason had it: a token without text, such as
+half of a character. Objects without choices, such as pings, are no messages. A stream has ended well if it had a finish
+reason or `[DONE]`.
 
 aiohttp instead of httpx: httpx scans all its connections whenever it takes or returns one.
 """
@@ -26,6 +28,7 @@ CONNECT_SECONDS = 30.0
 KEPT_SECONDS = 4.0  # idle connections are closed then; uvicorn closes them after 5 s, and a request would fail
 SHOWN = 300  # most characters of a shown error
 DONE = b"[DONE]"
+FAILURES = ("error", "abort")  # finish reasons of a request that the server gave up
 
 
 @dataclass
@@ -35,12 +38,14 @@ class _Stream:
     heard: Callable[[int], None]
     messages: int = 0
     ended_bare: bool = False  # a chunk had a finish reason only
+    finished: bool = False  # a chunk had a finish reason
     done: bool = False
-    usage: Mapping[str, Any] = field(default_factory=dict)
+    usage: dict[str, Any] = field(default_factory=dict)
+    counted: int = 0  # messages before the newest usage
 
     def event(self, data: bytes) -> None:
         """Process the data of an event."""
-        if self.done:
+        if self.done or not data.strip():
             return
         if data.strip() == DONE:
             self.done = True
@@ -51,19 +56,31 @@ class _Stream:
             raise RequestFailedError(f"an event is not JSON: {_shown(data)}") from None
         if not isinstance(chunk, dict):
             raise RequestFailedError(f"an event is no JSON object: {_shown(data)}")
-        if chunk.get("error") or chunk.get("object") == "error":
+        if _is_error(chunk):
             raise RequestFailedError(f"error in the stream: {_message(chunk)}")
-        if isinstance(chunk.get("usage"), dict):
-            self.usage = chunk["usage"]
-        choices = chunk.get("choices")
+        choices = [] if chunk.get("choices") is None else chunk["choices"]
         if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
-            raise RequestFailedError(f"an event has no list of choices: {_shown(data)}")
+            raise RequestFailedError(f"the choices of an event are no list of objects: {_shown(data)}")
+        reasons = [choice["finish_reason"] for choice in choices if choice.get("finish_reason")]
+        for reason in reasons:
+            if reason in FAILURES:
+                raise RequestFailedError(f"the server ended the request with the reason {reason}")
+        self.finished = self.finished or bool(reasons)
         if any(choice.get("text") or not choice.get("finish_reason") for choice in choices):
             self._message()
         elif choices:
             self.ended_bare = True
-        if self.ended_bare and _count(self.usage, "completion_tokens") == self.messages + 1:
+        if isinstance(chunk.get("usage"), dict):
+            self.usage |= {name: value for name, value in chunk["usage"].items() if value is not None}
+            self.counted = self.messages
+        if self.ended_bare and self.output == self.messages + 1:
             self._message()
+            self.counted = self.messages
+
+    @property
+    def output(self) -> int | None:
+        """The server's total of output tokens; None if it told none after the last message."""
+        return _count(self.usage, "completion_tokens") if self.counted == self.messages else None
 
     def _message(self) -> None:
         self.messages += 1
@@ -157,16 +174,20 @@ class OpenAiBackend:
                 async for received in answer.content.iter_any():
                     for data in events.feed(received):
                         stream.event(data)
+                for data in events.end():
+                    stream.event(data)
         except StreamError as error:
             raise RequestFailedError(str(error)) from None
         except (aiohttp.ClientError, OSError) as error:
             if not stream.done:
                 where = f"after {stream.messages} messages" if stream.messages else "before the first message"
                 raise RequestFailedError(f"the connection broke {where}: {_reason(error)}") from None
-        if not stream.done:
-            raise RequestFailedError(f"the stream ended after {stream.messages} messages without [DONE]")
-        usage = stream.usage
-        output, details = _count(usage, "completion_tokens"), usage.get("prompt_tokens_details")
+        if not (stream.done or stream.finished):
+            raise RequestFailedError(
+                f"the stream ended after {stream.messages} messages without a finish reason and without [DONE]"
+            )
+        usage, output = stream.usage, stream.output
+        details = usage.get("prompt_tokens_details")
         return Reply(
             "chunks" if output is None else "usage",
             prompt_tokens=_count(usage, "prompt_tokens"),
@@ -198,6 +219,14 @@ async def _check(answer: aiohttp.ClientResponse) -> None:
         raise RequestFailedError(f"HTTP {answer.status}: {_text_of(await answer.content.read(2**16))}")
     if answer.content_type != "text/event-stream":
         raise RequestFailedError(f"the answer is {answer.content_type}, not text/event-stream")
+
+
+def _is_error(chunk: Mapping[str, Any]) -> bool:
+    """Whether an event tells of an error: as OpenAI does, or as the bare object of an error."""
+    if chunk.get("error") or chunk.get("object") == "error":
+        return True
+    bare = chunk.get("choices") is None and chunk.get("usage") is None
+    return bare and any(chunk.get(name) for name in ("message", "detail", "code"))
 
 
 def _count(usage: Mapping[str, Any], name: str) -> int | None:

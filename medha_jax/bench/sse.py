@@ -23,6 +23,10 @@ class EventStream:
         self._rest = b""
         self._data: list[bytes] = []
 
+    def end(self) -> list[bytes]:
+        """The data of an event whose empty line never came. The standard drops it; servers end with `[DONE]` so."""
+        return self.feed(b"\n\n")
+
     def feed(self, received: bytes) -> list[bytes]:
         """The data of the events that end in these bytes, in order, without empty events.
 

@@ -66,11 +66,19 @@ def test_long_prompts_are_sent_whole(completions):
     assert completions.server.seen[-1]["prompt"] == ids.tolist()
 
 
-@pytest.mark.parametrize("fault", ["crlf", "dribble", "last-empty", "last-silent", "two-a-chunk", "no-usage"])
+FORMS = (
+    *("crlf", "dribble", "last-empty", "last-silent", "two-a-chunk", "no-usage", "pings", "no-done", "done-cut"),
+    *("usage-alone", "usage-null-choices", "usage-first", "usage-always", "usage-both"),
+)
+
+
+@pytest.mark.parametrize("fault", FORMS)
 def test_streams_of_other_forms_are_understood(completions, fault):
     messages, _, reply = send(completions.url(fault))
-    assert len(messages) == (3 if fault == "two-a-chunk" else 6)
-    assert (reply.counted, reply.output_tokens) == (("chunks", None) if fault == "no-usage" else ("usage", 6))
+    assert fault in FAULTS and len(messages) == (3 if fault == "two-a-chunk" else 6)
+    untold = fault in ("no-usage", "usage-first")  # the first usage cannot know the output
+    assert (reply.counted, reply.output_tokens) == (("chunks", None) if untold else ("usage", 6))
+    assert reply.prompt_tokens == (None if fault == "no-usage" else 5)
 
 
 @pytest.mark.parametrize(
@@ -79,12 +87,15 @@ def test_streams_of_other_forms_are_understood(completions, fault):
         ("status-429", r"HTTP 429: too many requests wait$"),
         ("status-500", r"HTTP 500: <html> <body>Internal Server Error</body> </html>$"),
         ("error", r"error in the stream: the engine died$"),
-        ("truncated", r"the stream ended after 3 messages without \[DONE\]"),
+        ("truncated", r"the stream ended after 3 messages without a finish reason and without \[DONE\]"),
+        ("cut-event", r'an event is not JSON: {"choices": \[{"ind$'),
+        ("bare-error", r"error in the stream: the engine died$"),
+        ("abort", r"the server ended the request with the reason abort$"),
         ("reset", r"the connection broke after 3 messages: "),
         ("drop", r"the connection broke before the first message: "),
         ("malformed", r'an event is not JSON: {"choices": \[{"index": 0, "te$'),
         ("list", r"an event is no JSON object: \[1, 2\]"),
-        ("no-choices", r"an event has no list of choices: "),
+        ("choices-a-text", r"the choices of an event are no list of objects: "),
         ("plain", r"the answer is application/json, not text/event-stream"),
     ],
 )
