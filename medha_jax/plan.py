@@ -29,8 +29,8 @@ class SamplingParams:
     """How tokens are chosen. By default they are sampled from the unchanged distribution until the context is full.
 
     `temperature` 0 is greedy; `top_k` 0 or -1 is off; `logprobs` None is off, and 0 gives only the chosen token's;
-    with `seed` None the engine draws one. Presence and frequency penalties look at generated tokens (OpenAI's
-    definition), the repetition penalty at prompt and generated ones (CTRL, arXiv 1909.05858).
+    with `seed` None the engine draws one for the request. Presence and frequency penalties look at generated tokens
+    (OpenAI's definition), the repetition penalty at prompt and generated ones (CTRL, arXiv 1909.05858).
 
     Raises:
         InvalidRequestError: a value is out of its range.
@@ -64,7 +64,12 @@ class SamplingParams:
         0.0, "Subtracted per earlier occurrence; in [-2, 2].", at_least=-2, at_most=2, panel=_SAMPLING
     )
     seed: int | None = setting(
-        None, "Repeats a sampled generation.", at_least=0, at_most=MAX_SEED, metavar="SEED", panel=_SAMPLING
+        None,
+        "Repeats a sampled generation. Default: drawn; --json tells it.",
+        at_least=0,
+        at_most=MAX_SEED,
+        metavar="SEED",
+        panel=_SAMPLING,
     )
     max_tokens: int | None = setting(None, "Default: until the context is full.", at_least=1, panel=_END)
     min_tokens: int = setting(0, "Do not stop before this many.", at_least=0, panel=_END)
@@ -104,6 +109,12 @@ class SamplingParams:
         if min(self.stop_token_ids, default=0) < 0:
             raise InvalidRequestError(f"stop token id {min(self.stop_token_ids)}; allowed are 0 and more")
         for text in self.stop:
+            try:
+                text.encode("utf-8")
+            except UnicodeEncodeError:
+                raise InvalidRequestError(
+                    "a stop string is not valid Unicode (lone surrogates); give UTF-8 text"
+                ) from None
             if not 1 <= len(text) <= MAX_STOP_STRING_LENGTH:
                 raise InvalidRequestError(
                     f"a stop string has {len(text)} characters; allowed are 1 to {MAX_STOP_STRING_LENGTH}"

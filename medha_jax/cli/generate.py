@@ -72,7 +72,7 @@ def generate(
         source = read_ids(ids) if ids is not None else read_text(asked.prompt, asked.prompt_file)
         connected = connection(remote.server, remote.auth_token_file, remote.server_ca)
         with reader_may_leave():
-            _report(stream_remote(connected, source, given, remote.timeout, show_text=not json), json)
+            _report(*stream_remote(connected, source, given, remote.timeout, show_text=not json), json)
         return
     directory = model_directory(runtime.model)
     defaults = GenerationDefaults.from_directory(directory)
@@ -86,17 +86,17 @@ def generate(
     with reader_may_leave():
         config = runtime.config
         if cluster is None:
-            completion = _stream(open_runtime(request, config), tokenizer, request, show_text=not json)
+            answer = _stream(open_runtime(request, config), tokenizer, request, show_text=not json)
         else:
             quiet_stdout()
             with ended_at_once(), lead_runtime(request, config, cluster) as leading:
-                completion = _stream(leading, tokenizer, request, show_text=not json)
-        _report(completion, json)
+                answer = _stream(leading, tokenizer, request, show_text=not json)
+        _report(*answer, json)
 
 
-def _report(completion: Completion | RemoteCompletion, json: bool) -> None:
+def _report(completion: Completion | RemoteCompletion, seed: int | None, json: bool) -> None:
     if json:
-        print(completion_json(completion), flush=True)
+        print(completion_json(completion, seed), flush=True)
     print_summary(completion, text_shown=not json)
 
 
@@ -105,16 +105,21 @@ def _stream(
     tokenizer: Tokenizer,
     request: GenerationRequest,
     show_text: bool,
-) -> Completion:
-    """Generate; progress goes to stderr and, with `show_text`, each piece of text to stdout as it comes."""
-    from medha_jax.engine import Completed, NewTokens, Prefilled
+) -> tuple[Completion, int | None]:
+    """Generate; progress goes to stderr and, with `show_text`, each piece of text to stdout as it comes.
+
+    Returns the completion, and the seed of its tokens.
+    """
+    from medha_jax.engine import Completed, NewTokens, Prefilled, Queued
     from medha_jax.engine import generate as events
 
-    clock = time.perf_counter
+    clock, seed = time.perf_counter, None
     with noted_interrupts() as check, PrefillProgress(len(request.prompt_ids), clock) as progress:
         for event in events(executor, tokenizer, request, clock):
             check()
             match event:
+                case Queued():
+                    seed = event.seed
                 case Prefilled(done=done):
                     progress.update(done)
                 case NewTokens(text=text):
@@ -123,5 +128,5 @@ def _stream(
                         sys.stdout.write(text)
                         sys.stdout.flush()
                 case Completed(completion=completion):
-                    return completion
+                    return completion, seed
     raise RuntimeError("the engine ended without a Completed event")

@@ -32,9 +32,9 @@ def reader_may_leave() -> Iterator[None]:
             os.dup2(nowhere, stream.fileno())
 
 
-def completion_json(completion: Completion | RemoteCompletion) -> str:
-    """One line of JSON: times in seconds; null for logprobs that were not requested and for -inf."""
-    stated = {name: getattr(completion, name) for name in REPORTED}
+def completion_json(completion: Completion | RemoteCompletion, seed: int | None) -> str:
+    """One line of JSON with the `seed`: times in seconds; null for logprobs that were not requested and for -inf."""
+    stated = {name: getattr(completion, name) for name in REPORTED} | {"seed": seed}
     stated["logprobs"] = [_logprobs(entry) for entry in completion.logprobs] or None
     return json.dumps(stated, allow_nan=False)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,10 +15,10 @@ import typer
 from medha_jax.cli.interrupt import noted_interrupts
 from medha_jax.cli.option_groups import as_flags, option_names, stated_options
 from medha_jax.config import ConfigError, setting
-from medha_jax.plan import SamplingParams
+from medha_jax.plan import InvalidRequestError, SamplingParams
 
 if TYPE_CHECKING:
-    from medha_jax.client import Connection, TokenLogprob
+    from medha_jax.client import Connection, ServerError, TokenLogprob
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,9 @@ class RemoteOptions:
     server: str | None = setting(None, "Send the prompt to `medha-jax serve`.", metavar="HOST:PORT")
     auth_token_file: Path | None = setting(None, "Bearer token; its first line is sent.")
     server_ca: Path | None = setting(None, "Authority of the server's certificate (PEM); TLS.")
-    timeout: float | None = setting(None, "Give up after this; the server is told.", at_least=0, metavar="SECONDS")
+    timeout: float | None = setting(
+        None, "Give up after this; the server is told. inf: never.", at_least=0, at_most=math.inf, metavar="SECONDS"
+    )
 
 
 @dataclass(frozen=True)
@@ -81,27 +85,48 @@ def connection(server: str, token_file: Path | None, ca: Path | None) -> Connect
     return Connection(server, ca=ca, token=token)
 
 
+@contextmanager
+def _shown(kind: type[ServerError]) -> Iterator[None]:
+    """Let a server's refusal say what to do: other values, or when to come again."""
+    try:
+        yield
+    except kind as error:
+        if error.code in ("INVALID_ARGUMENT", "OUT_OF_RANGE"):
+            raise InvalidRequestError(str(error)) from None
+        if error.retry_s is not None:
+            raise kind(error.code, f"{error.message}; come again in {error.retry_s:g} s", error.retry_s) from None
+        raise
+
+
 def stream(
     connected: Connection,
     prompt: str | Sequence[int],
     given: Mapping[str, Any],
     timeout: float | None,
     show_text: bool,
-) -> RemoteCompletion:
+) -> tuple[RemoteCompletion, int | None]:
     """Generate; with `show_text`, each piece of text goes to stdout as it comes.
 
+    Returns:
+        What was generated, and the seed of its tokens; None from a server that does not tell.
+
     Raises:
+        InvalidRequestError: a value is out of its range, here or in the server.
         ServerError: the server refused the request or ended it.
     """
-    from medha_jax.client import Client, Delta, Finished
+    from medha_jax.client import Accepted, Client, Delta, Finished, ServerError
 
+    SamplingParams(**{name: value for name, value in given.items() if value is not None})  # refused as without --server
+    seed: int | None = None
     ids: list[int] = []
     pieces: list[str] = []
     logprobs: list[TokenLogprob] = []
-    with Client(connected) as client, noted_interrupts() as check:
+    with _shown(ServerError), Client(connected) as client, noted_interrupts() as check:
         for event in client.generate(prompt, timeout=timeout, **given):
             check()
             match event:
+                case Accepted():
+                    seed = event.seed
                 case Delta():
                     ids += event.token_ids
                     logprobs += event.logprobs
@@ -111,7 +136,7 @@ def stream(
                         sys.stdout.flush()
                 case Finished(reason, matched, usage, timings):
                     decodes = len(ids) - 1
-                    return RemoteCompletion(
+                    done = RemoteCompletion(
                         tuple(ids),
                         "".join(pieces),
                         reason,
@@ -122,4 +147,5 @@ def stream(
                         timings.decode_s / decodes if decodes else None,
                         timings.chunk_tokens,
                     )
+                    return done, seed
     raise RuntimeError("the server ended the stream without a last event")

@@ -12,11 +12,15 @@ _REASONS: dict[int, Literal["stop", "length"]] = {pb.FINISH_REASON_STOP: "stop",
 
 @dataclass(frozen=True)
 class Accepted:
-    """The request is queued behind `position` others. `predicted_ttft_s` is None if unknown."""
+    """The request is queued behind `position` others. `predicted_ttft_s` is None if unknown.
+
+    `seed` is stated or drawn: the same request with it has the same output. None from a server that does not tell.
+    """
 
     request_id: str
     position: int
     predicted_ttft_s: float | None
+    seed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -149,7 +153,8 @@ def event_from(message: pb.GenerateEvent) -> Event:
         case "accepted":
             accepted = message.accepted
             ttft = accepted.predicted_ttft_ms / 1000 if accepted.HasField("predicted_ttft_ms") else None
-            return Accepted(accepted.request_id, accepted.position, ttft)
+            seed = accepted.seed if accepted.HasField("seed") else None
+            return Accepted(accepted.request_id, accepted.position, ttft, seed)
         case "finished":
             return _finished(message.finished)
     raise ValueError("the server sent an event that this client does not know; a newer client may")

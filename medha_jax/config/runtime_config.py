@@ -65,7 +65,6 @@ class RuntimeConfig:
         panel=_MEMORY,
     )
     keep_logits: bool = False  # return the logits of sampled rows to the host: for tests, because it costs a copy
-    seed: int = 0  # of requests without a seed of their own
     compilation_cache: Path | None = field(default_factory=default_compilation_cache)
 
     def __post_init__(self) -> None:

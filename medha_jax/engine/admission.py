@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from medha_jax.engine.events import GenerationRequest
 from medha_jax.engine.executor import Executor
-from medha_jax.plan import InvalidRequestError
+from medha_jax.plan import MAX_SEED, InvalidRequestError
 from medha_jax.scheduler.request import SchedulerRequest
 from medha_jax.token_ids import GrowingIds, first_outside
 
@@ -46,6 +48,20 @@ def check_ids(what: str, ids: Sequence[int], vocab: int) -> None:
     bad = first_outside(ids, vocab)
     if bad is not None:
         raise InvalidRequestError(f"{what} {bad} is outside the vocabulary; allowed are 0 to {vocab - 1}")
+
+
+def drawn_seed() -> int:
+    """A seed that nobody can foresee, for a request that states none."""
+    return secrets.randbelow(MAX_SEED + 1)
+
+
+def seeded(request: GenerationRequest, draw: Callable[[], int]) -> tuple[GenerationRequest, int]:
+    """The request with its seed, drawn if it states none, and that seed."""
+    stated = request.sampling.seed
+    if stated is not None:
+        return request, stated
+    seed = draw()
+    return replace(request, sampling=replace(request.sampling, seed=seed)), seed
 
 
 def for_scheduler(request: GenerationRequest, executor: Executor, arrival: float) -> SchedulerRequest:

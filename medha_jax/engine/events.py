@@ -57,11 +57,12 @@ class Queued:
     """The request is queued: the first event of every request.
 
     `position` counts the waiting requests before it. `predicted_ttft_s` is the predicted seconds of its own prompt
-    work and all before it, if no other request comes.
+    work and all before it, if no other request comes. `seed` is stated by the request, or drawn for it.
     """
 
     position: int
     predicted_ttft_s: float
+    seed: int
 
 
 @dataclass(frozen=True)

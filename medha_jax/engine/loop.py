@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 
-from medha_jax.engine.admission import check_ids, for_scheduler
+from medha_jax.engine.admission import check_ids, drawn_seed, for_scheduler, seeded
 from medha_jax.engine.events import Completed, EngineEvent, Failed, FailReason, GenerationRequest, Queued
 from medha_jax.engine.executor import Executor
 from medha_jax.engine.flight import NOTHING, DispatchedTick, Flight, TickTimes
@@ -39,6 +39,7 @@ class Engine:
         on_tick: called with each tick whose results were read, until it raises.
         on_error: called with errors, which end the requests of their tick; without it errors are raised.
         on_result: called with every chunk's raw result, for tests of logits.
+        draw_seed: draws the seed of a request that states none.
     """
 
     def __init__(
@@ -52,9 +53,10 @@ class Engine:
         on_tick: OnTick | None = None,
         on_error: OnError | None = None,
         on_result: Callable[[int, TokenResult], None] | None = None,
+        draw_seed: Callable[[], int] = drawn_seed,
     ) -> None:
         self._executor, self._scheduler = executor, scheduler
-        self._clock, self._outputs = clock, outputs
+        self._clock, self._outputs, self._draw_seed = clock, outputs, draw_seed
         self._on_tick, self._on_error, self._on_result = on_tick, on_error, on_result
         self._generations: dict[int, Generation] = {}
         self._flight = Flight(executor, model, clock)
@@ -132,6 +134,7 @@ class Engine:
 
     def begin(self, number: int, request: GenerationRequest, wanted: SchedulerRequest) -> Queued:
         """Queue a prepared request under a number larger than all before."""
+        request, seed = seeded(request, self._draw_seed)  # once: preempted or computed again, it keeps its seed
         generation = Generation(request, wanted.arrival_s)
         if request.prompt_bound is None:
             generation.output = self._outputs(request, self._executor.sizes.context - len(request.prompt_ids))
@@ -142,7 +145,7 @@ class Engine:
             generation.request = dataclasses.replace(request, prompt_ids=prompt)  # the first part is kept once
         self._scheduler.enqueue(number, wanted)
         self._generations[number] = generation
-        return Queued(*self._scheduler.outlook(number, self._clock()))
+        return Queued(*self._scheduler.outlook(number, self._clock()), seed)
 
     def extend(self, number: int, ids: Sequence[int], complete: bool) -> None:
         """Add the next part of a prompt that has a `prompt_bound`; a request that has ended is ignored.

@@ -45,14 +45,14 @@ class OfflineEngine(Engine):
 def generate(
     executor: Executor, tokenizer: Tokenizer, request: GenerationRequest, clock: Callable[[], float]
 ) -> Iterator[EngineEvent]:
-    """Run one request alone and stream its events; the last one is `Completed`.
+    """Run one request alone and stream its events: the first one is `Queued`, the last one `Completed`.
 
     Raises:
         InvalidRequestError: the request cannot run.
         ModelOutputError: logits are not finite.
     """
     engine = OfflineEngine(executor, tokenizer, clock)
-    engine.add(request)
+    yield engine.begin(engine.scheduler.next_number, request, engine.prepare(request, clock()))
     while engine.busy:
         for _, event in engine.step():
             if isinstance(event, Failed):

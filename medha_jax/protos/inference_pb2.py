@@ -24,17 +24,17 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18medha/v1/inference.proto\x12\x08medha.v1\"\x18\n\tPromptIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\"\x83\x01\n\x0fGenerateRequest\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12(\n\ttoken_ids\x18\x02 \x01(\x0b\x32\x13.medha.v1.PromptIdsH\x00\x12,\n\x08settings\x18\x03 \x01(\x0b\x32\x1a.medha.v1.GenerateSettingsB\x08\n\x06prompt\"\x83\x02\n\x10GenerateSettings\x12\x17\n\nrequest_id\x18\x01 \x01(\tH\x00\x88\x01\x01\x12,\n\x08sampling\x18\x02 \x01(\x0b\x32\x1a.medha.v1.SamplingSettings\x12\"\n\x03slo\x18\x03 \x01(\x0b\x32\x15.medha.v1.SloSettings\x12\x15\n\x08priority\x18\x04 \x01(\x05H\x01\x88\x01\x01\x12)\n\x0bon_deadline\x18\x05 \x01(\x0e\x32\x14.medha.v1.OnDeadline\x12\x17\n\ncache_salt\x18\x06 \x01(\tH\x02\x88\x01\x01\x42\r\n\x0b_request_idB\x0b\n\t_priorityB\r\n\x0b_cache_salt\"\xc2\x04\n\x10SamplingSettings\x12\x18\n\x0btemperature\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_k\x18\x02 \x01(\x05H\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x12\n\x05min_p\x18\x04 \x01(\x01H\x03\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x05 \x01(\x01H\x04\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x06 \x01(\x01H\x05\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x07 \x01(\x01H\x06\x88\x01\x01\x12\x11\n\x04seed\x18\x08 \x01(\x03H\x07\x88\x01\x01\x12\x17\n\nmax_tokens\x18\t \x01(\rH\x08\x88\x01\x01\x12\x17\n\nmin_tokens\x18\n \x01(\rH\t\x88\x01\x01\x12\x0c\n\x04stop\x18\x0b \x03(\t\x12\x16\n\x0estop_token_ids\x18\x0c \x03(\r\x12\x19\n\x0cinclude_stop\x18\r \x01(\x08H\n\x88\x01\x01\x12\x17\n\nignore_eos\x18\x0e \x01(\x08H\x0b\x88\x01\x01\x12\x15\n\x08logprobs\x18\x0f \x01(\rH\x0c\x88\x01\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_kB\x08\n\x06_top_pB\x08\n\x06_min_pB\x15\n\x13_repetition_penaltyB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\x07\n\x05_seedB\r\n\x0b_max_tokensB\r\n\x0b_min_tokensB\x0f\n\r_include_stopB\r\n\x0b_ignore_eosB\x0b\n\t_logprobs\"Q\n\x0bSloSettings\x12\x14\n\x07ttft_ms\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x07tpot_ms\x18\x02 \x01(\x01H\x01\x88\x01\x01\x42\n\n\x08_ttft_msB\n\n\x08_tpot_ms\"j\n\x0cGeneratePart\x12(\n\x05start\x18\x01 \x01(\x0b\x32\x17.medha.v1.GenerateStartH\x00\x12(\n\ttoken_ids\x18\x02 \x01(\x0b\x32\x13.medha.v1.PromptIdsH\x00\x42\x06\n\x04part\"T\n\rGenerateStart\x12,\n\x08settings\x18\x01 \x01(\x0b\x32\x1a.medha.v1.GenerateSettings\x12\x15\n\rprompt_tokens\x18\x02 \x01(\r\"\xa8\x01\n\rGenerateEvent\x12\x30\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32\x1c.medha.v1.GenerationAcceptedH\x00\x12*\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x19.medha.v1.GenerationDeltaH\x00\x12\x30\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x1c.medha.v1.GenerationFinishedH\x00\x42\x07\n\x05\x65vent\"p\n\x12GenerationAccepted\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\r\x12\x1e\n\x11predicted_ttft_ms\x18\x03 \x01(\x01H\x00\x88\x01\x01\x42\x14\n\x12_predicted_ttft_ms\"\\\n\x0fGenerationDelta\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12(\n\x08logprobs\x18\x03 \x03(\x0b\x32\x16.medha.v1.TokenLogprob\"T\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x01\x12!\n\x03top\x18\x03 \x03(\x0b\x32\x14.medha.v1.TopLogprob\"/\n\nTopLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x01\"\xc3\x01\n\x12GenerationFinished\x12&\n\x06reason\x18\x01 \x01(\x0e\x32\x16.medha.v1.FinishReason\x12\x0e\n\x04stop\x18\x02 \x01(\tH\x00\x12\x17\n\rstop_token_id\x18\x03 \x01(\rH\x00\x12#\n\x05usage\x18\x04 \x01(\x0b\x32\x14.medha.v1.TokenUsage\x12,\n\x07timings\x18\x05 \x01(\x0b\x32\x1b.medha.v1.GenerationTimingsB\t\n\x07matched\"Q\n\nTokenUsage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x15\n\rcached_tokens\x18\x02 \x01(\r\x12\x15\n\routput_tokens\x18\x03 \x01(\r\"\xc4\x01\n\x11GenerationTimings\x12\x10\n\x08queue_ms\x18\x01 \x01(\x01\x12\x12\n\nprefill_ms\x18\x02 \x01(\x01\x12\x0f\n\x07ttft_ms\x18\x03 \x01(\x01\x12\x11\n\tdecode_ms\x18\x04 \x01(\x01\x12\x0e\n\x06\x65\x32\x65_ms\x18\x05 \x01(\x01\x12\x14\n\x0c\x63hunk_tokens\x18\x06 \x03(\r\x12\x13\n\x0bpreemptions\x18\x07 \x01(\r\x12\x19\n\x0c\x64\x65\x61\x64line_met\x18\x08 \x01(\x08H\x00\x88\x01\x01\x42\x0f\n\r_deadline_met\"\x1f\n\x0fTokenizeRequest\x12\x0c\n\x04text\x18\x01 \x01(\t\"%\n\x10TokenizeResponse\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\"\x15\n\x13GetModelInfoRequest\"\x9e\x01\n\tModelInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05vocab\x18\x02 \x01(\r\x12\x16\n\x0e\x63ontext_tokens\x18\x03 \x01(\r\x12\x19\n\x11max_output_tokens\x18\x04 \x01(\r\x12\x15\n\reos_token_ids\x18\x05 \x03(\r\x12\x19\n\x11max_message_bytes\x18\x06 \x01(\x04\x12\x0f\n\x07version\x18\x07 \x01(\t\"\x10\n\x0eGetLoadRequest\"\x89\x01\n\x08LoadInfo\x12\x0f\n\x07running\x18\x01 \x01(\r\x12\x0f\n\x07waiting\x18\x02 \x01(\r\x12\x16\n\x0ewaiting_tokens\x18\x03 \x01(\x04\x12\r\n\x05slots\x18\x04 \x01(\r\x12!\n\x05pools\x18\x05 \x03(\x0b\x32\x12.medha.v1.PagePool\x12\x11\n\taccepting\x18\x06 \x01(\x08\"3\n\x08PagePool\x12\x13\n\x0btotal_pages\x18\x01 \x01(\r\x12\x12\n\nfree_pages\x18\x02 \x01(\r\"\"\n\x0c\x41\x62ortRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"\x1e\n\rAbortResponse\x12\r\n\x05\x66ound\x18\x01 \x01(\x08*Y\n\nOnDeadline\x12\x1b\n\x17ON_DEADLINE_UNSPECIFIED\x10\x00\x12\x18\n\x14ON_DEADLINE_CONTINUE\x10\x01\x12\x14\n\x10ON_DEADLINE_DROP\x10\x02*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x32\x8e\x03\n\tInference\x12@\n\x08Generate\x12\x19.medha.v1.GenerateRequest\x1a\x17.medha.v1.GenerateEvent0\x01\x12\x45\n\x0eGenerateStream\x12\x16.medha.v1.GeneratePart\x1a\x17.medha.v1.GenerateEvent(\x01\x30\x01\x12\x41\n\x08Tokenize\x12\x19.medha.v1.TokenizeRequest\x1a\x1a.medha.v1.TokenizeResponse\x12\x42\n\x0cGetModelInfo\x12\x1d.medha.v1.GetModelInfoRequest\x1a\x13.medha.v1.ModelInfo\x12\x37\n\x07GetLoad\x12\x18.medha.v1.GetLoadRequest\x1a\x12.medha.v1.LoadInfo\x12\x38\n\x05\x41\x62ort\x12\x16.medha.v1.AbortRequest\x1a\x17.medha.v1.AbortResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18medha/v1/inference.proto\x12\x08medha.v1\"\x18\n\tPromptIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\"\x83\x01\n\x0fGenerateRequest\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12(\n\ttoken_ids\x18\x02 \x01(\x0b\x32\x13.medha.v1.PromptIdsH\x00\x12,\n\x08settings\x18\x03 \x01(\x0b\x32\x1a.medha.v1.GenerateSettingsB\x08\n\x06prompt\"\x83\x02\n\x10GenerateSettings\x12\x17\n\nrequest_id\x18\x01 \x01(\tH\x00\x88\x01\x01\x12,\n\x08sampling\x18\x02 \x01(\x0b\x32\x1a.medha.v1.SamplingSettings\x12\"\n\x03slo\x18\x03 \x01(\x0b\x32\x15.medha.v1.SloSettings\x12\x15\n\x08priority\x18\x04 \x01(\x05H\x01\x88\x01\x01\x12)\n\x0bon_deadline\x18\x05 \x01(\x0e\x32\x14.medha.v1.OnDeadline\x12\x17\n\ncache_salt\x18\x06 \x01(\tH\x02\x88\x01\x01\x42\r\n\x0b_request_idB\x0b\n\t_priorityB\r\n\x0b_cache_salt\"\xc2\x04\n\x10SamplingSettings\x12\x18\n\x0btemperature\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_k\x18\x02 \x01(\x05H\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x12\n\x05min_p\x18\x04 \x01(\x01H\x03\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x05 \x01(\x01H\x04\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x06 \x01(\x01H\x05\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x07 \x01(\x01H\x06\x88\x01\x01\x12\x11\n\x04seed\x18\x08 \x01(\x03H\x07\x88\x01\x01\x12\x17\n\nmax_tokens\x18\t \x01(\rH\x08\x88\x01\x01\x12\x17\n\nmin_tokens\x18\n \x01(\rH\t\x88\x01\x01\x12\x0c\n\x04stop\x18\x0b \x03(\t\x12\x16\n\x0estop_token_ids\x18\x0c \x03(\r\x12\x19\n\x0cinclude_stop\x18\r \x01(\x08H\n\x88\x01\x01\x12\x17\n\nignore_eos\x18\x0e \x01(\x08H\x0b\x88\x01\x01\x12\x15\n\x08logprobs\x18\x0f \x01(\rH\x0c\x88\x01\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_kB\x08\n\x06_top_pB\x08\n\x06_min_pB\x15\n\x13_repetition_penaltyB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\x07\n\x05_seedB\r\n\x0b_max_tokensB\r\n\x0b_min_tokensB\x0f\n\r_include_stopB\r\n\x0b_ignore_eosB\x0b\n\t_logprobs\"Q\n\x0bSloSettings\x12\x14\n\x07ttft_ms\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x07tpot_ms\x18\x02 \x01(\x01H\x01\x88\x01\x01\x42\n\n\x08_ttft_msB\n\n\x08_tpot_ms\"j\n\x0cGeneratePart\x12(\n\x05start\x18\x01 \x01(\x0b\x32\x17.medha.v1.GenerateStartH\x00\x12(\n\ttoken_ids\x18\x02 \x01(\x0b\x32\x13.medha.v1.PromptIdsH\x00\x42\x06\n\x04part\"T\n\rGenerateStart\x12,\n\x08settings\x18\x01 \x01(\x0b\x32\x1a.medha.v1.GenerateSettings\x12\x15\n\rprompt_tokens\x18\x02 \x01(\r\"\xa8\x01\n\rGenerateEvent\x12\x30\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32\x1c.medha.v1.GenerationAcceptedH\x00\x12*\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x19.medha.v1.GenerationDeltaH\x00\x12\x30\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x1c.medha.v1.GenerationFinishedH\x00\x42\x07\n\x05\x65vent\"\x8c\x01\n\x12GenerationAccepted\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\r\x12\x1e\n\x11predicted_ttft_ms\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x11\n\x04seed\x18\x04 \x01(\x03H\x01\x88\x01\x01\x42\x14\n\x12_predicted_ttft_msB\x07\n\x05_seed\"\\\n\x0fGenerationDelta\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12(\n\x08logprobs\x18\x03 \x03(\x0b\x32\x16.medha.v1.TokenLogprob\"T\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x01\x12!\n\x03top\x18\x03 \x03(\x0b\x32\x14.medha.v1.TopLogprob\"/\n\nTopLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x01\"\xc3\x01\n\x12GenerationFinished\x12&\n\x06reason\x18\x01 \x01(\x0e\x32\x16.medha.v1.FinishReason\x12\x0e\n\x04stop\x18\x02 \x01(\tH\x00\x12\x17\n\rstop_token_id\x18\x03 \x01(\rH\x00\x12#\n\x05usage\x18\x04 \x01(\x0b\x32\x14.medha.v1.TokenUsage\x12,\n\x07timings\x18\x05 \x01(\x0b\x32\x1b.medha.v1.GenerationTimingsB\t\n\x07matched\"Q\n\nTokenUsage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x15\n\rcached_tokens\x18\x02 \x01(\r\x12\x15\n\routput_tokens\x18\x03 \x01(\r\"\xc4\x01\n\x11GenerationTimings\x12\x10\n\x08queue_ms\x18\x01 \x01(\x01\x12\x12\n\nprefill_ms\x18\x02 \x01(\x01\x12\x0f\n\x07ttft_ms\x18\x03 \x01(\x01\x12\x11\n\tdecode_ms\x18\x04 \x01(\x01\x12\x0e\n\x06\x65\x32\x65_ms\x18\x05 \x01(\x01\x12\x14\n\x0c\x63hunk_tokens\x18\x06 \x03(\r\x12\x13\n\x0bpreemptions\x18\x07 \x01(\r\x12\x19\n\x0c\x64\x65\x61\x64line_met\x18\x08 \x01(\x08H\x00\x88\x01\x01\x42\x0f\n\r_deadline_met\"\x1f\n\x0fTokenizeRequest\x12\x0c\n\x04text\x18\x01 \x01(\t\"%\n\x10TokenizeResponse\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\"\x15\n\x13GetModelInfoRequest\"\x9e\x01\n\tModelInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05vocab\x18\x02 \x01(\r\x12\x16\n\x0e\x63ontext_tokens\x18\x03 \x01(\r\x12\x19\n\x11max_output_tokens\x18\x04 \x01(\r\x12\x15\n\reos_token_ids\x18\x05 \x03(\r\x12\x19\n\x11max_message_bytes\x18\x06 \x01(\x04\x12\x0f\n\x07version\x18\x07 \x01(\t\"\x10\n\x0eGetLoadRequest\"\x89\x01\n\x08LoadInfo\x12\x0f\n\x07running\x18\x01 \x01(\r\x12\x0f\n\x07waiting\x18\x02 \x01(\r\x12\x16\n\x0ewaiting_tokens\x18\x03 \x01(\x04\x12\r\n\x05slots\x18\x04 \x01(\r\x12!\n\x05pools\x18\x05 \x03(\x0b\x32\x12.medha.v1.PagePool\x12\x11\n\taccepting\x18\x06 \x01(\x08\"3\n\x08PagePool\x12\x13\n\x0btotal_pages\x18\x01 \x01(\r\x12\x12\n\nfree_pages\x18\x02 \x01(\r\"\"\n\x0c\x41\x62ortRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"\x1e\n\rAbortResponse\x12\r\n\x05\x66ound\x18\x01 \x01(\x08*Y\n\nOnDeadline\x12\x1b\n\x17ON_DEADLINE_UNSPECIFIED\x10\x00\x12\x18\n\x14ON_DEADLINE_CONTINUE\x10\x01\x12\x14\n\x10ON_DEADLINE_DROP\x10\x02*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x32\x8e\x03\n\tInference\x12@\n\x08Generate\x12\x19.medha.v1.GenerateRequest\x1a\x17.medha.v1.GenerateEvent0\x01\x12\x45\n\x0eGenerateStream\x12\x16.medha.v1.GeneratePart\x1a\x17.medha.v1.GenerateEvent(\x01\x30\x01\x12\x41\n\x08Tokenize\x12\x19.medha.v1.TokenizeRequest\x1a\x1a.medha.v1.TokenizeResponse\x12\x42\n\x0cGetModelInfo\x12\x1d.medha.v1.GetModelInfoRequest\x1a\x13.medha.v1.ModelInfo\x12\x37\n\x07GetLoad\x12\x18.medha.v1.GetLoadRequest\x1a\x12.medha.v1.LoadInfo\x12\x38\n\x05\x41\x62ort\x12\x16.medha.v1.AbortRequest\x1a\x17.medha.v1.AbortResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'medha.v1.inference_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ONDEADLINE']._serialized_start=2847
-  _globals['_ONDEADLINE']._serialized_end=2936
-  _globals['_FINISHREASON']._serialized_start=2938
-  _globals['_FINISHREASON']._serialized_end=3033
+  _globals['_ONDEADLINE']._serialized_start=2876
+  _globals['_ONDEADLINE']._serialized_end=2965
+  _globals['_FINISHREASON']._serialized_start=2967
+  _globals['_FINISHREASON']._serialized_end=3062
   _globals['_PROMPTIDS']._serialized_start=38
   _globals['_PROMPTIDS']._serialized_end=62
   _globals['_GENERATEREQUEST']._serialized_start=65
@@ -51,38 +51,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GENERATESTART']._serialized_end=1316
   _globals['_GENERATEEVENT']._serialized_start=1319
   _globals['_GENERATEEVENT']._serialized_end=1487
-  _globals['_GENERATIONACCEPTED']._serialized_start=1489
-  _globals['_GENERATIONACCEPTED']._serialized_end=1601
-  _globals['_GENERATIONDELTA']._serialized_start=1603
-  _globals['_GENERATIONDELTA']._serialized_end=1695
-  _globals['_TOKENLOGPROB']._serialized_start=1697
-  _globals['_TOKENLOGPROB']._serialized_end=1781
-  _globals['_TOPLOGPROB']._serialized_start=1783
-  _globals['_TOPLOGPROB']._serialized_end=1830
-  _globals['_GENERATIONFINISHED']._serialized_start=1833
-  _globals['_GENERATIONFINISHED']._serialized_end=2028
-  _globals['_TOKENUSAGE']._serialized_start=2030
-  _globals['_TOKENUSAGE']._serialized_end=2111
-  _globals['_GENERATIONTIMINGS']._serialized_start=2114
-  _globals['_GENERATIONTIMINGS']._serialized_end=2310
-  _globals['_TOKENIZEREQUEST']._serialized_start=2312
-  _globals['_TOKENIZEREQUEST']._serialized_end=2343
-  _globals['_TOKENIZERESPONSE']._serialized_start=2345
-  _globals['_TOKENIZERESPONSE']._serialized_end=2382
-  _globals['_GETMODELINFOREQUEST']._serialized_start=2384
-  _globals['_GETMODELINFOREQUEST']._serialized_end=2405
-  _globals['_MODELINFO']._serialized_start=2408
-  _globals['_MODELINFO']._serialized_end=2566
-  _globals['_GETLOADREQUEST']._serialized_start=2568
-  _globals['_GETLOADREQUEST']._serialized_end=2584
-  _globals['_LOADINFO']._serialized_start=2587
-  _globals['_LOADINFO']._serialized_end=2724
-  _globals['_PAGEPOOL']._serialized_start=2726
-  _globals['_PAGEPOOL']._serialized_end=2777
-  _globals['_ABORTREQUEST']._serialized_start=2779
-  _globals['_ABORTREQUEST']._serialized_end=2813
-  _globals['_ABORTRESPONSE']._serialized_start=2815
-  _globals['_ABORTRESPONSE']._serialized_end=2845
-  _globals['_INFERENCE']._serialized_start=3036
-  _globals['_INFERENCE']._serialized_end=3434
+  _globals['_GENERATIONACCEPTED']._serialized_start=1490
+  _globals['_GENERATIONACCEPTED']._serialized_end=1630
+  _globals['_GENERATIONDELTA']._serialized_start=1632
+  _globals['_GENERATIONDELTA']._serialized_end=1724
+  _globals['_TOKENLOGPROB']._serialized_start=1726
+  _globals['_TOKENLOGPROB']._serialized_end=1810
+  _globals['_TOPLOGPROB']._serialized_start=1812
+  _globals['_TOPLOGPROB']._serialized_end=1859
+  _globals['_GENERATIONFINISHED']._serialized_start=1862
+  _globals['_GENERATIONFINISHED']._serialized_end=2057
+  _globals['_TOKENUSAGE']._serialized_start=2059
+  _globals['_TOKENUSAGE']._serialized_end=2140
+  _globals['_GENERATIONTIMINGS']._serialized_start=2143
+  _globals['_GENERATIONTIMINGS']._serialized_end=2339
+  _globals['_TOKENIZEREQUEST']._serialized_start=2341
+  _globals['_TOKENIZEREQUEST']._serialized_end=2372
+  _globals['_TOKENIZERESPONSE']._serialized_start=2374
+  _globals['_TOKENIZERESPONSE']._serialized_end=2411
+  _globals['_GETMODELINFOREQUEST']._serialized_start=2413
+  _globals['_GETMODELINFOREQUEST']._serialized_end=2434
+  _globals['_MODELINFO']._serialized_start=2437
+  _globals['_MODELINFO']._serialized_end=2595
+  _globals['_GETLOADREQUEST']._serialized_start=2597
+  _globals['_GETLOADREQUEST']._serialized_end=2613
+  _globals['_LOADINFO']._serialized_start=2616
+  _globals['_LOADINFO']._serialized_end=2753
+  _globals['_PAGEPOOL']._serialized_start=2755
+  _globals['_PAGEPOOL']._serialized_end=2806
+  _globals['_ABORTREQUEST']._serialized_start=2808
+  _globals['_ABORTREQUEST']._serialized_end=2842
+  _globals['_ABORTRESPONSE']._serialized_start=2844
+  _globals['_ABORTRESPONSE']._serialized_end=2874
+  _globals['_INFERENCE']._serialized_start=3065
+  _globals['_INFERENCE']._serialized_end=3463
 # @@protoc_insertion_point(module_scope)

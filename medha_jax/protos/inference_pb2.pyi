@@ -126,14 +126,16 @@ class GenerateEvent(_message.Message):
     def __init__(self, accepted: _Optional[_Union[GenerationAccepted, _Mapping]] = ..., delta: _Optional[_Union[GenerationDelta, _Mapping]] = ..., finished: _Optional[_Union[GenerationFinished, _Mapping]] = ...) -> None: ...
 
 class GenerationAccepted(_message.Message):
-    __slots__ = ("request_id", "position", "predicted_ttft_ms")
+    __slots__ = ("request_id", "position", "predicted_ttft_ms", "seed")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     POSITION_FIELD_NUMBER: _ClassVar[int]
     PREDICTED_TTFT_MS_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     position: int
     predicted_ttft_ms: float
-    def __init__(self, request_id: _Optional[str] = ..., position: _Optional[int] = ..., predicted_ttft_ms: _Optional[float] = ...) -> None: ...
+    seed: int
+    def __init__(self, request_id: _Optional[str] = ..., position: _Optional[int] = ..., predicted_ttft_ms: _Optional[float] = ..., seed: _Optional[int] = ...) -> None: ...
 
 class GenerationDelta(_message.Message):
     __slots__ = ("token_ids", "text", "logprobs")

@@ -78,7 +78,7 @@ class MeshExecutor:
         shardings = jax.tree.map(lambda shape: shape.sharding, self.programs.state_shapes)
         self._make_state = jax.jit(self.programs.empty_state, out_shardings=shardings)
         self._state = jax.block_until_ready(self._make_state())
-        nobody = (self._state.slots, *self._admission(Admission(0, SamplingParams(), 0)))
+        nobody = (self._state.slots, *self._admission(Admission(0, SamplingParams(temperature=0), 0)))
         self._admit = jax.jit(admit, donate_argnums=0, out_shardings=shardings.slots).lower(*nobody).compile()
         nothing = (self._state.table, *self._adoption(0, 0, ()))
         self._adopt = jax.jit(adopt, donate_argnums=0, out_shardings=shardings.table).lower(*nothing).compile()
@@ -247,7 +247,7 @@ class MeshExecutor:
         return [results[number] for number in range(len(handle.leaving.chunks))]
 
     def _admission(self, admission: Admission) -> tuple[np.ndarray, ...]:
-        return admission_arrays(admission, self.config.seed, self.vocab)
+        return admission_arrays(admission, self.vocab)
 
     def _adoption(self, slot: int, group: int, pages: Sequence[int]) -> tuple[np.ndarray, ...]:
         return adoption_arrays(slot, group, pages, self.sizes.table_width)

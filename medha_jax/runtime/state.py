@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,6 +26,8 @@ FLOATS = {
     "presence_penalty": 0.0,
     "frequency_penalty": 0.0,
 }
+# Below these a setting acts as its limit at 0 does: float32 would make 0 of it, which keeps no token, or divides by 0.
+LEAST = {"top_p": 1e-30, "repetition_penalty": 1e-30}
 INTEGERS = {"top_k": 0, "seed_high": 0, "seed_low": 0, "prompt": 0, "min_tokens": 0, "logprobs": -1}
 
 
@@ -80,14 +83,17 @@ def empty_slots(groups: int, slots: int, vocab: int) -> SlotState:
     )
 
 
-def admission_arrays(admission: Admission, seed: int, vocab: int) -> tuple[np.ndarray, ...]:
+def admission_arrays(admission: Admission, vocab: int) -> tuple[np.ndarray, ...]:
     """Arguments of `admit` beside the state: the slot, then one row of each array of `SlotState`.
 
-    `seed` is used if the request has none.
+    Raises:
+        ValueError: the request samples, and nobody drew a seed for it.
     """
     sampling = admission.sampling
-    stated = seed if sampling.seed is None else sampling.seed
-    high, low = np.array([stated >> 32, stated & 0xFFFFFFFF], np.uint32).view(np.int32)
+    if sampling.seed is None and sampling.temperature > 0:
+        raise ValueError("a request that samples has no seed; two of them would share their noise")
+    seed = sampling.seed or 0
+    high, low = np.array([seed >> 32, seed & 0xFFFFFFFF], np.uint32).view(np.int32)
     values = {
         "top_k": max(0, min(sampling.top_k, INT32)),  # a larger one means the same as "all"
         "seed_high": high,
@@ -102,7 +108,7 @@ def admission_arrays(admission: Admission, seed: int, vocab: int) -> tuple[np.nd
     integers[len(INTEGERS) : len(INTEGERS) + len(ends)] = ends
     generated = np.bincount(array_of(admission.generated), minlength=vocab).astype(np.int32)
     prompted = np.bincount(array_of(admission.prompted), minlength=vocab) > 0
-    floats = np.array([getattr(sampling, name) for name in FLOATS], np.float32)
+    floats = np.array([max(getattr(sampling, name), LEAST.get(name, -math.inf)) for name in FLOATS], np.float32)
     return np.array(admission.slot, np.int32), floats, integers, generated, prompted.astype(np.int8)
 
 

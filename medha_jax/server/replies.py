@@ -17,7 +17,7 @@ FAILURES = {"deadline": StatusCode.DEADLINE_EXCEEDED, "stopped": StatusCode.UNAV
 
 def accepted(request_id: str, event: Queued) -> pb.GenerateEvent:
     """The first event of a stream."""
-    message = pb.GenerationAccepted(request_id=request_id, position=event.position)
+    message = pb.GenerationAccepted(request_id=request_id, position=event.position, seed=event.seed)
     if math.isfinite(event.predicted_ttft_s):
         message.predicted_ttft_ms = 1000 * event.predicted_ttft_s
     return pb.GenerateEvent(accepted=message)

@@ -50,6 +50,14 @@ def test_a_seed_repeats_a_sampled_text(generate):
     assert one == again != other
 
 
+def test_without_a_seed_one_is_drawn_and_told(generate):
+    flags = ("--prompt", "fox", "--max-tokens", 16, "--temperature", 1, "--ignore-eos", "--json")
+    one, other = (json.loads(generate(*flags).stdout) for _ in range(2))
+    assert one["seed"] != other["seed"] and one["token_ids"] != other["token_ids"]
+    again = json.loads(generate(*flags, "--seed", one["seed"]).stdout)
+    assert (again["seed"], again["token_ids"]) == (one["seed"], one["token_ids"])
+
+
 def test_a_reader_that_leaves_is_no_error(environment, model):
     command = [*COMMAND, "generate", "--model", str(model), "--prompt", "a"]
     with subprocess.Popen(

@@ -20,7 +20,7 @@ SINGLE = {"timings": PhaseTimings(0.1, 0.4, 0.5, 0.0, 0.5, None), "chunks": (1,)
 
 
 def test_json_holds_everything():
-    assert json.loads(completion_json(COMPLETION)) == {
+    assert json.loads(completion_json(COMPLETION, 2**63 - 1)) == {
         "token_ids": [7, 8],
         "text": "é\n",
         "finish_reason": "stop",
@@ -30,15 +30,16 @@ def test_json_holds_everything():
         "ttft_s": 0.5,
         "tpot_s": 0.05,
         "chunks": [1000, 24],
+        "seed": 2**63 - 1,
     }
-    assert "\n" not in completion_json(COMPLETION)
+    assert "\n" not in completion_json(COMPLETION, None)
 
 
 def test_json_of_logprobs_has_no_infinities():
     from dataclasses import replace
 
     completion = replace(COMPLETION, logprobs=(TokenLogprobs(7, -0.5, ((7, -0.5), (9, -math.inf))),))
-    assert json.loads(completion_json(completion))["logprobs"] == [
+    assert json.loads(completion_json(completion, 7))["logprobs"] == [
         {"token_id": 7, "logprob": -0.5, "top": [[7, -0.5], [9, None]]}
     ]
 

@@ -100,6 +100,17 @@ def test_it_serves_over_mutual_tls_to_who_has_the_token(served, connection, file
             client.model(timeout=5)
 
 
+def test_without_a_seed_every_answer_is_another_and_its_seed_gives_it_again(connection):
+    def answer(**stated):
+        events = list(client.generate("fox", max_tokens=12, temperature=1, ignore_eos=True, **stated))
+        return events[0].seed, tuple(token for delta in events[1:-1] for token in delta.token_ids)
+
+    with Client(connection) as client:
+        drawn = [answer() for _ in range(3)]
+        assert len({tokens for _, tokens in drawn}) == 3
+        assert [answer(seed=seed) for seed, _ in drawn] == drawn
+
+
 def test_health_needs_no_token_and_reflection_does(served, connection):
     with connection.channel() as channel:
         for service in ("", "medha.v1.Inference"):
@@ -142,7 +153,7 @@ def test_generate_sends_to_a_server(medha, simulated):
     reported = json.loads(done.stdout)
     assert len(reported["token_ids"]) == 3 and reported["prompt_tokens"] == 2
     done = medha("generate", "--server", simulated.address, "--prompt-ids", "5,99999")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "INVALID_ARGUMENT: token id 99999 is outside the vocabulary; allowed are 0 to 2047" in done.stderr
     assert "--mesh beside --server" in refused(
         medha("generate", "--server", simulated.address, "--prompt", "a", "--mesh", "tp=2")

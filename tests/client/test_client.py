@@ -28,7 +28,7 @@ def tokens(events):
 
 def test_events_come_in_order_and_typed(client):
     first, *deltas, last = client.generate("import unittest", **WANTED, logprobs=0, request_id="named")
-    assert first == Accepted("named", 0, first.predicted_ttft_s) and first.predicted_ttft_s >= 0
+    assert first == Accepted("named", 0, first.predicted_ttft_s, first.seed) and first.predicted_ttft_s >= 0
     assert all(isinstance(delta, Delta) for delta in deltas) and len(tokens(deltas)) == 12
     assert [entry.token_id for delta in deltas for entry in delta.logprobs] == tokens(deltas)
     assert isinstance(last, Finished) and (last.reason, last.matched) == ("length", None)
@@ -37,6 +37,16 @@ def test_events_come_in_order_and_typed(client):
     assert timings.ttft_s == pytest.approx(timings.queue_s + timings.prefill_s, rel=0.01)
     assert timings.e2e_s == pytest.approx(timings.ttft_s + timings.decode_s, rel=0.01)
     assert timings.preemptions == 0 and sum(timings.chunk_tokens) == last.usage.prompt_tokens
+
+
+def test_the_seed_is_told_stated_or_drawn(client):
+    def seed(**stated):
+        first, *_ = client.generate([5], max_tokens=1, **stated)
+        return first.seed
+
+    drawn = {seed() for _ in range(20)}
+    assert len(drawn) == 20 and all(0 <= one < 2**63 for one in drawn) and max(drawn) > 2**53
+    assert [seed(seed=one) for one in (0, 7, 2**63 - 1)] == [0, 7, 2**63 - 1]
 
 
 def test_what_ended_the_text_is_told(client):

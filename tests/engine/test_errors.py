@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from medha_jax.config import SchedulerConfig
-from medha_jax.engine import Completed, Failed, NotServingError
+from medha_jax.engine import Completed, Failed, NotServingError, Queued
 from medha_jax.runtime import MeshExecutor
 from medha_jax.text import Tokenizer
 from tests.engine.serving import Faulty, alone, ask, serving
@@ -85,7 +86,9 @@ def test_what_others_had_is_computed_again_when_the_state_is_lost(
     broken.pause_s, broken.broken = 0.02, True
     with serving(broken, byte_tokenizer, SchedulerConfig()) as (service, heard):
         heard.completion(service.submit(ask(0, 40, 5)))
-        wanted = [ask(seed, 40 + 60 * (seed % 3), 12, repetition_penalty=1.3) for seed in range(12)]
+        wanted = [
+            ask(seed, 40 + 60 * (seed % 3), 12, repetition_penalty=1.3, temperature=seed % 2) for seed in range(12)
+        ]
         numbers = [service.submit(request) for request in wanted]
         heard.until(lambda: any(len(heard.events.get(number, [])) > 3 for number in numbers))
         broken.fail[place] = ZeroDivisionError()
@@ -95,10 +98,12 @@ def test_what_others_had_is_computed_again_when_the_state_is_lost(
         assert service.drain(10)
         assert service.load().free_pages == (runtime.sizes.pages,)
         assert (service.load().running, service.load().waiting) == (0, 0)
-    survivors = [(request, end) for request, end in zip(wanted, ends, strict=True) if end != FAILED]
+    survivors = [both for both in zip(wanted, numbers, ends, strict=True) if both[-1] != FAILED]
     assert survivors
-    for request, end in survivors:
-        assert isinstance(end, Completed)
+    for request, number, end in survivors:
+        queued = heard.events[number][0]
+        assert isinstance(end, Completed) and isinstance(queued, Queued)
+        request = dataclasses.replace(request, sampling=dataclasses.replace(request.sampling, seed=queued.seed))
         assert end.completion.token_ids == alone(runtime, byte_tokenizer, request).token_ids
 
 

@@ -41,7 +41,8 @@ def runtime(model: dict[str, Any] | None = None, kvp: int = 1, **settings: Any) 
 
 def request(number: int, prompt: int, tokens: int, due: float, **sampling: Any) -> GenerationRequest:
     ids = tuple(np.random.default_rng(number).integers(0, 256, prompt).tolist())
-    return GenerationRequest(ids, SamplingParams(max_tokens=tokens, ignore_eos=True, **sampling), slo=Slo(ttft_s=due))
+    stated = {"seed": 0, "max_tokens": tokens, "ignore_eos": True, **sampling}
+    return GenerationRequest(ids, SamplingParams(**stated), slo=Slo(ttft_s=due))
 
 
 def alone(executor: MeshExecutor, tokenizer: Tokenizer, wanted: GenerationRequest) -> Completion:
@@ -97,6 +98,26 @@ def test_preempted_requests_give_the_same_tokens(kvp: int, spp: int, byte_tokeni
         assert completion.token_ids == single.token_ids
         assert completion.text == single.text
         assert sum(completion.chunks) >= len(wanted.prompt_ids)
+
+
+def test_a_request_without_a_seed_keeps_the_one_that_was_drawn(byte_tokenizer: Tokenizer) -> None:
+    executor, drawn = runtime(), iter((11, 2**63 - 1, 13))
+    arrivals = [
+        (0, request(1, 150, 40, 5000.0, seed=None)),
+        (14, request(2, 180, 30, 3000.0, seed=None)),
+        (17, request(3, 160, 30, 1000.0, seed=None)),
+    ]
+
+    def engine_of(*arguments: Any, **settings: Any) -> Engine:
+        engine = OfflineEngine(*arguments, **settings)
+        engine._draw_seed = drawn.__next__
+        return engine
+
+    got = serve(executor, byte_tokenizer, arrivals, engine_of=engine_of)
+    assert got[0].preemptions and next(drawn, None) is None
+    for completion, (_, wanted), seed in zip(got, arrivals, (11, 2**63 - 1, 13), strict=True):
+        stated = dataclasses.replace(wanted, sampling=dataclasses.replace(wanted.sampling, seed=seed))
+        assert completion.token_ids == alone(executor, byte_tokenizer, stated).token_ids
 
 
 WAYS = pytest.mark.parametrize(

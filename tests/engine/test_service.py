@@ -53,6 +53,25 @@ def test_requests_from_many_threads_get_what_they_get_alone(executor: MeshExecut
         assert completion.token_ids == alone(executor, byte_tokenizer, wanted[seed]).token_ids
 
 
+def test_requests_without_a_seed_share_no_noise_and_each_can_be_had_again(
+    executor: MeshExecutor, byte_tokenizer: Tokenizer
+) -> None:
+    with serving(executor, byte_tokenizer) as (service, heard):
+
+        def answer(**stated: int) -> tuple[int, tuple[int, ...]]:
+            number = service.submit(ask(1, 20, 12, temperature=1, **stated))
+            tokens = heard.completion(number).token_ids
+            queued = heard.events[number][0]
+            assert isinstance(queued, Queued)
+            return queued.seed, tokens
+
+        drawn = [answer() for _ in range(6)]
+        assert len({seed for seed, _ in drawn}) == len({tokens for _, tokens in drawn}) == 6
+        for seed, tokens in drawn:
+            assert answer(seed=seed) == (seed, tokens)
+        assert answer(seed=0)[0] == 0
+
+
 def test_a_completion_says_what_became_of_it(executor: MeshExecutor, byte_tokenizer: Tokenizer) -> None:
     with serving(executor, byte_tokenizer, SchedulerConfig()) as (service, heard):
         prompt = ask(5, 100, 6)

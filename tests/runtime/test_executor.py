@@ -33,7 +33,7 @@ def test_nothing_is_compiled_after_the_start(executor: MeshExecutor) -> None:
         slots = rng.permutation(8)[: rng.integers(1, 5)]
         chunks = []
         for slot in slots:
-            executor.admit(Admission(int(slot), SamplingParams(temperature=float(rng.random())), 3, (1,)))
+            executor.admit(Admission(int(slot), SamplingParams(temperature=float(rng.random()), seed=0), 3, (1,)))
             executor.adopt(int(slot), 0, rng.integers(0, 99, rng.integers(0, 9)).tolist())
             length = int(rng.integers(1, 30))
             chunks.append(prompt_chunk(int(slot), [5] * length, (int(slot) * 2, int(slot) * 2 + 1)))

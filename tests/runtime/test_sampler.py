@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import jax
@@ -20,10 +21,11 @@ jitted = functools.cache(lambda f: jax.jit(f))
 
 
 def state_of(*params: SamplingParams, prompt: int = 0, ends: tuple[int, ...] = ()) -> SlotState:
-    """Slots 0, 1, … with these settings."""
+    """Slots 0, 1, … with these settings; requests that state no seed have 7."""
     state = empty_slots(1, SLOTS, VOCAB)
     for slot, sampling in enumerate(params):
-        state = jitted(admit)(state, *admission_arrays(Admission(slot, sampling, prompt, ends), 7, VOCAB))
+        own = dataclasses.replace(sampling, seed=7 if sampling.seed is None else sampling.seed)
+        state = jitted(admit)(state, *admission_arrays(Admission(slot, own, prompt, ends), VOCAB))
     return jax.tree.map(lambda x: x[0], state)
 
 
@@ -132,8 +134,8 @@ def test_penalties_follow_their_definitions() -> None:
 
 def test_a_request_that_begins_to_be_shared_keeps_its_counts_on_every_group() -> None:
     counts, seen = np.arange(VOCAB, dtype=np.int32), np.ones(VOCAB, np.int8)
-    admission = Admission(2, SamplingParams(), 3, (), range(VOCAB), np.repeat(np.arange(VOCAB), counts).tolist())
-    state = jitted(admit)(empty_slots(3, SLOTS, VOCAB), *admission_arrays(admission, 0, VOCAB))
+    admission = Admission(2, SamplingParams(seed=0), 3, (), range(VOCAB), np.repeat(np.arange(VOCAB), counts).tolist())
+    state = jitted(admit)(empty_slots(3, SLOTS, VOCAB), *admission_arrays(admission, VOCAB))
     for group in range(3):
         np.testing.assert_array_equal(state.generated[group, 2], counts)
         np.testing.assert_array_equal(state.prompted[group, 2], seen)
@@ -182,3 +184,27 @@ def test_logits_that_are_not_numbers_are_told() -> None:
     logits[2] = -np.inf
     got = draw(logits, state_of(SamplingParams(temperature=0)), [0, 0, 0], [0, 0, 0])
     assert got.finite.tolist() == [True, False, False]
+
+
+def test_who_samples_without_a_seed_is_refused_because_two_would_share_their_noise() -> None:
+    with pytest.raises(ValueError, match="has no seed"):
+        admission_arrays(Admission(0, SamplingParams(), 1), VOCAB)
+    admission_arrays(Admission(0, SamplingParams(temperature=0), 1), VOCAB)
+
+
+@pytest.mark.parametrize("value", [5e-324, 1e-300, 1e-46, 1e-45, 1e-40, 1e-38, 1e-31])
+def test_a_number_too_small_for_float32_acts_as_its_limit_does(value: float) -> None:
+    logits = np.random.default_rng(0).normal(size=(1, VOCAB)).astype(np.float32)
+    best, seeds = int(logits.argmax()), range(20)
+
+    def tokens(**stated: float) -> set[int]:
+        return {int(draw(logits, state_of(SamplingParams(seed=seed, **stated)), [0], [3]).token[0]) for seed in seeds}
+
+    assert tokens(temperature=value) == tokens(top_p=value) == {best}
+    assert tokens(min_p=value) == tokens() and len(tokens()) > 3
+    assert tokens(presence_penalty=value, frequency_penalty=-value) == tokens()
+    # a tiny repetition penalty wants what was seen, the likeliest of it first
+    seen = [token for token in np.argsort(logits[0]).tolist() if logits[0, token] > 0][:3]
+    admission = Admission(0, SamplingParams(repetition_penalty=value, seed=1), 3, (), seen)
+    state = jitted(admit)(empty_slots(1, SLOTS, VOCAB), *admission_arrays(admission, VOCAB))
+    assert int(draw(logits, jax.tree.map(lambda x: x[0], state), [0], [3]).token[0]) == seen[-1]

@@ -110,7 +110,7 @@ def test_a_tick_that_nobody_waited_for_has_no_time() -> None:
 def test_events_are_counted() -> None:
     metrics = Metrics()
     batch: list[tuple[int, EngineEvent]] = [
-        (7, Queued(0, 0.5)),
+        (7, Queued(0, 0.5, 7)),
         (7, Prefilled(64, 100)),
         (8, Failed("deadline", "late")),
     ]

@@ -27,12 +27,12 @@ def test_deltas_that_wait_are_joined_up_to_a_bound_and_in_order():
         stream = streams.open("a")
         streams.expect()
         streams.bind(stream, 7)
-        streams.listen([(7, Queued(0, 0.1)), (7, Prefilled(1, 2)), (7, delta(0))])
+        streams.listen([(7, Queued(0, 0.1, 7)), (7, Prefilled(1, 2)), (7, delta(0))])
         streams.listen(
             [(7, delta(n)) for n in range(1, 2 * MOST_JOINED)] + [(7, Failed("internal", "x")), (8, delta(9))]
         )
         await asyncio.sleep(0)
-        assert await stream.take() == Queued(0, 0.1)
+        assert await stream.take() == Queued(0, 0.1, 7)
         first, second = await stream.take(), await stream.take()
         assert len(first) == len(second) == MOST_JOINED
         assert [token for event in first + second for token in event.token_ids] == list(range(2 * MOST_JOINED))
@@ -160,7 +160,7 @@ def test_bytes_are_given_back_by_a_write_and_by_a_close():
     async def check():
         streams = Streams(Limits())
         one, other = opened(streams, "a", "b")
-        await heard(streams, (0, Queued(0, 0.1)), (0, delta(1)), (0, delta(2)), (1, delta(3)))
+        await heard(streams, (0, Queued(0, 0.1, 7)), (0, delta(1)), (0, delta(2)), (1, delta(3)))
         await one.take()
         await one.written(asyncio.sleep(0))
         both = 2 * event_bytes(delta(1))
@@ -191,7 +191,7 @@ def test_a_write_that_stands_still_ends_the_stream():
     async def check():
         streams = Streams(Limits(write_seconds=0.05))
         (stream,) = opened(streams, "a")
-        await heard(streams, (0, delta(1)), (0, Queued(0, 0.1)))
+        await heard(streams, (0, delta(1)), (0, Queued(0, 0.1, 7)))
         await stream.take()
         with pytest.raises(Refusal, match=r"stood still for 0\.05 s") as raised:
             await asyncio.wait_for(stream.written(asyncio.Event().wait()), 60)

@@ -120,7 +120,7 @@ def test_slices_name_their_layers_on_their_stage(tmp_path: Path) -> None:
 def test_lifelines_show_who_waited(tmp_path: Path) -> None:
     now = 0.0
     trace = ScheduleTrace(tmp_path / "trace.json", lambda: now)
-    accepted: list[tuple[int, EngineEvent]] = [(1, Queued(2, 0.7)), (2, Queued(3, 0.8)), (3, Queued(4, 0.9))]
+    accepted: list[tuple[int, EngineEvent]] = [(1, Queued(2, 0.7, 7)), (2, Queued(3, 0.8, 7)), (3, Queued(4, 0.9, 7))]
     now = 1.0
     trace.on_events(accepted)
     chunk = ChunkReport(1, 0, (0,), 0, 64, False, 0.5, True)

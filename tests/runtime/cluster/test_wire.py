@@ -84,9 +84,9 @@ def test_sampling_travels_unchanged(sampling: SamplingParams) -> None:
 
 
 def test_counts_beyond_a_message_mean_the_same() -> None:
-    sampling = SamplingParams(top_k=10**30, max_tokens=10**40, min_tokens=10**30)
+    sampling = SamplingParams(top_k=10**30, max_tokens=10**40, min_tokens=10**30, seed=1)
     got = decode_sampling(encode_sampling(sampling))
-    arrays = (admission_arrays(Admission(0, stated, 1), 0, 1) for stated in (sampling, got))
+    arrays = (admission_arrays(Admission(0, stated, 1), 1) for stated in (sampling, got))
     for mine, theirs in zip(*arrays, strict=True):
         np.testing.assert_array_equal(mine, theirs)
 
