@@ -20,7 +20,7 @@ IMPORTS = {
     "models": ["specs"],
     "attention": ["specs"],
     "kv": ["plan", "specs"],
-    "client": ["protos"],
+    "client": ["net", "protos"],
     "checkpoints": ["machine", "models", "specs"],
     "runtime": ["attention", "checkpoints", "config", "machine", "mesh", "models", "net", "plan", "protos", "specs", "token_ids"],
     "inspection": ["attention", "config", "machine", "mesh", "runtime", "specs"],

@@ -18,7 +18,7 @@ from typing import Any
 from grpc import aio
 
 from benchmarks.fuzz_messages import malformed
-from medha_jax.client.connection import SERVICE
+from medha_jax.client.connection import SERVICE, Connection
 
 AT_ONCE = 32
 CALL_SECONDS = 30.0
@@ -40,7 +40,7 @@ async def _attack(address: str, messages: int, seed: int) -> Counter[str]:
             method, sent = malformed(draw)
             codes[await _call(channel, method, sent)] += 1
 
-    async with aio.insecure_channel(address) as channel:
+    async with Connection(address).aio_channel() as channel:
         await asyncio.gather(*(caller(channel) for _ in range(AT_ONCE)))
     return codes
 

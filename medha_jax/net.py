@@ -35,6 +35,16 @@ def is_protected(host: str, tls: TlsFiles | None, insecure: bool) -> bool:
     return tls is not None or insecure or is_loopback(host)
 
 
+def named_host(target: str) -> str:
+    """The host in an address as gRPC takes it: `HOST:PORT`, `HOST`, or either behind `dns:///`, `ipv4:` or `ipv6:`."""
+    bare = target.rpartition("/")[2]
+    for scheme in ("dns:", "ipv4:", "ipv6:"):
+        bare = bare.removeprefix(scheme)
+    if bare.startswith("["):
+        return bare[1:].partition("]")[0]
+    return bare if bare.count(":") > 1 else bare.partition(":")[0]
+
+
 def join_address(host: str, port: int) -> str:
     """HOST:PORT, with brackets around an IPv6 host."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -120,9 +120,10 @@ def command(folder: Path, model: Path, dtype: str, context: int, port: int) -> l
 def wait_ready(port: int, ended: Callable[[], bool]) -> bool:
     """Wait until the server answers; False if it ended or takes longer than START_S."""
     deadline = time.monotonic() + START_S
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # http_proxy is for other machines
     while time.monotonic() < deadline and not ended():
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=POLL_S):
+            with direct.open(f"http://127.0.0.1:{port}/health", timeout=POLL_S):
                 return True
         except OSError:
             time.sleep(POLL_S)

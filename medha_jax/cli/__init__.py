@@ -62,13 +62,13 @@ def run(arguments: Sequence[str]) -> int:
     except OSError as error:
         return _report(str(error), REFUSED)
     except (ValueError, RuntimeError, MemoryError) as error:
+        # The package's own errors are meant for users, also those that tell of a server's full queue.
+        if type(error).__module__.startswith("medha_jax."):
+            return _report(str(error), BAD_INPUT if isinstance(error, ValueError) else REFUSED)
         if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
             advice = "give a smaller --max-context or --max-tokens, or a shorter prompt"
             return _report(f"out of memory: {error}; {advice}", REFUSED)
-        # The package's own errors are meant for users; any other error is a defect and keeps its traceback.
-        if not type(error).__module__.startswith("medha_jax."):
-            raise
-        return _report(str(error), BAD_INPUT if isinstance(error, ValueError) else REFUSED)
+        raise  # any other error is a defect and keeps its traceback
     return code if isinstance(code, int) else 0
 
 

@@ -113,6 +113,17 @@ class _Option:
             return tuple(map(self._one, value or ()))
         return value if value is None else self._one(value)
 
+    def check(self, value: Any) -> None:
+        """Refuse a number out of the setting's range; typer's own check lets NaN and infinity pass.
+
+        Raises:
+            typer.BadParameter: states the range.
+        """
+        for one in value if self.many else (value,):
+            if isinstance(one, (int, float)) and not self.setting.allows(one):
+                flag = f"'--{self.parameter.name.replace('_', '-')}'"
+                raise typer.BadParameter(f"{one} is out of range; allowed is {self.setting.interval}", param_hint=flag)
+
     def _one(self, value: Any) -> Any:
         if self.setting.choices:
             return str(value)
@@ -152,7 +163,12 @@ class _Group:
         values = {name: value for name, value in self._shown.defaults.items() if name in names and not self._shown.of}
         values |= {name: option.read(given) for name, option in self._options.items()}
         values |= {name: inner.made(given) for name, inner in self._inner.items()}
-        return values if self._shown.of is not None else self._kind(**values)
+        if self._shown.of is not None:
+            return values
+        made = self._kind(**values)
+        for name, option in self._options.items():
+            option.check(values[name])  # what the group itself did not refuse, such as NaN
+        return made
 
 
 def _group(annotation: Any, outer: Shown) -> _Group | None:

@@ -74,12 +74,16 @@ def read_text(text: str | None, file: str | None) -> str:
     """The given prompt, or the text of a file.
 
     Raises:
-        InvalidRequestError: the file cannot be read or is not UTF-8, or the text is empty.
+        InvalidRequestError: the file cannot be read, or the text is not UTF-8, or empty.
     """
     if text is None and file is not None:
         text = _decode(_read(file), "standard input" if file == "-" else file)
     if not text:
         raise InvalidRequestError("the prompt is empty; it must have at least one character")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise InvalidRequestError("the prompt is not valid Unicode (lone surrogates); give UTF-8 text") from None
     return text
 
 

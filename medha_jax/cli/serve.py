@@ -122,7 +122,8 @@ def serve(
     cluster, configured = processes.config, runtime.config
     if cluster is not None:
         quiet_stdout()
-    _serve(listening, configured, scheduling, cluster, Path(runtime.model).name)
+    name = Path(runtime.model).name.encode("utf-8", "replace").decode()  # a path may hold bytes that are no text
+    _serve(listening, configured, scheduling, cluster, name)
 
 
 def _serve(

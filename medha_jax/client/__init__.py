@@ -15,6 +15,7 @@ from medha_jax.client.answers import (
 )
 from medha_jax.client.connection import Connection
 from medha_jax.client.errors import ServerError
+from medha_jax.client.fields import InvalidSettingError
 from medha_jax.client.sync import Client
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "Delta",
     "Event",
     "Finished",
+    "InvalidSettingError",
     "LoadInfo",
     "ModelInfo",
     "PagePool",

@@ -14,6 +14,7 @@ from grpc import aio
 from medha_jax.client.answers import Event, LoadInfo, ModelInfo, event_from, load_from, model_from
 from medha_jax.client.connection import Connection, Settings, generation, part_messages, unary
 from medha_jax.client.errors import ServerError, error_from
+from medha_jax.client.fields import InvalidSettingError, check_text, seconds_left
 from medha_jax.protos import inference_pb2 as pb
 
 M = TypeVar("M", bound=Message)
@@ -53,6 +54,7 @@ class AsyncClient:
 
     async def tokenize(self, text: str, *, timeout: float | None = None) -> tuple[int, ...]:
         """As `Client.tokenize`."""
+        check_text("the text", text)
         answer = await self._call("Tokenize", pb.TokenizeRequest(text=text), pb.TokenizeResponse, timeout)
         return tuple(answer.token_ids)
 
@@ -66,14 +68,16 @@ class AsyncClient:
 
     async def abort(self, request_id: str, *, timeout: float | None = None) -> bool:
         """As `Client.abort`."""
+        check_text("request_id", request_id)
         return (await self._call("Abort", pb.AbortRequest(request_id=request_id), pb.AbortResponse, timeout)).found
 
     async def _events(
         self, prompt: str | Sequence[int], settings: Settings, timeout: float | None
     ) -> AsyncGenerator[Event, None]:
-        options: dict[str, Any] = dict(timeout=timeout, metadata=self._connection.metadata)
-        answered = asyncio.Event()
-        call = generation(self._channel, prompt, settings, partial(_parts, answered=answered), **options)
+        options: dict[str, Any] = dict(timeout=seconds_left(timeout), metadata=self._connection.metadata)
+        answered, refused = asyncio.Event(), list[InvalidSettingError]()
+        parts = partial(_parts, answered=answered, refused=refused)
+        call = generation(self._channel, prompt, settings, parts, **options)
         try:
             # aclosing: grpc.aio's iterator and its call hold each other until the garbage collector runs.
             # Not `call.read()`: it drops messages that came together with the end.
@@ -87,6 +91,8 @@ class AsyncClient:
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
+            if refused:
+                raise refused[0] from None
             # grpc.aio also raises CancelledError when the server ends the call with CANCELLED
             raise ServerError("CANCELLED", await call.details() or "no message") from None
         finally:
@@ -96,18 +102,25 @@ class AsyncClient:
     async def _call(self, method: str, message: Message, kind: type[M], timeout: float | None) -> M:
         call = unary(self._channel, method, type(message), kind)
         try:
-            answer: M = await call(message, timeout=timeout, metadata=self._connection.metadata)
+            answer: M = await call(message, timeout=seconds_left(timeout), metadata=self._connection.metadata)
             return answer
         except aio.AioRpcError as error:
             raise error_from(error) from None
 
 
-async def _parts(prompt: Sequence[int], settings: Settings, answered: asyncio.Event) -> AsyncIterator[pb.GeneratePart]:
+async def _parts(
+    prompt: Sequence[int], settings: Settings, answered: asyncio.Event, refused: list[InvalidSettingError]
+) -> AsyncIterator[pb.GeneratePart]:
     """The parts of a prompt. After the first ids it waits for the server's first answer, which may be a refusal.
 
-    If a server ends a call while grpc.aio sends, the caller gets "Internal error from Core" instead of the status.
+    If a server ends a call while grpc.aio sends, the caller gets "Internal error from Core" instead of the status. An
+    error here cancels the call, and grpc.aio drops it, so it is noted in `refused`.
     """
-    for number, part in enumerate(part_messages(prompt, settings)):
-        if number > 1:
-            await answered.wait()
-        yield part
+    try:
+        for number, part in enumerate(part_messages(prompt, settings)):
+            if number > 1:
+                await answered.wait()
+            yield part
+    except InvalidSettingError as error:
+        refused.append(error)
+        raise

@@ -11,9 +11,12 @@ import grpc
 from google.protobuf.message import Message
 from grpc import aio
 
+from medha_jax.client.fields import check_fields, check_text, in_parts, prompt_ids
+from medha_jax.net import is_loopback, named_host
 from medha_jax.protos import inference_pb2 as pb
 
 SERVICE = "/medha.v1.Inference/"
+MOST_TOP_K = 2**31 - 1  # a larger one means the same: all
 PART_TOKENS = 65536  # a prompt of token ids with as many or more is sent in parts of this size
 OPTIONS = (
     ("grpc.max_send_message_length", -1),
@@ -35,6 +38,9 @@ class Connection:
         key: PEM file of the certificate's key.
         token: bearer token, if the server asks for one.
         server_name: name in the server's certificate, if it is not the host.
+
+    Raises:
+        InvalidSettingError: address or name cannot be sent as text.
     """
 
     address: str
@@ -44,6 +50,10 @@ class Connection:
     key: Path | None = None
     token: str | None = None
     server_name: str | None = None
+
+    def __post_init__(self) -> None:
+        check_text("the address", self.address)
+        check_text("server_name", self.server_name or "")
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
@@ -76,7 +86,9 @@ class Connection:
 
     def _options(self) -> list[tuple[str, int | str]]:
         named = [] if self.server_name is None else [("grpc.ssl_target_name_override", self.server_name)]
-        return [*OPTIONS, *named]
+        # gRPC sends even 127.0.0.1 through the proxy that http_proxy names, and a proxy has another loopback
+        direct = [("grpc.enable_http_proxy", 0)] if is_loopback(named_host(self.address)) else []
+        return [*OPTIONS, *named, *direct]
 
 
 @dataclass(frozen=True)
@@ -115,10 +127,14 @@ class Settings:
         """The settings as a message.
 
         Raises:
-            ValueError: a value does not fit its field.
+            InvalidSettingError: a value does not fit its field.
         """
         deadlines = {None: pb.ON_DEADLINE_UNSPECIFIED, "continue": pb.ON_DEADLINE_CONTINUE, "drop": pb.ON_DEADLINE_DROP}
         sampling = {name: getattr(self, name) for name in pb.SamplingSettings.DESCRIPTOR.fields_by_name}
+        if self.top_k is not None:
+            sampling["top_k"] = min(self.top_k, MOST_TOP_K)
+        check_fields(pb.SamplingSettings, sampling)
+        check_fields(pb.GenerateSettings, {"request_id": self.request_id, "cache_salt": self.cache_salt})
         return pb.GenerateSettings(
             request_id=self.request_id,
             sampling=pb.SamplingSettings(**sampling),
@@ -152,8 +168,11 @@ def generation(
         settings: of the generation.
         parts: makes the messages of `GenerateStream`, as `part_messages`.
         options: of the call: timeout, metadata.
+
+    Raises:
+        InvalidSettingError: a value does not fit its field.
     """
-    answers = pb.GenerateEvent.FromString
+    answers, message = pb.GenerateEvent.FromString, settings.message()  # refused here, not in a thread of gRPC
     if not isinstance(prompt, str) and len(prompt) >= PART_TOKENS:
         stream: Any = channel.stream_stream(
             SERVICE + "GenerateStream",
@@ -165,13 +184,13 @@ def generation(
         SERVICE + "Generate", request_serializer=pb.GenerateRequest.SerializeToString, response_deserializer=answers
     )
     if isinstance(prompt, str):
-        return single(pb.GenerateRequest(text=prompt, settings=settings.message()), **options)
-    ids = pb.PromptIds(ids=prompt)
-    return single(pb.GenerateRequest(token_ids=ids, settings=settings.message()), **options)
+        check_text("the prompt", prompt)
+        return single(pb.GenerateRequest(text=prompt, settings=message), **options)
+    return single(pb.GenerateRequest(token_ids=prompt_ids(prompt), settings=message), **options)
 
 
 def part_messages(prompt: Sequence[int], settings: Settings) -> Iterator[pb.GeneratePart]:
     """The messages of `GenerateStream`: the settings, then the ids in parts."""
     yield pb.GeneratePart(start=pb.GenerateStart(settings=settings.message(), prompt_tokens=len(prompt)))
-    for start in range(0, len(prompt), PART_TOKENS):
-        yield pb.GeneratePart(token_ids=pb.PromptIds(ids=prompt[start : start + PART_TOKENS]))
+    for part in in_parts(prompt, PART_TOKENS):
+        yield pb.GeneratePart(token_ids=prompt_ids(part))

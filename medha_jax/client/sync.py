@@ -9,8 +9,9 @@ import grpc
 from google.protobuf.message import Message
 
 from medha_jax.client.answers import Event, LoadInfo, ModelInfo, event_from, load_from, model_from
-from medha_jax.client.connection import Connection, Settings, generation, part_messages, unary
+from medha_jax.client.connection import PART_TOKENS, Connection, Settings, generation, part_messages, unary
 from medha_jax.client.errors import error_from
+from medha_jax.client.fields import check_ids, check_text, in_parts, seconds_left
 from medha_jax.protos import inference_pb2 as pb
 
 M = TypeVar("M", bound=Message)
@@ -51,13 +52,16 @@ class Client:
 
         Args:
             prompt: text or token ids.
-            timeout: seconds for the whole generation; the server's scheduler knows it.
+            timeout: seconds for the whole generation; the server's scheduler knows it. Ten years or more are none.
             settings: fields of `Settings`.
 
         Raises:
+            InvalidSettingError: a value does not fit its field; nothing was sent.
             ServerError: the server refused the request, or ended it.
         """
-        options: dict[str, Any] = dict(timeout=timeout, metadata=self._connection.metadata)
+        options: dict[str, Any] = dict(timeout=seconds_left(timeout), metadata=self._connection.metadata)
+        if not isinstance(prompt, str) and len(prompt) >= PART_TOKENS:
+            check_ids(in_parts(prompt, PART_TOKENS))  # gRPC prints a traceback of what its own thread meets
         return _events(generation(self._channel, prompt, Settings(**settings), part_messages, **options))
 
     def tokenize(self, text: str, *, timeout: float | None = None) -> tuple[int, ...]:
@@ -66,6 +70,7 @@ class Client:
         Raises:
             ServerError: as `generate`.
         """
+        check_text("the text", text)
         return tuple(self._call("Tokenize", pb.TokenizeRequest(text=text), pb.TokenizeResponse, timeout).token_ids)
 
     def model(self, *, timeout: float | None = None) -> ModelInfo:
@@ -90,12 +95,13 @@ class Client:
         Raises:
             ServerError: as `generate`.
         """
+        check_text("request_id", request_id)
         return self._call("Abort", pb.AbortRequest(request_id=request_id), pb.AbortResponse, timeout).found
 
     def _call(self, method: str, message: Message, kind: type[M], timeout: float | None) -> M:
         call = unary(self._channel, method, type(message), kind)
         try:
-            answer: M = call(message, timeout=timeout, metadata=self._connection.metadata)
+            answer: M = call(message, timeout=seconds_left(timeout), metadata=self._connection.metadata)
             return answer
         except grpc.RpcError as error:
             raise error_from(error) from None

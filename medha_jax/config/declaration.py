@@ -45,13 +45,15 @@ class Setting:
     @property
     def interval(self) -> str:
         """The range as text, e.g. `[0, 1)`."""
-        left = f"[{self.at_least:g}" if self.above is None else f"({self.above:g}"
+        if not self._bounded_below:
+            return "a number"
+        left = f"[{_shown(self.at_least)}" if self.above is None else f"({_shown(self.above)}"
         if self.at_most is None and self.below is None:
             return f"{left}, inf)"
-        return f"{left}, {self.at_most:g}]" if self.below is None else f"{left}, {self.below:g})"
+        return f"{left}, {_shown(self.at_most)}]" if self.below is None else f"{left}, {_shown(self.below)})"
 
     def allows(self, value: Any) -> bool:
-        """Whether a value is a choice or in the range; without an upper limit it must still be finite.
+        """Whether a value is a choice or in the range; without an upper limit it must still be finite, and never NaN.
 
         Tuples are checked only where their options are parsed, because their owner may allow more.
         """
@@ -64,7 +66,8 @@ class Setting:
             and (self.above is None or value > self.above)
             and (self.at_most is None or value <= self.at_most)
             and (self.below is None or value < self.below)
-            and (not self._bounded_below or value < math.inf)
+            and (not self._bounded_below or value < math.inf or self.at_most == math.inf)
+            and (not isinstance(value, float) or value == value)
         )
 
     @property
@@ -83,6 +86,11 @@ class Setting:
     @property
     def _bounded_below(self) -> bool:
         return self.at_least is not None or self.above is not None
+
+
+def _shown(limit: float | None) -> str:
+    """A limit as text: a whole number with all its digits."""
+    return str(limit) if isinstance(limit, int) else f"{limit:g}"
 
 
 def setting(default: Any, help: str, **allowed: Any) -> Any:

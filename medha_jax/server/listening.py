@@ -54,7 +54,7 @@ def grpc_server(
             port = server.add_insecure_port(settings.address)
         else:
             port = server.add_secure_port(settings.address, credentials)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, UnicodeError) as error:  # UnicodeError: of a name that DNS cannot have
         reason = error.strerror if isinstance(error, OSError) else error
         raise ListenError(f"cannot listen on {settings.address}: {reason}; give another --host or --port") from None
     return server, port

@@ -19,6 +19,7 @@ from medha_jax.server.settings import Limits
 from medha_jax.text import Tokenizer, TokenizerError
 from medha_jax.token_ids import IdArray, array_of
 
+LEAST_TARGET_S = 1e-9  # smaller objectives mean the same: at once
 LONGEST_ID = 128  # characters, of a request id and of a cache salt
 ON_DEADLINE: dict[int, OnDeadline] = {
     pb.ON_DEADLINE_UNSPECIFIED: "continue",
@@ -181,8 +182,8 @@ def _slo(stated: pb.SloSettings) -> Slo:
         if stated.HasField(name) and not 0 < value < math.inf:
             raise invalid(f"slo.{name} is {value}; allowed are milliseconds above 0")
     return Slo(
-        ttft_s=stated.ttft_ms / 1000 if stated.HasField("ttft_ms") else None,
-        tpot_s=stated.tpot_ms / 1000 if stated.HasField("tpot_ms") else None,
+        ttft_s=max(stated.ttft_ms / 1000, LEAST_TARGET_S) if stated.HasField("ttft_ms") else None,
+        tpot_s=max(stated.tpot_ms / 1000, LEAST_TARGET_S) if stated.HasField("tpot_ms") else None,
     )
 
 

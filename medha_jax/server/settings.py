@@ -14,6 +14,7 @@ LOG_FORMATS = ("text", "json", "off")
 BYTES_PER_TOKEN = 8  # of a message; packed ids take at most 5, code and prose about 4
 SETTINGS_BYTES = 65536  # of a message without its prompt
 LARGEST_MESSAGE = 64 * 2**20  # bytes; longer prompts come in parts
+LONGEST_S = 1e9  # that anything waits: 31 years; a timer of the system holds no more than ten times that
 LEAST_UNREAD = 65536  # bytes; fewer would end good readers
 _LISTEN, _LIMITS, _SECURITY = "Where to listen", "Limits", "Security"
 
@@ -29,7 +30,9 @@ class Limits:
     max_message_bytes: int | None = setting(
         None, "Default: from the context.", at_least=1024, at_most=2**31 - 1, panel=_LIMITS
     )
-    part_seconds: float = setting(60.0, "To wait for the next part of a prompt.", above=0, panel=_LIMITS)
+    part_seconds: float = setting(
+        60.0, "To wait for the next part of a prompt.", above=0, at_most=LONGEST_S, panel=_LIMITS
+    )
     part_rate: float = setting(
         100.0, "Tokens a second at which a prompt in parts must come, after --part-seconds.", above=0, panel=_LIMITS
     )
@@ -39,7 +42,9 @@ class Limits:
     unread_total_bytes: int = setting(
         256 * 2**20, "The same for all streams together.", at_least=LEAST_UNREAD, panel=_LIMITS
     )
-    write_seconds: float = setting(60.0, "That one write to a client may take.", above=0, panel=_LIMITS)
+    write_seconds: float = setting(
+        60.0, "That one write to a client may take.", above=0, at_most=LONGEST_S, panel=_LIMITS
+    )
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -71,7 +76,9 @@ class ServerSettings:
         None, "Bearer tokens, one a line, of which a call needs one.", option="auth_token_file", panel=_SECURITY
     )
     insecure: bool = setting(False, "Other machines may be served without TLS.", switch=True, panel=_SECURITY)
-    drain_seconds: float = setting(30.0, "That streams may run on after SIGTERM.", at_least=0, panel=_LIMITS)
+    drain_seconds: float = setting(
+        30.0, "That streams may run on after SIGTERM.", at_least=0, at_most=LONGEST_S, panel=_LIMITS
+    )
     access_log: LogFormat = setting(
         "text", "A line a call, on standard error.", choices=LOG_FORMATS, metavar="text|json|off"
     )

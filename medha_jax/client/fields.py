@@ -1,0 +1,101 @@
+"""What the fields of a message hold: values that fit none of them are refused with one line, before a call begins."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
+
+from medha_jax.protos import inference_pb2 as pb
+
+MOST_ID = 2**32 - 1  # that a message holds; the server knows its vocabulary
+NO_TIMEOUT = 10 * 365 * 86400.0  # seconds; gRPC cannot tell centuries, and nobody waits for them
+_WHOLE = {
+    FieldDescriptor.CPPTYPE_INT32: (-(2**31), 2**31 - 1),
+    FieldDescriptor.CPPTYPE_INT64: (-(2**63), 2**63 - 1),
+    FieldDescriptor.CPPTYPE_UINT32: (0, 2**32 - 1),
+    FieldDescriptor.CPPTYPE_UINT64: (0, 2**64 - 1),
+}
+
+
+class InvalidSettingError(ValueError):
+    """A value does not fit the field of its message; the text says what does."""
+
+
+def check_fields(kind: type[Message], values: dict[str, Any]) -> None:
+    """Check values for the fields of a message; None is always allowed.
+
+    Raises:
+        InvalidSettingError: a number is outside of its field's range, or a text is not Unicode.
+    """
+    for field in kind.DESCRIPTOR.fields:
+        value = values.get(field.name)
+        for one in value if field.is_repeated and value is not None else (value,):
+            if isinstance(one, str):
+                check_text(field.name, one)
+            elif isinstance(one, int) and field.cpp_type in _WHOLE:
+                low, high = _WHOLE[field.cpp_type]
+                if not low <= one <= high:
+                    raise InvalidSettingError(f"{field.name} is {_short(one)}; a message holds {low} to {high}")
+
+
+def check_text(name: str, text: str) -> None:
+    """Check that a text can be sent.
+
+    Raises:
+        InvalidSettingError: it holds lone surrogates, as a command line has for bytes that are not UTF-8.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise InvalidSettingError(f"{name} is not valid Unicode (lone surrogates); give UTF-8 text") from None
+
+
+def prompt_ids(ids: Sequence[int]) -> pb.PromptIds:
+    """Token ids as a message.
+
+    Raises:
+        InvalidSettingError: an id is negative or too large for any vocabulary.
+    """
+    try:
+        return pb.PromptIds(ids=ids)
+    except ValueError:
+        bad = next(one for one in ids if not 0 <= one <= MOST_ID)
+        raise InvalidSettingError(f"token id {_short(bad)}; a message holds 0 to {MOST_ID}") from None
+
+
+def seconds_left(timeout: float | None) -> float | None:
+    """A timeout as gRPC takes it: None for none, and for one beyond NO_TIMEOUT.
+
+    Raises:
+        InvalidSettingError: it is negative or not a number.
+    """
+    if timeout is None:
+        return None
+    if math.isnan(timeout) or timeout < 0:
+        raise InvalidSettingError(f"timeout is {timeout}; it must be at least 0")
+    return None if timeout > NO_TIMEOUT else timeout
+
+
+def in_parts(ids: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    """Consecutive parts of `size` ids."""
+    return (ids[start : start + size] for start in range(0, len(ids), size))
+
+
+def check_ids(parts: Iterable[Sequence[int]]) -> None:
+    """Check the ids of a prompt that goes in parts, before the first one goes.
+
+    Raises:
+        InvalidSettingError: as `prompt_ids`.
+    """
+    for part in parts:
+        if min(part) < 0 or max(part) > MOST_ID:
+            prompt_ids(part)
+
+
+def _short(number: int) -> str:
+    """A number as text; a very long one by its size, because Python refuses to write it."""
+    return str(number) if abs(number) < 10**40 else f"about {'-' if number < 0 else ''}2^{number.bit_length()}"
