@@ -112,6 +112,8 @@ def _inspect(options: InspectOptions, config: RuntimeConfig) -> LayoutReport:
     # compile for virtual devices only, and take no accelerator of this machine
     jax.config.update("jax_platforms", "cpu")
     arch = Architecture.from_directory(BUNDLED_MODEL if options.model == "tiny" else Path(options.model))
+    for note in arch.notes:
+        tell(f"warning: {note}")
     if config.max_context is not None and config.max_context > arch.context:
         tell(f"{config.max_context:,} tokens are more than the model's own {arch.context:,}")
         arch = replace(arch, context=config.max_context)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from medha_jax.specs.config_values import LARGEST, ConfigValues, shown
 from medha_jax.specs.families import FAMILIES, Family
 from medha_jax.specs.rope import RopeScaling
+from medha_jax.specs.rope_config import read_rope
 
 
 class UnsupportedModelError(ValueError):
@@ -20,7 +22,8 @@ class UnsupportedModelError(ValueError):
 class Architecture:
     """Sizes and switches of one decoder-only transformer; sizes are counts of elements.
 
-    `context` is the number of positions, in tokens, for which the computation is exact.
+    `context` is the number of positions, in tokens, for which the computation is exact. `notes` are warnings about the
+    file, a line each.
     """
 
     family: str
@@ -39,6 +42,7 @@ class Architecture:
     output_bias: bool
     mlp_bias: bool
     qk_norm: bool
+    notes: tuple[str, ...] = field(default=(), compare=False, repr=False)
 
     @property
     def queries_per_kv(self) -> int:
@@ -64,77 +68,94 @@ class Architecture:
             config = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise UnsupportedModelError(f"no config.json in {directory}") from None
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        except OSError as error:
+            raise UnsupportedModelError(f"cannot read {path}: {error.strerror}") from None
+        except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, a number of thousands of digits
             raise UnsupportedModelError(f"{path} is not valid JSON: {error}") from None
         return cls.from_config(config)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Architecture:
-        """Read a parsed `config.json`.
+        """Read a parsed `config.json`. Null is the same as absent.
 
         Raises:
-            UnsupportedModelError: names the architecture or setting that is unsupported or missing.
+            UnsupportedModelError: names the architecture or setting that is unsupported, missing or of a wrong type.
         """
         if not isinstance(config, Mapping):
             raise UnsupportedModelError("config.json must be a mapping")
-        names = list(map(str, config.get("architectures") or []))
-        family = next((FAMILIES[name] for name in names if name in FAMILIES), None)
-        if family is None:
-            stated = ", ".join(names) or "none stated"
-            raise UnsupportedModelError(f"architecture not supported: {stated}; supported are {', '.join(FAMILIES)}")
+        values = ConfigValues(config)
         try:
-            return cls._read(family, config)
+            return cls._read(_family(values), values)
         except KeyError as error:
             raise UnsupportedModelError(f"config.json lacks {error.args[0]!r}") from None
-        except (AttributeError, OverflowError, TypeError, ValueError) as error:
+        except UnsupportedModelError:
+            raise
+        except ValueError as error:
             raise UnsupportedModelError(f"config.json: {error}") from None
 
     @classmethod
-    def _read(cls, family: Family, config: Mapping[str, Any]) -> Architecture:
-        if (activation := config.get("hidden_act", "silu")) != "silu":
-            raise ValueError(f"hidden_act {activation!r} is not supported; supported is 'silu'")
-        if "quantization_config" in config:
-            raise ValueError("quantised weights are not supported; use bf16, fp16 or fp32 weights")
-        heads, embed = int(config["num_attention_heads"]), int(config["hidden_size"])
-        kv_heads = int(config.get("num_key_value_heads") or heads)
-        head_dim = int(config.get("head_dim") or family.head_dim or embed // heads)
-        sizes = {
-            "vocab_size": int(config["vocab_size"]),
-            "hidden_size": embed,
-            "num_hidden_layers": int(config["num_hidden_layers"]),
-            "num_attention_heads": heads,
-            "num_key_value_heads": kv_heads,
-            "intermediate_size": int(config["intermediate_size"]),
-            "max_position_embeddings": int(config["max_position_embeddings"]),
-        }
-        for name, size in sizes.items():
-            if size < 1:
-                raise ValueError(f"{name} is {size}; it must be at least 1")
+    def _read(cls, family: Family, config: ConfigValues) -> Architecture:
+        _refuse_unsupported(config)
+        heads, embed = config.whole("num_attention_heads"), config.whole("hidden_size")
+        layers, kv_heads = config.whole("num_hidden_layers"), config.whole("num_key_value_heads", heads)
+        head_dim = config.whole("head_dim", family.head_dim or max(1, embed // heads))
         if heads % kv_heads:
             raise ValueError(f"num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}")
         if head_dim < 4 or head_dim % 2:
             raise ValueError(f"head_dim {head_dim} must be even and at least 4")
-        rope = RopeScaling.from_config(config)
-        context = rope.extended_context(sizes["max_position_embeddings"])
-        if window := family.window(config):
+        rope, notes = read_rope(config)
+        context = rope.extended_context(config.whole("max_position_embeddings"))
+        if context > LARGEST:
+            raise ValueError(f"RoPE makes {context} positions usable; supported are {LARGEST}")
+        window = family.window(config, layers)
+        if window is not None and window < context:
             # inside the window, sliding and full attention are equal
-            context = min(context, int(window))
-        bias = bool(config.get("attention_bias", False)) if family.reads_attention_bias else False
+            notes.append(f"config.json: layers see {window:,} tokens (sliding_window), so the context is {window:,}")
+            context = window
+        if config.has("auto_map"):
+            notes.append("config.json: auto_map names code of the model's own, which is not run")
+        bias = config.switch("attention_bias") if family.reads_attention_bias else False
         return cls(
             family=family.name,
-            vocab=sizes["vocab_size"],
+            vocab=config.whole("vocab_size"),
             embed=embed,
-            layers=sizes["num_hidden_layers"],
+            layers=layers,
             heads=heads,
             kv_heads=kv_heads,
             head_dim=head_dim,
-            ffn=sizes["intermediate_size"],
+            ffn=config.whole("intermediate_size"),
             context=context,
-            norm_epsilon=float(config.get("rms_norm_eps", 1e-6)),
+            norm_epsilon=config.number("rms_norm_eps", 1e-6),
             rope=rope,
-            tied_embeddings=bool(config.get("tie_word_embeddings", False)),
+            tied_embeddings=config.switch("tie_word_embeddings"),
             qkv_bias=bias or family.qkv_bias,
             output_bias=bias,
-            mlp_bias=bool(config.get("mlp_bias", False)) and family.reads_mlp_bias,
+            mlp_bias=config.switch("mlp_bias") if family.reads_mlp_bias else False,
             qk_norm=family.qk_norm,
+            notes=tuple(notes),
         )
+
+
+def _family(config: ConfigValues) -> Family:
+    """The first supported architecture that the file names, which must be that of its model type."""
+    names = config.texts("architectures") or []
+    name = next((name for name in names if name in FAMILIES), None)
+    if name is None:
+        stated = ", ".join(names) or "none stated"
+        raise UnsupportedModelError(f"architecture not supported: {stated}; supported are {', '.join(FAMILIES)}")
+    family = FAMILIES[name]
+    kind = config.text("model_type", family.name)
+    if kind != family.name:
+        raise ValueError(f"model_type {shown(kind)} is not that of {name}, {family.name!r}")
+    return family
+
+
+def _refuse_unsupported(config: ConfigValues) -> None:
+    """Refuse what transformers acts on for these architectures, and this runtime does not compute."""
+    if (activation := config.text("hidden_act", "silu")) not in ("silu", "swish"):
+        raise ValueError(f"hidden_act {shown(activation)} is not supported; supported is 'silu'")
+    for name in ("quantization_config", "compression_config"):
+        if config.has(name):
+            raise ValueError(f"{name}: quantised weights are not supported; use bf16, fp16 or fp32 weights")
+    if not config.switch("is_causal", True):
+        raise ValueError("is_causal is false; only causal attention is supported")

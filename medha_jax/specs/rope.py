@@ -7,9 +7,7 @@ Sources: RoFormer (arXiv 2104.09864), position interpolation (arXiv 2306.15595),
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -47,62 +45,6 @@ class RopeScaling:
         if self.kind == "yarn":
             return max(stated, int(self.original_context * self.factor))
         return int(stated * self.factor) if self.kind in ("linear", "dynamic") else stated
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> RopeScaling:
-        """Read the rule from a Hugging Face `config.json`, in its old form or its new one.
-
-        Raises:
-            ValueError: the rule is unknown, or one of its numbers is missing.
-        """
-        stated = config.get("rope_parameters") or config.get("rope_scaling") or {}
-        kind = stated.get("rope_type", stated.get("type", "default"))
-        if kind not in KINDS:
-            raise ValueError(f"RoPE type {kind!r} is not supported; supported are {', '.join(KINDS)}")
-        theta = float(stated.get("rope_theta", config.get("rope_theta", 10000.0)))
-        context = int(config["max_position_embeddings"])
-        if kind == "default":
-            return cls(theta=theta, original_context=context)
-        if "factor" not in stated and not (kind == "yarn" and "original_max_position_embeddings" in stated):
-            raise ValueError(f"RoPE type {kind!r} needs `factor`")
-        if kind == "dynamic":
-            # the published rule measures growth against max_position_embeddings, not the original context
-            return cls(kind, theta, float(stated["factor"]), context)
-        original = int(stated.get("original_max_position_embeddings") or context)
-        if kind == "linear":
-            return cls(kind, theta, float(stated["factor"]), original)
-        if kind == "llama3":
-            needed = {"low_freq_factor", "high_freq_factor", "original_max_position_embeddings"}
-            missing = needed - set(stated)
-            if missing:
-                raise ValueError(f"RoPE type 'llama3' needs `{'`, `'.join(sorted(missing))}`")
-            low, high = float(stated["low_freq_factor"]), float(stated["high_freq_factor"])
-            return cls(kind, theta, float(stated["factor"]), original, low, high)
-        factor = float(stated.get("factor") or context / original)
-        return cls(
-            kind,
-            theta,
-            factor,
-            original,
-            beta_fast=float(stated.get("beta_fast") or 32.0),
-            beta_slow=float(stated.get("beta_slow") or 1.0),
-            truncate=bool(stated.get("truncate", True)),
-            attention_factor=_yarn_attention_factor(stated, factor),
-        )
-
-
-def _yarn_attention_factor(stated: Mapping[str, Any], factor: float) -> float:
-    """Factor on cos and sin that replaces YaRN's attention temperature (arXiv 2309.00071, eq. 22)."""
-
-    def temperature(scale: float, weight: float = 1.0) -> float:
-        return 0.1 * weight * math.log(scale) + 1.0 if scale > 1 else 1.0
-
-    if stated.get("attention_factor") is not None:
-        return float(stated["attention_factor"])
-    mscale, over_all = stated.get("mscale"), stated.get("mscale_all_dim")
-    if mscale and over_all:
-        return temperature(factor, float(mscale)) / temperature(factor, float(over_all))
-    return temperature(factor)
 
 
 def inverse_frequencies(rope: RopeScaling, head_dim: int) -> np.ndarray:

@@ -8,7 +8,9 @@ import pytest
 
 from medha_jax.models import rotary_angles
 from medha_jax.models.rotation import rotate
+from medha_jax.specs.config_values import ConfigValues
 from medha_jax.specs.rope import RopeScaling, rotary_constants
+from medha_jax.specs.rope_config import read_rope
 
 HEAD_DIM = 8
 
@@ -20,7 +22,7 @@ def angles(rope: RopeScaling, position: int, length: int) -> np.ndarray:
 
 def test_yarn_scales_cos_and_sin_by_its_temperature() -> None:
     config = {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 1024}
-    rope = RopeScaling.from_config({"max_position_embeddings": 1024, "rope_scaling": config})
+    rope, _ = read_rope(ConfigValues({"max_position_embeddings": 1024, "rope_scaling": config}))
     assert rope.attention_factor == pytest.approx(0.1 * math.log(8) + 1)
     cos, sin = rotary_angles(rotary_constants(rope, HEAD_DIM), jnp.array([5]), jnp.array([6]))
     np.testing.assert_allclose(cos**2 + sin**2, rope.attention_factor**2, rtol=1e-5)
