@@ -25,6 +25,7 @@ class ConversionReport:
         nbytes: bytes of the values before compression.
         dtype: the most frequent dtype of the values.
         files: files copied beside the weights.
+        notes: warnings about the config and about tensors that were not read, a line each.
     """
 
     destination: Path
@@ -32,6 +33,7 @@ class ConversionReport:
     nbytes: int
     dtype: str
     files: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def convert(
@@ -74,4 +76,5 @@ def convert(
 
         most = stored_dtype(source) if wanted is None else wanted.name
         files = orbax.write(destination, source, leaves, most, written)
-    return ConversionReport(destination, len(leaves), total, most, files)
+        notes = (*arch.notes, *reader.notes)
+    return ConversionReport(destination, len(leaves), total, most, files, notes)

@@ -30,6 +30,11 @@ from medha_jax.specs.model import Architecture
 
 # threads that copy layers; with more, the memory bus is the limit
 COPY_THREADS = 8
+# tensors that some libraries store, and that follow from config.json
+BUFFERS = (".rotary_emb.inv_freq", ".rotary_emb.cos_cached", ".rotary_emb.sin_cached")
+EMBEDDING, HEAD = TABLE["embedding"].name, TABLE["head"].name
+COMPARED_BYTES = 64 << 20  # of each tensor at once
+NAMED = 3
 
 
 def present(directory: Path) -> bool:
@@ -44,7 +49,7 @@ def stored_dtype(directory: Path) -> str:
         CheckpointError: as `read_tensors`, or the dtype is not supported.
     """
     sizes: Counter[str] = Counter()
-    for header in read_tensors(directory).values():
+    for header in read_tensors(directory)[0].values():
         sizes[header.dtype] += header.nbytes
     code = max(sizes, key=lambda dtype: sizes[dtype], default="none")
     if code not in STORED_DTYPES:
@@ -56,13 +61,25 @@ def stored_dtype(directory: Path) -> str:
 
 @dataclass(frozen=True)
 class Reader:
-    """An open checkpoint that fits its model. `opened` owns the files and closes them."""
+    """An open checkpoint that fits its model. `opened` owns the files and closes them.
+
+    `unread` are the names of tensors that are not part of the model and change nothing.
+    """
 
     directory: Path
     specs: Mapping[str, ParameterSpec]
     tensors: Mapping[str, TensorHeader]
     files: Mapping[str, Any]
     pool: ThreadPoolExecutor
+    unread: tuple[str, ...] = ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """One line about the tensors that are not read, if there are any."""
+        if not self.unread:
+            return ()
+        names, more = ", ".join(self.unread[:NAMED]), len(self.unread) - NAMED
+        return (f"tensors that are not read: {names}{f' and {more} more' if more > 0 else ''}",)
 
     def dtype(self, parameter: str) -> np.dtype[Any]:
         """The narrowest supported dtype that holds the stored values of every layer exactly."""
@@ -111,14 +128,15 @@ class Reader:
 
 @contextmanager
 def opened(directory: Path, arch: Architecture) -> Iterator[Reader]:
-    """Check a directory against the model and open its files. No values are read.
+    """Check a directory against the model and open its files. No values are read, except for a tied head's.
 
     Raises:
-        CheckpointError: names the first few faulty tensors or files, with found and expected values.
+        CheckpointError: names the first few faulty tensors or files, with found and expected values; or there is a head
+            that differs from the embeddings, and the config says that they are the same.
     """
-    tensors = read_tensors(directory)
+    tensors, left_out = read_tensors(directory)
     specs = parameter_specs(arch, "float32")
-    _check(directory, tensors, specs, arch.tied_embeddings)
+    unread = [*_check(directory, tensors, specs, arch.tied_embeddings), *left_out]
     with ExitStack() as stack:
         pool = stack.enter_context(ThreadPoolExecutor(min(COPY_THREADS, cores())))
         files = {}
@@ -130,13 +148,17 @@ def opened(directory: Path, arch: Architecture) -> Iterator[Reader]:
                     f"{file} in {directory} is not a valid safetensors file: its tensors overlap or leave "
                     f"gaps. {ADVICE}"
                 ) from None
-        yield Reader(directory, specs, tensors, files, pool)
+        if arch.tied_embeddings and HEAD in tensors:
+            _check_tied(directory, tensors, files)
+            unread.remove(HEAD)
+        yield Reader(directory, specs, tensors, files, pool, tuple(dict.fromkeys(unread)))
 
 
 def _check(
     directory: Path, tensors: Mapping[str, TensorHeader], specs: Mapping[str, ParameterSpec], tied: bool
-) -> None:
-    problems, expected = [], set()
+) -> list[str]:
+    """Compare names, shapes and dtypes with the model; returns the names of harmless tensors that it lacks."""
+    problems, expected, unread = [], set(), []
     for parameter, spec in specs.items():
         shape = TABLE[parameter].stored_shape(spec.shape)
         for name in TABLE[parameter].names(spec.shape):
@@ -154,12 +176,42 @@ def _check(
                     f"{', '.join(STORED_DTYPES)}"
                 )
     for name, header in tensors.items():
-        harmless = name.endswith(".rotary_emb.inv_freq") or (tied and name == TABLE["head"].name)
-        if name not in expected and not harmless:
+        if name in expected:
+            continue
+        if name.endswith(BUFFERS) or (tied and name == HEAD):
+            unread.append(name)
+        else:
             problems.append(f"tensor {name} in {header.file} of shape {list(header.shape)} is not part of this model")
     if problems:
         raise mismatch(
             f"the weights in {directory} do not fit the model that config.json describes",
             problems,
             "Use the config.json that belongs to these weights, or download the model again.",
+        )
+    return unread
+
+
+def _check_tied(directory: Path, tensors: Mapping[str, TensorHeader], files: Mapping[str, Any]) -> None:
+    """Compare a stored head with the embeddings, which `config.json` says are the same."""
+    head, embedding = tensors[HEAD], tensors[EMBEDDING]
+    same = head.shape == embedding.shape and head.dtype in STORED_DTYPES
+    if same:
+        rows, width = head.shape
+        step = max(1, COMPARED_BYTES // (4 * width))
+        try:
+            ours, theirs = (
+                files[header.file].get_slice(name) for name, header in ((EMBEDDING, embedding), (HEAD, head))
+            )
+            for start in range(0, rows, step):
+                part = slice(start, min(start + step, rows))
+                left, right = (np.asarray(tensor[part], np.float32) for tensor in (ours, theirs))
+                if not np.array_equal(left, right, equal_nan=True):
+                    same = False
+                    break
+        except (SafetensorError, OSError):
+            raise CheckpointError(f"{HEAD} or {EMBEDDING} of {directory} cannot be read. {ADVICE}") from None
+    if not same:
+        raise CheckpointError(
+            f"{HEAD} in {head.file} of {directory} differs from {EMBEDDING}, but tie_word_embeddings of config.json "
+            "says that they are the same: set it to false to use this head, or remove the tensor"
         )

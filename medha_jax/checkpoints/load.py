@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,12 @@ from medha_jax.specs.model import Architecture
 
 
 def load_parameters(
-    directory: Path, arch: Architecture, dtype: Any, shardings: Shardings, shapes: Shapes | None = None
+    directory: Path,
+    arch: Architecture,
+    dtype: Any,
+    shardings: Shardings,
+    shapes: Shapes | None = None,
+    report: Callable[[str], None] | None = None,
 ) -> dict[str, jax.Array]:
     """Read every parameter of the model; each device reads only its slice.
 
@@ -30,6 +36,7 @@ def load_parameters(
         dtype: of the arrays: bfloat16, float16 or float32; stored values are cast.
         shardings: one for every dotted path of `parameter_specs`, or a single one for all.
         shapes: larger shapes by dotted path; the rest of those arrays is zeros.
+        report: called with a line about tensors that are not read.
 
     Returns:
         The arrays by dotted path, with `shapes`, else with those of `parameter_specs`.
@@ -43,6 +50,9 @@ def load_parameters(
 
         return orbax.load(directory, arch, wanted, shardings, shapes)
     with huggingface.opened(directory, arch) as reader:
+        if report is not None:
+            for note in reader.notes:
+                report(f"warning: {note}")
         specs = enlarged(reader.specs, shapes)
         resolved = resolve(shardings, specs)
         return {

@@ -1,6 +1,6 @@
 """The runtime's own directories: weights as one Orbax item, and all other files that a server needs.
 
-config.json  tokenizer.json  generation_config.json  medha.json  parameters/
+The files of COPIED  medha.json  parameters/
 """
 
 from __future__ import annotations
@@ -23,7 +23,13 @@ from medha_jax.checkpoints.errors import DTYPES, CheckpointError, float_dtype, m
 from medha_jax.models import ParameterSpec, parameter_specs
 from medha_jax.specs.model import Architecture
 
-COPIED = ("config.json", "tokenizer.json", "generation_config.json")
+COPIED = (
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "generation_config.json",
+)
 # A device reads whole chunks. Small chunks waste few bytes beyond its slice; large ones have less overhead.
 CHUNK_BYTES = 8 << 20
 # axes that meshes divide: each index starts a new chunk

@@ -32,16 +32,17 @@ class TensorHeader:
     nbytes: int
 
 
-def read_tensors(directory: Path) -> dict[str, TensorHeader]:
-    """Every tensor of a Hugging Face directory by name. No values are read.
+def read_tensors(directory: Path) -> tuple[dict[str, TensorHeader], list[str]]:
+    """Every tensor of a Hugging Face directory by name, and the names of those that its index leaves out.
 
-    As in the transformers library, a single `model.safetensors` takes precedence over an index.
+    No values are read. As in the transformers library, a single `model.safetensors` takes precedence over an index. An
+    index decides which tensors count, and which file's if several have one.
 
     Raises:
         CheckpointError: a file is missing, truncated or not safetensors, or the index does not fit the files.
     """
     if (directory / SINGLE).is_file():
-        return read_header(directory, SINGLE)
+        return read_header(directory, SINGLE), []
     if not (directory / INDEX).is_file():
         raise CheckpointError(
             f"{directory} holds neither {SINGLE} nor {INDEX}. Only safetensors weights can be read: pickled "
@@ -49,19 +50,18 @@ def read_tensors(directory: Path) -> dict[str, TensorHeader]:
         )
     weight_map = _weight_map(directory)
     tensors: dict[str, TensorHeader] = {}
-    problems = []
+    left_out = []
     for file in sorted(set(weight_map.values())):
         for name, header in read_header(directory, file).items():
             if weight_map.get(name) == file:
                 tensors[name] = header
             else:
-                stated = f"places in {weight_map[name]}" if name in weight_map else "does not name"
-                problems.append(f"{file} holds tensor {name}, which {INDEX} {stated}")
+                left_out.append(name)
     lacking = [(name, file) for name, file in sorted(weight_map.items()) if name not in tensors]
-    problems += [f"{INDEX} places tensor {name} in {file}, which lacks it" for name, file in lacking]
+    problems = [f"{INDEX} places tensor {name} in {file}, which lacks it" for name, file in lacking]
     if problems:
         raise mismatch(f"the index in {directory} does not fit its files", problems, ADVICE)
-    return tensors
+    return tensors, left_out
 
 
 def _weight_map(directory: Path) -> dict[str, str]:

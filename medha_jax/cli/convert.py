@@ -48,5 +48,7 @@ def convert(
 
         report = convert_checkpoint(source, destination, dtype=dtype, on_progress=written)
         bar.stop()
+        for note in report.notes:
+            print(f"warning: {note}", file=sys.stderr)
         size = f"{report.parameters} arrays, {report.nbytes:,} bytes, {report.dtype}"
         print(f"{report.destination}: {size}", file=sys.stderr)

@@ -42,6 +42,8 @@ def open_executor(config: RuntimeConfig, report: Report, complete: bool = True) 
         LaunchError: the configured attention cannot run here.
     """
     arch = Architecture.from_directory(config.model)
+    for note in arch.notes:
+        report(f"warning: {note}")
     config = without_unused_slices(config, arch.context)
     layout = Layout.of(config.mesh)
     check_layout(arch, layout)
@@ -67,7 +69,7 @@ def open_executor(config: RuntimeConfig, report: Report, complete: bool = True) 
         report(f"a request may have {programs.sizes.context:,} tokens, not {wished:,}: the KV pool holds no more")
     started = time.perf_counter()
     shardings = stored_shardings(arch, layout, mesh, dtype)
-    stored = load_parameters(config.model, arch, dtype, shardings, stored_shapes(arch, layout, dtype))
+    stored = load_parameters(config.model, arch, dtype, shardings, stored_shapes(arch, layout, dtype), report)
     parameters = place_parameters(stored, arch, layout, mesh)
     del stored
     size = sum(spec.nbytes for spec in placed_specs(arch, layout, dtype).values())

@@ -89,7 +89,8 @@ def write_model(directory: Path, family: str, tensors: dict[str, np.ndarray] | N
     """A directory with one safetensors file, `config.json` and the files that conversion copies."""
     directory.mkdir(exist_ok=True)
     (directory / "config.json").write_text(json.dumps(CONFIGS[family]))
-    (directory / "tokenizer.json").write_text("{}")
+    for name in ("tokenizer", "tokenizer_config", "special_tokens_map"):
+        (directory / f"{name}.json").write_text("{}")
     (directory / "generation_config.json").write_text('{"eos_token_id": 2}')
     save_file(stored_tensors(family) if tensors is None else tensors, directory / "model.safetensors")
     return directory

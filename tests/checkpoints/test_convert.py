@@ -37,7 +37,10 @@ def test_converting_keeps_every_bit(tmp_path: Path, family: str) -> None:
     before = load_parameters(source, architecture(family), dtype, one_device())
     assert same_bits(load_parameters(tmp_path / "model", architecture(family), dtype, one_device()), before)
     size = sum(value.nbytes for value in before.values())
-    files = ("config.json", "tokenizer.json", "generation_config.json")
+    files = (
+        *("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
+        "generation_config.json",
+    )
     assert report == ConversionReport(tmp_path / "model", len(before), size, dtype, files)
     assert stored_dtype(tmp_path / "model") == dtype
     for name in files:

@@ -14,7 +14,14 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from medha_jax.checkpoints import CheckpointError, load_parameters, stored_dtype, write_huggingface
+from medha_jax.checkpoints import (
+    CheckpointError,
+    convert,
+    huggingface,
+    load_parameters,
+    stored_dtype,
+    write_huggingface,
+)
 from medha_jax.checkpoints.stored_tensors import TABLE, StoredTensor
 from tests.checkpoints.small_models import (
     CONFIGS,
@@ -23,6 +30,7 @@ from tests.checkpoints.small_models import (
     HEAD_DIM,
     HEADS,
     LAYERS,
+    VOCAB,
     architecture,
     one_device,
     run_on_eight_devices,
@@ -36,6 +44,12 @@ SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 def load(directory: Path, family: str, dtype: str = "bfloat16") -> dict[str, jax.Array]:
     return load_parameters(directory, architecture(family), dtype, one_device())
+
+
+def load_told(directory: Path, family: str) -> tuple[dict[str, jax.Array], list[str]]:
+    """The parameters, and what was told about the files."""
+    lines: list[str] = []
+    return load_parameters(directory, architecture(family), "bfloat16", one_device(), report=lines.append), lines
 
 
 def read_back(directory: Path) -> dict[str, np.ndarray]:
@@ -105,12 +119,68 @@ def test_values_beyond_float16_are_refused(tmp_path: Path) -> None:
     assert load(tmp_path / "model", "mistral")["layers.mlp.up.kernel"][1, 5, 3] == jnp.bfloat16(1e6)
 
 
-def test_harmless_surplus_is_ignored(tmp_path: Path) -> None:
+ROTARY = "model.layers.0.self_attn.rotary_emb."
+
+
+def test_harmless_surplus_is_left_with_one_line(tmp_path: Path) -> None:
     tensors = stored_tensors("qwen2")
+    expected, told = load_told(write_model(tmp_path / "model", "qwen2", tensors), "qwen2")
+    assert told == []
+    for name in ("cos_cached", "inv_freq", "sin_cached"):
+        tensors[ROTARY + name] = np.zeros(4, np.float64)
+    tensors[ROTARY.replace("0", "1") + "inv_freq"] = np.zeros(4, np.float64)
+    found, told = load_told(write_model(tmp_path / "model", "qwen2", tensors), "qwen2")
+    assert same_bits(found, expected)
+    names = f"{ROTARY}cos_cached, {ROTARY}inv_freq, {ROTARY}sin_cached and 1 more"
+    assert told == [f"warning: tensors that are not read: {names}"]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_a_stored_head_that_equals_tied_embeddings_changes_nothing(tmp_path: Path, dtype: str) -> None:
+    tensors = stored_tensors("qwen2")
+    tensors["model.embed_tokens.weight"][3, 5] = np.nan
     expected = load(write_model(tmp_path / "model", "qwen2", tensors), "qwen2")
-    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].copy()
-    tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.zeros(4, np.float64)
-    assert same_bits(load(write_model(tmp_path / "model", "qwen2", tensors), "qwen2"), expected)
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].astype(DTYPES[dtype])
+    found, told = load_told(write_model(tmp_path / "model", "qwen2", tensors), "qwen2")
+    assert same_bits(found, expected) and told == []
+
+
+@pytest.mark.parametrize("rows", [VOCAB, VOCAB + 2])
+def test_a_stored_head_that_differs_from_tied_embeddings_is_refused(
+    tmp_path: Path, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last value of the last block counts, too."""
+    monkeypatch.setattr(huggingface, "COMPARED_BYTES", 5 * 4 * EMBED)
+    tensors = stored_tensors("qwen2")
+    tensors["lm_head.weight"] = np.resize(tensors["model.embed_tokens.weight"], (rows, EMBED))
+    tensors["lm_head.weight"][-1, -1] += 1
+    write_model(tmp_path / "model", "qwen2", tensors)
+    message = r"lm_head.weight in model.safetensors of .* differs from model.embed_tokens.weight, but tie_word_embed"
+    with pytest.raises(CheckpointError, match=message):
+        load(tmp_path / "model", "qwen2")
+    with pytest.raises(CheckpointError, match=message):
+        convert(tmp_path / "model", tmp_path / "converted")
+    if rows == VOCAB:  # the advice works
+        untied = architecture("qwen2", tie_word_embeddings=False)
+        found = load_parameters(tmp_path / "model", untied, "bfloat16", one_device())["head"]
+        np.testing.assert_array_equal(np.asarray(found), tensors["lm_head.weight"])
+
+
+def test_the_index_decides_what_is_read(tmp_path: Path) -> None:
+    expected = load(write_model(tmp_path / "model", "qwen2"), "qwen2")
+    (tmp_path / "model" / SINGLE).unlink()
+    tensors = stored_tensors("qwen2")
+    weight_map = {name: "a.safetensors" if "layers.0" in name else "b.safetensors" for name in tensors}
+    shards = {file: {n: tensors[n] for n in tensors if weight_map[n] == file} for file in set(weight_map.values())}
+    shards["a.safetensors"] |= {NORM: np.zeros(EMBED, np.float32), "model.extra": np.zeros(3, np.float32)}
+    shards["b.safetensors"] |= {"lm_head.weight": -tensors["model.embed_tokens.weight"]}
+    for file, stored in shards.items():
+        save_file(stored, tmp_path / "model" / file)
+    (tmp_path / "model" / INDEX).write_text(json.dumps({"weight_map": weight_map}))
+    found, told = load_told(tmp_path / "model", "qwen2")
+    assert same_bits(found, expected)
+    (line,) = told
+    assert all(name in line for name in (NORM, "model.extra", "lm_head.weight"))
 
 
 def test_files_may_be_links(tmp_path: Path) -> None:
@@ -241,7 +311,7 @@ CASES: dict[str, tuple[Damage, list[str]]] = {
     ),
     "index omits a tensor": (
         index_with(lambda files: files.pop(NORM) and None),
-        [f"b.safetensors holds tensor {NORM}, which {INDEX} does not name"],
+        [f"tensor {NORM} is missing; expected shape [32]"],
     ),
     "index climbs out of the directory": (
         index_with(lambda files: files.update({NORM: "../outside.safetensors"})),

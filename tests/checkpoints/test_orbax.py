@@ -68,6 +68,7 @@ def test_restoring_keeps_every_bit(tmp_path: Path, family: str, dtype: str) -> N
 
 def test_a_directory_is_complete_in_itself(tmp_path: Path, saved: Path) -> None:
     names = {"config.json", "generation_config.json", "medha.json", "parameters", "tokenizer.json"}
+    names |= {"tokenizer_config.json", "special_tokens_map.json"}
     assert {path.name for path in saved.iterdir()} == names
     assert json.loads((saved / "config.json").read_text()) == CONFIGS["llama"]
     source = write_model(tmp_path / "source", "mistral")
