@@ -26,7 +26,7 @@ IMPORTS = {
     "inspection": ["attention", "config", "machine", "mesh", "runtime", "specs"],
     "scheduler": ["config", "kv", "plan", "specs", "token_ids"],
     "engine": ["config", "kv", "machine", "plan", "runtime", "scheduler", "specs", "text", "token_ids"],
-    "server": ["config", "engine", "net", "plan", "protos", "runtime", "specs", "text", "token_ids"],
+    "server": ["config", "engine", "net", "plan", "protos", "runtime", "text", "token_ids"],
     "bench": ["client", "results", "workload"],
     "simulate": ["config", "engine", "plan", "results", "scheduler", "specs", "workload"],
     "cli": [

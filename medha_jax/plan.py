@@ -85,6 +85,7 @@ class SamplingParams:
     stop: tuple[str, ...] = setting((), "End at this text (cut off); repeatable.", metavar="TEXT", panel=_END)
     include_stop: bool = setting(False, "Show what ended the text.", switch=True, panel=_END)
     ignore_eos: bool = setting(False, "Go on after the model's own end.", switch=True, panel=_END)
+    skip_special_tokens: bool = setting(True, "Leave special tokens out of the text.", panel=_END)
     logprobs: int | None = setting(
         None,
         "With --json: log-probabilities of the tokens and the N likeliest; 0 to 20.",
@@ -121,8 +122,8 @@ class SamplingParams:
                 )
 
     @classmethod
-    def from_file(cls, path: Path, stated: Mapping[str, float | int]) -> SamplingParams:
-        """A model's defaults, from the fields of one of its files.
+    def from_file(cls, path: Path, stated: Mapping[str, float | int], advice: str) -> SamplingParams:
+        """A model's defaults, from the fields of one of its files; `advice` ends the message about a wrong one.
 
         Raises:
             InvalidRequestError: a value is out of its range; the message names the file.
@@ -130,7 +131,7 @@ class SamplingParams:
         try:
             return cls(**stated)  # type: ignore[arg-type]
         except InvalidRequestError as error:
-            raise InvalidRequestError(f"{path}: {error}") from None
+            raise InvalidRequestError(f"{path}: {error}; {advice}") from None
 
 
 class PageCopy(NamedTuple):

@@ -12,7 +12,7 @@ import typer
 from medha_jax.cli.cluster import SEVERAL, ClusterOptions, ended_at_once, quiet_stdout
 from medha_jax.cli.generation_report import completion_json, print_summary, reader_may_leave
 from medha_jax.cli.interrupt import noted_interrupts
-from medha_jax.cli.opening import lead_runtime, open_runtime
+from medha_jax.cli.opening import lead_runtime, open_runtime, tell
 from medha_jax.cli.option_groups import Shown, takes_groups
 from medha_jax.cli.progress import PrefillProgress
 from medha_jax.cli.prompt import (
@@ -27,9 +27,9 @@ from medha_jax.cli.prompt import (
 from medha_jax.cli.remote import RemoteCompletion, RemoteOptions, check_options, connection
 from medha_jax.cli.remote import stream as stream_remote
 from medha_jax.cli.runtime_options import RuntimeOptions
-from medha_jax.config import setting
-from medha_jax.plan import SamplingParams
-from medha_jax.text import GenerationDefaults, Tokenizer
+from medha_jax.config import ModelDefaults, setting
+from medha_jax.plan import InvalidRequestError, SamplingParams
+from medha_jax.text import Tokenizer
 
 if TYPE_CHECKING:
     from medha_jax.engine import Completion, Executor, GenerationRequest
@@ -42,9 +42,14 @@ class PromptOptions:
     prompt: str | None = setting(None, "The prompt itself.", metavar="TEXT")
     prompt_file: str | None = setting(None, "A UTF-8 text file; - is standard input.", metavar="FILE")
     prompt_ids: str | None = setting(None, "Token ids; - is standard input.", metavar="1,2,3")
+    add_special_tokens: bool | None = setting(
+        None, "Whether the tokenizer adds its own to a text, often a first BOS. Default: yes."
+    )
 
     def __post_init__(self) -> None:
         one_source(self.prompt, self.prompt_file, self.prompt_ids)
+        if self.prompt_ids is not None and self.add_special_tokens is not None:
+            raise InvalidRequestError("--add-special-tokens is for a text; the prompt is --prompt-ids")
 
 
 @takes_groups
@@ -52,6 +57,7 @@ def generate(
     context: typer.Context,
     asked: Annotated[PromptOptions, Shown(panel="Prompt (exactly one)")],
     given: Annotated[dict[str, Any], Shown(of=SamplingParams, unset=True)],
+    defaults: Annotated[ModelDefaults, Shown(panel="Sampling")],
     runtime: Annotated[RuntimeOptions, Shown(without={"slots", "pool_tokens", "host_kv_gib"})],
     processes: Annotated[ClusterOptions, SEVERAL],
     remote: Annotated[RemoteOptions, Shown(panel="From a server")],
@@ -63,7 +69,7 @@ def generate(
 ) -> None:
     """Continue a prompt; the text streams to standard output, everything else goes to standard error.
 
-    Unset sampling flags take the values of the model's generation_config.json.
+    Unset sampling flags take the values of the model's generation_config.json; see --generation-config.
     """
     check_options(context, remote.server)
     chunks, cluster = parse_chunks(chunk), processes.config
@@ -72,17 +78,19 @@ def generate(
         source = read_ids(ids) if ids is not None else read_text(asked.prompt, asked.prompt_file)
         connected = connection(remote.server, remote.auth_token_file, remote.server_ca)
         with reader_may_leave():
-            _report(*stream_remote(connected, source, given, remote.timeout, show_text=not json), json)
+            settings = given | {"add_special_tokens": asked.add_special_tokens}
+            _report(*stream_remote(connected, source, settings, remote.timeout, show_text=not json), json)
         return
-    directory = model_directory(runtime.model)
-    defaults = GenerationDefaults.from_directory(directory)
-    sampling = sampling_params(directory, defaults, given)
-    tokenizer = Tokenizer.from_directory(directory)
-    prompt = read_prompt(asked.prompt, asked.prompt_file, asked.prompt_ids, tokenizer)
+    from medha_jax.engine import GenerationRequest, ModelFiles, check_stops
 
-    from medha_jax.engine import GenerationRequest
-
-    request = GenerationRequest(prompt, sampling, defaults.eos_ids, chunks)
+    files = ModelFiles.read(model_directory(runtime.model), defaults)
+    sampling, tokenizer = sampling_params(files.sampling, given), files.tokenizer
+    check_stops(sampling, tokenizer)
+    for note in files.notes:
+        tell(f"warning: {note}")
+    add_special = asked.add_special_tokens is not False
+    prompt = read_prompt(asked.prompt, asked.prompt_file, asked.prompt_ids, tokenizer, add_special)
+    request = GenerationRequest(prompt, sampling, files.eos_ids, chunks)
     with reader_may_leave():
         config = runtime.config
         if cluster is None:

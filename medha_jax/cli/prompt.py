@@ -12,7 +12,7 @@ import typer
 
 from medha_jax.config import BUNDLED_MODEL
 from medha_jax.plan import InvalidRequestError, SamplingParams
-from medha_jax.text import GenerationDefaults, Tokenizer
+from medha_jax.text import Tokenizer
 
 MAX_DIGITS = 10  # of an id or a size: enough for 2³² and for any context
 
@@ -47,10 +47,12 @@ def one_source(text: str | None, file: str | None, ids: str | None) -> None:
         raise InvalidRequestError(f"{stated} given; give exactly one of {', '.join(options)}")
 
 
-def read_prompt(text: str | None, file: str | None, ids: str | None, tokenizer: Tokenizer) -> tuple[int, ...]:
+def read_prompt(
+    text: str | None, file: str | None, ids: str | None, tokenizer: Tokenizer, add_special: bool = True
+) -> tuple[int, ...]:
     """Token ids of the prompt, given in one of three ways; `-` as file or ids reads standard input.
 
-    Files and standard input are used as they are, including line ends.
+    Files and standard input are used as they are, including line ends. `add_special` is that of `Tokenizer.encode`.
 
     Raises:
         InvalidRequestError: the source cannot be read, is empty, not UTF-8 or not a list of ids.
@@ -59,7 +61,7 @@ def read_prompt(text: str | None, file: str | None, ids: str | None, tokenizer: 
     if ids is not None:
         return read_ids(ids)
     text = read_text(text, file)
-    prompt_ids = tuple(tokenizer.encode(text))
+    prompt_ids = tuple(tokenizer.encode(text, add_special))
     if not prompt_ids:
         raise InvalidRequestError(f"the tokenizer makes no token of this prompt ({len(text)} characters)")
     return prompt_ids
@@ -140,19 +142,14 @@ def parse_chunks(text: str) -> tuple[int, ...] | None:
     )
 
 
-def sampling_params(
-    directory: Path,
-    defaults: GenerationDefaults,
-    given: Mapping[str, object],
-) -> SamplingParams:
-    """Sampling fields that are `given` (not None), else those of `generation_config.json`, else SamplingParams' own.
+def sampling_params(defaults: SamplingParams, given: Mapping[str, object]) -> SamplingParams:
+    """Sampling fields that are `given` (not None), else the model's defaults.
 
     Raises:
         InvalidRequestError: a value is out of its range.
     """
-    base = SamplingParams.from_file(directory / "generation_config.json", defaults.sampling)
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    return dataclasses.replace(base, **changes)
+    return dataclasses.replace(defaults, **changes)
 
 
 def _read(source: str) -> bytes:

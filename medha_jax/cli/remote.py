@@ -55,7 +55,8 @@ def check_options(context: typer.Context, server: str | None) -> None:
         typer.BadParameter: an option of the local runtime beside `--server`, or the reverse.
     """
     remote = {one.name for one in fields(RemoteOptions)}
-    passed_on = remote | {"prompt", "prompt_file", "prompt_ids", "json", *option_names(SamplingParams)}
+    prompt = {"prompt", "prompt_file", "prompt_ids", "add_special_tokens"}
+    passed_on = remote | prompt | {"json", *option_names(SamplingParams)}
     given = stated_options(context)
     wrong = given & (remote - {"server"}) if server is None else given - passed_on
     if wrong:

@@ -20,7 +20,7 @@ from medha_jax.cli.cluster import SEVERAL, ClusterOptions, ended_at_once, quiet_
 from medha_jax.cli.opening import tell
 from medha_jax.cli.option_groups import Shown, takes_groups
 from medha_jax.cli.runtime_options import RuntimeOptions
-from medha_jax.config import ConfigError, RuntimeConfig, SchedulerConfig, setting
+from medha_jax.config import ConfigError, ModelDefaults, RuntimeConfig, SchedulerConfig, setting
 from medha_jax.net import TlsFiles
 from medha_jax.server.settings import ServerSettings
 
@@ -103,6 +103,7 @@ _PLANS_TLS = {name: f"plans_{name}" for name in ("tls_cert", "tls_key", "tls_ca"
 def serve(
     runtime: RuntimeOptions,
     settings: Annotated[dict[str, Any], Shown(of=ServerSettings)],
+    defaults: ModelDefaults,
     tls: Annotated[TlsOptions, Shown(panel="Security")],
     scheduling: Annotated[SchedulerConfig, Shown(defaults={"max_waiting": 1024})],
     processes: Annotated[ClusterOptions, dataclasses.replace(SEVERAL, options=_PLANS_TLS)],
@@ -123,7 +124,7 @@ def serve(
     if cluster is not None:
         quiet_stdout()
     name = Path(runtime.model).name.encode("utf-8", "replace").decode()  # a path may hold bytes that are no text
-    _serve(listening, configured, scheduling, cluster, name)
+    _serve(listening, configured, scheduling, cluster, name, defaults)
 
 
 def _serve(
@@ -132,6 +133,7 @@ def _serve(
     scheduling: SchedulerConfig,
     cluster: ClusterConfig | None,
     name: str,
+    defaults: ModelDefaults,
 ) -> None:
     import asyncio
 
@@ -141,7 +143,9 @@ def _serve(
 
     with contextlib.nullcontext() if cluster is None else ended_at_once():
         complete = settings.compile_all_first
-        model, loader = assemble(runtime, scheduling, name=name, cluster=cluster, tell=tell, complete=complete)
+        model, loader = assemble(
+            runtime, scheduling, name=name, cluster=cluster, tell=tell, complete=complete, defaults=defaults
+        )
         model_sizes(runtime)  # refuses a --max-context beyond the model's
         asyncio.run(run(settings, model, loader, announce=lambda line: print(line, flush=True), tell=tell))
     sys.stdout.flush()

@@ -52,10 +52,13 @@ class AsyncClient:
         """As `Client.generate`; cancelling the reader ends the request, too."""
         return self._events(prompt, Settings(**settings), timeout)
 
-    async def tokenize(self, text: str, *, timeout: float | None = None) -> tuple[int, ...]:
+    async def tokenize(
+        self, text: str, *, add_special_tokens: bool | None = None, timeout: float | None = None
+    ) -> tuple[int, ...]:
         """As `Client.tokenize`."""
         check_text("the text", text)
-        answer = await self._call("Tokenize", pb.TokenizeRequest(text=text), pb.TokenizeResponse, timeout)
+        asked = pb.TokenizeRequest(text=text, add_special_tokens=add_special_tokens)
+        answer = await self._call("Tokenize", asked, pb.TokenizeResponse, timeout)
         return tuple(answer.token_ids)
 
     async def model(self, *, timeout: float | None = None) -> ModelInfo:

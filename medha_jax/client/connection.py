@@ -11,7 +11,7 @@ import grpc
 from google.protobuf.message import Message
 from grpc import aio
 
-from medha_jax.client.fields import check_fields, check_text, in_parts, prompt_ids
+from medha_jax.client.fields import InvalidSettingError, check_fields, check_text, in_parts, prompt_ids
 from medha_jax.net import is_loopback, named_host
 from medha_jax.protos import inference_pb2 as pb
 
@@ -100,6 +100,8 @@ class Settings:
         tpot_ms: target for each later token, in milliseconds.
         on_deadline: continue or drop the request when its first token is late.
         cache_salt: only requests with the same salt share cached pages.
+        add_special_tokens: whether the tokenizer adds its own to a text, often a first BOS token.
+        skip_special_tokens: whether special tokens are left out of the output's text.
     """
 
     max_tokens: int | None = None
@@ -122,6 +124,8 @@ class Settings:
     tpot_ms: float | None = None
     on_deadline: Literal["continue", "drop"] | None = None
     cache_salt: str | None = None
+    skip_special_tokens: bool | None = None
+    add_special_tokens: bool | None = None
 
     def message(self) -> pb.GenerateSettings:
         """The settings as a message.
@@ -170,9 +174,12 @@ def generation(
         options: of the call: timeout, metadata.
 
     Raises:
-        InvalidSettingError: a value does not fit its field.
+        InvalidSettingError: a value does not fit its field, or `add_special_tokens` stands beside token ids.
     """
     answers, message = pb.GenerateEvent.FromString, settings.message()  # refused here, not in a thread of gRPC
+    added = settings.add_special_tokens
+    if not isinstance(prompt, str) and added is not None:
+        raise InvalidSettingError("add_special_tokens is for a text; the prompt is token ids")
     if not isinstance(prompt, str) and len(prompt) >= PART_TOKENS:
         stream: Any = channel.stream_stream(
             SERVICE + "GenerateStream",
@@ -185,7 +192,7 @@ def generation(
     )
     if isinstance(prompt, str):
         check_text("the prompt", prompt)
-        return single(pb.GenerateRequest(text=prompt, settings=message), **options)
+        return single(pb.GenerateRequest(text=prompt, settings=message, add_special_tokens=added), **options)
     return single(pb.GenerateRequest(token_ids=prompt_ids(prompt), settings=message), **options)
 
 

@@ -64,14 +64,17 @@ class Client:
             check_ids(in_parts(prompt, PART_TOKENS))  # gRPC prints a traceback of what its own thread meets
         return _events(generation(self._channel, prompt, Settings(**settings), part_messages, **options))
 
-    def tokenize(self, text: str, *, timeout: float | None = None) -> tuple[int, ...]:
-        """Token ids of a text.
+    def tokenize(
+        self, text: str, *, add_special_tokens: bool | None = None, timeout: float | None = None
+    ) -> tuple[int, ...]:
+        """Token ids of a text, with those that the tokenizer adds to every text unless `add_special_tokens` is False.
 
         Raises:
             ServerError: as `generate`.
         """
         check_text("the text", text)
-        return tuple(self._call("Tokenize", pb.TokenizeRequest(text=text), pb.TokenizeResponse, timeout).token_ids)
+        asked = pb.TokenizeRequest(text=text, add_special_tokens=add_special_tokens)
+        return tuple(self._call("Tokenize", asked, pb.TokenizeResponse, timeout).token_ids)
 
     def model(self, *, timeout: float | None = None) -> ModelInfo:
         """The server's model and its limits.

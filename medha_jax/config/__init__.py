@@ -20,6 +20,7 @@ from medha_jax.config.mesh_config import (
     load_mesh,
     mesh_from,
 )
+from medha_jax.config.model_defaults import ModelDefaults
 from medha_jax.config.runtime_config import (
     ATTENTIONS,
     BUNDLED_MODEL,
@@ -45,6 +46,7 @@ __all__ = [
     "Buckets",
     "ConfigError",
     "MeshConfig",
+    "ModelDefaults",
     "RuntimeConfig",
     "SchedulerConfig",
     "Setting",

@@ -19,8 +19,9 @@ from medha_jax.engine.executor import Executor
 from medha_jax.engine.generation import Output
 from medha_jax.engine.loading import EngineLoader
 from medha_jax.engine.loop import Engine, OnTick
+from medha_jax.engine.model_files import ModelFiles
 from medha_jax.engine.offline import ModelOutputError, OfflineEngine, generate
-from medha_jax.engine.output import RequestOutput, text_outputs
+from medha_jax.engine.output import RequestOutput, check_stops, text_outputs
 from medha_jax.engine.request_ledger import END_REASONS, FINISH_REASONS, RequestCounts
 from medha_jax.engine.scheduling import scheduler_for
 from medha_jax.engine.service import EngineService, Listener, NotServingError, log_error
@@ -48,6 +49,7 @@ __all__ = [
     "GenerationRequest",
     "Listener",
     "Load",
+    "ModelFiles",
     "ModelOutputError",
     "NewTokens",
     "NotServingError",
@@ -65,6 +67,7 @@ __all__ = [
     "TickReport",
     "TokenLogprobs",
     "check_request",
+    "check_stops",
     "generate",
     "log_error",
     "scheduler_for",

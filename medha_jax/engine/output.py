@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from medha_jax.engine.events import Completion, Course, FinishReason, GenerationRequest, NewTokens, TokenLogprobs
 from medha_jax.engine.generation import OutputFactory
+from medha_jax.plan import InvalidRequestError, SamplingParams
 from medha_jax.text.detokenizer import Detokenizer
 from medha_jax.text.stops import StopStrings
 from medha_jax.text.tokenizer import Tokenizer
@@ -15,7 +16,8 @@ class RequestOutput:
 
     - An end-of-sequence id (unless `ignore_eos`) or a stop token id ends the generation after at least `min_tokens`
       other tokens. It stays in the token ids; its text is shown only with `include_stop`.
-    - A stop string ends it, too. The text of the first `min_tokens` tokens is not searched.
+    - A stop string ends it, too. The text of the first `min_tokens` tokens is not searched. A stop string that is one
+      special token ends it although special tokens have no text.
     - Otherwise the limit ends it: the smaller of `max_tokens` and `limit`.
     """
 
@@ -34,7 +36,9 @@ class RequestOutput:
         if not sampling.ignore_eos:
             self._stop_ids |= frozenset(request.eos_ids)
         self._limit = min((n for n in (sampling.max_tokens, limit) if n is not None), default=None)
-        self._detokenizer = Detokenizer(tokenizer, context=request.prompt_ids)
+        self._detokenizer = Detokenizer(tokenizer, request.prompt_ids, sampling.skip_special_tokens)
+        special = tokenizer.special_tokens if sampling.skip_special_tokens else {}
+        self._stop_texts = {special[stop]: stop for stop in sampling.stop if stop in special}
         self._stops = StopStrings(sampling.stop, include=sampling.include_stop)
         self._token_ids = no_ids()
         self._keep_logprobs, self._logprobs = keep_logprobs, list[TokenLogprobs]()
@@ -75,7 +79,9 @@ class RequestOutput:
         if logprobs is not None and self._keep_logprobs:
             self._logprobs.append(logprobs)
         searched = len(self._token_ids) > self._request.sampling.min_tokens
-        if searched and token_id in self._stop_ids:
+        if searched and token_id in self._stop_texts:
+            text = self._read(self._detokenizer.finish() + self._stop_texts[token_id], searched)
+        elif searched and token_id in self._stop_ids:
             text = self._end("stop", token_id)
         else:
             text = self._read(self._detokenizer.push(token_id), searched)
@@ -125,6 +131,23 @@ class RequestOutput:
         else:
             self._finish_reason, self._matched = "stop", matched
         return safe
+
+
+def check_stops(sampling: SamplingParams, tokenizer: Tokenizer) -> None:
+    """Refuse stop strings that no text can have.
+
+    Raises:
+        InvalidRequestError: one has a special token beside other characters, and special tokens have no text.
+    """
+    if not sampling.skip_special_tokens:
+        return
+    for stop in sampling.stop:
+        special = next((text for text in tokenizer.special_tokens if text in stop and text != stop), None)
+        if special is not None and stop not in tokenizer.special_tokens:
+            raise InvalidRequestError(
+                f"the stop string {stop!r} is never found, because {special!r} is a special token; "
+                "stop at this token alone, or set skip_special_tokens to false"
+            )
 
 
 def text_outputs(tokenizer: Tokenizer, *, keep_logprobs: bool = False) -> OutputFactory:

@@ -81,7 +81,7 @@ class Builder:
             logger.warning(
                 "the cache of compiled programs: %s; programs are compiled instead, and if this comes again, delete %s",
                 " ".join(text.split()),
-                jax.config.jax_compilation_cache_dir,
+                jax.config.jax_compilation_cache_dir,  # type: ignore[attr-defined]  # made while jax is imported
             )
 
 

@@ -7,12 +7,9 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from medha_jax.config import RuntimeConfig, SchedulerConfig
-from medha_jax.engine import EngineLoader
-from medha_jax.plan import SamplingParams
+from medha_jax.config import ModelDefaults, RuntimeConfig, SchedulerConfig
+from medha_jax.engine import EngineLoader, ModelFiles
 from medha_jax.server.request_parser import ServedModel
-from medha_jax.specs.model import Architecture
-from medha_jax.text import GenerationDefaults, Tokenizer
 
 if TYPE_CHECKING:
     from medha_jax.runtime.cluster import ClusterConfig
@@ -29,6 +26,7 @@ def assemble(
     clock: Callable[[], float] = time.perf_counter,
     tell: Callable[[str], None] = logger.info,
     complete: bool = False,
+    defaults: ModelDefaults | None = None,
 ) -> tuple[ServedModel, EngineLoader]:
     """Read the model directory of `runtime`, except for its weights, which the loader reads.
 
@@ -40,6 +38,7 @@ def assemble(
         clock: of the engine, in seconds; `serve` needs the same one.
         tell: takes a line about each step of the start.
         complete: compile every shape before serving (`ServerSettings.compile_all_first`).
+        defaults: what the model's files give to requests; None for all that they state.
 
     Returns:
         The second and third argument of `serve`.
@@ -48,10 +47,12 @@ def assemble(
         TokenizerError, GenerationConfigError, UnsupportedModelError, InvalidRequestError: a file of the model cannot be
             read, or something in it is not supported.
     """
-    defaults = GenerationDefaults.from_directory(runtime.model)
-    sampling = SamplingParams.from_file(runtime.model / "generation_config.json", defaults.sampling)
-    tokenizer = Tokenizer.from_directory(runtime.model)
-    arch = Architecture.from_directory(runtime.model)
-    context = min(runtime.max_context or arch.context, arch.context)
-    model = ServedModel(name or runtime.model.name, tokenizer, arch.vocab, context, sampling, defaults.eos_ids)
-    return model, EngineLoader(runtime, scheduling or SchedulerConfig(), cluster, tokenizer, clock, tell, complete)
+    files = ModelFiles.read(runtime.model, defaults)
+    for note in files.notes:
+        tell(f"warning: {note}")
+    vocab, whole = files.arch.vocab, files.arch.context
+    context = min(runtime.max_context or whole, whole)
+    served = name or runtime.model.name
+    model = ServedModel(served, files.tokenizer, vocab, context, files.sampling, files.eos_ids)
+    chosen = scheduling or SchedulerConfig()
+    return model, EngineLoader(runtime, chosen, cluster, files.tokenizer, clock, tell, complete)

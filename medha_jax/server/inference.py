@@ -98,8 +98,10 @@ class Inference:
         """Token ids of a text."""
         async with self._calls.answered("Tokenize", context) as record:
             _, requests = self._ready()
-            text = parse(pb.TokenizeRequest, data).text
-            answer = await self._calls.aside(len(data), lambda: pb.TokenizeResponse(token_ids=requests.tokens(text)))
+            asked = parse(pb.TokenizeRequest, data)
+            answer = await self._calls.aside(
+                len(data), lambda: pb.TokenizeResponse(token_ids=requests.tokenized(asked))
+            )
             record.prompt_tokens = len(answer.token_ids)
             return answer
 

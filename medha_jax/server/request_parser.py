@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from google.protobuf.message import DecodeError, Message
 from grpc import StatusCode
 
-from medha_jax.engine import GenerationRequest, OnDeadline, Slo
+from medha_jax.engine import GenerationRequest, OnDeadline, Slo, check_stops
 from medha_jax.plan import InvalidRequestError, SamplingParams
 from medha_jax.protos import inference_pb2 as pb
 from medha_jax.server.refusal import Refusal, invalid, never_fits
@@ -84,7 +84,13 @@ class RequestParser:
         kind = message.WhichOneof("prompt")
         if kind is None:
             raise invalid("the request has no prompt; give text or token_ids")
-        prompt = self.tokens(message.text) if kind == "text" else message.token_ids.ids
+        add_special = _add_special(message)
+        if kind == "text":
+            prompt: Sequence[int] = self.tokens(message.text, add_special is not False)
+        elif add_special is None:
+            prompt = message.token_ids.ids
+        else:
+            raise invalid("add_special_tokens is for a text; the prompt is token_ids")
         return self._request(message.settings, prompt, deadline_s)
 
     def started(self, start: pb.GenerateStart, deadline_s: float | None, prompt: Sequence[int]) -> GenerationRequest:
@@ -100,7 +106,11 @@ class RequestParser:
             )
         return self._request(start.settings, prompt, deadline_s, bound=start.prompt_tokens)
 
-    def tokens(self, text: str) -> IdArray:
+    def tokenized(self, message: pb.TokenizeRequest) -> IdArray:
+        """The token ids of a Tokenize call; errors as in `tokens`."""
+        return self.tokens(message.text, _add_special(message) is not False)
+
+    def tokens(self, text: str, add_special: bool = True) -> IdArray:
         """Token ids of a text; the server's limits bound its size, and so the time.
 
         Raises:
@@ -113,7 +123,7 @@ class RequestParser:
         if size > allowed:
             raise never_fits(f"the text has {size} bytes; allowed are {allowed}; give the token ids of a longer prompt")
         try:
-            ids = IdArray(array_of(self.model.tokenizer.encode(text)))
+            ids = IdArray(array_of(self.model.tokenizer.encode(text, add_special)))
         except TokenizerError as error:
             raise invalid(str(error)) from None
         if not len(ids):
@@ -157,9 +167,11 @@ class RequestParser:
                 f"prompt and output have {prompt} + {wanted} tokens; the context has {self.model.context}, "
                 f"so max_tokens may be {room}"
             )
-        return dataclasses.replace(
+        sampling = dataclasses.replace(
             self.model.sampling, stop=tuple(stated.stop), stop_token_ids=tuple(stated.stop_token_ids), **values
         )
+        check_stops(sampling, self.model.tokenizer)
+        return sampling
 
 
 def request_id(settings: pb.GenerateSettings) -> str | None:
@@ -174,6 +186,10 @@ def request_id(settings: pb.GenerateSettings) -> str | None:
     if not (1 <= len(name) <= LONGEST_ID and all("!" <= letter <= "~" for letter in name)):
         raise invalid(f"request_id has {len(name)} characters; allowed are 1 to {LONGEST_ID} of visible ASCII")
     return name
+
+
+def _add_special(message: pb.GenerateRequest | pb.TokenizeRequest) -> bool | None:
+    return message.add_special_tokens if message.HasField("add_special_tokens") else None
 
 
 def _slo(stated: pb.SloSettings) -> Slo:

@@ -2,35 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import reprlib
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
 import tokenizers
+from tokenizers import processors
+
+from medha_jax.text.tokenizer_config import TokenizerConfig, TokenizerError
 
 MAX_TOKEN_ID = 2**31 - 1  # ids are int32 on the device
-
-
-class TokenizerError(ValueError):
-    """A model directory has no usable tokenizer, or a text cannot be encoded."""
+_ORDINARY = "a"  # a text without special tokens
 
 
 class Tokenizer:
     """A Hugging Face tokenizer. It is immutable, so requests may share it."""
 
-    def __init__(self, backend: tokenizers.Tokenizer) -> None:
-        """Wrap a loaded tokenizer; switches off the truncation and padding in its file."""
+    def __init__(self, backend: tokenizers.Tokenizer, config: TokenizerConfig | None = None) -> None:
+        """Wrap a loaded tokenizer; switches off the truncation and padding in its file.
+
+        As in transformers, `add_bos_token` and `add_eos_token` decide what a text gets, if the config states them.
+
+        Raises:
+            TokenizerError: the config names a token that the tokenizer lacks, and adds it to every text.
+        """
         # tokenizer.json holds settings of the training; a truncated prompt would be silently wrong.
         backend.no_truncation()
         backend.no_padding()
-        self._backend = backend
+        self._backend, self._config = backend, config or TokenizerConfig()
+        if self._config.add_bos is not None or self._config.add_eos is not None:
+            backend.post_processor = self._stated_processor()
 
     @classmethod
     def from_directory(cls, directory: Path) -> Tokenizer:
-        """Read `tokenizer.json` of a model directory.
+        """Read `tokenizer.json` of a model directory, and its `tokenizer_config.json` if there is one.
 
         Raises:
-            TokenizerError: the file is missing, unreadable or not a tokenizer.
+            TokenizerError: a file is missing, unreadable or not what it should be.
         """
         path = directory / "tokenizer.json"
         if not path.is_file():
@@ -43,10 +52,13 @@ class Tokenizer:
             raise TokenizerError(f"cannot read {path}: {error.strerror}") from None
         except Exception as error:  # the library raises bare Exception and ValueError
             raise TokenizerError(f"{path} is not a tokenizer that can be read: {error}") from None
-        return cls(backend)
+        return cls(backend, TokenizerConfig.from_directory(directory))
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids of a text, including those of the tokenizer's post-processor (often a first BOS token).
+    def encode(self, text: str, add_special: bool = True) -> list[int]:
+        """Token ids of a text.
+
+        With `add_special` including those that the tokenizer adds to every text, often a first BOS token. A text that
+        begins with this token gets no second one.
 
         Time is linear in the text: 2 MB of words, one letter, spaces or ideographs take under 1 s.
 
@@ -55,10 +67,12 @@ class Tokenizer:
         """
         try:
             # The `_fast` variant skips character offsets: 3x faster, less memory.
-            encoding = self._backend.encode_batch_fast([text])[0]
+            ids = list(self._backend.encode_batch_fast([text], add_special_tokens=add_special)[0].ids)
         except (TypeError, UnicodeError):
             raise TokenizerError("the text is not valid Unicode (lone surrogates); give UTF-8 text") from None
-        return list(encoding.ids)
+        if add_special and self._first is not None and ids[:2] == [self._first, self._first]:
+            del ids[0]
+        return ids
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
         """Text of token ids. Bytes that are not UTF-8 become U+FFFD; ids outside the vocabulary give no text."""
@@ -73,5 +87,58 @@ class Tokenizer:
     @cached_property
     def special_ids(self) -> frozenset[int]:
         """Ids of tokens without text: BOS, EOS, padding and the like."""
+        return frozenset(self.special_tokens.values())
+
+    @cached_property
+    def special_tokens(self) -> Mapping[str, int]:
+        """Texts of the special tokens, with their ids."""
         added = self._backend.get_added_tokens_decoder()
-        return frozenset(token_id for token_id, token in added.items() if token.special)
+        return {token.content: token_id for token_id, token in added.items() if token.special}
+
+    @cached_property
+    def eos_id(self) -> int | None:
+        """The token that ends a text, by `tokenizer_config.json`; None if it names none that the tokenizer has."""
+        text = self._config.eos_token
+        return None if text is None else self._backend.token_to_id(text)
+
+    @cached_property
+    def notes(self) -> tuple[str, ...]:
+        """What `tokenizer_config.json` says and this tokenizer does not do, a line each."""
+        lacking = [text for text in self._config.added if self._backend.token_to_id(text) is None]
+        eos = self._config.eos_token
+        if eos is not None and self.eos_id is None:
+            lacking.append(eos)
+        notes = []
+        if lacking:
+            names = ", ".join(map(reprlib.repr, dict.fromkeys(lacking)))
+            notes.append(f"tokenizer_config.json: tokenizer.json lacks the tokens {names}")
+        if self._config.split_special:
+            notes.append("tokenizer_config.json: split_special_tokens is ignored; special tokens in a text are tokens")
+        return tuple(notes)
+
+    @cached_property
+    def _first(self) -> int | None:
+        """The special token that is put before every text."""
+        plain, whole = (self._backend.encode(_ORDINARY, add_special_tokens=added).ids for added in (False, True))
+        if whole[:1] == plain[:1] or whole[0] not in self.special_ids:
+            return None
+        return int(whole[0])
+
+    def _stated_processor(self) -> processors.TemplateProcessing:
+        """Puts what `tokenizer_config.json` says before and behind a text."""
+        config = self._config
+        before = self._stated_token("bos_token", config.bos_token) if config.add_bos else []
+        behind = self._stated_token("eos_token", config.eos_token) if config.add_eos else []
+        pieces = [f"{text}:0" for text, _ in before], [f"{text}:0" for text, _ in behind]
+        tokens = list(dict.fromkeys([*before, *behind]))
+        try:
+            return processors.TemplateProcessing(single=[*pieces[0], "$A:0", *pieces[1]], special_tokens=tokens)
+        except ValueError as error:
+            raise TokenizerError(f"tokenizer_config.json: a token cannot be added to every text: {error}") from None
+
+    def _stated_token(self, name: str, text: str | None) -> list[tuple[str, int]]:
+        token_id = None if text is None else self._backend.token_to_id(text)
+        if text is None or token_id is None:
+            stated = "names none" if text is None else f"it is {reprlib.repr(text)}, which tokenizer.json lacks"
+            raise TokenizerError(f"tokenizer_config.json adds {name} to every text, but {stated}")
+        return [(text, token_id)]

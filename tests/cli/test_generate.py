@@ -44,6 +44,13 @@ def test_json_is_the_same_however_the_prompt_is_given_and_cut(generate, tmp_path
     assert chunks == [3] + [1] * (first["prompt_tokens"] - 3)
 
 
+def test_special_tokens_are_added_unless_refused(generate):
+    def tokens(prompt, *flags):
+        return json.loads(generate("--prompt", prompt, "--max-tokens", 1, "--json", *flags).stdout)["prompt_tokens"]
+
+    assert tokens("fox") == tokens("<s>fox") == tokens("fox", "--no-add-special-tokens") + 1
+
+
 def test_a_seed_repeats_a_sampled_text(generate):
     flags = ("--prompt", "fox", "--max-tokens", 16, "--temperature", 1, "--ignore-eos", "--seed")
     one, again, other = (generate(*flags, seed).stdout for seed in (1, 1, 2))

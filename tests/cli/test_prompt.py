@@ -1,5 +1,4 @@
 import io
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -7,7 +6,7 @@ import typer
 
 from medha_jax.cli.prompt import model_directory, one_source, parse_chunks, parse_ids, read_prompt, sampling_params
 from medha_jax.plan import InvalidRequestError, SamplingParams
-from medha_jax.text import GenerationDefaults, Tokenizer
+from medha_jax.text import Tokenizer
 from tests.text.tiny_tokenizers import byte_level
 
 TOKENIZER = Tokenizer(byte_level())
@@ -120,13 +119,7 @@ def test_model_directories(tmp_path):
         model_directory(str(tmp_path / "file"))
 
 
-def test_flags_come_before_the_models_defaults_before_ours():
-    defaults = GenerationDefaults((1,), {"temperature": 0.6, "top_p": 0.9})
+def test_flags_come_before_the_models_defaults():
+    defaults = SamplingParams(temperature=0.6, top_p=0.9)
     given = {"temperature": 0.0, "top_p": None, "top_k": None, "stop": ("x",)}
-    expected = SamplingParams(temperature=0.0, top_p=0.9, stop=("x",))
-    assert sampling_params(Path("model"), defaults, given) == expected
-
-
-def test_a_bad_default_names_its_file():
-    with pytest.raises(InvalidRequestError, match=r"^model/generation_config.json: top_p is 7; allowed is"):
-        sampling_params(Path("model"), GenerationDefaults((), {"top_p": 7}), {})
+    assert sampling_params(defaults, given) == SamplingParams(temperature=0.0, top_p=0.9, stop=("x",))

@@ -25,6 +25,9 @@ from tests.cli.command import CONFIG, CONTEXT, refused
         (["--prompt", "a", "--min-tokens", "5", "--max-tokens", "4"], "min_tokens is 5; allowed is [0, 4]"),
         (["--prompt", "a", "--logprobs", "21"], "logprobs is 21; allowed is [0, 20]"),
         (["--prompt", "a", "--stop", ""], "a stop string has 0 characters"),
+        (["--prompt", "a", "--stop", "</s>!"], "'</s>!' is never found, because '</s>' is a special token"),
+        (["--prompt-ids", "1", "--no-add-special-tokens"], "--add-special-tokens is for a text; the prompt is"),
+        (["--prompt", "a", "--generation-config", "vllm"], "'--generation-config'"),
         (["--prompt", "a", "--stop-token-id", "-1"], "'--stop-token-id'"),
         (["--prompt", "a", "--stop-token-id", "99999999999"], "'--stop-token-id'"),
         (["--prompt", "a", "--chunk", "64,0"], "'0' is not a number of tokens; give auto"),
@@ -60,3 +63,8 @@ def test_model_directory_problems_are_named(medha, model, tmp_path):
     assert "safetensors" in message()
     (tmp_path / "m/generation_config.json").write_text('{"top_p": 2}')
     assert "generation_config.json: top_p is 2; allowed is (0, 1]" in message()
+    (tmp_path / "m/tokenizer_config.json").write_text("[]")
+    assert "tokenizer_config.json holds a list; it must be a JSON object" in message()
+    (tmp_path / "m/config.json").write_text("[]")
+    (tmp_path / "m/tokenizer_config.json").unlink()
+    assert "config.json holds a list; it must be a JSON object" in message()

@@ -58,6 +58,17 @@ def test_what_ended_the_text_is_told(client):
     assert (last.reason, last.matched, last.usage.output_tokens) == ("stop", token, 1)
 
 
+def test_special_tokens_are_those_that_were_asked_for(client):
+    """The simulated model's token of end has id 0 and the text <|endoftext|>; its tokenizer adds none."""
+    for add in (None, True, False):
+        assert client.tokenize("<|endoftext|>", add_special_tokens=add) == (0,)
+        *_, last = client.generate("a", max_tokens=1, add_special_tokens=add, skip_special_tokens=add)
+        assert last.usage.prompt_tokens == 1
+    for prompt in ([5], [5] * 150_000):
+        with pytest.raises(ValueError, match="add_special_tokens is for a text; the prompt is token ids"):
+            client.generate(prompt, add_special_tokens=False)
+
+
 def test_a_long_prompt_goes_in_parts(client):
     *_, last = client.generate([5] * 150_000, max_tokens=2)
     assert (last.usage.prompt_tokens, last.usage.output_tokens) == (150_000, 2)
@@ -77,7 +88,9 @@ def test_asyncio(server):
     async def everything():
         async with AsyncClient(server.address) as client:
             assert (await client.model()).name == "simulated"
-            assert await client.tokenize("a") == await client.tokenize("a")
+            assert await client.tokenize("a") == await client.tokenize("a", add_special_tokens=False)
+            with pytest.raises(ValueError, match="add_special_tokens is for a text"):
+                await anext(client.generate([5], add_special_tokens=True))
             first, *deltas, last = [event async for event in client.generate([5, 6], **WANTED)]
             assert isinstance(first, Accepted) and isinstance(last, Finished) and len(tokens(deltas)) == 12
             *_, last = [event async for event in client.generate([5] * 150_000, max_tokens=2)]

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medha_jax.engine.events import Course, GenerationRequest, NewTokens, PhaseTimings, TokenLogprobs
-from medha_jax.engine.output import RequestOutput
-from medha_jax.plan import SamplingParams
+from medha_jax.engine.output import RequestOutput, check_stops
+from medha_jax.plan import InvalidRequestError, SamplingParams
 from medha_jax.text import Tokenizer
 from tests.text.tiny_tokenizers import byte_level, sentencepiece
 
@@ -53,6 +53,40 @@ def test_a_stop_token_ends_even_if_eos_is_ignored():
     (stop,) = ids("x")
     output, _ = run(ids("abxc"), ignore_eos=True, stop_token_ids=(stop,))
     assert ended(output) == ("ab", "stop", stop, 3)
+
+
+@pytest.mark.parametrize("eos_ids", [(), (EOS,)])
+def test_a_stop_string_that_is_a_special_token_ends(eos_ids):
+    output, _ = run([*ids("ab"), EOS, *ids("c")], eos_ids=eos_ids, stop=("x", "</s>"))
+    assert ended(output) == ("ab", "stop", "</s>", 3)
+    output, _ = run([*ids("ab"), EOS, *ids("c")], eos_ids=eos_ids, stop=("</s>",), include_stop=True, ignore_eos=True)
+    assert ended(output) == ("ab</s>", "stop", "</s>", 3)
+
+
+def test_a_special_stop_string_waits_for_min_tokens_and_for_an_earlier_one():
+    output, _ = run([*ids("a"), EOS, *ids("b"), EOS], eos_ids=(), stop=("</s>",), min_tokens=2)
+    assert ended(output) == ("ab", "stop", "</s>", 4)
+    output, _ = run([*ids("abc"), EOS], eos_ids=(), stop=("bcd", "</s>"))
+    assert ended(output) == ("abc", "stop", "</s>", 4)
+    output, _ = run([*ids("abc"), EOS], eos_ids=(), stop=("bc", "</s>"))
+    assert ended(output) == ("a", "stop", "bc", 3)
+
+
+def test_special_tokens_are_shown_on_request():
+    tokens = [*ids("a"), EOS, *ids("bc")]
+    output, _ = run(tokens, eos_ids=(), max_tokens=4, skip_special_tokens=False)
+    assert ended(output) == ("a</s>bc", "length", None, 4)
+    output, _ = run(tokens, eos_ids=(), skip_special_tokens=False, stop=("</s>b",))
+    assert ended(output) == ("a", "stop", "</s>b", 3)
+
+
+def test_stop_strings_that_are_never_found_are_refused():
+    with pytest.raises(
+        InvalidRequestError, match=r"'</s>\\n' is never found, because '</s>' is a special token; stop at"
+    ):
+        check_stops(SamplingParams(stop=("x", "</s>\n")), TOKENIZER)
+    check_stops(SamplingParams(stop=("</s>\n",), skip_special_tokens=False), TOKENIZER)
+    check_stops(SamplingParams(stop=("</s>", "</s", "s>")), TOKENIZER)
 
 
 def test_a_stop_token_is_shown_on_request():

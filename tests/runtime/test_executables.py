@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import tempfile
 import warnings
 from pathlib import Path
 
@@ -82,7 +83,7 @@ def test_without_a_place_for_a_cache_one_line_says_so(
         def full(**given: object) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-        monkeypatch.setattr(executables.tempfile, "TemporaryFile", full)
+        monkeypatch.setattr(tempfile, "TemporaryFile", full)
     lines: list[str] = []
     open_cache(where, True, lines.append)
     (line,) = lines

@@ -42,6 +42,20 @@ def test_truncation_and_padding_of_the_file_are_ignored():
     assert len(Tokenizer(backend).encode("abcdefgh " * 3)) == len(byte_level().encode("abcdefgh " * 3).ids)
 
 
+def test_a_text_that_begins_with_bos_gets_no_second_one(tokenizer):
+    plain = tokenizer.encode("fox")
+    assert plain[0] == 0 and tokenizer.encode("<s>fox") == plain
+    assert tokenizer.encode("<s><s>fox") == [0, *plain]  # both are the text's own
+    assert tokenizer.encode("<s>") == [0]
+    assert tokenizer.encode("fox", add_special=False) == plain[1:]
+    assert tokenizer.encode("<s>fox", add_special=False) == plain
+    assert Tokenizer(sentencepiece()).encode("<s><s>fox")[:2] == [1, 1]  # this one adds none
+
+
+def test_special_tokens_by_text(tokenizer):
+    assert tokenizer.special_tokens == {"<s>": 0, "</s>": 1}
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b'{"version": "1.0"}', b"\xff\xfe", b"[" * 10_000])
 def test_a_broken_file_is_named(tmp_path, content):
     (tmp_path / "tokenizer.json").write_bytes(content)
