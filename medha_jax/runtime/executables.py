@@ -79,9 +79,8 @@ class Builder:
         elif not self._refused:
             self._refused = True
             logger.warning(
-                "the cache of compiled programs: %s; programs are compiled instead, and if this comes again, delete %s",
+                "the cache of compiled programs: %s; it is compiled; if this comes again, delete the directory",
                 " ".join(text.split()),
-                jax.config.jax_compilation_cache_dir,  # type: ignore[attr-defined]  # made while jax is imported
             )
 
 

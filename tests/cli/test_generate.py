@@ -115,3 +115,14 @@ def test_the_bundled_model_writes(medha):
     done = medha("generate", *flags, "--prompt", "def fibonacci(n):\n    ", "--temperature", 0)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
+
+
+def test_without_a_place_for_a_cache_it_compiles_and_says_so(model, environment):
+    """As in a container whose user has no home that can be written."""
+    unset = {"MEDHA_JAX_CACHE", "XDG_CACHE_HOME"}
+    nowhere = {name: value for name, value in environment.items() if name not in unset} | {"HOME": "/proc"}
+    command = [*COMMAND, "generate", "--model", model, "--prompt", "the", "--max-tokens", "1", "--ignore-eos"]
+    done = subprocess.run(command, env=nowhere, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    (line,) = (line for line in done.stderr.splitlines() if "MEDHA_JAX_CACHE" in line)
+    assert line.startswith("every start compiles all programs") and "/proc/.cache/medha-jax/compiled" in line

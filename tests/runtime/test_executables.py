@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import errno
 import os
-import tempfile
 import warnings
 from pathlib import Path
 
@@ -83,7 +82,7 @@ def test_without_a_place_for_a_cache_one_line_says_so(
         def full(**given: object) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-        monkeypatch.setattr(tempfile, "TemporaryFile", full)
+        monkeypatch.setattr("tempfile.TemporaryFile", full)
     lines: list[str] = []
     open_cache(where, True, lines.append)
     (line,) = lines
@@ -107,6 +106,6 @@ def test_entries_that_are_refused_are_one_line(
     assert not any(one.cached for one in made.values())
     assert float(table.compiled(SHAPES[1])(jax.numpy.ones(2))) == 7
     (line,) = (record.getMessage() for record in caplog.records if "compiled programs" in record.getMessage())
-    assert str(tmp_path) in line and "\n" not in line
+    assert "Error reading persistent compilation cache entry" in line and "\n" not in line
     assert not [one for one in recwarn if "compilation cache" in str(one.message)]
     assert warnings.showwarning is shown

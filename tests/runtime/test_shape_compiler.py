@@ -12,6 +12,7 @@ import jax
 import pytest
 
 from medha_jax.config import Buckets
+from medha_jax.runtime import shape_compiler
 from medha_jax.runtime.shape_compiler import ShapeCompiler
 from medha_jax.runtime.shapes import Shape, SliceShape, rows_of_shape
 from medha_jax.specs.shape_grid import ShapeGrid
@@ -62,6 +63,24 @@ def test_whole_grids_come_in_order() -> None:
     assert lines[0] == f"compiling 5 shapes (decodes+prompt tokens): {', '.join(NAMES)}"
     assert [line.split(" in ")[0] for line in lines[3:-1]] == [f"compiled {n + 1}/5: {NAMES[n]}" for n in (2, 3, 4)]
     assert lines[-1] == "all 5 shapes are compiled"
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+def test_no_more_shapes_compile_at_once_than_there_are_cores(monkeypatch: pytest.MonkeyPatch, cores: int) -> None:
+    monkeypatch.setattr(shape_compiler, "cores", lambda: cores)
+    at_once, most, lock = 0, 0, threading.Lock()
+
+    def before(shape: Shape) -> None:
+        nonlocal at_once, most
+        with lock:
+            at_once += 1
+            most = max(most, at_once)
+        time.sleep(0.05)
+        with lock:
+            at_once -= 1
+
+    assert len(ShapeCompiler(FewPrograms(before), (GRID,), lambda line: None).compile_first().shapes) == 5
+    assert most == cores
 
 
 def test_where_all_is_compiled_at_once_there_is_no_thread() -> None:
