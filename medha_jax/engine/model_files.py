@@ -46,4 +46,6 @@ class ModelFiles:
         if outside := sorted({*stated.eos_ids} - {*eos_ids}):
             names = ", ".join(map(str, outside))
             notes.append(f"eos_token_id {names}: outside the vocabulary of {arch.vocab} tokens, so it ends nothing")
+        if (directory / "adapter_config.json").is_file():
+            notes.append("adapter_config.json: adapters are not applied; merge them into the weights")
         return cls(tokenizer, arch, sampling, eos_ids, tuple(notes))

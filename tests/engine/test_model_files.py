@@ -19,8 +19,8 @@ def changed(directory: Path, file: str, **changes: Any) -> Path:
     if not (directory / "config.json").is_file():
         shutil.copytree(BUNDLED_MODEL, directory, dirs_exist_ok=True)
     path = directory / file
-    content = json.loads(path.read_text()) | changes
-    path.write_text(json.dumps({name: value for name, value in content.items() if value != "absent"}))
+    stated = json.loads(path.read_text()) if path.is_file() else {}
+    path.write_text(json.dumps(stated | changes))
     return directory
 
 
@@ -46,6 +46,13 @@ def test_a_default_out_of_range_names_its_file_and_the_way_out(tmp_path: Path) -
     with pytest.raises(InvalidRequestError, match=message):
         ModelFiles.read(tmp_path)
     assert ModelFiles.read(tmp_path, NONE).sampling.top_p == 1
+
+
+def test_an_adapter_beside_the_weights_is_not_dropped_in_silence(tmp_path: Path) -> None:
+    changed(tmp_path, "adapter_config.json")
+    assert ModelFiles.read(tmp_path).notes == (
+        "adapter_config.json: adapters are not applied; merge them into the weights",
+    )
 
 
 def test_the_switch_has_two_positions() -> None:
