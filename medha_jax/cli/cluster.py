@@ -35,7 +35,9 @@ class ClusterOptions:
     plans: str | None = setting(
         None, "Where process 0 serves plans. Default: the port after the coordinator's.", metavar="HOST:PORT"
     )
-    heartbeat_seconds: float = setting(10.0, "Give up a silent process after this time.", metavar="SECONDS")
+    heartbeat_seconds: float = setting(
+        10.0, "Give up a silent process after this time.", above=0, at_most=1e6, metavar="SECONDS"
+    )
     tls_cert: Path | None = setting(None, "Certificate of this process (PEM).")
     tls_key: Path | None = setting(None, "Its key (PEM).")
     tls_ca: Path | None = setting(None, "Authority that signed the other processes' certificates.")

@@ -99,7 +99,7 @@ def test_four_processes_give_the_same_and_when_one_is_gone_every_other_one_ends(
 
 
 def test_a_process_with_other_settings_is_refused_and_both_end(start: Start) -> None:
-    cluster = start(2, tp=2, spp=2, kvp=1, only={1: {"slots": 5}})
+    cluster = start(2, tp=2, spp=2, kvp=1, only={1: {"slots": 9}})
     assert cluster.wait(120) == [1, 1], [cluster.errors(number) for number in range(2)]
     assert "process 1 was refused: " in one_line(cluster.errors(0))
     assert "refused process 1: " in one_line(cluster.errors(1))
@@ -124,7 +124,7 @@ def test_what_a_process_is_tells_models_and_settings_apart(model: Path, tmp_path
     other = write_model(tmp_path / "other", model / "tokenizer.json", 1)
     assert difference(own, hello(1, config(copy, compilation_cache=tmp_path))) is None
     assert "differs" in str(difference(own, hello(1, config(other))))
-    assert "differs" in str(difference(own, hello(1, config(model, slots=5))))
+    assert "differs" in str(difference(own, hello(1, config(model, slots=9))))
     older = hello(1, config(model))
     older.version = "0.0.1"
     assert "it runs medha-jax 0.0.1, process 0 runs" in str(difference(own, older))
