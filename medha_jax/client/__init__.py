@@ -15,7 +15,7 @@ from medha_jax.client.answers import (
 )
 from medha_jax.client.connection import Connection
 from medha_jax.client.errors import ServerError
-from medha_jax.client.fields import InvalidSettingError
+from medha_jax.client.message_fields import InvalidSettingError
 from medha_jax.client.sync import Client
 
 __all__ = [

@@ -14,7 +14,7 @@ from grpc import aio
 from medha_jax.client.answers import Event, LoadInfo, ModelInfo, event_from, load_from, model_from
 from medha_jax.client.connection import Connection, Settings, generation, part_messages, unary
 from medha_jax.client.errors import ServerError, error_from
-from medha_jax.client.fields import InvalidSettingError, check_text, seconds_left
+from medha_jax.client.message_fields import InvalidSettingError, check_text, seconds_left
 from medha_jax.protos import inference_pb2 as pb
 
 M = TypeVar("M", bound=Message)

@@ -11,7 +11,7 @@ import grpc
 from google.protobuf.message import Message
 from grpc import aio
 
-from medha_jax.client.fields import InvalidSettingError, check_fields, check_text, in_parts, prompt_ids
+from medha_jax.client.message_fields import InvalidSettingError, check_fields, check_text, in_parts, prompt_ids
 from medha_jax.net import is_loopback, named_host
 from medha_jax.protos import inference_pb2 as pb
 

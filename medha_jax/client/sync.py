@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 from medha_jax.client.answers import Event, LoadInfo, ModelInfo, event_from, load_from, model_from
 from medha_jax.client.connection import PART_TOKENS, Connection, Settings, generation, part_messages, unary
 from medha_jax.client.errors import error_from
-from medha_jax.client.fields import check_ids, check_text, in_parts, seconds_left
+from medha_jax.client.message_fields import check_ids, check_text, in_parts, seconds_left
 from medha_jax.protos import inference_pb2 as pb
 
 M = TypeVar("M", bound=Message)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from medha_jax.client import AsyncClient, Client, Finished, InvalidSettingError, ServerError
 from medha_jax.client.connection import PART_TOKENS
-from medha_jax.client.fields import NO_TIMEOUT, seconds_left
+from medha_jax.client.message_fields import NO_TIMEOUT, seconds_left
 from medha_jax.protos import inference_pb2 as pb
 from tests.server.processes import SIMULATED, ServerProcess
 
