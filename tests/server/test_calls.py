@@ -109,9 +109,9 @@ def test_a_finished_stream_is_logged_as_ok(server, client):
 def test_the_first_token_is_late_by_the_time_of_tokenizing(monkeypatch):
     encode = Tokenizer.encode
 
-    def slow(self, text):
+    def slow(self, text, add_special_tokens=True):
         time.sleep(ENCODING_S)
-        return encode(self, text)
+        return encode(self, text, add_special_tokens)
 
     with running(ServerSettings(port=0, access_log="json")) as (lines, _):
         address = next(line for line in lines if line.startswith("serving")).split()[-1]
