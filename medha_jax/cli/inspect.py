@@ -16,7 +16,7 @@ from medha_jax.cli.runtime_options import LayoutOptions
 from medha_jax.config import BUNDLED_MODEL, MeshConfig, RuntimeConfig, same_setting, setting
 
 if TYPE_CHECKING:
-    from medha_jax.inspection import LayoutReport
+    from medha_jax.inspection import GpuReport, LayoutReport
 
 GIB = 2**30
 _SIZES = "Sizes"
@@ -58,6 +58,12 @@ class InspectOptions:
         metavar="GIB",
         panel=_SIZES,
     )
+    target: str | None = setting(
+        None,
+        "A GPU to compile for, which need not be there: a100, h100 or h200. Reports command buffers, kernels and "
+        "copies instead of traffic; needs the kernels extra.",
+        metavar="GPU",
+    )
     buckets: str = setting(
         "corners",
         "Shapes to compile: the smallest and largest of each kind, or all.",
@@ -89,7 +95,7 @@ def inspect(
 ) -> None:
     """Report memory, traffic and work of a layout. Nothing is loaded; the devices need not be there.
 
-    The programs are compiled for as many virtual CPU devices as the layout has, and read.
+    The programs are compiled for as many virtual CPU devices as the layout has, or with --target for a GPU, and read.
     """
     config = options.config
     with reader_may_leave():
@@ -97,17 +103,28 @@ def inspect(
         if json:
             print(jsons.dumps(report.as_dict(), allow_nan=False), flush=True)
         else:
-            from medha_jax.cli.inspect_tables import print_report
-
-            print_report(report)
+            _print(report)
 
 
-def _inspect(options: InspectOptions, config: RuntimeConfig) -> LayoutReport:
+def _print(report: LayoutReport | GpuReport) -> None:
+    from medha_jax.cli.inspect_gpu_tables import print_gpu_report
+    from medha_jax.cli.inspect_tables import print_report
+    from medha_jax.inspection import LayoutReport
+
+    if isinstance(report, LayoutReport):
+        print_report(report)
+    else:
+        print_gpu_report(report)
+
+
+def _inspect(options: InspectOptions, config: RuntimeConfig) -> LayoutReport | GpuReport:
     import jax
     import jax.numpy as jnp
 
-    from medha_jax.inspection import corners, every, inspect_layout
+    from medha_jax.inspection import corners, every, inspect_for_gpu, inspect_layout, load_gpu
     from medha_jax.specs.model import Architecture
+
+    gpu = None if options.target is None else load_gpu(options.target)
 
     # compile for virtual devices only, and take no accelerator of this machine
     jax.config.update("jax_platforms", "cpu")
@@ -117,22 +134,20 @@ def _inspect(options: InspectOptions, config: RuntimeConfig) -> LayoutReport:
     if config.max_context is not None and config.max_context > arch.context:
         tell(f"{config.max_context:,} tokens are more than the model's own {arch.context:,}")
         arch = replace(arch, context=config.max_context)
-    automatic = "float32" if config.mesh.hardware == "cpu" else "bfloat16"
-    return inspect_layout(
-        config,
-        arch,
-        jnp.dtype(automatic if options.dtype == "auto" else options.dtype),
-        on_progress=tell,
-        usable_bytes=_usable(config.mesh, options.memory_gib),
-        choose=every if options.buckets == "all" else corners,
-    )
+    automatic = "float32" if gpu is None and config.mesh.hardware == "cpu" else "bfloat16"
+    dtype = jnp.dtype(automatic if options.dtype == "auto" else options.dtype)
+    usable = _usable(config.mesh, options.memory_gib, None if gpu is None else gpu.memory)
+    choose = every if options.buckets == "all" else corners
+    if gpu is not None:
+        return inspect_for_gpu(gpu, config, arch, dtype, tell, usable, choose)
+    return inspect_layout(config, arch, dtype, tell, usable, choose)
 
 
-def _usable(layout: MeshConfig, memory_gib: float | None) -> int | None:
-    """Usable bytes of one device, None if not known; devices on a CPU share the host's memory."""
+def _usable(layout: MeshConfig, memory_gib: float | None, known: float | None) -> int | None:
+    """Usable bytes of one device with `known` memory, None if not known; devices on a CPU share the host's memory."""
     from medha_jax.simulate.hardware import hardware_names, load_hardware
 
-    specified = layout.hardware in hardware_names() and layout.hardware != "cpu"
-    known = load_hardware(layout.hardware).memory if specified else None
+    if known is None and layout.hardware in hardware_names() and layout.hardware != "cpu":
+        known = load_hardware(layout.hardware).memory
     memory = known if memory_gib is None else int(memory_gib * GIB)
     return None if memory is None else int(memory * layout.memory_fraction)

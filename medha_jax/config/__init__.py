@@ -8,7 +8,12 @@ from medha_jax.config.declaration import (
     setting,
     setting_of,
 )
-from medha_jax.config.environment import default_compilation_cache, limit_cpu_threads, patient_cpu_collectives
+from medha_jax.config.environment import (
+    default_compilation_cache,
+    environment_without_devices,
+    limit_cpu_threads,
+    patient_cpu_collectives,
+)
 from medha_jax.config.mesh_config import (
     GROUP,
     MESH_CONFIGS,
@@ -52,6 +57,7 @@ __all__ = [
     "Setting",
     "check_settings",
     "default_compilation_cache",
+    "environment_without_devices",
     "limit_cpu_threads",
     "load_mesh",
     "mesh_from",

@@ -38,3 +38,12 @@ def patient_cpu_collectives() -> None:
     stated = os.environ.get("XLA_FLAGS", "")
     missing = [flag for flag in CPU_COLLECTIVE_FLAGS if flag.split("=")[0] not in stated]
     os.environ["XLA_FLAGS"] = " ".join([stated, *missing]).strip()
+
+
+def environment_without_devices() -> dict[str, str]:
+    """The environment of a process that compiles for a GPU and takes none.
+
+    XLA logs there why it leaves something out of a command buffer, and no program comes from a cache.
+    """
+    notes = {"TF_CPP_MIN_LOG_LEVEL": "0", "TF_CPP_VMODULE": "command_buffer_conversion_pass=3"}
+    return {**os.environ, **notes, "JAX_PLATFORMS": "cpu", "JAX_ENABLE_COMPILATION_CACHE": "false"}

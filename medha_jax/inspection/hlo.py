@@ -86,7 +86,7 @@ def instructions(text: str) -> tuple[Instruction, ...]:
     """
     if "\nENTRY " not in text:
         raise HloError("the text has no ENTRY computation; give the HLO text of a compiled program")
-    return tuple(_instruction(line) for line in text.splitlines() if line.startswith(" ") and " = " in line)
+    return tuple(split_instruction(line)[0] for line in text.splitlines() if is_instruction(line))
 
 
 def making(program: Iterable[Instruction], opcodes: tuple[str, ...], elements: int) -> tuple[Instruction, ...]:
@@ -105,11 +105,21 @@ def collectives(program: Iterable[Instruction]) -> tuple[Instruction, ...]:
     )
 
 
-def _instruction(line: str) -> Instruction:
+def is_instruction(line: str) -> bool:
+    """Whether a line of HLO text holds an instruction."""
+    return line.startswith(" ") and " = " in line
+
+
+def split_instruction(line: str) -> tuple[Instruction, str]:
+    """The instruction of a line, and the text behind the bracket that opens its operands.
+
+    Raises:
+        HloError: the line has an unknown form.
+    """
     head = _INSTRUCTION.match(line)
     if head is None:
         raise HloError(f"not an instruction: {line.strip()[:120]!r}")
-    return Instruction(head[1], head[3], _shapes(head[2]))
+    return Instruction(head[1], head[3], _shapes(head[2])), line[head.end() :]
 
 
 def _shapes(text: str) -> tuple[ArrayShape, ...]:

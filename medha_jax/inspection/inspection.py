@@ -23,7 +23,7 @@ from medha_jax.inspection.traffic import UNKNOWN, bytes_by_axis, traffic
 from medha_jax.machine import cores
 from medha_jax.mesh import build_mesh, request_cpu_devices
 from medha_jax.runtime.executables import Compiled, ExecutableTable
-from medha_jax.runtime.memory import check_memory, plan_memory
+from medha_jax.runtime.memory import MemoryPlan, check_memory, plan_memory
 from medha_jax.runtime.programs import Programs
 from medha_jax.runtime.shapes import Shape, SliceShape, rows_of_shape
 from medha_jax.specs.buckets import Bucket
@@ -76,12 +76,7 @@ def inspect_layout(
     asked = getattr(jax.config, "jax_num_cpu_devices", 0)
     request_cpu_devices(max(layout.devices, asked))
     programs = Programs(config, arch, dtype, build_mesh(layout, jax.devices("cpu")))
-    memory = plan_memory(programs, usable_bytes)
-    try:
-        check_memory(memory, programs, layout.devices)
-    except LayoutError as error:
-        longest = f"the longest context that would fit is {memory.longest_context:,} tokens"
-        raise LayoutError(f"{error}; {longest}") from None
+    memory = memory_that_fits(programs, usable_bytes)
     parameters = programs.parameter_shapes.values()
     per_token = memory.pool_per_page // memory.page_size
     table = _local_bytes(programs.state_shapes.table)
@@ -114,6 +109,17 @@ def inspect_layout(
         compiler=f"XLA for {programs.mesh.devices.flat[0].platform}, jax {jax.__version__}",
         buckets=_compile(programs, shapes, on_progress),
     )
+
+
+def memory_that_fits(programs: Programs, usable_bytes: int | None) -> MemoryPlan:
+    """What stays on a device. Raises LayoutError with the longest possible context if that is more than is usable."""
+    memory = plan_memory(programs, usable_bytes)
+    try:
+        check_memory(memory, programs, programs.layout.devices)
+    except LayoutError as error:
+        longest = f"the longest context that would fit is {memory.longest_context:,} tokens"
+        raise LayoutError(f"{error}; {longest}") from None
+    return memory
 
 
 def _compile(

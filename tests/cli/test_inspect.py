@@ -1,11 +1,13 @@
 """`medha-jax inspect`: 128 devices that are not there, tables, refusals."""
 
 import json
+from importlib.util import find_spec
 
 import pytest
 
 from tests.cli.command import CONFIG, refused
 
+KERNELS = ("triton", "jax_triton", "jax_cuda12_plugin")
 LLAMA_70B = {
     "architectures": ["LlamaForCausalLM"],
     "vocab_size": 128256,
@@ -85,3 +87,31 @@ def test_refusals(inspect, tmp_path, arguments, message):
 
 def test_a_model_that_is_not_there(inspect, tmp_path):
     assert "no config.json" in refused(inspect("--model", tmp_path))
+
+
+def test_a_gpu_that_is_not_described(inspect, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    message = refused(inspect("--model", tmp_path, "--target", "h300"))
+    assert message == "no GPU named 'h300'; there are a100, h100, h200"
+
+
+@pytest.mark.skipif(all(map(find_spec, KERNELS)), reason="the `kernels` extra is installed")
+def test_a_gpu_without_what_compiles_for_it(inspect):
+    assert "pip install 'medha-jax[kernels]'" in refused(inspect("--model", "tiny", "--target", "h200"))
+
+
+@pytest.mark.skipif(not all(map(find_spec, KERNELS)), reason="the `kernels` extra is not installed")
+def test_a_gpu_that_is_not_there(inspect, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    (tmp_path / "one.yaml").write_text(
+        "{buckets: {decode: [8], prefill: [16], chunks: 1, mixed_only: true, slices: []}}"
+    )
+    given = ("--model", tmp_path, "--mesh", tmp_path / "one.yaml", "--target", "h200")
+    done = inspect(*given)
+    assert done.returncode == 0, done.stderr
+    assert "llama, 2 layers, bfloat16, on 1 x NVIDIA H200" in done.stdout
+    assert "tick 8+16: 24 rows" in done.stdout and "in each of 2 layers" in done.stdout
+    assert "the pool stays in its memory" in done.stdout
+    assert ("command buffer" in done.stdout) != ("XLA did not finish this program" in done.stdout.split("not seen")[0])
+    (tick,) = json.loads(inspect(*given, "--json").stdout)["programs"]
+    assert (tick["bucket"], tick["steps"], tick["pool_aliased"]) == ("8+16", 2, True)

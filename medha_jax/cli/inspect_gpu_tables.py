@@ -1,0 +1,109 @@
+"""Tables that `medha-jax inspect --target GPU` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from medha_jax.cli.inspect_tables import WIDTH, size
+from medha_jax.cli.printing import print_line, print_table
+from medha_jax.results import Table
+
+if TYPE_CHECKING:
+    from medha_jax.inspection import GpuProgramReport, GpuReport
+
+SHOWN = 2**20  # bytes of a run from which a move outside of the layers is shown; all of weights and pool are
+
+
+def print_gpu_report(report: GpuReport) -> None:
+    """Print a report to standard output."""
+    print_table(_kept(report), width=WIDTH)
+    for program in report.programs:
+        print_table(_kernels(program), width=WIDTH)
+        if moves := _moves(program):
+            print_table(moves, width=WIDTH)
+        for line in _notes(program):
+            print_line(f"  {line}".replace("[", r"\["), wrap=True, width=WIDTH)
+        print_line()
+    print_line(
+        f"Read from programs that {report.compiler}, made for {report.device} without one. They show what is launched, "
+        "recorded and moved, not how long it takes; a GPU may choose other algorithms for matrix products.",
+        wrap=True,
+        width=WIDTH,
+    )
+
+
+def _kept(report: GpuReport) -> Table:
+    devices = f"{report.devices} x {report.device}"
+    title = f"{report.family}, {report.layers} layers, {report.dtype}, on {devices}"
+    usable = "unknown" if report.usable_bytes is None else size(report.usable_bytes)
+    rows = (
+        ("attention", report.attention),
+        ("weights", size(report.weight_bytes)),
+        ("KV pool", size(report.pool_bytes)),
+        ("all that is kept, of usable memory", f"{size(report.kept_bytes)} of {usable}"),
+    )
+    return Table(title, ("on one device", ""), rows)
+
+
+def _kernels(program: GpuProgramReport) -> Table:
+    kind = "tick" if program.slice_layers is None else f"slice of {_several(program.slice_layers, 'layer')}"
+    title = f"{kind} {program.bucket}: {program.rows} rows"
+    step = f"in each of {program.steps} layers" if program.steps else "no loop of layers"
+    rows = [(one.kind, str(one.in_a_layer) if program.steps else "", str(one.outside)) for one in program.kernels]
+    inside, outside = (
+        sum(counts) for counts in zip(*((k.in_a_layer, k.outside) for k in program.kernels), strict=True)
+    )
+    rows.append(("all", str(inside) if program.steps else "", str(outside)))
+    return Table(title, ("launched", step, "besides, some of them not in every run"), tuple(rows))
+
+
+def _moves(program: GpuProgramReport) -> Table | None:
+    shown = [
+        (
+            "each layer" if one.in_a_layer else "once" if one.times == 1 else "in a loop",
+            one.kind,
+            f"{one.moved}: {one.argument}" if one.argument else one.moved,
+            ", ".join(one.result).replace("[", r"\["),
+            size(one.nbytes),
+            "unknown" if one.times is None else size(one.nbytes * one.times),
+        )
+        for one in program.moves
+        if one.argument or one.in_a_layer or one.nbytes >= SHOWN
+    ]
+    columns = ("when", "moved by", "what", "result", "bytes", "bytes a run")
+    return Table("", columns, tuple(shown), words=4) if shown else None
+
+
+def _notes(program: GpuProgramReport) -> Iterator[str]:
+    if program.error is not None:
+        yield f"XLA did not finish this program: {program.error}"
+        yield f"not seen: {', '.join(program.unseen)}"
+    if program.buffers is not None:
+        found = program.buffers
+        launches = "unknown" if found.launches is None else f"{found.launches:,}"
+        yield (
+            f"{_several(found.buffers, 'command buffer')} with {_several(found.recorded, 'operation')}, launched "
+            f"{launches} times a run; {len(found.loose) or 'nothing'} outside{':' if found.loose else ''}"
+        )
+        for one in found.loose:
+            why = f": {one.why}" if one.why else ""
+            yield f"- {one.kind} {one.name}, {_times(one.times)}{why}"
+        for note in found.notes:
+            yield f"XLA: {note}"
+    products = f", {program.repeated_products} of them matrix products" if program.repeated_products else ""
+    again = ", ".join(program.repeated) or "nothing"
+    yield f"computed again to save memory: {again}{products}"
+    for sent in program.sent:
+        yield f"{sent.kind} {', '.join(sent.result)}, {size(sent.nbytes)}, {_times(sent.times)}"
+    pool = "the pool stays in its memory" if program.pool_aliased else "THE POOL IS NOT DONATED: there are two"
+    temporary = "not seen" if program.temporary_bytes is None else size(program.temporary_bytes)
+    yield f"{pool}; temporary memory {temporary}; compiled in {program.compile_seconds:.1f} s"
+
+
+def _times(times: int | None) -> str:
+    return "unknown times" if times is None else "once" if times == 1 else f"{times} times"
+
+
+def _several(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"

@@ -1,0 +1,185 @@
+"""What a program compiled for a GPU launches, moves and sends, read from its optimized text. No JAX."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from medha_jax.inspection.computations import FREE, CompiledText, Executed, Operation
+from medha_jax.inspection.hlo import COLLECTIVES
+
+PRODUCT, KERNEL, CALL, COLLECTIVE, MOVE, FUSION, OTHER = (
+    "matrix product",
+    "Triton kernel",
+    "other custom call",
+    "collective",
+    "copy, pad or transpose",
+    "fusion",
+    "other",
+)
+TRITON_CALLS = ("triton_kernel_call", "triton_kernel_call_ffi")  # of jax-triton 0.3 and 0.4
+WEIGHTS, POOL, ROWS = "weights", "pool", "rows"
+
+_MOVES = frozenset({"copy", "copy-start", "transpose", "pad", "slice", "dynamic-slice", "reshape", "convert"})
+_TOLD = ("pad", "transpose", "convert", "dynamic-slice", "slice", "copy")  # what a move is named after
+_PRODUCTS = ("dot", "convolution")
+
+
+@dataclass(frozen=True)
+class KernelCount:
+    """Operations of one kind: in one step of the layers' loop, and outside of it, where some may not run."""
+
+    kind: str
+    in_a_layer: int
+    outside: int
+
+
+@dataclass(frozen=True)
+class DataMove:
+    """An operation that only moves data.
+
+    Args:
+        kind: HLO opcode of what it does, e.g. `pad` also if a fusion does it.
+        moved: `weights`, `pool` or `rows`; the latter are whatever else the program computes with.
+        argument: the program's argument that is moved, empty if it is none.
+        result: shapes of the result on one device.
+        nbytes: of the result of one run.
+        times: runs in one run of the program; None if unknown.
+        in_a_layer: it is in the layers' loop.
+    """
+
+    kind: str
+    moved: str
+    argument: str
+    result: tuple[str, ...]
+    nbytes: int
+    times: int | None
+    in_a_layer: bool
+
+
+@dataclass(frozen=True)
+class SentArray:
+    """Equal collectives: kind, result on one device, bytes of one result, and runs in one run of the program."""
+
+    kind: str
+    result: tuple[str, ...]
+    nbytes: int
+    times: int | None
+
+
+@dataclass(frozen=True)
+class ProgramText:
+    """What the text of one compiled program says.
+
+    Args:
+        steps: steps of the layers' loop; 0 if there is none, as in a slice of one layer.
+        repeated: names of instructions that the compiler computes again to save memory.
+        repeated_products: how many of them are matrix products.
+        legacy_calls: custom calls of an interface that XLA records in no command buffer.
+        pool_aliased: the pool's memory is that of the result, so that no second pool is needed.
+        trips: steps of every loop by the name of its instruction; None if unknown.
+    """
+
+    steps: int
+    kernels: tuple[KernelCount, ...]
+    moves: tuple[DataMove, ...]
+    repeated: tuple[str, ...]
+    repeated_products: int
+    legacy_calls: tuple[str, ...]
+    sent: tuple[SentArray, ...]
+    pool_aliased: bool
+    trips: dict[str, int | None]
+
+
+def read_program(text: str) -> ProgramText:
+    """Read the optimized text of a tick or slice.
+
+    Raises:
+        HloError: the text has an unknown form.
+    """
+    program = CompiledText.parse(text)
+    executed = list(program.executed())
+    kinds = [_kind(program, one.operation) for one in executed]
+    layers = _layers(executed)
+    inside: Counter[str] = Counter()
+    outside: Counter[str] = Counter()
+    for one, kind in zip(executed, kinds, strict=True):
+        (inside if layers and one.loop == layers else outside)[kind] += 1
+    order = (PRODUCT, KERNEL, FUSION, MOVE, COLLECTIVE, CALL, OTHER)
+    loops = [one for inner in program.computations.values() for one in inner.values() if one.made.opcode == "while"]
+    trips = {one.made.name: one.trips for one in loops}
+    again = [(one, kind) for one, kind in zip(executed, kinds, strict=True) if ".remat" in one.operation.made.name]
+    calls = [one.operation for one, kind in zip(executed, kinds, strict=True) if kind in (KERNEL, CALL)]
+    return ProgramText(
+        steps=(trips.get(layers) or 0) if layers else 0,
+        kernels=tuple(KernelCount(kind, inside[kind], outside[kind]) for kind in order if inside[kind] + outside[kind]),
+        moves=tuple(_move(program, one, layers) for one, kind in zip(executed, kinds, strict=True) if kind == MOVE),
+        repeated=tuple(one.operation.made.name for one, _ in again),
+        repeated_products=sum(kind == PRODUCT for _, kind in again),
+        legacy_calls=tuple(one.made.name for one in calls if "api_version=API_VERSION_TYPED_FFI" not in one.text),
+        sent=_sent(executed, kinds),
+        pool_aliased=any(name.startswith("state.pool") for name in program.aliased),
+        trips=trips,
+    )
+
+
+def _kind(program: CompiledText, operation: Operation) -> str:
+    opcode = operation.made.opcode
+    target = _target(operation)
+    inner = program.fused(operation) if opcode == "fusion" else (operation,)
+    if opcode.removesuffix("-start") in COLLECTIVES:
+        return COLLECTIVE
+    if any(one.made.opcode in _PRODUCTS or _target(one).startswith("__cublas") for one in inner):
+        return PRODUCT
+    if opcode == "custom-call":
+        return KERNEL if target in TRITON_CALLS else CALL
+    if opcode in _MOVES or (opcode == "fusion" and _only_moves(inner)):
+        return MOVE
+    return FUSION if opcode == "fusion" else OTHER
+
+
+def _target(operation: Operation) -> str:
+    return operation.text.partition('custom_call_target="')[2].partition('"')[0]
+
+
+def _only_moves(inner: Iterable[Operation]) -> bool:
+    """Whether a fusion only moves data; arithmetic on single numbers finds the place."""
+    large = [one.made for one in inner if one.made.elements > 1]
+    return all(one.opcode in _MOVES or one.opcode in FREE for one in large) and any(
+        one.made.opcode in _MOVES for one in inner
+    )
+
+
+def _layers(executed: Iterable[Executed]) -> str | None:
+    """The largest loop that always runs; loops of the sampler are in branches."""
+    sizes = Counter(one.loop for one in executed if one.loop is not None and not one.conditional)
+    return max(sizes, key=lambda loop: sizes[loop]) if sizes else None
+
+
+def _move(program: CompiledText, one: Executed, layers: str | None) -> DataMove:
+    made = one.operation.made
+    inner = {part.made.opcode for part in program.fused(one.operation)} or {made.opcode.removesuffix("-start")}
+
+    def follow(operation: Operation) -> bool:
+        return _kind(program, operation) == MOVE
+
+    sources = (program.argument(one.scope, operand, follow) for operand in one.operation.operands)
+    known = [name for name in sources if name and name.startswith(("parameters[", "state.pool"))]
+    argument = known[0] if known else ""
+    kind = next((told for told in _TOLD if told in inner), "copy")
+    moved = POOL if argument.startswith("state.pool") else WEIGHTS if argument else ROWS
+    name = argument.removeprefix("parameters['").removesuffix("']")
+    shapes, in_a_layer = tuple(map(str, made.shapes)), layers is not None and one.loop == layers
+    return DataMove(kind, moved, name, shapes, made.nbytes, one.times, in_a_layer)
+
+
+def _sent(executed: Iterable[Executed], kinds: Iterable[str]) -> tuple[SentArray, ...]:
+    counts: dict[tuple[str, tuple[str, ...], int], int | None] = {}
+    for one, kind in zip(executed, kinds, strict=True):
+        if kind == COLLECTIVE:
+            made = one.operation.made
+            key = made.opcode.removesuffix("-start"), tuple(map(str, made.shapes)), made.nbytes
+            before = counts.get(key, 0)
+            counts[key] = None if before is None or one.times is None else before + one.times
+    return tuple(SentArray(*key, times) for key, times in counts.items())
