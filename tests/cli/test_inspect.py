@@ -112,6 +112,7 @@ def test_a_gpu_that_is_not_there(inspect, tmp_path):
     assert "llama, 2 layers, bfloat16, on 1 x NVIDIA H200" in done.stdout
     assert "tick 8+16: 24 rows" in done.stdout and "in each of 2 layers" in done.stdout
     assert "the pool stays in its memory" in done.stdout
-    assert ("command buffer" in done.stdout) != ("XLA did not finish this program" in done.stdout.split("not seen")[0])
+    # XLA of jax 0.10 ends before it makes command buffers
+    assert ("times a run;" in done.stdout) != ("not seen: command buffers" in done.stdout)
     (tick,) = json.loads(inspect(*given, "--json").stdout)["programs"]
     assert (tick["bucket"], tick["steps"], tick["pool_aliased"]) == ("8+16", 2, True)
