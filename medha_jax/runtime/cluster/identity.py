@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import medha_jax
 from medha_jax.config import RuntimeConfig
 from medha_jax.protos import plans_pb2 as pb
 
+ALIKE = "jax", "jaxlib"  # other versions of these may compute, sample or send otherwise
 SAMPLE = 2**16  # bytes; reading all of a large model's weights would take minutes
 
 
@@ -32,9 +34,14 @@ def digest(config: RuntimeConfig) -> str:
     return found.hexdigest()
 
 
+def versions() -> str:
+    """What processes of one mesh must have in common, e.g. `0.1.0, jax 0.11.2, jaxlib 0.11.2`."""
+    return ", ".join((medha_jax.__version__, *(f"{name} {version(name)}" for name in ALIKE)))
+
+
 def hello(process: int, config: RuntimeConfig) -> pb.Hello:
     """The first message of a follower; the leader compares it with its own."""
-    return pb.Hello(process=process, version=medha_jax.__version__, digest=digest(config))
+    return pb.Hello(process=process, version=versions(), digest=digest(config))
 
 
 def difference(own: pb.Hello, other: pb.Hello) -> str | None:

@@ -128,3 +128,6 @@ def test_what_a_process_is_tells_models_and_settings_apart(model: Path, tmp_path
     older = hello(1, config(model))
     older.version = "0.0.1"
     assert "it runs medha-jax 0.0.1, process 0 runs" in str(difference(own, older))
+    another = hello(1, config(model))
+    another.version = own.version.partition("jaxlib ")[0] + "jaxlib 0.4.2"
+    assert "jaxlib 0.4.2, process 0 runs" in str(difference(own, another))
