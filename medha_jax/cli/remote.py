@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -14,6 +15,7 @@ import typer
 
 from medha_jax.cli.interrupt import noted_interrupts
 from medha_jax.cli.option_groups import as_flags, option_names, stated_options
+from medha_jax.cli.progress import PrefillProgress
 from medha_jax.config import ConfigError, setting
 from medha_jax.plan import InvalidRequestError, SamplingParams
 
@@ -115,20 +117,29 @@ def stream(
         InvalidRequestError: a value is out of its range, here or in the server.
         ServerError: the server refused the request or ended it.
     """
-    from medha_jax.client import Accepted, Client, Delta, Finished, ServerError
+    from medha_jax.client import Accepted, Client, Delta, Finished, PromptProgress, ServerError
 
     SamplingParams(**{name: value for name, value in given.items() if value is not None})  # refused as without --server
     seed: int | None = None
     ids: list[int] = []
     pieces: list[str] = []
     logprobs: list[TokenLogprob] = []
-    with _shown(ServerError), Client(connected) as client, noted_interrupts() as check:
-        for event in client.generate(prompt, timeout=timeout, **given):
+    with (
+        _shown(ServerError),
+        Client(connected) as client,
+        noted_interrupts() as check,
+        PrefillProgress(0, time.perf_counter) as bar,
+    ):
+        for event in client.generate(prompt, timeout=timeout, progress=True, **given):
             check()
             match event:
                 case Accepted():
                     seed = event.seed
+                case PromptProgress(done_tokens, prompt_tokens):
+                    bar.total = prompt_tokens
+                    bar.update(done_tokens)
                 case Delta():
+                    bar.close()
                     ids += event.token_ids
                     logprobs += event.logprobs
                     pieces.append(event.text)

@@ -24,6 +24,15 @@ class Accepted:
 
 
 @dataclass(frozen=True)
+class PromptProgress:
+    """How far the prompt is computed. `predicted_left_s` is of the rest by itself; None if unknown."""
+
+    done_tokens: int
+    prompt_tokens: int
+    predicted_left_s: float | None
+
+
+@dataclass(frozen=True)
 class TokenLogprob:
     """Natural-log probability of a token; `top` holds (id, logprob) of the likeliest tokens, best first."""
 
@@ -85,7 +94,7 @@ class Finished:
     timings: Timings
 
 
-Event = Accepted | Delta | Finished
+Event = Accepted | PromptProgress | Delta | Finished
 
 
 @dataclass(frozen=True)
@@ -155,6 +164,10 @@ def event_from(message: pb.GenerateEvent) -> Event:
             ttft = accepted.predicted_ttft_ms / 1000 if accepted.HasField("predicted_ttft_ms") else None
             seed = accepted.seed if accepted.HasField("seed") else None
             return Accepted(accepted.request_id, accepted.position, ttft, seed)
+        case "progress":
+            progress = message.progress
+            left = progress.predicted_left_ms / 1000 if progress.HasField("predicted_left_ms") else None
+            return PromptProgress(progress.done_tokens, progress.prompt_tokens, left)
         case "finished":
             return _finished(message.finished)
     raise ValueError("the server sent an event that this client does not know; a newer client may")

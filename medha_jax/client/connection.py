@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,7 +48,7 @@ class Connection:
     ca: Path | None = None
     cert: Path | None = None
     key: Path | None = None
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
     server_name: str | None = None
 
     def __post_init__(self) -> None:
@@ -102,6 +102,7 @@ class Settings:
         cache_salt: only requests with the same salt share cached pages.
         add_special_tokens: whether the tokenizer adds its own to a text, often a first BOS token.
         skip_special_tokens: whether special tokens are left out of the output's text.
+        progress: whether `PromptProgress` comes before the first token, at most once a second.
     """
 
     max_tokens: int | None = None
@@ -126,6 +127,7 @@ class Settings:
     cache_salt: str | None = None
     skip_special_tokens: bool | None = None
     add_special_tokens: bool | None = None
+    progress: bool | None = None
 
     def message(self) -> pb.GenerateSettings:
         """The settings as a message.
@@ -145,6 +147,7 @@ class Settings:
             slo=pb.SloSettings(ttft_ms=self.ttft_ms, tpot_ms=self.tpot_ms),
             on_deadline=deadlines[self.on_deadline],
             cache_salt=self.cache_salt,
+            progress=self.progress,
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from medha_jax.plan import SamplingParams
@@ -67,10 +67,11 @@ class Queued:
 
 @dataclass(frozen=True)
 class Prefilled:
-    """`done` of `total` prompt tokens are computed."""
+    """`done` of `total` prompt tokens are computed; the rest is predicted to take `left_s` seconds by itself."""
 
     done: int
     total: int
+    left_s: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True)

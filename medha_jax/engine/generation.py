@@ -69,7 +69,7 @@ class Generation:
         done = min(chunk.end, prompt)
         if chunk.start < prompt and done > self.reported:  # a preempted prompt is computed again, not reported again
             self.reported = done
-            yield Prefilled(done, prompt)
+            yield Prefilled(done, prompt, state.remaining)
         output = self.output
         if not chunk.last or output is None:
             return

@@ -44,20 +44,22 @@ class GenerateRequest(_message.Message):
     def __init__(self, text: _Optional[str] = ..., token_ids: _Optional[_Union[PromptIds, _Mapping]] = ..., settings: _Optional[_Union[GenerateSettings, _Mapping]] = ..., add_special_tokens: _Optional[bool] = ...) -> None: ...
 
 class GenerateSettings(_message.Message):
-    __slots__ = ("request_id", "sampling", "slo", "priority", "on_deadline", "cache_salt")
+    __slots__ = ("request_id", "sampling", "slo", "priority", "on_deadline", "cache_salt", "progress")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
     SLO_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     ON_DEADLINE_FIELD_NUMBER: _ClassVar[int]
     CACHE_SALT_FIELD_NUMBER: _ClassVar[int]
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     sampling: SamplingSettings
     slo: SloSettings
     priority: int
     on_deadline: OnDeadline
     cache_salt: str
-    def __init__(self, request_id: _Optional[str] = ..., sampling: _Optional[_Union[SamplingSettings, _Mapping]] = ..., slo: _Optional[_Union[SloSettings, _Mapping]] = ..., priority: _Optional[int] = ..., on_deadline: _Optional[_Union[OnDeadline, str]] = ..., cache_salt: _Optional[str] = ...) -> None: ...
+    progress: bool
+    def __init__(self, request_id: _Optional[str] = ..., sampling: _Optional[_Union[SamplingSettings, _Mapping]] = ..., slo: _Optional[_Union[SloSettings, _Mapping]] = ..., priority: _Optional[int] = ..., on_deadline: _Optional[_Union[OnDeadline, str]] = ..., cache_salt: _Optional[str] = ..., progress: _Optional[bool] = ...) -> None: ...
 
 class SamplingSettings(_message.Message):
     __slots__ = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "seed", "max_tokens", "min_tokens", "stop", "stop_token_ids", "include_stop", "ignore_eos", "logprobs", "skip_special_tokens")
@@ -120,14 +122,16 @@ class GenerateStart(_message.Message):
     def __init__(self, settings: _Optional[_Union[GenerateSettings, _Mapping]] = ..., prompt_tokens: _Optional[int] = ...) -> None: ...
 
 class GenerateEvent(_message.Message):
-    __slots__ = ("accepted", "delta", "finished")
+    __slots__ = ("accepted", "delta", "finished", "progress")
     ACCEPTED_FIELD_NUMBER: _ClassVar[int]
     DELTA_FIELD_NUMBER: _ClassVar[int]
     FINISHED_FIELD_NUMBER: _ClassVar[int]
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
     accepted: GenerationAccepted
     delta: GenerationDelta
     finished: GenerationFinished
-    def __init__(self, accepted: _Optional[_Union[GenerationAccepted, _Mapping]] = ..., delta: _Optional[_Union[GenerationDelta, _Mapping]] = ..., finished: _Optional[_Union[GenerationFinished, _Mapping]] = ...) -> None: ...
+    progress: GenerationProgress
+    def __init__(self, accepted: _Optional[_Union[GenerationAccepted, _Mapping]] = ..., delta: _Optional[_Union[GenerationDelta, _Mapping]] = ..., finished: _Optional[_Union[GenerationFinished, _Mapping]] = ..., progress: _Optional[_Union[GenerationProgress, _Mapping]] = ...) -> None: ...
 
 class GenerationAccepted(_message.Message):
     __slots__ = ("request_id", "position", "predicted_ttft_ms", "seed")
@@ -140,6 +144,16 @@ class GenerationAccepted(_message.Message):
     predicted_ttft_ms: float
     seed: int
     def __init__(self, request_id: _Optional[str] = ..., position: _Optional[int] = ..., predicted_ttft_ms: _Optional[float] = ..., seed: _Optional[int] = ...) -> None: ...
+
+class GenerationProgress(_message.Message):
+    __slots__ = ("done_tokens", "prompt_tokens", "predicted_left_ms")
+    DONE_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    PREDICTED_LEFT_MS_FIELD_NUMBER: _ClassVar[int]
+    done_tokens: int
+    prompt_tokens: int
+    predicted_left_ms: float
+    def __init__(self, done_tokens: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., predicted_left_ms: _Optional[float] = ...) -> None: ...
 
 class GenerationDelta(_message.Message):
     __slots__ = ("token_ids", "text", "logprobs")

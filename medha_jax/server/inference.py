@@ -15,6 +15,7 @@ from medha_jax.engine import (
     Failed,
     GenerationRequest,
     NotServingError,
+    Prefilled,
     Queued,
     QueueFullError,
 )
@@ -156,7 +157,8 @@ class Inference:
         return self._service, self._requests
 
     def _opened(self, settings: pb.GenerateSettings, record: Record) -> Stream:
-        stream = self._streams.open(request_id(settings) or uuid.uuid4().hex, self._calls.unsent)
+        wanted = request_id(settings) or uuid.uuid4().hex
+        stream = self._streams.open(wanted, self._calls.unsent, settings.progress)
         record.request_id = stream.request_id
         return stream
 
@@ -210,6 +212,8 @@ class Inference:
                 return replies.delta(deltas)
             case Queued() as event:
                 return replies.accepted(stream.request_id, event)
+            case Prefilled() as event:
+                return replies.progress(event)
             case Completed(completion=completion):
                 stream.over = True
                 record.finished(completion)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from grpc import StatusCode
 
-from medha_jax.engine import Completion, Failed, NewTokens, Queued, TokenLogprobs
+from medha_jax.engine import Completion, Failed, NewTokens, Prefilled, Queued, TokenLogprobs
 from medha_jax.protos import inference_pb2 as pb
 from medha_jax.server.refusal import Refusal
 
@@ -21,6 +21,14 @@ def accepted(request_id: str, event: Queued) -> pb.GenerateEvent:
     if math.isfinite(event.predicted_ttft_s):
         message.predicted_ttft_ms = 1000 * event.predicted_ttft_s
     return pb.GenerateEvent(accepted=message)
+
+
+def progress(event: Prefilled) -> pb.GenerateEvent:
+    """How far a prompt is computed."""
+    message = pb.GenerationProgress(done_tokens=event.done, prompt_tokens=event.total)
+    if math.isfinite(event.left_s):
+        message.predicted_left_ms = 1000 * event.left_s
+    return pb.GenerateEvent(progress=message)
 
 
 def delta(events: Sequence[NewTokens]) -> pb.GenerateEvent:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
@@ -17,13 +18,15 @@ from medha_jax.server.unread import Kept, event_bytes
 MOST_JOINED = 256  # deltas in one message
 LAST_SECONDS = 0.5  # of the current write of a stream that was ended
 MOST_JOINED_BYTES = 2**18  # of deltas in one message, as they are counted while they wait
-Item = Queued | list[NewTokens] | Completed | Failed
+PROGRESS_SECONDS = 1.0  # at least, between two events about the prompt
+Item = Queued | Prefilled | list[NewTokens] | Completed | Failed
 
 
 class Stream:
     """The events that wait to be written to one client. Belongs to the event loop.
 
     Waiting deltas are written together. The engine never waits for a reader. `count` is told every change of `unread`.
+    With `progress` events about the prompt are written too, at most one in `PROGRESS_SECONDS`.
 
     Attributes:
         number: the engine's number of the request, once it has one.
@@ -31,7 +34,9 @@ class Stream:
         unread: bytes of its events that are not written yet, those of the current write included.
     """
 
-    def __init__(self, request_id: str, write_seconds: float, count: Callable[[int], None]) -> None:
+    def __init__(
+        self, request_id: str, write_seconds: float, count: Callable[[int], None], progress: bool = False
+    ) -> None:
         self.request_id = request_id
         self.number: int | None = None
         self.over = False
@@ -40,6 +45,7 @@ class Stream:
         self._waiting: deque[tuple[Kept, int]] = deque()
         self._writing = 0  # bytes of the events that were taken last
         self._some = asyncio.Event()
+        self._next_progress = -math.inf if progress else math.inf
         self._ended: Refusal | None = None
         self._limit: asyncio.Timeout | None = None
 
@@ -47,6 +53,11 @@ class Stream:
         """Add an event; a stream that was ended drops it."""
         if self._ended is not None:
             return
+        if isinstance(event, Prefilled):
+            now = asyncio.get_running_loop().time()
+            if now < self._next_progress or event.done >= event.total:  # the first token comes next
+                return
+            self._next_progress = now + PROGRESS_SECONDS
         if isinstance(event, Completed):  # its text was in the deltas, and no reply repeats it
             event = Completed(replace(event.completion, text="", logprobs=()))
         size = event_bytes(event)
@@ -155,8 +166,10 @@ class Streams:
         """Bytes of all streams that are not written yet."""
         return self._unread
 
-    def open(self, request_id: str, beside: int = 0) -> Stream:
+    def open(self, request_id: str, beside: int = 0, progress: bool = False) -> Stream:
         """Begin a stream; `beside` calls have no stream any more, but clients that do not read their status.
+
+        With `progress` it has events about the prompt.
 
         Raises:
             Refusal: the most streams are open, or one with this id is.
@@ -166,7 +179,7 @@ class Streams:
             raise too_busy(f"{most} streams are open; allowed are {most}")
         if request_id in self._by_id:
             raise Refusal(StatusCode.ALREADY_EXISTS, f"a request with the id {request_id} is running; give another id")
-        stream = self._by_id[request_id] = Stream(request_id, self._write_seconds, self._count)
+        stream = self._by_id[request_id] = Stream(request_id, self._write_seconds, self._count, progress)
         self._none.clear()
         return stream
 
@@ -226,8 +239,7 @@ class Streams:
 
     def _pass_on(self, stream: Stream, events: Sequence[EngineEvent]) -> None:
         for event in events:
-            if not isinstance(event, Prefilled):
-                stream.put(event)
+            stream.put(event)
         most, total = self._limits.unread_bytes, self._limits.unread_total_bytes
         if stream.unread > most:
             stream.end(too_slow(f"{stream.unread:,} bytes of the output are unread; allowed are {most:,}; read faster"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from medha_jax.engine import Completed, Failed, NewTokens, Queued
+from medha_jax.engine import Completed, Failed, NewTokens, Prefilled, Queued
 
 # bytes of Python's objects, as tracemalloc counts them; tests/server/test_streams.py compares
 EVENT_BYTES = 150  # without tokens and text
@@ -12,7 +12,7 @@ TOKEN_BYTES = 36
 ENTRY_BYTES = 150  # log-probability of a token
 TOP_BYTES = 120  # one of the likeliest tokens beside it
 
-Kept = Queued | NewTokens | Completed | Failed
+Kept = Queued | Prefilled | NewTokens | Completed | Failed
 
 
 def event_bytes(event: Kept) -> int:

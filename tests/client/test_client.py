@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from medha_jax.client import Accepted, AsyncClient, Client, Delta, Finished, ServerError
+from medha_jax.client import Accepted, AsyncClient, Client, Delta, Finished, PromptProgress, ServerError
 from tests.server.processes import SIMULATED, ServerProcess, idle, wait_until
 
 WANTED = dict(max_tokens=12, ignore_eos=True)
@@ -47,6 +47,20 @@ def test_the_seed_is_told_stated_or_drawn(client):
     drawn = {seed() for _ in range(20)}
     assert len(drawn) == 20 and all(0 <= one < 2**63 for one in drawn) and max(drawn) > 2**53
     assert [seed(seed=one) for one in (0, 7, 2**63 - 1)] == [0, 7, 2**63 - 1]
+
+
+def test_a_long_prompt_tells_how_far_it_is_if_it_is_asked():
+    prompt = [5] * 8000
+    with ServerProcess(*SIMULATED, "--tick-ms", 500, "--context", 8192) as slow, Client(slow.address) as client:
+        first, *told, last = client.generate(prompt, max_tokens=1, progress=True)
+        assert isinstance(first, Accepted) and isinstance(told[-1], Delta) and isinstance(last, Finished)
+        assert len(told) > 2 and all(isinstance(one, PromptProgress) for one in told[:-1])
+        done = [one.done_tokens for one in told[:-1]]
+        assert done == sorted(set(done)) and done[0] > 0 and done[-1] < 8000
+        assert {one.prompt_tokens for one in told[:-1]} == {8000}
+        assert all(one.predicted_left_s > 0 for one in told[:-1])
+        _, *silent, _ = client.generate(prompt[:100], max_tokens=1)
+        assert all(isinstance(one, Delta) for one in silent)
 
 
 def test_what_ended_the_text_is_told(client):

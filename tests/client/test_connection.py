@@ -60,3 +60,7 @@ def test_another_machine_still_goes_through_the_proxy(proxied):
 def test_an_address_that_is_no_text_is_refused(named):
     with pytest.raises(InvalidSettingError, match="is not valid Unicode"):
         Connection(**named)
+
+
+def test_a_token_is_not_shown():
+    assert "secret" not in repr(Connection("localhost:1", token="secret"))

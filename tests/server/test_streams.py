@@ -41,6 +41,30 @@ def test_deltas_that_wait_are_joined_up_to_a_bound_and_in_order():
     run(check())
 
 
+def test_events_about_the_prompt_come_where_they_are_wanted_and_at_most_one_a_second(monkeypatch):
+    async def check():
+        now = [100.0]
+        monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: now[0])
+        streams = Streams(Limits())
+        told, silent = streams.open("a", progress=True), streams.open("b")
+        for number, stream in ((1, told), (2, silent)):
+            streams.expect()
+            streams.bind(stream, number)
+        for step in range(40):  # ten seconds
+            now[0] = 100 + step / 4
+            streams.listen([(number, Prefilled(step, 41, 9.0)) for number in (1, 2)])
+            await asyncio.sleep(0)
+        streams.listen([(number, Prefilled(41, 41)) for number in (1, 2)])
+        streams.listen([(number, delta(0)) for number in (1, 2)])
+        await asyncio.sleep(0)
+        assert await silent.take() == [delta(0)]
+        found = [await told.take() for _ in range(11)]
+        assert found == [*(Prefilled(4 * second, 41) for second in range(10)), [delta(0)]]
+        assert found[0].left_s == 9.0
+
+    run(check())
+
+
 def test_events_that_come_before_the_number_are_kept():
     async def check():
         streams = Streams(Limits())
