@@ -23,7 +23,7 @@ def print_gpu_report(report: GpuReport) -> None:
         if moves := _moves(program):
             print_table(moves, width=WIDTH)
         for line in _notes(program):
-            print_line(f"  {line}".replace("[", r"\["), wrap=True, width=WIDTH)
+            print_line(f"  {line}", wrap=True, width=WIDTH)
         print_line()
     print_line(
         f"Read from programs that {report.compiler}, made for {report.device} without one. They show what is launched, "
@@ -64,7 +64,7 @@ def _moves(program: GpuProgramReport) -> Table | None:
             "each layer" if one.in_a_layer else "once" if one.times == 1 else "in a loop",
             one.kind,
             f"{one.moved}: {one.argument}" if one.argument else one.moved,
-            ", ".join(one.result).replace("[", r"\["),
+            ", ".join(one.result),
             size(one.nbytes),
             "unknown" if one.times is None else size(one.nbytes * one.times),
         )

@@ -79,9 +79,7 @@ def _collective(one: Traffic) -> tuple[str, ...]:
     most = "at most " if one.conditional else ""
     count = "unknown" if one.count is None else f"{most}{one.count}"
     total = "unknown" if one.count is None else size(one.count * one.nbytes)
-    # rich would read brackets as markup
-    result = ", ".join(one.shapes).replace("[", r"\[")
-    return one.axis or "none", one.kind, result, f"{size(one.nbytes)}{wider}", count, total
+    return one.axis or "none", one.kind, ", ".join(one.shapes), f"{size(one.nbytes)}{wider}", count, total
 
 
 def _notes(bucket: BucketReport) -> list[str]:

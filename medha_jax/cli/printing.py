@@ -16,7 +16,7 @@ def print_table(table: Table, *, width: int = WIDTH, bold: Collection[int] = (),
     """Print a table and its note.
 
     Args:
-        table: rows of text; square brackets in them are rich's markup.
+        table: rows of text, which are printed as they are.
         width: characters of output to a file or pipe.
         bold: numbers of highlighted rows.
         ends: numbers of rows with a line below.
@@ -37,7 +37,7 @@ def print_line(line: str = "", *, wrap: bool = False, width: int = WIDTH) -> Non
 
 
 def _console(width: int) -> Console:
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)  # servers' own words may have brackets
     if not console.is_terminal:
         console.width = width
     return console

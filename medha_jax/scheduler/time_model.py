@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -211,7 +212,9 @@ class FittedTimeModel:
     def save(self, path: Path) -> None:
         """Write key, coefficients and measurements as JSON, and the same of slices."""
         stated = {"key": self._key, **self._learned(), "slices": self.slices._learned()}
-        path.write_text(json.dumps(stated), encoding="utf-8")
+        new = path.with_name(f"{path.name}.{os.getpid()}")  # another server may save or read the file now
+        new.write_text(json.dumps(stated), encoding="utf-8")
+        new.replace(path)
 
     @classmethod
     def load(cls, path: Path, key: dict[str, str]) -> FittedTimeModel:
@@ -226,7 +229,7 @@ class FittedTimeModel:
                 raise TimeModelError(f"{path} was measured for {stated['key']}, not for {key}")
             model = cls._of(path, key, stated)
             model._slices = cls._of(path, key, stated["slices"])
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, OverflowError) as error:
             raise TimeModelError(f"cannot read the time model {path}: {error!r}") from None
         return model
 

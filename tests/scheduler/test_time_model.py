@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -153,11 +154,28 @@ def test_saved_and_loaded(tmp_path: Path) -> None:
         FittedTimeModel.load(path, {**KEY, "dtype": "bfloat16"})
 
 
+def test_saving_breaks_no_file_that_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "times.json"
+    FittedTimeModel(KEY).save(path)
+
+    def full(self: Path, text: str, encoding: str) -> int:
+        self.touch()
+        raise OSError("no space left")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="no space"):
+        FittedTimeModel(KEY).save(path)
+    monkeypatch.undo()
+    assert FittedTimeModel.load(path, KEY).ticks == 0
+
+
 @pytest.mark.parametrize(
     "text",
     ["", "{}", "[]", '{"key": {}, "coefficients": {"fixed": -1}, "measured": [], "ticks": 0}',
      '{"key": {}, "coefficients": {"fixd": 1}, "measured": [], "ticks": 0}',
-     '{"key": {}, "coefficients": {}, "measured": [[1, 2]], "ticks": 0}'],
+     '{"key": {}, "coefficients": {}, "measured": [[1, 2]], "ticks": 0}',
+     json.dumps({"key": {}, "coefficients": {"fixed": 10**400}, "measured": [], "ticks": 0}),
+     json.dumps({"key": {}, "coefficients": {}, "measured": [6 * [10**400]], "ticks": 0})],
 )  # fmt: skip
 def test_files_that_hold_no_model_are_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "times.json"
