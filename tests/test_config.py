@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,11 @@ from medha_jax.config import (
     MeshConfig,
     RuntimeConfig,
     Setting,
+    claim_device_memory,
     default_compilation_cache,
     load_mesh,
 )
+from medha_jax.specs.sizes import with_gpu_rows
 
 
 @pytest.mark.parametrize(
@@ -39,6 +42,25 @@ def test_decode_sizes_end_at_the_slots(slots: int, rows: tuple[int, ...]) -> Non
     assert config.mesh.buckets.decode == rows
     assert config.mesh.shared_buckets is not None and config.mesh.shared_buckets.decode[-1] == min(slots, 16)
     assert config.mesh.buckets.prefill == MeshConfig().buckets.prefill
+
+
+def test_rows_for_gpus_are_multiples() -> None:
+    sizes = Buckets(decode=(1, 8, 31), prefill=(20, 64), slices=(100, 256))
+    config = with_gpu_rows(RuntimeConfig(mesh=MeshConfig(buckets=sizes, shared_buckets=Buckets(decode=(4,)))))
+    found = config.mesh.buckets
+    assert (found.decode, found.prefill, found.slices) == ((8, 32), (24, 64), (104, 256))
+    assert config.mesh.shared_buckets is not None and config.mesh.shared_buckets.decode == (8,)
+    assert with_gpu_rows(config) == config
+    assert with_gpu_rows(RuntimeConfig(slots=4)).mesh.buckets.decode == (4,)  # never more than there are requests
+
+
+def test_jax_takes_most_of_a_gpu_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XLA_PYTHON_CLIENT_MEM_FRACTION", raising=False)
+    claim_device_memory()
+    assert os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"] == "0.95"
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.5")
+    claim_device_memory()
+    assert os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"] == "0.5"
 
 
 @pytest.mark.parametrize(

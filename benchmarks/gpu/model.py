@@ -38,7 +38,7 @@ from medha_jax.runtime import MeshExecutor
 from medha_jax.runtime.parameter_placement import place_parameters
 from medha_jax.specs.layout import Layout
 from medha_jax.specs.model import Architecture
-from medha_jax.specs.sizes import pages_for
+from medha_jax.specs.sizes import pages_for, with_gpu_rows
 from medha_jax.text import Tokenizer
 
 DTYPE = "bfloat16"
@@ -107,7 +107,7 @@ def open_runtime(sizes: Sizes, room: int | None, **settings: Any) -> MeshExecuto
         compilation_cache=None,
         **settings,
     )
-    return MeshExecutor(config, arch, parameters, mesh, lambda line: print(line, flush=True))
+    return MeshExecutor(with_gpu_rows(config), arch, parameters, mesh, lambda line: print(line, flush=True))
 
 
 def ticks(executor: MeshExecutor, plans: Iterable[StepPlan]) -> None:

@@ -9,6 +9,7 @@ from medha_jax.config.declaration import (
     setting_of,
 )
 from medha_jax.config.environment import (
+    claim_device_memory,
     default_compilation_cache,
     environment_without_devices,
     limit_cpu_threads,
@@ -56,6 +57,7 @@ __all__ = [
     "SchedulerConfig",
     "Setting",
     "check_settings",
+    "claim_device_memory",
     "default_compilation_cache",
     "environment_without_devices",
     "limit_cpu_threads",

@@ -30,6 +30,14 @@ def limit_cpu_threads(count: int) -> None:
     os.environ.setdefault("NPROC", str(count))
 
 
+def claim_device_memory() -> None:
+    """Let JAX take 95 % of a GPU's memory instead of 75 %; call it before JAX starts a backend.
+
+    `XLA_PYTHON_CLIENT_MEM_FRACTION`, if it is stated, stays as it is.
+    """
+    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.95")
+
+
 def patient_cpu_collectives() -> None:
     """Give devices on few cores more time to meet in a collective; call it before JAX starts a backend.
 

@@ -53,6 +53,14 @@ class Buckets:
         """The same sizes without decode rows that `slots` requests never fill: sizes above are cut to `slots`."""
         return replace(self, decode=tuple(sorted({min(size, slots) for size in self.decode})))
 
+    def in_rows_of(self, multiple: int) -> Buckets:
+        """The same sizes, each rounded up to a multiple."""
+
+        def rounded(sizes: tuple[int, ...]) -> tuple[int, ...]:
+            return tuple(sorted({-(-size // multiple) * multiple for size in sizes}))
+
+        return replace(self, decode=rounded(self.decode), prefill=rounded(self.prefill), slices=rounded(self.slices))
+
 
 @dataclass(frozen=True)
 class Axes:
@@ -109,6 +117,11 @@ class MeshConfig(Axes):
         """The same layout with the decode rows of `slots` requests at once (`Buckets.for_slots`)."""
         shared = self.shared_buckets and self.shared_buckets.for_slots(slots)
         return replace(self, buckets=self.buckets.for_slots(slots), shared_buckets=shared)
+
+    def in_rows_of(self, multiple: int) -> MeshConfig:
+        """The same layout with the rows of every shape rounded up to a multiple (`Buckets.in_rows_of`)."""
+        shared = self.shared_buckets and self.shared_buckets.in_rows_of(multiple)
+        return replace(self, buckets=self.buckets.in_rows_of(multiple), shared_buckets=shared)
 
     @property
     def usual_slots(self) -> int:

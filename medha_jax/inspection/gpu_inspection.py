@@ -34,7 +34,7 @@ from medha_jax.runtime.programs import Programs
 from medha_jax.runtime.shapes import Shape, SliceShape, rows_of_shape
 from medha_jax.specs.layout import Layout, check_layout
 from medha_jax.specs.model import Architecture
-from medha_jax.specs.sizes import without_unused_slices
+from medha_jax.specs.sizes import with_gpu_rows, without_unused_slices
 
 PACKAGES = ("triton", "jax_triton", "jax_cuda12_plugin|jax_cuda13_plugin")
 TEXT = "*gpu_after_optimizations.txt"
@@ -75,7 +75,7 @@ def inspect_for_gpu(
         LayoutError: the model cannot be divided over the layout or does not fit the memory.
     """
     _check_packages()
-    config = without_unused_slices(config, arch.context)
+    config = with_gpu_rows(without_unused_slices(config, arch.context))
     layout = Layout.of(config.mesh)
     check_layout(arch, layout)
     request_cpu_devices(max(layout.devices, getattr(jax.config, "jax_num_cpu_devices", 0)))

@@ -12,7 +12,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from medha_jax.checkpoints import load_parameters
-from medha_jax.config import RuntimeConfig
+from medha_jax.config import RuntimeConfig, claim_device_memory
 from medha_jax.mesh import build_mesh, request_cpu_devices
 from medha_jax.runtime.dtype import choose_dtype
 from medha_jax.runtime.executor import MeshExecutor
@@ -27,7 +27,7 @@ from medha_jax.runtime.programs import Programs
 from medha_jax.runtime.shape_compiler import Report
 from medha_jax.specs.layout import Layout, check_layout
 from medha_jax.specs.model import Architecture
-from medha_jax.specs.sizes import without_unused_slices
+from medha_jax.specs.sizes import with_gpu_rows, without_unused_slices
 
 
 def open_executor(config: RuntimeConfig, report: Report, complete: bool = True) -> MeshExecutor:
@@ -48,7 +48,10 @@ def open_executor(config: RuntimeConfig, report: Report, complete: bool = True) 
     layout = Layout.of(config.mesh)
     check_layout(arch, layout)
     request_cpu_devices(layout.devices)
+    claim_device_memory()
     mesh = build_mesh(layout)
+    if mesh.devices.flat[0].platform != "cpu":
+        config = with_gpu_rows(config)
     dtype = choose_dtype(config, arch, report)
     config = dataclasses.replace(config, dtype=dtype.name)
     local = jax.local_devices()

@@ -8,6 +8,7 @@ from medha_jax.config import Buckets, MeshConfig, RuntimeConfig
 
 UNBOUNDED = 2**30  # tokens of one request on a group, if there is only one group; fits an int32
 ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+GPU_ROWS = 8  # XLA pads the rows of every product to such a multiple, and transposes weights for a single row
 BLOCK_TOKENS = 256  # XLA's attention reads this many at a time; page tables are whole blocks wide
 
 
@@ -27,6 +28,11 @@ def tokens_per_group(mesh: MeshConfig, context: int) -> int:
     if mesh.kvp == 1:
         return UNBOUNDED
     return mesh.tokens_per_group or pages_for(context, mesh.page_size) * mesh.page_size
+
+
+def with_gpu_rows(config: RuntimeConfig) -> RuntimeConfig:
+    """The same configuration with shapes of `GPU_ROWS` times so many rows, for GPUs."""
+    return replace(config, mesh=config.mesh.in_rows_of(GPU_ROWS))
 
 
 def without_unused_slices(config: RuntimeConfig, context: int) -> RuntimeConfig:

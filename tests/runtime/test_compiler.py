@@ -95,4 +95,4 @@ def test_the_start_of_a_gpu_says_them(monkeypatch: pytest.MonkeyPatch) -> None:
         start.open_executor(RuntimeConfig(max_context=512, pool_tokens=512), lines.append)
     assert lines[1].startswith("attention: xla (the kernels need an NVIDIA GPU; the mesh is on cpu")
     assert lines[2].startswith("XLA options: xla_gpu_enable_triton_gemm=False, ")
-    assert lines[2].endswith("WHILE, xla_gpu_enable_latency_hiding_scheduler=True, xla_gpu_dot_merger_threshold_mb=0")
+    assert lines[2].endswith("xla_disable_hlo_passes=rematerialization, xla_gpu_dot_merger_threshold_mb=0")
