@@ -37,9 +37,12 @@ class _AsTyped(yaml.BaseLoader):
     """
 
 
-_NULL = "tag:yaml.org,2002:null"  # a key without a value keeps its default
+_NULL, _FLOAT = "tag:yaml.org,2002:null", "tag:yaml.org,2002:float"
+# a key without a value keeps its default; infinite numbers are typed otherwise on a command line
 _AsTyped.add_implicit_resolver(_NULL, re.compile(r"(~|null|Null|NULL|)$"), ["~", "n", "N", ""])
 _AsTyped.add_constructor(_NULL, lambda loader, node: None)
+_AsTyped.add_implicit_resolver(_FLOAT, re.compile(r"([-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))$"), list("-+."))
+_AsTyped.add_constructor(_FLOAT, lambda loader, node: node.value.replace(".", ""))
 
 
 def _config_file(ctx: typer.Context, path: Path | None) -> Path | None:

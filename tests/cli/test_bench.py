@@ -209,7 +209,7 @@ def test_ctrl_c_keeps_what_was_measured(simulated, tmp_path):
         (["serve", "--prompt-tokens", "10-5"], "most prompt tokens is 5; allowed are 10 to"),
         (["serve", "--prompt-tokens", "many"], "'many' is no number of tokens; give one, or two as in 100-2000"),
         (["serve", "--rate", "-1"], "rate is -1.0; allowed are"),
-        (["serve", "--rate", "nan"], "rate is nan; allowed are"),
+        (["serve", "--rate", "nan"], "'--rate': nan is out of range; allowed is a number"),
         (["serve", "--arrivals", "ramp"], "an end rate and the process 'ramp' belong together"),
         (["serve", "--burstiness", "2"], "burstiness belongs to the process 'gamma'"),
         (["serve", "--cancel-rate", "1.5"], "'--cancel-rate'"),
