@@ -100,6 +100,7 @@ def test_a_gpu_without_what_compiles_for_it(inspect):
     assert "pip install 'medha-jax[kernels]'" in refused(inspect("--model", "tiny", "--target", "h200"))
 
 
+@pytest.mark.kernels
 @pytest.mark.skipif(not all(map(find_spec, KERNELS)), reason="the `kernels` extra is not installed")
 def test_a_gpu_that_is_not_there(inspect, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))

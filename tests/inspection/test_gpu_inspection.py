@@ -26,10 +26,11 @@ CONFIGURATION = RuntimeConfig(mesh=MeshConfig(page_size=16, buckets=BUCKETS), sl
 FINISHES = jaxlib.version.__version_info__ >= (0, 11)
 TICK = Bucket(Segment(8, 32, 2))
 
-needs_kernels = pytest.mark.skipif(
-    any(find_spec(name) is None for name in ("triton", "jax_triton", "jax_cuda12_plugin")),
-    reason="the `kernels` extra is not installed",
-)
+LACKING = [name for name in ("triton", "jax_triton", "jax_cuda12_plugin") if find_spec(name) is None]
+
+
+def needs_kernels(test):
+    return pytest.mark.kernels(pytest.mark.skipif(LACKING != [], reason="the `kernels` extra is not installed")(test))
 
 
 @pytest.fixture(scope="module")
