@@ -51,7 +51,9 @@ def patient_cpu_collectives() -> None:
 def environment_without_devices() -> dict[str, str]:
     """The environment of a process that compiles for a GPU and takes none.
 
-    XLA logs there why it leaves something out of a command buffer, and no program comes from a cache.
+    XLA logs there why it leaves something out of a command buffer, and no program comes from a cache. Triton compiles
+    its kernels there, even if it interprets them here.
     """
     notes = {"TF_CPP_MIN_LOG_LEVEL": "0", "TF_CPP_VMODULE": "command_buffer_conversion_pass=3"}
-    return {**os.environ, **notes, "JAX_PLATFORMS": "cpu", "JAX_ENABLE_COMPILATION_CACHE": "false"}
+    kept = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    return {**kept, **notes, "JAX_PLATFORMS": "cpu", "JAX_ENABLE_COMPILATION_CACHE": "false"}
