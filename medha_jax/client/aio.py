@@ -112,7 +112,7 @@ class AsyncClient:
 
 
 async def _parts(
-    prompt: Sequence[int], settings: Settings, answered: asyncio.Event, refused: list[InvalidSettingError]
+    prompt: Sequence[int], settings: pb.GenerateSettings, answered: asyncio.Event, refused: list[InvalidSettingError]
 ) -> AsyncIterator[pb.GeneratePart]:
     """The parts of a prompt. After the first ids it waits for the server's first answer, which may be a refusal.
 

@@ -164,7 +164,7 @@ def generation(
     channel: grpc.Channel | aio.Channel,
     prompt: str | Sequence[int],
     settings: Settings,
-    parts: Callable[[Sequence[int], Settings], Any],
+    parts: Callable[[Sequence[int], pb.GenerateSettings], Any],
     **options: Any,
 ) -> Any:
     """Start a generation; returns the call, which streams `GenerateEvent`s.
@@ -189,7 +189,7 @@ def generation(
             request_serializer=pb.GeneratePart.SerializeToString,
             response_deserializer=answers,
         )
-        return stream(parts(prompt, settings), **options)
+        return stream(parts(prompt, message), **options)
     single: Any = channel.unary_stream(
         SERVICE + "Generate", request_serializer=pb.GenerateRequest.SerializeToString, response_deserializer=answers
     )
@@ -199,8 +199,8 @@ def generation(
     return single(pb.GenerateRequest(token_ids=prompt_ids(prompt), settings=message), **options)
 
 
-def part_messages(prompt: Sequence[int], settings: Settings) -> Iterator[pb.GeneratePart]:
+def part_messages(prompt: Sequence[int], settings: pb.GenerateSettings) -> Iterator[pb.GeneratePart]:
     """The messages of `GenerateStream`: the settings, then the ids in parts."""
-    yield pb.GeneratePart(start=pb.GenerateStart(settings=settings.message(), prompt_tokens=len(prompt)))
+    yield pb.GeneratePart(start=pb.GenerateStart(settings=settings, prompt_tokens=len(prompt)))
     for part in in_parts(prompt, PART_TOKENS):
         yield pb.GeneratePart(token_ids=prompt_ids(part))

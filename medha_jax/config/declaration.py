@@ -67,7 +67,7 @@ class Setting:
             and (self.at_most is None or value <= self.at_most)
             and (self.below is None or value < self.below)
             and (not self._bounded_below or value < math.inf or self.at_most == math.inf)
-            and (not isinstance(value, float) or value == value)
+            and not (isinstance(value, float) and math.isnan(value))
         )
 
     @property

@@ -15,6 +15,7 @@ from medha_jax.config.declaration import ConfigError, check_settings, setting
 # Axes of the mesh, and the settings of their sizes; only `mesh` divides arrays over them.
 TENSOR, STAGE, GROUP = "tp", "spp", "kvp"
 MESH_CONFIGS = Path(__file__).parents[2] / "mesh_configs"
+USUAL_SLOTS = 32  # requests at once where nothing else is stated
 
 
 def _increasing(name: str, sizes: tuple[int, ...], smallest: int) -> None:
@@ -97,7 +98,7 @@ class MeshConfig(Axes):
     )
     memory_fraction: float = setting(
         0.9,
-        "Of a device's memory that weights, pool and programs may take.",
+        "Of a device's memory (of a GPU's, what JAX takes of it) that weights, pool and programs may take.",
         above=0,
         at_most=1,
         words="memory fraction",
@@ -125,8 +126,8 @@ class MeshConfig(Axes):
 
     @property
     def usual_slots(self) -> int:
-        """Requests at once where nothing else is stated: 32, or the largest decode size."""
-        return max(32, self.buckets.decode[-1])
+        """Requests at once where nothing else is stated: `USUAL_SLOTS`, or the largest decode size."""
+        return max(USUAL_SLOTS, self.buckets.decode[-1])
 
     @property
     def spread_buckets(self) -> Buckets | None:

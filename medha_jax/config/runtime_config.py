@@ -7,7 +7,7 @@ from pathlib import Path
 
 from medha_jax.config.declaration import check_settings, setting
 from medha_jax.config.environment import default_compilation_cache
-from medha_jax.config.mesh_config import MeshConfig
+from medha_jax.config.mesh_config import USUAL_SLOTS, MeshConfig
 
 DTYPES = ("auto", "float32", "bfloat16")
 KV_DTYPES = ("auto", "fp8")
@@ -22,8 +22,8 @@ class RuntimeConfig:
     """Settings of a runtime.
 
     `runtime.dtype.choose_dtype` says what `dtype` auto is. `kv_dtype` fp8 is e4m3 with an exponent for each token and
-    head. `xla_options` auto compiles the ticks of a GPU with `runtime.compiler.GPU_OPTIONS`.
-    Of `mesh`, decode sizes above `slots` are cut to `slots`.
+    head. `xla_options` auto compiles the ticks of a GPU with `runtime.compiler.GPU_OPTIONS`. Of `mesh`, decode sizes
+    above `slots` are cut to `slots`.
     """
 
     model: Path = BUNDLED_MODEL  # a Hugging Face or Orbax directory
@@ -48,7 +48,10 @@ class RuntimeConfig:
     )
     mesh: MeshConfig = field(default_factory=MeshConfig)
     slots: int = setting(
-        32, "Requests that run at once. Default: 32, or the layout's largest decode size.", at_least=1, panel=_MEMORY
+        USUAL_SLOTS,
+        f"Requests that run at once. Default: {USUAL_SLOTS}, or the layout's largest decode size.",
+        at_least=1,
+        panel=_MEMORY,
     )
     pool_tokens: int | None = setting(
         None,

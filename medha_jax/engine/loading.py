@@ -72,7 +72,7 @@ class EngineLoader:
         executor = self._open()
         if executor.host.places and not executor.prefix_cacheable:
             self._say("the host tier stays empty: RoPE of this model depends on the length, so prefixes are not shared")
-        times = self._time_model(executor.config.dtype)
+        times = self._time_model(executor.config)
         scheduling = _with_bounded_queue(self._scheduling, executor)
 
         output = text_outputs(self._tokenizer)
@@ -130,16 +130,15 @@ class EngineLoader:
         self._leading = lead(self._config, self._cluster, self._say)
         return self._leading
 
-    def _time_model(self, dtype: str) -> FittedTimeModel:
+    def _time_model(self, config: RuntimeConfig) -> FittedTimeModel:
         """The time model saved for this model, mesh, dtype and device, or an empty one."""
         import jax
 
-        mesh, cache = self._config.mesh, self._config.compilation_cache
-        device = jax.devices()[0]
+        cache, device = config.compilation_cache, jax.devices()[0]
         key = {
-            "model": str(self._config.model.resolve()),
-            "mesh": str(mesh),
-            "dtype": dtype,
+            "model": str(config.model.resolve()),
+            "mesh": str(config.mesh),
+            "dtype": config.dtype,
             # JAX calls every CPU "cpu"
             "device": f"{cores()} x {cpu_kind()}" if device.platform == "cpu" else device.device_kind,
         }

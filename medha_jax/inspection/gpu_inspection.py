@@ -28,13 +28,9 @@ from medha_jax.inspection.compile_task import LOG, TASK, TOOLKIT, CompileOutcome
 from medha_jax.inspection.gpu_program import read_program
 from medha_jax.inspection.gpu_report import GpuProgramReport, GpuReport
 from medha_jax.inspection.gpu_targets import GpuDescription, GpuTargetError
-from medha_jax.inspection.inspection import Choose, every, memory_that_fits
-from medha_jax.mesh import build_mesh, request_cpu_devices
-from medha_jax.runtime.programs import Programs
+from medha_jax.inspection.inspection import Choose, every, memory_that_fits, virtual_programs
 from medha_jax.runtime.shapes import Shape, SliceShape, rows_of_shape
-from medha_jax.specs.layout import Layout, check_layout
 from medha_jax.specs.model import Architecture
-from medha_jax.specs.sizes import with_gpu_rows, without_unused_slices
 
 PACKAGES = ("triton", "jax_triton", "jax_cuda12_plugin|jax_cuda13_plugin")
 TEXT = "*gpu_after_optimizations.txt"
@@ -75,11 +71,8 @@ def inspect_for_gpu(
         LayoutError: the model cannot be divided over the layout or does not fit the memory.
     """
     _check_packages()
-    config = with_gpu_rows(without_unused_slices(config, arch.context))
-    layout = Layout.of(config.mesh)
-    check_layout(arch, layout)
-    request_cpu_devices(max(layout.devices, getattr(jax.config, "jax_num_cpu_devices", 0)))
-    programs = Programs(config, arch, dtype, build_mesh(layout, jax.devices("cpu")), gpu.target)
+    programs = virtual_programs(config, arch, dtype, gpu.target)
+    layout = programs.layout
     memory = memory_that_fits(programs, usable_bytes)
     rows = choose(programs.slice_buckets)
     shapes: tuple[Shape, ...] = (
@@ -90,7 +83,7 @@ def inspect_for_gpu(
     reports = []
     with TemporaryDirectory(prefix="medha-jax-inspect-") as name:
         folder = Path(name)
-        task = CompileTask(config, arch, str(dtype), gpu, shapes)
+        task = CompileTask(programs.config, arch, str(dtype), gpu, shapes)
         for number, outcome in enumerate(_outcomes(task, folder)):
             where = shape_folder(folder, number)
             reports.append(read_outcome(shapes[number], outcome, where))

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from medha_jax.attention import values_of
+from medha_jax.attention import GpuTarget, values_of
 from medha_jax.config import RuntimeConfig
 from medha_jax.inspection.hlo import CONVERSIONS, COPIES, collectives, instructions, making
 from medha_jax.inspection.layout_report import BucketReport, LayoutReport
@@ -29,7 +29,7 @@ from medha_jax.runtime.shapes import Shape, SliceShape, rows_of_shape
 from medha_jax.specs.buckets import Bucket
 from medha_jax.specs.layout import Layout, LayoutError, check_layout
 from medha_jax.specs.model import Architecture
-from medha_jax.specs.sizes import without_unused_slices
+from medha_jax.specs.sizes import with_gpu_rows, without_unused_slices
 
 Choose = Callable[[Sequence[Bucket]], Sequence[Bucket]]
 
@@ -70,12 +70,8 @@ def inspect_layout(
         LayoutError: the model cannot be divided over the layout or does not fit the memory, or there are too few
             virtual devices.
     """
-    config = without_unused_slices(config, arch.context)
-    layout = Layout.of(config.mesh)
-    check_layout(arch, layout)
-    asked = getattr(jax.config, "jax_num_cpu_devices", 0)
-    request_cpu_devices(max(layout.devices, asked))
-    programs = Programs(config, arch, dtype, build_mesh(layout, jax.devices("cpu")))
+    programs = virtual_programs(config, arch, dtype)
+    layout = programs.layout
     memory = memory_that_fits(programs, usable_bytes)
     parameters = programs.parameter_shapes.values()
     per_token = memory.pool_per_page // memory.page_size
@@ -109,6 +105,24 @@ def inspect_layout(
         compiler=f"XLA for {programs.mesh.devices.flat[0].platform}, jax {jax.__version__}",
         buckets=_compile(programs, shapes, on_progress),
     )
+
+
+def virtual_programs(
+    config: RuntimeConfig, arch: Architecture, dtype: jnp.dtype, target: GpuTarget | None = None
+) -> Programs:
+    """The programs of a layout on virtual CPU devices, to compile for those or for a `target`.
+
+    Raises:
+        LayoutError: the model cannot be divided over the layout, or there are too few virtual devices.
+    """
+    config = without_unused_slices(config, arch.context)
+    if target is not None:
+        config = with_gpu_rows(config)
+    layout = Layout.of(config.mesh)
+    check_layout(arch, layout)
+    asked = getattr(jax.config, "jax_num_cpu_devices", 0)
+    request_cpu_devices(max(layout.devices, asked))
+    return Programs(config, arch, dtype, build_mesh(layout, jax.devices("cpu")), target)
 
 
 def memory_that_fits(programs: Programs, usable_bytes: int | None) -> MemoryPlan:

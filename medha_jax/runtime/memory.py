@@ -119,7 +119,7 @@ def host_tier_bytes(gib: float) -> int:
 
 
 def usable_bytes(device: jax.Device, sharing: int, fraction: float, host_tier: int = 0) -> int | None:
-    """Usable bytes of a device: `fraction` of an accelerator's memory.
+    """Usable bytes of a device: `fraction` of what JAX takes of an accelerator's memory.
 
     A CPU has its part of the host's, which `sharing` CPUs divide; `host_tier` bytes of it are for the host tier.
     """

@@ -31,7 +31,7 @@ def tokens_per_group(mesh: MeshConfig, context: int) -> int:
 
 
 def with_gpu_rows(config: RuntimeConfig) -> RuntimeConfig:
-    """The same configuration with shapes of `GPU_ROWS` times so many rows, for GPUs."""
+    """The same configuration with the rows of every shape rounded up to a multiple of `GPU_ROWS`, for GPUs."""
     return replace(config, mesh=config.mesh.in_rows_of(GPU_ROWS))
 
 

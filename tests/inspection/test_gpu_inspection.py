@@ -43,6 +43,12 @@ def tick(report):
     return report.programs[0]
 
 
+def assert_one_command_buffer(program):
+    """With everything in it; XLA of jax 0.10 ends before it can be seen."""
+    if FINISHES:
+        assert (program.buffers.buffers, program.buffers.launches, program.buffers.loose) == (1, 1, ())
+
+
 @needs_kernels
 def test_every_shape_is_compiled_for_the_gpu(report):
     assert (report.target, report.device, report.devices) == ("h200", "NVIDIA H200", 1)
@@ -67,6 +73,7 @@ def test_no_weights_of_products_and_no_pool_are_moved(report):
     for program in report.programs:
         assert program.pool_aliased
         assert [one for one in program.moves if one.moved == "pool"] == []
+        assert_one_command_buffer(program)
     tick = report.programs[0]
     assert [one.argument for one in tick.moves if one.in_a_layer and one.argument.endswith(".kernel")] == []
     assert tick.repeated == () and tick.sent == ()
@@ -77,7 +84,7 @@ def test_no_weights_of_products_and_no_pool_are_moved(report):
 def test_a_program_is_seen_to_its_end_or_the_report_says_what_is_not(tick):
     if FINISHES:
         assert (tick.error, tick.unseen) == (None, ())
-        assert (tick.buffers.buffers, tick.buffers.launches, tick.buffers.loose) == (1, 1, ())
+        assert_one_command_buffer(tick)
         assert tick.buffers.recorded > 10
     else:
         assert "BufferAllocation::Slice not assigned" in tick.error
@@ -97,6 +104,7 @@ def test_other_gpus(name):
     )
     (tick,) = shapes.programs
     assert {one.kind: one.in_a_layer for one in tick.kernels}["matrix product"] == 4
+    assert_one_command_buffer(tick)
 
 
 @needs_kernels
@@ -107,6 +115,7 @@ def test_two_gpus_sum_twice_a_layer():
     (tick,) = report.programs
     sums = [one for one in tick.sent if one.kind == "all-reduce"]
     assert sum(one.times for one in sums if one.result == ("bf16[40,256]",)) >= 2 * LAYERS
+    assert_one_command_buffer(tick)
 
 
 @needs_kernels
