@@ -140,6 +140,8 @@ def test_every_shipped_layout_is_valid(name: str) -> None:
         ("tp=two", "tp=two is not a whole number"),
         ("tp=2,pp=2", "layout has unknown settings pp; allowed are tp, spp, kvp, page_size"),
         ("tp=0", "tp is 0; it must be at least 1"),
+        ("tp=2,spp=1, tp=1", "layout setting tp is stated twice"),
+        ("tp=" + "1" * 5000, "is not a whole number of at most nine digits"),
     ],
 )
 def test_layouts_that_cannot_be_read(text: str, message: str) -> None:
@@ -156,6 +158,13 @@ def test_layouts_that_cannot_be_read(text: str, message: str) -> None:
         ("tp: 1\ndevices: 4", "unknown settings devices"),
         ("buckets: {decode: [4], sizes: [1]}", "buckets has unknown settings sizes"),
         ("tp: two", "layout"),
+        ("tp: 1\nspp: 2\ntp: 2", "tp is stated twice"),
+        ("page-size: 16\npage_size: 32", "page_size is stated twice"),
+        ("buckets: {decode: [4], decode: [8]}", "decode is stated twice"),
+        ("tp: " + "[" * 5000, "cannot be read as YAML"),
+        ("tp: " + "1" * 5000, "cannot be read as YAML"),
+        ("tp: 1 #" + " " * 2**20, "has more than 1,048,576 bytes"),
+        ("\x00", "is not valid YAML"),
     ],
 )
 def test_layout_files_that_cannot_be_read(tmp_path: Path, content: str, message: str) -> None:

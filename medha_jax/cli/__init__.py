@@ -18,6 +18,7 @@ from medha_jax.cli.interrupt import INTERRUPTED, leave_on_interrupt
 from medha_jax.cli.plan import plan
 from medha_jax.cli.serve import serve
 from medha_jax.cli.simulate import simulate
+from medha_jax.cli.standard_streams import open_closed_streams, written_out
 from medha_jax.cli.worker import worker
 
 REFUSED, BAD_INPUT = 1, 2
@@ -80,7 +81,12 @@ def _report(message: str, code: int) -> int:
 
 def main() -> None:
     """Entry point of the `medha-jax` script."""
+    open_closed_streams()
     leave_on_interrupt()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that is not UTF-8 shows ? for characters it lacks
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    lost = written_out()
+    if lost is not None and not code:
+        code = _report(str(lost), REFUSED)
+    sys.exit(code)

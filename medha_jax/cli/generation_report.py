@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+
+from medha_jax.cli.standard_streams import drop_output
 
 if TYPE_CHECKING:
     from medha_jax.cli.remote import RemoteCompletion
@@ -26,10 +27,7 @@ def reader_may_leave() -> Iterator[None]:
     try:
         yield
     except BrokenPipeError:
-        # Python flushes both streams again at exit, and that would fail the same way.
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        for stream in (sys.stdout, sys.stderr):
-            os.dup2(nowhere, stream.fileno())
+        drop_output()
 
 
 def completion_json(completion: Completion | RemoteCompletion, seed: int | None) -> str:

@@ -21,16 +21,15 @@ from medha_jax.cli.opening import tell
 from medha_jax.cli.option_groups import Shown, takes_groups
 from medha_jax.cli.runtime_options import RuntimeOptions
 from medha_jax.config import ConfigError, ModelDefaults, RuntimeConfig, SchedulerConfig, setting
+from medha_jax.config.yaml_file import KeysOnce, read_mapping
 from medha_jax.net import TlsFiles
 from medha_jax.server.settings import ServerSettings
 
 if TYPE_CHECKING:
     from medha_jax.runtime.cluster import ClusterConfig
 
-LONGEST_CONFIG = 2**20  # bytes
 
-
-class _AsTyped(yaml.BaseLoader):
+class _AsTyped(KeysOnce, yaml.BaseLoader):
     """Reads values as they are typed, so the words off, on, yes and no mean what they mean as a flag's value.
 
     YAML itself would make booleans, dates and numbers of base 60 of them; each option converts its own value.
@@ -54,14 +53,9 @@ def _config_file(ctx: typer.Context, path: Path | None) -> Path | None:
     if path is None:
         return None
     try:
-        with path.open("rb") as file:
-            stated = yaml.load(file.read(LONGEST_CONFIG), _AsTyped)
+        stated = read_mapping(path, loader=_AsTyped)
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from None
-    if not isinstance(stated, dict):
-        raise ConfigError(f"{path} must be a mapping of options, as in port: 9320")
     allowed = sorted(parameter.name for parameter in ctx.command.params if parameter.name not in (None, "config"))
     given = {str(name).replace("-", "_"): value for name, value in stated.items()}
     unknown = [name for name in given if name not in allowed]

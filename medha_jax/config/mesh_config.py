@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from medha_jax.config.declaration import ConfigError, check_settings, setting
+from medha_jax.config.yaml_file import read_mapping
 
 # Axes of the mesh, and the settings of their sizes; only `mesh` divides arrays over them.
 TENSOR, STAGE, GROUP = "tp", "spp", "kvp"
@@ -142,22 +142,22 @@ def load_mesh(text: str) -> MeshConfig:
         ConfigError: there is no such file or name, or a setting is unknown or out of range.
     """
     if "=" in text:
-        pairs = [part.partition("=") for part in text.split(",")]
-        return mesh_from({name.strip(): _number(name, value) for name, _, value in pairs})
+        stated: dict[str, int] = {}
+        for part in text.split(","):
+            name, _, value = (word.strip() for word in part.partition("="))
+            if name in stated:
+                raise ConfigError(f"layout setting {name} is stated twice in {text!r}")
+            stated[name] = _number(name, value)
+        return mesh_from(stated)
     named = MESH_CONFIGS / f"{text}.yaml"
     path = Path(text) if text.endswith((".yaml", ".yml")) else named
     try:
-        stated = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return mesh_from(read_mapping(path, what=f"layout {text!r}"))
     except OSError as error:
         names = ", ".join(sorted(file.stem for file in MESH_CONFIGS.glob("*.yaml")))
         raise ConfigError(
             f"cannot read layout {text!r} ({error.strerror}); give a YAML file, tp=N,spp=N,kvp=N, or one of: {names}"
         ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"layout {text!r} is not valid YAML: {error}") from None
-    if not isinstance(stated, dict):
-        raise ConfigError(f"layout {text!r} must be a mapping of settings")
-    return mesh_from(stated)
 
 
 def mesh_from(stated: Mapping[str, Any]) -> MeshConfig:
@@ -188,8 +188,9 @@ def _known(what: str, values: Mapping[str, Any], kind: type) -> None:
 
 
 def _number(name: str, value: str) -> int:
-    if not (value.strip().isascii() and value.strip().isdigit()):
+    if not re.fullmatch("[0-9]{1,9}", value):
         raise ConfigError(
-            f"layout setting {name.strip()}={value} is not a whole number; give for example tp=2,spp=2,kvp=2"
+            f"layout setting {name}={value} is not a whole number of at most nine digits; give for example "
+            "tp=2,spp=2,kvp=2"
         )
     return int(value)

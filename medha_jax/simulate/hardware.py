@@ -6,10 +6,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-import yaml
+from medha_jax.config.yaml_file import read_mapping
 
 FOLDER = "hardware"
 ASSUMED = "assumed"
@@ -123,19 +124,16 @@ def load_hardware(name: str) -> Hardware:
     Raises:
         SpecError: there is no such device, or a figure is missing, unknown or out of range.
     """
-    if name.endswith((".yaml", ".yml")):
-        try:
-            text = Path(name).read_text(encoding="utf-8")
-        except OSError as error:
-            raise SpecError(f"cannot read hardware {name!r}: {error.strerror}") from None
-    elif name in hardware_names():
-        text = resources.files("medha_jax.simulate").joinpath(FOLDER, f"{name}.yaml").read_text(encoding="utf-8")
+    if name in hardware_names():
+        place: Path | Traversable = resources.files("medha_jax.simulate").joinpath(FOLDER, f"{name}.yaml")
+    elif name.endswith((".yaml", ".yml")):
+        place = Path(name)
     else:
         raise SpecError(f"there is no hardware {name!r}; give a YAML file, or one of: {', '.join(hardware_names())}")
     try:
-        return hardware_from(yaml.safe_load(text))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SpecError(f"hardware {name!r} is not valid YAML: {error}") from None
+        return hardware_from(read_mapping(place, SpecError, what=f"hardware {name!r}"))
+    except OSError as error:
+        raise SpecError(f"cannot read hardware {name!r}: {error.strerror}") from None
 
 
 def hardware_from(stated: Any) -> Hardware:

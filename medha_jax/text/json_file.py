@@ -22,5 +22,6 @@ def read_object(path: Path, error: type[ValueError]) -> dict[str, Any]:
     except (ValueError, RecursionError) as failure:  # not JSON, not UTF-8, a number of thousands of digits
         raise error(f"{path} is not valid JSON: {failure}") from None
     if not isinstance(given, dict):
-        raise error(f"{path} holds a {type(given).__name__}; it must be a JSON object")
+        kind = "null" if given is None else f"a {type(given).__name__}"
+        raise error(f"{path} holds {kind}; it must be a JSON object")
     return given
