@@ -23,7 +23,7 @@ IMPORTS = {
     "client": ["net", "protos"],
     "checkpoints": ["machine", "models", "specs"],
     "runtime": ["attention", "checkpoints", "config", "machine", "mesh", "models", "net", "plan", "protos", "specs", "token_ids"],
-    "inspection": ["attention", "config", "machine", "mesh", "runtime", "specs"],
+    "inspection": ["attention", "config", "machine", "mesh", "models", "runtime", "specs"],
     "scheduler": ["config", "kv", "plan", "specs", "token_ids"],
     "engine": ["config", "kv", "machine", "plan", "runtime", "scheduler", "specs", "text", "token_ids"],
     "server": ["config", "engine", "net", "plan", "protos", "runtime", "text", "token_ids"],

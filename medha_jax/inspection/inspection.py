@@ -22,6 +22,7 @@ from medha_jax.inspection.traced import WrittenCollective, written_collectives
 from medha_jax.inspection.traffic import UNKNOWN, bytes_by_axis, traffic
 from medha_jax.machine import cores
 from medha_jax.mesh import build_mesh, request_cpu_devices
+from medha_jax.models import is_layer_matrix
 from medha_jax.runtime.executables import Compiled, ExecutableTable
 from medha_jax.runtime.memory import MemoryPlan, check_memory, plan_memory
 from medha_jax.runtime.programs import Programs
@@ -187,7 +188,7 @@ def _matmul_flops(programs: Programs, shape: Shape) -> int:
     """Two operations per weight and row: the layers' matrices for all rows, a tick's head for sampled rows."""
     arch, layout, bucket = programs.arch, programs.layout, rows_of_shape(shape)
     shapes = programs.parameter_shapes.items()
-    layers = sum(_local_elements(shape) for name, shape in shapes if name.endswith(".kernel"))
+    layers = sum(_local_elements(shape) for name, shape in shapes if is_layer_matrix(name))
     if isinstance(shape, SliceShape):
         return 2 * bucket.rows * layers * (shape.length or 0) // programs.slice_lengths[-1]
     head = layout.padded_vocab(arch.vocab) // (layout.tp * layout.spp) * arch.embed

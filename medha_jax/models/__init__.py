@@ -1,7 +1,17 @@
 """Decoder-only language models as Flax NNX modules: Llama, Mistral, Qwen2 and Qwen3 (dense)."""
 
 from medha_jax.models.decoder import Decoder, Layer, final_logits, layer_graph, parameter_specs
-from medha_jax.models.form import LAYERS, Form, placed_form, placed_sources, to_placed_form
+from medha_jax.models.form import (
+    LAYERS,
+    Form,
+    LayerMatrix,
+    is_layer_matrix,
+    layers_apart,
+    placed_form,
+    placed_sources,
+    to_placed_form,
+    with_layers_apart,
+)
 from medha_jax.models.parameters import ParameterSpec
 from medha_jax.models.rotation import rotary_angles
 
@@ -10,12 +20,16 @@ __all__ = [
     "Decoder",
     "Form",
     "Layer",
+    "LayerMatrix",
     "ParameterSpec",
     "final_logits",
+    "is_layer_matrix",
     "layer_graph",
+    "layers_apart",
     "parameter_specs",
     "placed_form",
     "placed_sources",
     "rotary_angles",
     "to_placed_form",
+    "with_layers_apart",
 ]

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from medha_jax.models.form import STORED, Form
+from medha_jax.models.form import STORED, Form, LayerMatrix
 from medha_jax.models.parameters import ParameterSpec, declare
 from medha_jax.models.rotation import rotate
 from medha_jax.specs.model import Architecture
@@ -204,7 +204,9 @@ def parameter_specs(arch: Architecture, dtype: Any) -> Mapping[str, ParameterSpe
 
 
 @cache
-def layer_graph(arch: Architecture, dtype: Any, form: Form = STORED) -> Callable[[dict[str, Array]], Layer]:
+def layer_graph(
+    arch: Architecture, dtype: Any, form: Form = STORED
+) -> Callable[[Mapping[str, Array | LayerMatrix]], Layer]:
     """Return a function that makes a `Layer` of one layer's arrays in this form, keyed by path below `layers.`.
 
     It merges only while tracing, so the compiled program has plain arrays.
@@ -212,7 +214,7 @@ def layer_graph(arch: Architecture, dtype: Any, form: Form = STORED) -> Callable
     layer = nnx.eval_shape(lambda: Layer(arch, dtype, nnx.Rngs(0), form))
     graph, state = nnx.split(layer, nnx.Param)
 
-    def merge(arrays: dict[str, Array]) -> Layer:
+    def merge(arrays: Mapping[str, Array | LayerMatrix]) -> Layer:
         flat = [(path, old.replace(arrays[".".join(map(str, path))])) for path, old in nnx.to_flat_state(state)]
         return nnx.merge(graph, nnx.from_flat_state(flat))
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from types import EllipsisType
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +19,35 @@ JOINED = {
     "attention.query_key_value": (("attention.query", "attention.key", "attention.value"), "all_heads"),
     "mlp.gate_up": (("mlp.gate", "mlp.up"), "gate_up"),
 }
+
+
+@dataclass(frozen=True)
+class LayerMatrix:
+    """A matrix of one layer of several, as `Projection` uses it: each layer has an array of its own.
+
+    Of stacked arrays a loop over layers takes a slice, and XLA on CPUs copies it before the product: with few rows,
+    copying all weights takes as long as multiplying with them. A branch reads its layer's array in place.
+
+    Args:
+        arrays: of the layers, in order; all have the same shape.
+        number: int32, the layer that is meant.
+    """
+
+    arrays: tuple[Array, ...]
+    number: Array
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Sizes of one layer's array."""
+        return tuple(self.arrays[0].shape)
+
+    def __getitem__(self, every: EllipsisType) -> LayerMatrix:
+        """The matrix itself, where an array would be read whole."""
+        return self
+
+    def reshape(self, *shape: int) -> LayerMatrix:
+        """The same entries with other sizes."""
+        return replace(self, arrays=tuple(array.reshape(*shape) for array in self.arrays))
 
 
 @dataclass(frozen=True)
@@ -54,8 +85,12 @@ class Form:
         """A vector that is added to hidden states, the same for every row."""
         return x[:, None] if self.columns else x
 
-    def product(self, x: Array, kernel: Float[Array, "a b"]) -> Array:
+    def product(self, x: Array, kernel: Float[Array, "a b"] | LayerMatrix) -> Array:
         """Hidden states times a matrix in this form."""
+        if isinstance(kernel, LayerMatrix):
+            products = [partial(self.product, kernel=own) for own in kernel.arrays]
+            chosen: Array = jax.lax.switch(kernel.number, products, x)
+            return chosen
         if self.columns:
             return kernel @ x
         if not self.placed:
@@ -101,13 +136,41 @@ def to_placed_form(name: str, sources: Sequence[Array], specs: Mapping[str, Para
     return joined.reshape(joined.shape[0], -1, *joined.shape[3:])
 
 
+def with_layers_apart(specs: Mapping[str, ParameterSpec], stages: int) -> dict[str, ParameterSpec]:
+    """Placed parameters of which each layer's matrices are arrays of their own, for `LayerMatrix`.
+
+    `layers.mlp.down.kernel` becomes `layers.mlp.down.kernel.0` and so on, one for each layer of a stage. Their first
+    axis is the stages.
+    """
+    apart: dict[str, ParameterSpec] = {}
+    for name, spec in specs.items():
+        if not is_layer_matrix(name):
+            apart[name] = spec
+            continue
+        for number in range(spec.shape[0] // stages):
+            apart[f"{name}.{number}"] = replace(spec, shape=(stages, *spec.shape[1:]))
+    return apart
+
+
+def layers_apart(stacked: Array, stages: int) -> list[Array]:
+    """The arrays of `with_layers_apart` from a stacked matrix, in order."""
+    of_stages = stacked.reshape(stages, -1, *stacked.shape[1:])
+    return [of_stages[:, number] for number in range(of_stages.shape[1])]
+
+
+def is_layer_matrix(name: str) -> bool:
+    """Whether a parameter is a matrix of the layers, of all or of one."""
+    first, *path = name.split(".")
+    return first == LAYERS and "kernel" in path
+
+
 def _order(name: str, axes: tuple[str, ...]) -> tuple[int, ...]:
     """The order of a parameter's axes in the placed form: a layer's matrix has its outputs before its inputs.
 
     Of a matrix, either the inputs or the outputs are the axis `embed` alone.
     """
     last = len(axes) - 1
-    if not (name.startswith(f"{LAYERS}.") and name.endswith(".kernel")):
+    if not is_layer_matrix(name):
         return tuple(range(last + 1))
     return (0, *range(2, last + 1), 1) if axes[1] == "embed" else (0, last, *range(1, last))
 

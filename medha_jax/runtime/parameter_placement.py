@@ -11,16 +11,31 @@ from jax import Array
 from jax.sharding import Mesh
 
 from medha_jax.mesh import parameter_sharding
-from medha_jax.models import ParameterSpec, parameter_specs, placed_form, placed_sources, to_placed_form
+from medha_jax.models import (
+    ParameterSpec,
+    is_layer_matrix,
+    layers_apart,
+    parameter_specs,
+    placed_form,
+    placed_sources,
+    to_placed_form,
+    with_layers_apart,
+)
 from medha_jax.specs.layout import Layout
 from medha_jax.specs.model import Architecture
 
 KV_HEADS = "kv_heads"
 
 
-def placed_specs(arch: Architecture, layout: Layout, dtype: jnp.dtype) -> dict[str, ParameterSpec]:
-    """Every parameter as it is placed: layers and vocabulary padded, KV heads repeated, matrices joined."""
-    return placed_form(_fitted_specs(arch, layout, dtype))
+def placed_specs(
+    arch: Architecture, layout: Layout, dtype: jnp.dtype, on_cpu: bool = False
+) -> dict[str, ParameterSpec]:
+    """Every parameter as it is placed: layers and vocabulary padded, KV heads repeated, matrices joined.
+
+    On CPUs each layer's matrices are arrays of their own.
+    """
+    placed = placed_form(_fitted_specs(arch, layout, dtype))
+    return with_layers_apart(placed, layout.spp) if on_cpu else placed
 
 
 def _fitted_specs(arch: Architecture, layout: Layout, dtype: jnp.dtype) -> dict[str, ParameterSpec]:
@@ -59,7 +74,8 @@ def place_parameters(parameters: dict[str, Array], arch: Architecture, layout: L
     """
     dtype = parameters["embedding"].dtype
     fitted, placed = _fitted_specs(arch, layout, dtype), dict[str, Array]()
-    # largest first: while a matrix is joined, it exists twice
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    # largest first: while a matrix is joined or divided into layers, it exists twice
     for name, spec in sorted(placed_specs(arch, layout, dtype).items(), key=lambda item: -item[1].nbytes):
         sources, sharding = placed_sources(name), parameter_sharding(mesh, spec.axes)
         values = [parameters.pop(source) for source in sources]
@@ -69,6 +85,10 @@ def place_parameters(parameters: dict[str, Array], arch: Architecture, layout: L
         make = jax.jit(partial(_make, name=name, specs=fitted, devices=layout.tp), out_shardings=sharding)
         placed[name] = jax.block_until_ready(make(values))
         del values
+        if on_cpu and is_layer_matrix(name):
+            split = jax.jit(partial(layers_apart, stages=layout.spp), out_shardings=sharding)
+            parts = jax.block_until_ready(split(placed.pop(name)))
+            placed |= {f"{name}.{number}": part for number, part in enumerate(parts)}
     jax.block_until_ready(placed)
     return placed
 

@@ -135,7 +135,7 @@ class Programs:
     def slice_lengths(self) -> tuple[int, ...]:
         """Numbers of layers that a slice may have, increasing; the last one is all layers of a stage."""
         layers = self.layout.padded_layers(self.arch.layers) // self.layout.spp
-        if self._on_cpu:
+        if self._any_length:
             return tuple(range(1, layers + 1))
         return tuple(sorted({1, -(-layers // 16), -(-layers // 4), layers}))
 
@@ -149,18 +149,23 @@ class Programs:
         return *grid.buckets, *self._slices(grid)
 
     def _slices(self, grid: ShapeGrid) -> tuple[SliceShape, ...]:
-        """The slices of a grid.
-
-        On CPUs one program runs any number of layers. An accelerator's host would wait in every step of such a loop to
-        read its condition, so there each length has a program.
-        """
-        lengths = (None,) if self._on_cpu else self.slice_lengths
+        """The slices of a grid."""
+        lengths = (None,) if self._any_length else self.slice_lengths
         return tuple(SliceShape(bucket, length) for bucket in grid.slice_buckets for length in lengths)
 
     def form(self, rows: int) -> Form:
         """How weights lie and hidden states run in a program of so many rows."""
         columns = self._on_cpu and rows <= FEW_ROWS
         return Form(placed=True, columns=columns, query_heads=self.arch.heads // self.layout.tp)
+
+    @property
+    def _any_length(self) -> bool:
+        """Whether one program runs any number of layers, as on CPUs.
+
+        An accelerator's host would wait in every step of such a loop to read its condition, so there each length has a
+        program.
+        """
+        return self._on_cpu
 
     @property
     def _on_cpu(self) -> bool:
@@ -171,7 +176,7 @@ class Programs:
         """Every parameter by dotted path, with its placement."""
         return {
             name: jax.ShapeDtypeStruct(spec.shape, spec.dtype, sharding=self.placed(parameter_spec(spec.axes)))
-            for name, spec in placed_specs(self.arch, self.layout, self.dtype).items()
+            for name, spec in placed_specs(self.arch, self.layout, self.dtype, self._on_cpu).items()
         }
 
     @cached_property

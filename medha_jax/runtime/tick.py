@@ -37,7 +37,7 @@ from medha_jax.mesh import (
     sum_over_tensor,
     to_next_stage,
 )
-from medha_jax.models import LAYERS, Form, final_logits, layer_graph, rotary_angles
+from medha_jax.models import LAYERS, Form, LayerMatrix, final_logits, layer_graph, rotary_angles
 from medha_jax.runtime.plan_layout import PlanLayout
 from medha_jax.runtime.sampler import sample
 from medha_jax.runtime.state import DeviceState, SlotState, note_inputs, note_outputs
@@ -149,9 +149,20 @@ def run_layers(
 
 
 def stacked_layers(parameters: Parameters) -> dict[str, Array]:
-    """The parameters of this stage's layers by path in a layer, `[layers, ...]` each."""
+    """The parameters of this stage's layers by path in a layer, `[layers, ...]` each, but for those apart."""
     prefix = f"{LAYERS}."
-    return {k.removeprefix(prefix): v for k, v in parameters.items() if k.startswith(prefix)}
+    found = {k.removeprefix(prefix): v for k, v in parameters.items() if k.startswith(prefix)}
+    return {k: v for k, v in found.items() if not k.rpartition(".")[2].isdigit()}
+
+
+def layers_matrices(parameters: Parameters, number: Array) -> dict[str, LayerMatrix]:
+    """The matrices of this stage's layers that are apart, by path in a layer; `number` is the layer that is meant."""
+    arrays: dict[str, dict[int, Array]] = {}
+    for name, array in parameters.items():
+        path, _, nth = name.removeprefix(f"{LAYERS}.").rpartition(".")
+        if nth.isdigit():
+            arrays.setdefault(path, {})[int(nth)] = array[0]  # without the axis of stages
+    return {path: LayerMatrix(tuple(own[nth] for nth in range(len(own))), number) for path, own in arrays.items()}
 
 
 def layer_function(
@@ -177,7 +188,7 @@ def layer_function(
             out, lse = attention.attend(query, pool, number, table, work)
             return merge_shared(out, lse, bucket, layout), pool
 
-        return merge_layer(dict(arrays))(x, angles, pool, attend, sum_over_tensor)
+        return merge_layer({**arrays, **layers_matrices(parameters, number)})(x, angles, pool, attend, sum_over_tensor)
 
     return layer
 

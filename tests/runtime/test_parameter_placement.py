@@ -12,7 +12,7 @@ from jax import Array
 
 from medha_jax.checkpoints import convert, load_parameters, random_parameters, write_huggingface
 from medha_jax.mesh import build_mesh
-from medha_jax.models import parameter_specs, placed_sources
+from medha_jax.models import is_layer_matrix, parameter_specs, placed_sources
 from medha_jax.runtime.parameter_placement import place_parameters, placed_specs, stored_shapes, stored_shardings
 from medha_jax.specs.layout import Layout
 from medha_jax.specs.model import Architecture
@@ -42,10 +42,13 @@ def test_files_fill_up_and_repeat(directories: dict[str, Path], kind: str, layou
     shardings, shapes = stored_shardings(ARCH, layout, mesh, FP32), stored_shapes(ARCH, layout, FP32)
     stored = load_parameters(directories[kind], ARCH, FP32, shardings, shapes)
     placed = place_parameters(stored, ARCH, layout, mesh)
-    specs = placed_specs(ARCH, layout, FP32)
+    specs = placed_specs(ARCH, layout, FP32, on_cpu=True)
     assert not stored, "their memory is free"
     assert {name: value.shape for name, value in placed.items()} == {name: spec.shape for name, spec in specs.items()}
-    for name, value in placed.items():
+    own = placed["layers.mlp.down.kernel.0"]
+    assert own.addressable_shards[0].data.shape[0] == 1
+    assert f"layers.mlp.down.kernel.{-(-3 // layout.spp)}" not in placed
+    for name, value in _stacked(placed).items():
         sources = [_outputs_first(source, _repeated(source, whole[source], layout)) for source in placed_sources(name)]
         shares = [np.split(source, layout.tp, axis=1) for source in sources] if len(sources) > 1 else [sources]
         own = np.concatenate(
@@ -55,7 +58,17 @@ def test_files_fill_up_and_repeat(directories: dict[str, Path], kind: str, layou
         inside = tuple(slice(0, size) for size in own.shape)
         np.testing.assert_array_equal(got[inside], own, name)
         assert got.sum(dtype=np.float64) == pytest.approx(own.sum(dtype=np.float64), abs=1e-3), "the rest is zeros"
-    assert placed["layers.mlp.down.kernel"].addressable_shards[0].data.shape[0] == -(-3 // layout.spp)
+
+
+def _stacked(placed: dict[str, jax.Array]) -> dict[str, np.ndarray]:
+    """The same parameters with the matrices of all layers in one array, stage after stage."""
+    parts: dict[str, list[np.ndarray]] = {}
+    for name, value in placed.items():
+        path, _, number = name.rpartition(".")
+        parts.setdefault(path if number.isdigit() else name, []).append(np.asarray(value))
+    apart = {name: np.stack(values, axis=1) for name, values in parts.items() if is_layer_matrix(name)}
+    whole = {name: values[0] for name, values in parts.items() if name not in apart}
+    return whole | {name: value.reshape(-1, *value.shape[2:]) for name, value in apart.items()}
 
 
 def _repeated(name: str, value: Array, layout: Layout) -> np.ndarray:

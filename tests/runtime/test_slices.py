@@ -17,11 +17,11 @@ from medha_jax.attention import GpuTarget
 from medha_jax.config import Buckets, MeshConfig, RuntimeConfig
 from medha_jax.inspection.hlo import COPIES, instructions, making
 from medha_jax.mesh import build_mesh
+from medha_jax.models import is_layer_matrix
 from medha_jax.plan import Admission, Chunk, SamplingParams, Slice, StepPlan
 from medha_jax.runtime import MeshExecutor
 from medha_jax.runtime.packing import EMPTY
 from medha_jax.runtime.programs import Programs
-from medha_jax.runtime.shapes import SliceShape
 from medha_jax.specs.buckets import UnknownShapeError
 from medha_jax.specs.layout import Layout
 from medha_jax.specs.model import Architecture
@@ -205,7 +205,7 @@ def test_slices_of_stated_lengths_give_the_same(monkeypatch: pytest.MonkeyPatch,
     """The programs that accelerators run, one for each number of layers, here on CPUs."""
     one = request(0, 60)
     wanted = whole(runtime(), one)
-    monkeypatch.setattr(Programs, "_on_cpu", False)
+    monkeypatch.setattr(Programs, "_any_length", False)
     shapes = dict(SHAPES, buckets=Buckets(decode=(1,), prefill=(16,), slices=(48,), chunks=1, mixed_only=True))
     executor = small_executor(MODEL, tp=tp, spp=spp, **shapes)
     assert executor.slice_lengths == ((1, 2, 5) if spp == 1 else (1, 3))
@@ -293,18 +293,16 @@ def test_neither_the_pool_nor_the_weights_are_copied(spp: int) -> None:
     executor = runtime(spp)
     pool = executor.programs.state_shapes.pool
     elements = pool.size // spp
-    stacked = {
-        shape.size // spp for name, shape in executor.programs.parameter_shapes.items() if name.startswith("layers.")
-    }
+    shapes = executor.programs.parameter_shapes.items()
+    matrices = {(1, *array.shape[1:]) for name, array in shapes if is_layer_matrix(name)}
     for shape in executor.executables.shapes:
-        if not isinstance(shape, SliceShape):
-            continue
         compiled = executor.executables.compiled(shape)
         memory, text = compiled.memory_analysis(), instructions(compiled.as_text())
         assert memory.alias_size_in_bytes >= elements * pool.dtype.itemsize
         assert memory.temp_size_in_bytes < elements * pool.dtype.itemsize
-        for size in (elements, max(stacked)):
-            assert making(text, COPIES, size) == (), shape
+        assert making(text, COPIES, elements) == (), shape
+        made = {array.dims for one in text if one.opcode == "dynamic-slice" for array in one.shapes}
+        assert made and not made & matrices, shape
 
 
 def test_nothing_is_compiled_by_slices() -> None:
