@@ -26,12 +26,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.measure import machine
-from medha_jax.attention import GpuTarget, KernelAttention, XlaAttention
+from medha_jax.attention import Attention, GpuTarget, KernelAttention, XlaAttention
 from medha_jax.attention.gpu.launch import shipped_table
 from medha_jax.config import BUNDLED_MODEL, Buckets, MeshConfig, RuntimeConfig, SchedulerConfig
 from medha_jax.engine import Engine, GenerationRequest, scheduler_for, text_outputs
 from medha_jax.plan import SamplingParams, StepPlan, TokenResult
 from medha_jax.runtime.packing import Geometry, bucket_for, pack
+from medha_jax.runtime.plan_columns import PlanColumns
 from medha_jax.runtime.plan_layout import PlanLayout
 from medha_jax.runtime.tick_results import FINITE, TickHandle, TickOutput, local_results
 from medha_jax.scheduler.time_model import LinearTimeModel
@@ -43,6 +44,7 @@ from medha_jax.simulate.clock import VirtualClock
 from medha_jax.simulate.executor import SimulatedExecutor, SimulatedTick
 from medha_jax.simulate.times import SummedTimes
 from medha_jax.text import Tokenizer
+from medha_jax.token_ids import IdArray
 
 CASES = {"1": (1, 0), "32": (32, 0), "128": (128, 0), "128+4096": (128, 4096)}  # decodes, tokens of a chunk
 BUCKETS = Buckets(decode=(1, 8, 32, 128), prefill=(64, 512, 4096), chunks=8, slices=())
@@ -50,7 +52,7 @@ PAGE, SLOTS, CONTEXT, VOCAB = 64, 136, 2**21, 2048
 WARM = 32  # ticks before those that count
 PROMPTS = range(500, 1500)  # tokens of the prompts whose answers are decoded
 MODEL = LinearTimeModel(fixed=5e-3, tokens=1e-6, attention=1e-12, context=1e-9, rows=1e-6)
-ATTENTION = {
+ATTENTION: dict[str, Attention] = {
     "XLA": XlaAttention("asked for"),
     "kernels": KernelAttention(GpuTarget("NVIDIA H200", 90, 132), shipped_table(), 8, 4, 128, "bfloat16"),
 }
@@ -73,17 +75,18 @@ class HostExecutor(SimulatedExecutor):
         handle = super().submit(plan)
         for name, attention in ATTENTION.items():
             started = time.perf_counter()
-            bucket = bucket_for([plan], self._geometry)
+            columns = PlanColumns.of(plan)
+            bucket = bucket_for([columns], self._geometry)
             key = name, bucket
             if key not in self._layouts:
                 self._layouts[key] = PlanLayout(bucket, PAGE, attention.layout(bucket))
-            pack([plan], self._layouts[key], self._geometry)
+            pack([columns], self._layouts[key], self._geometry)
             self._spent[f"pack, {name}"].append(time.perf_counter() - started)
         values = np.zeros((1, bucket.samples, 3), np.int32)
         values[..., 0], values[..., 1] = self._rng.integers(256, VOCAB, bucket.samples), FINITE
         output = TickOutput(jnp.asarray(values), jnp.zeros((1, bucket.samples, 0)))
         self.away += time.perf_counter() - began
-        return handle, TickHandle(plan, bucket, output)
+        return handle, TickHandle(columns, bucket, output)
 
     def collect(self, handle: tuple[SimulatedTick, TickHandle]) -> list[TokenResult]:  # type: ignore[override]
         """Read the results of a tick."""
@@ -129,16 +132,16 @@ async def measure(decodes: int, chunk: int, ticks: int) -> dict[str, float]:
     mesh = MeshConfig(page_size=PAGE, buckets=BUCKETS)
     config = RuntimeConfig(mesh=mesh, slots=SLOTS, pool_tokens=2 * CONTEXT, compilation_cache=None)
     executor = HostExecutor(config, clock, spent)
-    scheduler = scheduler_for(executor, SchedulerConfig(prefix_cache=False, tpot_target_s=10.0), MODEL)
+    scheduler = scheduler_for(executor, SchedulerConfig(tpot_target_s=10.0), MODEL)
     engine = Engine(executor, scheduler, MODEL, clock, text_outputs(tokenizer))
     setattr(scheduler, "plan", timed(scheduler.plan, spent["plan"]))  # noqa: B010
     streams, written = Streams(Limits()), Written()
     server = Inference(None, streams, Limits(), 2**20)  # type: ignore[arg-type]
     rng = np.random.default_rng(0)
-    writers = []
+    writers: list[asyncio.Future[None]] = []
 
     def request(tokens: int, output: int, chunks: tuple[int, ...] | None = None) -> None:
-        ids = rng.integers(0, VOCAB, tokens, np.int32)
+        ids = IdArray(rng.integers(0, VOCAB, tokens, np.int32))
         sampling = SamplingParams(temperature=0, max_tokens=output, ignore_eos=True)
         stream = streams.open(str(len(writers)))
         streams.expect()
@@ -175,7 +178,7 @@ def text_seconds(tokenizer: Tokenizer, decodes: int, ticks: int) -> list[float]:
     """Seconds in which so many requests take one more token each."""
     rng = np.random.default_rng(1)
     sampling = SamplingParams(temperature=0, ignore_eos=True)
-    request = GenerationRequest(rng.integers(0, VOCAB, 100, np.int32), sampling)
+    request = GenerationRequest(IdArray(rng.integers(0, VOCAB, 100, np.int32)), sampling)
     make = text_outputs(tokenizer)
     outputs, seconds = [make(request, CONTEXT) for _ in range(decodes)], list[float]()
     for _ in range(ticks):

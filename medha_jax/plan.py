@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -241,15 +241,8 @@ class Admission:
     generated: Sequence[int] = ()
 
 
-def _no_logits() -> np.ndarray:
-    import numpy as np  # not at the top: the command line imports this module, and --help must be quick
-
-    return np.zeros(0, np.float32)
-
-
-@dataclass(frozen=True)
-class TokenResult:
-    """Result of a tick for one chunk of the plan that left.
+class TokenResult(NamedTuple):
+    """Result of a tick for one chunk of the plan that left; a tuple, as `Chunk` is.
 
     Only a `last` chunk's token is the request's next one.
 
@@ -265,4 +258,5 @@ class TokenResult:
     finite: bool = True
     logprob: float = 0.0
     top: tuple[tuple[int, float], ...] = ()
-    logits: np.ndarray = field(default_factory=_no_logits)
+    # not an array: the command line imports this module, and without NumPy --help is quick
+    logits: np.ndarray = ()  # type: ignore[assignment]

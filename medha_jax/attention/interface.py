@@ -31,8 +31,7 @@ class PlanField:
 class RowRun(NamedTuple):
     """Consecutive rows of one request in a tick, as one group sees them.
 
-    Local positions count from the request's first token on this group. A tuple is cheap; every tick makes one run
-    per request.
+    Local positions count from the request's first token on this group.
 
     Args:
         row: the first row in the tick.
@@ -52,6 +51,27 @@ class RowRun(NamedTuple):
     shared: bool
 
 
+@dataclass(frozen=True, eq=False)
+class TickRows:
+    """The rows of a tick, as one group sees them: decodes, by columns `[decodes]`, and longer runs.
+
+    Args:
+        row: of each decode.
+        slot: of its request.
+        start: its local position, as in `RowRun`.
+        seen: local tokens that it sees, itself included if this group owns it.
+        stored: places of the decodes that this group stores.
+        longer: the runs of prompt chunks.
+    """
+
+    row: np.ndarray
+    slot: np.ndarray
+    start: np.ndarray
+    seen: np.ndarray
+    stored: np.ndarray | slice
+    longer: Sequence[RowRun] = ()
+
+
 class WorkLayout(Protocol):
     """The plan fields that attention needs for one compiled shape."""
 
@@ -59,8 +79,8 @@ class WorkLayout(Protocol):
     def fields(self) -> Sequence[PlanField]:
         """Fields beside those of every tick (`runtime.plan_layout`)."""
 
-    def write(self, view: FieldViews, runs: Sequence[RowRun]) -> None:
-        """Write the fields, initially 0, for the runs of a tick on one group. Decodes come first, one row each."""
+    def write(self, view: FieldViews, rows: TickRows) -> None:
+        """Write the fields, initially 0, for the rows of a tick on one group."""
 
     def work(self, fields: Fields) -> Any:
         """The `work` argument of `Attention.store` and `Attention.attend`; traced."""

@@ -5,7 +5,7 @@ The host makes this list, because only it knows the lengths. Positions are local
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -13,7 +13,7 @@ import jax
 from jax import numpy as jnp
 from jaxtyping import Array, Int
 
-from medha_jax.attention.interface import Fields, FieldViews, PlanField, RowRun
+from medha_jax.attention.interface import Fields, FieldViews, PlanField, RowRun, TickRows
 from medha_jax.specs.buckets import SMALL_TILE, Bucket
 
 
@@ -87,22 +87,18 @@ class TileLayout:
             found += [PlanField(f"tile{size}_{name}", (count,), meaning) for name, meaning in TILE_FIELDS.items()]
         return tuple(found)
 
-    def write(self, view: FieldViews, runs: Sequence[RowRun]) -> None:
+    def write(self, view: FieldViews, rows: TickRows) -> None:
         """Write the lengths and stored rows of decodes, and cut longer runs into tiles."""
-        decodes = [run for run in runs if run.row < self.bucket.decodes]
-        if decodes:
-            lengths = [min(run.start + 1, run.limit) for run in decodes]
-            view["decode_length"][[run.row for run in decodes]] = lengths
-            stored = [run.row for run in decodes if run.owner]
-            view["write_row"][: len(stored)] = stored
-            view["writes"][...] = len(stored)
-        if len(decodes) == len(runs):
+        view["decode_length"][rows.row] = rows.seen
+        stored = rows.row[rows.stored]
+        view["write_row"][: len(stored)] = stored
+        view["writes"][...] = len(stored)
+        if not rows.longer:
             return
         made: dict[int, list[tuple[int, ...]]] = {size: [] for size in self.tiles}
-        for run in runs:
-            if run.row >= self.bucket.decodes:
-                for size, tile in self._cut(run):
-                    made[size].append(tile)
+        for run in rows.longer:
+            for size, tile in self._cut(run):
+                made[size].append(tile)
         for size, tiles in made.items():
             view[f"tile{size}_used"][...] = len(tiles)
             for name, column in zip(TILE_FIELDS, zip(*tiles, strict=True), strict=False):  # no columns without tiles

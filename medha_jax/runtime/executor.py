@@ -17,6 +17,7 @@ from medha_jax.plan import NO_HOST, Admission, PageCopy, SamplingParams, Slice, 
 from medha_jax.runtime.executables import open_cache
 from medha_jax.runtime.host_pool import HostPool
 from medha_jax.runtime.packing import EMPTY, bucket_for, pack, slice_bucket_for
+from medha_jax.runtime.plan_columns import PlanColumns
 from medha_jax.runtime.programs import Programs
 from medha_jax.runtime.shape_compiler import Report, ShapeCompiler
 from medha_jax.runtime.shapes import SliceShape
@@ -68,7 +69,7 @@ class MeshExecutor:
         # With few cores, two programs at once on several CPU devices deadlock in their collectives.
         self._one_at_a_time = on_cpu and mesh.devices.size > 1
         self._parameters = self.programs.arguments(parameters)
-        self._flight = deque([EMPTY] * config.mesh.spp, config.mesh.spp)
+        self._flight = deque([PlanColumns.of(EMPTY)] * config.mesh.spp, config.mesh.spp)
         self._round: PackedStages | None = None
         open_cache(config.compilation_cache, on_cpu, report)
         grids = (self.programs.grid,) if complete else self.programs.grid.growth
@@ -131,7 +132,7 @@ class MeshExecutor:
         for array in jax.tree.leaves(self._state):
             if not array.is_deleted():
                 array.delete()  # memory does not hold two pools
-        self._flight.extend([EMPTY] * self.config.mesh.spp)
+        self._flight.extend([PlanColumns.of(EMPTY)] * self.config.mesh.spp)
         self._lost = False
         if self._host_pool is not None:
             self._host_pool.forget()
@@ -194,12 +195,13 @@ class MeshExecutor:
         Raises:
             UnknownShapeError: the plans in flight are larger than every compiled shape; nothing was dispatched.
         """
-        flight, bucket = self._entering(plan), self.bucket(plan)
+        flight = self._entering(plan)
+        bucket = bucket_for(flight, self._geometry)
         packed = pack(flight, self.programs.plan_layouts[bucket], self._geometry)
         # a program over several processes cannot take a divided host array
         plans = packed if jax.process_count() == 1 else self.programs.put(packed, plan_spec())
         self._state, output = self.executables.compiled(bucket)(self._parameters, self._state, plans)
-        self._flight.appendleft(plan)
+        self._flight.appendleft(flight[0])
         if self._one_at_a_time:
             jax.block_until_ready(output)
         return TickHandle(flight[-1], bucket, output)
@@ -216,7 +218,7 @@ class MeshExecutor:
             raise UnknownShapeError(
                 f"a slice of layers {work.first} to {work.past}; a stage has {lengths[-1]}, slices may have {allowed}"
             )
-        bucket = slice_bucket_for(work.stages, self._geometry)
+        bucket = slice_bucket_for([PlanColumns.of(plan) for plan in work.stages], self._geometry)
         return SliceShape(bucket, length if self.programs.slices[0].length else None)
 
     def submit_slice(self, work: Slice) -> SliceHandle:
@@ -228,7 +230,8 @@ class MeshExecutor:
         shape = self.slice_shape(work)
         program = self.executables.compiled(shape)
         if self._round is None or self._round.stages != work.stages:
-            packed = pack(work.stages, self.programs.plan_layouts[shape.bucket], self._geometry)
+            stages = [PlanColumns.of(plan) for plan in work.stages]
+            packed = pack(stages, self.programs.plan_layouts[shape.bucket], self._geometry)
             self._round = PackedStages(work.stages, self.programs.put(packed, plan_spec()))
         bounds = np.array([work.first, work.past], np.int32)
         self._state, done = program(self._parameters, self._state, self._round.plans, bounds)
@@ -252,8 +255,8 @@ class MeshExecutor:
     def _adoption(self, slot: int, group: int, pages: Sequence[int]) -> tuple[np.ndarray, ...]:
         return adoption_arrays(slot, group, pages, self.sizes.table_width)
 
-    def _entering(self, plan: StepPlan) -> list[StepPlan]:
-        return [plan, *list(self._flight)[: self.config.mesh.spp - 1]]
+    def _entering(self, plan: StepPlan) -> list[PlanColumns]:
+        return [PlanColumns.of(plan), *list(self._flight)[: self.config.mesh.spp - 1]]
 
     def _use(self, grid: ShapeGrid) -> None:
         self.grid = grid  # the shapes that plans take now

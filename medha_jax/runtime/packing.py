@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from medha_jax.attention import RowRun
+from medha_jax.attention import RowRun, TickRows
 from medha_jax.config import Buckets
 from medha_jax.plan import Chunk, StepPlan
+from medha_jax.runtime.plan_columns import NOBODY, ChunkSet, PlanColumns
 from medha_jax.runtime.plan_layout import SLOT_FIELDS, PlanLayout
 from medha_jax.specs.buckets import Bucket, Segment, UnknownShapeError, smallest_bucket, smallest_slice
+from medha_jax.token_ids import array_of
 
 EMPTY = StepPlan(())
+_NONE = np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True)
@@ -28,36 +31,18 @@ class Geometry:
     shared: Buckets | None
 
 
-def chunks_of(plan: StepPlan, group: int | None) -> tuple[list[Chunk], list[Chunk]]:
-    """A group's own chunks (the shared ones if `group` is None): decodes of one token, then longer chunks."""
-    mine = [c for c in plan.chunks if (c.shared if group is None else not c.shared and c.groups[0] == group)]
-    return [c for c in mine if c.length == 1], [c for c in mine if c.length > 1]
-
-
-def needs(plan: StepPlan, groups: int) -> tuple[Segment, Segment]:
-    """Sizes that a plan needs of the own segment (over all groups) and of the shared segment."""
-
-    def count(group: int | None) -> Segment:
-        single, longer = chunks_of(plan, group)
-        return Segment(len(single), sum(c.length for c in longer), len(longer))
-
-    return Segment.holding([count(group) for group in range(groups)]), count(None)
-
-
-def bucket_for(plans: Sequence[StepPlan], geometry: Geometry) -> Bucket:
+def bucket_for(plans: Sequence[PlanColumns], geometry: Geometry) -> Bucket:
     """The smallest shape that holds every plan in flight. Raises UnknownShapeError if there is none."""
-    own, shared = zip(*(needs(plan, geometry.groups) for plan in plans), strict=True)
-    return smallest_bucket(geometry.own, geometry.shared, Segment.holding(own), Segment.holding(shared))
+    return smallest_bucket(geometry.own, geometry.shared, *_needed(plans))
 
 
-def slice_bucket_for(stages: Sequence[StepPlan], geometry: Geometry) -> Bucket:
+def slice_bucket_for(stages: Sequence[PlanColumns], geometry: Geometry) -> Bucket:
     """The smallest shape of a slice that holds the chunks of every stage.
 
     Raises:
         UnknownShapeError: there is none; no stage has a chunk; or one has two of a group, or a chunk of one token.
     """
-    needed = [needs(plan, geometry.groups) for plan in stages]
-    own, shared = (Segment.holding(sizes) for sizes in zip(*needed, strict=True))
+    own, shared = _needed(stages)
     if max(own.decode, shared.decode) or max(own.chunks, shared.chunks) != 1:
         raise UnknownShapeError(
             "a slice has chunks of at least two tokens: for each stage at most one of a group and one that groups share"
@@ -65,7 +50,12 @@ def slice_bucket_for(stages: Sequence[StepPlan], geometry: Geometry) -> Bucket:
     return smallest_slice(geometry.own, geometry.shared, own.prefill, shared.prefill)
 
 
-def pack(plans: Sequence[StepPlan], layout: PlanLayout, geometry: Geometry) -> np.ndarray:
+def _needed(plans: Sequence[PlanColumns]) -> tuple[Segment, Segment]:
+    own, shared = zip(*(plan.need for plan in plans), strict=True)
+    return Segment.holding(own), Segment.holding(shared)
+
+
+def pack(plans: Sequence[PlanColumns], layout: PlanLayout, geometry: Geometry) -> np.ndarray:
     """Pack the plan of every stage for one shape: int32 `[stages, groups, PlanLayout.size]`."""
     packed = np.zeros((len(plans), geometry.groups, layout.size), np.int32)
     for stage, plan in enumerate(plans):
@@ -73,81 +63,106 @@ def pack(plans: Sequence[StepPlan], layout: PlanLayout, geometry: Geometry) -> n
             view = layout.views(packed[stage, group])
             for name in SLOT_FIELDS:
                 view[name].fill(geometry.slots)
-            runs = _Writer(view, layout.bucket, geometry, group).write(plan) if plan.chunks else []
-            layout.work.write(view, runs)
+            layout.work.write(view, _write(view, plan, layout.bucket, geometry, group))
     return packed
 
 
-def placed(plan: StepPlan, bucket: Bucket, group: int) -> Iterator[tuple[Chunk, int, int]]:
-    """Every chunk that a group runs, with its first row and its sample index; decodes first."""
-    longer: list[tuple[Chunk, int, int]] = []
-    sample = 0
-    for number, segment in enumerate(bucket.segments):
-        single, several = chunks_of(plan, None if number == 0 else group)
+def places(plan: PlanColumns, bucket: Bucket) -> tuple[np.ndarray, np.ndarray]:
+    """Where each chunk's result is: its group and its sample there `[chunks]`. Shared ones are read from group 0."""
+    groups, samples = np.zeros((2, len(plan.slot)), np.int64)
+    for group, mine in ((0, plan.shared), *plan.own.items()):
+        first, decode = (0, bucket.shared.decode) if mine is plan.shared else (bucket.shared.samples, bucket.own.decode)
+        samples[mine.decodes] = np.arange(first, first + mine.segment.decode)
+        if group:
+            groups[mine.decodes] = group
+        for sample, place in enumerate(mine.longer, first + decode):
+            groups[place], samples[place] = group, sample
+    return groups, samples
+
+
+def _write(
+    view: Mapping[str, np.ndarray], plan: PlanColumns, bucket: Bucket, geometry: Geometry, group: int
+) -> TickRows:
+    """Write the fields of `tick_fields` as one group sees them; returns the plan's rows."""
+    segments = plan.shared, plan.own.get(group, NOBODY)
+    decodes, longer = [], list[RowRun]()
+    for number, chunks in enumerate(segments):
         row, prompt_row = bucket.starts(number)
-        for at, chunk in enumerate(single):
-            yield chunk, row + at, sample + at
-        for at, chunk in enumerate(several):
-            longer.append((chunk, prompt_row, sample + segment.decode + at))
-            prompt_row += chunk.length
-        sample += segment.samples
-    yield from longer
+        sample = number * bucket.shared.samples
+        if chunks.segment.decode:
+            decodes.append(_decodes(view, plan, chunks, row, sample))
+            if chunks is plan.shared:
+                decodes[-1] = _local(decodes[-1], plan, chunks, geometry, group)
+        for at, place in enumerate(chunks.longer, sample + bucket.segments[number].decode):
+            longer.append(_longer(view, plan.plan.chunks[place], prompt_row, at, geometry, group))
+            prompt_row += longer[-1].length
+    if plan.paged:
+        _updates(view, plan, segments, group)
+    if not decodes:
+        return TickRows(_NONE, _NONE, _NONE, _NONE, _NONE, longer)
+    if len(decodes) == 1:
+        return replace(decodes[0], longer=longer)
+    shared, own = decodes
+
+    def both(name: str) -> np.ndarray:
+        return np.concatenate([getattr(shared, name), getattr(own, name)])
+
+    stored = np.concatenate([shared.stored, len(shared.row) + np.arange(len(own.row))])
+    return TickRows(both("row"), both("slot"), both("start"), both("seen"), stored, longer)
 
 
-def places(plan: StepPlan, bucket: Bucket) -> dict[int, tuple[int, int]]:
-    """Place (group, sample) of each chunk's result, by position in the plan. Shared chunks are read from group 0."""
-    number = {id(chunk): n for n, chunk in enumerate(plan.chunks)}
-    found: dict[int, tuple[int, int]] = {}
-    for group in sorted({0 if chunk.shared else chunk.groups[0] for chunk in plan.chunks}):
-        for chunk, _, sample in placed(plan, bucket, group):
-            found[number[id(chunk)]] = (0 if chunk.shared else group, sample)
-    return found
+def _decodes(view: Mapping[str, np.ndarray], plan: PlanColumns, chunks: ChunkSet, row: int, sample: int) -> TickRows:
+    """Write the decodes of a segment, all at once because there can be many, from its first row and sample on."""
+    places, count = chunks.decodes, chunks.segment.decode
+    slot, start = plan.slot[places], plan.start[places]
+    rows, samples = slice(row, row + count), slice(sample, sample + count)
+    view["row_token"][rows], view["row_slot"][rows], view["row_position"][rows] = plan.token[places], slot, start
+    of = np.arange(row, row + count)
+    view["sample_row"][samples], view["sample_slot"][samples] = of, slot
+    view["sample_keep"][samples] = plan.last[places]
+    return TickRows(of, slot, start, start + 1, slice(None))
 
 
-class _Writer:
-    """Writes one plan, as one group sees it, into views of the flat array."""
+def _longer(
+    view: Mapping[str, np.ndarray], chunk: Chunk, row: int, sample: int, geometry: Geometry, group: int
+) -> RowRun:
+    """Write a chunk of several tokens from its first row on."""
+    rows = slice(row, row + chunk.length)
+    view["row_token"][rows] = -1 if chunk.tokens is None else array_of(chunk.tokens)
+    view["row_slot"][rows] = chunk.slot
+    view["row_position"][rows] = np.arange(chunk.start, chunk.end)
+    view["sample_row"][sample], view["sample_slot"][sample] = rows.stop - 1, chunk.slot
+    view["sample_keep"][sample] = chunk.last
+    start, limit, owner = _part(chunk, geometry.per_group, group)
+    return RowRun(row, chunk.length, chunk.slot, start, limit, owner, chunk.shared)
 
-    def __init__(self, view: dict[str, np.ndarray], bucket: Bucket, geometry: Geometry, group: int) -> None:
-        self._view, self._bucket, self._geometry, self._group = view, bucket, geometry, group
 
-    def write(self, plan: StepPlan) -> list[RowRun]:
-        """Fill in the fields of `tick_fields`; returns the plan's runs of rows."""
-        found = list(placed(plan, self._bucket, self._group))
-        self._rows(found)
-        self._samples(found)
-        self._updates([chunk for chunk, _, _ in found if chunk.pages and chunk.groups[-1] == self._group])
-        return [self._run(chunk, row) for chunk, row, _ in found]
+def _updates(view: Mapping[str, np.ndarray], plan: PlanColumns, segments: Sequence[ChunkSet], group: int) -> None:
+    """Write new page table entries for the chunks that bring pages of this group, decodes first."""
+    chunks, every = plan.plan.chunks, range(len(plan.plan.chunks))
+    order: list[int] = []
+    for mine in segments:
+        order += every[mine.decodes] if isinstance(mine.decodes, slice) else mine.decodes.tolist()
+    for mine in segments:
+        order += mine.longer
+    brought = [chunks[place] for place in order if place in plan.paged and chunks[place].groups[-1] == group]
+    entries = [(c.slot, c.first_page + at, page) for c in brought for at, page in enumerate(c.pages)]
+    for name, column in zip(("slot", "index", "page"), zip(*entries, strict=True), strict=False):
+        view[f"update_{name}"][: len(entries)] = column
 
-    def _rows(self, found: Sequence[tuple[Chunk, int, int]]) -> None:
-        token, slot, position = (self._view[name] for name in ("row_token", "row_slot", "row_position"))
-        single = [(chunk, row) for chunk, row, _ in found if chunk.length == 1]
-        if single:  # vectorised, because a tick can have many decodes
-            rows = [row for _, row in single]
-            token[rows] = [-1 if chunk.tokens is None else chunk.tokens[0] for chunk, _ in single]
-            slot[rows] = [chunk.slot for chunk, _ in single]
-            position[rows] = [chunk.start for chunk, _ in single]
-        for chunk, row, _ in found[len(single) :]:
-            past = row + chunk.length
-            token[row:past] = -1 if chunk.tokens is None else chunk.tokens
-            slot[row:past] = chunk.slot
-            position[row:past] = np.arange(chunk.start, chunk.end)
 
-    def _samples(self, found: Sequence[tuple[Chunk, int, int]]) -> None:
-        samples = [sample for _, _, sample in found]
-        self._view["sample_row"][samples] = [row + chunk.length - 1 for chunk, row, _ in found]
-        self._view["sample_slot"][samples] = [chunk.slot for chunk, _, _ in found]
-        self._view["sample_keep"][samples] = [chunk.last for chunk, _, _ in found]
+def _local(rows: TickRows, plan: PlanColumns, chunks: ChunkSet, geometry: Geometry, group: int) -> TickRows:
+    """The rows of shared decodes, with positions local to this group's part of their requests."""
+    every = range(len(plan.plan.chunks))
+    places = every[chunks.decodes] if isinstance(chunks.decodes, slice) else chunks.decodes.tolist()
+    parts = [_part(plan.plan.chunks[place], geometry.per_group, group) for place in places]
+    start, limit, owner = (np.array(column) for column in zip(*parts, strict=True))
+    return replace(rows, start=start, seen=np.minimum(start + 1, limit), stored=np.flatnonzero(owner))
 
-    def _updates(self, chunks: Sequence[Chunk]) -> None:
-        """Write new page table entries for chunks that bring pages of this group."""
-        entries = [(c.slot, c.first_page + at, page) for c in chunks for at, page in enumerate(c.pages)]
-        for name, column in zip(("slot", "index", "page"), zip(*entries, strict=True), strict=False):
-            self._view[f"update_{name}"][: len(entries)] = column
 
-    def _run(self, chunk: Chunk, row: int) -> RowRun:
-        """The rows of a chunk, with positions local to this group's part of the request."""
-        start, limit, groups, per_group = chunk.start, 0, chunk.groups, self._geometry.per_group
-        if self._group in groups:
-            base = groups.index(self._group) * per_group
-            start, limit = start - base, min(chunk.end - base, per_group)
-        return RowRun(row, chunk.length, chunk.slot, start, limit, groups[-1] == self._group, len(groups) > 1)
+def _part(chunk: Chunk, per_group: int, group: int) -> tuple[int, int, bool]:
+    """Start and limit of a chunk as in `RowRun`, and whether this group stores it."""
+    if group not in chunk.groups:
+        return chunk.start, 0, False
+    base = chunk.groups.index(group) * per_group
+    return chunk.start - base, min(chunk.end - base, per_group), chunk.groups[-1] == group

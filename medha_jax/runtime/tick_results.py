@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import repeat
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,7 @@ from jaxtyping import Float, Int
 
 from medha_jax.plan import StepPlan, TokenResult
 from medha_jax.runtime.packing import places
+from medha_jax.runtime.plan_columns import PlanColumns
 from medha_jax.runtime.sampler import Sampled
 from medha_jax.specs.buckets import Bucket
 
@@ -46,11 +49,16 @@ class TickOutput:
 
 @dataclass(frozen=True)
 class TickHandle:
-    """A dispatched tick. `leaving` is the plan that leaves the last stage; `output` may still be computing."""
+    """A dispatched tick. `columns` are of the plan that leaves the last stage; `output` may still be computing."""
 
-    leaving: StepPlan
+    columns: PlanColumns
     bucket: Bucket
     output: TickOutput
+
+    @property
+    def leaving(self) -> StepPlan:
+        """The plan that leaves the last stage."""
+        return self.columns.plan
 
 
 @dataclass(frozen=True)
@@ -72,30 +80,35 @@ def local_results(handle: TickHandle) -> dict[int, TokenResult]:
 
     If the plan has no `last` chunk, every result is `NO_TOKEN`.
     """
-    chunks = handle.leaving.chunks
-    if not chunks:
+    columns = handle.columns
+    if not columns.plan.chunks:
         return {}
-    place = places(handle.leaving, handle.bucket)
-    if not any(chunk.last for chunk in chunks):  # no result would be read
+    groups, samples = places(columns, handle.bucket)
+    if not columns.last.any():  # no result would be read
         jax.block_until_ready(handle.output.values)
         here = _local_groups(handle.output.values)
-        return {number: NO_TOKEN for number, (group, _) in place.items() if group in here}
-    values = {group: np.asarray(data)[0] for group, data in _local_groups(handle.output.values).items()}
-    chosen = {group: rows[:, :2].tolist() for group, rows in values.items()}
-    kept = {group: np.asarray(data)[0] for group, data in _local_groups(handle.output.logits).items()}
+        return {number: NO_TOKEN for number, group in enumerate(groups.tolist()) if group in here}
+    results: dict[int, TokenResult] = {}
+    kept = _local_groups(handle.output.logits)
+    for group, data in _local_groups(handle.output.values).items():
+        numbers = np.flatnonzero(groups == group)
+        sample = samples[numbers]
+        logits = np.asarray(kept[group])[0][sample] if group in kept else [NO_LOGITS] * len(sample)
+        results |= zip(numbers.tolist(), _results(np.asarray(data)[0][sample], logits), strict=True)
+    return results
 
-    def result(group: int, sample: int) -> TokenResult:
-        token, state = chosen[group][sample]
-        logits = kept[group][sample] if group in kept else NO_LOGITS
-        if not state & WANTED:
-            return TokenResult(token, bool(state & FINITE), logits=logits)
-        row = values[group][sample]
+
+def _results(rows: np.ndarray, logits: Sequence[np.ndarray]) -> list[TokenResult]:
+    """The results of some rows of `TickOutput.values`."""
+    tokens, states = rows[:, 0].tolist(), rows[:, 1]
+    found = list(map(TokenResult, tokens, (states & FINITE > 0).tolist(), repeat(0.0), repeat(()), logits))
+    for number in np.flatnonzero(states & WANTED).tolist():
+        row = rows[number]
         width = (len(row) - FIXED) // 2
         logprobs = row.view(np.float32)
         top = zip(row[FIXED : FIXED + width].tolist(), logprobs[FIXED + width :].tolist(), strict=True)
-        return TokenResult(token, bool(state & FINITE), float(logprobs[2]), tuple(top), logits)
-
-    return {number: result(*at) for number, at in place.items() if at[0] in values}
+        found[number] = found[number]._replace(logprob=float(logprobs[2]), top=tuple(top))
+    return found
 
 
 def _local_groups(array: Array) -> dict[int, Array]:

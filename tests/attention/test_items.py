@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from medha_jax.attention import Launch, list_tiles, plan_items
 from medha_jax.attention.gpu.items import ITEM_FIELDS, MERGE_FIELDS, part_counts
 from medha_jax.attention.gpu.launch import TileConfig
+from tests.attention import plain_items
 
 ROW, COUNT, SLOT, START, LIMIT, FIRST, PAST, PART, DECODE = range(len(ITEM_FIELDS))
 
@@ -89,6 +90,18 @@ def test_every_row_sees_every_block_once(tick) -> None:
         taken |= places
     whole = [mine for row, mine in parts.items() if row not in split]
     assert all((mine[:, PART] == -1).all() for mine in whole)
+
+
+@settings(deadline=None, max_examples=200)
+@given(ticks())
+def test_the_list_is_the_plain_one(tick) -> None:
+    launch, lengths, chunks = tick
+    slots = np.arange(launch.decodes) + 3
+    ours = plan_items(launch, list_tiles(launch, slots, lengths, chunks))
+    plain = plain_items.plan_items(launch, plain_items.list_tiles(launch, slots, lengths, chunks))
+    for mine, theirs in zip(ours, plain, strict=True):
+        assert mine.dtype == theirs.dtype == np.int32
+        np.testing.assert_array_equal(mine, theirs)
 
 
 @settings(deadline=None, max_examples=50)

@@ -1,16 +1,22 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medha_jax.attention import Attention, GpuTarget, KernelAttention, XlaAttention
 from medha_jax.attention.gpu.launch import shipped_table
 from medha_jax.config import Buckets
 from medha_jax.plan import Chunk, StepPlan
-from medha_jax.runtime.packing import EMPTY, Geometry, bucket_for, pack, places
+from medha_jax.runtime.packing import EMPTY, Geometry, bucket_for, pack, places, slice_bucket_for
+from medha_jax.runtime.plan_columns import PlanColumns
 from medha_jax.runtime.plan_layout import PlanLayout
 from medha_jax.specs.buckets import Bucket, Segment
+from medha_jax.specs.tick_shapes import TickShapes
+from tests.runtime.plain_packing import plain_pack, plain_places
+from tests.scheduler.test_scheduler_properties import events, serve, servers
 
 BUCKETS = Buckets(decode=(1, 4), prefill=(16, 64, 256, 1024), chunks=4, slices=())
 SHARED = Buckets(decode=(2,), prefill=(8, 32), chunks=2, slices=())
@@ -46,6 +52,15 @@ def geometry(groups: int = 1) -> Geometry:
     return Geometry(groups, PAGE, 2**30 if groups == 1 else PER_GROUP, SLOTS, BUCKETS, shared)
 
 
+def columns(*plans: StepPlan) -> list[PlanColumns]:
+    return [PlanColumns.of(plan) for plan in plans]
+
+
+def places_of(plan: StepPlan, bucket: Bucket) -> list[tuple[int, int]]:
+    groups, samples = places(PlanColumns.of(plan), bucket)
+    return list(zip(groups.tolist(), samples.tolist(), strict=True))
+
+
 XLA = XlaAttention("asked for")
 KERNELS = KernelAttention(GpuTarget("any", 90, 3), shipped_table(), 2, 4, 128, "bfloat16")
 
@@ -60,8 +75,8 @@ def unpack(packed: np.ndarray, bucket: Bucket, stage: int, group: int) -> dict[s
 
 @given(plans())
 def test_every_token_stands_once_in_rows_tiles_and_samples(plan: StepPlan) -> None:
-    bucket = bucket_for([plan], geometry())
-    view = unpack(pack([plan], layout_of(bucket), geometry()), bucket, 0, 0)
+    bucket = bucket_for(columns(plan), geometry())
+    view = unpack(pack(columns(plan), layout_of(bucket), geometry()), bucket, 0, 0)
     rows = {(int(s), int(p)): r for r, (s, p) in enumerate(zip(view["row_slot"], view["row_position"], strict=True))}
     wanted = {(c.slot, p): c for c in plan.chunks for p in range(c.start, c.end)}
     assert {key for key in rows if key[0] < SLOTS} == set(wanted)
@@ -97,7 +112,7 @@ def test_every_token_stands_once_in_rows_tiles_and_samples(plan: StepPlan) -> No
     assert kept == {(c.slot, rows[c.slot, c.end - 1]) for c in plan.chunks if c.last}
     updates = [entry for entry in entries("update_slot", "update_index", "update_page") if entry[0] < SLOTS]
     assert sorted(updates) == sorted((c.slot, c.first_page + i, p) for c in plan.chunks for i, p in enumerate(c.pages))
-    found = places(plan, bucket)
+    found = places_of(plan, bucket)
     for number, chunk in enumerate(plan.chunks):
         group, sample = found[number]
         assert (group, view["sample_slot"][sample]) == (0, chunk.slot)
@@ -108,9 +123,9 @@ def test_groups_share_rows_and_only_the_owner_stores() -> None:
     decode = Chunk(1, 90, 1, None, True, 1, (4,), groups=(1, 2, 0))
     private = Chunk(2, 0, 3, (7,) * 3, True, 0, (5,), groups=(1,))
     plan, where = StepPlan((private, shared, decode)), geometry(3)
-    bucket = bucket_for([plan], where)
+    bucket = bucket_for(columns(plan), where)
     assert bucket == Bucket(Segment(1, 16, 4), Segment(2, 8, 2))
-    packed = pack([plan], layout_of(bucket), where)
+    packed = pack(columns(plan), layout_of(bucket), where)
     seen = {}
     for group in range(3):
         view = unpack(packed, bucket, 0, group)
@@ -130,14 +145,14 @@ def test_groups_share_rows_and_only_the_owner_stores() -> None:
             }[group]
         )
     assert seen == {0: (27, 1), 1: (32, 0), 2: (32, 0)}
-    assert places(plan, bucket) == {0: (1, 5), 1: (0, 2), 2: (0, 0)}
+    assert places_of(plan, bucket) == [(1, 5), (0, 2), (0, 0)]
 
 
 def test_stages_run_at_the_largest_shape_in_flight() -> None:
     small, large = (StepPlan((Chunk(0, 0, n, (1,) * n, True),)) for n in (5, 100))
-    bucket = bucket_for([small, EMPTY, large], geometry())
+    bucket = bucket_for(columns(small, EMPTY, large), geometry())
     assert bucket.own.prefill == 256
-    packed = pack([small, EMPTY, large], layout_of(bucket), geometry())
+    packed = pack(columns(small, EMPTY, large), layout_of(bucket), geometry())
     assert [int((unpack(packed, bucket, s, 0)["row_slot"] < SLOTS).sum()) for s in range(3)] == [5, 0, 100]
 
 
@@ -147,9 +162,9 @@ def test_the_work_list_says_what_the_tiles_say() -> None:
     decode = Chunk(1, 90, 1, None, True, 1, (4,), groups=(1, 2, 0))
     private = Chunk(2, 0, 3, (7,) * 3, True, 0, (5,), groups=(1,))
     plan, where = StepPlan((private, shared, decode)), geometry(3)
-    bucket = bucket_for([plan], where)
+    bucket = bucket_for(columns(plan), where)
     layout = layout_of(bucket, KERNELS)
-    packed = pack([plan], layout, where)
+    packed = pack(columns(plan), layout, where)
     for group in range(3):
         view = layout.views(packed[0, group])
         items = {int(item[0]): item.tolist() for item in view["item"] if item[1] > 0}
@@ -174,9 +189,36 @@ def test_the_work_list_says_what_the_tiles_say() -> None:
 @given(plans())
 def test_every_row_of_a_tick_is_somebodys(plan: StepPlan) -> None:
     where = geometry()
-    bucket = bucket_for([plan], where)
+    bucket = bucket_for(columns(plan), where)
     layout = layout_of(bucket, KERNELS)
-    for packed in (pack([plan], layout, where), pack([EMPTY], layout, where)):
+    for packed in (pack(columns(plan), layout, where), pack(columns(EMPTY), layout, where)):
         items = layout.views(packed[0, 0])["item"]
         whole = items[(items[:, 1] > 0) & (items[:, 5] == 0)]
         assert sorted(row for item in whole for row in range(item[0], item[0] + item[1])) == list(range(bucket.rows))
+
+
+@settings(max_examples=20, deadline=None)
+@given(servers(), events)
+def test_plans_of_any_traffic_are_packed_as_in_the_plain_form(setting: dict[str, Any], happening: list[Any]) -> None:
+    """Admissions, growth, groups, slices, preemptions, slots that are used again: all that a scheduler plans."""
+    shapes: TickShapes = setting["shapes"]
+    shared = shapes.shared if shapes.groups > 1 else None
+    where = Geometry(shapes.groups, shapes.page_size, shapes.per_group, shapes.slots, shapes.own, shared)
+
+    def same(stages: list[PlanColumns], bucket: Bucket) -> None:
+        for attention in (XLA, KERNELS):
+            layout = PlanLayout(bucket, shapes.page_size, attention.layout(bucket))
+            plain = plain_pack([one.plan for one in stages], layout, where)
+            np.testing.assert_array_equal(pack(stages, layout, where), plain)
+
+    flight = columns(EMPTY) * shapes.stages
+    for planned in serve(setting, happening)[0].plans:
+        if planned.step is not None:
+            held = columns(*planned.step.slice.stages)
+            same(held, slice_bucket_for(held, where))
+            continue
+        flight = [PlanColumns.of(planned.plan), *flight[:-1]]
+        bucket = bucket_for(flight, where)
+        same(flight, bucket)
+        leaving = flight[-1].plan
+        assert dict(enumerate(places_of(leaving, bucket))) == plain_places(leaving, bucket)

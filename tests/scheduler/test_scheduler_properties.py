@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from medha_jax.config import POLICIES, SchedulerConfig
 from medha_jax.kv.allocator import OutOfPagesError
 from medha_jax.plan import HostTier, StepPlan
-from medha_jax.runtime.packing import needs
+from medha_jax.runtime.plan_columns import PlanColumns
 from medha_jax.scheduler.planned import Planned
 from medha_jax.scheduler.request import RequestState, SchedulerRequest, Slo
 from medha_jax.scheduler.scheduler import QueueFullError
@@ -152,7 +152,7 @@ def test_more_shapes_may_come_between_any_two_plans(
             continue
         flight = [planned.plan, *flight[:-1]]
         if any(plan.chunks for plan in flight):
-            own, shared = zip(*(needs(plan, whole.groups) for plan in flight), strict=True)
+            own, shared = zip(*(PlanColumns.of(plan).need for plan in flight), strict=True)
             bucket = smallest_bucket(grid.own, grid.shared, Segment.holding(own), Segment.holding(shared))
             ours, all_groups = bucket.own, bucket.shared
             assert planned.sizes == (ours.decode, ours.prefill, all_groups.decode, all_groups.prefill)

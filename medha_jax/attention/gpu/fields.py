@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -12,7 +11,7 @@ from jaxtyping import Array, Int
 
 from medha_jax.attention.gpu.items import ITEM_FIELDS, MERGE_FIELDS, list_tiles, plan_items
 from medha_jax.attention.gpu.launch import Launch
-from medha_jax.attention.interface import Fields, FieldViews, PlanField, RowRun
+from medha_jax.attention.interface import Fields, FieldViews, PlanField, TickRows
 from medha_jax.specs.buckets import Bucket
 
 
@@ -48,24 +47,24 @@ class ItemLayout:
             PlanField("merge", merges, "Tiles that were cut: MERGE_FIELDS of each; a count of 0 is padding."),
         )
 
-    def write(self, view: FieldViews, runs: Sequence[RowRun]) -> None:
+    def write(self, view: FieldViews, rows: TickRows) -> None:
         """Write the places of stored rows, and the work list, which covers padding rows too."""
         bucket, position = self.bucket, view["write_position"]
-        slots, lengths = np.zeros((2, bucket.decodes), np.int32)
-        position[...] = -1
+        slots, lengths = np.zeros((2, bucket.decodes), np.int64)
+        slots[rows.row], lengths[rows.row] = rows.slot, rows.seen
+        position.fill(-1)
+        position[rows.row[rows.stored]] = rows.start[rows.stored]
         prompts: tuple[list[tuple[int, ...]], ...] = ([], [])  # own segment, shared segment
-        for run in runs:
-            if run.row < bucket.decodes:
-                slots[run.row], lengths[run.row] = run.slot, min(run.start + 1, run.limit)
-            else:
-                prompts[run.shared].append(run[:5])
+        for run in rows.longer:
+            prompts[run.shared].append(run[:5])
             if run.owner:
                 position[run.row : run.row + run.length] = np.arange(run.start, run.start + run.length)
         chunks: list[tuple[int, ...]] = []
         for number, segment in enumerate(bucket.segments):
-            mine = prompts[1 - number]
-            used = sum(count for _, count, *_ in mine)
-            chunks += [*mine, (bucket.starts(number)[1] + used, segment.prefill - used, 0, 0, 0)]
+            if segment.prefill:
+                mine = prompts[1 - number]
+                used = sum(count for _, count, *_ in mine)
+                chunks += [*mine, (bucket.starts(number)[1] + used, segment.prefill - used, 0, 0, 0)]
         tiles = list_tiles(self.launch, slots, lengths, np.array(chunks, np.int64))
         view["item"][...], view["merge"][...] = plan_items(self.launch, tiles)
 

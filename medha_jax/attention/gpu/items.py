@@ -6,6 +6,7 @@ earlier ones end. So large parts come first, and small parts fill the gaps. NumP
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,27 +34,28 @@ MERGE_FIELDS = {
 LEAST_BLOCKS = 4  # fixed costs would dominate a part of fewer blocks
 OVERHEAD = 1.0  # fixed cost of a part, in blocks; estimated, not measured
 CHUNK_FIELDS = ("row", "length", "slot", "start", "limit")
+ROW, COUNT, SLOT, START, LIMIT = range(len(CHUNK_FIELDS))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TileList:
-    """Runs of rows of one request each, `[tiles]`. Fields are as in `work_list.Tiles`; `decode` selects the tile size.
+    """Runs of rows of one request each: int64 `[tiles, CHUNK_FIELDS]`, with the meaning of `work_list.Tiles`.
 
-    The list includes rows that see no token: the kernels write 0 and -inf for them.
+    The first `decodes` are decodes. The list includes rows that see no token: the kernels write 0 and -inf for them.
     """
 
-    row: np.ndarray
-    count: np.ndarray
-    slot: np.ndarray
-    start: np.ndarray
-    limit: np.ndarray
-    decode: np.ndarray
+    columns: np.ndarray
+    decodes: int
 
     def blocks(self, launch: Launch) -> np.ndarray:
         """Blocks of KV that each tile sees."""
-        past = np.maximum(np.minimum(self.start + self.count, self.limit), 0)
-        keys = np.where(self.decode, launch.decode.keys, launch.prefill.keys if launch.prefill else 1)
-        blocks: np.ndarray = -(-past // keys)
+        decodes, columns = self.decodes, self.columns
+        keys = launch.decode.keys
+        blocks: np.ndarray = (columns[:, LIMIT] + (keys - 1)) // keys  # a decode sees all tokens of its group
+        if launch.prefill is not None:
+            keys = launch.prefill.keys
+            past = np.minimum(columns[decodes:, START] + columns[decodes:, COUNT], columns[decodes:, LIMIT])
+            blocks[decodes:] = (np.maximum(past, 0) + (keys - 1)) // keys
         return blocks
 
 
@@ -65,23 +67,22 @@ def list_tiles(launch: Launch, slots: np.ndarray, lengths: np.ndarray, chunks: n
         lengths: tokens that each decode row sees; 0 for padding.
         chunks: prompt rows `[chunks, CHUNK_FIELDS]`, including padding with a limit of 0.
     """
-    decodes, size = np.arange(launch.decodes), max(1, launch.tile_tokens)
-    row, length, slot, start, limit = chunks.reshape(-1, len(CHUNK_FIELDS)).T
-    number = -(-length // size)
-    chunk = np.repeat(np.arange(len(number)), number)
-    done = (np.arange(len(chunk)) - np.repeat(np.cumsum(number) - number, number)) * size
-
-    def both(decode: np.ndarray, prompt: np.ndarray) -> np.ndarray:
-        return np.concatenate([decode, prompt]).astype(np.int64)
-
-    return TileList(
-        row=both(decodes, row[chunk] + done),
-        count=both(np.ones_like(decodes), np.minimum(size, length[chunk] - done)),
-        slot=both(np.where(lengths > 0, slots, 0), slot[chunk]),
-        start=both(lengths - 1, start[chunk] + done),
-        limit=both(lengths, limit[chunk]),
-        decode=np.arange(len(decodes) + len(chunk)) < len(decodes),
-    )
+    decodes, size = launch.decodes, max(1, launch.tile_tokens)
+    chunks = chunks.reshape(-1, len(CHUNK_FIELDS))
+    number = -(-chunks[:, 1] // size)
+    columns = np.empty((decodes + int(number.sum()), len(CHUNK_FIELDS)), np.int64)
+    single = columns[:decodes]
+    single[:, ROW], single[:, COUNT] = np.arange(decodes), 1
+    single[:, SLOT], single[:, START], single[:, LIMIT] = slots * (lengths > 0), lengths - 1, lengths
+    if len(columns) > decodes:
+        cut = np.repeat(np.arange(len(number)), number)
+        done = (np.arange(len(cut)) - (np.cumsum(number) - number)[cut]) * size
+        prompts = columns[decodes:]
+        prompts[...] = chunks[cut]
+        prompts[:, ROW] += done
+        prompts[:, START] += done
+        prompts[:, COUNT] = np.minimum(size, prompts[:, COUNT] - done)
+    return TileList(columns, decodes)
 
 
 def plan_items(launch: Launch, tiles: TileList) -> tuple[np.ndarray, np.ndarray]:
@@ -90,38 +91,43 @@ def plan_items(launch: Launch, tiles: TileList) -> tuple[np.ndarray, np.ndarray]
     Returns the work list, int32 `[launch.items, ITEM_FIELDS]`, and the tiles to merge, int32
     `[launch.merges, MERGE_FIELDS]`. Unused places have a count of 0.
     """
-    blocks = tiles.blocks(launch)
-    parts = np.ones(len(blocks), np.int64)
-    if launch.together and launch.prefill is not None:
-        parts = part_counts(blocks, launch, launch.prefill)
+    blocks, decodes, prefill = tiles.blocks(launch), tiles.decodes, launch.prefill
+    rows = np.full(len(blocks), launch.decode.rows)
+    if prefill is None:
+        parts = part_counts(blocks, launch, launch.decode)
     else:
-        for kind, mine in ((launch.decode, tiles.decode), (launch.prefill, ~tiles.decode)):
-            if kind is not None:
-                parts[mine] = part_counts(blocks[mine], launch, kind)
-    rows = np.where(tiles.decode, launch.decode.rows, launch.prefill.rows if launch.prefill else 0)
-    used = np.where(parts > 1, parts * rows, 0)
-    base = np.cumsum(used) - used
+        rows[decodes:] = prefill.rows
+        if launch.together:
+            parts = part_counts(blocks, launch, prefill)
+        else:
+            kinds = (blocks[:decodes], launch.decode), (blocks[decodes:], prefill)
+            parts = np.concatenate([part_counts(mine, launch, tile) for mine, tile in kinds])
+    used = parts * rows * (parts > 1)
+    base = used.cumsum() - used
 
-    tile = np.repeat(np.arange(len(parts)), parts)
-    number = np.arange(len(tile)) - np.repeat(np.cumsum(parts) - parts, parts)
-    first, past = (blocks[tile] * at // parts[tile] for at in (number, number + 1))
-    part = np.where(parts[tile] > 1, base[tile] + number * rows[tile], -1)
-    cut = {"first": first, "past": past, "part": part}
-    made = np.stack([cut[name] if name in cut else getattr(tiles, name)[tile] for name in ITEM_FIELDS], axis=1)
+    tile = np.arange(len(parts)).repeat(parts)
+    number = np.arange(len(tile)) - (parts.cumsum() - parts).take(tile)
+    seen, of = blocks.take(tile), parts.take(tile)
+    first, past = seen * number // of, seen * (number + 1) // of
+    made = np.empty((len(tile), len(ITEM_FIELDS)), np.int32)
+    made[:, : len(CHUNK_FIELDS)] = tiles.columns.take(tile, axis=0)
+    made[:, len(CHUNK_FIELDS)], made[:, len(CHUNK_FIELDS) + 1] = first, past
+    made[:, -2] = np.where(of > 1, base.take(tile) + number * rows.take(tile), -1)
+    made[:, -1] = tile < decodes
 
-    order = _order(past - first, number, tile)
-    decode = tiles.decode[tile][order]
-    items = np.zeros((launch.items, len(ITEM_FIELDS)), np.int32)
+    apart = 0 if launch.together else int(np.add.reduce(parts[:decodes]))  # parts of decodes before those of prompts
+    order = _order(past - first, number * len(parts) + tile, apart)
     if launch.together:
-        items[: len(order)] = made[order[_interleaved(decode)]]
-    else:
-        for at, mine in ((0, decode), (launch.decode_items, ~decode)):
-            chosen = order[mine]
-            items[at : at + len(chosen)] = made[chosen]
+        order = order[_interleaved(tile[order] < decodes)]
+    made = made.take(order, axis=0)
+    items = np.zeros((launch.items, len(ITEM_FIELDS)), np.int32)
+    items[:apart] = made[:apart]
+    items[launch.decode_items : launch.decode_items + len(made) - apart] = made[apart:]
+
     merges = np.zeros((launch.merges, len(MERGE_FIELDS)), np.int32)
-    split = np.flatnonzero(parts > 1)
-    whole = {"row": tiles.row, "count": tiles.count, "part": base, "stride": rows, "parts": parts}
-    merges[: len(split)] = np.stack([whole[name][split] for name in MERGE_FIELDS], axis=1)
+    if len(split := used.nonzero()[0]):
+        for at, column in enumerate((tiles.columns[:, ROW], tiles.columns[:, COUNT], base, rows, parts)):
+            merges[: len(split), at] = column.take(split)
     return items, merges
 
 
@@ -132,26 +138,36 @@ def part_counts(blocks: np.ndarray, launch: Launch, tile: TileConfig) -> np.ndar
     program one, two or three parts of that size. They are rounded down and up; rounded down, equal tiles fill whole
     rounds. The time is the number of rounds times the mean part, or the largest part if that is longer.
     """
-    programs = launch.programs(tile)
+    programs, count = launch.programs(tile), len(blocks)
     most: np.ndarray = np.maximum(blocks // LEAST_BLOCKS, 1)
-    total, longest = int(blocks.sum()), int(blocks.max(initial=0))
+    total, longest = int(np.add.reduce(blocks)), int(np.maximum.reduce(blocks, initial=0))
     if longest == 0:
         return most
-    waves = longest * programs / (total * launch.heads) * np.arange(1, MOST_WAVES + 1)
-    cuts = np.unique(np.maximum(np.concatenate([[1], np.floor(waves), np.ceil(waves)]), 1))
-    parts: np.ndarray = np.minimum(-(-blocks * cuts[:, None] // longest), most).astype(np.int64)
-    parts = np.maximum(parts, 1)
-    parts = parts[parts.sum(1) - len(blocks) <= launch.extra(tile)]
-    rounds = -(-parts.sum(1) * launch.heads // programs)
-    largest = (blocks / parts).max(1)
-    time = np.maximum(rounds * (total / parts.sum(1) + OVERHEAD), largest + OVERHEAD)
-    quickest: np.ndarray = parts[time.argmin()]
+    wave = longest * programs / (total * launch.heads)
+    waves = [wave * number for number in range(1, MOST_WAVES + 1)]
+    cuts = sorted({1, *(max(1, rounded(each)) for each in waves for rounded in (math.floor, math.ceil))})
+    choices = np.minimum(-(-blocks * np.array(cuts)[:, None] // longest), most)
+    np.maximum(choices, 1, out=choices)
+    largest, extra = np.maximum.reduce(blocks / choices, 1).tolist(), launch.extra(tile)
+    times = []  # of few candidates: Python's own arithmetic is quicker here than an array's
+    for number, made in enumerate(np.add.reduce(choices, 1).tolist()):
+        if made - count <= extra:
+            rounds = -(-made * launch.heads // programs)
+            times.append((max(rounds * (total / made + OVERHEAD), largest[number] + OVERHEAD), number))
+    quickest: np.ndarray = choices[min(times)[1]]
     return quickest
 
 
-def _order(size: np.ndarray, number: np.ndarray, tile: np.ndarray) -> np.ndarray:
-    """Large parts first, in classes of a factor of two. Within a class, parts of the same KV are adjacent."""
-    return np.lexsort((tile, number, -np.frexp(size)[1]))
+def _order(size: np.ndarray, place: np.ndarray, apart: int) -> np.ndarray:
+    """Large parts first, in classes of a factor of two. Within a class by `place`: parts of the same KV are adjacent.
+
+    The first `apart` parts come before all others.
+    """
+    classes = (size.astype(np.float64).view(np.int64) >> 52) << 40  # a float's exponent, above every place
+    key = place - classes  # one number is sorted in a third of the time of several
+    key[:apart] -= 1 << 52
+    order: np.ndarray = key.argsort()
+    return order
 
 
 def _interleaved(decode: np.ndarray) -> np.ndarray:

@@ -15,7 +15,8 @@ def answering(handle: TickHandle) -> dict[int, int]:
     """The process that sends each chunk's result, by position in the tick's leaving plan."""
     values = handle.output.values
     processes = group_processes(values.sharding, values.shape)
-    return {number: processes[group] for number, (group, _) in places(handle.leaving, handle.bucket).items()}
+    groups, _ = places(handle.columns, handle.bucket)
+    return {number: processes[group] for number, group in enumerate(groups.tolist())}
 
 
 @lru_cache
