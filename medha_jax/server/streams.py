@@ -14,6 +14,7 @@ from medha_jax.engine import Completed, EngineEvent, Failed, NewTokens, Prefille
 from medha_jax.server.refusal import Refusal, too_busy, too_slow
 from medha_jax.server.settings import Limits
 from medha_jax.server.unread import Kept, event_bytes
+from medha_jax.server.write_limit import WriteLimit
 
 MOST_JOINED = 256  # deltas in one message
 LAST_SECONDS = 0.5  # of the current write of a stream that was ended
@@ -47,7 +48,7 @@ class Stream:
         self._some = asyncio.Event()
         self._next_progress = -math.inf if progress else math.inf
         self._ended: Refusal | None = None
-        self._limit: asyncio.Timeout | None = None
+        self._limit = WriteLimit()
 
     def put(self, event: Kept) -> None:
         """Add an event; a stream that was ended drops it."""
@@ -74,7 +75,7 @@ class Stream:
             self._ended = refusal
             self.drop()
             self._some.set()
-            self._shorten(LAST_SECONDS)
+            self._limit.shorten(LAST_SECONDS)
 
     def drop(self) -> None:
         """Let go of everything that waits."""
@@ -82,10 +83,15 @@ class Stream:
         self._writing = 0
         self._change(-self.unread)
 
+    def close(self) -> None:
+        """Let go of everything; nothing is written any more."""
+        self.drop()
+        self._limit.close()
+
     def hasten(self, seconds: float) -> None:
         """Let the current write and all later ones take at most so many seconds from now."""
         self._seconds = min(self._seconds, seconds)
-        self._shorten(seconds)
+        self._limit.shorten(seconds)
 
     async def take(self) -> Item:
         """Wait for the next event; consecutive deltas come together.
@@ -118,23 +124,13 @@ class Stream:
             Refusal: the stream was ended meanwhile, or the write took too long.
         """
         seconds = self._seconds
-        try:
-            async with asyncio.timeout(seconds) as self._limit:
-                await writing
-        except TimeoutError:
+        if not await self._limit.wait(writing, seconds):
             stood = min(seconds, self._seconds)
             ended = self._ended or too_slow(f"a write stood still for {stood:g} s; allowed are {stood:g}; read faster")
             self.end(ended)
-            raise ended from None
-        finally:
-            self._limit = None
+            raise ended
         self._change(-self._writing)
         self._writing = 0
-
-    def _shorten(self, seconds: float) -> None:
-        if self._limit is not None and not self._limit.expired():
-            end = asyncio.get_running_loop().time() + seconds
-            self._limit.reschedule(min(end, self._limit.when() or end))
 
     def _change(self, size: int) -> None:
         self.unread += size
@@ -199,7 +195,7 @@ class Streams:
 
     def close(self, stream: Stream) -> None:
         """Forget a stream and what waits in it."""
-        stream.drop()
+        stream.close()
         self._by_id.pop(stream.request_id, None)
         if stream.number is not None:
             self._by_number.pop(stream.number, None)

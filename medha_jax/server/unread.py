@@ -19,8 +19,10 @@ def event_bytes(event: Kept) -> int:
     """Bytes that a waiting event holds, about."""
     match event:
         case NewTokens(token_ids=ids, text=text, logprobs=entries):
-            tops = sum(len(entry.top) for entry in entries)
             size = EVENT_BYTES + TOKEN_BYTES * len(ids) + sys.getsizeof(text)
+            if not entries:
+                return size
+            tops = sum(len(entry.top) for entry in entries)
             return size + ENTRY_BYTES * len(entries) + TOP_BYTES * tops
         case Completed(completion=completion):
             return EVENT_BYTES + TOKEN_BYTES * (len(completion.token_ids) + len(completion.chunks))
