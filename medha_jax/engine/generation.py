@@ -66,10 +66,11 @@ class Generation:
     def computed(self, state: RequestState, chunk: Chunk, result: TokenResult, now: float) -> Iterator[EngineEvent]:
         """Events of a chunk that has left the pipeline; the last is `Completed` if the generation is over."""
         prompt = len(state.request.prompt)
-        done = min(chunk.end, prompt)
-        if chunk.start < prompt and done > self.reported:  # a preempted prompt is computed again, not reported again
-            self.reported = done
-            yield Prefilled(done, prompt, state.remaining)
+        if chunk.start < prompt:
+            done = min(chunk.end, prompt)
+            if done > self.reported:  # a preempted prompt is computed again, not reported again
+                self.reported = done
+                yield Prefilled(done, prompt, state.remaining)
         output = self.output
         if not chunk.last or output is None:
             return

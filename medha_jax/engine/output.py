@@ -31,7 +31,7 @@ class RequestOutput:
         prompt; None for no such limit. `keep_logprobs` is for a completion that has them, too, not only the deltas.
         """
         sampling = request.sampling
-        self._request = request
+        self._request, self._min_tokens = request, sampling.min_tokens
         self._stop_ids = frozenset(sampling.stop_token_ids)
         if not sampling.ignore_eos:
             self._stop_ids |= frozenset(request.eos_ids)
@@ -73,19 +73,20 @@ class RequestOutput:
             The token with the text that it made certain, which may be empty. The last one carries all withheld text.
             None if the generation was already over: a pipeline may sample past the end.
         """
-        if self.finished:
+        if self._finish_reason is not None:
             return None
         self._token_ids.append(token_id)
         if logprobs is not None and self._keep_logprobs:
             self._logprobs.append(logprobs)
-        searched = len(self._token_ids) > self._request.sampling.min_tokens
+        count = len(self._token_ids)
+        searched = count > self._min_tokens
         if searched and token_id in self._stop_texts:
             text = self._read(self._detokenizer.finish() + self._stop_texts[token_id], searched)
         elif searched and token_id in self._stop_ids:
             text = self._end("stop", token_id)
         else:
             text = self._read(self._detokenizer.push(token_id), searched)
-            if not self.finished and len(self._token_ids) == self._limit:
+            if self._finish_reason is None and count == self._limit:
                 text += self._end("length", None)
         self._pieces.append(text)
         return NewTokens((token_id,), text, () if logprobs is None else (logprobs,))

@@ -44,14 +44,14 @@ class Detokenizer:
             return ""
         self._ids.append(token_id)
         text = self._decode()
-        stable = len(text.rstrip(REPLACEMENT))
-        if stable == len(text):
+        if not text.endswith(REPLACEMENT):
             new = text[self._emitted :]
             del self._ids[: self._read]
             self._read = len(self._ids)
-            self._emitted = len(self._decode())
+            alone = self._read == 1  # as after most tokens
+            self._emitted = self._tokenizer.characters(token_id, self._skip_special) if alone else len(self._decode())
             return new
-        return self._emit(text, stable) + self._bound()
+        return self._emit(text, len(text.rstrip(REPLACEMENT))) + self._bound()
 
     def finish(self) -> str:
         """Return the withheld text; an unfinished character becomes U+FFFD."""

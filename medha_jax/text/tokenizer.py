@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import tokenizers
@@ -13,11 +13,12 @@ from tokenizers import processors
 from medha_jax.text.tokenizer_config import TokenizerConfig, TokenizerError
 
 MAX_TOKEN_ID = 2**31 - 1  # ids are int32 on the device
+KNOWN_TOKENS = 2**15  # that a tokenizer keeps what it told about, about 100 bytes each
 _ORDINARY = "a"  # a text without special tokens
 
 
 class Tokenizer:
-    """A Hugging Face tokenizer. It is immutable, so requests may share it."""
+    """A Hugging Face tokenizer. It is immutable, so requests may share it. Owns what it keeps of single tokens."""
 
     def __init__(self, backend: tokenizers.Tokenizer, config: TokenizerConfig | None = None) -> None:
         """Wrap a loaded tokenizer; switches off the truncation and padding in its file.
@@ -31,6 +32,9 @@ class Tokenizer:
         backend.no_truncation()
         backend.no_padding()
         self._backend, self._config = backend, config or TokenizerConfig()
+        # streams ask for every token that they get
+        self._named = lru_cache(KNOWN_TOKENS)(lambda token_id: backend.id_to_token(token_id) is not None)
+        self._characters = lru_cache(KNOWN_TOKENS)(lambda token_id, skip: len(self.decode([token_id], skip)))
         if self._config.add_bos is not None or self._config.add_eos is not None:
             backend.post_processor = self._stated_processor()
 
@@ -82,7 +86,11 @@ class Tokenizer:
         """Whether `decode` reads this id."""
         if skip_special and token_id in self.special_ids:
             return False
-        return self._backend.id_to_token(token_id) is not None
+        return self._named(token_id)
+
+    def characters(self, token_id: int, skip_special: bool = True) -> int:
+        """Characters of the text of one id by itself."""
+        return self._characters(token_id, skip_special)
 
     @cached_property
     def special_ids(self) -> frozenset[int]:

@@ -88,7 +88,7 @@ class Counting:
     """A tokenizer that notes how many ids each decoding looked at."""
 
     def __init__(self, tokenizer):
-        self.has_text = tokenizer.has_text
+        self.has_text, self.characters = tokenizer.has_text, tokenizer.characters
         self.sizes = []
         self._decode = tokenizer.decode
 
