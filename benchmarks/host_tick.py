@@ -190,6 +190,11 @@ def text_seconds(tokenizer: Tokenizer, decodes: int, ticks: int) -> list[float]:
     return seconds
 
 
+def steps() -> tuple[str, ...]:
+    """Names of the steps, in the order of a tick."""
+    return ("plan", *(f"pack, {name}" for name in ATTENTION), "results", "engine", "text", "stream")
+
+
 def main() -> None:
     """Measure and print each case."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -199,13 +204,11 @@ def main() -> None:
     gc.freeze()  # as a server does when it is loaded
     print(machine())
     print("microseconds a tick (median)")
-    names = ("plan", *(f"pack, {name}" for name in ATTENTION), "results", "engine", "text", "stream")
-    print(f"{'decodes':>10} " + " ".join(f"{name:>13}" for name in names) + f" {'a token':>9}")
+    print(f"{'decodes':>10} " + " ".join(f"{name:>13}" for name in steps()) + f" {'a token':>9}")
     for case in given.case or CASES:
         found = asyncio.run(measure(*CASES[case], given.ticks))
-        steps = ("plan", "pack, XLA", "results", "engine", "stream")
-        each = sum(found[name] for name in steps) / CASES[case][0]
-        print(f"{case:>10} " + " ".join(f"{found[name]:13.1f}" for name in names) + f" {each:9.1f}", flush=True)
+        each = sum(found[name] for name in ("plan", "pack, XLA", "results", "engine", "stream")) / CASES[case][0]
+        print(f"{case:>10} " + " ".join(f"{found[name]:13.1f}" for name in steps()) + f" {each:9.1f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -84,17 +84,15 @@ def local_results(handle: TickHandle) -> dict[int, TokenResult]:
     if not columns.plan.chunks:
         return {}
     groups, samples = places(columns, handle.bucket)
+    values = _read(handle.output.values)
     if not columns.last.any():  # no result would be read
-        jax.block_until_ready(handle.output.values)
-        here = _local_groups(handle.output.values)
-        return {number: NO_TOKEN for number, group in enumerate(groups.tolist()) if group in here}
-    results: dict[int, TokenResult] = {}
-    kept = _local_groups(handle.output.logits)
-    for group, data in _local_groups(handle.output.values).items():
+        return {number: NO_TOKEN for number, group in enumerate(groups.tolist()) if group in values}
+    kept, results = _read(handle.output.logits), dict[int, TokenResult]()
+    for group, rows in values.items():
         numbers = np.flatnonzero(groups == group)
         sample = samples[numbers]
-        logits = np.asarray(kept[group])[0][sample] if group in kept else [NO_LOGITS] * len(sample)
-        results |= zip(numbers.tolist(), _results(np.asarray(data)[0][sample], logits), strict=True)
+        logits = kept[group][sample] if kept else [NO_LOGITS] * len(sample)
+        results |= zip(numbers.tolist(), _results(rows[sample], logits), strict=True)
     return results
 
 
@@ -111,8 +109,10 @@ def _results(rows: np.ndarray, logits: Sequence[np.ndarray]) -> list[TokenResult
     return found
 
 
-def _local_groups(array: Array) -> dict[int, Array]:
-    """The parts of a result on this process's devices, by group."""
+def _read(array: Array) -> dict[int, np.ndarray]:
+    """Wait for a result; its parts on this process's devices `[samples, ...]`, by group."""
     if not array.size:
         return {}
-    return {shard.index[0].start or 0: shard.data for shard in array.addressable_shards}
+    if array.is_fully_replicated:  # as with one group; looking at every device's part takes longer
+        return dict(enumerate(np.asarray(array)))
+    return {shard.index[0].start or 0: np.asarray(shard.data)[0] for shard in array.addressable_shards}

@@ -35,6 +35,12 @@ def test_vocabulary_and_special_ids(tokenizer):
     assert tokenizer.has_text(0, skip_special=False)
 
 
+def test_characters_are_those_of_the_id_by_itself(tokenizer):
+    for skip_special in (True, False, True):  # the last time from what it keeps
+        for token_id in range(BYTE_LEVEL_TOKENS + 2):
+            assert tokenizer.characters(token_id, skip_special) == len(tokenizer.decode([token_id], skip_special))
+
+
 def test_truncation_and_padding_of_the_file_are_ignored():
     backend = byte_level()
     backend.enable_truncation(4)
