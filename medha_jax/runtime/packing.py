@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -139,23 +139,26 @@ def _longer(
 
 def _updates(view: Mapping[str, np.ndarray], plan: PlanColumns, segments: Sequence[ChunkSet], group: int) -> None:
     """Write new page table entries for the chunks that bring pages of this group, decodes first."""
-    chunks, every = plan.plan.chunks, range(len(plan.plan.chunks))
-    order: list[int] = []
-    for mine in segments:
-        order += every[mine.decodes] if isinstance(mine.decodes, slice) else mine.decodes.tolist()
-    for mine in segments:
-        order += mine.longer
-    brought = [chunks[place] for place in order if place in plan.paged and chunks[place].groups[-1] == group]
-    entries = [(c.slot, c.first_page + at, page) for c in brought for at, page in enumerate(c.pages)]
-    for name, column in zip(("slot", "index", "page"), zip(*entries, strict=True), strict=False):
-        view[f"update_{name}"][: len(entries)] = column
+    slot, index, page = (view[f"update_{name}"] for name in ("slot", "index", "page"))
+
+    def brought(places: Iterable[int]) -> list[Chunk]:
+        mine = [plan.plan.chunks[place] for place in places if place in plan.paged]
+        return [chunk for chunk in mine if chunk.groups[-1] == group]
+
+    past = 0
+    if single := brought(place for chunks in segments for place in plan.decodes(chunks)):
+        entries = [(c.slot, c.first_page + at, one) for c in single for at, one in enumerate(c.pages)]
+        past = len(entries)
+        slot[:past], index[:past], page[:past] = zip(*entries, strict=True)
+    for chunk in brought(place for chunks in segments for place in chunks.longer):
+        first, past = past, past + len(chunk.pages)
+        slot[first:past], page[first:past] = chunk.slot, chunk.pages
+        index[first:past] = np.arange(chunk.first_page, chunk.first_page + len(chunk.pages))
 
 
 def _local(rows: TickRows, plan: PlanColumns, chunks: ChunkSet, geometry: Geometry, group: int) -> TickRows:
     """The rows of shared decodes, with positions local to this group's part of their requests."""
-    every = range(len(plan.plan.chunks))
-    places = every[chunks.decodes] if isinstance(chunks.decodes, slice) else chunks.decodes.tolist()
-    parts = [_part(plan.plan.chunks[place], geometry.per_group, group) for place in places]
+    parts = [_part(plan.plan.chunks[place], geometry.per_group, group) for place in plan.decodes(chunks)]
     start, limit, owner = (np.array(column) for column in zip(*parts, strict=True))
     return replace(rows, start=start, seen=np.minimum(start + 1, limit), stored=np.flatnonzero(owner))
 

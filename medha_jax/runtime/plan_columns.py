@@ -85,6 +85,12 @@ class PlanColumns:
         own = [chunks.segment for chunks in self.own.values()]
         return Segment.holding(own) if own else Segment(), self.shared.segment
 
+    def decodes(self, chunks: ChunkSet) -> Sequence[int]:
+        """The places of a set's decodes as Python's numbers."""
+        places = chunks.decodes
+        found: Sequence[int] = range(places.stop) if isinstance(places, slice) else places.tolist()
+        return found
+
 
 def _by_group(length: Sequence[int], groups: Sequence[tuple[int, ...]]) -> tuple[dict[int, ChunkSet], ChunkSet]:
     """The chunks of each group, and those that groups share."""
