@@ -51,8 +51,7 @@ class RowRun(NamedTuple):
     shared: bool
 
 
-@dataclass(frozen=True, eq=False)
-class TickRows:
+class TickRows(NamedTuple):
     """The rows of a tick, as one group sees them: decodes, by columns `[decodes]`, and longer runs.
 
     Args:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -67,16 +67,21 @@ def pack(plans: Sequence[PlanColumns], layout: PlanLayout, geometry: Geometry) -
     return packed
 
 
-def places(plan: PlanColumns, bucket: Bucket) -> tuple[np.ndarray, np.ndarray]:
-    """Where each chunk's result is: its group and its sample there `[chunks]`. Shared ones are read from group 0."""
-    groups, samples = np.zeros((2, len(plan.slot)), np.int64)
+def places(plan: PlanColumns, bucket: Bucket) -> tuple[list[int], list[int]]:
+    """Where each chunk's result is: its group, and its sample there. Shared chunks are read from group 0."""
+    groups, samples = [0] * len(plan.plan.chunks), [0] * len(plan.plan.chunks)
     for group, mine in ((0, plan.shared), *plan.own.items()):
         first, decode = (0, bucket.shared.decode) if mine is plan.shared else (bucket.shared.samples, bucket.own.decode)
-        samples[mine.decodes] = np.arange(first, first + mine.segment.decode)
-        if group:
-            groups[mine.decodes] = group
+        if isinstance(mine.decodes, slice):
+            samples[mine.decodes] = range(first, first + mine.segment.decode)
+        else:
+            for sample, place in enumerate(mine.decodes.tolist(), first):
+                samples[place] = sample
         for sample, place in enumerate(mine.longer, first + decode):
-            groups[place], samples[place] = group, sample
+            samples[place] = sample
+        if group:
+            for place in (*plan.decodes(mine), *mine.longer):
+                groups[place] = group
     return groups, samples
 
 
@@ -101,7 +106,7 @@ def _write(
     if not decodes:
         return TickRows(_NONE, _NONE, _NONE, _NONE, _NONE, longer)
     if len(decodes) == 1:
-        return replace(decodes[0], longer=longer)
+        return decodes[0]._replace(longer=longer) if longer else decodes[0]
     shared, own = decodes
 
     def both(name: str) -> np.ndarray:
@@ -160,7 +165,7 @@ def _local(rows: TickRows, plan: PlanColumns, chunks: ChunkSet, geometry: Geomet
     """The rows of shared decodes, with positions local to this group's part of their requests."""
     parts = [_part(plan.plan.chunks[place], geometry.per_group, group) for place in plan.decodes(chunks)]
     start, limit, owner = (np.array(column) for column in zip(*parts, strict=True))
-    return replace(rows, start=start, seen=np.minimum(start + 1, limit), stored=np.flatnonzero(owner))
+    return rows._replace(start=start, seen=np.minimum(start + 1, limit), stored=np.flatnonzero(owner))
 
 
 def _part(chunk: Chunk, per_group: int, group: int) -> tuple[int, int, bool]:

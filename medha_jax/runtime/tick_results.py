@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import repeat
 
 import jax
 import jax.numpy as jnp
@@ -85,23 +84,25 @@ def local_results(handle: TickHandle) -> dict[int, TokenResult]:
         return {}
     groups, samples = places(columns, handle.bucket)
     values = _read(handle.output.values)
-    if not columns.last.any():  # no result would be read
-        return {number: NO_TOKEN for number, group in enumerate(groups.tolist()) if group in values}
+    if not any(chunk.last for chunk in columns.plan.chunks):  # no result would be read
+        return {number: NO_TOKEN for number, group in enumerate(groups) if group in values}
     kept, results = _read(handle.output.logits), dict[int, TokenResult]()
     for group, rows in values.items():
-        numbers = np.flatnonzero(groups == group)
-        sample = samples[numbers]
-        logits = kept[group][sample] if kept else [NO_LOGITS] * len(sample)
-        results |= zip(numbers.tolist(), _results(rows[sample], logits), strict=True)
+        numbers = [number for number, of in enumerate(groups) if of == group]
+        mine = [samples[number] for number in numbers]
+        results |= zip(numbers, _results(rows, kept.get(group), mine), strict=True)
     return results
 
 
-def _results(rows: np.ndarray, logits: Sequence[np.ndarray]) -> list[TokenResult]:
-    """The results of some rows of `TickOutput.values`."""
-    tokens, states = rows[:, 0].tolist(), rows[:, 1]
-    found = list(map(TokenResult, tokens, (states & FINITE > 0).tolist(), repeat(0.0), repeat(()), logits))
-    for number in np.flatnonzero(states & WANTED).tolist():
-        row = rows[number]
+def _results(rows: np.ndarray, logits: np.ndarray | None, samples: Sequence[int]) -> list[TokenResult]:
+    """The results at some samples of a group's `TickOutput.values`."""
+    chosen = rows[:, :2].tolist()
+    pairs = [chosen[sample] for sample in samples]
+    kept = [NO_LOGITS] * len(pairs) if logits is None else logits[samples]
+    both = zip(pairs, kept, strict=True)
+    found = [TokenResult(token, state & FINITE > 0, 0.0, (), row) for (token, state), row in both]
+    for number in [number for number, (_, state) in enumerate(pairs) if state & WANTED]:
+        row = rows[samples[number]]
         width = (len(row) - FIXED) // 2
         logprobs = row.view(np.float32)
         top = zip(row[FIXED : FIXED + width].tolist(), logprobs[FIXED + width :].tolist(), strict=True)

@@ -57,8 +57,7 @@ def columns(*plans: StepPlan) -> list[PlanColumns]:
 
 
 def places_of(plan: StepPlan, bucket: Bucket) -> list[tuple[int, int]]:
-    groups, samples = places(PlanColumns.of(plan), bucket)
-    return list(zip(groups.tolist(), samples.tolist(), strict=True))
+    return list(zip(*places(PlanColumns.of(plan), bucket), strict=True))
 
 
 XLA = XlaAttention("asked for")

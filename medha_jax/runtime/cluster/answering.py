@@ -16,7 +16,7 @@ def answering(handle: TickHandle) -> dict[int, int]:
     values = handle.output.values
     processes = group_processes(values.sharding, values.shape)
     groups, _ = places(handle.columns, handle.bucket)
-    return {number: processes[group] for number, group in enumerate(groups.tolist())}
+    return {number: processes[group] for number, group in enumerate(groups)}
 
 
 @lru_cache
