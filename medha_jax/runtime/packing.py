@@ -51,6 +51,8 @@ def slice_bucket_for(stages: Sequence[PlanColumns], geometry: Geometry) -> Bucke
 
 
 def _needed(plans: Sequence[PlanColumns]) -> tuple[Segment, Segment]:
+    if len(plans) == 1:
+        return plans[0].need
     own, shared = zip(*(plan.need for plan in plans), strict=True)
     return Segment.holding(own), Segment.holding(shared)
 

@@ -82,8 +82,8 @@ class PlanColumns:
     @cached_property
     def need(self) -> tuple[Segment, Segment]:
         """Sizes that the plan needs of the own segment (over all groups) and of the shared segment."""
-        own = [chunks.segment for chunks in self.own.values()]
-        return Segment.holding(own) if own else Segment(), self.shared.segment
+        own, *others = [chunks.segment for chunks in self.own.values()] or [Segment()]
+        return Segment.holding([own, *others]) if others else own, self.shared.segment
 
     def decodes(self, chunks: ChunkSet) -> Sequence[int]:
         """The places of a set's decodes as Python's numbers."""

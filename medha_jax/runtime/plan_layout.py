@@ -63,7 +63,9 @@ class PlanLayout:
 
     def views(self, flat: np.ndarray) -> dict[str, np.ndarray]:
         """The fields as views of `flat`, to write into."""
-        return {name: flat[place].reshape(shape) for name, place, shape in self.places}
+        return {
+            name: flat[place] if len(shape) == 1 else flat[place].reshape(shape) for name, place, shape in self.places
+        }
 
     def fields(self, flat: Array) -> Mapping[str, Array]:
         """The fields as slices of `flat`, traced."""
