@@ -18,7 +18,7 @@ import numpy as np
 
 from benchmarks.measure import machine
 from medha_jax.config import Buckets, MeshConfig, RuntimeConfig, SchedulerConfig
-from medha_jax.engine import Engine, EngineService, GenerationRequest, Prefilled, log_error, scheduler_for
+from medha_jax.engine import Engine, EngineService, ErrorLog, GenerationRequest, Prefilled, scheduler_for
 from medha_jax.engine.loop import Events
 from medha_jax.plan import SamplingParams
 from medha_jax.scheduler.time_model import LinearTimeModel
@@ -66,7 +66,7 @@ def measure(prompt: int, prefix_cache: bool) -> None:
     config = RuntimeConfig(mesh=mesh, slots=16, pool_tokens=2**20 + 2 * prompt, compilation_cache=None)
     executor = TimedExecutor(SimulatedExecutor(config, 2 * prompt, SummedTimes(MODEL), clock, vocab=VOCAB))
     scheduler = scheduler_for(executor, SchedulerConfig(prefix_cache=prefix_cache), MODEL)
-    engine = Engine(executor, scheduler, MODEL, clock, CountedOutput, on_error=log_error)
+    engine = Engine(executor, scheduler, MODEL, clock, CountedOutput, on_error=ErrorLog(clock))
 
     def listen(events: Events) -> None:
         done[0] = max([done[0], *(event.done for _, event in events if isinstance(event, Prefilled))])

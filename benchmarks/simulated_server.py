@@ -8,20 +8,19 @@ It is the whole server except the device. It shows the cost of serving, and it c
 from __future__ import annotations
 
 import argparse
-import asyncio
 import functools
-import os
-import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from medha_jax.cli.opening import tell
+from medha_jax.cli.server_process import dying, run_server
 from medha_jax.config import BUNDLED_MODEL, POLICIES, Buckets, MeshConfig, RuntimeConfig, SchedulerConfig
 from medha_jax.engine import (
     Engine,
     EngineService,
+    ErrorLog,
     Listener,
     OnTick,
-    log_error,
     scheduler_for,
     text_outputs,
 )
@@ -68,6 +67,7 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--part-seconds", type=float, default=60.0)
     parser.add_argument("--part-rate", type=float, default=100.0)
     parser.add_argument("--drain-seconds", type=float, default=30.0)
+    parser.add_argument("--tick-seconds", type=float, default=ServerSettings.tick_seconds)
     parser.add_argument("--access-log", default="off")
     parser.add_argument("--load-seconds", type=float, default=0.0, help="until it is ready")
     parser.add_argument("--policy", choices=POLICIES, default=SchedulerConfig.policy)
@@ -79,8 +79,8 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def main() -> None:
-    """Serve until SIGTERM."""
+def main(loader_of: Callable[..., SimulatedLoader] | None = None) -> None:
+    """Serve until SIGTERM, with `SimulatedLoader` or another one of the same arguments."""
     given = parsed()
     limits = Limits(
         max_output=given.max_output,
@@ -89,19 +89,19 @@ def main() -> None:
         part_rate=given.part_rate,
     )
     settings = ServerSettings(
-        port=given.port, drain_seconds=given.drain_seconds, access_log=given.access_log, limits=limits
+        port=given.port,
+        drain_seconds=given.drain_seconds,
+        tick_seconds=given.tick_seconds,
+        access_log=given.access_log,
+        limits=limits,
     )
     clock = RealClock()
     tokenizer = Tokenizer.from_directory(BUNDLED_MODEL)
     model = ServedModel("simulated", tokenizer, VOCAB, given.context, SamplingParams(temperature=0))
 
-    def tell(line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
-
-    loader = SimulatedLoader(given, tokenizer, clock)
+    loader = (loader_of or SimulatedLoader)(given, tokenizer, clock)
     announce = functools.partial(print, flush=True)
-    asyncio.run(serve(settings, model, loader, clock=clock, announce=announce, tell=tell))
-    os._exit(0)
+    run_server(serve(settings, model, loader, clock=clock, announce=announce, tell=tell, dying=dying))
 
 
 class SimulatedLoader:
@@ -137,7 +137,8 @@ class SimulatedLoader:
             prefix_cache=False,
         )
         scheduler = scheduler_for(executor, scheduling, model)
-        engine = Engine(executor, scheduler, model, clock, text_outputs(tokenizer), on_tick=on_tick, on_error=log_error)
+        outputs, on_error = text_outputs(tokenizer), ErrorLog(clock)
+        engine = Engine(executor, scheduler, model, clock, outputs, on_tick=on_tick, on_error=on_error)
         service = EngineService(engine, listener, clock)
         service.start()
         return service

@@ -12,16 +12,16 @@ import typer
 import medha_jax
 from medha_jax.cli.bench import bench
 from medha_jax.cli.convert import convert
+from medha_jax.cli.exit_codes import BAD_INPUT, FAILED, INTERRUPTED
 from medha_jax.cli.generate import generate
 from medha_jax.cli.inspect import inspect
-from medha_jax.cli.interrupt import INTERRUPTED, leave_on_interrupt
+from medha_jax.cli.interrupt import leave_on_interrupt
 from medha_jax.cli.plan import plan
 from medha_jax.cli.serve import serve
 from medha_jax.cli.simulate import simulate
 from medha_jax.cli.standard_streams import open_closed_streams, written_out
 from medha_jax.cli.worker import worker
 
-REFUSED, BAD_INPUT = 1, 2
 # ClickException is click's in older releases of typer, and a copy of it in newer ones.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[2]
 
@@ -53,7 +53,7 @@ def _options(
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run a command line; returns the exit code: 0, 1 (failed), 2 (bad input) or 130 (Ctrl-C)."""
+    """Run a command line; returns its exit code (`exit_codes`)."""
     try:
         code = app(args=list(arguments) or ["--help"], prog_name="medha-jax", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
@@ -61,14 +61,14 @@ def run(arguments: Sequence[str]) -> int:
     except _UsageError as error:
         return _report(str(getattr(error, "format_message", error.__str__)()), BAD_INPUT)
     except OSError as error:
-        return _report(str(error), REFUSED)
+        return _report(str(error), FAILED)
     except (ValueError, RuntimeError, MemoryError) as error:
         # The package's own errors are meant for users, also those that tell of a server's full queue.
         if type(error).__module__.startswith("medha_jax."):
-            return _report(str(error), BAD_INPUT if isinstance(error, ValueError) else REFUSED)
+            return _report(str(error), BAD_INPUT if isinstance(error, ValueError) else FAILED)
         if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
             advice = "give a smaller --max-context or --max-tokens, or a shorter prompt"
-            return _report(f"out of memory: {error}; {advice}", REFUSED)
+            return _report(f"out of memory: {error}; {advice}", FAILED)
         raise  # any other error is a defect and keeps its traceback
     return code if isinstance(code, int) else 0
 

@@ -19,8 +19,8 @@ from medha_jax.cli.bench_options import (
 from medha_jax.cli.bench_run import Book, Opened, complain, ready, spoken_to, write
 from medha_jax.cli.bench_serve import fitted_to, shown_config
 from medha_jax.cli.bench_target import Target, check_own, opened
+from medha_jax.cli.exit_codes import INTERRUPTED
 from medha_jax.cli.generation_report import reader_may_leave
-from medha_jax.cli.interrupt import INTERRUPTED
 from medha_jax.cli.opening import tell
 from medha_jax.cli.option_groups import Shown, takes_groups
 from medha_jax.config import setting

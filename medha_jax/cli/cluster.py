@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from medha_jax.cli.interrupt import INTERRUPTED
+from medha_jax.cli.exit_codes import INTERRUPTED
 from medha_jax.cli.option_groups import Shown, as_flags
 from medha_jax.config import setting
 

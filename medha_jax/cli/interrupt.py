@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-INTERRUPTED = 130
+from medha_jax.cli.exit_codes import INTERRUPTED
 
 
 def _leave(number: int, frame: FrameType | None) -> None:

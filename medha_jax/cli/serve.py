@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 import re
 import signal
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -132,9 +132,8 @@ def _serve(
     name: str,
     defaults: ModelDefaults,
 ) -> None:
-    import asyncio
-
     from medha_jax.cli.opening import model_sizes
+    from medha_jax.cli.server_process import dying, run_server
     from medha_jax.server.assembly import assemble
     from medha_jax.server.server import serve as run
 
@@ -144,9 +143,8 @@ def _serve(
             runtime, scheduling, name=name, cluster=cluster, tell=tell, complete=complete, defaults=defaults
         )
         model_sizes(runtime)  # refuses a --max-context beyond the model's
-        asyncio.run(run(settings, model, loader, announce=lambda line: print(line, flush=True), tell=tell))
-    sys.stdout.flush()
-    os._exit(0)  # an abandoned load, or JAX in a mesh of several processes, would delay the exit
+        announce = functools.partial(print, flush=True)
+        run_server(run(settings, model, loader, announce=announce, tell=tell, dying=dying))
 
 
 def _leave(number: int, frame: FrameType | None) -> None:

@@ -1,6 +1,7 @@
 """The engine connects requests with the runtime: it plans, submits and collects ticks, and delivers results."""
 
 from medha_jax.engine.admission import check_request
+from medha_jax.engine.error_log import ErrorLog
 from medha_jax.engine.events import (
     Completed,
     Completion,
@@ -24,7 +25,7 @@ from medha_jax.engine.offline import ModelOutputError, OfflineEngine, generate
 from medha_jax.engine.output import RequestOutput, check_stops, text_outputs
 from medha_jax.engine.request_ledger import END_REASONS, FINISH_REASONS, RequestCounts
 from medha_jax.engine.scheduling import scheduler_for
-from medha_jax.engine.service import EngineService, Listener, NotServingError, log_error
+from medha_jax.engine.service import STOP_SECONDS, EngineService, Listener, NotServingError
 from medha_jax.engine.sizing import sized_for
 from medha_jax.engine.tick_report import ChunkReport, Load, TickReport
 from medha_jax.scheduler.request import OnDeadline, Slo
@@ -34,6 +35,7 @@ from medha_jax.scheduler.time_model import FittedTimeModel
 __all__ = [
     "END_REASONS",
     "FINISH_REASONS",
+    "STOP_SECONDS",
     "ChunkReport",
     "Completed",
     "Completion",
@@ -42,6 +44,7 @@ __all__ = [
     "EngineEvent",
     "EngineLoader",
     "EngineService",
+    "ErrorLog",
     "Executor",
     "Failed",
     "FirstToken",
@@ -69,7 +72,6 @@ __all__ = [
     "check_request",
     "check_stops",
     "generate",
-    "log_error",
     "scheduler_for",
     "sized_for",
     "text_outputs",

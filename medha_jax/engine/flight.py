@@ -55,7 +55,11 @@ class TickTimes:
 
 
 class Flight:
-    """Owns the unread ticks and slices, and the plans in the pipeline; `model` observes the seconds of each."""
+    """Owns the unread ticks and slices, and the plans in the pipeline; `model` observes the seconds of each.
+
+    Attributes:
+        predicted_s: seconds of all unread ticks and slices together, as they were predicted. Any thread may read it.
+    """
 
     def __init__(self, executor: Executor, model: TimeModel, clock: Callable[[], float]) -> None:
         self._executor, self._model, self._clock = executor, model, clock
@@ -80,10 +84,12 @@ class Flight:
         """Forget all ticks and plans."""
         self._entered: deque[Planned] = deque([NOTHING] * (self._stages - 1))
         self._ticks: deque[DispatchedTick] = deque()
+        self.predicted_s = 0.0
 
     def submit(self, planned: Planned, first: frozenset[int]) -> None:
         """Dispatch a slice, or the tick in which a plan enters; `first` are its requests with their first chunk."""
         submitted = self._clock()
+        self.predicted_s = planned.seconds + sum(tick.planned.seconds for tick in self._ticks)
         if (step := planned.step) is not None:
             handle = self._executor.submit_slice(step.slice)
             leaving = Planned(plan=step.slice.stages[-1], states=step.leaving) if step.leaving else NOTHING

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from medha_jax.config import Buckets, ConfigError, RuntimeConfig, SchedulerConfig
+from medha_jax.engine.error_log import ErrorLog
 from medha_jax.engine.events import GenerationRequest
 from medha_jax.engine.executor import Executor
 from medha_jax.engine.loop import Engine, OnTick
 from medha_jax.engine.output import text_outputs
 from medha_jax.engine.scheduling import scheduler_for
-from medha_jax.engine.service import EngineService, Listener, log_error
+from medha_jax.engine.service import EngineService, Listener
 from medha_jax.machine import cores, cpu_kind
 from medha_jax.plan import SamplingParams
 from medha_jax.scheduler.time_model import LEAST_TICKS, FittedTimeModel, TimeModelError
@@ -89,7 +90,7 @@ class EngineLoader:
             self._clock,
             output,
             on_tick=on_tick,
-            on_error=log_error,
+            on_error=ErrorLog(self._clock),
         )
         gc.collect()
         gc.freeze()  # a collection over all loaded objects takes 0.1 to 0.3 s, in the middle of a tick

@@ -81,10 +81,20 @@ class Engine:
         return self._scheduler
 
     @property
+    def healthy(self) -> bool:
+        """Whether it can run requests; False for good after an error that made the runtime unusable."""
+        return self._healthy
+
+    @property
     def load(self) -> Load:
         """Its requests, slots and pages now."""
         slots, pages = self._executor.config.slots, self._executor.sizes.pages
         return Load(**vars(self._scheduler.stats), slots=slots, total_pages=pages, healthy=self._healthy)
+
+    @property
+    def predicted_s(self) -> float:
+        """Seconds that its unread ticks were predicted to take together. Any thread may read it."""
+        return self._flight.predicted_s
 
     @property
     def rest_s(self) -> float:

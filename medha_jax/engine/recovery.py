@@ -10,6 +10,8 @@ from medha_jax.engine.flight import Flight
 from medha_jax.scheduler.planned import Planned
 from medha_jax.scheduler.scheduler import Scheduler
 
+MOST_IN_A_ROW = 8  # errors of plans without a result in between; a ninth one would not be the last
+
 
 class Recovery:
     """Drops plans. Its caller ends their requests first."""
@@ -17,18 +19,23 @@ class Recovery:
     def __init__(self, executor: Executor, scheduler: Scheduler, flight: Flight, clock: Callable[[], float]) -> None:
         self._executor, self._scheduler, self._flight, self._clock = executor, scheduler, flight, clock
         self._renewed = False  # whether the state was renewed and nothing was computed since
+        self._in_a_row = 0
 
     def progressed(self) -> None:
         """Note that results came: the devices' state may be renewed again after its next loss."""
         self._renewed = False
+        self._in_a_row = 0
 
     def drop_plan(self, planned: Planned, error: Exception) -> bool:
         """Drop a plan that an error hit; returns whether the other requests can go on.
 
         If the error lost the devices' state, the other requests are computed again. They cannot go on if the state
-        cannot be renewed, or if nothing was computed since it was last renewed.
+        cannot be renewed, if nothing was computed since it was last renewed, or if one plan after the other fails.
         """
         self._drop(planned)
+        self._in_a_row += 1
+        if self._in_a_row > MOST_IN_A_ROW:
+            return False
         if self._executor.usable():
             return True
         if self._renewed:

@@ -67,10 +67,12 @@ class RequestLedger:
                 self._open.remove(number)
                 self._failed[reason] += 1
 
-    def fail_all(self, reason: FailReason) -> None:
-        """Note that every open request has ended."""
-        self._failed[reason] += len(self._open)
+    def fail_all(self, reason: FailReason) -> list[int]:
+        """Note that every open request has ended; returns their numbers."""
+        ended = sorted(self._open)
+        self._failed[reason] += len(ended)
         self._open.clear()
+        return ended
 
     @property
     def counts(self) -> RequestCounts:

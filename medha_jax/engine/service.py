@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import threading
 from collections.abc import Callable, Sequence
 from itertools import count
 
-from medha_jax.engine.events import GenerationRequest
+from medha_jax.engine.error_log import ErrorLog
+from medha_jax.engine.events import Failed, GenerationRequest
 from medha_jax.engine.loop import Engine, Events
 from medha_jax.engine.recovery import internal_error
 from medha_jax.engine.request_ledger import RequestLedger
 from medha_jax.engine.tick_report import Load
+from medha_jax.engine.turn_watch import TurnWatch
 from medha_jax.plan import InvalidRequestError
 from medha_jax.scheduler.request import SchedulerRequest
 from medha_jax.scheduler.scheduler import check_queue
 from medha_jax.token_ids import IdArray, kept
 
 Listener = Callable[[Events], None]
-
-
-def log_error(error: Exception) -> None:
-    """Log an error with its traceback; for an engine's `on_error`."""
-    logging.getLogger(__name__).error("the engine: %s", error, exc_info=error)
+STOP_SECONDS = 3.0  # that a tick may still take when the engine is stopped
 
 
 class NotServingError(RuntimeError):
@@ -72,6 +69,9 @@ class EngineService:
     Any thread may call any method, and only `drain` and `stop` wait for a tick. Commands take effect between two ticks,
     in the order of the calls.
 
+    It is the one owner of the fact that the engine cannot go on: whatever ended it, `fault` says so, all open requests
+    have ended, and no new ones are taken. A tick that does not end is noticed only by who calls `watch`.
+
     Args:
         engine: used by nothing else from `start` on. One without `on_error` ends with its first error.
         listener: called in the engine's thread, at most once per tick, with all events of the tick in order. It must
@@ -82,6 +82,8 @@ class EngineService:
         self._engine, self._listener, self._clock = engine, listener, clock
         self._numbers = count(engine.scheduler.next_number)
         self._thread = threading.Thread(target=self._main, name="engine", daemon=True)
+        self._log, self._turn = ErrorLog(clock), TurnWatch()
+        self._started = False
         # everything below is read and changed under this lock
         self._changed = threading.Condition()
         self._inbox: list[_Command] = []
@@ -90,12 +92,31 @@ class EngineService:
         self._prompts: dict[int, _Prompt] = {}
         self._load = engine.load
         self._draining = self._stopping = False
+        self._fault: str | None = None
+
+    @property
+    def fault(self) -> str | None:
+        """Why no request can run any more, as a sentence; None as long as they can, and after `stop`."""
+        with self._changed:
+            if self._fault is None and self._started and not self._stopping and not self._thread.is_alive():
+                self._give_up("the engine's thread has ended")
+            return self._fault
 
     @property
     def healthy(self) -> bool:
-        """Whether requests can run; False for good after an error that made the runtime unusable."""
-        with self._changed:
-            return self._load.healthy
+        """Whether requests can run; False for good once there is a `fault`."""
+        return self.fault is None
+
+    def watch(self, tick_seconds: float) -> str | None:
+        """Look for a tick that does not end; returns the `fault`. One thread calls it, several times a second.
+
+        A tick may take `tick_seconds`, or 20 times what was predicted for it, if that is more. One that takes longer
+        ends all requests. The listener does not hear of that, because the engine's thread cannot tell it.
+        """
+        limit = self._turn.overdue(self._clock(), tick_seconds, self._engine.predicted_s)
+        if limit is not None:
+            self._give_up(f"a tick of the engine did not end within {limit:.3g} s")
+        return self.fault
 
     @property
     def context(self) -> int:
@@ -105,6 +126,7 @@ class EngineService:
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()
+        self._started = True
 
     def submit(self, request: GenerationRequest, arrival_s: float | None = None) -> int:
         """Queue a request that came at `arrival_s` (default: now); returns the number that its events carry.
@@ -116,8 +138,8 @@ class EngineService:
         """
         wanted = self._engine.prepare(request, self._clock() if arrival_s is None else arrival_s)
         with self._changed:
-            if self._draining or self._stopping or not self._load.healthy:
-                raise NotServingError("no new requests are taken")
+            if self._draining or self._stopping or self._fault is not None:
+                raise NotServingError(self._fault or "no new requests are taken")
             load = self._load
             waiting, tokens = load.waiting + self._coming, load.waiting_tokens + self._coming_tokens
             check_queue(self._engine.scheduler.config, waiting, tokens, wanted.prompt_tokens)
@@ -177,6 +199,7 @@ class EngineService:
                 waiting=len(self._ledger) - running,
                 waiting_tokens=self._load.waiting_tokens + self._coming_tokens,
                 draining=self._draining,
+                healthy=self._fault is None,
             )
 
     def drain(self, seconds: float) -> bool:
@@ -185,27 +208,52 @@ class EngineService:
             self._draining = True
             return self._changed.wait_for(lambda: not len(self._ledger), seconds)
 
-    def stop(self) -> None:
-        """End every request as `Failed("stopped")`, and the thread after its tick. Further calls do nothing."""
+    def stop(self, seconds: float = STOP_SECONDS) -> bool:
+        """End every request as `Failed("stopped")`, and the thread after its tick. Further calls do nothing.
+
+        Returns whether the thread has ended within `seconds`; one whose tick takes longer is left behind.
+        """
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
         if self._thread.is_alive() and self._thread is not threading.current_thread():
-            self._thread.join()
+            self._thread.join(seconds)
+        return not self._thread.is_alive()
 
     def _main(self) -> None:
         try:
             while self._wait():
+                self._turn.begin()
                 events = self._take()
                 events += self._engine.step()
                 self._tell(events)
-            self._tell(self._take() + self._engine.end_all("stopped", "the engine was stopped"))
-        except Exception as error:  # from the listener, for example: later events would be lost
-            log_error(error)
-            with self._changed:
-                self._load = dataclasses.replace(self._load, healthy=False)
-                self._ledger.fail_all("internal")
-                self._changed.notify_all()
+                self._turn.end()
+                if not self._engine.healthy:
+                    self._give_up("an error made the engine unusable")
+            if self._fault is None:
+                self._tell(self._take() + self._engine.end_all("stopped", "the engine was stopped"))
+        except BaseException as error:  # whatever it is, nobody else would hear of it: panics of Rust are no Exception
+            self._die(error)
+
+    def _die(self, error: BaseException) -> None:
+        """Log what ended the thread, and tell every open request, if the listener still listens."""
+        self._log(error)
+        fault = f"an error ended the engine ({type(error).__name__})"
+        ended = self._give_up(fault)
+        try:
+            if ended:
+                self._listener([(number, Failed("internal", fault)) for number in ended])
+        except BaseException as later:
+            self._log(later)
+
+    def _give_up(self, fault: str) -> list[int]:
+        """Note that no request can run any more, and why; the first reason counts. Returns the open requests."""
+        with self._changed:
+            self._fault = self._fault or fault
+            self._prompts.clear()
+            ended = self._ledger.fail_all("internal")
+            self._changed.notify_all()
+            return ended
 
     def _wait(self) -> bool:
         """Sleep until there is something to do; returns whether to go on."""
@@ -213,8 +261,8 @@ class EngineService:
         with self._changed:
             if rest > 0:
                 timeout = None if rest > threading.TIMEOUT_MAX else rest
-                self._changed.wait_for(lambda: self._inbox or self._stopping, timeout)
-            return not self._stopping
+                self._changed.wait_for(lambda: self._inbox or self._stopping or self._fault, timeout)
+            return not self._stopping and self._fault is None
 
     def _take(self) -> Events:
         """Carry out all commands; returns their events."""
@@ -256,7 +304,7 @@ class EngineService:
                 case _Cancel():
                     self._engine.cancel(number)
         except Exception as error:
-            log_error(error)
+            self._log(error)
             self._engine.cancel(number)
             return [(number, internal_error(error))]
         return []

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import signal
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -14,10 +13,10 @@ from dataclasses import replace
 from typing import Protocol, TypeVar
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health
 from grpc_reflection.v1alpha import reflection
 
-from medha_jax.engine import EngineEvent, EngineService, Listener, OnTick, TickReport
+from medha_jax.engine import STOP_SECONDS, EngineEvent, EngineService, Listener, OnTick
 from medha_jax.net import join_address
 from medha_jax.protos import inference_pb2 as pb
 from medha_jax.server.access_log import AccessLog
@@ -29,17 +28,25 @@ from medha_jax.server.refusal import unavailable
 from medha_jax.server.request_parser import ServedModel
 from medha_jax.server.security import read_tokens, server_credentials
 from medha_jax.server.settings import ServerSettings
+from medha_jax.server.stopping import Stopping
 from medha_jax.server.streams import Streams
 from medha_jax.server.trace import ScheduleTrace
+from medha_jax.server.vitals import Vitals
+from medha_jax.server.watchers import GuardedWatchers
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Inference"].full_name
 REFLECTION = reflection.SERVICE_NAME
 WORKERS = 2  # threads for long texts and prompts
-HEALTH_SECONDS = 0.25  # between checks of the engine
+WATCH_SECONDS = 0.25  # between looks at the engine
 LAST_WRITE_SECONDS = 5.0  # that one write may take while the server ends
 LAST_WORDS_SECONDS = 1.0  # for ended streams to send their status
+CLOSE_SECONDS = 3.0  # to release what an engine has that cannot go on
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
+
+
+class EngineEndedError(RuntimeError):
+    """The engine cannot go on, so the server ended; a new process is needed."""
 
 
 class Loader(Protocol):
@@ -63,9 +70,10 @@ async def serve(
     clock: Callable[[], float] = time.perf_counter,
     announce: Callable[[str], None] = logger.info,
     tell: Callable[[str], None] = logger.info,
+    dying: Callable[[str], None] = logger.critical,
     stopping: asyncio.Event | None = None,
 ) -> None:
-    """Serve until stopped; then let running streams finish.
+    """Serve until stopped; then let running streams finish. If the engine cannot go on, end all streams at once.
 
     Args:
         settings: address, limits and security.
@@ -74,11 +82,14 @@ async def serve(
         clock: the engine's, in seconds.
         announce: takes the line that the server is ready, with its address.
         tell: takes all other lines, those of the access log included.
+        dying: takes the sentence why the engine cannot go on, before streams are ended. A few seconds later this
+            function raises; who must be sure of that ends the process by itself.
         stopping: stops the server when it is set. Without it SIGTERM and SIGINT stop the server, and a second signal
             ends the running streams at once; the caller must then be the main thread.
 
     Raises:
         ConfigError: a file of TLS or of tokens is wrong; nothing was loaded.
+        EngineEndedError: the engine cannot go on.
         ListenError: the server cannot listen on an address; nothing was loaded.
         OSError: the trace cannot be written; nothing was loaded.
     """
@@ -91,7 +102,8 @@ async def serve(
             tell(f"metrics on http://{_listen_for_metrics(metrics, settings.host, settings.metrics_port)}/metrics")
         if settings.trace is not None:
             trace = closing.enter_context(contextlib.closing(ScheduleTrace(settings.trace, clock)))
-        stop = _Stop(stopping)
+        watchers = GuardedWatchers([watcher for watcher in (metrics, trace) if watcher is not None], clock)
+        stop = Stopping(stopping)
         stop.listen()
         streams = Streams(settings.limits)
         size = settings.limits.message_bytes(model.context)
@@ -100,14 +112,16 @@ async def serve(
         calls = Calls(log, clock, workers, (lambda code: None) if metrics is None else metrics.refused)
         inference = Inference(calls, streams, settings.limits, size)
         server, port = grpc_server(settings, size, credentials, tokens)
-        readiness = health.aio.HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(readiness, server)
+        vitals = Vitals(SERVICE)
+        vitals.add_to(server)
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers(inference)),))
         reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, REFLECTION), server)
-        await _tell_health(readiness, False)
+        await vitals.tell(ready=False)
         await server.start()
-        loading = _in_thread(lambda: _load(loader, streams, metrics, trace))
+        loading = _in_thread(lambda: _load(loader, streams, metrics, watchers))
         waiting = asyncio.create_task(stop.asked.wait())
+        fault: str | None = None
+        ended = True
         try:
             await asyncio.wait((loading, waiting), return_when=asyncio.FIRST_COMPLETED)
             if stop.asked.is_set():
@@ -116,46 +130,36 @@ async def serve(
                 service = await loading
                 stop.listen()  # again: the load may have replaced the signal handlers
                 inference.open(service, replace(model, context=service.context))
-                await _tell_health(readiness, True)
+                await vitals.tell(ready=True)
                 announce(f"serving {model.name} on {join_address(settings.host, port)}")
-                watching = asyncio.create_task(_watch(service, readiness))
-                await waiting
+                watching = asyncio.create_task(_watch(service, settings.tick_seconds))
+                await asyncio.wait((waiting, watching), return_when=asyncio.FIRST_COMPLETED)
+                if not watching.done():
+                    await vitals.tell(ready=False)
+                    inference.close("the server is about to end")
+                    await _drain(streams, settings.drain_seconds, stop.hurry, watching, tell)
+                if watching.done():
+                    fault = watching.result()
+                    await vitals.tell(ready=False, alive=False)
+                    inference.close(fault)
+                    dying(fault)
+                    await _end_all(streams, f"{fault}; the server ends")
                 watching.cancel()
-                await readiness.enter_graceful_shutdown()
-                inference.close("the server is about to end")
-                await _drain(streams, settings.drain_seconds, stop.hurry, tell)
-                await asyncio.to_thread(service.stop)
+                patience = LAST_WORDS_SECONDS if fault or stop.hurry.is_set() else STOP_SECONDS
+                ended = await asyncio.to_thread(service.stop, patience)
+                if not ended and fault is None:
+                    tell(f"the engine's last tick did not end within {patience:g} s; it is left behind")
         finally:
             await server.stop(LAST_WORDS_SECONDS / 2)
             workers.shutdown(wait=False, cancel_futures=True)
+            waiting.cancel()
             stop.leave()
-        loader.close()
-
-
-class _Stop:
-    """Stops a server by the caller's event or by signals. Belongs to the event loop.
-
-    Attributes:
-        asked: set when the server must stop.
-        hurry: set when it must end running streams at once.
-    """
-
-    def __init__(self, asked: asyncio.Event | None) -> None:
-        self.asked, self.hurry = asyncio.Event() if asked is None else asked, asyncio.Event()
-        self._signals = (signal.SIGTERM, signal.SIGINT) if asked is None else ()
-
-    def listen(self) -> None:
-        """Install the signal handlers."""
-        for number in self._signals:
-            asyncio.get_running_loop().add_signal_handler(number, self._on_signal)
-
-    def leave(self) -> None:
-        """Remove the signal handlers."""
-        for number in self._signals:
-            asyncio.get_running_loop().remove_signal_handler(number)
-
-    def _on_signal(self) -> None:
-        (self.hurry if self.asked.is_set() else self.asked).set()
+        if fault is None and ended:
+            loader.close()
+        else:  # its thread may hold what `close` waits for
+            await asyncio.wait((_in_thread(loader.close),), timeout=CLOSE_SECONDS)
+    if fault is not None:
+        raise EngineEndedError(fault)
 
 
 def _listen_for_metrics(metrics: Metrics, host: str, port: int) -> str:
@@ -166,20 +170,14 @@ def _listen_for_metrics(metrics: Metrics, host: str, port: int) -> str:
         raise ListenError(f"cannot listen on {join_address(host, port)} for metrics: {error.strerror}") from None
 
 
-def _load(loader: Loader, streams: Streams, metrics: Metrics | None, trace: ScheduleTrace | None) -> EngineService:
-    """Load the engine. Metrics and trace get each tick and event in its thread, before the streams do."""
-    told = [watcher for watcher in (metrics, trace) if watcher is not None]
-
-    def on_tick(report: TickReport) -> None:
-        for watcher in told:
-            watcher.on_tick(report)
+def _load(loader: Loader, streams: Streams, metrics: Metrics | None, watchers: GuardedWatchers) -> EngineService:
+    """Load the engine. Watchers get each tick and event in its thread, before the streams do."""
 
     def listen(events: list[tuple[int, EngineEvent]]) -> None:
-        for watcher in told:
-            watcher.on_events(events)
+        watchers.on_events(events)
         streams.listen(events)
 
-    service = loader.load(listen, on_tick if told else None)
+    service = loader.load(listen, watchers.on_tick if watchers else None)
     if metrics is not None:
         metrics.watch(service.load)
     return service
@@ -212,13 +210,22 @@ def _in_thread(work: Callable[[], T]) -> asyncio.Future[T]:
     return future
 
 
-async def _drain(streams: Streams, seconds: float, hurry: asyncio.Event, tell: Callable[[str], None]) -> None:
-    """Wait for the open streams; end those that take longer than `seconds`."""
+async def _drain(
+    streams: Streams, seconds: float, hurry: asyncio.Event, fault: asyncio.Task[str], tell: Callable[[str], None]
+) -> None:
+    """Wait for the open streams; end those that take longer than `seconds`. A fault of the engine ends the wait."""
     tell(f"stopping: {len(streams)} streams have up to {seconds:g} s")
     streams.hasten(LAST_WRITE_SECONDS)
-    if await _first(streams.closed(), hurry.wait(), seconds):
-        return
-    streams.end_all(unavailable("the server ended before the output did"))
+    hurried = asyncio.ensure_future(hurry.wait())
+    cut_short = asyncio.wait((hurried, fault), return_when=asyncio.FIRST_COMPLETED)
+    if not await _first(streams.closed(), cut_short, seconds) and not fault.done():
+        await _end_all(streams, "the server ended before the output did")
+    hurried.cancel()
+
+
+async def _end_all(streams: Streams, why: str) -> None:
+    """End every stream with UNAVAILABLE, and give the statuses a moment to leave."""
+    streams.end_all(unavailable(why))
     await _first(streams.closed(), asyncio.sleep(LAST_WORDS_SECONDS), LAST_WORDS_SECONDS)
 
 
@@ -232,14 +239,8 @@ async def _first(wanted: Awaitable[object], other: Awaitable[object], seconds: f
     return done
 
 
-async def _watch(service: EngineService, readiness: health.aio.HealthServicer) -> None:
-    """Report NOT_SERVING when the engine cannot go on."""
-    while service.healthy:
-        await asyncio.sleep(HEALTH_SECONDS)
-    await _tell_health(readiness, False)
-
-
-async def _tell_health(readiness: health.aio.HealthServicer, serving: bool) -> None:
-    status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
-    for name in ("", SERVICE):
-        await readiness.set(name, status)
+async def _watch(service: EngineService, tick_seconds: float) -> str:
+    """Look at the engine until it cannot go on; returns why."""
+    while (fault := service.watch(tick_seconds)) is None:
+        await asyncio.sleep(WATCH_SECONDS)
+    return fault

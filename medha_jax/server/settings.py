@@ -79,6 +79,13 @@ class ServerSettings:
     drain_seconds: float = setting(
         30.0, "That streams may run on after SIGTERM.", at_least=0, at_most=LONGEST_S, panel=_LIMITS
     )
+    tick_seconds: float = setting(
+        60.0,
+        "That a tick may take, or 20 times its prediction if that is more; then the engine counts as hung.",
+        above=0,
+        at_most=LONGEST_S,
+        panel=_LIMITS,
+    )
     access_log: LogFormat = setting(
         "text", "A line a call, on standard error.", choices=LOG_FORMATS, metavar="text|json|off"
     )

@@ -18,6 +18,7 @@ from medha_jax.cli import app
 from medha_jax.config import load_mesh
 from medha_jax.engine import Load
 from medha_jax.server.prometheus import Metrics
+from medha_jax.server.vitals import LIVENESS
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -84,6 +85,25 @@ def test_commands_in_manifests_are_those_of_medha_jax(manifest: Path) -> None:
                 assert devices == mesh.tp * mesh.spp * mesh.kvp
         mounts = {mount["name"] for mount in container["volumeMounts"]}
         assert mounts == {volume["name"] for volume in pod["volumes"]}
+
+
+@pytest.mark.parametrize("manifest", MANIFESTS, ids=lambda manifest: manifest.stem)
+def test_probes_tell_readiness_from_liveness(manifest: Path) -> None:
+    """A server that drains, or loads, is not ready, and must not be killed for that."""
+    for _, container in containers(manifest):
+        asked = {}
+        for kind in ("readiness", "liveness"):
+            probe = container[f"{kind}Probe"]
+            if "grpc" in probe:
+                asked[kind] = probe["grpc"].get("service", "")
+            else:
+                (name,) = re.findall(r"HealthCheckRequest\((?:service='(\w*)')?\)", probe["exec"]["command"][-1])
+                asked[kind] = name
+        assert asked == {"readiness": "", "liveness": LIVENESS}
+        patience = container["livenessProbe"]
+        assert patience["periodSeconds"] * patience["failureThreshold"] >= 60
+        start = container["startupProbe"]
+        assert start["periodSeconds"] * start["failureThreshold"] >= 600
 
 
 def test_as_many_pods_as_processes() -> None:

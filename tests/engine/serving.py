@@ -18,12 +18,12 @@ from medha_jax.engine import (
     Engine,
     EngineEvent,
     EngineService,
+    ErrorLog,
     Failed,
     GenerationRequest,
     OfflineEngine,
     TickReport,
     generate,
-    log_error,
     scheduler_for,
     text_outputs,
 )
@@ -122,7 +122,7 @@ def serving(
     executor: Any, tokenizer: Tokenizer, config: SchedulerConfig = CONFIG, **settings: Any
 ) -> Iterator[tuple[EngineService, Heard]]:
     heard = Heard()
-    told = {"on_tick": heard.reports.append, "on_error": log_error}
+    told = {"on_tick": heard.reports.append, "on_error": ErrorLog(time.monotonic)}
     service = EngineService(engine_of(executor, tokenizer, config, **told, **settings), heard, time.monotonic)
     service.start()
     try:

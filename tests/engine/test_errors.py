@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,9 +13,11 @@ import pytest
 
 from medha_jax.config import SchedulerConfig
 from medha_jax.engine import Completed, Failed, NotServingError, Queued
+from medha_jax.engine.generation import Generation
+from medha_jax.engine.recovery import MOST_IN_A_ROW
 from medha_jax.runtime import MeshExecutor
 from medha_jax.text import Tokenizer
-from tests.engine.serving import Faulty, alone, ask, serving
+from tests.engine.serving import Faulty, alone, ask, drained, serving
 from tests.small import small_executor
 
 FAILED = Failed("internal", "an internal error ended the request (ZeroDivisionError)")
@@ -123,6 +126,98 @@ def test_a_state_that_is_lost_before_a_tick_has_run_ends_all_and_readiness(byte_
         assert (service.load().running, service.load().waiting) == (0, 0)
         with pytest.raises(NotServingError):
             service.submit(ask(1, 10))
+
+
+class Always(dict[str, Exception]):
+    """Faults that stay."""
+
+    def pop(self, name: str, *default: Any) -> Any:
+        return self.get(name, *default)
+
+
+@pytest.mark.parametrize("place", ["submit", "collect"])
+def test_one_failed_plan_after_the_other_ends_the_engine(
+    place: str, executor: MeshExecutor, byte_tokenizer: Tokenizer
+) -> None:
+    faulty = Faulty(executor)
+    with serving(faulty, byte_tokenizer) as (service, heard):
+        for _ in range(2):  # a result in between, and the count begins again
+            faulty.fail = Always({place: ZeroDivisionError()})
+            for seed in range(MOST_IN_A_ROW):
+                assert heard.end(service.submit(ask(seed, 10))) == FAILED
+            faulty.fail = {}
+            assert heard.completion(service.submit(ask(0, 10)))
+        faulty.fail = Always({place: ZeroDivisionError()})
+        for seed in range(MOST_IN_A_ROW + 1):
+            assert service.fault is None
+            assert heard.end(service.submit(ask(seed, 10))) == FAILED
+        service._thread.join(20)
+        assert service.fault == "an error made the engine unusable"
+        with pytest.raises(NotServingError, match="an error made the engine unusable"):
+            service.submit(ask(1, 10))
+    drained(executor, byte_tokenizer)
+
+
+class Panic(BaseException):
+    """As a panic of Rust is in Python: no Exception."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "place"),
+    [(KeyError, "plan"), (Panic, "plan"), (Panic, "submit"), (Panic, "collect"), (Panic, "output")],
+)
+def test_what_ends_the_thread_or_the_scheduler_is_told_to_all_and_logged_once(
+    kind: type[BaseException],
+    place: str,
+    executor: MeshExecutor,
+    byte_tokenizer: Tokenizer,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    faulty = Faulty(executor)
+    faulty.pause_s = 0.01
+    with serving(faulty, byte_tokenizer) as (service, heard):
+        numbers = [service.submit(ask(seed, 20, 1000)) for seed in range(12)]
+        heard.until(lambda: any(len(heard.events.get(number, [])) > 4 for number in numbers))
+
+        def fail(*given: Any) -> Any:
+            raise kind("a defect")
+
+        engine = service._engine
+        whose = {"plan": engine.scheduler, "output": Generation}.get(place, faulty)
+        monkeypatch.setattr(whose, {"output": "computed"}.get(place, place), fail)
+        for number in numbers:
+            end = heard.end(number)
+            assert isinstance(end, Failed) and end.reason == "internal" and kind.__name__ in end.message
+        service._thread.join(20)
+        assert not service._thread.is_alive() and service.fault
+        assert len(caplog.records) == 1
+        assert (service.load().running, service.load().waiting, service.load().healthy) == (0, 0, False)
+        assert service.load().counts.failed["internal"] == 12
+        with pytest.raises(NotServingError, match=service.fault.replace("(", ".").replace(")", ".")):
+            service.submit(ask(1, 10))
+        assert service.drain(1)
+        assert service.stop()
+    monkeypatch.undo()
+    drained(executor, byte_tokenizer)
+
+
+def test_a_tick_that_does_not_end_is_given_up_by_who_watches(executor: MeshExecutor, byte_tokenizer: Tokenizer) -> None:
+    slow = Faulty(executor)
+    slow.pause_s = 1.0
+    with serving(slow, byte_tokenizer) as (service, heard):
+        number = service.submit(ask(1, 10))
+        began = time.monotonic()
+        while service.watch(0.2) is None:
+            assert time.monotonic() - began < 0.9
+            time.sleep(0.02)
+        assert service.fault == "a tick of the engine did not end within 0.2 s"
+        assert (service.load().running, service.load().waiting, service.load().healthy) == (0, 0, False)
+        assert service.drain(0)
+        assert not service.stop(0.0)
+        assert service.stop()
+        assert not any(isinstance(event, Completed) for event in heard.events.get(number, []))
+    drained(executor, byte_tokenizer)
 
 
 def test_donated_state_that_is_gone_is_noticed() -> None:

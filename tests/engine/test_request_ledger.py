@@ -16,12 +16,12 @@ from medha_jax.engine import (
     Completed,
     Engine,
     EngineService,
+    ErrorLog,
     Failed,
     GenerationRequest,
     NewTokens,
     Queued,
     QueueFullError,
-    log_error,
     scheduler_for,
 )
 from medha_jax.plan import InvalidRequestError, SamplingParams, StepPlan
@@ -67,7 +67,7 @@ class Life:
         clock, model = WallClock(), LinearTimeModel(fixed=TICK_S)
         self.executor = Unreliable(SIZES, CONTEXT, SummedTimes(model), clock, vocab=100)
         scheduler = scheduler_for(self.executor, QUEUE, model)
-        engine = Engine(self.executor, scheduler, model, clock, CountedOutput, on_error=log_error)
+        engine = Engine(self.executor, scheduler, model, clock, CountedOutput, on_error=ErrorLog(clock))
         self.heard, self.clock = Heard(), clock
         self.service = EngineService(engine, self.heard, clock)
         self.accepted: list[int] = []
