@@ -12,8 +12,7 @@ import functools
 import time
 from collections.abc import Callable, Sequence
 
-from medha_jax.cli.opening import tell
-from medha_jax.cli.server_process import dying, run_server
+from medha_jax.cli.server_process import dying, run_server, server_log
 from medha_jax.config import BUNDLED_MODEL, POLICIES, Buckets, MeshConfig, RuntimeConfig, SchedulerConfig
 from medha_jax.engine import (
     Engine,
@@ -55,6 +54,7 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the options; None reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--metrics-port", type=int)
     parser.add_argument("--tick-ms", type=float, default=5.0, help="of a tick, whatever is in it")
     parser.add_argument("--token-us", type=float, default=0.0, help="more for every row of it")
     parser.add_argument("--slots", type=int, default=256)
@@ -90,6 +90,7 @@ def main(loader_of: Callable[..., SimulatedLoader] | None = None) -> None:
     )
     settings = ServerSettings(
         port=given.port,
+        metrics_port=given.metrics_port,
         drain_seconds=given.drain_seconds,
         tick_seconds=given.tick_seconds,
         access_log=given.access_log,
@@ -100,8 +101,19 @@ def main(loader_of: Callable[..., SimulatedLoader] | None = None) -> None:
     model = ServedModel("simulated", tokenizer, VOCAB, given.context, SamplingParams(temperature=0))
 
     loader = (loader_of or SimulatedLoader)(given, tokenizer, clock)
-    announce = functools.partial(print, flush=True)
-    run_server(serve(settings, model, loader, clock=clock, announce=announce, tell=tell, dying=dying))
+    with server_log() as log:
+        announce, last = functools.partial(print, flush=True), functools.partial(dying, log)
+        serving = serve(
+            settings,
+            model,
+            loader,
+            clock=clock,
+            announce=announce,
+            tell=log.write,
+            dying=last,
+            dropped=lambda: log.dropped,
+        )
+        run_server(serving, log)
 
 
 class SimulatedLoader:

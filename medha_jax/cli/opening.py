@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from typing import TYPE_CHECKING
 
@@ -33,8 +34,9 @@ def lead_runtime(request: GenerationRequest, config: RuntimeConfig, cluster: Clu
 
 
 def tell(line: str) -> None:
-    """Print a step of the start to stderr."""
-    print(line, file=sys.stderr, flush=True)
+    """Print a step of the start to stderr. That nobody reads it ends no work."""
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
 
 
 def model_sizes(config: RuntimeConfig) -> tuple[int, int]:

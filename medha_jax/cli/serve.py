@@ -17,7 +17,6 @@ import typer
 import yaml
 
 from medha_jax.cli.cluster import SEVERAL, ClusterOptions, ended_at_once, quiet_stdout
-from medha_jax.cli.opening import tell
 from medha_jax.cli.option_groups import Shown, takes_groups
 from medha_jax.cli.runtime_options import RuntimeOptions
 from medha_jax.config import ConfigError, ModelDefaults, RuntimeConfig, SchedulerConfig, setting
@@ -133,18 +132,21 @@ def _serve(
     defaults: ModelDefaults,
 ) -> None:
     from medha_jax.cli.opening import model_sizes
-    from medha_jax.cli.server_process import dying, run_server
+    from medha_jax.cli.server_process import dying, run_server, server_log
     from medha_jax.server.assembly import assemble
     from medha_jax.server.server import serve as run
 
-    with contextlib.nullcontext() if cluster is None else ended_at_once():
+    with contextlib.nullcontext() if cluster is None else ended_at_once(), server_log() as log:
         complete = settings.compile_all_first
         model, loader = assemble(
-            runtime, scheduling, name=name, cluster=cluster, tell=tell, complete=complete, defaults=defaults
+            runtime, scheduling, name=name, cluster=cluster, tell=log.write, complete=complete, defaults=defaults
         )
         model_sizes(runtime)  # refuses a --max-context beyond the model's
-        announce = functools.partial(print, flush=True)
-        run_server(run(settings, model, loader, announce=announce, tell=tell, dying=dying))
+        announce, last = functools.partial(print, flush=True), functools.partial(dying, log)
+        serving = run(
+            settings, model, loader, announce=announce, tell=log.write, dying=last, dropped=lambda: log.dropped
+        )
+        run_server(serving, log)
 
 
 def _leave(number: int, frame: FrameType | None) -> None:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from grpc import StatusCode, aio
 
+from medha_jax.engine import ErrorLog
 from medha_jax.server.access_log import AccessLog, Record
 from medha_jax.server.refusal import Refusal
 
@@ -33,6 +34,7 @@ class Calls:
         self, log: AccessLog, clock: Callable[[], float], workers: Executor, on_refused: Callable[[str], None]
     ) -> None:
         self._log, self._clock, self._workers, self._on_refused = log, clock, workers, on_refused
+        self._errors = ErrorLog(clock, "the access log")
         self._unsent: set[asyncio.Future[None]] = set()
 
     @property
@@ -75,10 +77,17 @@ class Calls:
                 record, context, Refusal(StatusCode.INTERNAL, "an error in the server; its log says more")
             )
         finally:
+            record.e2e_ms = 1000 * (self._clock() - began)
+            self._over(record)
+
+    def _over(self, record: Record) -> None:
+        """Count and log a call. It has its status already, which no error in here may replace."""
+        try:
             if record.accepted is False:
                 self._on_refused(record.code)
-            record.e2e_ms = 1000 * (self._clock() - began)
             self._log.end(record)
+        except Exception as error:
+            self._errors(error)
 
     async def aside(self, size: int, work: Callable[[], T]) -> T:
         """Do work on `size` bytes without blocking the loop."""

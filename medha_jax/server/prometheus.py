@@ -95,6 +95,10 @@ class Metrics:
         """Read the gauges from an engine at every request for the metrics."""
         self.registry.register(_Gauges(load))
 
+    def watch_log(self, dropped: Callable[[], int]) -> None:
+        """Read at every request for the metrics how many lines of the log were dropped."""
+        self.registry.register(_DroppedLines(dropped))
+
     def on_tick(self, report: TickReport) -> None:
         """Count what a tick did."""
         self._now = report.ended
@@ -210,6 +214,18 @@ class _Gauges(Collector):
         )
         back = "KV pages copied back from host memory."
         yield CounterMetricFamily("medha_kv_host_restored_pages", back, value=load.host.restored)
+
+
+class _DroppedLines(Collector):
+    """Reads a count of lines on demand."""
+
+    def __init__(self, dropped: Callable[[], int]) -> None:
+        self._dropped = dropped
+
+    def collect(self) -> Iterator[Metric]:
+        """The count as it is now."""
+        what = "Lines of the log that nobody read in time, or that could not be written."
+        yield CounterMetricFamily("medha_log_lines_dropped", what, value=self._dropped())
 
 
 def _counters(load: Load) -> Iterator[Metric]:

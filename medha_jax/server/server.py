@@ -16,7 +16,7 @@ import grpc
 from grpc_health.v1 import health
 from grpc_reflection.v1alpha import reflection
 
-from medha_jax.engine import STOP_SECONDS, EngineEvent, EngineService, Listener, OnTick
+from medha_jax.engine import STOP_SECONDS, EngineEvent, EngineService, ErrorLog, Listener, OnTick
 from medha_jax.net import join_address
 from medha_jax.protos import inference_pb2 as pb
 from medha_jax.server.access_log import AccessLog
@@ -71,6 +71,7 @@ async def serve(
     announce: Callable[[str], None] = logger.info,
     tell: Callable[[str], None] = logger.info,
     dying: Callable[[str], None] = logger.critical,
+    dropped: Callable[[], int] = lambda: 0,
     stopping: asyncio.Event | None = None,
 ) -> None:
     """Serve until stopped; then let running streams finish. If the engine cannot go on, end all streams at once.
@@ -81,9 +82,10 @@ async def serve(
         loader: loads the engine once the server listens.
         clock: the engine's, in seconds.
         announce: takes the line that the server is ready, with its address.
-        tell: takes all other lines, those of the access log included.
+        tell: takes all other lines, those of the access log included. What it or another of these raises is logged.
         dying: takes the sentence why the engine cannot go on, before streams are ended. A few seconds later this
             function raises; who must be sure of that ends the process by itself.
+        dropped: how many lines `tell` dropped so far, for the metrics.
         stopping: stops the server when it is set. Without it SIGTERM and SIGINT stop the server, and a second signal
             ends the running streams at once; the caller must then be the main thread.
 
@@ -93,12 +95,14 @@ async def serve(
         ListenError: the server cannot listen on an address; nothing was loaded.
         OSError: the trace cannot be written; nothing was loaded.
     """
+    announce, tell, dying = (_harmless(take, ErrorLog(clock, "a line")) for take in (announce, tell, dying))
     credentials = None if settings.tls is None else server_credentials(settings.tls)
     tokens = () if settings.token_file is None else read_tokens(settings.token_file)
     with contextlib.ExitStack() as closing:
         metrics = trace = None
         if settings.metrics_port is not None:
             metrics = closing.enter_context(contextlib.closing(Metrics()))
+            metrics.watch_log(dropped)
             tell(f"metrics on http://{_listen_for_metrics(metrics, settings.host, settings.metrics_port)}/metrics")
         if settings.trace is not None:
             trace = closing.enter_context(contextlib.closing(ScheduleTrace(settings.trace, clock)))
@@ -160,6 +164,18 @@ async def serve(
             await asyncio.wait((_in_thread(loader.close),), timeout=CLOSE_SECONDS)
     if fault is not None:
         raise EngineEndedError(fault)
+
+
+def _harmless(take: Callable[[str], None], log: ErrorLog) -> Callable[[str], None]:
+    """The same function without its errors: a line that cannot be written ends no stream."""
+
+    def guarded(line: str) -> None:
+        try:
+            take(line)
+        except Exception as error:
+            log(error)
+
+    return guarded
 
 
 def _listen_for_metrics(metrics: Metrics, host: str, port: int) -> str:

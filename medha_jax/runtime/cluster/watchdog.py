@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -9,16 +10,25 @@ import time
 from collections.abc import Callable
 
 LOST = 1
+SAY_SECONDS = 1.0
 
 
 def leave(text: str, code: int = LOST) -> None:
     """Print `error: …` as a single line on stderr and end this process at once, without cleaning up.
 
-    A thread inside a collective cannot be woken if its partner process is gone.
+    A thread inside a collective cannot be woken if its partner process is gone. A standard error that nobody reads, or
+    that cannot be written, does not keep the process.
     """
     line = " ".join(f"error: {text}".split())
-    os.write(sys.stderr.fileno(), f"{line}\n".encode(errors="replace"))
+    saying = threading.Thread(target=_say, args=(f"{line}\n".encode(errors="replace"),), daemon=True)
+    saying.start()
+    saying.join(SAY_SECONDS)
     os._exit(code)
+
+
+def _say(line: bytes) -> None:
+    with contextlib.suppress(OSError, AttributeError):  # AttributeError: there is no standard error
+        os.write(sys.stderr.fileno(), line)
 
 
 class Watchdog:
