@@ -248,7 +248,7 @@ class TokenResult(NamedTuple):
 
     Args:
         token: the chosen id.
-        finite: whether the logits were finite; if not, the token means nothing.
+        finite: whether the logits, and all that the chunk computed, were finite; if not, the token means nothing.
         logprob: natural log-probability of the token, if the request asked for it.
         top: the likeliest tokens with their log-probabilities, best first, if the request asked for them.
         logits: fp32 `[vocab]`; empty unless the runtime keeps them.

@@ -103,7 +103,8 @@ def _attend_tiles(
         state = lax.fori_loop(whole, last, lambda n, s: step(n, s, True), state)
 
         top, total, part = (jnp.stack(heads) for heads in zip(*state, strict=True))
-        parts, sums = _normalised(top * scale, total, part)
+        sees = (position[:, None] >= 0) & (limit > 0)
+        parts, sums = _normalised(top * scale, total, part, sees)
         new = _by_row(parts, rows, group).reshape(rows, heads, head_dim).astype(out.dtype)
         new_lse = _by_row(sums, rows, group).reshape(rows, heads)
         mine = (jnp.arange(rows) < tiles.count[index])[:, None]
@@ -117,11 +118,13 @@ def _attend_tiles(
     return attended
 
 
-def _normalised(top: Array, total: Array, part: Array) -> tuple[Array, Array]:
-    """Output and natural log-sum-exp from an online softmax in base two; 0 and -inf for queries that saw no token."""
-    some = total > 0
-    safe = jnp.where(some, total, 1)
-    return jnp.where(some, part / safe, 0), jnp.where(some, (top + jnp.log2(safe)) / LOG2_E, -jnp.inf)
+def _normalised(top: Array, total: Array, part: Array, sees: Array) -> tuple[Array, Array]:
+    """Output and natural log-sum-exp from an online softmax in base two; 0 and -inf for queries that see no token.
+
+    Which ones do is not told from `total`: a query that is not finite must not look like one that sees nothing.
+    """
+    safe = jnp.where(sees, total, 1)
+    return jnp.where(sees, part / safe, 0), jnp.where(sees, (top + jnp.log2(safe)) / LOG2_E, -jnp.inf)
 
 
 def _by_row(x: Array, rows: int, group: int) -> Array:
@@ -149,10 +152,23 @@ def _block(
     new_top = jnp.maximum(top, scores.max(-1, keepdims=True))
     # sum the weights after rounding to the values' dtype, because the product uses those
     weights = jnp.exp2((scores - new_top) * scale).astype(values.dtype)
+    if seen is not None:  # where all others are -inf, a masked score would be the largest
+        weights = jnp.where(seen, weights, 0)
     shrink = jnp.exp2((top - new_top) * scale)
     total = total * shrink + weights.astype(jnp.float32).sum(-1, keepdims=True)
     part = part * shrink + jnp.dot(weights, values, preferred_element_type=jnp.float32)
     return Softmax(new_top, total, part)
+
+
+def _by_owner(mine: Array, items: Array) -> Array:
+    """Add up the items `[width, n]` of each row: `mine [rows, width]` -> `[rows, n]`.
+
+    A product with zeros and ones is the fastest sum on CPUs, but 0 x NaN would spoil every row. So an item that is not
+    finite is left out of it, and makes its own row NaN, and no other.
+    """
+    finite = jnp.isfinite(items).all(-1)
+    added = mine.astype(items.dtype) @ jnp.where(finite[:, None], items, 0)
+    return jnp.where((mine & ~finite).any(1)[:, None], jnp.nan, added)
 
 
 def _attend_decodes(queries: Array, pool: Pool, layer: Array, table: Array, work: AttentionWork) -> tuple[Array, Array]:
@@ -178,23 +194,25 @@ def _attend_decodes(queries: Array, pool: Pool, layer: Array, table: Array, work
         # [width, kv_heads, page, head_dim]
         keys, values = (read(pool, (layer, kind, held), queries.dtype) for kind in (0, 1))
         scores = jnp.einsum("wkgd,wkpd->wkgp", split[row], keys, preferred_element_type=jnp.float32)
-        scores = jnp.where(jnp.arange(page) < left[:, None, None, None], scores, NOTHING)
+        seen = jnp.arange(page) < left[:, None, None, None]
+        scores = jnp.where(seen, scores, NOTHING)
 
         mine = (row == jnp.arange(rows)[:, None]) & real  # [rows, width]
         item_top = scores.max(-1)
         new_top = jnp.where(mine[..., None, None], item_top, NOTHING).max(1)
         new_top = jnp.maximum(top, new_top)
         weights = jnp.exp2((scores - new_top[row][..., None]) * scale).astype(values.dtype)
-        sums = jnp.where(real[:, None, None], weights.astype(jnp.float32).sum(-1), 0)
+        weights = jnp.where(seen, weights, 0)  # as in `_block`
+        sums = weights.astype(jnp.float32).sum(-1)
         parts = jnp.einsum("wkgp,wkpd->wkgd", weights, values, preferred_element_type=jnp.float32)
         shrink = jnp.exp2((top - new_top) * scale)
-        gather = mine.astype(jnp.float32)  # adding up by row is a product with zeros and ones
-        total = total * shrink + (gather @ sums.reshape(width, -1)).reshape(total.shape)
-        part = part * shrink[..., None] + (gather @ parts.reshape(width, -1)).reshape(part.shape)
+        total = total * shrink + _by_owner(mine, sums.reshape(width, -1)).reshape(total.shape)
+        part = part * shrink[..., None] + _by_owner(mine, parts.reshape(width, -1)).reshape(part.shape)
         return new_top, total, part
 
     shape = (rows, kv_heads, group)
     empty = (jnp.full(shape, NOTHING), jnp.zeros(shape), jnp.zeros((*shape, head_dim)))
     top, total, part = lax.fori_loop(0, -(-ends[-1] // width), step, empty)
-    out, lse = _normalised(top[..., None] * scale, total[..., None], part)
+    sees = (work.decode_lengths > 0)[:, None, None, None]
+    out, lse = _normalised(top[..., None] * scale, total[..., None], part, sees)
     return out.reshape(queries.shape).astype(queries.dtype), lse.reshape(rows, heads)

@@ -172,7 +172,7 @@ class Completed:
 class Failed:
     """The generation ended early; no event follows.
 
-    "deadline": its deadline has passed and it asked to be dropped. "not_finite": the model's logits are not finite.
+    "deadline": its deadline has passed and it asked to be dropped. "not_finite": the model's values are not finite.
     "internal": an error in the engine or the runtime. "stopped": the engine was stopped.
     """
 

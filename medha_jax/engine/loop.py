@@ -284,13 +284,13 @@ class Engine:
         events: Events = []
         chunk_left, on_result = self._scheduler.chunk_left, self._on_result
         for state, chunk, result in zip(leaving.states, leaving.plan.chunks, results, strict=True):
-            if not chunk_left(state, chunk, result.token, now):
+            if not chunk_left(state, chunk, result.token, now, result.finite):
                 continue
             number = state.number
             if on_result is not None:
                 on_result(number, result)
-            if chunk.last and not result.finite:
-                message = f"request {number}: the model's logits are not finite at {chunk.end} tokens"
+            if not result.finite:
+                message = f"request {number}: the model's values are not finite at {chunk.end} tokens"
                 events.append(self._end(number, Failed("not_finite", message)))
                 continue
             try:

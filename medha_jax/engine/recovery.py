@@ -65,7 +65,7 @@ class Recovery:
         if step is not None:
             states, chunks = step.leaving, step.slice.stages[-1].chunks if step.leaving else ()
         for state, chunk in zip(states, chunks, strict=True):
-            self._scheduler.chunk_left(state, chunk, 0, 0.0)
+            self._scheduler.chunk_left(state, chunk, 0, 0.0, good=False)
 
 
 def internal_error(error: Exception) -> Failed:

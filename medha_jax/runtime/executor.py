@@ -237,7 +237,8 @@ class MeshExecutor:
         self._state, done = program(self._parameters, self._state, self._round.plans, bounds)
         if self._one_at_a_time:
             jax.block_until_ready(done)
-        return SliceHandle(work.stages[-1] if work.past == self.slice_lengths[-1] else EMPTY, done)
+        leaving = work.stages[-1] if work.past == self.slice_lengths[-1] else EMPTY
+        return SliceHandle(leaving, shape.bucket, done)
 
     def collect(self, handle: TickHandle | SliceHandle) -> list[TokenResult]:
         """Wait for a tick or slice; one result per chunk that left the last stage in it, in order.

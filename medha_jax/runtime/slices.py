@@ -29,6 +29,7 @@ from medha_jax.runtime.tick import (
     Carry,
     Parameters,
     Program,
+    finite_samples,
     layer_function,
     rows_of,
     run_layers,
@@ -49,8 +50,9 @@ def build_slice(program: Program, length: int | None) -> SliceFunction:
         program: its bucket has prompt rows only.
         length: layers of the slice; None if `bounds` alone says how many.
 
-    `bounds` is int32 `[2]`: first layer, and the layer after the last one. `done` `[1, 1, 1, 1]` depends on the result,
-    so that the host can wait for it: the state itself is donated to the next program.
+    `bounds` is int32 `[2]`: first layer, and the layer after the last one. `done` `[1, 1, samples, 1]` says of each
+    chunk of this stage whether all of its rows are finite; the host waits for it, because the state itself is donated
+    to the next program.
     """
     last = program.layout.spp - 1
 
@@ -83,7 +85,7 @@ def build_slice(program: Program, length: int | None) -> SliceFunction:
             last_token=state.last_token,
             slots=jax.tree.map(lambda x: x[None], noted),
         )
-        return after, held[None, None, :1, :1]
+        return after, finite_samples(x, mine)[None, None, :, None]
 
     return slice_
 

@@ -186,7 +186,8 @@ def layer_function(
         def attend(pool: Pool, query: Array, key: Array, value: Array) -> tuple[Array, Pool]:
             pool = attention.store(pool, number, table, key, value, work)
             out, lse = attention.attend(query, pool, number, table, work)
-            return merge_shared(out, lse, bucket, layout), pool
+            stored = jnp.isfinite(key).all((1, 2)) & jnp.isfinite(value).all((1, 2))
+            return _or_nan(stored, merge_shared(out, lse, bucket, layout)), pool
 
         return merge_layer({**arrays, **layers_matrices(parameters, number)})(x, angles, pool, attend, sum_over_tensor)
 
@@ -210,10 +211,11 @@ def sample_leaving(
 ) -> tuple[TickOutput, Array, SlotState]:
     """Sample the plan that leaves the last stage; returns the tokens, each slot's last token, and the slots.
 
-    The head is divided over the stages as well, so every stage computes a part of the logits.
+    The head is divided over the stages as well, so every stage computes a part of the logits. A chunk with a row that
+    is not finite gets logits that are not, whichever row is sampled.
     """
     arch, layout = program.arch, program.layout
-    rows = from_last_stage(x[leaving["sample_row"]], layout)
+    rows = from_last_stage(_or_nan(finite_samples(x, leaving), x[leaving["sample_row"]]), layout)
     head = parameters["embedding" if arch.tied_embeddings else "head"]
     logits = final_logits(rows, parameters["norm.scale"], stage_share(head, layout), arch.norm_epsilon)
     logits = gather_vocabulary(logits, layout)[:, : arch.vocab]
@@ -228,6 +230,20 @@ def sample_leaving(
     if program.keep_logits:
         sampled = dataclasses.replace(sampled, logits=logits)
     return TickOutput.of(sampled), last_token, slots
+
+
+def finite_samples(x: Array, plan: Plan) -> Array:
+    """Whether all rows `[rows, embed]` of each sample's chunk are finite `[samples]`.
+
+    A row that met a value that is not finite, in whatever layer or stage, has one in its hidden state from there on.
+    """
+    spoiled = ~jnp.isfinite(x).all(-1)
+    return ~((plan["row_slot"] == plan["sample_slot"][:, None]) & spoiled).any(-1)
+
+
+def _or_nan(good: Array, x: Array) -> Array:
+    """The rows of `x` that are good, and NaN for the others."""
+    return jnp.where(good.reshape(-1, *(1,) * (x.ndim - 1)), x, jnp.nan)
 
 
 def hand_on(program: Program, x: Array, register: Array) -> Array:

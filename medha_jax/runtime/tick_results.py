@@ -18,6 +18,7 @@ from medha_jax.runtime.sampler import Sampled
 from medha_jax.specs.buckets import Bucket
 
 NO_TOKEN = TokenResult(0)
+SPOILED = TokenResult(0, finite=False)  # of a chunk that met a value that is not finite
 NO_LOGITS = np.zeros(0, np.float32)
 FINITE, WANTED = 1, 2  # bits of a row's state
 FIXED = 3  # columns before the likeliest tokens: token, state, log-probability
@@ -62,30 +63,52 @@ class TickHandle:
 
 @dataclass(frozen=True)
 class SliceHandle:
-    """A dispatched slice. `leaving` has the chunks that are done with it; `done` may still be computing."""
+    """A dispatched slice. `leaving` has the chunks that are done with it.
+
+    `done` `[stages, groups, samples, 1]` says which chunks of each stage are finite; it may still be computing.
+    """
 
     leaving: StepPlan
+    bucket: Bucket
     done: Array
 
 
 def slice_results(handle: SliceHandle) -> list[TokenResult]:
-    """Wait for a slice on this process's devices; `NO_TOKEN` for each chunk that is done with it."""
+    """Wait for a slice on this process's devices; `NO_TOKEN` or `SPOILED` for each chunk that is done with it.
+
+    A last stage or a group on devices of another process is not looked at here.
+    """
     jax.block_until_ready(handle.done)
-    return [NO_TOKEN] * len(handle.leaving.chunks)
+    if not handle.leaving.chunks:
+        return []
+    last = handle.done.shape[0] - 1
+    finite = {
+        shard.index[1].start or 0: np.asarray(shard.data)[0, 0, :, 0]
+        for shard in handle.done.addressable_shards
+        if (shard.index[0].start or 0) == last
+    }
+    groups, samples = places(PlanColumns.of(handle.leaving), handle.bucket)
+    seen = zip(map(finite.get, groups), samples, strict=True)
+    return [NO_TOKEN if known is None or known[sample] else SPOILED for known, sample in seen]
 
 
 def local_results(handle: TickHandle) -> dict[int, TokenResult]:
     """Wait for a tick; the results on this process's devices, by position in the leaving plan.
 
-    If the plan has no `last` chunk, every result is `NO_TOKEN`.
+    If the plan has no `last` chunk, every result is `NO_TOKEN`, or `SPOILED`.
     """
     columns = handle.columns
     if not columns.plan.chunks:
         return {}
     groups, samples = places(columns, handle.bucket)
     values = _read(handle.output.values)
-    if not any(chunk.last for chunk in columns.plan.chunks):  # no result would be read
-        return {number: NO_TOKEN for number, group in enumerate(groups) if group in values}
+    if not any(chunk.last for chunk in columns.plan.chunks):  # no token would be read
+        at = enumerate(zip(groups, samples, strict=True))
+        return {
+            number: NO_TOKEN if values[group][sample, 1] & FINITE else SPOILED
+            for number, (group, sample) in at
+            if group in values
+        }
     kept, results = _read(handle.output.logits), dict[int, TokenResult]()
     for group, rows in values.items():
         numbers = [number for number, of in enumerate(groups) if of == group]

@@ -127,6 +127,7 @@ class RequestState:
         preempted_at: when it last lost its pages, in seconds.
         blocked_since: when its pages were first not free during the current wait, in seconds.
         waits_for_rest: whether it lost its pages while its prompt was incomplete; it waits until that is complete.
+        spoiled: whether a chunk of it failed or was not finite; what it computed is then offered to nobody.
     """
 
     number: int
@@ -155,6 +156,7 @@ class RequestState:
     preempted_at: float = math.inf
     blocked_since: float = math.inf
     waits_for_rest: bool = False
+    spoiled: bool = False
 
     @classmethod
     def new(cls, number: int, request: SchedulerRequest, config: SchedulerConfig) -> RequestState:
@@ -286,9 +288,10 @@ class RequestState:
         """
         self.last_planned_tick, self.in_lane, self.remaining = tick, in_lane, unplanned + in_lane
 
-    def chunk_left(self, end: int, token: int | None) -> None:
+    def chunk_left(self, end: int, token: int | None, good: bool = True) -> None:
         """Note that the oldest chunk in flight, up to `end`, has left the last stage and may have sampled a token."""
         self.in_flight -= 1
+        self.spoiled |= not good
         if self.phase is not ENDED:
             self.computed = end
             if token is not None:

@@ -113,7 +113,9 @@ class RunningRequests:
         self._queue.requeued(state)
 
     def publish(self, state: RequestState) -> None:
-        """Offer the pages that a request has filled to the prefix cache."""
+        """Offer the pages that a request has filled to the prefix cache, unless it is spoiled."""
+        if state.spoiled:
+            return
         holding, prompt = state.holding, state.request.prompt
         known = min(state.computed, state.known)
         if self._config.prefix_cache and holding is not None and holding.full(known) > holding.published:

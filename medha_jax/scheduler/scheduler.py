@@ -204,15 +204,16 @@ class Scheduler:
             self._prefill_queue.renew()
         return self._builder.build(self._tick, now, self._expire(now))
 
-    def chunk_left(self, state: RequestState, chunk: Chunk, token: int, now: float) -> bool:
+    def chunk_left(self, state: RequestState, chunk: Chunk, token: int, now: float, good: bool = True) -> bool:
         """Note that a planned chunk has left the last stage; the chunks of a request leave in order.
 
-        `token` was sampled after the chunk, and is ignored unless the chunk is `last`.
+        `token` was sampled after the chunk, and is ignored unless the chunk is `last`. If the chunk is not `good`,
+        because it failed or was not finite, the prefix cache gets no page of its request from now on.
 
         Returns:
             Whether the request still wants the result: false if it has ended in the meantime.
         """
-        state.chunk_left(chunk.end, token if chunk.last else None)
+        state.chunk_left(chunk.end, token if chunk.last else None, good)
         if state.phase is ENDED:
             if not state.in_flight:
                 self._forget(state)

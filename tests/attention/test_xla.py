@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from medha_jax.attention import AttentionWork, Tiles, attend, merge, pack, store
 
@@ -150,6 +152,32 @@ def test_a_request_without_numbers_does_not_reach_its_neighbours() -> None:
     after, out, _ = program(case)(queries, keys, keys, pool, table, work)
     assert np.isfinite(after).all()
     assert np.isfinite(out).all()
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1), value=st.sampled_from([np.nan, np.inf, -np.inf, 1e38, -1e38]), whole=st.booleans()
+)
+def test_rows_are_independent_whatever_they_hold(seed: int, value: float, whole: bool) -> None:
+    case = Case(heads=4, kv_heads=2, head_dim=16, page=64, tile=16)
+    rng = np.random.default_rng(seed)
+    work, where = random_work(case, rng)
+    table = rng.permutation(SLOTS * case.pages_per_slot).reshape(SLOTS, -1).astype(np.int32)
+    pool = rng.normal(size=(LAYERS, 2, table.size, case.kv_heads, case.page, case.head_dim)).astype(np.float32)
+    keys, values = rng.normal(size=(2, case.rows, case.kv_heads, case.head_dim)).astype(np.float32)
+    queries = rng.normal(size=(case.rows, case.heads, case.head_dim)).astype(np.float32)
+    poisoned = queries.copy()
+    rows = rng.choice(case.rows, 3, replace=False)
+    poisoned[rows] = value if whole else poisoned[rows]
+    poisoned[rows, :, 3] = value
+    _, clean, clean_lse = (np.asarray(x) for x in program(case)(queries, keys, values, pool, table, work))
+    _, out, lse = (np.asarray(x) for x in program(case)(poisoned, keys, values, pool, table, work))
+    others = np.setdiff1d(np.arange(case.rows), rows)
+    np.testing.assert_array_equal(out[others], clean[others])
+    np.testing.assert_array_equal(lse[others], clean_lse[others])
+    for row in rows:
+        if where[row, 0] >= 0 and abs(value) != 1e38:
+            assert not np.isfinite(out[row]).all(-1).any(), "it must not look like a good row"
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -161,8 +161,8 @@ def test_logits_that_are_not_numbers_end_the_request_with_an_error(byte_tokenize
     engine = OfflineEngine(broken, byte_tokenizer, clock())
     engine.add(GenerationRequest((1, 2, 3), SamplingParams()))
     *_, (number, event) = engine.step()
-    assert (number, event) == (0, Failed("not_finite", "request 0: the model's logits are not finite at 3 tokens"))
+    assert (number, event) == (0, Failed("not_finite", "request 0: the model's values are not finite at 3 tokens"))
     assert not engine.busy
     assert sum(engine.load.free_pages) == broken.sizes.pages
-    with pytest.raises(ModelOutputError, match="the model's logits are not finite at 3 tokens"):
+    with pytest.raises(ModelOutputError, match="the model's values are not finite at 3 tokens"):
         alone(broken, byte_tokenizer, GenerationRequest((1, 2, 3), SamplingParams()))

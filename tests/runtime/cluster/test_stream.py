@@ -22,6 +22,7 @@ from medha_jax.runtime.cluster.leader import Leader
 from medha_jax.runtime.cluster.transport import open_stream, read_tls
 from medha_jax.runtime.cluster.wire import encode_slice
 from medha_jax.runtime.tick_results import SliceHandle
+from medha_jax.specs.buckets import NO_ROWS, Bucket
 from tests.runtime.cluster.conftest import free_ports
 
 HELLO = dict(version="1", digest="d")
@@ -87,7 +88,7 @@ class Recorder:
 
     def submit_slice(self, work: Slice) -> SliceHandle:
         self.slices.append(work)
-        return SliceHandle(StepPlan(()), Broken() if work.past == 4 else np.zeros(1))
+        return SliceHandle(StepPlan(()), Bucket(NO_ROWS), Broken() if work.past == 4 else np.zeros(1))
 
 
 class Broken:
