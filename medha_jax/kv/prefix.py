@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from copy import copy
 from itertools import repeat
 
 import numpy as np
@@ -67,6 +68,12 @@ class DigestChain:
 
     def __len__(self) -> int:
         return len(self._digests)
+
+    def first(self, pages: int) -> DigestChain:
+        """A chain of its own for a request with the same first `pages` pages; it knows the same digests of them."""
+        chain = copy(self)
+        chain._digests = self._digests[:pages]
+        return chain
 
     def between(self, start: int, end: int) -> list[bytes]:
         """The digests of the pages `[start, end)`, as far as they are known."""

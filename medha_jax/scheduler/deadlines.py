@@ -50,5 +50,6 @@ class Expiries:
 def expired_at(state: RequestState, now: float) -> bool:
     """Whether a request with `on_deadline="drop"` has missed the time of its first token or its deadline."""
     deadline = state.request.deadline_s
-    late = not state.generated and state.due < now  # `due` moves when an incomplete prompt grows
+    # `due` moves when an incomplete prompt grows; the first token of a request with several outputs is its lead's
+    late = state.lead is None and not state.generated and state.due < now
     return state.phase is not ENDED and (late or (deadline is not None and deadline < now))

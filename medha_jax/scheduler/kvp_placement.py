@@ -32,7 +32,11 @@ class Placement:
         return tuple(self._pending)
 
     def choose(
-        self, parts: Sequence[int], free: Sequence[int], added: Sequence[int] | None = None
+        self,
+        parts: Sequence[int],
+        free: Sequence[int],
+        added: Sequence[int] | None = None,
+        held: Sequence[int] | None = None,
     ) -> tuple[int, ...] | None:
         """Groups for the parts of a request, in order; None if its pages are not free.
 
@@ -40,10 +44,13 @@ class Placement:
             parts: pages of each part; the first part needs the most.
             free: pages of each group that no request holds.
             added: work that the request's first part brings to each group, if cached prefixes make it differ.
+            held: pages of its first part that each group has already, and others hold.
         """
         chosen: list[int] = []
         for pages in parts:
-            fitting = [group for group in range(len(free)) if free[group] >= pages and group not in chosen]
+            there = held if held is not None and not chosen else [0] * len(free)
+            fitting = [group for group in range(len(free)) if free[group] + there[group] >= pages]
+            fitting = [group for group in fitting if group not in chosen]
             if not fitting:
                 return None
             extra = added if added is not None and not chosen else [0] * len(free)

@@ -60,6 +60,14 @@ class PrefillQueue:
         if state.queued:
             self._backlog.add(state)
 
+    def follow(self, state: RequestState, lead: RequestState) -> None:
+        """Let an output run that waited for its lead, and predict its work with the pages that the lead computed."""
+        size, prompt = self._shapes.page_size, len(lead.request.prompt)
+        state.follow(None if lead.chain is None else lead.chain.first(prompt // size))
+        done = 0 if lead.chain is None else min(lead.computed, prompt - 1) // size * size
+        state.predict(self._table.between(done, state.to_feed), state.total)
+        self._backlog.add(state)
+
     def extend(self, state: RequestState, ids: Sequence[int], complete: bool) -> None:
         """Add token ids to a request's prompt; `complete` with the last ones."""
         if state.queued:

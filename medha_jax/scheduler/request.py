@@ -10,7 +10,7 @@ from enum import Enum
 from typing import Literal
 
 from medha_jax.config import SchedulerConfig
-from medha_jax.kv.groups import Holding
+from medha_jax.kv.holding import Holding
 from medha_jax.kv.prefix import DigestChain
 from medha_jax.plan import InvalidRequestError
 from medha_jax.token_ids import GrowingIds, joined, kept, no_ids
@@ -128,6 +128,8 @@ class RequestState:
         blocked_since: when its pages were first not free during the current wait, in seconds.
         waits_for_rest: whether it lost its pages while its prompt was incomplete; it waits until that is complete.
         spoiled: whether a chunk of it failed or was not finite; what it computed is then offered to nobody.
+        lead: number of the output of the same request that computes their prompt; None if it is that one.
+        waits_for_lead: whether it waits until the prompt is computed, and then finds its pages in the prefix cache.
     """
 
     number: int
@@ -157,14 +159,24 @@ class RequestState:
     blocked_since: float = math.inf
     waits_for_rest: bool = False
     spoiled: bool = False
+    lead: int | None = None
+    waits_for_lead: bool = False
 
     @classmethod
-    def new(cls, number: int, request: SchedulerRequest, config: SchedulerConfig) -> RequestState:
-        """The record of a new request; its work is not predicted yet."""
+    def new(
+        cls, number: int, request: SchedulerRequest, config: SchedulerConfig, lead: int | None = None
+    ) -> RequestState:
+        """The record of a new request, or of one more output of request `lead`; its work is not predicted yet."""
         tpot = max(request.slo.tpot_s or config.tpot_target_s, config.tpot_floor_s)
         state = cls(number, request, math.inf, tpot, False, 0, 0.0, 0.0)
         state.to_feed = state._feedable
+        state.lead, state.waits_for_lead = lead, lead is not None
         return state
+
+    @property
+    def family(self) -> int:
+        """The number that all outputs of its request have in common."""
+        return self.number if self.lead is None else self.lead
 
     @property
     def known(self) -> int:
@@ -173,8 +185,11 @@ class RequestState:
 
     @property
     def claimed(self) -> int:
-        """Tokens that it counts for while it waits: of the prompt, also those still to come, and generated ones."""
-        return self.request.prompt_tokens + len(self.generated)
+        """Tokens that it counts for while it waits: of the prompt, also those still to come, and generated ones.
+
+        The prompt of several outputs counts once, for the one that computes it.
+        """
+        return (self.request.prompt_tokens if self.lead is None else 0) + len(self.generated)
 
     @property
     def complete(self) -> bool:
@@ -194,7 +209,7 @@ class RequestState:
     @property
     def queued(self) -> bool:
         """Whether it belongs in the prefill queue: waiting or admitted, with unplanned known tokens."""
-        waits = self.phase is WAITING and not self.waits_for_rest
+        waits = self.phase is WAITING and not (self.waits_for_rest or self.waits_for_lead)
         return self.scheduled < self.to_feed and (waits or self.phase is PREFILLING)
 
     @property
@@ -232,6 +247,10 @@ class RequestState:
             self.waits_for_rest = False
         self.to_feed = self._feedable
         self.cached_by_group = None
+
+    def follow(self, chain: DigestChain | None) -> None:
+        """Note that it waits for its lead no longer; `chain` has the digests of their prompt, as far as known."""
+        self.waits_for_lead, self.chain = False, chain
 
     def predict(self, unplanned: float, total: float) -> None:
         """Set the predicted seconds of its prompt work: what is not planned, and all of it."""

@@ -47,12 +47,16 @@ class RunningRequests:
         if not self._free_slots:
             return None
         parts, free = self._parts(state), self._spare()
-        groups = self._placement.choose(parts, free)
+        groups, held = self._placement.choose(parts, free), None
         cached = state.cached_by_group
+        if groups is None and cached is not None and state.lead is not None:
+            assert state.chain is not None, "it was looked up"
+            held = self._pages.held(state.chain, cached)  # by the other outputs of its request
+            groups = self._placement.choose(parts, free, held=held)
         if groups is None or cached is None:
             return groups
         seen = [attention_seen(0, tokens, self._shapes.per_group) for tokens in cached]
-        return self._placement.choose(parts, free, [-work for work in seen])
+        return self._placement.choose(parts, free, [-work for work in seen], held)
 
     def admit(self, state: RequestState, groups: Sequence[int], tick: int) -> None:
         """Give a waiting request a slot, and set pages aside on the groups that `place` returned.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -27,12 +28,13 @@ class QueueStats:
     """A scheduler's requests and free pages.
 
     Args:
-        running: requests that hold pages.
+        running: requests that hold pages, in any of their outputs.
         waiting: requests without pages.
         waiting_tokens: of the waiting requests: prompts, also parts still to come, and what they generated.
         free_pages: pages of each group that are neither held nor set aside; cached ones included.
         cached_pages: free pages of each group that are in the prefix cache.
         host: pages in host memory.
+        used_slots: outputs that hold pages: each has a slot.
     """
 
     running: int
@@ -41,6 +43,7 @@ class QueueStats:
     free_pages: tuple[int, ...]
     cached_pages: tuple[int, ...]
     host: HostUse = UNUSED
+    used_slots: int = 0
 
 
 class Scheduler:
@@ -64,6 +67,8 @@ class Scheduler:
         self._prefill_queue = PrefillQueue(config, shapes, model, sum(pages.free) * shapes.page_size)
         self._running = RunningRequests(config, shapes, pages, self._prefill_queue)
         self._states: dict[int, RequestState] = {}
+        self._families: Counter[int] = Counter()  # outputs of each request that are not forgotten
+        self._followers: dict[int, list[RequestState]] = {}  # outputs that wait for their lead's prompt, by its number
         self._expiries = Expiries()
         self._builder = PlanBuilder(config, shapes, model, self._prefill_queue, self._running, pages, ahead)
         self._count = self._tick = 0
@@ -91,14 +96,18 @@ class Scheduler:
     @property
     def stats(self) -> QueueStats:
         """The requests that run and wait now, and the free pages."""
-        running, free = len(self._running), self._pages.free
+        free = self._pages.free
+        used = running = len(self._running)
+        if len(self._families) < len(self._states):  # some have several outputs
+            running = len({state.family for state in self._running.holders})
         return QueueStats(
             running=running,
-            waiting=len(self._states) - running,
+            waiting=len(self._families) - running,
             waiting_tokens=self._prefill_queue.waiting_tokens,
             free_pages=free,
             cached_pages=tuple(map(min, self._pages.idle, free)),  # pages that are set aside may be cached ones
             host=self._pages.host,
+            used_slots=used,
         )
 
     @property
@@ -133,10 +142,17 @@ class Scheduler:
         """
         self._pages.check(request.most)
 
-    def enqueue(self, number: int, request: SchedulerRequest) -> None:
-        """Queue a checked request under a number larger than all before."""
+    def enqueue(self, number: int, request: SchedulerRequest, lead: int | None = None) -> None:
+        """Queue a checked request under a number larger than all before.
+
+        With `lead` it is one more output of the request with this number, which was queued just before. It waits until
+        that one has computed their prompt, or has ended. Then it finds the prompt's pages in the prefix cache.
+        """
         self._count = number + 1
-        state = self._states[number] = RequestState.new(number, request, self._config)
+        state = self._states[number] = RequestState.new(number, request, self._config, lead)
+        self._families[state.family] += 1
+        if lead is not None:
+            self._followers.setdefault(lead, []).append(state)
         self._prefill_queue.add(state)
         self._expiries.add(number, request, state.due)
 
@@ -182,6 +198,7 @@ class Scheduler:
         state.end()
         if not state.in_flight:
             self._forget(state)
+        self._lead(state)
 
     def use(self, grid: ShapeGrid) -> None:
         """Plan with the shapes of another grid from the next plan on. It has all shapes of the one before.
@@ -220,6 +237,8 @@ class Scheduler:
             return False
         if chunk.end <= state.to_feed:
             self._running.publish(state)
+        if self._followers and state.computed >= len(state.request.prompt):
+            self._lead(state)
         if state.phase is LEAVING and not state.in_flight:
             self._running.requeue(state, now)
         return True
@@ -242,6 +261,15 @@ class Scheduler:
         if state.holding is not None:
             self._running.release(state)
         del self._states[state.number]
+        self._families[state.family] -= 1
+        if not self._families[state.family]:
+            del self._families[state.family]
+
+    def _lead(self, state: RequestState) -> None:
+        """Let the outputs run that waited for this one, because it has computed their prompt or has ended."""
+        for follower in self._followers.pop(state.number, ()):
+            if follower.phase is not ENDED:
+                self._prefill_queue.follow(follower, state)
 
     def _expire(self, now: float) -> list[RequestState]:
         """Drop the requests with `on_deadline="drop"` that are late (`expired_at`)."""

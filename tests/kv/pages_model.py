@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from medha_jax.kv.allocator import OutOfPagesError
-from medha_jax.kv.groups import GroupedPages, Holding
+from medha_jax.kv.groups import GroupedPages
+from medha_jax.kv.holding import Holding
 from medha_jax.kv.prefix import DigestChain
 from medha_jax.plan import HostTier
 

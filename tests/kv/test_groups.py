@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medha_jax.kv.allocator import OutOfPagesError
-from medha_jax.kv.groups import GroupedPages, Holding
+from medha_jax.kv.groups import GroupedPages
+from medha_jax.kv.holding import Holding
 
 PAGE, PER_GROUP = 4, 16
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from medha_jax.kv.allocator import OutOfPagesError
-from medha_jax.kv.groups import GroupedPages, Holding
+from medha_jax.kv.groups import GroupedPages
+from medha_jax.kv.holding import Holding
 from medha_jax.kv.prefix import page_digests, root_digest
 from tests.kv.pages_model import PAGE, PER_GROUP, PagesModel
 from tests.kv.pages_model import run as run_operations

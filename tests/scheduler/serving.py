@@ -12,7 +12,7 @@ from medha_jax.kv.groups import GroupedPages
 from medha_jax.plan import NO_HOST, Chunk, HostTier
 from medha_jax.scheduler.kvp_placement import attention_seen
 from medha_jax.scheduler.planned import Planned
-from medha_jax.scheduler.request import RequestState, SchedulerRequest
+from medha_jax.scheduler.request import WAITING, RequestState, SchedulerRequest
 from medha_jax.scheduler.scheduler import Scheduler, check_queue
 from medha_jax.scheduler.time_model import LinearTimeModel, TimeModel
 from medha_jax.specs.shape_grid import ShapeGrid
@@ -39,12 +39,13 @@ def shapes_of(
     return TickShapes(own, shared, groups, per_group or 2**20, 4, stages, slots, context, layers or (1,))
 
 
-def enqueue(scheduler: Scheduler, request: SchedulerRequest) -> int:
-    """Check and queue a request as an engine does; returns its number."""
+def enqueue(scheduler: Scheduler, request: SchedulerRequest, outputs: int = 1) -> int:
+    """Check and queue a request as an engine does; returns its number, which those of further outputs follow."""
     scheduler.check_pages(request)
     check_queue(scheduler.config, scheduler.stats.waiting, scheduler.stats.waiting_tokens, len(request.prompt))
     number = scheduler.next_number
-    scheduler.enqueue(number, request)
+    for index in range(outputs):
+        scheduler.enqueue(number + index, request, number if index else None)
     return number
 
 
@@ -85,15 +86,16 @@ class Server:
         self.device = Device(self.shapes)
         self._flight: deque[tuple[RequestState, ...]] = deque([()] * (self.shapes.stages - 1))
 
-    def add(self, request: SchedulerRequest) -> int:
-        number = enqueue(self.scheduler, request)
-        self.requests[number] = request
-        self.outputs[number] = []
+    def add(self, request: SchedulerRequest, outputs: int = 1) -> int:
+        number = enqueue(self.scheduler, request, outputs)
+        for output in range(number, number + outputs):
+            self.requests[output] = request
+            self.outputs[output] = []
         return number
 
-    def ask(self, prompt: int, tokens: int = 4, first: int = 0, **stated: object) -> int:
-        """Add a request of `prompt` tokens that count up from `first`, arriving now."""
-        return self.add(SchedulerRequest(range(first, first + prompt), tokens, self.now, **stated))
+    def ask(self, prompt: int, tokens: int = 4, first: int = 0, n: int = 1, **stated: object) -> int:
+        """Add a request of `prompt` tokens that count up from `first`, arriving now, for `n` outputs."""
+        return self.add(SchedulerRequest(range(first, first + prompt), tokens, self.now, **stated), n)
 
     def use(self, grid: ShapeGrid) -> None:
         """Go on with the shapes of another grid."""
@@ -185,7 +187,12 @@ class Server:
         assert all(0 <= cached <= both for cached, both in zip(scheduler.stats.cached_pages, free, strict=True))
         if not self.config.prefix_cache:
             assert all(count == 1 for pages in held for count in pages.values()), "a page has one owner"
-        assert scheduler.stats.waiting + scheduler.stats.running == len(scheduler._states)
+        families = [state.family for state in scheduler._states.values()]
+        assert scheduler.stats.waiting + scheduler.stats.running == len(set(families))
+        assert scheduler.stats.running == len({state.family for state in holders})
+        assert scheduler.stats.used_slots == len(holders)
+        waiting = [state for state in scheduler._states.values() if state.phase is WAITING]
+        assert scheduler.stats.waiting_tokens == sum(state.claimed for state in waiting)
         if not scheduler.busy:
             assert scheduler.stats.free_pages == (self.pages,) * shapes.groups
 

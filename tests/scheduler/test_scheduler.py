@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 
 import pytest
 
@@ -333,3 +334,44 @@ def test_a_model_that_has_changed_gives_new_predictions() -> None:
         if planned.plan.chunks:
             model.observe(planned.work, 3 * MODEL.seconds(planned.work))
     assert server.scheduler.prefill_seconds(300) == pytest.approx(3 * before, rel=0.1)
+
+
+def test_the_outputs_of_a_request_share_the_pages_of_its_prompt() -> None:
+    """A prompt of 41 tokens fills ten pages of four; each output has two more for its last token and the answer."""
+    server = Server(config(prefix_cache=True, tpot_target_s=1.0, idle_tick_s=1.0), shapes_of(), pages=20)
+    server.ask(41, 6, n=4)
+    assert (server.scheduler.stats.waiting, server.scheduler.stats.waiting_tokens) == (1, 41)
+    most = 0
+    while server.scheduler.busy:
+        server.step()
+        most = max(most, server.scheduler.stats.used_slots)
+        assert server.scheduler.stats.running <= 1
+    assert most == 4, "all run at once, although four prompts would need more pages than there are"
+    assert [server.outputs[number] for number in range(4)] == [continuation(range(41), 6)] * 4
+    computed = Counter[int]()
+    for chunks in prompts(server):
+        for number, length in chunks:
+            computed[number] += length
+    assert computed == {0: 41, 1: 1, 2: 1, 3: 1}
+
+
+@pytest.mark.parametrize("after", range(12))
+def test_outputs_go_on_when_the_one_that_computes_their_prompt_ends(after: int) -> None:
+    server = Server(config(prefix_cache=True), shapes_of(), pages=40)
+    server.ask(60, 6, n=3)
+    for _ in range(after):
+        server.step()
+    server.scheduler.cancel(0)
+    server.run()
+    assert server.outputs[1] == server.outputs[2] == continuation(range(60), 6)
+
+
+def test_only_the_first_output_can_be_late_with_the_first_token() -> None:
+    server = Server(config(), shapes_of(slots=1), pages=40)
+    server.ask(20, 30, n=2, slo=Slo(ttft_s=0.03), on_deadline="drop")
+    server.run()
+    assert not server.expired and server.first_token[1] > 0.03
+    server.ask(20, 30, n=2, slo=Slo(ttft_s=1e-9), on_deadline="drop")
+    server.now += 1
+    server.step()
+    assert server.expired == [2]

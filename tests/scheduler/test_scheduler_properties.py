@@ -77,6 +77,7 @@ def requests(draw: st.DrawFn) -> dict[str, Any]:
         cache_salt=draw(st.sampled_from(["", "other"])),
         chunks=draw(st.none() | st.lists(st.integers(1, 32), min_size=1, max_size=3).map(tuple)),
         counts_tokens=draw(st.booleans()),
+        n=draw(st.sampled_from([1, 1, 1, 2, 4])),
     )
 
 
@@ -100,8 +101,9 @@ def serve(
         if isinstance(event, dict):
             deadline = event["deadline_s"]
             stated = {**event, "deadline_s": None if deadline is None else server.now + deadline}
+            outputs = stated.pop("n")
             try:
-                server.add(SchedulerRequest(arrival_s=server.now, **stated))
+                server.add(SchedulerRequest(arrival_s=server.now, **stated), outputs)
             except (OutOfPagesError, QueueFullError):
                 refused.append(at)
         elif event is not None and event in server.requests and event not in server.finished:
@@ -206,10 +208,10 @@ def test_waits_stay_within_their_bounds(setting: dict[str, Any], happening: list
 
     for event in happening:
         if isinstance(event, dict):
+            stated = {**event, "deadline_s": None, "on_deadline": "continue"}
+            outputs = stated.pop("n")
             try:
-                server.add(
-                    SchedulerRequest(arrival_s=server.now, **{**event, "deadline_s": None, "on_deadline": "continue"})
-                )
+                server.add(SchedulerRequest(arrival_s=server.now, **stated), outputs)
             except (OutOfPagesError, QueueFullError):
                 continue
         step()
