@@ -17,6 +17,7 @@ MAX_STOP_STRINGS = 16
 MAX_STOP_STRING_LENGTH = 256
 MAX_LOGPROBS = 20
 MAX_SEED = 2**63 - 1
+MAX_OUTPUTS = 8  # of a request
 _SAMPLING, _END = "Sampling", "Where to end"
 
 

@@ -43,16 +43,17 @@ class TokenLogprob:
 
 @dataclass(frozen=True)
 class Delta:
-    """New tokens and the text they complete, which may be empty."""
+    """New tokens of output `index`, and the text they complete, which may be empty."""
 
     token_ids: tuple[int, ...]
     text: str
     logprobs: tuple[TokenLogprob, ...] = ()
+    index: int = 0
 
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens of a request. `cached_tokens` of the prompt came from the prefix cache."""
+    """Tokens of an output or of a request. `cached_tokens` of the prompt came from the prefix cache."""
 
     prompt_tokens: int
     cached_tokens: int
@@ -86,12 +87,18 @@ class Timings:
 
 @dataclass(frozen=True)
 class Finished:
-    """The last event. `matched` is the stop text or token id; None if the reason is "length"."""
+    """The last event of output `index`. `matched` is the stop text or token id; None if the reason is "length".
+
+    `total` comes with the last event of a request: its prompt once, and the tokens of all outputs. None before, and
+    from a server that does not tell.
+    """
 
     reason: Literal["stop", "length"]
     matched: str | int | None
     usage: Usage
     timings: Timings
+    index: int = 0
+    total: Usage | None = None
 
 
 Event = Accepted | PromptProgress | Delta | Finished
@@ -136,9 +143,10 @@ class LoadInfo:
         running: requests that hold pages.
         waiting: requests that do not hold pages yet.
         waiting_tokens: prompt tokens of the waiting requests.
-        slots: most requests that run at once.
+        slots: most outputs that run at once; a request has `n` of them.
         pools: one for each KV group.
         accepting: False while the server starts or drains, and after its device failed.
+        used_slots: outputs of the running requests that have a slot.
     """
 
     running: int
@@ -147,6 +155,7 @@ class LoadInfo:
     slots: int
     pools: tuple[PagePool, ...]
     accepting: bool
+    used_slots: int = 0
 
 
 def event_from(message: pb.GenerateEvent) -> Event:
@@ -158,7 +167,8 @@ def event_from(message: pb.GenerateEvent) -> Event:
     match message.WhichOneof("event"):
         case "delta":
             delta = message.delta
-            return Delta(tuple(delta.token_ids), delta.text, tuple(_logprob(entry) for entry in delta.logprobs))
+            logprobs = tuple(_logprob(entry) for entry in delta.logprobs)
+            return Delta(tuple(delta.token_ids), delta.text, logprobs, delta.index)
         case "accepted":
             accepted = message.accepted
             ttft = accepted.predicted_ttft_ms / 1000 if accepted.HasField("predicted_ttft_ms") else None
@@ -189,16 +199,24 @@ def model_from(message: pb.ModelInfo) -> ModelInfo:
 def load_from(message: pb.LoadInfo) -> LoadInfo:
     """Convert a message."""
     pools = tuple(PagePool(pool.total_pages, pool.free_pages) for pool in message.pools)
-    return LoadInfo(message.running, message.waiting, message.waiting_tokens, message.slots, pools, message.accepting)
+    return LoadInfo(
+        message.running,
+        message.waiting,
+        message.waiting_tokens,
+        message.slots,
+        pools,
+        message.accepting,
+        message.used_slots,
+    )
 
 
 def _finished(message: pb.GenerationFinished) -> Finished:
     kind = message.WhichOneof("matched")
-    usage, timings = message.usage, message.timings
+    timings = message.timings
     return Finished(
         reason=_REASONS[message.reason],
         matched=None if kind is None else getattr(message, kind),
-        usage=Usage(usage.prompt_tokens, usage.cached_tokens, usage.output_tokens),
+        usage=_usage(message.usage),
         timings=Timings(
             queue_s=timings.queue_ms / 1000,
             prefill_s=timings.prefill_ms / 1000,
@@ -209,7 +227,13 @@ def _finished(message: pb.GenerationFinished) -> Finished:
             preemptions=timings.preemptions,
             deadline_met=timings.deadline_met if timings.HasField("deadline_met") else None,
         ),
+        index=message.index,
+        total=_usage(message.total) if message.HasField("total") else None,
     )
+
+
+def _usage(message: pb.TokenUsage) -> Usage:
+    return Usage(message.prompt_tokens, message.cached_tokens, message.output_tokens)
 
 
 def _logprob(entry: pb.TokenLogprob) -> TokenLogprob:

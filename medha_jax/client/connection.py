@@ -103,6 +103,7 @@ class Settings:
         add_special_tokens: whether the tokenizer adds its own to a text, often a first BOS token.
         skip_special_tokens: whether special tokens are left out of the output's text.
         progress: whether `PromptProgress` comes before the first token, at most once a second.
+        n: outputs of the prompt, told apart by `Delta.index` and `Finished.index`; None is one.
     """
 
     max_tokens: int | None = None
@@ -128,6 +129,7 @@ class Settings:
     skip_special_tokens: bool | None = None
     add_special_tokens: bool | None = None
     progress: bool | None = None
+    n: int | None = None
 
     def message(self) -> pb.GenerateSettings:
         """The settings as a message.
@@ -141,6 +143,7 @@ class Settings:
             sampling["top_k"] = min(self.top_k, MOST_TOP_K)
         check_fields(pb.SamplingSettings, sampling)
         check_fields(pb.GenerateSettings, {"request_id": self.request_id, "cache_salt": self.cache_salt})
+        check_fields(pb.GenerateRequest, {"n": self.n})
         return pb.GenerateSettings(
             request_id=self.request_id,
             sampling=pb.SamplingSettings(**sampling),
@@ -171,7 +174,7 @@ def generation(
 
     Args:
         channel: of a client of either kind.
-        prompt: text or token ids; many ids go as `GenerateStream`, all else as `Generate`.
+        prompt: text or token ids; many ids for one output go as `GenerateStream`, all else as `Generate`.
         settings: of the generation.
         parts: makes the messages of `GenerateStream`, as `part_messages`.
         options: of the call: timeout, metadata.
@@ -183,7 +186,7 @@ def generation(
     added = settings.add_special_tokens
     if not isinstance(prompt, str) and added is not None:
         raise InvalidSettingError("add_special_tokens is for a text; the prompt is token ids")
-    if not isinstance(prompt, str) and len(prompt) >= PART_TOKENS:
+    if not isinstance(prompt, str) and goes_in_parts(prompt, settings):
         stream: Any = channel.stream_stream(
             SERVICE + "GenerateStream",
             request_serializer=pb.GeneratePart.SerializeToString,
@@ -195,8 +198,15 @@ def generation(
     )
     if isinstance(prompt, str):
         check_text("the prompt", prompt)
-        return single(pb.GenerateRequest(text=prompt, settings=message, add_special_tokens=added), **options)
-    return single(pb.GenerateRequest(token_ids=prompt_ids(prompt), settings=message), **options)
+        asked = pb.GenerateRequest(text=prompt, settings=message, add_special_tokens=added, n=settings.n)
+    else:
+        asked = pb.GenerateRequest(token_ids=prompt_ids(prompt), settings=message, n=settings.n)
+    return single(asked, **options)
+
+
+def goes_in_parts(prompt: Sequence[int], settings: Settings) -> bool:
+    """Whether token ids go as `GenerateStream`: many, and for one output."""
+    return (settings.n or 1) == 1 and len(prompt) >= PART_TOKENS
 
 
 def part_messages(prompt: Sequence[int], settings: pb.GenerateSettings) -> Iterator[pb.GeneratePart]:

@@ -9,7 +9,15 @@ import grpc
 from google.protobuf.message import Message
 
 from medha_jax.client.answers import Event, LoadInfo, ModelInfo, event_from, load_from, model_from
-from medha_jax.client.connection import PART_TOKENS, Connection, Settings, generation, part_messages, unary
+from medha_jax.client.connection import (
+    PART_TOKENS,
+    Connection,
+    Settings,
+    generation,
+    goes_in_parts,
+    part_messages,
+    unary,
+)
 from medha_jax.client.errors import error_from
 from medha_jax.client.message_fields import check_ids, check_text, in_parts, seconds_left
 from medha_jax.protos import inference_pb2 as pb
@@ -48,7 +56,8 @@ class Client:
     ) -> Generator[Event, None, None]:
         """Continue a prompt: `Accepted`, then `Delta`s as they come, then `Finished`.
 
-        Closing or dropping the iterator ends the request in the server, too. Many token ids go in parts.
+        With `n` above 1 there are as many `Finished`, and `index` tells the outputs apart. Closing or dropping the
+        iterator ends the request in the server, too. Many token ids go in parts, if one output is wanted.
 
         Args:
             prompt: text or token ids.
@@ -60,9 +69,10 @@ class Client:
             ServerError: the server refused the request, or ended it.
         """
         options: dict[str, Any] = dict(timeout=seconds_left(timeout), metadata=self._connection.metadata)
-        if not isinstance(prompt, str) and len(prompt) >= PART_TOKENS:
+        stated = Settings(**settings)
+        if not isinstance(prompt, str) and goes_in_parts(prompt, stated):
             check_ids(in_parts(prompt, PART_TOKENS))  # gRPC prints a traceback of what its own thread meets
-        return _events(generation(self._channel, prompt, Settings(**settings), part_messages, **options))
+        return _events(generation(self._channel, prompt, stated, part_messages, **options))
 
     def tokenize(
         self, text: str, *, add_special_tokens: bool | None = None, timeout: float | None = None

@@ -1,6 +1,6 @@
 """The engine connects requests with the runtime: it plans, submits and collects ticks, and delivers results."""
 
-from medha_jax.engine.admission import check_request
+from medha_jax.engine.admission import check_outputs, check_request, output_seed
 from medha_jax.engine.error_log import ErrorLog
 from medha_jax.engine.events import (
     Completed,
@@ -14,6 +14,7 @@ from medha_jax.engine.events import (
     PhaseTimings,
     Prefilled,
     Queued,
+    RequestTotals,
     TokenLogprobs,
 )
 from medha_jax.engine.executor import Executor
@@ -66,12 +67,15 @@ __all__ = [
     "Queued",
     "RequestCounts",
     "RequestOutput",
+    "RequestTotals",
     "Slo",
     "TickReport",
     "TokenLogprobs",
+    "check_outputs",
     "check_request",
     "check_stops",
     "generate",
+    "output_seed",
     "scheduler_for",
     "sized_for",
     "text_outputs",

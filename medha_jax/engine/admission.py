@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from medha_jax.engine.events import GenerationRequest
 from medha_jax.engine.executor import Executor
-from medha_jax.plan import MAX_SEED, InvalidRequestError
+from medha_jax.plan import MAX_OUTPUTS, MAX_SEED, InvalidRequestError
 from medha_jax.scheduler.request import SchedulerRequest
 from medha_jax.token_ids import GrowingIds, first_outside
 
@@ -55,13 +55,29 @@ def drawn_seed() -> int:
     return secrets.randbelow(MAX_SEED + 1)
 
 
-def seeded(request: GenerationRequest, draw: Callable[[], int]) -> tuple[GenerationRequest, int]:
-    """The request with its seed, drawn if it states none, and that seed."""
-    stated = request.sampling.seed
-    if stated is not None:
-        return request, stated
-    seed = draw()
-    return replace(request, sampling=replace(request.sampling, seed=seed)), seed
+def output_seed(seed: int, index: int) -> int:
+    """The seed of output `index` of a request with a seed: `seed + index`, and 0 follows the largest one."""
+    return (seed + index) % (MAX_SEED + 1)
+
+
+def single_outputs(request: GenerationRequest, seed: int) -> tuple[GenerationRequest, ...]:
+    """For each output of a request with this `seed`, stated or drawn, the request that alone has this output."""
+    sampling = [replace(request.sampling, seed=output_seed(seed, index)) for index in range(request.n)]
+    return tuple(replace(request, n=1, sampling=one) for one in sampling)
+
+
+def check_outputs(request: GenerationRequest, slots: int) -> None:
+    """Check a request's number of outputs; each takes one of `slots`.
+
+    Raises:
+        InvalidRequestError: it is not allowed.
+    """
+    most = min(MAX_OUTPUTS, slots)
+    if not 1 <= request.n <= most:
+        why = f", because the server has {slots} slots" if most < MAX_OUTPUTS else ""
+        raise InvalidRequestError(f"n is {request.n}; allowed are 1 to {most} outputs{why}")
+    if request.n > 1 and request.prompt_bound is not None:
+        raise InvalidRequestError(f"n is {request.n}; a prompt that comes in parts has 1 output")
 
 
 def for_scheduler(request: GenerationRequest, executor: Executor, arrival: float) -> SchedulerRequest:
@@ -72,6 +88,7 @@ def for_scheduler(request: GenerationRequest, executor: Executor, arrival: float
     """
     context, sampling, bound = executor.sizes.context, request.sampling, request.prompt_bound
     check_request(request, executor.vocab, context)
+    check_outputs(request, executor.config.slots)
     most = len(request.prompt_ids) if bound is None else bound
     largest = executor.config.mesh.buckets.prefill[-1]
     if request.chunks is not None and max(chunk_lengths(most, request.chunks)) > largest:

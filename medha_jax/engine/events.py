@@ -25,6 +25,9 @@ class GenerationRequest:
     `prompt_bound` is None if `prompt_ids` are the whole prompt. Otherwise they are its first part, and `prompt_bound`
     is the most tokens of all parts together.
 
+    `n` outputs are wanted of the prompt, which is computed once. Output i is that of a request with `n` 1 and the seed
+    `admission.output_seed(seed, i)`.
+
     `prompt_ids` are kept as `token_ids.IdArray`, 4 bytes a token, or as a range. An array that is given must not change
     afterwards.
     """
@@ -38,6 +41,7 @@ class GenerationRequest:
     on_deadline: OnDeadline = "continue"
     cache_salt: str = ""
     prompt_bound: int | None = None
+    n: int = 1
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prompt_ids", kept(self.prompt_ids))
@@ -54,10 +58,11 @@ class TokenLogprobs:
 
 @dataclass(frozen=True)
 class Queued:
-    """The request is queued: the first event of every request.
+    """The request is queued: the first event of every output of a request.
 
     `position` counts the waiting requests before it. `predicted_ttft_s` is the predicted seconds of its own prompt
-    work and all before it, if no other request comes. `seed` is stated by the request, or drawn for it.
+    work and all before it, if no other request comes. `seed` is stated by the request, or drawn for it; of a further
+    output, it is derived from that.
     """
 
     position: int
@@ -92,7 +97,8 @@ class NewTokens:
     """New tokens and the text that became certain with them.
 
     Text may lag behind its tokens (an unfinished UTF-8 character, a possible stop string), so it may be empty.
-    `logprobs` has one entry per token, or none if the request did not ask for them. `first` comes with the first token.
+    `logprobs` has one entry per token, or none if the request did not ask for them. `first` comes with the first token
+    of a request.
     """
 
     token_ids: tuple[int, ...]
@@ -162,10 +168,28 @@ class Completion(Course):
 
 
 @dataclass(frozen=True)
+class RequestTotals:
+    """A finished request with all its outputs. Its prompt counts once, and so do its `cached_tokens`.
+
+    `finish_reason` is "stop" if every output ended so. `deadline_met` is as in `Course`, for every output.
+    """
+
+    prompt_tokens: int
+    cached_tokens: int
+    output_tokens: int
+    finish_reason: FinishReason
+    deadline_met: bool
+
+
+@dataclass(frozen=True)
 class Completed:
-    """The generation is over; no event follows."""
+    """The generation is over; no event follows.
+
+    `request` comes with the last output of a request; None while others go on.
+    """
 
     completion: Completion
+    request: RequestTotals | None
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from medha_jax.engine.events import (
@@ -12,11 +12,13 @@ from medha_jax.engine.events import (
     Completion,
     Course,
     EngineEvent,
+    FinishReason,
     FirstToken,
     GenerationRequest,
     NewTokens,
     PhaseTimings,
     Prefilled,
+    RequestTotals,
     TokenLogprobs,
 )
 from medha_jax.plan import Chunk, TokenResult
@@ -46,9 +48,32 @@ OutputFactory = Callable[[GenerationRequest, int], Output]
 """Makes the output of a request, from the request and its limit of output tokens."""
 
 
+class OpenOutputs:
+    """Counts the outputs of one request that go on, and adds up the others. Owned by the request's generations."""
+
+    def __init__(self, outputs: int) -> None:
+        self._open = outputs
+        self._tokens = self._cached = 0
+        self._stopped = self._met = True
+
+    def end(self, index: int, completion: Completion) -> RequestTotals | None:
+        """Count a finished output; returns the request's totals if it is the last one."""
+        self._open -= 1
+        self._tokens += len(completion.token_ids)
+        self._cached += completion.cached_tokens if not index else 0
+        self._stopped &= completion.finish_reason == "stop"
+        self._met &= completion.deadline_met
+        if self._open:
+            return None
+        reason: FinishReason = "stop" if self._stopped else "length"
+        return RequestTotals(completion.prompt_tokens, self._cached, self._tokens, reason, self._met)
+
+
 @dataclass(slots=True)
 class Generation:
-    """A request, its output and its times in seconds. Owned by the engine.
+    """A request with one output, that output and its times in seconds. Owned by the engine.
+
+    It is output `index` of those that `outputs` counts. Only for the first one events tell of prompt and first token.
 
     `output` is None until the prompt is complete. `held` are the prompt tokens so far if the scheduler gets none before
     all are there; otherwise None. `reported` prompt tokens were reported as computed.
@@ -62,14 +87,16 @@ class Generation:
     first_token: float = math.nan
     cached: int = 0
     reported: int = 0
+    index: int = 0
+    outputs: OpenOutputs = field(default_factory=lambda: OpenOutputs(1))
 
     def computed(self, state: RequestState, chunk: Chunk, result: TokenResult, now: float) -> Iterator[EngineEvent]:
         """Events of a chunk that has left the pipeline; the last is `Completed` if the generation is over."""
         prompt = len(state.request.prompt)
-        if chunk.start < prompt:
-            done = min(chunk.end, prompt)
-            if done > self.reported:  # a preempted prompt is computed again, not reported again
-                self.reported = done
+        done = min(chunk.end, prompt)
+        if chunk.start < prompt and done > self.reported:  # a preempted prompt is computed again, not reported again
+            self.reported = done
+            if not self.index:
                 yield Prefilled(done, prompt, state.remaining)
         output = self.output
         if not chunk.last or output is None:
@@ -77,7 +104,7 @@ class Generation:
         first = None
         if math.isnan(self.first_token):
             self.first_token = now
-            first = FirstToken(self.first_chunk - self.arrival, now - self.first_chunk)
+            first = None if self.index else FirstToken(self.first_chunk - self.arrival, now - self.first_chunk)
         logprobs, asked = None, self.request.sampling.logprobs
         if asked is not None:
             logprobs = TokenLogprobs(result.token, result.logprob, result.top[:asked])
@@ -85,7 +112,8 @@ class Generation:
         if delta is not None:
             yield delta if first is None else replace(delta, first=first)
         if output.finished:
-            yield Completed(output.completion(self._course(state, len(output.token_ids), now)))
+            completion = output.completion(self._course(state, len(output.token_ids), now))
+            yield Completed(completion, self.outputs.end(self.index, completion))
 
     def _course(self, state: RequestState, tokens: int, now: float) -> Course:
         deadline = self.request.deadline_s
@@ -102,5 +130,5 @@ class Generation:
             chunks=tuple(state.chunks),
             preemptions=state.preemptions,
             cached_tokens=self.cached,
-            deadline_met=self.first_token <= state.due and (deadline is None or now <= deadline),
+            deadline_met=(self.index > 0 or self.first_token <= state.due) and (deadline is None or now <= deadline),
         )

@@ -6,11 +6,11 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 
-from medha_jax.engine.admission import check_ids, drawn_seed, for_scheduler, seeded
+from medha_jax.engine.admission import check_ids, drawn_seed, for_scheduler, single_outputs
 from medha_jax.engine.events import Completed, EngineEvent, Failed, FailReason, GenerationRequest, Queued
 from medha_jax.engine.executor import Executor
 from medha_jax.engine.flight import NOTHING, DispatchedTick, Flight, TickTimes
-from medha_jax.engine.generation import Generation, OutputFactory
+from medha_jax.engine.generation import Generation, OpenOutputs, OutputFactory
 from medha_jax.engine.recovery import Recovery, internal_error
 from medha_jax.engine.tick_report import Load, TickReport, report_tick
 from medha_jax.kv.allocator import OutOfPagesError
@@ -108,7 +108,7 @@ class Engine:
         return PAUSE_S
 
     def add(self, request: GenerationRequest, arrival_s: float | None = None) -> int:
-        """Queue a request that came at `arrival_s` (default: now), and return its number.
+        """Queue a request that came at `arrival_s` (default: now), and return its number, as for `begin`.
 
         Raises:
             InvalidRequestError: the prompt is empty, beyond the vocabulary, or cannot fit; nothing was queued.
@@ -142,10 +142,22 @@ class Engine:
         """
         check_ids("token id", ids, self._executor.vocab)
 
-    def begin(self, number: int, request: GenerationRequest, wanted: SchedulerRequest) -> Queued:
-        """Queue a prepared request under a number larger than all before."""
-        request, seed = seeded(request, self._draw_seed)  # once: preempted or computed again, it keeps its seed
-        generation = Generation(request, wanted.arrival_s)
+    def begin(self, number: int, request: GenerationRequest, wanted: SchedulerRequest) -> Events:
+        """Queue a prepared request under a number larger than all before; its output i gets `number + i`."""
+        stated = request.sampling.seed
+        seed = self._draw_seed() if stated is None else stated  # once: preempted or computed again, it keeps its seed
+        outputs, events = OpenOutputs(request.n), list[tuple[int, EngineEvent]]()
+        for index, single in enumerate(single_outputs(request, seed)):
+            self._begin_output(number, index, single, wanted, outputs)
+            outlook = self._scheduler.outlook(number + index, self._clock())
+            events.append((number + index, Queued(*outlook, single.sampling.seed or 0)))
+        return events
+
+    def _begin_output(
+        self, number: int, index: int, request: GenerationRequest, wanted: SchedulerRequest, outputs: OpenOutputs
+    ) -> None:
+        """Queue output `index` of request `number`."""
+        generation = Generation(request, wanted.arrival_s, index=index, outputs=outputs)
         if request.prompt_bound is None:
             generation.output = self._outputs(request, self._executor.sizes.context - len(request.prompt_ids))
         else:
@@ -153,9 +165,8 @@ class Engine:
             if not self._executor.prefix_cacheable:
                 prompt = generation.held = GrowingIds(request.prompt_ids)
             generation.request = dataclasses.replace(request, prompt_ids=prompt)  # the first part is kept once
-        self._scheduler.enqueue(number, wanted)
-        self._generations[number] = generation
-        return Queued(*self._scheduler.outlook(number, self._clock()), seed)
+        self._scheduler.enqueue(number + index, wanted, number if index else None)
+        self._generations[number + index] = generation
 
     def extend(self, number: int, ids: Sequence[int], complete: bool) -> None:
         """Add the next part of a prompt that has a `prompt_bound`; a request that has ended is ignored.
@@ -179,7 +190,7 @@ class Engine:
                 self._write_slot(state, state.scheduled)
 
     def cancel(self, number: int) -> None:
-        """End a request early, without further events. One that has ended is ignored."""
+        """End one output of a request early, without further events. One that has ended is ignored."""
         if self._generations.pop(number, None) is not None:
             self._scheduler.cancel(number)
             self._cancelled.append(number)
@@ -226,7 +237,8 @@ class Engine:
             if math.isnan(generation.first_chunk):
                 generation.first_chunk = now
                 generation.cached = state.holding.cached if state.holding is not None else 0
-                first.append(state.number)
+                if not generation.index:
+                    first.append(state.number)
         return planned, frozenset(first)
 
     def _expire(self, planned: Planned) -> Events:

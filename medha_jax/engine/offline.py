@@ -52,7 +52,8 @@ def generate(
         ModelOutputError: logits are not finite.
     """
     engine = OfflineEngine(executor, tokenizer, clock)
-    yield engine.begin(engine.scheduler.next_number, request, engine.prepare(request, clock()))
+    for _, queued in engine.begin(engine.scheduler.next_number, request, engine.prepare(request, clock())):
+        yield queued
     while engine.busy:
         for _, event in engine.step():
             if isinstance(event, Failed):

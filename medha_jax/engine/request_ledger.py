@@ -29,50 +29,69 @@ class RequestCounts:
 class RequestLedger:
     """Owns the numbers of the open requests, and counts: each is accepted once and ends once.
 
-    Its owner calls it under a lock.
+    A request's outputs have its number and those that follow. Its owner calls it under a lock.
     """
 
     def __init__(self) -> None:
-        self._open: set[int] = set()
+        self._outputs: dict[int, list[int]] = {}  # open outputs of each open request
+        self._open: dict[int, int] = {}  # the request of each open output
         self._accepted = 0
         self._completed: Counter[FinishReason] = Counter()
         self._failed: Counter[EndReason] = Counter()
 
     def __len__(self) -> int:
-        return len(self._open)
+        """Open requests."""
+        return len(self._outputs)
 
     def __contains__(self, number: int) -> bool:
+        """Whether an output is open."""
         return number in self._open
 
-    def accept(self, number: int) -> None:
+    def accept(self, number: int, outputs: int = 1) -> None:
         """Note a request that will run, or wait."""
-        self._open.add(number)
+        self._outputs[number] = list(range(number, number + outputs))
+        self._open.update(dict.fromkeys(self._outputs[number], number))
         self._accepted += 1
 
-    def cancel(self, number: int) -> bool:
-        """Note that nobody wants a request any more; returns whether it was open."""
-        if number not in self._open:
-            return False
-        self._open.remove(number)
+    def cancel(self, number: int) -> list[int]:
+        """Note that nobody wants a request any more; returns its open outputs, none if it was not open."""
+        if number not in self._outputs:
+            return []
         self._failed["cancelled"] += 1
-        return True
+        return self._end(number)
 
-    def note(self, number: int, event: EngineEvent) -> None:
-        """Note an event of an open request, which may be its last one."""
+    def note(self, number: int, event: EngineEvent) -> list[int]:
+        """Note an event of an open output, which may be its last one.
+
+        Returns:
+            The other open outputs of its request, if the request has failed: they must end, too.
+        """
         match event:
-            case Completed(completion=completion):
-                self._open.remove(number)
-                self._completed[completion.finish_reason] += 1
+            case Completed(request=totals):
+                self._outputs[self._open[number]].remove(number)
+                request = self._open.pop(number)
+                if totals is not None:
+                    self._end(request)
+                    self._completed[totals.finish_reason] += 1
             case Failed(reason=reason):
-                self._open.remove(number)
                 self._failed[reason] += 1
+                return [one for one in self._end(self._open[number]) if one != number]
+        return []
 
     def fail_all(self, reason: FailReason) -> list[int]:
         """Note that every open request has ended; returns their numbers."""
-        ended = sorted(self._open)
+        ended = sorted(self._outputs)
         self._failed[reason] += len(ended)
+        self._outputs.clear()
         self._open.clear()
         return ended
+
+    def _end(self, number: int) -> list[int]:
+        """Close a request; returns the outputs that were open."""
+        outputs = self._outputs.pop(number)
+        for one in outputs:
+            del self._open[one]
+        return outputs
 
     @property
     def counts(self) -> RequestCounts:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import threading
 from collections.abc import Callable, Sequence
-from itertools import count
 
 from medha_jax.engine.error_log import ErrorLog
 from medha_jax.engine.events import Failed, GenerationRequest
@@ -47,7 +46,7 @@ class _Extend:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Cancel:
-    """End a request early."""
+    """End one output of a request early."""
 
     number: int
 
@@ -80,12 +79,12 @@ class EngineService:
 
     def __init__(self, engine: Engine, listener: Listener, clock: Callable[[], float]) -> None:
         self._engine, self._listener, self._clock = engine, listener, clock
-        self._numbers = count(engine.scheduler.next_number)
         self._thread = threading.Thread(target=self._main, name="engine", daemon=True)
         self._log, self._turn = ErrorLog(clock), TurnWatch()
         self._started = False
         # everything below is read and changed under this lock
         self._changed = threading.Condition()
+        self._number = engine.scheduler.next_number
         self._inbox: list[_Command] = []
         self._coming = self._coming_tokens = 0
         self._ledger = RequestLedger()
@@ -131,6 +130,8 @@ class EngineService:
     def submit(self, request: GenerationRequest, arrival_s: float | None = None) -> int:
         """Queue a request that came at `arrival_s` (default: now); returns the number that its events carry.
 
+        If it has several outputs, the events of output i carry `number + i`. If one of them fails, all end.
+
         Raises:
             InvalidRequestError: it cannot run.
             QueueFullError: too many requests wait.
@@ -143,8 +144,9 @@ class EngineService:
             load = self._load
             waiting, tokens = load.waiting + self._coming, load.waiting_tokens + self._coming_tokens
             check_queue(self._engine.scheduler.config, waiting, tokens, wanted.prompt_tokens)
-            number = next(self._numbers)
-            self._ledger.accept(number)
+            number = self._number
+            self._number += request.n
+            self._ledger.accept(number, request.n)
             if request.prompt_bound is not None:
                 self._prompts[number] = _Prompt(len(request.prompt_ids), request.prompt_bound)
             self._coming += 1
@@ -176,14 +178,14 @@ class EngineService:
             self._ask(_Extend(number, ids, done))
 
     def cancel(self, number: int) -> None:
-        """End a request, without further events. One that has ended is ignored.
+        """End a request with all its outputs, without further events. One that has ended is ignored.
 
         It counts as cancelled at once. What it holds comes back between two ticks.
         """
         with self._changed:
-            if self._ledger.cancel(number):
-                self._prompts.pop(number, None)
-                self._ask(_Cancel(number))
+            for output in self._ledger.cancel(number):
+                self._prompts.pop(output, None)
+                self._ask(_Cancel(output))
 
     def load(self) -> Load:
         """The engine's load after the last tick, with the requests that have come and were cancelled since.
@@ -278,9 +280,12 @@ class EngineService:
     def _tell(self, events: Events) -> None:
         with self._changed:
             self._load = self._engine.load
-            told = [(number, event) for number, event in events if number in self._ledger]  # others were cancelled
-            for number, event in told:
-                self._ledger.note(number, event)
+            told = []
+            for number, event in events:
+                if number in self._ledger:  # others were cancelled
+                    told.append((number, event))
+                    for other in self._ledger.note(number, event):
+                        self._ask(_Cancel(other))
                 if number not in self._ledger:
                     self._prompts.pop(number, None)
         if told:
@@ -294,17 +299,19 @@ class EngineService:
 
     def _do(self, command: _Command) -> Events:
         """Carry out one command; an error ends only its request."""
-        number = command.number
+        number, outputs = command.number, 1
         try:
             match command:
                 case _Begin():
-                    return [(number, self._engine.begin(number, command.request, command.wanted))]
+                    outputs = command.request.n
+                    return self._engine.begin(number, command.request, command.wanted)
                 case _Extend():
                     self._engine.extend(number, command.ids, command.done)
                 case _Cancel():
                     self._engine.cancel(number)
         except Exception as error:
             self._log(error)
-            self._engine.cancel(number)
+            for output in range(number, number + outputs):
+                self._engine.cancel(output)
             return [(number, internal_error(error))]
         return []

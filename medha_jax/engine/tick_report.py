@@ -86,7 +86,7 @@ class Load(QueueStats):
     """An engine's requests, slots and pages.
 
     Args:
-        slots: requests that can run at once.
+        slots: outputs that can run at once.
         total_pages: of each KV group.
         healthy: whether no error has made the runtime unusable.
         draining: whether it takes no new requests.

@@ -32,16 +32,18 @@ class PromptIds(_message.Message):
     def __init__(self, ids: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("text", "token_ids", "settings", "add_special_tokens")
+    __slots__ = ("text", "token_ids", "settings", "add_special_tokens", "n")
     TEXT_FIELD_NUMBER: _ClassVar[int]
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     SETTINGS_FIELD_NUMBER: _ClassVar[int]
     ADD_SPECIAL_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    N_FIELD_NUMBER: _ClassVar[int]
     text: str
     token_ids: PromptIds
     settings: GenerateSettings
     add_special_tokens: bool
-    def __init__(self, text: _Optional[str] = ..., token_ids: _Optional[_Union[PromptIds, _Mapping]] = ..., settings: _Optional[_Union[GenerateSettings, _Mapping]] = ..., add_special_tokens: _Optional[bool] = ...) -> None: ...
+    n: int
+    def __init__(self, text: _Optional[str] = ..., token_ids: _Optional[_Union[PromptIds, _Mapping]] = ..., settings: _Optional[_Union[GenerateSettings, _Mapping]] = ..., add_special_tokens: _Optional[bool] = ..., n: _Optional[int] = ...) -> None: ...
 
 class GenerateSettings(_message.Message):
     __slots__ = ("request_id", "sampling", "slo", "priority", "on_deadline", "cache_salt", "progress")
@@ -156,14 +158,16 @@ class GenerationProgress(_message.Message):
     def __init__(self, done_tokens: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., predicted_left_ms: _Optional[float] = ...) -> None: ...
 
 class GenerationDelta(_message.Message):
-    __slots__ = ("token_ids", "text", "logprobs")
+    __slots__ = ("token_ids", "text", "logprobs", "index")
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     LOGPROBS_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
     token_ids: _containers.RepeatedScalarFieldContainer[int]
     text: str
     logprobs: _containers.RepeatedCompositeFieldContainer[TokenLogprob]
-    def __init__(self, token_ids: _Optional[_Iterable[int]] = ..., text: _Optional[str] = ..., logprobs: _Optional[_Iterable[_Union[TokenLogprob, _Mapping]]] = ...) -> None: ...
+    index: int
+    def __init__(self, token_ids: _Optional[_Iterable[int]] = ..., text: _Optional[str] = ..., logprobs: _Optional[_Iterable[_Union[TokenLogprob, _Mapping]]] = ..., index: _Optional[int] = ...) -> None: ...
 
 class TokenLogprob(_message.Message):
     __slots__ = ("token_id", "logprob", "top")
@@ -184,18 +188,22 @@ class TopLogprob(_message.Message):
     def __init__(self, token_id: _Optional[int] = ..., logprob: _Optional[float] = ...) -> None: ...
 
 class GenerationFinished(_message.Message):
-    __slots__ = ("reason", "stop", "stop_token_id", "usage", "timings")
+    __slots__ = ("reason", "stop", "stop_token_id", "usage", "timings", "index", "total")
     REASON_FIELD_NUMBER: _ClassVar[int]
     STOP_FIELD_NUMBER: _ClassVar[int]
     STOP_TOKEN_ID_FIELD_NUMBER: _ClassVar[int]
     USAGE_FIELD_NUMBER: _ClassVar[int]
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_FIELD_NUMBER: _ClassVar[int]
     reason: FinishReason
     stop: str
     stop_token_id: int
     usage: TokenUsage
     timings: GenerationTimings
-    def __init__(self, reason: _Optional[_Union[FinishReason, str]] = ..., stop: _Optional[str] = ..., stop_token_id: _Optional[int] = ..., usage: _Optional[_Union[TokenUsage, _Mapping]] = ..., timings: _Optional[_Union[GenerationTimings, _Mapping]] = ...) -> None: ...
+    index: int
+    total: TokenUsage
+    def __init__(self, reason: _Optional[_Union[FinishReason, str]] = ..., stop: _Optional[str] = ..., stop_token_id: _Optional[int] = ..., usage: _Optional[_Union[TokenUsage, _Mapping]] = ..., timings: _Optional[_Union[GenerationTimings, _Mapping]] = ..., index: _Optional[int] = ..., total: _Optional[_Union[TokenUsage, _Mapping]] = ...) -> None: ...
 
 class TokenUsage(_message.Message):
     __slots__ = ("prompt_tokens", "cached_tokens", "output_tokens")
@@ -268,20 +276,22 @@ class GetLoadRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class LoadInfo(_message.Message):
-    __slots__ = ("running", "waiting", "waiting_tokens", "slots", "pools", "accepting")
+    __slots__ = ("running", "waiting", "waiting_tokens", "slots", "pools", "accepting", "used_slots")
     RUNNING_FIELD_NUMBER: _ClassVar[int]
     WAITING_FIELD_NUMBER: _ClassVar[int]
     WAITING_TOKENS_FIELD_NUMBER: _ClassVar[int]
     SLOTS_FIELD_NUMBER: _ClassVar[int]
     POOLS_FIELD_NUMBER: _ClassVar[int]
     ACCEPTING_FIELD_NUMBER: _ClassVar[int]
+    USED_SLOTS_FIELD_NUMBER: _ClassVar[int]
     running: int
     waiting: int
     waiting_tokens: int
     slots: int
     pools: _containers.RepeatedCompositeFieldContainer[PagePool]
     accepting: bool
-    def __init__(self, running: _Optional[int] = ..., waiting: _Optional[int] = ..., waiting_tokens: _Optional[int] = ..., slots: _Optional[int] = ..., pools: _Optional[_Iterable[_Union[PagePool, _Mapping]]] = ..., accepting: _Optional[bool] = ...) -> None: ...
+    used_slots: int
+    def __init__(self, running: _Optional[int] = ..., waiting: _Optional[int] = ..., waiting_tokens: _Optional[int] = ..., slots: _Optional[int] = ..., pools: _Optional[_Iterable[_Union[PagePool, _Mapping]]] = ..., accepting: _Optional[bool] = ..., used_slots: _Optional[int] = ...) -> None: ...
 
 class PagePool(_message.Message):
     __slots__ = ("total_pages", "free_pages")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
-from medha_jax.engine import Completion, FirstToken
+from medha_jax.engine import FirstToken, RequestTotals
 from medha_jax.server.settings import LogFormat
 
 LONGEST_MESSAGE = 300  # characters
@@ -37,11 +37,11 @@ class Record:
         """Take over the times of a first token."""
         self.queue_ms, self.ttft_ms = 1000 * first.queue_s, 1000 * first.ttft_s
 
-    def finished(self, completion: Completion) -> None:
-        """Take over the figures of a finished generation."""
-        self.reason = completion.finish_reason
-        self.prompt_tokens, self.cached_tokens = completion.prompt_tokens, completion.cached_tokens
-        self.output_tokens = len(completion.token_ids)
+    def finished(self, request: RequestTotals) -> None:
+        """Take over the figures of a finished request."""
+        self.reason = request.finish_reason
+        self.prompt_tokens, self.cached_tokens = request.prompt_tokens, request.cached_tokens
+        self.output_tokens = request.output_tokens
 
 
 class AccessLog:

@@ -134,6 +134,7 @@ class Inference:
                 waiting=load.waiting,
                 waiting_tokens=load.waiting_tokens,
                 slots=load.slots,
+                used_slots=load.used_slots,
                 pools=[pb.PagePool(total_pages=load.total_pages, free_pages=free) for free in load.free_pages],
                 accepting=not self._closed and load.healthy,
             )
@@ -196,7 +197,7 @@ class Inference:
         except NotServingError as error:
             raise unavailable(str(error)) from None
         finally:
-            self._streams.bind(stream, number)
+            self._streams.bind(stream, number, request.n)
 
     async def _write(self, stream: Stream, context: Context, record: Record) -> None:
         """Write a stream's events until its end; no event is kept beyond its write."""
@@ -209,15 +210,16 @@ class Inference:
                 record.output_tokens += sum(len(delta.token_ids) for delta in deltas)
                 if (first := deltas[0].first) is not None:
                     record.began(first)
-                return replies.delta(deltas)
+                return replies.delta(deltas, stream.index)
             case Queued() as event:
                 return replies.accepted(stream.request_id, event)
             case Prefilled() as event:
                 return replies.progress(event)
-            case Completed(completion=completion):
-                stream.over = True
-                record.finished(completion)
-                return replies.finished(completion)
+            case Completed(request=totals) as event:
+                if totals is not None:
+                    stream.over = True
+                    record.finished(totals)
+                return replies.finished(event, stream.index)
             case Failed() as event:
                 stream.over = True
                 raise replies.failed(event)

@@ -21,6 +21,7 @@ from medha_jax.engine import (
     Load,
     NewTokens,
     Prefilled,
+    RequestTotals,
     TickReport,
 )
 
@@ -145,7 +146,8 @@ class Metrics:
                     self._prompt.inc(event.done - self._done.get(number, 0))
                     self._done[number] = event.done
                 case Completed():
-                    self._finish(event)
+                    if event.request is not None:
+                        self._finish(event.request, event.completion.timings.e2e_s)
                     self._forget(number)
                 case Failed():
                     self._forget(number)
@@ -163,11 +165,10 @@ class Metrics:
             server.server_close()
             thread.join()
 
-    def _finish(self, event: Completed) -> None:
-        completion = event.completion
-        self._deadline.labels(str(completion.deadline_met).lower()).inc()
-        self._cached.inc(completion.cached_tokens)
-        self._e2e.observe(completion.timings.e2e_s)
+    def _finish(self, request: RequestTotals, e2e_s: float) -> None:
+        self._deadline.labels(str(request.deadline_met).lower()).inc()
+        self._cached.inc(request.cached_tokens)
+        self._e2e.observe(e2e_s)
 
     def _forget(self, number: int) -> None:
         self._outputs.pop(number, None)
@@ -202,7 +203,8 @@ class _Gauges(Collector):
             "num_requests_running": ("Requests that hold pages.", load.running),
             "num_requests_waiting": ("Requests that do not.", load.waiting),
             "num_tokens_waiting": ("Prompt tokens of requests that wait.", load.waiting_tokens),
-            "num_slots": ("Requests that can run at once.", load.slots),
+            "num_slots": ("Outputs that can run at once.", load.slots),
+            "num_slots_used": ("Outputs of running requests.", load.used_slots),
             "kv_cache_usage_perc": ("Share of KV pages that requests hold.", 1 - sum(load.free_pages) / all_pages),
             "kv_host_pages": ("KV pages in host memory.", load.host.used),
             "ready": ("Whether new requests are taken.", float(load.healthy and not load.draining)),

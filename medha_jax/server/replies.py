@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from grpc import StatusCode
 
-from medha_jax.engine import Completion, Failed, NewTokens, Prefilled, Queued, TokenLogprobs
+from medha_jax.engine import Completed, Failed, NewTokens, Prefilled, Queued, TokenLogprobs
 from medha_jax.protos import inference_pb2 as pb
 from medha_jax.server.refusal import Refusal
 
@@ -31,21 +31,24 @@ def progress(event: Prefilled) -> pb.GenerateEvent:
     return pb.GenerateEvent(progress=message)
 
 
-def delta(events: Sequence[NewTokens]) -> pb.GenerateEvent:
-    """Consecutive deltas, joined into one."""
+def delta(events: Sequence[NewTokens], index: int = 0) -> pb.GenerateEvent:
+    """Consecutive deltas of one output, joined into one."""
     if len(events) == 1 and not events[0].logprobs:
-        return pb.GenerateEvent(delta=pb.GenerationDelta(token_ids=events[0].token_ids, text=events[0].text))
+        only = events[0]
+        return pb.GenerateEvent(delta=pb.GenerationDelta(token_ids=only.token_ids, text=only.text, index=index))
     return pb.GenerateEvent(
         delta=pb.GenerationDelta(
             token_ids=[token for event in events for token in event.token_ids],
             text="".join(event.text for event in events),
             logprobs=[_logprob(entry) for event in events for entry in event.logprobs],
+            index=index,
         )
     )
 
 
-def finished(completion: Completion) -> pb.GenerateEvent:
-    """The last event of a stream."""
+def finished(event: Completed, index: int = 0) -> pb.GenerateEvent:
+    """The last event of an output."""
+    completion, total = event.completion, event.request
     timings = completion.timings
     message = pb.GenerationFinished(
         reason=REASONS[completion.finish_reason],
@@ -64,7 +67,11 @@ def finished(completion: Completion) -> pb.GenerateEvent:
             preemptions=completion.preemptions,
             deadline_met=completion.deadline_met,
         ),
+        index=index,
     )
+    if total is not None:
+        message.total.prompt_tokens, message.total.cached_tokens = total.prompt_tokens, total.cached_tokens
+        message.total.output_tokens = total.output_tokens
     if isinstance(completion.matched, str):
         message.stop = completion.matched
     elif completion.matched is not None:

@@ -91,7 +91,8 @@ class RequestParser:
             prompt = message.token_ids.ids
         else:
             raise invalid("add_special_tokens is for a text; the prompt is token_ids")
-        return self._request(message.settings, prompt, deadline_s)
+        request = self._request(message.settings, prompt, deadline_s)
+        return dataclasses.replace(request, n=message.n or 1)
 
     def started(self, start: pb.GenerateStart, deadline_s: float | None, prompt: Sequence[int]) -> GenerationRequest:
         """The request of a GenerateStream call, from its first part and at least one token of the prompt.

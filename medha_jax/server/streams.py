@@ -7,6 +7,8 @@ import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from itertools import count
+from operator import itemgetter
 
 from grpc import StatusCode
 
@@ -26,11 +28,14 @@ Item = Queued | Prefilled | list[NewTokens] | Completed | Failed
 class Stream:
     """The events that wait to be written to one client. Belongs to the event loop.
 
-    Waiting deltas are written together. The engine never waits for a reader. `count` is told every change of `unread`.
+    Waiting deltas of an output are written together. The engine never waits for a reader. `count` is told every change
+    of `unread`.
     With `progress` events about the prompt are written too, at most one in `PROGRESS_SECONDS`.
 
     Attributes:
         number: the engine's number of the request, once it has one.
+        outputs: of the request; the engine's numbers of them follow each other.
+        index: output whose event was taken last.
         over: whether the coroutine has taken the engine's last event.
         unread: bytes of its events that are not written yet, those of the current write included.
     """
@@ -40,19 +45,26 @@ class Stream:
     ) -> None:
         self.request_id = request_id
         self.number: int | None = None
+        self.outputs = 1
+        self.index = 0
         self.over = False
         self.unread = 0
         self._seconds, self._count = write_seconds, count
-        self._waiting: deque[tuple[Kept, int]] = deque()
+        self._waiting: deque[tuple[Kept, int, int]] = deque()  # events, their bytes, the index of their output
         self._writing = 0  # bytes of the events that were taken last
         self._some = asyncio.Event()
         self._next_progress = -math.inf if progress else math.inf
         self._ended: Refusal | None = None
         self._limit = WriteLimit()
 
-    def put(self, event: Kept) -> None:
-        """Add an event; a stream that was ended drops it."""
-        if self._ended is not None:
+    @property
+    def numbers(self) -> range:
+        """The engine's numbers of the outputs."""
+        return range(0) if self.number is None else range(self.number, self.number + self.outputs)
+
+    def put(self, event: Kept, index: int = 0) -> None:
+        """Add an event of an output; a stream that was ended drops it. It begins once, with the first output."""
+        if self._ended is not None or (index and isinstance(event, Queued)):
             return
         if isinstance(event, Prefilled):
             now = asyncio.get_running_loop().time()
@@ -60,9 +72,9 @@ class Stream:
                 return
             self._next_progress = now + PROGRESS_SECONDS
         if isinstance(event, Completed):  # its text was in the deltas, and no reply repeats it
-            event = Completed(replace(event.completion, text="", logprobs=()))
+            event = replace(event, completion=replace(event.completion, text="", logprobs=()))
         size = event_bytes(event)
-        self._waiting.append((event, size))
+        self._waiting.append((event, size, index))
         self._change(size)
         self._some.set()
 
@@ -94,7 +106,7 @@ class Stream:
         self._limit.shorten(seconds)
 
     async def take(self) -> Item:
-        """Wait for the next event; consecutive deltas come together.
+        """Wait for the next event; consecutive deltas of one output come together.
 
         Raises:
             Refusal: the stream was ended.
@@ -104,17 +116,21 @@ class Stream:
             await self._some.wait()
         if self._ended is not None:
             raise self._ended
-        event, self._writing = self._waiting.popleft()
+        event, self._writing, self.index = self._waiting.popleft()
         if not isinstance(event, NewTokens):
             return event
-        deltas = [event]
-        while self._waiting and len(deltas) < MOST_JOINED:
-            following, size = self._waiting[0]
-            if not isinstance(following, NewTokens) or self._writing + size > MOST_JOINED_BYTES:
-                break
-            deltas.append(following)
-            self._writing += size
+        deltas, others = [event], list[tuple[Kept, int, int]]()
+        while self._waiting and max(len(deltas), len(others)) < MOST_JOINED:
+            following, size, index = self._waiting[0]
+            if index == self.index:
+                if not isinstance(following, NewTokens) or self._writing + size > MOST_JOINED_BYTES:
+                    break
+                deltas.append(following)
+                self._writing += size
+            else:
+                others.append((following, size, index))
             self._waiting.popleft()
+        self._waiting.extendleft(reversed(others))
         return deltas
 
     async def written(self, writing: Awaitable[None]) -> None:
@@ -148,7 +164,8 @@ class Streams:
         self._loop = asyncio.get_running_loop()
         self._by_id: dict[str, Stream] = {}
         self._by_number: dict[int, Stream] = {}
-        self._early: dict[int, list[EngineEvent]] = {}
+        self._early: dict[int, list[tuple[int, EngineEvent]]] = {}  # with their order
+        self._order = count()
         self._submitting = 0
         self._unread = 0
         self._none = asyncio.Event()
@@ -183,13 +200,15 @@ class Streams:
         """Keep early events, because a request is being submitted; each call needs one `bind`."""
         self._submitting += 1
 
-    def bind(self, stream: Stream, number: int | None) -> None:
-        """Give a stream the number of its request, or None if the request was refused."""
+    def bind(self, stream: Stream, number: int | None, outputs: int = 1) -> None:
+        """Give a stream the number of its request, which has some outputs, or None if the request was refused."""
         self._submitting -= 1
         if number is not None:
-            stream.number = number
-            self._by_number[number] = stream
-            self._pass_on(stream, self._early.pop(number, ()))
+            stream.number, stream.outputs = number, outputs
+            self._by_number.update(dict.fromkeys(stream.numbers, stream))
+            early = [(*one, number) for number in stream.numbers for one in self._early.pop(number, ())]
+            early.sort(key=itemgetter(0))
+            self._pass_on(stream, [(number, event) for _, event, number in early])
         if not self._submitting:
             self._early.clear()
 
@@ -197,8 +216,8 @@ class Streams:
         """Forget a stream and what waits in it."""
         stream.close()
         self._by_id.pop(stream.request_id, None)
-        if stream.number is not None:
-            self._by_number.pop(stream.number, None)
+        for number in stream.numbers:
+            self._by_number.pop(number, None)
         if not self._by_id:
             self._none.set()
 
@@ -229,13 +248,14 @@ class Streams:
         for number, event in events:
             stream = self._by_number.get(number)
             if stream is not None:
-                self._pass_on(stream, (event,))
+                self._pass_on(stream, ((number, event),))
             elif self._submitting:
-                self._early.setdefault(number, []).append(event)
+                self._early.setdefault(number, []).append((next(self._order), event))
 
-    def _pass_on(self, stream: Stream, events: Sequence[EngineEvent]) -> None:
-        for event in events:
-            stream.put(event)
+    def _pass_on(self, stream: Stream, events: Sequence[tuple[int, EngineEvent]]) -> None:
+        assert stream.number is not None
+        for number, event in events:
+            stream.put(event, number - stream.number)
         most, total = self._limits.unread_bytes, self._limits.unread_total_bytes
         if stream.unread > most:
             stream.end(too_slow(f"{stream.unread:,} bytes of the output are unread; allowed are {most:,}; read faster"))

@@ -73,6 +73,7 @@ class Life:
         self.accepted: list[int] = []
         self.parts: dict[int, int] = {}  # tokens that each prompt in parts may still have
         self.cancelled: set[int] = set()
+        self.outputs: dict[int, int] = {}  # of each accepted request
 
     def ask(self, prompt: int, output: int, **more: Any) -> None:
         sampling = SamplingParams(temperature=0, max_tokens=output, ignore_eos=True)
@@ -81,6 +82,7 @@ class Life:
         except (InvalidRequestError, QueueFullError):
             return
         self.accepted.append(number)
+        self.outputs[number] = more.get("n", 1)
         if "prompt_bound" in more:
             self.parts[number] = more["prompt_bound"] - prompt
 
@@ -107,6 +109,8 @@ class Life:
         match what:
             case "ask":
                 self.ask(1 + first, 1 + second % 30)
+            case "ask for several":
+                self.ask(1 + first, 1 + second % 30, n=2 + second % 3)
             case "never fits":
                 self.ask(CONTEXT + first, 1)
             case "drop":
@@ -138,24 +142,44 @@ class Life:
         assert load.running == load.waiting == 0
         completed, failed = Counter[str](), Counter[str]({"cancelled": len(self.cancelled)})
         for number in self.accepted:
-            events = self.heard.events.get(number, [])
-            ends = [event for event in events if isinstance(event, Completed | Failed)]
-            assert len(ends) == (number not in self.cancelled) and ends == events[len(events) - len(ends) :]
-            assert not events or isinstance(events[0], Queued | Failed)
-            outputs = [event for event in events if isinstance(event, NewTokens)]
-            assert [event.first is not None for event in outputs] == [True, *[False] * (len(outputs) - 1)][
-                : len(outputs)
-            ]
-            for end in ends:
-                if isinstance(end, Completed):
-                    completed[end.completion.finish_reason] += 1
-                    assert outputs[0].first.ttft_s == pytest.approx(end.completion.ttft_s)
-                else:
-                    failed[end.reason] += 1
+            results = []
+            for index in range(self.outputs.get(number, 1)):
+                events = self.heard.events.get(number + index, [])
+                ends = [event for event in events if isinstance(event, Completed | Failed)]
+                assert len(ends) <= 1 and ends == events[len(events) - len(ends) :]
+                assert not events or isinstance(events[0], Queued | Failed)
+                outputs = [event for event in events if isinstance(event, NewTokens)]
+                assert [event.first is not None for event in outputs] == [not index, *[False] * (len(outputs) - 1)][
+                    : len(outputs)
+                ]
+                results += ends
+                if ends and isinstance(ends[0], Completed) and not index:
+                    assert outputs[0].first.ttft_s == pytest.approx(ends[0].completion.ttft_s)
+            failures = [end for end in results if isinstance(end, Failed)]
+            totals = [end.request for end in results if isinstance(end, Completed) and end.request is not None]
+            assert len(failures) + len(totals) == (number not in self.cancelled), "a request ends once"
+            assert failures or number in self.cancelled or len(results) == self.outputs.get(number, 1)
+            for total in totals:
+                completed[total.finish_reason] += 1
+            for failure in failures:
+                failed[failure.reason] += 1
         assert +Counter(counts.completed) == +completed and +Counter(counts.failed) == +failed
 
 
-ACTIONS = ["ask", "ask", "never fits", "drop", "parts", "extend", "cancel", "cancel the last", "fail", "rest", "rest"]
+ACTIONS = [
+    "ask",
+    "ask",
+    "ask for several",
+    "never fits",
+    "drop",
+    "parts",
+    "extend",
+    "cancel",
+    "cancel the last",
+    "fail",
+    "rest",
+    "rest",
+]
 
 
 @settings(max_examples=40, deadline=None)

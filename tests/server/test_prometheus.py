@@ -23,6 +23,7 @@ from medha_jax.engine import (
     Prefilled,
     Queued,
     RequestCounts,
+    RequestTotals,
     TickReport,
 )
 from medha_jax.kv.host import HostUse
@@ -66,6 +67,7 @@ COMPLETION = Completion(
     cached_tokens=16,
     deadline_met=False,
 )
+TOTALS = RequestTotals(100, 16, 3, "stop", False)
 
 
 def value(metrics: Metrics, name: str, **labels: str) -> float | None:
@@ -107,6 +109,22 @@ def test_a_tick_that_nobody_waited_for_has_no_time() -> None:
     assert value(metrics, "tick_seconds_count") == 0
 
 
+def test_a_request_with_several_outputs_is_one_request_and_its_tokens_are_all_tokens() -> None:
+    metrics = Metrics()
+    metrics.on_tick(REPORT)
+    metrics.on_events([(number, Queued(0, 0.5, number)) for number in (7, 8)])
+    first = NewTokens((1,), "a", first=FirstToken(0.5, 1.5))
+    metrics.on_events([(7, Prefilled(100, 100)), (7, first), (8, NewTokens((4, 5), "de"))])
+    metrics.on_events([(8, Completed(COMPLETION, None)), (7, NewTokens((2, 3), "bc"))])
+    metrics.on_events([(7, Completed(COMPLETION, dataclasses.replace(TOTALS, output_tokens=5)))])
+    assert value(metrics, "prompt_tokens_total") == 100
+    assert value(metrics, "cached_prompt_tokens_total") == 16
+    assert value(metrics, "generation_tokens_total") == 5
+    for name in ("time_to_first_token", "e2e_request_latency", "request_queue_time", "request_prefill_time"):
+        assert value(metrics, f"{name}_seconds_count") == 1
+    assert value(metrics, "request_deadline_total", met="false") == 1
+
+
 def test_events_are_counted() -> None:
     metrics = Metrics()
     batch: list[tuple[int, EngineEvent]] = [
@@ -121,7 +139,7 @@ def test_events_are_counted() -> None:
     import dataclasses
 
     metrics.on_tick(dataclasses.replace(REPORT, started=10.05, ended=10.35))
-    metrics.on_events([(7, NewTokens((2, 3), "bc")), (7, Completed(COMPLETION))])
+    metrics.on_events([(7, NewTokens((2, 3), "bc")), (7, Completed(COMPLETION, TOTALS))])
     metrics.refused("queue_full")
     assert value(metrics, "prompt_tokens_total") == 100
     assert value(metrics, "cached_prompt_tokens_total") == 16

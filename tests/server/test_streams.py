@@ -6,7 +6,17 @@ import tracemalloc
 import pytest
 from grpc import StatusCode
 
-from medha_jax.engine import Completed, Completion, Failed, NewTokens, PhaseTimings, Prefilled, Queued, TokenLogprobs
+from medha_jax.engine import (
+    Completed,
+    Completion,
+    Failed,
+    NewTokens,
+    PhaseTimings,
+    Prefilled,
+    Queued,
+    RequestTotals,
+    TokenLogprobs,
+)
 from medha_jax.server.refusal import Refusal
 from medha_jax.server.settings import LEAST_UNREAD, Limits
 from medha_jax.server.streams import MOST_JOINED, MOST_JOINED_BYTES, Streams
@@ -79,6 +89,63 @@ def test_events_that_come_before_the_number_are_kept():
         streams.bind(other, 4)  # what came of 4 before belonged to nobody
         streams.listen([(4, delta(5))])
         assert await other.take() == [delta(5)]
+
+    run(check())
+
+
+def completed(total=None):
+    timings = PhaseTimings(0, 1, 1, 0, 1, None)
+    return Completed(
+        Completion(
+            token_ids=(5,), text="", finish_reason="length", matched=None, prompt_tokens=1, logprobs=(),
+            timings=timings, chunks=(1,),
+        ),
+        total,
+    )  # fmt: skip
+
+
+def test_the_outputs_of_a_request_are_told_apart_and_the_deltas_of_each_are_joined():
+    async def check():
+        streams = Streams(Limits())
+        stream, other = streams.open("a"), streams.open("b")
+        streams.expect()
+        total = RequestTotals(1, 0, 3, "length", True)
+        one = [(number, Queued(0, 0.1, number)) for number in (3, 4, 5)]
+        streams.listen([*one, (3, delta(1)), (4, delta(11)), (3, delta(2)), (6, delta(99)), (5, delta(21))])
+        streams.listen([(5, completed()), (4, delta(12)), (3, completed()), (4, completed(total))])
+        await asyncio.sleep(0)  # all of it comes before the number is known
+        streams.bind(stream, 3, 3)
+        taken = [(await stream.take(), stream.index) for _ in range(7)]
+        assert taken == [
+            (Queued(0, 0.1, 3), 0),
+            ([delta(1), delta(2)], 0),
+            ([delta(11), delta(12)], 1),
+            ([delta(21)], 2),
+            (completed(), 2),
+            (completed(), 0),
+            (completed(total), 1),
+        ]
+        streams.close(stream)
+        streams.expect()
+        streams.bind(other, 6)
+        await heard(streams, (4, delta(13)), (6, delta(100)))  # 4 has no stream any more
+        assert await other.take() == [delta(100)]
+
+    run(check())
+
+
+def test_an_output_that_floods_its_stream_keeps_the_others_in_order():
+    async def check():
+        streams = Streams(Limits())
+        stream = streams.open("a")
+        streams.expect()
+        streams.bind(stream, 0, 2)
+        flood = [(0, delta(n)) for n in range(3 * MOST_JOINED)]
+        await heard(streams, (1, delta(1000)), *flood, (1, delta(1001)), (1, Failed("internal", "x")))
+        got = {0: [], 1: []}
+        while not isinstance(item := await stream.take(), Failed):
+            got[stream.index] += [token for event in item for token in event.token_ids]
+        assert got == {0: list(range(3 * MOST_JOINED)), 1: [1000, 1001]}
 
     run(check())
 
@@ -252,7 +319,7 @@ def test_a_completion_waits_without_what_no_reply_uses():
             token_ids=(5,), text="a", finish_reason="length", matched=None, prompt_tokens=1, logprobs=entries,
             timings=timings, chunks=(1,),
         )  # fmt: skip
-        await heard(streams, (0, Completed(whole)))
+        await heard(streams, (0, Completed(whole, None)))
         kept = (await stream.take()).completion
         assert (kept.text, kept.logprobs, kept.token_ids, kept.timings) == ("", (), (5,), timings)
 
