@@ -25,6 +25,11 @@ class InvalidRequestError(ValueError):
     """A request has a value that is not allowed; the message says what is allowed."""
 
 
+def output_seed(seed: int, index: int) -> int:
+    """The seed of output `index` of a request with a seed: `seed + index`, and 0 follows the largest one."""
+    return (seed + index) % (MAX_SEED + 1)
+
+
 @dataclass(frozen=True)
 class SamplingParams:
     """How tokens are chosen. By default they are sampled from the unchanged distribution until the context is full.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,7 +29,7 @@ from medha_jax.cli.remote import RemoteCompletion, RemoteOptions, check_options,
 from medha_jax.cli.remote import stream as stream_remote
 from medha_jax.cli.runtime_options import RuntimeOptions
 from medha_jax.config import ModelDefaults, setting
-from medha_jax.plan import InvalidRequestError, SamplingParams
+from medha_jax.plan import MAX_OUTPUTS, InvalidRequestError, SamplingParams
 from medha_jax.text import Tokenizer
 
 if TYPE_CHECKING:
@@ -65,7 +66,10 @@ def generate(
         str,
         typer.Option(metavar="auto|N|N,N,…", help="Prefill chunk sizes in tokens; the last one repeats."),
     ] = "auto",
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end instead.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object an output at the end instead.")] = False,
+    n: Annotated[
+        int, typer.Option("--n", min=1, max=MAX_OUTPUTS, help="Outputs of the prompt; several come at the end.")
+    ] = 1,
 ) -> None:
     """Continue a prompt; the text streams to standard output, everything else goes to standard error.
 
@@ -79,7 +83,7 @@ def generate(
         connected = connection(remote.server, remote.auth_token_file, remote.server_ca)
         with reader_may_leave():
             settings = given | {"add_special_tokens": asked.add_special_tokens}
-            _report(*stream_remote(connected, source, settings, remote.timeout, show_text=not json), json)
+            _report(stream_remote(connected, source, settings, remote.timeout, n, show_text=not json), json)
         return
     from medha_jax.engine import GenerationRequest, ModelFiles, check_stops
 
@@ -90,22 +94,27 @@ def generate(
         tell(f"warning: {note}")
     add_special = asked.add_special_tokens is not False
     prompt = read_prompt(asked.prompt, asked.prompt_file, asked.prompt_ids, tokenizer, add_special)
-    request = GenerationRequest(prompt, sampling, files.eos_ids, chunks)
+    request = GenerationRequest(prompt, sampling, files.eos_ids, chunks, n=n)
     with reader_may_leave():
         config = runtime.config
         if cluster is None:
-            answer = _stream(open_runtime(request, config), tokenizer, request, show_text=not json)
+            answers = _stream(open_runtime(request, config), tokenizer, request, show_text=not json)
         else:
             quiet_stdout()
             with ended_at_once(), lead_runtime(request, config, cluster) as leading:
-                answer = _stream(leading, tokenizer, request, show_text=not json)
-        _report(*answer, json)
+                answers = _stream(leading, tokenizer, request, show_text=not json)
+        _report(answers, json)
 
 
-def _report(completion: Completion | RemoteCompletion, seed: int | None, json: bool) -> None:
-    if json:
-        print(completion_json(completion, seed), flush=True)
-    print_summary(completion, text_shown=not json)
+def _report(answers: Sequence[tuple[Completion | RemoteCompletion, int | None]], json: bool) -> None:
+    """Report completions with their seeds; the text of a lone one was shown as it came."""
+    several = len(answers) > 1
+    for index, (completion, seed) in enumerate(answers):
+        if json:
+            print(completion_json(completion, seed, index if several else None), flush=True)
+        elif several:
+            print(f"--- {index} ---\n{completion.text}", flush=True)
+        print_summary(completion, text_shown=not json and not several, index=index if several else None)
 
 
 def _stream(
@@ -113,28 +122,31 @@ def _stream(
     tokenizer: Tokenizer,
     request: GenerationRequest,
     show_text: bool,
-) -> tuple[Completion, int | None]:
-    """Generate; progress goes to stderr and, with `show_text`, each piece of text to stdout as it comes.
+) -> list[tuple[Completion, int | None]]:
+    """Generate; progress goes to stderr and, with `show_text`, each piece of a lone text to stdout as it comes.
 
-    Returns the completion, and the seed of its tokens.
+    Returns each output's completion, and the seed of its tokens.
     """
     from medha_jax.engine import Completed, NewTokens, Prefilled, Queued
-    from medha_jax.engine import generate as events
+    from medha_jax.engine import generate_outputs as events
 
-    clock, seed = time.perf_counter, None
+    clock, seeds = time.perf_counter, dict[int, int]()
+    done: dict[int, Completion] = {}
     with noted_interrupts() as check, PrefillProgress(len(request.prompt_ids), clock) as progress:
-        for event in events(executor, tokenizer, request, clock):
+        for index, event in events(executor, tokenizer, request, clock):
             check()
             match event:
                 case Queued():
-                    seed = event.seed
-                case Prefilled(done=done):
-                    progress.update(done)
+                    seeds[index] = event.seed
+                case Prefilled(done=computed):
+                    progress.update(computed)
                 case NewTokens(text=text):
                     progress.close()
-                    if show_text and text:
+                    if show_text and text and request.n == 1:
                         sys.stdout.write(text)
                         sys.stdout.flush()
-                case Completed(completion=completion):
-                    return completion, seed
+                case Completed(completion=completion, request=totals):
+                    done[index] = completion
+                    if totals is not None:
+                        return [(done[index], seeds[index]) for index in sorted(done)]
     raise RuntimeError("the engine ended without a Completed event")

@@ -30,11 +30,14 @@ def reader_may_leave() -> Iterator[None]:
         drop_output()
 
 
-def completion_json(completion: Completion | RemoteCompletion, seed: int | None) -> str:
-    """One line of JSON with the `seed`: times in seconds; null for logprobs that were not requested and for -inf."""
+def completion_json(completion: Completion | RemoteCompletion, seed: int | None, index: int | None = None) -> str:
+    """One line of JSON with the `seed`: times in seconds; null for logprobs that were not requested and for -inf.
+
+    With the `index`, if it is one of several outputs.
+    """
     stated = {name: getattr(completion, name) for name in REPORTED} | {"seed": seed}
     stated["logprobs"] = [_logprobs(entry) for entry in completion.logprobs] or None
-    return json.dumps(stated, allow_nan=False)
+    return json.dumps(stated | ({} if index is None else {"index": index}), allow_nan=False)
 
 
 def summary(completion: Completion | RemoteCompletion) -> str:
@@ -50,12 +53,16 @@ def summary(completion: Completion | RemoteCompletion) -> str:
     return f"{prefill}; {decode}; {completion.finish_reason}"
 
 
-def print_summary(completion: Completion | RemoteCompletion, text_shown: bool) -> None:
-    """Print the summary to stderr, on a new line if the text ended on the same terminal."""
+def print_summary(completion: Completion | RemoteCompletion, text_shown: bool, index: int | None = None) -> None:
+    """Print the summary to stderr, on a new line if the text ended on the same terminal.
+
+    With the `index`, if it is one of several outputs.
+    """
     shared = text_shown and sys.stdout.isatty() and sys.stderr.isatty()
     if shared and completion.text and not completion.text.endswith("\n"):
         print(file=sys.stderr)
-    print(summary(completion), file=sys.stderr, flush=True)
+    which = "" if index is None else f"{index}: "
+    print(which + summary(completion), file=sys.stderr, flush=True)
 
 
 def _logprobs(entry: TokenLogprobs | TokenLogprob) -> dict[str, Any]:

@@ -17,10 +17,10 @@ from medha_jax.cli.interrupt import noted_interrupts
 from medha_jax.cli.option_groups import as_flags, option_names, stated_options
 from medha_jax.cli.progress import PrefillProgress
 from medha_jax.config import ConfigError, setting
-from medha_jax.plan import InvalidRequestError, SamplingParams
+from medha_jax.plan import InvalidRequestError, SamplingParams, output_seed
 
 if TYPE_CHECKING:
-    from medha_jax.client import Connection, ServerError, TokenLogprob
+    from medha_jax.client import Connection, Delta, Finished, ServerError, TokenLogprob
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def check_options(context: typer.Context, server: str | None) -> None:
     """
     remote = {one.name for one in fields(RemoteOptions)}
     prompt = {"prompt", "prompt_file", "prompt_ids", "add_special_tokens"}
-    passed_on = remote | prompt | {"json", *option_names(SamplingParams)}
+    passed_on = remote | prompt | {"json", "n", *option_names(SamplingParams)}
     given = stated_options(context)
     wrong = given & (remote - {"server"}) if server is None else given - passed_on
     if wrong:
@@ -106,12 +106,13 @@ def stream(
     prompt: str | Sequence[int],
     given: Mapping[str, Any],
     timeout: float | None,
+    n: int,
     show_text: bool,
-) -> tuple[RemoteCompletion, int | None]:
-    """Generate; with `show_text`, each piece of text goes to stdout as it comes.
+) -> list[tuple[RemoteCompletion, int | None]]:
+    """Generate `n` outputs; with `show_text`, each piece of a lone text goes to stdout as it comes.
 
     Returns:
-        What was generated, and the seed of its tokens; None from a server that does not tell.
+        For each output what was generated, and the seed of its tokens; None from a server that does not tell.
 
     Raises:
         InvalidRequestError: a value is out of its range, here or in the server.
@@ -121,16 +122,15 @@ def stream(
 
     SamplingParams(**{name: value for name, value in given.items() if value is not None})  # refused as without --server
     seed: int | None = None
-    ids: list[int] = []
-    pieces: list[str] = []
-    logprobs: list[TokenLogprob] = []
+    parts: list[list[Delta]] = [[] for _ in range(n)]
+    done: dict[int, RemoteCompletion] = {}
     with (
         _shown(ServerError),
         Client(connected) as client,
         noted_interrupts() as check,
         PrefillProgress(0, time.perf_counter) as bar,
     ):
-        for event in client.generate(prompt, timeout=timeout, progress=True, **given):
+        for event in client.generate(prompt, timeout=timeout, progress=True, n=n, **given):
             check()
             match event:
                 case Accepted():
@@ -140,24 +140,29 @@ def stream(
                     bar.update(done_tokens)
                 case Delta():
                     bar.close()
-                    ids += event.token_ids
-                    logprobs += event.logprobs
-                    pieces.append(event.text)
-                    if show_text and event.text:
+                    parts[event.index].append(event)
+                    if show_text and event.text and n == 1:
                         sys.stdout.write(event.text)
                         sys.stdout.flush()
-                case Finished(reason, matched, usage, timings):
-                    decodes = len(ids) - 1
-                    done = RemoteCompletion(
-                        tuple(ids),
-                        "".join(pieces),
-                        reason,
-                        matched,
-                        usage.prompt_tokens,
-                        tuple(logprobs),
-                        timings.ttft_s,
-                        timings.decode_s / decodes if decodes else None,
-                        timings.chunk_tokens,
-                    )
-                    return done, seed
+                case Finished():
+                    done[event.index] = _completion(parts[event.index], event)
+                    if len(done) == n:
+                        seeds = [None if seed is None else output_seed(seed, index) for index in range(n)]
+                        return [(done[index], seeds[index]) for index in range(n)]
     raise RuntimeError("the server ended the stream without a last event")
+
+
+def _completion(deltas: Sequence[Delta], finished: Finished) -> RemoteCompletion:
+    ids = [token for delta in deltas for token in delta.token_ids]
+    timings, decodes = finished.timings, len(ids) - 1
+    return RemoteCompletion(
+        tuple(ids),
+        "".join(delta.text for delta in deltas),
+        finished.reason,
+        finished.matched,
+        finished.usage.prompt_tokens,
+        tuple(entry for delta in deltas for entry in delta.logprobs),
+        timings.ttft_s,
+        timings.decode_s / decodes if decodes else None,
+        timings.chunk_tokens,
+    )

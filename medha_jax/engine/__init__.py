@@ -1,6 +1,6 @@
 """The engine connects requests with the runtime: it plans, submits and collects ticks, and delivers results."""
 
-from medha_jax.engine.admission import check_outputs, check_request, output_seed
+from medha_jax.engine.admission import check_request
 from medha_jax.engine.error_log import ErrorLog
 from medha_jax.engine.events import (
     Completed,
@@ -22,7 +22,7 @@ from medha_jax.engine.generation import Output
 from medha_jax.engine.loading import EngineLoader
 from medha_jax.engine.loop import Engine, OnTick
 from medha_jax.engine.model_files import ModelFiles
-from medha_jax.engine.offline import ModelOutputError, OfflineEngine, generate
+from medha_jax.engine.offline import ModelOutputError, OfflineEngine, generate, generate_outputs
 from medha_jax.engine.output import RequestOutput, check_stops, text_outputs
 from medha_jax.engine.request_ledger import END_REASONS, FINISH_REASONS, RequestCounts
 from medha_jax.engine.scheduling import scheduler_for
@@ -71,11 +71,10 @@ __all__ = [
     "Slo",
     "TickReport",
     "TokenLogprobs",
-    "check_outputs",
     "check_request",
     "check_stops",
     "generate",
-    "output_seed",
+    "generate_outputs",
     "scheduler_for",
     "sized_for",
     "text_outputs",

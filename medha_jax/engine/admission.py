@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from medha_jax.engine.events import GenerationRequest
 from medha_jax.engine.executor import Executor
-from medha_jax.plan import MAX_OUTPUTS, MAX_SEED, InvalidRequestError
+from medha_jax.plan import MAX_OUTPUTS, MAX_SEED, InvalidRequestError, output_seed
 from medha_jax.scheduler.request import SchedulerRequest
 from medha_jax.token_ids import GrowingIds, first_outside
 
@@ -53,11 +53,6 @@ def check_ids(what: str, ids: Sequence[int], vocab: int) -> None:
 def drawn_seed() -> int:
     """A seed that nobody can foresee, for a request that states none."""
     return secrets.randbelow(MAX_SEED + 1)
-
-
-def output_seed(seed: int, index: int) -> int:
-    """The seed of output `index` of a request with a seed: `seed + index`, and 0 follows the largest one."""
-    return (seed + index) % (MAX_SEED + 1)
 
 
 def single_outputs(request: GenerationRequest, seed: int) -> tuple[GenerationRequest, ...]:

@@ -26,7 +26,7 @@ class GenerationRequest:
     is the most tokens of all parts together.
 
     `n` outputs are wanted of the prompt, which is computed once. Output i is that of a request with `n` 1 and the seed
-    `admission.output_seed(seed, i)`.
+    `plan.output_seed(seed, i)`.
 
     `prompt_ids` are kept as `token_ids.IdArray`, 4 bytes a token, or as a range. An array that is given must not change
     afterwards.

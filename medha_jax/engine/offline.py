@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 
 from medha_jax.config import SchedulerConfig
@@ -10,7 +11,7 @@ from medha_jax.engine.executor import Executor
 from medha_jax.engine.loop import Engine
 from medha_jax.engine.output import text_outputs
 from medha_jax.engine.scheduling import scheduler_for
-from medha_jax.plan import TokenResult
+from medha_jax.plan import InvalidRequestError, TokenResult
 from medha_jax.scheduler.time_model import LinearTimeModel
 from medha_jax.text import Tokenizer
 
@@ -45,17 +46,29 @@ class OfflineEngine(Engine):
 def generate(
     executor: Executor, tokenizer: Tokenizer, request: GenerationRequest, clock: Callable[[], float]
 ) -> Iterator[EngineEvent]:
-    """Run one request alone and stream its events: the first one is `Queued`, the last one `Completed`.
+    """Run one request for one output alone and stream its events: the first one is `Queued`, the last one `Completed`.
 
     Raises:
         InvalidRequestError: the request cannot run.
         ModelOutputError: logits are not finite.
     """
-    engine = OfflineEngine(executor, tokenizer, clock)
-    for _, queued in engine.begin(engine.scheduler.next_number, request, engine.prepare(request, clock())):
-        yield queued
+    if request.n != 1:
+        raise InvalidRequestError(f"n is {request.n}; generate gives 1 output, generate_outputs several")
+    for _, event in generate_outputs(executor, tokenizer, request, clock):
+        yield event
+
+
+def generate_outputs(
+    executor: Executor, tokenizer: Tokenizer, request: GenerationRequest, clock: Callable[[], float]
+) -> Iterator[tuple[int, EngineEvent]]:
+    """As `generate`, for all outputs of a request: the index of an output, and its next event."""
+    config = dataclasses.replace(OFFLINE, prefix_cache=request.n > 1)  # the outputs share the pages of their prompt
+    engine = OfflineEngine(executor, tokenizer, clock, config=config)
+    first = engine.scheduler.next_number
+    for number, queued in engine.begin(first, request, engine.prepare(request, clock())):
+        yield number - first, queued
     while engine.busy:
-        for _, event in engine.step():
+        for number, event in engine.step():
             if isinstance(event, Failed):
                 raise ModelOutputError(event.message)
-            yield event
+            yield number - first, event

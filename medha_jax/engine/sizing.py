@@ -17,23 +17,29 @@ AUTO_CHUNK = 1024
 def sized_for(config: RuntimeConfig, requests: Sequence[GenerationRequest], context: int) -> RuntimeConfig:
     """Shrink slots, pool, context and compiled shapes to what these requests use, at once or one after the other.
 
+    The further outputs of a request share the pages of its prompt, unless it is spread over several KV groups.
     `context` is the model's context limit in tokens.
     """
-    context = min(config.max_context or context, context)
-    tokens = longest_request = 0
+    context, page = min(config.max_context or context, context), config.mesh.page_size
+    tokens = longest_request = further = shared = 0
     lengths: set[int] = set()
     for request in requests:
         prompt = len(request.prompt_ids)
         length = min(prompt + (request.sampling.max_tokens or context), context)
-        tokens, longest_request = tokens + length + config.mesh.page_size, max(longest_request, length)
+        tokens, longest_request = tokens + length + page, max(longest_request, length)
+        # beside its last page, one that is kept for growth
+        further += (request.n - 1) * (length + 2 * page)
+        shared += (request.n - 1) * ((prompt - 1) // page * page)
         lengths.update(chunk_lengths(prompt, request.chunks or (AUTO_CHUNK,)))
     sizes = {smallest_size(PREFILL_SIZES, min(length, PREFILL_SIZES[-1])) for length in lengths if length > 1}
+    outputs = sum(request.n for request in requests)
     buckets = Buckets(
-        decode=tuple(sorted({1, len(requests)})), prefill=tuple(sorted(sizes)) or PREFILL_SIZES[:1], slices=(), chunks=1
+        decode=tuple(sorted({1, outputs})), prefill=tuple(sorted(sizes)) or PREFILL_SIZES[:1], slices=(), chunks=1
     )
     per_group = config.mesh.tokens_per_group
     spread = config.mesh.kvp > 1 and per_group is not None and longest_request > per_group
     mesh = dataclasses.replace(config.mesh, buckets=buckets, shared_buckets=buckets if spread else None)
-    pool = min(tokens, per_group * len(requests)) if spread and per_group else tokens
+    tokens += further - (0 if spread else shared)
+    pool = min(tokens, per_group * outputs) if spread and per_group else tokens
     most = min(context, config.mesh.kvp * pool if spread else pool)
-    return dataclasses.replace(config, slots=len(requests), pool_tokens=pool, mesh=mesh, max_context=most)
+    return dataclasses.replace(config, slots=outputs, pool_tokens=pool, mesh=mesh, max_context=most)

@@ -65,6 +65,19 @@ def test_without_a_seed_one_is_drawn_and_told(generate):
     assert (again["seed"], again["token_ids"]) == (one["seed"], one["token_ids"])
 
 
+def test_several_outputs_are_told_apart_and_each_can_be_had_alone(generate):
+    flags = ("--prompt", "the quick brown fox " * 20, "--max-tokens", 12, "--temperature", 1, "--ignore-eos", "--json")
+    done = generate(*flags, "--seed", 4, "--n", 3)
+    assert done.returncode == 0, done.stderr
+    outputs = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(one["index"], one["seed"]) for one in outputs] == [(0, 4), (1, 5), (2, 6)]
+    assert [line[:3] for line in done.stderr.splitlines()[-3:]] == ["0: ", "1: ", "2: "]
+    computed = [sum(one["chunks"]) for one in outputs]
+    assert computed[1] == computed[2] == computed[0] % 64 > 0, "the others adopt its full pages"
+    alone = json.loads(generate(*flags, "--seed", 6).stdout)
+    assert "index" not in alone and alone["token_ids"] == outputs[2]["token_ids"] != outputs[1]["token_ids"]
+
+
 def test_a_reader_that_leaves_is_no_error(environment, model):
     command = [*COMMAND, "generate", "--model", str(model), "--prompt", "a"]
     with subprocess.Popen(

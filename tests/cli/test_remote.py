@@ -110,6 +110,19 @@ def test_extreme_values_that_mean_something_are_served(free, ask, arguments):
     assert code == 0 and len(json.loads(out)["token_ids"]) == 2, err
 
 
+def test_several_outputs_are_told_apart(free, ask):
+    flags = ("--prompt", "a", "--max-tokens", 3, "--ignore-eos", "--n", 2)
+    code, out, err = ask(free, *flags, "--json", "--seed", 2**63 - 1)
+    outputs = [json.loads(line) for line in out.splitlines()]
+    assert code == 0 and [(one["index"], one["seed"]) for one in outputs] == [(0, 2**63 - 1), (1, 0)], err
+    assert [len(one["token_ids"]) for one in outputs] == [3, 3]
+    code, out, _ = ask(free, *flags)
+    assert (code, out) == (0, "".join(f"--- {one['index']} ---\n{one['text']}\n" for one in outputs))
+    for wrong in (0, 9):
+        code, out, err = ask(free, "--prompt", "a", "--n", wrong)
+        assert (code, out) == (2, "") and "'--n'" in err and err.count("\n") == 1, err
+
+
 def test_an_address_that_is_no_text_is_refused(capsys):
     assert cli.run(["generate", "--server", "\udcff:1", "--prompt", "a"]) == 2
     assert capsys.readouterr().err == "error: the address is not valid Unicode (lone surrogates); give UTF-8 text\n"

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from medha_jax.config import SchedulerConfig
-from medha_jax.engine import Completed, Failed, OfflineEngine, QueueFullError, RequestTotals, output_seed
-from medha_jax.plan import MAX_SEED, InvalidRequestError
+from medha_jax.engine import Completed, Failed, OfflineEngine, QueueFullError, RequestTotals
+from medha_jax.plan import MAX_SEED, InvalidRequestError, output_seed
 from medha_jax.runtime import MeshExecutor
 from medha_jax.text import Tokenizer
 from tests.engine.serving import Faulty, alone, ask, serving

@@ -26,3 +26,11 @@ def test_the_pool_never_exceeds_the_context_of_each_request() -> None:
     sized = sized_for(RuntimeConfig(max_context=1000, mesh=MeshConfig(page_size=8)), requests, context=4096)
     assert sized.pool_tokens == 3 * 1008
     assert sized.mesh.buckets.decode == (1, 3)
+
+
+def test_further_outputs_need_a_slot_and_pages_of_their_own_beside_those_of_the_prompt() -> None:
+    request = GenerationRequest((1,) * 1500, SamplingParams(max_tokens=100), n=4)
+    sized = sized_for(RuntimeConfig(mesh=MeshConfig(page_size=16)), [request], context=131072)
+    assert (sized.slots, sized.mesh.buckets.decode) == (4, (1, 4))
+    one = 1600 - 93 * 16  # 1,500 tokens fill 93 pages
+    assert 1600 + 3 * one <= sized.pool_tokens <= 1600 + 3 * one + 7 * 16
