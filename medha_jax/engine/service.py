@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 
 from medha_jax.engine.error_log import ErrorLog
@@ -18,6 +20,8 @@ from medha_jax.scheduler.request import SchedulerRequest
 from medha_jax.scheduler.scheduler import check_queue
 from medha_jax.token_ids import IdArray, kept
 
+TAKING_S = 0.005  # that commands may take between two ticks, so that many at once delay nobody for long
+TAKING_SHARE = 0.1  # of the last tick, if that is longer: a tick that takes long waits for more of them
 Listener = Callable[[Events], None]
 STOP_SECONDS = 3.0  # that a tick may still take when the engine is stopped
 
@@ -66,15 +70,15 @@ class EngineService:
     """Runs an engine in its own thread, the only one that uses the engine and runs programs.
 
     Any thread may call any method, and only `drain` and `stop` wait for a tick. Commands take effect between two ticks,
-    in the order of the calls.
+    in the order of the calls; those that would delay the tick for long take effect after it.
 
     It is the one owner of the fact that the engine cannot go on: whatever ended it, `fault` says so, all open requests
     have ended, and no new ones are taken. A tick that does not end is noticed only by who calls `watch`.
 
     Args:
         engine: used by nothing else from `start` on. One without `on_error` ends with its first error.
-        listener: called in the engine's thread, at most once per tick, with all events of the tick in order. It must
-            not wait.
+        listener: called in the engine's thread, at most twice per tick: with what came of the commands, before the tick
+            runs, and with all events of the tick in order. It must not wait.
     """
 
     def __init__(self, engine: Engine, listener: Listener, clock: Callable[[], float]) -> None:
@@ -85,7 +89,7 @@ class EngineService:
         # everything below is read and changed under this lock
         self._changed = threading.Condition()
         self._number = engine.scheduler.next_number
-        self._inbox: list[_Command] = []
+        self._inbox: deque[_Command] = deque()
         self._coming = self._coming_tokens = 0
         self._ledger = RequestLedger()
         self._prompts: dict[int, _Prompt] = {}
@@ -224,16 +228,19 @@ class EngineService:
 
     def _main(self) -> None:
         try:
+            bound = TAKING_S
             while self._wait():
                 self._turn.begin()
-                events = self._take()
-                events += self._engine.step()
-                self._tell(events)
+                if taken := self._take(bound):
+                    self._tell(taken)
+                began = self._clock()
+                self._tell(self._engine.step())
+                bound = max(TAKING_S, TAKING_SHARE * (self._clock() - began))
                 self._turn.end()
                 if not self._engine.healthy:
                     self._give_up("an error made the engine unusable")
             if self._fault is None:
-                self._tell(self._take() + self._engine.end_all("stopped", "the engine was stopped"))
+                self._tell(self._take(math.inf) + self._engine.end_all("stopped", "the engine was stopped"))
         except BaseException as error:  # whatever it is, nobody else would hear of it: panics of Rust are no Exception
             self._die(error)
 
@@ -266,16 +273,25 @@ class EngineService:
                 self._changed.wait_for(lambda: self._inbox or self._stopping or self._fault, timeout)
             return not self._stopping and self._fault is None
 
-    def _take(self) -> Events:
-        """Carry out all commands; returns their events."""
-        with self._changed:
-            inbox, self._inbox = self._inbox, []
-            coming, tokens = self._coming, self._coming_tokens
-        events = [event for command in inbox for event in self._do(command)]
+    def _take(self, seconds: float) -> Events:
+        """Carry out commands for so many seconds, at least one; returns their events. The others stay in the inbox."""
+        events: Events = []
+        coming = tokens = 0
+        end = self._clock() + seconds
+        while (command := self._next()) is not None:
+            events += self._do(command)
+            if isinstance(command, _Begin):
+                coming, tokens = coming + 1, tokens + command.wanted.prompt_tokens
+            if self._clock() >= end:
+                break
         with self._changed:
             self._coming, self._coming_tokens = self._coming - coming, self._coming_tokens - tokens
             self._load = self._engine.load
         return events
+
+    def _next(self) -> _Command | None:
+        with self._changed:
+            return self._inbox.popleft() if self._inbox else None
 
     def _tell(self, events: Events) -> None:
         with self._changed:

@@ -20,11 +20,11 @@ def busy():
         Client(started.address) as client,
         contextlib.ExitStack() as streams,
     ):
-        for _ in range(2):
+        for running, waiting in ((1, 0), (1, 1)):
             stream = client.generate([5], max_tokens=4000, ignore_eos=True)
             streams.callback(stream.close)
-            next(stream)  # accepted: queued
-        wait_until(lambda: client.load().waiting == 1 and client.load().running == 1)
+            next(stream)  # accepted; the queue has room again when a tick has begun it
+            wait_until(lambda wanted=(running, waiting): (client.load().running, client.load().waiting) == wanted)
         yield started
 
 

@@ -77,6 +77,8 @@ class Faulty:
         self.broken = False  # whether the state is lost with every error
         self.collected = self.failures = 0
         self.pause_s = 0.0  # of every tick
+        self._free, self._held = threading.Event(), threading.Event()
+        self._free.set()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._executor, name)
@@ -89,10 +91,26 @@ class Faulty:
     def collect(self, handle: Any) -> Any:
         results = self._executor.collect(handle)
         time.sleep(self.pause_s)
+        if not self._free.is_set():
+            self._held.set()
+            assert self._free.wait(60)
         if handle.leaving.chunks:
             self._maybe("collect")
         self.collected += 1
         return results
+
+    def hold(self) -> None:
+        """Let the next tick, and those after it, hang in `collect`."""
+        self._free.clear()
+
+    def until_held(self) -> None:
+        """Wait until a tick hangs."""
+        assert self._held.wait(60)
+
+    def release(self) -> None:
+        """Let ticks end again."""
+        self._held.clear()
+        self._free.set()
 
     def _maybe(self, name: str) -> None:
         error = self.fail.pop(name, None)

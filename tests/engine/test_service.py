@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +10,8 @@ import pytest
 from medha_jax.config import SchedulerConfig
 from medha_jax.engine import (
     Completed,
+    Engine,
+    EngineService,
     Failed,
     GenerationRequest,
     NewTokens,
@@ -16,11 +19,27 @@ from medha_jax.engine import (
     Queued,
     QueueFullError,
     Slo,
+    log_error,
 )
+from medha_jax.engine.loop import Events
 from medha_jax.plan import InvalidRequestError, SamplingParams
 from medha_jax.runtime import MeshExecutor
 from medha_jax.text import Tokenizer
-from tests.engine.serving import CONFIG, Faulty, alone, ask, serving
+from tests.engine.serving import CONFIG, Faulty, Heard, alone, ask, drained, engine_of, serving
+
+
+class Clock:
+    """A clock that only its users move."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def has_tokens(heard: Heard, number: int) -> bool:
+    """Whether a request has its first token, so a tick has run for it."""
+    return any(isinstance(event, NewTokens) for event in heard.events.get(number, []))
 
 
 def test_requests_from_many_threads_get_what_they_get_alone(executor: MeshExecutor, byte_tokenizer: Tokenizer) -> None:
@@ -109,20 +128,126 @@ def test_a_submit_does_not_wait_for_a_tick(executor: MeshExecutor, byte_tokenize
         assert number not in heard.events
 
 
+def test_what_was_taken_is_told_before_the_tick_that_follows(executor: MeshExecutor, byte_tokenizer: Tokenizer) -> None:
+    slow = Faulty(executor)
+    slow.hold()
+    with serving(slow, byte_tokenizer) as (service, heard):
+        accepted = service.submit(ask(1, 10))
+        heard.until(lambda: accepted in heard.events)
+        slow.until_held()  # its first tick still runs
+        assert [type(event) for event in heard.events[accepted]] == [Queued]
+        slow.release()
+        assert heard.completion(accepted)
+
+
+def test_a_refusal_is_told_before_the_tick_that_follows(
+    executor: MeshExecutor, byte_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = Engine.begin
+
+    def failing(self: Engine, number: int, *rest: Any) -> Queued:
+        if number == 1:
+            raise RuntimeError("no room in a table")
+        return begin(self, number, *rest)
+
+    monkeypatch.setattr(Engine, "begin", failing)
+    slow = Faulty(executor)
+    slow.hold()
+    with serving(slow, byte_tokenizer) as (service, heard):
+        service.submit(ask(0, 10, 400))
+        slow.until_held()
+        refused = service.submit(ask(1, 10))
+        slow.release()
+        slow.hold()
+        assert isinstance(heard.end(refused), Failed)
+        slow.release()
+
+
+@pytest.mark.parametrize("tick_s, most", [(0.0, 1), (2.5, 32)])
+def test_many_commands_at_once_delay_no_tick_for_long(
+    executor: MeshExecutor, byte_tokenizer: Tokenizer, tick_s: float, most: int
+) -> None:
+    """Each command takes 8 ms of the clock: one a turn beside short ticks, a tenth of a long tick's time otherwise."""
+    clock = Clock()
+    order: list[int] = []
+    engine = engine_of(executor, byte_tokenizer, clock=clock, on_error=log_error)
+    begin, step = engine.begin, engine.step
+    taken: list[int] = []  # commands before each tick
+
+    def slow_begin(number: int, *rest: Any) -> Queued:
+        clock.now += 1 / 128
+        order.append(number)
+        return begin(number, *rest)
+
+    def slow_step() -> Events:
+        taken.append(len(order) - sum(taken))
+        clock.now += tick_s
+        return step()
+
+    heard = Heard()
+    service = EngineService(engine, heard, clock)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "begin", slow_begin)
+        patch.setattr(engine, "step", slow_step)
+        numbers = [service.submit(ask(seed, 3, 1)) for seed in range(100)]
+        service.start()
+        for number in numbers:
+            assert heard.completion(number)
+        service.stop()
+    assert order == numbers  # none is lost, and none overtakes another
+    later = [count for count in taken if count][1:-1]
+    assert later and set(later) == {most}
+
+
+@pytest.mark.parametrize("ends", ["stops", "fails"])
+def test_commands_that_are_left_for_later_turns_end_with_the_service(
+    executor: MeshExecutor, byte_tokenizer: Tokenizer, ends: str
+) -> None:
+    clock = Clock()
+    engine = engine_of(executor, byte_tokenizer, clock=clock, on_error=log_error)
+    begin = engine.begin
+    heard = Heard()
+
+    def listener(events: Events) -> None:
+        if ends == "fails":
+            raise ValueError("nobody is there")
+        heard(events)
+        threading.Thread(target=service.stop).start()  # it waits for this thread
+
+    service = EngineService(engine, listener, clock)
+
+    def slow_begin(number: int, *rest: Any) -> Queued:
+        clock.now += 0.01
+        return begin(number, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "begin", slow_begin)
+        numbers = [service.submit(ask(seed, 3, 400)) for seed in range(50)]
+        service.start()
+        service._thread.join(60)
+    assert not service._thread.is_alive()
+    counts = service.load().counts
+    assert counts.accepted == 50 and sum(counts.failed.values()) == 50
+    if ends == "stops":
+        assert all(heard.events[number][-1] == Failed("stopped", "the engine was stopped") for number in numbers)
+    else:
+        drained(executor, byte_tokenizer)
+
+
 def test_the_queue_is_limited_while_a_tick_runs(executor: MeshExecutor, byte_tokenizer: Tokenizer) -> None:
     slow = Faulty(executor)
-    slow.pause_s = 0.3
     config = SchedulerConfig(prefix_cache=False, max_waiting=12, max_waiting_tokens=200)
     with serving(slow, byte_tokenizer, config) as (service, heard):
-        service.submit(ask(0, 10))
-        heard.until(lambda: 0 in heard.events)
+        service.submit(ask(0, 10, 400))
+        heard.until(lambda: has_tokens(heard, 0))
+        slow.hold()
+        slow.until_held()
         numbers = [service.submit(ask(seed, 10)) for seed in range(1, 13)]
         with pytest.raises(QueueFullError, match="12 requests wait; allowed are 12"):
             service.submit(ask(99, 10))
         for number in numbers[6:]:
             service.cancel(number)
-        heard.until(lambda: numbers[0] in heard.events)
-        slow.pause_s = 0
+        slow.release()
         for number in numbers[:6]:
             heard.completion(number)
         assert not set(numbers[6:]) & set(heard.events)
@@ -130,16 +255,17 @@ def test_the_queue_is_limited_while_a_tick_runs(executor: MeshExecutor, byte_tok
 
 def test_the_tokens_that_wait_are_limited(executor: MeshExecutor, byte_tokenizer: Tokenizer) -> None:
     slow = Faulty(executor)
-    slow.pause_s = 0.3
     config = SchedulerConfig(prefix_cache=False, max_waiting_tokens=200)
     with serving(slow, byte_tokenizer, config) as (service, heard):
-        service.submit(ask(0, 500))  # alone it may have more
-        heard.until(lambda: 0 in heard.events)
+        service.submit(ask(0, 500, 400))  # alone it may have more
+        heard.until(lambda: has_tokens(heard, 0))
+        slow.hold()
+        slow.until_held()
         service.submit(ask(1, 150))
         with pytest.raises(QueueFullError, match="with 150 tokens wait and this one has 60; allowed are 200 together"):
             service.submit(ask(2, 60))
         number = service.submit(ask(3, 50))
-        slow.pause_s = 0
+        slow.release()
         assert heard.completion(number)
 
 
@@ -164,7 +290,7 @@ def test_stopping_ends_what_runs(executor: MeshExecutor, byte_tokenizer: Tokeniz
     slow.pause_s = 0.05
     with serving(slow, byte_tokenizer) as (service, heard):
         numbers = [service.submit(ask(seed, 10, 1000)) for seed in range(10)]
-        heard.until(lambda: any(isinstance(event, NewTokens) for event in heard.events.get(numbers[0], [])))
+        heard.until(lambda: has_tokens(heard, numbers[0]))
         service.stop()
         for number in numbers:
             assert heard.events[number][-1] == Failed("stopped", "the engine was stopped")
@@ -190,9 +316,6 @@ def test_an_idle_service_does_not_spin(executor: MeshExecutor, byte_tokenizer: T
 def test_a_listener_that_raises_ends_the_service(
     executor: MeshExecutor, byte_tokenizer: Tokenizer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from medha_jax.engine import EngineService
-    from tests.engine.serving import engine_of
-
     def listener(events: object) -> None:
         raise ValueError("nobody is there")
 
