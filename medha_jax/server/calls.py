@@ -5,22 +5,48 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import Executor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
+from google.protobuf.message import Message
 from grpc import StatusCode, aio
 
 from medha_jax.engine import ErrorLog
 from medha_jax.server.access_log import AccessLog, Record
 from medha_jax.server.refusal import Refusal
+from medha_jax.server.request_parser import parse
 
-SMALL = 16384  # bytes; up to here work takes below 1 ms and stays in the event loop
+SMALL = 16384  # bytes of a message or of token ids; up to here work takes below 1 ms and stays in the event loop
+SMALL_TEXT = 512  # bytes of a text, which takes 1 to 2 us a byte to tokenize
+SHORT = 65536  # bytes; longer work has threads of its own, so that no short prompt waits for it
 STATUS_SECONDS = 0.25  # that a call waits for its status to be sent; less than a server that ends waits for its calls
 NO_DEADLINE = 10 * 365 * 86400.0  # seconds; gRPC reports centuries for a call without a deadline
 Context = Any  # aio.ServicerContext, whose methods have no types
 T = TypeVar("T")
+M = TypeVar("M", bound=Message)
 logger = logging.getLogger(__name__)
+
+
+class Workers:
+    """Threads for the work that would block the event loop: some for short work, some for what is longer than `SHORT`.
+
+    Args:
+        threads: of each kind.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self._short, self._long = (ThreadPoolExecutor(threads, name) for name in ("short-work", "long-work"))
+
+    async def do(self, size: int, work: Callable[[], T]) -> T:
+        """Do work on `size` bytes in a thread."""
+        pool = self._short if size <= SHORT else self._long
+        return await asyncio.get_running_loop().run_in_executor(pool, work)
+
+    def close(self) -> None:
+        """Let the threads end; work that has not begun is dropped."""
+        for pool in (self._short, self._long):
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 class Calls:
@@ -31,7 +57,7 @@ class Calls:
     """
 
     def __init__(
-        self, log: AccessLog, clock: Callable[[], float], workers: Executor, on_refused: Callable[[str], None]
+        self, log: AccessLog, clock: Callable[[], float], workers: Workers, on_refused: Callable[[str], None]
     ) -> None:
         self._log, self._clock, self._workers, self._on_refused = log, clock, workers, on_refused
         self._errors = ErrorLog(clock, "the access log")
@@ -89,11 +115,13 @@ class Calls:
         except Exception as error:
             self._errors(error)
 
-    async def aside(self, size: int, work: Callable[[], T]) -> T:
-        """Do work on `size` bytes without blocking the loop."""
-        if size <= SMALL:
-            return work()
-        return await asyncio.get_running_loop().run_in_executor(self._workers, work)
+    async def aside(self, size: int, work: Callable[[], T], small: int = SMALL) -> T:
+        """Do work on `size` bytes without blocking the loop; up to `small` bytes it is done at once."""
+        return work() if size <= small else await self._workers.do(size, work)
+
+    async def parsed(self, kind: type[M], data: bytes) -> M:
+        """A message from its bytes; errors as in `request_parser.parse`."""
+        return await self.aside(len(data), lambda: parse(kind, data))
 
     def deadline(self, context: Context) -> float | None:
         """When the caller stops waiting, on the engine's clock."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncIterator
+from functools import partial
 
 from grpc import StatusCode
 
@@ -23,10 +24,10 @@ from medha_jax.plan import InvalidRequestError
 from medha_jax.protos import inference_pb2 as pb
 from medha_jax.server import replies
 from medha_jax.server.access_log import Record
-from medha_jax.server.calls import Calls, Context
+from medha_jax.server.calls import SMALL, SMALL_TEXT, Calls, Context
 from medha_jax.server.prompt_parts import PromptParts
 from medha_jax.server.refusal import Refusal, invalid, too_busy, unavailable
-from medha_jax.server.request_parser import LONGEST_ID, RequestParser, ServedModel, parse, request_id
+from medha_jax.server.request_parser import LONGEST_ID, RequestParser, ServedModel, request_id
 from medha_jax.server.settings import Limits
 from medha_jax.server.streams import Item, Stream, Streams
 
@@ -60,11 +61,12 @@ class Inference:
         arrival = self._calls.now()
         async with self._calls.answered("Generate", context, request=True) as record:
             service, requests = self._ready()
-            message = await self._calls.aside(len(data), lambda: parse(pb.GenerateRequest, data))
+            message = await self._calls.parsed(pb.GenerateRequest, data)
             stream = self._opened(message.settings, record)
             try:
                 deadline = self._calls.deadline(context)
-                request = await self._calls.aside(len(data), lambda: requests.whole(message, deadline))
+                small = SMALL_TEXT if message.WhichOneof("prompt") == "text" else SMALL
+                request = await self._calls.aside(len(data), lambda: requests.whole(message, deadline), small)
                 record.prompt_tokens = len(request.prompt_ids)
                 await self._submit(service, stream, request, arrival, record)
                 await self._write(stream, context, record)
@@ -85,7 +87,7 @@ class Inference:
                     raise invalid("the prompt is empty; give token_ids after start")
                 record.prompt_tokens = len(ids)
                 deadline = self._calls.deadline(context)
-                size = ID_BYTES * len(ids)
+                size = start.ByteSize() + ID_BYTES * len(ids)
                 request = await self._calls.aside(size, lambda: requests.started(start, deadline, ids))
                 number = await self._submit(service, stream, request, prompt.came, record)
                 reading = asyncio.create_task(self._extend(service, stream, number, prompt, record))
@@ -95,21 +97,23 @@ class Inference:
                     reading.cancel()
                 self._end(service, stream)
 
-    async def tokenize(self, data: bytes, context: Context) -> pb.TokenizeResponse:
-        """Token ids of a text."""
+    async def tokenize(self, data: bytes, context: Context) -> bytes:
+        """Token ids of a text: the bytes of a `TokenizeResponse`."""
         async with self._calls.answered("Tokenize", context) as record:
             _, requests = self._ready()
-            asked = parse(pb.TokenizeRequest, data)
-            answer = await self._calls.aside(
-                len(data), lambda: pb.TokenizeResponse(token_ids=requests.tokenized(asked))
-            )
-            record.prompt_tokens = len(answer.token_ids)
+            asked = await self._calls.parsed(pb.TokenizeRequest, data)
+
+            def answered() -> tuple[int, bytes]:
+                ids = requests.tokenized(asked)
+                return len(ids), pb.TokenizeResponse(token_ids=ids).SerializeToString()
+
+            record.prompt_tokens, answer = await self._calls.aside(len(data), answered, SMALL_TEXT)
             return answer
 
     async def get_model_info(self, data: bytes, context: Context) -> pb.ModelInfo:
         """The model's vocabulary and limits."""
         async with self._calls.answered("GetModelInfo", context):
-            parse(pb.GetModelInfoRequest, data)
+            await self._calls.parsed(pb.GetModelInfoRequest, data)
             _, requests = self._ready()
             model = requests.model
             return pb.ModelInfo(
@@ -125,7 +129,7 @@ class Inference:
     async def get_load(self, data: bytes, context: Context) -> pb.LoadInfo:
         """The engine's load; answered while the server starts and ends, too."""
         async with self._calls.answered("GetLoad", context):
-            parse(pb.GetLoadRequest, data)
+            await self._calls.parsed(pb.GetLoadRequest, data)
             if self._service is None:
                 return pb.LoadInfo(accepting=False)
             load = self._service.load()
@@ -142,7 +146,7 @@ class Inference:
     async def abort(self, data: bytes, context: Context) -> pb.AbortResponse:
         """End a request by its id."""
         async with self._calls.answered("Abort", context) as record:
-            wanted = parse(pb.AbortRequest, data).request_id
+            wanted = (await self._calls.parsed(pb.AbortRequest, data)).request_id
             stream = self._streams.find(wanted) if len(wanted) <= LONGEST_ID else None
             if stream is None:
                 return pb.AbortResponse(found=False)
@@ -231,7 +235,7 @@ class Inference:
         try:
             while (ids := await prompt.ids()) is not None:
                 record.prompt_tokens += len(ids)
-                service.extend(number, ids, False)
+                await self._calls.aside(ID_BYTES * len(ids), partial(service.extend, number, ids, False))
             service.extend(number, (), True)
         except InvalidRequestError as error:
             stream.end(invalid(str(error)))

@@ -88,5 +88,5 @@ def handlers(inference: Inference) -> dict[str, grpc.RpcMethodHandler[Any, Any]]
     }
 
 
-def _serialized(message: Message) -> bytes:
-    return message.SerializeToString()
+def _serialized(message: Message | bytes) -> bytes:
+    return message if isinstance(message, bytes) else message.SerializeToString()

@@ -8,7 +8,6 @@ import logging
 import threading
 import time
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Protocol, TypeVar
 
@@ -20,7 +19,7 @@ from medha_jax.engine import STOP_SECONDS, EngineEvent, EngineService, ErrorLog,
 from medha_jax.net import join_address
 from medha_jax.protos import inference_pb2 as pb
 from medha_jax.server.access_log import AccessLog
-from medha_jax.server.calls import Calls
+from medha_jax.server.calls import Calls, Workers
 from medha_jax.server.inference import Inference
 from medha_jax.server.listening import ListenError, grpc_server, handlers
 from medha_jax.server.prometheus import Metrics
@@ -36,7 +35,7 @@ from medha_jax.server.watchers import GuardedWatchers
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Inference"].full_name
 REFLECTION = reflection.SERVICE_NAME
-WORKERS = 2  # threads for long texts and prompts
+WORKERS = 2  # threads for texts and prompts; as many more for long ones
 WATCH_SECONDS = 0.25  # between looks at the engine
 LAST_WRITE_SECONDS = 5.0  # that one write may take while the server ends
 LAST_WORDS_SECONDS = 1.0  # for ended streams to send their status
@@ -111,7 +110,7 @@ async def serve(
         stop.listen()
         streams = Streams(settings.limits)
         size = settings.limits.message_bytes(model.context)
-        workers = ThreadPoolExecutor(WORKERS, "prompts")
+        workers = Workers(WORKERS)
         log = AccessLog(settings.access_log, tell, time.time)
         calls = Calls(log, clock, workers, (lambda code: None) if metrics is None else metrics.refused)
         inference = Inference(calls, streams, settings.limits, size)
@@ -155,7 +154,7 @@ async def serve(
                     tell(f"the engine's last tick did not end within {patience:g} s; it is left behind")
         finally:
             await server.stop(LAST_WORDS_SECONDS / 2)
-            workers.shutdown(wait=False, cancel_futures=True)
+            workers.close()
             waiting.cancel()
             stop.leave()
         if fault is None and ended:

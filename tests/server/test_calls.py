@@ -1,21 +1,120 @@
 """What is counted and logged of calls, whatever becomes of them."""
 
 import json
+import threading
 import time
 import urllib.request
 from contextlib import suppress
 
 import grpc
+import pytest
 
 from medha_jax.client import Accepted, Client, Delta, ServerError
 from medha_jax.client.connection import SERVICE
+from medha_jax.engine import EngineService
 from medha_jax.protos import inference_pb2 as pb
+from medha_jax.server import calls, prompt_parts
 from medha_jax.server.settings import ServerSettings
 from medha_jax.text import Tokenizer
 from tests.server.embedded import running
 from tests.server.processes import idle, refusal, wait_until
 
 ENCODING_S = 0.4
+LOOP, SHORT, LONG = "loop", "short-work", "long-work"  # where work runs
+
+
+@pytest.fixture(scope="module")
+def large():
+    """The address of a server with a large context, in this process."""
+    with running(ServerSettings(port=0, access_log="off"), context=65536) as (lines, _):
+        yield next(line for line in lines if line.startswith("serving")).split()[-1]
+
+
+@pytest.fixture
+def places(monkeypatch):
+    """Where work of each name ran: in which kind of thread."""
+    found = {}
+
+    def watch(owner, name):
+        work = getattr(owner, name)
+
+        def watched(*arguments, **named):
+            thread = threading.current_thread().name
+            kind = next((kind for kind in (SHORT, LONG) if thread.startswith(kind)), LOOP)
+            found.setdefault(name, []).append(kind)
+            return work(*arguments, **named)
+
+        monkeypatch.setattr(owner, name, watched)
+
+    watch(calls, "parse")
+    watch(prompt_parts, "_read")
+    watch(Tokenizer, "encode")
+    watch(EngineService, "submit")
+    watch(EngineService, "extend")
+    return found
+
+
+@pytest.mark.parametrize(
+    "size, parsing, encoding",
+    [(100, LOOP, LOOP), (600, LOOP, SHORT), (16_000, LOOP, SHORT), (20_000, SHORT, SHORT), (70_000, LONG, LONG)],
+)
+@pytest.mark.parametrize("method", ["generate", "tokenize"])
+def test_a_text_is_tokenized_in_a_thread(large, places, method, size, parsing, encoding):
+    with Client(large) as client:
+        if method == "tokenize":
+            assert client.tokenize("a " * (size // 2))
+        else:
+            list(client.generate("a " * (size // 2), max_tokens=1, ignore_eos=True))
+    assert places["parse"] == [parsing] and places["encode"] == [encoding]
+
+
+def test_the_ids_of_a_large_part_are_read_and_checked_in_a_thread(large, places):
+    parts = [pb.GeneratePart(start=pb.GenerateStart(prompt_tokens=50_100))]
+    parts[0].start.settings.sampling.max_tokens = 1
+    for size in (100, 20_000, 30_000):
+        parts.append(pb.GeneratePart(token_ids=pb.PromptIds(ids=[300] * size)))
+    with grpc.insecure_channel(large) as channel:
+        call = channel.stream_stream(
+            f"{SERVICE}GenerateStream", pb.GeneratePart.SerializeToString, pb.GenerateEvent.FromString
+        )
+        *_, last = call(iter(parts))
+    assert last.WhichOneof("event") == "finished"
+    assert places["_read"] == [LOOP, LOOP, SHORT, SHORT]  # 2 bytes an id
+    assert places["submit"] == [LOOP]
+    assert places["extend"] == [LONG, LONG, LOOP]  # 4 bytes an id; the last one completes the prompt
+
+
+def test_messages_of_all_calls_are_parsed_in_a_thread_if_they_are_large(large, places):
+    unknown = pb.TokenizeRequest(text="a" * 100_000).SerializeToString()  # another message's field
+    with grpc.insecure_channel(large) as channel:
+        for method in ("GetModelInfo", "GetLoad", "Abort"):
+            channel.unary_unary(f"{SERVICE}{method}")(unknown)
+    assert places["parse"] == [LONG] * 3
+
+
+def test_a_short_text_does_not_wait_for_long_ones(large, monkeypatch):
+    encode, began, go_on = Tokenizer.encode, threading.Semaphore(0), threading.Event()
+
+    def held(self, text, add_special_tokens=True):
+        if len(text) > calls.SHORT:
+            began.release()
+            assert go_on.wait(60)
+        return encode(self, text, add_special_tokens)
+
+    monkeypatch.setattr(Tokenizer, "encode", held)
+    with Client(large) as client:
+        long = [threading.Thread(target=client.tokenize, args=("a " * 40_000,)) for _ in range(4)]
+        for thread in long:
+            thread.start()
+        try:
+            for _ in range(2):
+                assert began.acquire(timeout=60)
+            assert client.tokenize("a " * 1_000, timeout=60)
+            assert not go_on.is_set() and all(thread.is_alive() for thread in long)
+        finally:
+            go_on.set()
+            for thread in long:
+                thread.join(60)
 
 
 def scraped(server):
