@@ -35,7 +35,7 @@ from medha_jax.config.runtime_config import (
     XLA_OPTIONS,
     RuntimeConfig,
 )
-from medha_jax.config.scheduler_config import POLICIES, SchedulerConfig
+from medha_jax.config.scheduler_config import POLICIES, PRIORITIES, SchedulerConfig
 
 __all__ = [
     "ATTENTIONS",
@@ -45,6 +45,7 @@ __all__ = [
     "KV_DTYPES",
     "MESH_CONFIGS",
     "POLICIES",
+    "PRIORITIES",
     "STAGE",
     "TENSOR",
     "XLA_OPTIONS",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from medha_jax.config.declaration import check_settings, setting
 
 POLICIES = ("fcfs", "srtf", "edf", "lrs", "lars", "red")
+PRIORITIES = (-2, -1, 0, 1, 2)  # the classes of requests; the first goes first
 _LIMITS, _SCHEDULER, _ADVANCED = "Limits", "Scheduler", "Scheduler, advanced"
 
 
@@ -117,6 +118,15 @@ class SchedulerConfig:
         10.0,
         "Seconds that requests may pass a more urgent one that does not fit; after as many a preempted one goes first.",
         at_least=0,
+        panel=_ADVANCED,
+    )
+
+    priority_share: float = setting(
+        0.1,
+        "Part of the time that prompts get, oldest first, though others of an earlier priority wait. Under red those "
+        "get relegated_share once they have missed their deadline.",
+        above=0,
+        below=1,
         panel=_ADVANCED,
     )
 

@@ -105,6 +105,7 @@ def for_scheduler(request: GenerationRequest, executor: Executor, arrival: float
         counts_tokens=(sampling.repetition_penalty, sampling.presence_penalty, sampling.frequency_penalty) != (1, 0, 0),
         bound=None if bound is None else min(context, bound + wished),
         prompt_bound=bound or 0,
+        priority=request.priority,
     )
 
 

@@ -20,7 +20,7 @@ class GenerationRequest:
 
     `eos_ids` end the generation unless `sampling.ignore_eos`. `chunks` are the prefill chunk sizes in tokens, the last
     one repeated until the prompt ends; None leaves them to the scheduler. `slo`, `deadline_s` (absolute, on the
-    engine's clock), `on_deadline` and `cache_salt` are as in `scheduler.request.SchedulerRequest`.
+    engine's clock), `on_deadline`, `cache_salt` and `priority` are as in `scheduler.request.SchedulerRequest`.
 
     `prompt_bound` is None if `prompt_ids` are the whole prompt. Otherwise they are its first part, and `prompt_bound`
     is the most tokens of all parts together.
@@ -42,6 +42,7 @@ class GenerationRequest:
     cache_salt: str = ""
     prompt_bound: int | None = None
     n: int = 1
+    priority: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prompt_ids", kept(self.prompt_ids))
@@ -81,10 +82,14 @@ class Prefilled:
 
 @dataclass(frozen=True)
 class FirstToken:
-    """When a request's first token came: seconds from the request to its first chunk, and from there to the token."""
+    """When a request's first token came: seconds from the request to its first chunk, and from there to the token.
+
+    `priority` is the request's class.
+    """
 
     queue_s: float
     prefill_s: float
+    priority: int = 0
 
     @property
     def ttft_s(self) -> float:

@@ -104,7 +104,9 @@ class Generation:
         first = None
         if math.isnan(self.first_token):
             self.first_token = now
-            first = None if self.index else FirstToken(self.first_chunk - self.arrival, now - self.first_chunk)
+            if not self.index:
+                waited, computed = self.first_chunk - self.arrival, now - self.first_chunk
+                first = FirstToken(waited, computed, self.request.priority)
         logprobs, asked = None, self.request.sampling.logprobs
         if asked is not None:
             logprobs = TokenLogprobs(result.token, result.logprob, result.top[:asked])

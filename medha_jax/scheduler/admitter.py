@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
 from medha_jax.config import SchedulerConfig
 from medha_jax.scheduler.cached_prefixes import CachedPrefixes
 from medha_jax.scheduler.planned import OpenPlan
 from medha_jax.scheduler.prefill_queue import PolicyOrder, PrefillQueue
-from medha_jax.scheduler.request import RequestState, age
+from medha_jax.scheduler.request import RequestState, standing
 from medha_jax.scheduler.running import RunningRequests
 from medha_jax.specs.tick_shapes import TickShapes
 
@@ -47,16 +48,23 @@ class Admitter:
         """The prompts to try and their priorities, by these rules in order.
 
         1. Without chunk preemption, the prompt that has begun.
-        2. Preempted requests that have waited too long for their pages.
-        3. The order of the policy. Waiting requests are skipped if no slot is free and none can be freed.
+        2. Preempted requests that have waited too long for their pages, each before the others of its class.
+        3. The order of classes and policy. Waiting requests are skipped if no slot is free and none can be freed.
         """
         if not self._config.chunk_preemption:
             yield from ((state, math.inf) for state in self._queue.longest_unplanned())
         overdue = self._queue.overdue(plan.now)
-        yield from ((state, math.inf) for state in overdue)
+        coming = deque(sorted(overdue, key=lambda state: state.request.priority))
+        while coming and not self._queue.classes.used:
+            yield coming.popleft(), math.inf
         if not self._running.free_slots and not self._preemptive:
             order.only_admitted()
-        yield from (entry for entry in order if entry[0] not in overdue)
+        for entry in order:
+            while coming and self._queue.classes.before(coming[0], entry[0]):
+                yield coming.popleft(), math.inf
+            if entry[0] not in overdue:
+                yield entry
+        yield from ((state, math.inf) for state in coming)
 
     def admit(self, plan: OpenPlan, state: RequestState, groups: tuple[int, ...]) -> None:
         """Admit a waiting request to its groups; its first chunk comes with this plan or later."""
@@ -124,15 +132,15 @@ class Admitter:
         return min(cached, self._shapes.per_group - 1)
 
     def find_pages(self, plan: OpenPlan, due: Sequence[RequestState]) -> None:
-        """Take the next page of every due decode that needs one, after preemption if necessary; the oldest comes first.
+        """Take the next page of every due decode that needs one, after preemption if necessary.
 
-        Those that get none are not planned in this tick. If nobody could go on, the oldest takes the pages of the
-        youngest.
+        The first class, and of it the oldest, comes first. Those that get none are not planned in this tick. If nobody
+        could go on, the first one takes the pages of the last.
         """
         running, policy = self._running, self._queue.policy
         short = {one for one in due if one.needs_page and not running.take(one, one.scheduled + 1)}
         for nobody_yields in (False, True):
-            for state in sorted(short, key=age):
+            for state in sorted(short, key=standing):
                 while state.running and not running.take(state, state.scheduled + 1):
                     if nobody_yields:
                         victim = running.last_resort(state, short)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from medha_jax.scheduler.request import DECODING, RequestState
 
@@ -16,28 +16,39 @@ class DecodeQueue:
 
     A sampled token is on the devices when its chunk has left the last of `stages` stages. The next tick can feed it,
     even if the host has not read it yet. Every tick has a plan.
+
+    They go in the order in which they became due. With classes, an earlier one goes first, except that who found no row
+    in `patience` plans comes before all others, who was left most often first.
     """
 
-    def __init__(self, stages: int) -> None:
+    def __init__(self, stages: int, patience: int) -> None:
+        self._patience = patience
         self._due: list[Turn] = []
+        self._left: dict[int, int] = {}  # plans in which requests found no row in a row, by number
         self._coming: deque[list[Turn]] = deque([[] for _ in range(stages)])
 
-    def begin(self) -> list[RequestState]:
-        """Begin a plan: the requests whose token it can feed, in order.
+    def begin(self, classes: bool = False) -> list[RequestState]:
+        """Begin a plan: the requests whose token it can feed, in order, with or without `classes`.
 
         Requests that have ended or lost their pages in the meantime are left out.
         """
         self._due += self._coming.popleft()
-        return [
+        due = [
             state
             for state, scheduled, preemptions in self._due
             if state.phase is DECODING and state.scheduled == scheduled and state.preemptions == preemptions
         ]
+        return sorted(due, key=self._turn) if classes else due
 
-    def end(self, left: Iterable[RequestState], sampling: Iterable[RequestState]) -> None:
+    def end(self, left: Sequence[RequestState], sampling: Iterable[RequestState]) -> None:
         """End a plan: `left` found no row, and a chunk of each of `sampling` samples a token."""
         self._due = _turns(left)
+        self._left = {state.number: self._left.get(state.number, 0) + 1 for state in left}
         self._coming.append(_turns(state for state in sampling if state.wants_more))
+
+    def _turn(self, state: RequestState) -> tuple[bool, int]:
+        left = self._left.get(state.number, 0)
+        return (True, state.request.priority) if left < self._patience else (False, -left)
 
 
 def _turns(states: Iterable[RequestState]) -> list[Turn]:

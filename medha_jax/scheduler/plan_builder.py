@@ -61,7 +61,7 @@ class PlanBuilder:
     def clear(self) -> None:
         """Start again with an empty pipeline."""
         stages = self._shapes.stages
-        self._decode_queue = DecodeQueue(stages)
+        self._decode_queue = DecodeQueue(stages, self._config.ageing_ticks)
         self._in_flight: deque[TickLoad] = deque([TickLoad()] * (stages - 1), stages - 1)
         self._lane.clear()
         self._prefixes.clear()
@@ -112,7 +112,7 @@ class PlanBuilder:
         2. The next token of every decoding request.
         3. Prompt chunks in the order of `Admitter.candidates`, as long as `PromptChunks` says, until the tick is full.
         """
-        due = self._decode_queue.begin()
+        due = self._decode_queue.begin(self._queue.classes.used)
         self._plan_longest_unplanned(plan)
         self._admitter.find_pages(plan, due)
         left = self._plan_decodes(plan, due)

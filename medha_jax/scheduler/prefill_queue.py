@@ -13,11 +13,12 @@ from medha_jax.scheduler.chunking import PrefillTable
 from medha_jax.scheduler.deadlines import due_at
 from medha_jax.scheduler.policies.base import LEAST_WORK_S, Columns, Policy
 from medha_jax.scheduler.policies.formulas import policy_from
+from medha_jax.scheduler.priority_classes import PriorityClasses
 from medha_jax.scheduler.request import PREFILLING, WAITING, RequestState, age
 from medha_jax.scheduler.time_model import TimeModel
 from medha_jax.specs.tick_shapes import TickShapes
 
-ARRIVAL, NUMBER, DUE, REMAINING, TOTAL, TOKENS, LAST_TICK, FIELDS = range(8)
+ARRIVAL, NUMBER, DUE, REMAINING, TOTAL, TOKENS, LAST_TICK, PRIORITY, FIELDS = range(9)
 NEVER = np.inf  # the LAST_TICK of requests that are not admitted
 FIRST_ROWS = 128
 
@@ -32,6 +33,7 @@ class PrefillQueue:
     def __init__(self, config: SchedulerConfig, shapes: TickShapes, model: TimeModel, pool_tokens: int) -> None:
         self._config, self._shapes, self._model = config, shapes, model
         self.policy = policy_from(config, pool_tokens)
+        self.classes = PriorityClasses(config.priority_share, self.policy)
         self._table = self._build_table()
         self._backlog = Backlog()
         self._preempted: list[RequestState] = []
@@ -105,7 +107,7 @@ class PrefillQueue:
         else:
             state.note_tick(tick, 0.0)
             self._drop(state)
-        self.policy.planned(state.number, before - state.remaining)
+        self._worked(state.number, before - state.remaining)
 
     def entered(self, state: RequestState, chunk: Chunk) -> float:
         """Note that a chunk of an admitted prompt enters the slice lane; returns its predicted seconds of work."""
@@ -124,7 +126,7 @@ class PrefillQueue:
             self._note_tick(state, tick, left)
         else:
             state.note_tick(tick, 0.0, left)
-        self.policy.planned(state.number, seconds)
+        self._worked(state.number, seconds)
 
     def requeued(self, state: RequestState) -> None:
         """Take in a preempted request that has given its pages back and waits again."""
@@ -137,11 +139,11 @@ class PrefillQueue:
 
     def before(self, state: RequestState, now: float) -> tuple[int, float]:
         """Prompts ahead of a waiting request: how many of them wait, and the seconds of work of all of them."""
-        return self._backlog.before(state, self.policy, now)
+        return self._backlog.before(state, self.policy, self.classes, now)
 
     def order(self, now: float) -> PolicyOrder:
-        """All prompts in the order of the policy."""
-        return self._backlog.order(self.policy, now)
+        """All prompts in the order of their classes and the policy."""
+        return self._backlog.order(self.policy, self.classes, now)
 
     def over_quota(self) -> list[RequestState]:
         """Prompts that must give up their pages, because the policy's quota is exceeded.
@@ -197,6 +199,10 @@ class PrefillQueue:
         state.note_tick(tick, self._table.between(state.scheduled, state.to_feed), in_lane)
         self._backlog.note_tick(state)
 
+    def _worked(self, number: int, seconds: float) -> None:
+        self.policy.planned(number, seconds)
+        self.classes.planned(number, seconds)
+
     def _drop(self, state: RequestState) -> None:
         self._backlog.remove(state)
         if state in self._preempted:
@@ -236,7 +242,7 @@ class Backlog:
         row = self._row(state)
         self._table[:, row + 1 : count + 1] = self._table[:, row:count].copy()
         times = state.request.arrival_s, state.number, state.due, state.remaining, state.total
-        self._table[:, row] = *times, state.known, NEVER
+        self._table[:, row] = *times, state.known, NEVER, state.request.priority
         self._states.insert(row, state)
 
     def remove(self, state: RequestState) -> None:
@@ -270,18 +276,23 @@ class Backlog:
         times = table[ARRIVAL], table[DUE], table[REMAINING], table[TOTAL]
         return Columns(*times, table[TOKENS], table[NUMBER], table[LAST_TICK] != NEVER)
 
-    def before(self, state: RequestState, policy: Policy, now: float) -> tuple[int, float]:
+    def before(self, state: RequestState, policy: Policy, classes: PriorityClasses, now: float) -> tuple[int, float]:
         """As `PrefillQueue.before`."""
         count, row = len(self._states), self._row(state)
         table = self._table[:, :count]
         priorities = policy.order(self.columns, now)
         first = (priorities < priorities[row]) | ((priorities == priorities[row]) & (np.arange(count) < row))
+        ranks = classes.ranks(table[PRIORITY], table[NUMBER], now)
+        if ranks is not None:
+            first = (ranks < ranks[row]) | ((ranks == ranks[row]) & first)
         return int(np.sum(first & (table[LAST_TICK] == NEVER))), float(np.sum(table[REMAINING], where=first))
 
-    def order(self, policy: Policy, now: float) -> PolicyOrder:
-        """The requests by policy, least priority first."""
+    def order(self, policy: Policy, classes: PriorityClasses, now: float) -> PolicyOrder:
+        """The requests by class, then by policy, least priority first."""
         columns = self.columns
-        return PolicyOrder(self._states, policy.order(columns, now), columns.admitted)
+        priorities = policy.order(columns, now)
+        ranks = classes.ranks(self._table[PRIORITY, : len(self._states)], columns.number, now)
+        return PolicyOrder(self._states, priorities, columns.admitted, ranks)
 
     def _row(self, state: RequestState) -> int:
         """The row of a request, or the row at which it would be inserted."""
@@ -291,12 +302,19 @@ class Backlog:
 class PolicyOrder:
     """Iterates once over the backlog by priority; the later requests are sorted only on demand.
 
-    `priorities` and `admitted` are arrays `[requests]`. The backlog may change during the iteration.
+    `priorities`, `admitted` and `ranks`, which come before the priorities, are arrays `[requests]`. The backlog may
+    change during the iteration.
     """
 
-    def __init__(self, states: list[RequestState], priorities: np.ndarray, admitted: np.ndarray) -> None:
+    def __init__(
+        self,
+        states: list[RequestState],
+        priorities: np.ndarray,
+        admitted: np.ndarray,
+        ranks: np.ndarray | None = None,
+    ) -> None:
         self._states = list(states)
-        self._priorities, self._admitted = priorities, admitted
+        self._priorities, self._admitted, self._ranks = priorities, admitted, ranks
         self._only_admitted = False
 
     def only_admitted(self) -> None:
@@ -323,6 +341,9 @@ class PolicyOrder:
     def _blocks(self) -> Iterator[np.ndarray]:
         """Rows in order: first those with the least priorities, then all others."""
         priorities = self._priorities
+        if self._ranks is not None:
+            yield np.lexsort((priorities, np.where(priorities == np.inf, np.inf, self._ranks)))
+            return
         if len(priorities) <= 2 * FIRST_ROWS:
             yield np.argsort(priorities, kind="stable")
             return

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Literal
 
-from medha_jax.config import SchedulerConfig
+from medha_jax.config import PRIORITIES, SchedulerConfig
 from medha_jax.kv.holding import Holding
 from medha_jax.kv.prefix import DigestChain
 from medha_jax.plan import InvalidRequestError
@@ -51,6 +51,10 @@ class SchedulerRequest:
         bound: None if the prompt is complete. Otherwise `prompt` is `token_ids.GrowingIds`, prompt and output will have
             at most `bound` tokens together, and `max_tokens` is what the caller wishes.
         prompt_bound: tokens that an incomplete prompt may have; 0 if it is complete.
+        priority: its class, one of `config.PRIORITIES`; a lower one goes first.
+
+    Raises:
+        InvalidRequestError: there is no such class.
     """
 
     prompt: Sequence[int]
@@ -64,8 +68,13 @@ class SchedulerRequest:
     counts_tokens: bool = False
     bound: int | None = None
     prompt_bound: int = 0
+    priority: int = 0
 
     def __post_init__(self) -> None:
+        if self.priority not in PRIORITIES:
+            raise InvalidRequestError(
+                f"priority is {self.priority}; allowed are {PRIORITIES[0]}, which goes first, to {PRIORITIES[-1]}"
+            )
         grows = self.bound is not None and not isinstance(self.prompt, GrowingIds)
         object.__setattr__(self, "prompt", GrowingIds(self.prompt) if grows else kept(self.prompt))
 
@@ -346,6 +355,11 @@ class RequestState:
     def end(self) -> None:
         """Mark it as finished or cancelled."""
         self.phase = ENDED
+
+
+def standing(state: RequestState) -> tuple[int, float, int]:
+    """A key that orders requests by class, and from the oldest to the youngest."""
+    return state.request.priority, *age(state)
 
 
 def age(state: RequestState) -> tuple[float, int]:

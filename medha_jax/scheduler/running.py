@@ -11,7 +11,7 @@ from medha_jax.kv.groups import GroupedPages
 from medha_jax.scheduler.kvp_placement import Placement, attention_seen
 from medha_jax.scheduler.policies.base import Columns, Policy
 from medha_jax.scheduler.prefill_queue import PrefillQueue
-from medha_jax.scheduler.request import RequestState, age
+from medha_jax.scheduler.request import RequestState, age, standing
 from medha_jax.specs.sizes import parts_of
 from medha_jax.specs.tick_shapes import TickShapes
 
@@ -146,9 +146,10 @@ class RunningRequests:
     ) -> list[RequestState] | None:
         """Admitted requests to preempt so that a waiting one fits, least urgent first; None if that does not help.
 
-        `state` is the waiting request and `priority` its priority by `policy`. A victim must be less urgent, even with
-        all its work to be done again, or have nothing to compute. It must be needed, have fewer than `max_preemptions`
-        preemptions, and not be `spared`. The list is empty if requests that are leaving already free enough.
+        `state` is the waiting request and `priority` its priority by `policy`. A victim must be of a later class, or
+        less urgent, even with all its work to be done again, or have nothing to compute. It must be needed, have fewer
+        than `max_preemptions` preemptions, and not be `spared`. The last class goes first. The list is empty if
+        requests that are leaving already free enough.
         """
         free, slots, able, idle = self._spare(), self.free_slots, [], []
         for holder in self._holders.values():
@@ -163,9 +164,12 @@ class RunningRequests:
         if self._fits(parts, free, slots):
             return []
         urgency = _urgency(able, policy, now)
-        order = np.argsort(-urgency, kind="stable")
+        classes, own = self._queue.classes, state.request.priority
+        ranks = np.array([classes.rank(holder) for holder in able])
+        loses = (ranks > own) | (classes.comparable(state, ranks) & (urgency > priority))
+        order = np.lexsort((-urgency, -ranks))
         chosen: list[RequestState] = []
-        for holder in (*idle, *(able[at] for at in order[urgency[order] > priority].tolist())):
+        for holder in (*idle, *(able[at] for at in order[loses[order]].tolist())):
             chosen.append(holder)
             slots += 1
             self._give(free, holder)
@@ -178,9 +182,9 @@ class RunningRequests:
     ) -> RequestState | None:
         """The request to preempt so that a running one gets its next page; None if it must wait.
 
-        One with nothing to compute, or else the least urgent by `policy`, with all its work to be done again; of equal
-        ones the youngest. That one must be less urgent than `state`, have fewer than `max_preemptions` preemptions and
-        not be `spared`. None, too, if a holder is leaving: its pages come soon.
+        One with nothing to compute, or else of the last class the least urgent by `policy`, with all its work to be
+        done again; of equal ones the youngest. It must come after `state` by that, have fewer than `max_preemptions`
+        preemptions and not be `spared`. None, too, if a holder is leaving: its pages come soon.
         """
         holders = self._rivals(state)
         if not all(holder.running for holder in holders):
@@ -190,19 +194,24 @@ class RunningRequests:
                 return holder
         able = [holder for holder in holders if self._may_lose(holder) and holder not in spared]
         urgency = _urgency([*able, state], policy, now).tolist()
-        ranks = [(value, *age(one)) for value, one in zip(urgency, [*able, state], strict=True)]
+        rank = self._queue.classes.rank
+        ranks = [(rank(one), value, *age(one)) for value, one in zip(urgency, [*able, state], strict=True)]
         last = max(ranks)
         return None if last == ranks[-1] else able[ranks.index(last)]
 
     def last_resort(self, state: RequestState, short: set[RequestState]) -> RequestState | None:
-        """The youngest holder, if every holder of the pages that `state` needs is `short` of some, and it the oldest.
+        """The last holder, if every holder of the pages that `state` needs is `short` of some, and it the first.
 
-        Nobody would go on otherwise.
+        The first is the oldest of the first class. Nobody would go on otherwise.
         """
         holders = self._rivals(state)
-        if not holders or not short.issuperset(holders) or any(age(holder) < age(state) for holder in holders):
+        if (
+            not holders
+            or not short.issuperset(holders)
+            or any(standing(holder) < standing(state) for holder in holders)
+        ):
             return None
-        return max(holders, key=age)
+        return max(holders, key=standing)
 
     def _rivals(self, state: RequestState) -> list[RequestState]:
         """The others that have pages of the group of a running request's next token."""

@@ -153,6 +153,7 @@ class Scheduler:
         self._families[state.family] += 1
         if lead is not None:
             self._followers.setdefault(lead, []).append(state)
+        self._prefill_queue.classes.enter(state)
         self._prefill_queue.add(state)
         self._expiries.add(number, request, state.due)
 
@@ -260,6 +261,7 @@ class Scheduler:
         """Forget an ended request with nothing in flight, and free its pages."""
         if state.holding is not None:
             self._running.release(state)
+        self._prefill_queue.classes.leave(state)
         del self._states[state.number]
         self._families[state.family] -= 1
         if not self._families[state.family]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+
+import numpy as np
 
 from medha_jax.config import Buckets, SchedulerConfig
 from medha_jax.kv.groups import GroupedPages
@@ -47,6 +49,12 @@ def enqueue(scheduler: Scheduler, request: SchedulerRequest, outputs: int = 1) -
     for index in range(outputs):
         scheduler.enqueue(number + index, request, number if index else None)
     return number
+
+
+def overload(load: float, prompts: Sequence[int], seconds: Callable[[int], float]) -> list[float]:
+    """Arrivals of prompts, each when the work before it has come at this load."""
+    work = [seconds(prompt) for prompt in prompts]
+    return (np.concatenate([[0.0], np.cumsum(work)[:-1]]) / load).tolist()
 
 
 def pending_work(scheduler: Scheduler) -> tuple[int, ...]:

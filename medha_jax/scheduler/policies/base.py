@@ -10,6 +10,7 @@ import numpy as np
 
 LEAST_WORK_S = 1e-6  # of a request, so that a time model without any data causes no division by zero
 NO_REQUESTS = np.zeros(0)
+NONE = -1.0  # the number of no request
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,14 @@ class Policy(Protocol):
         leaves no part of a tick to those behind it.
         """
 
+    @property
+    def oldest(self) -> float:
+        """Number of the request whose turn it is to get what a policy that bounds waits guarantees; `NONE` if none."""
+
+    @property
+    def owed(self) -> bool:
+        """Whether it goes before all others now."""
+
     def order(self, requests: Columns, now: float) -> np.ndarray:
         """Priorities `[requests]` of the prompts that have work left.
 
@@ -77,6 +86,8 @@ class Stateless:
 
     rule: PriorityRule
     bounds_waits: bool = False
+    oldest: float = NONE
+    owed: bool = False
 
     def order(self, requests: Columns, now: float) -> np.ndarray:
         """The rule's priorities."""

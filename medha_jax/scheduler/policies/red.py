@@ -8,14 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medha_jax.scheduler.policies.base import LEAST_WORK_S, NO_REQUESTS, Columns
+from medha_jax.scheduler.policies.base import LEAST_WORK_S, NO_REQUESTS, NONE, Columns
 
 GAP = 0.25  # share of the slack of all requests before it that a request may use up to go first
 LEAST_GAP_S = 0.05  # least slack that may be used that way
 DEAREST_TOKENS = 1e5  # shorter requests do not become cheaper to keep, so long ones are set aside first
 ADVANCE_S = 10.0  # most debt from work done for the oldest relegated request beyond its credit
 GOOD_S = 0.05  # an order is used again for this long, if no request comes, goes or is admitted
-NONE = -1.0
 MEMORY_S = 20.0  # as long as a typical decode in the trace of Medha's authors
 SPEED_MARGIN = 0.95  # share of the measured speed to count on; the rest is for short requests still to come
 LEAST_SPEED = 0.3
@@ -60,6 +59,16 @@ class Relegation:
         self._oldest = NONE
         self._credit = 0.0
         self._made: _Made | None = None
+
+    @property
+    def oldest(self) -> float:
+        """Number of the oldest relegated request; `NONE` if none is."""
+        return self._oldest
+
+    @property
+    def owed(self) -> bool:
+        """Whether the oldest is owed service."""
+        return self._oldest != NONE and self._credit > 0
 
     def order(self, requests: Columns, now: float) -> np.ndarray:
         """Priorities by the order of the class; infinite for relegated requests whose pages would be too many."""

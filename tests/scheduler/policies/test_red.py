@@ -24,7 +24,7 @@ from medha_jax.scheduler.policies.red import (
 from medha_jax.scheduler.request import SchedulerRequest, Slo
 from medha_jax.specs.tick_shapes import TickShapes
 from tests.scheduler.device import Device
-from tests.scheduler.serving import Server
+from tests.scheduler.serving import Server, overload
 
 SHARE, LONG = 0.1, 50_000
 
@@ -186,12 +186,6 @@ def test_an_answer_that_is_interrupted_goes_on_first() -> None:
 
 
 MANY = [40, 150, 5, 150, 20, 150, 330, 330, 40, 5, 150, 20, 5, 330, 150, 40, 150, 20, 5, 5]
-
-
-def overload(load: float, prompts: Sequence[int], seconds: Any) -> list[float]:
-    """Arrivals of prompts, each when the work before it has come at this load."""
-    work = [seconds(prompt) for prompt in prompts]
-    return (np.concatenate([[0.0], np.cumsum(work)[:-1]]) / load).tolist()
 
 
 @example(3.0, [150, 150], 20, [None], 2, 100, 1, (1, 2, 3))  # an end that fits a tick, but not its prompt's share
