@@ -29,11 +29,13 @@ class Wanted:
         output_tokens: most output tokens.
         ttft_s: target for the first token that the server is told, in seconds; None for none.
         tpot_s: target for each later token that the server is told, in seconds; None for none.
+        priority: class of the request; the server is told it if it is not 0.
     """
 
     output_tokens: int
     ttft_s: float | None = None
     tpot_s: float | None = None
+    priority: int = 0
 
 
 @dataclass(frozen=True)

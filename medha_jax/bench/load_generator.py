@@ -244,6 +244,7 @@ class LoadGenerator:
                 preemptions=said.preemptions,
                 queue_s=said.queue_s,
                 counted=said.counted,
+                priority=request.priority,
             )
         )
         self.tally.ended[status] += 1
@@ -251,9 +252,9 @@ class LoadGenerator:
 
     def _wanted(self, request: WorkloadRequest) -> Wanted:
         if not self._settings.tell_slos:
-            return Wanted(request.output_tokens)
+            return Wanted(request.output_tokens, priority=request.priority)
         slos = self._settings.slos
-        return Wanted(request.output_tokens, slos.deadline_s(self._alone(request)), slos.tpot_s)
+        return Wanted(request.output_tokens, slos.deadline_s(self._alone(request)), slos.tpot_s, request.priority)
 
     def _alone(self, request: WorkloadRequest) -> float | None:
         alone, tokens = self._settings.alone, request.prompt_tokens

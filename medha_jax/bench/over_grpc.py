@@ -73,6 +73,7 @@ class GrpcBackend:
             ignore_eos=self._ignore_eos,
             temperature=self._temperature,
             ttft_ms=None if wanted.ttft_s is None else 1000 * wanted.ttft_s,
+            priority=wanted.priority or None,
             tpot_ms=None if wanted.tpot_s is None else 1000 * wanted.tpot_s,
         )
         if isinstance(prompt, str):

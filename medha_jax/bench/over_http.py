@@ -153,6 +153,8 @@ class OpenAiBackend:
     async def prepare(self, prompt: Prompt, wanted: Wanted) -> bytes:
         """The body of a request."""
         fields = self._fields | {"max_tokens": wanted.output_tokens}
+        if wanted.priority:  # an extension that vLLM knows
+            fields["priority"] = wanted.priority
         if isinstance(prompt, str):
             return json.dumps(fields | {"prompt": prompt}).encode()
         pieces = [json.dumps(fields)[:-1], ', "prompt": [']

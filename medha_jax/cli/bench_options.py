@@ -152,6 +152,9 @@ class WorkloadOptions:
     cancel_rate: float = setting(
         0.0, "Share of requests that the client gives up.", at_least=0, at_most=1, metavar="SHARE", panel=_WORKLOAD
     )
+    priorities: str | None = setting(
+        None, "Classes of shares of the requests; others have 0.", metavar="CLASS:SHARE,…", panel=_WORKLOAD
+    )
     num_requests: int | None = setting(None, "Default: 100 without --duration.", at_least=1, panel=_TIMES)
     duration: float | None = setting(
         None, "Seconds in which requests are due.", at_least=0.001, metavar="S", panel=_TIMES
@@ -180,6 +183,7 @@ class WorkloadOptions:
             warmup=self.warmup,
             probe_rate=self.probe,
             cancel_rate=self.cancel_rate,
+            priorities=() if self.priorities is None else shares("--priorities", self.priorities),
             **times,
         )
 
@@ -234,6 +238,21 @@ def factor(option: str, text: str) -> float:
             f"{text!r} is no factor; give one above 0, as in 0.5 or 1/32", param_hint=f"'{option}'"
         )
     return value
+
+
+def shares(option: str, text: str) -> tuple[tuple[int, float], ...]:
+    """Classes and their shares, from CLASS:SHARE parts.
+
+    Raises:
+        typer.BadParameter: it is malformed.
+    """
+    try:
+        parts = [part.split(":") for part in text.split(",")]
+        return tuple((int(priority), float(share)) for priority, share in parts)
+    except ValueError:
+        raise typer.BadParameter(
+            f"{text!r} has no classes and shares; give them as in -1:0.1,2:0.5", param_hint=f"'{option}'"
+        ) from None
 
 
 def token_range(option: str, text: str) -> tuple[int, int]:

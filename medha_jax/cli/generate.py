@@ -82,7 +82,7 @@ def generate(
         source = read_ids(ids) if ids is not None else read_text(asked.prompt, asked.prompt_file)
         connected = connection(remote.server, remote.auth_token_file, remote.server_ca)
         with reader_may_leave():
-            settings = given | {"add_special_tokens": asked.add_special_tokens}
+            settings = given | {"add_special_tokens": asked.add_special_tokens, "priority": remote.priority}
             _report(stream_remote(connected, source, settings, remote.timeout, n, show_text=not json), json)
         return
     from medha_jax.engine import GenerationRequest, ModelFiles, check_stops

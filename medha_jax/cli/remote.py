@@ -16,7 +16,7 @@ import typer
 from medha_jax.cli.interrupt import noted_interrupts
 from medha_jax.cli.option_groups import as_flags, option_names, stated_options
 from medha_jax.cli.progress import PrefillProgress
-from medha_jax.config import ConfigError, setting
+from medha_jax.config import PRIORITIES, ConfigError, setting
 from medha_jax.plan import InvalidRequestError, SamplingParams, output_seed
 
 if TYPE_CHECKING:
@@ -32,6 +32,12 @@ class RemoteOptions:
     server_ca: Path | None = setting(None, "Authority of the server's certificate (PEM); TLS.")
     timeout: float | None = setting(
         None, "Give up after this; the server is told. inf: never.", at_least=0, at_most=math.inf, metavar="SECONDS"
+    )
+    priority: int | None = setting(
+        None,
+        "Class of the request; a lower one goes first.",
+        at_least=PRIORITIES[0],
+        at_most=PRIORITIES[-1],
     )
 
 
@@ -120,7 +126,9 @@ def stream(
     """
     from medha_jax.client import Accepted, Client, Delta, Finished, PromptProgress, ServerError
 
-    SamplingParams(**{name: value for name, value in given.items() if value is not None})  # refused as without --server
+    sampling = {one.name for one in fields(SamplingParams)}
+    stated = {name: value for name, value in given.items() if value is not None and name in sampling}
+    SamplingParams(**stated)  # refused as without --server
     seed: int | None = None
     parts: list[list[Delta]] = [[] for _ in range(n)]
     done: dict[int, RemoteCompletion] = {}

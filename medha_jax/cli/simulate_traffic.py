@@ -58,6 +58,9 @@ class TrafficOptions:
     rate: float = setting(0.5, "Requests a second, Poisson.", at_least=1e-4, metavar="X", panel=_WORKLOAD)
     duration: float = setting(600.0, "Seconds in which requests come.", at_least=1, metavar="S", panel=_WORKLOAD)
     seed: int = setting(0, "Of lengths and arrivals.", at_least=0, panel=_WORKLOAD)
+    priorities: str | None = setting(
+        None, "Classes of shares of the requests; others have 0.", metavar="CLASS:SHARE,…", panel=_WORKLOAD
+    )
     json: bool = setting(False, "Print one JSON object, with a record a request.", switch=True)
 
 
@@ -111,6 +114,7 @@ def traffic(asked: TrafficOptions, settings: Annotated[SchedulerConfig, SIMULATE
 
 def _drawn(asked: TrafficOptions, context: int) -> list[WorkloadRequest]:
     """Scaled requests of a mix; those longer than the context are cut to it."""
+    from medha_jax.cli.bench_options import shares
     from medha_jax.workload import WorkloadConfig, build, preset_of
 
     config = WorkloadConfig(
@@ -119,6 +123,7 @@ def _drawn(asked: TrafficOptions, context: int) -> list[WorkloadRequest]:
         rate=asked.rate,
         duration=asked.duration,
         seed=asked.seed,
+        priorities=() if asked.priorities is None else shares("--priorities", asked.priorities),
     )
 
     def fitted(one: WorkloadRequest) -> WorkloadRequest:

@@ -102,6 +102,7 @@ class Settings:
         cache_salt: only requests with the same salt share cached pages.
         add_special_tokens: whether the tokenizer adds its own to a text, often a first BOS token.
         skip_special_tokens: whether special tokens are left out of the output's text.
+        priority: class of the request, -2 to 2; a lower one goes first.
         progress: whether `PromptProgress` comes before the first token, at most once a second.
         n: outputs of the prompt, told apart by `Delta.index` and `Finished.index`; None is one.
     """
@@ -130,6 +131,7 @@ class Settings:
     add_special_tokens: bool | None = None
     progress: bool | None = None
     n: int | None = None
+    priority: int | None = None
 
     def message(self) -> pb.GenerateSettings:
         """The settings as a message.
@@ -142,7 +144,8 @@ class Settings:
         if self.top_k is not None:
             sampling["top_k"] = min(self.top_k, MOST_TOP_K)
         check_fields(pb.SamplingSettings, sampling)
-        check_fields(pb.GenerateSettings, {"request_id": self.request_id, "cache_salt": self.cache_salt})
+        own = {"request_id": self.request_id, "cache_salt": self.cache_salt, "priority": self.priority}
+        check_fields(pb.GenerateSettings, own)
         check_fields(pb.GenerateRequest, {"n": self.n})
         return pb.GenerateSettings(
             request_id=self.request_id,
@@ -151,6 +154,7 @@ class Settings:
             on_deadline=deadlines[self.on_deadline],
             cache_salt=self.cache_salt,
             progress=self.progress,
+            priority=self.priority,
         )
 
 

@@ -19,7 +19,7 @@ SUMMARY, REQUESTS = "summary.json", "requests.jsonl"
 FORMAT = 1  # of the files
 _NUMBERS = ("due", "sent", "ended")
 _OPTIONAL_NUMBERS = ("deadline_s", "tpot_slo_s", "alone_s", "queue_s")
-_COUNTS = ("index", "prompt_tokens", "output_tokens")
+_COUNTS = ("index", "prompt_tokens", "output_tokens", "priority")
 _OPTIONAL_COUNTS = ("cached_tokens", "preemptions")
 _WORDS = {"status": get_args(Status), "counted": get_args(Counted)}
 _STORED = [field.name for field in fields(RequestRecord) if field.name != "outputs"]
@@ -155,6 +155,7 @@ def _line(record: RequestRecord) -> dict[str, JSON]:
 
 
 def _record(line: Mapping[str, JSON]) -> RequestRecord:
+    line = {"priority": 0} | dict(line)  # runs of earlier versions have none
     for names, kinds in ((_NUMBERS + _OPTIONAL_NUMBERS, (int, float)), (_COUNTS + _OPTIONAL_COUNTS, (int,))):
         for name in names:
             optional = name in _OPTIONAL_NUMBERS + _OPTIONAL_COUNTS

@@ -33,6 +33,7 @@ class RequestRecord:
         queue_s: seconds in the server before the first chunk, if reported.
         counted: source of the token counts: token ids, the server's total spread over its messages ("usage"), or one
             token a message ("chunks").
+        priority: its class; a lower one goes first.
     """
 
     index: int
@@ -52,3 +53,4 @@ class RequestRecord:
     preemptions: int | None = None
     queue_s: float | None = None
     counted: Counted = "ids"
+    priority: int = 0

@@ -31,6 +31,7 @@ class Record:
     queue_ms: float | None = None
     ttft_ms: float | None = None
     e2e_ms: float | None = None
+    priority: int | None = None  # None where none is stated
     accepted: bool | None = None  # whether the engine took the request; None for other calls
 
     def began(self, first: FirstToken) -> None:

@@ -165,6 +165,7 @@ class Inference:
         wanted = request_id(settings) or uuid.uuid4().hex
         stream = self._streams.open(wanted, self._calls.unsent, settings.progress)
         record.request_id = stream.request_id
+        record.priority = settings.priority if settings.HasField("priority") else None
         return stream
 
     async def _submit(

@@ -12,6 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from medha_jax.config import PRIORITIES
 from medha_jax.engine import (
     END_REASONS,
     FINISH_REASONS,
@@ -47,8 +48,12 @@ class Metrics:
         def counter(name: str, what: str, labels: Iterable[str] = ()) -> Counter:
             return Counter(f"medha_{name}", what, labels, registry=registry)
 
-        def histogram(name: str, what: str, buckets: tuple[float, ...]) -> Histogram:
-            return Histogram(f"medha_{name}", what, buckets=buckets, registry=registry)
+        def histogram(name: str, what: str, buckets: tuple[float, ...], labels: Iterable[str] = ()) -> Histogram:
+            return Histogram(f"medha_{name}", what, labels, buckets=buckets, registry=registry)
+
+        def by_priority(name: str, what: str) -> dict[int, Histogram]:
+            parts = histogram(f"priority_{name}", f"{what}, by the request's priority.", LONG, ["priority"])
+            return {priority: parts.labels(priority) for priority in PRIORITIES}
 
         self._prompt = counter("prompt_tokens", "Prompt tokens that were computed or found in the prefix cache.")
         self._cached = counter("cached_prompt_tokens", "Prompt tokens of finished requests found in the prefix cache.")
@@ -61,6 +66,8 @@ class Metrics:
         self._itl = histogram("inter_token_latency_seconds", "Between one output of a request and the next.", SHORT)
         self._e2e = histogram("e2e_request_latency_seconds", "Request to last token, of finished requests.", LONG)
         self._queue = histogram("request_queue_time_seconds", "Request to its first chunk.", LONG)
+        self._ttft_by_priority = by_priority("time_to_first_token_seconds", "Request to first token")
+        self._queue_by_priority = by_priority("request_queue_time_seconds", "Request to its first chunk")
         self._prefill = histogram("request_prefill_time_seconds", "First chunk to first token.", LONG)
         self._iteration = histogram("iteration_tokens_total", "Tokens that entered the first stage in a tick.", TOKENS)
         self._chunk = histogram("chunk_tokens", "Tokens of a prompt chunk.", TOKENS)
@@ -138,6 +145,8 @@ class Metrics:
                     if event.first is not None:
                         self._ttft.observe(event.first.ttft_s)
                         self._queue.observe(event.first.queue_s)
+                        self._ttft_by_priority[event.first.priority].observe(event.first.ttft_s)
+                        self._queue_by_priority[event.first.priority].observe(event.first.queue_s)
                         self._prefill.observe(event.first.prefill_s)
                     if number in self._outputs:
                         self._itl.observe(self._now - self._outputs[number])

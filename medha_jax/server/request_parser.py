@@ -9,12 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from google.protobuf.message import DecodeError, Message
-from grpc import StatusCode
 
 from medha_jax.engine import GenerationRequest, OnDeadline, Slo, check_stops
 from medha_jax.plan import InvalidRequestError, SamplingParams
 from medha_jax.protos import inference_pb2 as pb
-from medha_jax.server.refusal import Refusal, invalid, never_fits
+from medha_jax.server.refusal import invalid, never_fits
 from medha_jax.server.settings import Limits
 from medha_jax.text import Tokenizer, TokenizerError
 from medha_jax.token_ids import IdArray, array_of
@@ -145,8 +144,8 @@ class RequestParser:
                 on_deadline=_on_deadline(settings.on_deadline),
                 cache_salt=_salt(settings.cache_salt),
                 prompt_bound=bound,
+                priority=settings.priority,
             )
-            _check_priority(settings.priority)
         except InvalidRequestError as error:
             raise invalid(str(error)) from None
         return request
@@ -215,11 +214,3 @@ def _salt(stated: str) -> str:
     if len(stated) > LONGEST_ID:
         raise invalid(f"cache_salt has {len(stated)} characters; allowed are {LONGEST_ID}")
     return stated
-
-
-def _check_priority(stated: int) -> None:
-    if stated:
-        raise Refusal(
-            StatusCode.UNIMPLEMENTED,
-            f"priority is {stated}; this server orders by slo and deadline, so only 0 is allowed",
-        )

@@ -26,7 +26,10 @@ def read_real(directory: Path) -> Run:
 def requests_of(real: Run) -> list[WorkloadRequest]:
     """The requests that were sent to the server."""
     records = real.repeats[0].records
-    return [WorkloadRequest(one.index, one.due, one.kind, one.prompt_tokens, one.output_tokens) for one in records]
+    return [
+        WorkloadRequest(one.index, one.due, one.kind, one.prompt_tokens, one.output_tokens, priority=one.priority)
+        for one in records
+    ]
 
 
 def simulated_run(outcome: Outcome, machine: Deployment, real: Run) -> Run:

@@ -41,4 +41,5 @@ def record_of(
         status="unfinished" if finished is None else "ok",
         deadline_s=deadline_s,
         alone_s=alone_s,
+        priority=request.priority,
     )

@@ -139,4 +139,5 @@ def request_for(request: WorkloadRequest, deadline_s: float) -> GenerationReques
         range(request.length),
         SamplingParams(temperature=0, max_tokens=request.output_tokens, ignore_eos=True),
         slo=Slo(ttft_s=deadline_s),
+        priority=request.priority,
     )

@@ -17,7 +17,7 @@ from medha_jax.workload.request_files import BLOCK_TOKENS, Sample, in_time, read
 from medha_jax.workload.requests import PROBES, REQUESTS, WARMUPS, Workload, WorkloadRequest
 
 # Streams of random numbers under one seed, apart from those of content: asking for one thing changes no other.
-_TIMES, _LENGTHS, _WARMUP_LENGTHS, _CANCELS, _OUTPUTS = range(16, 21)
+_TIMES, _LENGTHS, _WARMUP_LENGTHS, _CANCELS, _OUTPUTS, _PRIORITIES = range(16, 22)
 WARMUP_PROMPT, WARMUP_OUTPUT = 2048, 64  # most tokens of a warm-up request
 WARMUP_TEXT = 128  # prompt tokens of a warm-up request that replaces a text of unknown length
 
@@ -39,7 +39,7 @@ def build(config: WorkloadConfig, count_tokens: CountTokens | None = None) -> Wo
         times = _trace_times(config, source)
     else:
         times = due_times(config, _burstiness(config, source), _rng(config, _TIMES))
-    requests = _cancelled(config, _drawn(config, source, times, _LENGTHS))
+    requests = _ranked(config, _cancelled(config, _drawn(config, source, times, _LENGTHS)))
     requests += _probes(config, requests[-1].at if config.duration is None else config.duration)
     requests.sort(key=lambda request: request.at)  # stable, so equal times keep their order
     requests = [replace(request, index=index) for index, request in enumerate(requests)]
@@ -67,7 +67,7 @@ def build_offered(config: WorkloadConfig, load: float, work: Callable[[int], flo
     source, count, left, taken = _source(config, None), 256, load * seconds, 0
     while True:
         # a longer draw begins with the same requests
-        drawn = _drawn(config, source, np.zeros(count), _LENGTHS)
+        drawn = _ranked(config, _drawn(config, source, np.zeros(count), _LENGTHS))
         for request in drawn[taken:]:
             alone = work(request.length)
             if left < alone / 2:
@@ -191,6 +191,16 @@ def _cancelled(config: WorkloadConfig, requests: list[WorkloadRequest]) -> list[
         replace(request, cancel_after=int(part * request.output_tokens)) if chance < config.cancel_rate else request
         for request, (chance, part) in zip(requests, uniform.tolist(), strict=True)
     ]
+
+
+def _ranked(config: WorkloadConfig, requests: list[WorkloadRequest]) -> list[WorkloadRequest]:
+    """The same requests with the classes that the configuration gives to shares of them."""
+    if not config.priorities:
+        return requests
+    classes = np.array([*(priority for priority, _ in config.priorities), 0])
+    ends = np.cumsum([share for _, share in config.priorities])
+    drawn = classes[np.searchsorted(ends, _rng(config, _PRIORITIES).random(len(requests)), side="right")]
+    return [replace(request, priority=one) for request, one in zip(requests, drawn.tolist(), strict=True)]
 
 
 def _probes(config: WorkloadConfig, seconds: float) -> list[WorkloadRequest]:

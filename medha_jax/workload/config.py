@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from medha_jax.config import PRIORITIES
 from medha_jax.workload.mixes import WorkloadError
 from medha_jax.workload.presets import PRESETS
 
@@ -47,6 +48,7 @@ class WorkloadConfig:
         probe_prompt: their prompt tokens.
         probe_output: their output tokens.
         cancel_rate: share of the requests, without probes, that the client cancels.
+        priorities: (class, share of the requests) pairs; all other requests, and probes, have 0.
         long_tokens: prompts of at least this many tokens (times `scale`) are "long", if the source has no kinds.
         context_limit: most prompt and output tokens of one request together.
     """
@@ -71,6 +73,7 @@ class WorkloadConfig:
     probe_prompt: int = 128
     probe_output: int = 16
     cancel_rate: float = 0.0
+    priorities: tuple[tuple[int, float], ...] = ()
     long_tokens: int = 65_536
     context_limit: int | None = None
 
@@ -85,9 +88,19 @@ class WorkloadConfig:
         within("probe prompt", self.probe_prompt, 1, MAX_PROMPT)
         within("probe output", self.probe_output, 1, MAX_OUTPUT)
         within("cancel rate", self.cancel_rate, 0, 1)
+        self._check_priorities()
         within("long tokens", self.long_tokens, 1, MAX_PROMPT)
         if self.context_limit is not None:
             within("context limit", self.context_limit, 2, MAX_PROMPT + MAX_OUTPUT)
+
+    def _check_priorities(self) -> None:
+        classes = [priority for priority, _ in self.priorities]
+        if len(set(classes)) < len(classes):
+            raise WorkloadError(f"the priorities {', '.join(map(str, classes))} name a class twice")
+        for priority, share in self.priorities:
+            within("priority", priority, PRIORITIES[0], PRIORITIES[-1])
+            within(f"share of priority {priority}", share, 0, 1)
+        within("sum of the shares of priorities", round(math.fsum(share for _, share in self.priorities), 9), 0, 1)
 
     def _check_source(self) -> None:
         if self.source not in SOURCES:

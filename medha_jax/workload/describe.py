@@ -26,6 +26,7 @@ def describe(config: WorkloadConfig | ConvoyConfig) -> str:
         parts.append(f"{config.probe_rate:g} probes/s of {config.probe_prompt:,} tokens")
     if config.cancel_rate:
         parts.append(f"{100 * config.cancel_rate:g} % cancelled")
+    parts += [f"{100 * share:g} % of priority {priority}" for priority, share in config.priorities]
     return ", ".join([*parts, f"seed {config.seed}"])
 
 

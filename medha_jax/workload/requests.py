@@ -28,6 +28,7 @@ class WorkloadRequest:
         ids: the prompt, if a file gives it as ids.
         blocks: ids of blocks of equal content, as in Mooncake's traces.
         block_tokens: tokens of each block.
+        priority: class of the request; a lower one goes first.
         cancel_after: output tokens after which the client cancels, 0 for at once; None if it does not cancel.
     """
 
@@ -42,6 +43,7 @@ class WorkloadRequest:
     blocks: tuple[int, ...] | None = None
     block_tokens: int = BLOCK_TOKENS
     cancel_after: int | None = None
+    priority: int = 0
 
     @property
     def length(self) -> int:

@@ -1,6 +1,7 @@
 """Against a server that was written from the API's description, on bare sockets."""
 
 import asyncio
+import json
 import time
 
 import numpy as np
@@ -160,3 +161,16 @@ def test_addresses():
     for wrong in ("host:8000", "ftp://host", "http://", ""):
         with pytest.raises(BackendError, match="is no address of a server"):
             api_base(wrong)
+
+
+def test_a_priority_is_sent_only_if_it_is_stated(completions):
+    async def body(priority):
+        backend = OpenAiBackend(completions.url())
+        try:
+            await backend.facts()
+            return json.loads(await backend.prepare(IDS, Wanted(6, priority=priority)))
+        finally:
+            await backend.close()
+
+    assert asyncio.run(body(-1))["priority"] == -1
+    assert "priority" not in asyncio.run(body(0))

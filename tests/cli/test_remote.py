@@ -70,6 +70,7 @@ def test_a_prompt_beyond_the_largest_message_is_told_as_the_server_tells_it(free
         (["--temperature", "1e400"], "temperature is inf; allowed is [0, 100]"),
         (["--top-p", 0], "top_p is 0.0; allowed is (0, 1]"),
         (["--stop", BAD_TEXT], "a stop string is not valid Unicode (lone surrogates); give UTF-8 text"),
+        (["--priority", 3], "Invalid value for '--priority': "),
         (["--timeout", "nan"], "Invalid value for '--timeout': "),
         (["--timeout", -1], "Invalid value for '--timeout': "),
     ],
@@ -126,3 +127,17 @@ def test_several_outputs_are_told_apart(free, ask):
 def test_an_address_that_is_no_text_is_refused(capsys):
     assert cli.run(["generate", "--server", "\udcff:1", "--prompt", "a"]) == 2
     assert capsys.readouterr().err == "error: the address is not valid Unicode (lone surrogates); give UTF-8 text\n"
+
+
+def test_a_priority_goes_to_the_server_and_into_its_log(free, ask, tmp_path):
+    given = "--prompt", "a", "--max-tokens", 2, "--ignore-eos", "--priority", -1
+    code, _, err = ask(free, *given)
+    assert code == 0, err
+    wait_until(lambda: "priority=-1" in free.errors)
+    assert cli.run(["generate", "--prompt", "a", "--priority", "1"]) == 2, "nobody else is served"
+
+
+@pytest.mark.parametrize("flag", ["--add-special-tokens", "--no-add-special-tokens"])
+def test_what_the_tokenizer_adds_can_be_stated(free, ask, flag):
+    code, out, err = ask(free, "--prompt", "a", "--max-tokens", 2, "--ignore-eos", "--json", flag)
+    assert code == 0 and len(json.loads(out)["token_ids"]) == 2, err

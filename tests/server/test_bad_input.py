@@ -87,10 +87,10 @@ def test_an_unknown_enum_value_is_refused(server):
     assert code == INVALID and "on_deadline is 7" in message and "ON_DEADLINE_DROP" in message
 
 
-def test_a_priority_is_not_silently_ignored(server):
-    request = pb.GenerateRequest(text="a", settings=pb.GenerateSettings(priority=1))
+def test_a_priority_that_is_no_class_is_refused(server):
+    request = pb.GenerateRequest(text="a", settings=pb.GenerateSettings(priority=3))
     code, message = raw(server, "Generate", request.SerializeToString())
-    assert code == "UNIMPLEMENTED" and "priority is 1" in message
+    assert code == "INVALID_ARGUMENT" and "priority is 3; allowed are -2, which goes first, to 2" in message
 
 
 def test_an_oversized_message_is_refused(client):

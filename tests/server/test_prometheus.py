@@ -8,7 +8,7 @@ import urllib.request
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from medha_jax.config import SchedulerConfig
+from medha_jax.config import PRIORITIES, SchedulerConfig
 from medha_jax.engine import (
     ChunkReport,
     Completed,
@@ -72,6 +72,17 @@ TOTALS = RequestTotals(100, 16, 3, "stop", False)
 
 def value(metrics: Metrics, name: str, **labels: str) -> float | None:
     return metrics.registry.get_sample_value(f"medha_{name}", labels)
+
+
+def test_first_tokens_are_counted_by_priority() -> None:
+    metrics = Metrics()
+    for number, priority in enumerate([-2, 2, 2]):
+        first = FirstToken(0.5 + number, 1.5, priority)
+        metrics.on_events([(number, NewTokens((1,), "a", first=first))])
+    names = "priority_time_to_first_token_seconds", "priority_request_queue_time_seconds"
+    counts = [[value(metrics, f"{name}_count", priority=str(one)) for one in PRIORITIES] for name in names]
+    assert counts == [[1, 0, 0, 0, 2]] * 2, "a class that nobody used is there, too"
+    assert [value(metrics, f"{name}_sum", priority="2") for name in names] == [3 + 4, 1.5 + 2.5]
 
 
 def test_ticks_are_counted() -> None:

@@ -305,3 +305,18 @@ def test_a_text_without_a_tokenizer_counts_by_its_output_alone(tmp_path: Path) -
         request.length  # noqa: B018
     with pytest.raises(WorkloadError, match="longer than the context of 7 tokens"):
         build(replace(config, context_limit=7))
+
+
+def test_shares_of_the_requests_have_a_priority_and_nothing_else_changes() -> None:
+    plain = WorkloadConfig("random", num_requests=4000, cancel_rate=0.25, probe_rate=2.0)
+    config = replace(plain, priorities=((-2, 0.1), (2, 0.6)))
+    requests = build(config).requests
+    assert [replace(request, priority=0) for request in requests] == list(build(plain).requests)
+    probes = [request for request in requests if request.kind == "probe"]
+    assert probes and {request.priority for request in probes} == {0}
+    counts = Counter(request.priority for request in requests if request.kind != "probe")
+    assert counts.keys() == {-2, 0, 2}
+    assert [counts[one] / 4000 for one in (-2, 2)] == pytest.approx([0.1, 0.6], abs=0.03)
+    assert "10 % of priority -2, 60 % of priority 2" in describe(config)
+    offered = build_offered(replace(config, num_requests=None, duration=100.0, rate=1.0), 0.5, lambda tokens: 0.1)
+    assert {request.priority for request in offered.requests} == {-2, 0, 2}
