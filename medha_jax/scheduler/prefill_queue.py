@@ -139,11 +139,11 @@ class PrefillQueue:
 
     def before(self, state: RequestState, now: float) -> tuple[int, float]:
         """Prompts ahead of a waiting request: how many of them wait, and the seconds of work of all of them."""
-        return self._backlog.before(state, self.policy, self.classes, now)
+        return self._backlog.before(state, self.policy, now, self.classes)
 
     def order(self, now: float) -> PolicyOrder:
         """All prompts in the order of their classes and the policy."""
-        return self._backlog.order(self.policy, self.classes, now)
+        return self._backlog.order(self.policy, now, self.classes)
 
     def over_quota(self) -> list[RequestState]:
         """Prompts that must give up their pages, because the policy's quota is exceeded.
@@ -276,7 +276,7 @@ class Backlog:
         times = table[ARRIVAL], table[DUE], table[REMAINING], table[TOTAL]
         return Columns(*times, table[TOKENS], table[NUMBER], table[LAST_TICK] != NEVER)
 
-    def before(self, state: RequestState, policy: Policy, classes: PriorityClasses, now: float) -> tuple[int, float]:
+    def before(self, state: RequestState, policy: Policy, now: float, classes: PriorityClasses) -> tuple[int, float]:
         """As `PrefillQueue.before`."""
         count, row = len(self._states), self._row(state)
         table = self._table[:, :count]
@@ -287,11 +287,12 @@ class Backlog:
             first = (ranks < ranks[row]) | ((ranks == ranks[row]) & first)
         return int(np.sum(first & (table[LAST_TICK] == NEVER))), float(np.sum(table[REMAINING], where=first))
 
-    def order(self, policy: Policy, classes: PriorityClasses, now: float) -> PolicyOrder:
-        """The requests by class, then by policy, least priority first."""
+    def order(self, policy: Policy, now: float, classes: PriorityClasses | None = None) -> PolicyOrder:
+        """The requests by class, if there are classes, then by policy, least priority first."""
         columns = self.columns
         priorities = policy.order(columns, now)
-        ranks = classes.ranks(self._table[PRIORITY, : len(self._states)], columns.number, now)
+        row = self._table[PRIORITY, : len(self._states)]
+        ranks = None if classes is None else classes.ranks(row, columns.number, now)
         return PolicyOrder(self._states, priorities, columns.admitted, ranks)
 
     def _row(self, state: RequestState) -> int:

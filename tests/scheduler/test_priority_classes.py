@@ -125,6 +125,7 @@ def decoding(number: int, priority: int) -> RequestState:
 def test_decodes_that_do_not_all_fit_go_by_class_and_none_waits_for_ever() -> None:
     queue = DecodeQueue(1, patience=5)
     states = [decoding(number, priority) for number, priority in enumerate([2, 0, -1, 0, 1])]
+    assert queue.begin() == []
     queue.end((), states)
     planned: list[int] = []
     for _ in range(40):
@@ -132,9 +133,10 @@ def test_decodes_that_do_not_all_fit_go_by_class_and_none_waits_for_ever() -> No
         assert len(due) == 5
         planned += [state.number for state in due[:2]]
         queue.end(due[2:], due[:2])
-    assert planned[:2] == [2, 1] and planned[2:4] == [2, 1]
+    assert planned[:4] == [2, 1, 2, 3], "of one class in the order in which they became due"
     gaps = {n: np.diff([-1, *(at // 2 for at, one in enumerate(planned) if one == n)]).max() for n in range(5)}
     assert max(gaps.values()) <= 5 + 2 * 5 and gaps[2] < gaps[0]
+    queue.begin()
     queue.end(states, ())
     assert queue.begin() == states, "in the order in which they came, if there are no classes"
 
