@@ -30,7 +30,7 @@ def busy():
 
 @pytest.fixture(scope="module")
 def free():
-    with ServerProcess(*SIMULATED, "--tick-ms", 1, "--context", 512) as started:
+    with ServerProcess(*SIMULATED, "--tick-ms", 1, "--context", 512, "--access-log", "text") as started:
         yield started
 
 
