@@ -16,6 +16,9 @@ MAX_STOP_TOKENS = 16
 MAX_STOP_STRINGS = 16
 MAX_STOP_STRING_LENGTH = 256
 MAX_LOGPROBS = 20
+MAX_BIASED = 300
+MAX_ALLOWED = 1024
+MOST_BIAS = 100.0
 MAX_SEED = 2**63 - 1
 MAX_OUTPUTS = 8  # of a request
 _SAMPLING, _END = "Sampling", "Where to end"
@@ -37,6 +40,7 @@ class SamplingParams:
     `temperature` 0 is greedy; `top_k` 0 or -1 is off; `logprobs` None is off, and 0 gives only the chosen token's;
     with `seed` None the engine draws one for the request. Presence and frequency penalties look at generated tokens
     (OpenAI's definition), the repetition penalty at prompt and generated ones (CTRL, arXiv 1909.05858).
+    `logit_bias` has pairs of a token id and what is added to its logit; `allowed_token_ids` None allows every token.
 
     Raises:
         InvalidRequestError: a value is out of its range.
@@ -99,6 +103,18 @@ class SamplingParams:
         at_most=MAX_LOGPROBS,
         panel=_SAMPLING,
     )
+    logit_bias: tuple[tuple[int, float], ...] = setting(
+        (), "Added to this token's logit; [-100, 100]; repeatable.", metavar="ID=BIAS", panel=_SAMPLING
+    )
+    allowed_token_ids: tuple[int, ...] | None = setting(
+        None,
+        "Sample from these tokens only; repeatable.",
+        at_least=0,
+        at_most=2**31 - 1,
+        option="allowed_token_id",
+        metavar="ID",
+        panel=_SAMPLING,
+    )
 
     def __post_init__(self) -> None:
         for declared in fields(self):
@@ -115,6 +131,12 @@ class SamplingParams:
             raise InvalidRequestError(f"{len(self.stop)} stop strings; allowed are {MAX_STOP_STRINGS}")
         if min(self.stop_token_ids, default=0) < 0:
             raise InvalidRequestError(f"stop token id {min(self.stop_token_ids)}; allowed are 0 and more")
+        self._check_logit_bias()
+        allowed = self.allowed_token_ids
+        if allowed is not None and not 1 <= len(allowed) <= MAX_ALLOWED:
+            raise InvalidRequestError(f"allowed_token_ids has {len(allowed)} ids; allowed are 1 to {MAX_ALLOWED}")
+        if min(allowed or (0,)) < 0:
+            raise InvalidRequestError(f"allowed_token_ids has {min(allowed or ())}; allowed are 0 and more")
         for text in self.stop:
             try:
                 text.encode("utf-8")
@@ -125,6 +147,20 @@ class SamplingParams:
             if not 1 <= len(text) <= MAX_STOP_STRING_LENGTH:
                 raise InvalidRequestError(
                     f"a stop string has {len(text)} characters; allowed are 1 to {MAX_STOP_STRING_LENGTH}"
+                )
+
+    def _check_logit_bias(self) -> None:
+        biased = {token for token, _ in self.logit_bias}
+        if len(self.logit_bias) > MAX_BIASED:
+            raise InvalidRequestError(f"logit_bias has {len(self.logit_bias)} entries; allowed are {MAX_BIASED}")
+        if len(biased) < len(self.logit_bias):
+            raise InvalidRequestError("logit_bias has two entries of one token id; give each id once")
+        if min(biased, default=0) < 0:
+            raise InvalidRequestError(f"logit_bias has token id {min(biased)}; allowed are 0 and more")
+        for token, bias in self.logit_bias:
+            if not -MOST_BIAS <= bias <= MOST_BIAS:
+                raise InvalidRequestError(
+                    f"logit_bias of token id {token} is {bias}; allowed is [-{MOST_BIAS:g}, {MOST_BIAS:g}]"
                 )
 
     @classmethod

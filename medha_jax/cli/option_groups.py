@@ -106,11 +106,13 @@ class _Option:
     parameter: inspect.Parameter
     setting: Setting
     many: bool = False
+    pairs: bool = False
+    absent: tuple[()] | None = ()  # a list that was not stated
 
     def read(self, given: Mapping[str, Any]) -> Any:
         value = given[self.parameter.name]
         if self.many:
-            return tuple(map(self._one, value or ()))
+            return tuple(map(self._one, value)) if value else self.absent
         return value if value is None else self._one(value)
 
     def check(self, value: Any) -> None:
@@ -119,15 +121,27 @@ class _Option:
         Raises:
             typer.BadParameter: states the range.
         """
-        for one in value if self.many else (value,):
+        for one in value or () if self.many else (value,):
             if isinstance(one, (int, float)) and not self.setting.allows(one):
                 flag = f"'--{self.parameter.name.replace('_', '-')}'"
                 raise typer.BadParameter(f"{one} is out of range; allowed is {self.setting.interval}", param_hint=flag)
 
     def _one(self, value: Any) -> Any:
+        if self.pairs:
+            return self._pair(value)
         if self.setting.choices:
             return str(value)
         return value if self.setting.per == 1 else value / self.setting.per
+
+    def _pair(self, text: str) -> tuple[int, float]:
+        """A whole number and a number from ID=NUMBER."""
+        key, _, number = text.partition("=")
+        try:
+            return int(key), float(number)
+        except ValueError:
+            flag = f"'--{self.parameter.name.replace('_', '-')}'"
+            message = f"{text[:40]!r} is no {self.setting.metavar}, such as 5=-1.5"
+            raise typer.BadParameter(message, param_hint=flag) from None
 
 
 class _Group:
@@ -186,9 +200,13 @@ def _option(declared: dataclasses.Field[Any], annotation: Any, shown: Shown) -> 
     if stated is None:
         return None
     name = shown.options.get(declared.name, stated.option or declared.name)
-    kind, many = annotation, get_origin(annotation) is tuple
+    kind, optional = annotation, get_origin(annotation) in (Union, UnionType)
+    lists = [one for one in (get_args(annotation) if optional else (annotation,)) if get_origin(one) is tuple]
+    many, pairs = bool(lists), False
     if many:
-        kind = list[get_args(annotation)[0]] | None  # type: ignore[misc]
+        element = get_args(lists[0])[0]
+        pairs = get_origin(element) is tuple
+        kind = list[str if pairs else element] | None  # type: ignore[misc]
     if get_origin(kind) is Literal:
         kind = str
     if stated.choices and stated.metavar is None:  # with a metavar, the group itself refuses unknown values
@@ -215,7 +233,7 @@ def _option(declared: dataclasses.Field[Any], annotation: Any, shown: Shown) -> 
     parameter = inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, told]
     )
-    return _Option(parameter, stated, many)
+    return _Option(parameter, stated, many, pairs, None if optional else ())
 
 
 def _with(annotation: Any, words: Any) -> Any:

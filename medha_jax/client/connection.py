@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -105,6 +105,8 @@ class Settings:
         priority: class of the request, -2 to 2; a lower one goes first.
         progress: whether `PromptProgress` comes before the first token, at most once a second.
         n: outputs of the prompt, told apart by `Delta.index` and `Finished.index`; None is one.
+        logit_bias: what is added to the logits of these token ids.
+        allowed_token_ids: the only tokens that are sampled; at least one.
     """
 
     max_tokens: int | None = None
@@ -132,6 +134,8 @@ class Settings:
     progress: bool | None = None
     n: int | None = None
     priority: int | None = None
+    logit_bias: Mapping[int, float] | None = None
+    allowed_token_ids: Sequence[int] | None = None
 
     def message(self) -> pb.GenerateSettings:
         """The settings as a message.
@@ -143,7 +147,10 @@ class Settings:
         sampling = {name: getattr(self, name) for name in pb.SamplingSettings.DESCRIPTOR.fields_by_name}
         if self.top_k is not None:
             sampling["top_k"] = min(self.top_k, MOST_TOP_K)
+        sampling["logit_bias"] = dict(self.logit_bias or {})
         check_fields(pb.SamplingSettings, sampling)
+        if self.allowed_token_ids is not None:
+            sampling["allowed_token_ids"] = pb.AllowedTokens(ids=self.allowed_token_ids)
         own = {"request_id": self.request_id, "cache_salt": self.cache_salt, "priority": self.priority}
         check_fields(pb.GenerateSettings, own)
         check_fields(pb.GenerateRequest, {"n": self.n})

@@ -33,11 +33,13 @@ def check_fields(kind: type[Message], values: dict[str, Any]) -> None:
     """
     for field in kind.DESCRIPTOR.fields:
         value = values.get(field.name)
-        for one in value if field.is_repeated and value is not None else (value,):
+        # a map is checked by its keys, and a message of one list by that list
+        one_of = field.message_type.fields[0] if field.message_type else field
+        for one in value if value is not None and (field.is_repeated or one_of.is_repeated) else (value,):
             if isinstance(one, str):
                 check_text(field.name, one)
-            elif isinstance(one, int) and field.cpp_type in _WHOLE:
-                low, high = _WHOLE[field.cpp_type]
+            elif isinstance(one, int) and one_of.cpp_type in _WHOLE:
+                low, high = _WHOLE[one_of.cpp_type]
                 if not low <= one <= high:
                     raise InvalidSettingError(f"{field.name} is {_short(one)}; a message holds {low} to {high}")
 

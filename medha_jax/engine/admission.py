@@ -24,7 +24,15 @@ def check_request(request: GenerationRequest, vocab: int, context: int) -> None:
     if not len(prompt):
         raise InvalidRequestError("the prompt is empty; at least one token is needed")
     check_ids("token id", prompt, vocab)
-    check_ids("stop token id", request.sampling.stop_token_ids, vocab)
+    sampling = request.sampling
+    check_ids("stop token id", sampling.stop_token_ids, vocab)
+    check_ids("logit_bias: token id", [token for token, _ in sampling.logit_bias], vocab)
+    allowed = sampling.allowed_token_ids or ()
+    check_ids("allowed_token_ids: token id", allowed, vocab)
+    if allowed and sampling.min_tokens and {*request.eos_ids, *sampling.stop_token_ids}.issuperset(allowed):
+        raise InvalidRequestError(
+            f"min_tokens is {sampling.min_tokens}, but all of allowed_token_ids end the request; allowed is 0"
+        )
     if len(prompt) >= context:
         raise InvalidRequestError(
             f"the prompt has {len(prompt)} tokens; allowed are {context - 1}, one less than the context"

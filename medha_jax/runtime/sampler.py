@@ -43,7 +43,7 @@ def sample(logits: Float[Array, "samples vocab"], state: SlotState, slots: Array
         slots: slot of each row; a number beyond the slots for rows whose token is not read.
         positions: position of the chosen token in its request.
     """
-    penalised = _penalise(logits, state, slots)
+    penalised = _penalise(_restrict(logits, state, slots), state, slots)
     penalised = _forbid_ends(penalised, state, slots, positions)
     temperature = state.column("temperature", slots)
     token = lax.cond(
@@ -59,6 +59,24 @@ def sample(logits: Float[Array, "samples vocab"], state: SlotState, slots: Array
 
 def _greedy(logits: Array) -> Array:
     return jnp.argmax(logits, -1).astype(jnp.int32)
+
+
+def _restrict(logits: Array, state: SlotState, slots: Array) -> Array:
+    """Add the rows' logit biases, and leave out tokens that they do not allow."""
+    biased, allowed = state.column("biased", slots), state.column("allowed", slots)
+    row = jnp.arange(logits.shape[0])[:, None]
+
+    def listed(name: str, count: Array) -> Array:
+        tokens = state.tokens(name, slots)
+        return jnp.where(jnp.arange(tokens.shape[1]) < count[:, None], tokens, logits.shape[1])
+
+    def apply() -> Array:
+        changed = logits.at[row, listed("biased_tokens", biased)].add(state.biases(slots), mode="drop")
+        kept = jnp.zeros(logits.shape, bool).at[row, listed("allowed_tokens", allowed)].set(True, mode="drop")
+        return jnp.where(kept | (allowed == 0)[:, None], changed, -jnp.inf)
+
+    restricted: Array = lax.cond(jnp.any((biased > 0) | (allowed > 0)), apply, lambda: logits)
+    return restricted
 
 
 def _penalise(logits: Array, state: SlotState, slots: Array) -> Array:
@@ -81,7 +99,7 @@ def _forbid_ends(logits: Array, state: SlotState, slots: Array, positions: Array
     early = positions - state.column("prompt", slots) < state.column("min_tokens", slots)
 
     def apply() -> Array:
-        ends = state.end_tokens(slots)
+        ends = state.tokens("end_tokens", slots)
         ends = jnp.where(early[:, None] & (ends >= 0), ends, logits.shape[1])
         return logits.at[jnp.arange(logits.shape[0])[:, None], ends].set(-jnp.inf, mode="drop")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from medha_jax.attention import Pool
-from medha_jax.plan import MAX_STOP_TOKENS, Admission
+from medha_jax.plan import MAX_ALLOWED, MAX_BIASED, MAX_STOP_TOKENS, Admission
 from medha_jax.token_ids import array_of
 
 INT32 = 2**31 - 1  # largest value
@@ -28,7 +28,18 @@ FLOATS = {
 }
 # Below these a setting acts as its limit at 0 does: float32 would make 0 of it, which keeps no token, or divides by 0.
 LEAST = {"top_p": 1e-30, "repetition_penalty": 1e-30}
-INTEGERS = {"top_k": 0, "seed_high": 0, "seed_low": 0, "prompt": 0, "min_tokens": 0, "logprobs": -1}
+INTEGERS = {
+    "top_k": 0,
+    "seed_high": 0,
+    "seed_low": 0,
+    "prompt": 0,
+    "min_tokens": 0,
+    "logprobs": -1,
+    "biased": 0,  # entries of the lists below
+    "allowed": 0,
+}
+# Lists of a slot, after its columns: their names and sizes.
+LISTS = {"end_tokens": MAX_END_TOKENS, "biased_tokens": MAX_BIASED, "allowed_tokens": MAX_ALLOWED}
 
 
 @jax.tree_util.register_dataclass
@@ -37,7 +48,8 @@ class SlotState:
     """Sampling state of every slot: settings written at admission, and token counts that ticks update.
 
     Outside a tick each array has a leading axis of groups. `floats` holds the columns FLOATS. `integers` holds
-    INTEGERS, then the request's end tokens. `generated` counts each token; `prompted` is 1 for tokens of the prompt.
+    INTEGERS, then the token ids of LISTS; `floats` ends with the biases of `biased_tokens`. `generated` counts each
+    token; `prompted` is 1 for tokens of the prompt.
     """
 
     floats: Float[Array, "slots floats"]
@@ -50,9 +62,20 @@ class SlotState:
         values, columns = (self.floats, FLOATS) if name in FLOATS else (self.integers, INTEGERS)
         return values.at[slots, list(columns).index(name)].get(mode="fill", fill_value=columns[name])
 
-    def end_tokens(self, slots: Array) -> Array:
-        """Token ids that end the requests `[slots, MAX_END_TOKENS]`; -1 pads."""
-        return self.integers[slots, len(INTEGERS) :]
+    def tokens(self, name: str, slots: Array) -> Array:
+        """One of LISTS of the given slots `[slots, its size]`; -1 pads. Meaningless for numbers beyond the slots."""
+        return self.integers[slots, _place(name)]
+
+    def biases(self, slots: Array) -> Array:
+        """What is added to the logits of the slots' `biased_tokens`; 0 pads."""
+        return self.floats[slots, len(FLOATS) :]
+
+
+def _place(name: str) -> slice:
+    """Where one of LISTS lies in the integers of a slot."""
+    names = list(LISTS)
+    start = len(INTEGERS) + sum(LISTS[before] for before in names[: names.index(name)])
+    return slice(start, start + LISTS[name])
 
 
 @jax.tree_util.register_dataclass
@@ -76,8 +99,8 @@ class DeviceState:
 def empty_slots(groups: int, slots: int, vocab: int) -> SlotState:
     """State of unused slots, for every group."""
     return SlotState(
-        floats=jnp.zeros((groups, slots, len(FLOATS)), jnp.float32),
-        integers=jnp.zeros((groups, slots, len(INTEGERS) + MAX_END_TOKENS), jnp.int32),
+        floats=jnp.zeros((groups, slots, len(FLOATS) + MAX_BIASED), jnp.float32),
+        integers=jnp.zeros((groups, slots, len(INTEGERS) + sum(LISTS.values())), jnp.int32),
         generated=jnp.zeros((groups, slots, vocab), jnp.int32),
         prompted=jnp.zeros((groups, slots, vocab), jnp.int8),
     )
@@ -92,7 +115,7 @@ def admission_arrays(admission: Admission, vocab: int) -> tuple[np.ndarray, ...]
     sampling = admission.sampling
     if sampling.seed is None and sampling.temperature > 0:
         raise ValueError("a request that samples has no seed; two of them would share their noise")
-    seed = sampling.seed or 0
+    seed, allowed = sampling.seed or 0, sampling.allowed_token_ids or ()
     high, low = np.array([seed >> 32, seed & 0xFFFFFFFF], np.uint32).view(np.int32)
     values = {
         "top_k": max(0, min(sampling.top_k, INT32)),  # a larger one means the same as "all"
@@ -101,14 +124,23 @@ def admission_arrays(admission: Admission, vocab: int) -> tuple[np.ndarray, ...]
         "prompt": admission.prompt,
         "min_tokens": min(sampling.min_tokens, INT32),
         "logprobs": -1 if sampling.logprobs is None else sampling.logprobs,
+        "biased": len(sampling.logit_bias),
+        "allowed": len(allowed),
     }
-    integers = np.full(len(INTEGERS) + MAX_END_TOKENS, -1, np.int32)
+    lists = {
+        "end_tokens": kept_end_tokens(admission.end_tokens),
+        "biased_tokens": [token for token, _ in sampling.logit_bias],
+        "allowed_tokens": allowed,
+    }
+    integers = np.full(len(INTEGERS) + sum(LISTS.values()), -1, np.int32)
     integers[: len(INTEGERS)] = [values[name] for name in INTEGERS]
-    ends = kept_end_tokens(admission.end_tokens)
-    integers[len(INTEGERS) : len(INTEGERS) + len(ends)] = ends
+    for name, tokens in lists.items():
+        integers[_place(name)][: len(tokens)] = tokens
     generated = np.bincount(array_of(admission.generated), minlength=vocab).astype(np.int32)
     prompted = np.bincount(array_of(admission.prompted), minlength=vocab) > 0
-    floats = np.array([max(getattr(sampling, name), LEAST.get(name, -math.inf)) for name in FLOATS], np.float32)
+    floats = np.zeros(len(FLOATS) + MAX_BIASED, np.float32)
+    floats[: len(FLOATS)] = [max(getattr(sampling, name), LEAST.get(name, -math.inf)) for name in FLOATS]
+    floats[len(FLOATS) :][: len(sampling.logit_bias)] = [bias for _, bias in sampling.logit_bias]
     return np.array(admission.slot, np.int32), floats, integers, generated, prompted.astype(np.int8)
 
 
@@ -149,9 +181,8 @@ def note_inputs(state: SlotState, slots: Array, tokens: Array, positions: Array,
     """Count tokens sent by the host: those of the prompt, and generated tokens of a request that is recomputed."""
     nobody = state.generated.shape[0]
     prompt = positions < state.column("prompt", slots)
-    return SlotState(
-        floats=state.floats,
-        integers=state.integers,
+    return replace(
+        state,
         generated=state.generated.at[jnp.where(given & ~prompt, slots, nobody), tokens].add(1, mode="drop"),
         prompted=state.prompted.at[jnp.where(given & prompt, slots, nobody), tokens].set(1, mode="drop"),
     )
@@ -159,9 +190,4 @@ def note_inputs(state: SlotState, slots: Array, tokens: Array, positions: Array,
 
 def note_outputs(state: SlotState, slots: Array, tokens: Array) -> SlotState:
     """Count the tokens sampled for these slots; ignores numbers beyond the slots."""
-    return SlotState(
-        floats=state.floats,
-        integers=state.integers,
-        generated=state.generated.at[slots, tokens].add(1, mode="drop"),
-        prompted=state.prompted,
-    )
+    return replace(state, generated=state.generated.at[slots, tokens].add(1, mode="drop"))

@@ -25,8 +25,10 @@ ON_DEADLINE: dict[int, OnDeadline] = {
     pb.ON_DEADLINE_CONTINUE: "continue",
     pb.ON_DEADLINE_DROP: "drop",
 }
-# optional sampling fields of a request; they have the names of `SamplingParams`
-_OPTIONAL = [field.name for field in pb.SamplingSettings.DESCRIPTOR.fields if field.has_presence]
+# optional numbers and switches of a request's sampling; they have the names of `SamplingParams`
+_OPTIONAL = [
+    field.name for field in pb.SamplingSettings.DESCRIPTOR.fields if field.has_presence and not field.message_type
+]
 M = TypeVar("M", bound=Message)
 
 
@@ -167,8 +169,14 @@ class RequestParser:
                 f"prompt and output have {prompt} + {wanted} tokens; the context has {self.model.context}, "
                 f"so max_tokens may be {room}"
             )
+        if stated.HasField("allowed_token_ids"):
+            values["allowed_token_ids"] = tuple(stated.allowed_token_ids.ids)
         sampling = dataclasses.replace(
-            self.model.sampling, stop=tuple(stated.stop), stop_token_ids=tuple(stated.stop_token_ids), **values
+            self.model.sampling,
+            stop=tuple(stated.stop),
+            stop_token_ids=tuple(stated.stop_token_ids),
+            logit_bias=tuple(sorted(stated.logit_bias.items())),
+            **values,
         )
         check_stops(sampling, self.model.tokenizer)
         return sampling

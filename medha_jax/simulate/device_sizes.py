@@ -16,7 +16,7 @@ from medha_jax.specs.layout import Layout
 from medha_jax.specs.model import Architecture
 from medha_jax.specs.sizes import ITEM_BYTES, Sizes, pages_for
 
-SLOT_COLUMNS = 6 + 6 + 24  # 4-byte settings of a slot
+SLOT_COLUMNS = 6 + 8 + 24 + 2 * 300 + 1024  # 4-byte settings of a slot; the last three are its lists
 COUNTS = 4 + 1  # bytes per vocabulary entry: how often it was generated, whether it was in the prompt
 
 

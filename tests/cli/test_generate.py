@@ -57,6 +57,11 @@ def test_a_seed_repeats_a_sampled_text(generate):
     assert one == again != other
 
 
+def test_biases_and_allowed_tokens_decide_what_is_sampled(generate):
+    flags = ("--prompt", "fox", "--max-tokens", 6, "--json", "--allowed-token-id", 9, "--allowed-token-id", 7)
+    assert json.loads(generate(*flags, "--logit-bias", "7=100", "--logit-bias", "8=100").stdout)["token_ids"] == [7] * 6
+
+
 def test_without_a_seed_one_is_drawn_and_told(generate):
     flags = ("--prompt", "fox", "--max-tokens", 16, "--temperature", 1, "--ignore-eos", "--json")
     one, other = (json.loads(generate(*flags).stdout) for _ in range(2))

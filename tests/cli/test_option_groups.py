@@ -64,6 +64,8 @@ class Brush:
     dry_s: float = setting(0.5, "Until it is dry.", above=0, option="dry_ms", per=1000)
     marks: tuple[int, ...] = setting((), "Where; repeatable.", at_least=0, option="mark")
     new: bool = setting(False, "Never used.", switch=True)
+    tints: tuple[tuple[int, float], ...] = setting((), "How much of which.", option="tint", metavar="ID=PART")
+    only: tuple[int, ...] | None = setting(None, "None but these.", at_least=0)
     made: str = "by hand"  # no setting, so no option
 
     def __post_init__(self):
@@ -94,8 +96,11 @@ def test_settings_have_units_choices_lists_and_switches():
     assert given([], Brush) == Brush()
     stated = ["--hair", "hard", "--dry-ms", "20", "--mark", "3", "--mark", "4", "--new"]
     assert given(stated, Brush) == Brush("hard", 0.02, (3, 4), True)
-    assert option_names(Brush) == ["hair", "dry_ms", "mark", "new"]
-    for wrong in (["--hair", "none"], ["--mark", "-1"], ["--no-new"], ["--made", "x"]):
+    pairs = ["--tint", "3=0.5", "--tint", "4=-1e1", "--only", "7", "--only", "5"]
+    assert given(pairs, Brush) == Brush(tints=((3, 0.5), (4, -10.0)), only=(7, 5))
+    assert option_names(Brush) == ["hair", "dry_ms", "mark", "new", "tint", "only"]
+    wrong_pairs = (["--tint", text] for text in ("3", "3=", "=1", "3=x", "x=1", "3=1=2", "1.5=2"))
+    for wrong in (["--hair", "none"], ["--mark", "-1"], ["--no-new"], ["--made", "x"], ["--only", "-1"], *wrong_pairs):
         with pytest.raises(CLICK_ERROR):
             given(wrong, Brush)
     with pytest.raises(ConfigError, match="dry_s is 0.0; it must be above 0"):
@@ -113,7 +118,7 @@ def test_a_command_may_show_a_group_its_own_way():
 
 
 def test_values_may_come_as_a_mapping_of_what_was_stated():
-    unset = {"hair": None, "dry_s": None, "marks": (), "new": False}
+    unset = {"hair": None, "dry_s": None, "marks": (), "new": False, "tints": (), "only": None}
     wanted = Annotated[dict[str, Any], Shown(of=Brush, unset=True)]
     assert given([], wanted) == unset
     assert given(["--dry-ms", "0"], wanted) == unset | {"dry_s": 0.0}  # whoever makes a brush of it refuses it

@@ -69,6 +69,13 @@ def test_a_prompt_beyond_the_largest_message_is_told_as_the_server_tells_it(free
         (["--temperature", "nan"], "temperature is nan; allowed is [0, 100]"),
         (["--temperature", "1e400"], "temperature is inf; allowed is [0, 100]"),
         (["--top-p", 0], "top_p is 0.0; allowed is (0, 1]"),
+        (
+            ["--logit-bias", "5=1", "--logit-bias", "5=2"],
+            "logit_bias has two entries of one token id; give each id once",
+        ),
+        (["--logit-bias", f"{2**32}=1"], "logit_bias is 4294967296; a message holds 0 to 4294967295"),
+        (["--logit-bias", "5000=1"], "INVALID_ARGUMENT: logit_bias: token id 5000 is outside the vocabulary"),
+        (["--allowed-token-id", 5000], "INVALID_ARGUMENT: allowed_token_ids: token id 5000 is outside the vocabulary"),
         (["--stop", BAD_TEXT], "a stop string is not valid Unicode (lone surrogates); give UTF-8 text"),
         (["--priority", 3], "Invalid value for '--priority': "),
         (["--timeout", "nan"], "Invalid value for '--timeout': "),

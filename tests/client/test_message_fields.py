@@ -22,6 +22,11 @@ REFUSED = ("INVALID_ARGUMENT", "OUT_OF_RANGE")
 
 def of_field(field):
     """Absurd values for a field of a message, as Python users may give them."""
+    if field.message_type and field.message_type.GetOptions().map_entry:
+        pairs = st.tuples(st.sampled_from(WHOLE), st.sampled_from(REAL))
+        return st.none() | st.lists(pairs, max_size=3).map(dict)
+    if field.message_type:
+        return st.none() | of_field(field.message_type.fields[0])
     if field.type == FieldDescriptor.TYPE_STRING:
         values = st.sampled_from(TEXTS)
     elif field.type == FieldDescriptor.TYPE_DOUBLE:

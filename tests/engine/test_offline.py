@@ -133,6 +133,20 @@ def test_end_of_sequence_and_the_context_end_a_generation(executor: MeshExecutor
         (GenerationRequest(range(200, 300), SamplingParams()), "token id 256 is outside the vocabulary"),
         (GenerationRequest(range(2, -2, -1), SamplingParams()), "token id -1 is outside the vocabulary"),
         (GenerationRequest((1,), SamplingParams(stop_token_ids=(256,))), "stop token id 256 is outside the vocabulary"),
+        (
+            GenerationRequest((1,), SamplingParams(logit_bias=((255, 1.0), (256, 1.0)))),
+            "logit_bias: token id 256 is outside the vocabulary",
+        ),
+        (
+            GenerationRequest((1,), SamplingParams(allowed_token_ids=(256,))),
+            "allowed_token_ids: token id 256 is outside the vocabulary; allowed are 0 to 255",
+        ),
+        (
+            GenerationRequest(
+                (1,), SamplingParams(allowed_token_ids=(2, 3), min_tokens=1, stop_token_ids=(3,)), eos_ids=(2,)
+            ),
+            "min_tokens is 1, but all of allowed_token_ids end the request; allowed is 0",
+        ),
         (GenerationRequest((1,) * 2048, SamplingParams()), "has 2048 tokens; allowed are 2047"),
         (GenerationRequest((1,) * 300, SamplingParams(), chunks=(200,)), "allowed are 1 to 128 tokens"),
         (GenerationRequest((1,), SamplingParams(), chunks=(0,)), "whole numbers from 1"),

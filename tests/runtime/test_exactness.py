@@ -61,10 +61,10 @@ def mix() -> list[Arrival]:
     """One request that spreads over every group, one that grows over a border while decoding, short ones in between."""
     rng = np.random.default_rng(0)
     return [
-        Arrival(0, request(rng, 30, 24)),
+        Arrival(0, request(rng, 30, 24, logit_bias=((3, -100.0), (200, 1.5)))),
         Arrival(0, request(rng, 960, 12)),
         Arrival(1, request(rng, 120, 12, chunks=(1, 7, 64), frequency_penalty=0.5)),
-        Arrival(4, request(rng, 3, 20, chunks=(1,))),
+        Arrival(4, request(rng, 3, 20, chunks=(1,), allowed_token_ids=tuple(range(0, 250, 2)))),
         Arrival(9, request(rng, 500, 16, chunks=(60, 33), repetition_penalty=1.2)),
         Arrival(15, request(rng, 64, 5, chunks=(64,))),
     ]

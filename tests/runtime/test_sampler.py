@@ -12,9 +12,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medha_jax.plan import Admission, SamplingParams
+from medha_jax.plan import MAX_ALLOWED, MAX_BIASED, Admission, SamplingParams
 from medha_jax.runtime.sampler import Sampled, sample
-from medha_jax.runtime.state import SlotState, admission_arrays, admit, empty_slots, note_inputs, note_outputs
+from medha_jax.runtime.state import (
+    MAX_END_TOKENS,
+    SlotState,
+    admission_arrays,
+    admit,
+    empty_slots,
+    note_inputs,
+    note_outputs,
+)
 
 VOCAB, SLOTS = 40, 8
 jitted = functools.cache(lambda f: jax.jit(f))
@@ -157,6 +165,97 @@ def test_end_tokens_are_held_back_until_min_tokens() -> None:
     assert [int(draw(logits, state, [0], [p]).token[0]) for p in (10, 11, 12, 13)] == [5, 5, 3, 3]
 
 
+def restricted(logits: np.ndarray, params: SamplingParams) -> np.ndarray:
+    """A row of logits with its biases, and -inf for tokens that are not allowed, by their definitions."""
+    changed = logits.astype(np.float32).copy()
+    for token, bias in params.logit_bias:
+        changed[token] += np.float32(bias)
+    if params.allowed_token_ids is not None:
+        others = np.setdiff1d(np.arange(len(logits)), params.allowed_token_ids)
+        changed[others] = -np.inf
+    return changed
+
+
+tokens_ = st.integers(0, VOCAB - 1)
+restrictions = st.builds(
+    SamplingParams,
+    logit_bias=st.dictionaries(tokens_, st.floats(-100, 100), max_size=VOCAB).map(lambda kept: tuple(kept.items())),
+    allowed_token_ids=st.none() | st.lists(tokens_, min_size=1, max_size=60).map(tuple),
+    temperature=st.sampled_from([0.0, 1.0]),
+    top_k=st.sampled_from([0, 3]),
+    seed=st.integers(0, 99),
+)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(restrictions, min_size=1, max_size=4), st.integers(0, 2**32))
+def test_biases_and_allowed_tokens_follow_their_definitions_beside_any_neighbours(
+    params: list[SamplingParams], number: int
+) -> None:
+    """A row chooses what it would of logits changed on the host; its log-probabilities are those of the model."""
+    rows = list(range(len(params))) * (4 // len(params)) + [SLOTS] * (4 % len(params))
+    logits = np.random.default_rng(number).normal(size=(4, VOCAB)).astype(np.float32) * 5
+    got = draw(logits, state_of(*params), rows, [3] * 4)
+    plain = state_of(*(dataclasses.replace(one, logit_bias=(), allowed_token_ids=None) for one in params))
+    unstated = SamplingParams()
+    stated = [params[slot] if slot < SLOTS else unstated for slot in rows]
+    changed = np.stack([restricted(row, one) for row, one in zip(logits, stated, strict=True)])
+    np.testing.assert_array_equal(got.token, draw(changed, plain, rows, [3] * 4).token)
+    for one, token in zip(stated, np.asarray(got.token).tolist(), strict=True):
+        assert one.allowed_token_ids is None or token in one.allowed_token_ids
+
+
+def test_the_longest_lists_fill_their_places() -> None:
+    vocab, rng = 2000, np.random.default_rng(0)
+    biased, kept = rng.permutation(vocab)[:MAX_BIASED].tolist(), rng.permutation(vocab)[:MAX_ALLOWED].tolist()
+    params = SamplingParams(
+        temperature=0,
+        logit_bias=tuple((token, float(place % 7) - 3) for place, token in enumerate(biased)),
+        allowed_token_ids=tuple(kept),
+    )
+    ends = tuple(range(MAX_END_TOKENS))
+    state = jitted(admit)(empty_slots(1, 2, vocab), *admission_arrays(Admission(1, params, 0, ends), vocab))
+    mine = jax.tree.map(lambda x: x[0], state)
+    for row in rng.normal(size=(5, vocab)).astype(np.float32):
+        token = jitted(sample)(jnp.asarray(row)[None], mine, jnp.array([1]), jnp.array([0])).token[0]
+        assert token == restricted(row, params).argmax()
+    assert mine.tokens("end_tokens", jnp.array([1])).tolist() == [list(ends)]
+
+
+def test_biases_come_before_penalties_and_the_least_is_no_ban() -> None:
+    logits = np.full((1, VOCAB), -9, np.float32)
+    logits[0, :3] = 3.0, 2.0, 1.5
+    params = SamplingParams(temperature=0, repetition_penalty=2.0, logit_bias=((0, 1.0), (2, 0.75)))
+    admission = Admission(0, dataclasses.replace(params, seed=1), 1, (), [0])
+    state = jitted(admit)(empty_slots(1, SLOTS, VOCAB), *admission_arrays(admission, VOCAB))
+    # 0: (3 + 1) / 2 = 2, not 3 / 2 + 1 = 2.5; 1: 2; 2: 1.5 + 0.75 = 2.25
+    assert draw(logits, jax.tree.map(lambda x: x[0], state), [0], [1]).token[0] == 2
+    least = state_of(SamplingParams(temperature=0, logit_bias=((0, -100.0),)))
+    assert draw(logits, least, [0], [0]).token[0] == 1
+    logits[0, 0] = 103
+    assert draw(logits, least, [0], [0]).token[0] == 0
+
+
+def test_an_end_that_is_not_allowed_is_never_sampled_and_an_allowed_one_waits_for_min_tokens() -> None:
+    logits = np.zeros((1, VOCAB), np.float32)
+    logits[0, [3, 4, 5]] = 9, 8, 7
+    stated = SamplingParams(temperature=0, min_tokens=1, allowed_token_ids=(4, 5))
+    state = state_of(stated, prompt=10, ends=(3, 4))
+    assert [int(draw(logits, state, [0], [p]).token[0]) for p in (10, 11)] == [5, 4]
+
+
+def test_rows_that_restrict_nothing_do_no_work_for_it() -> None:
+    """Outside of conditions the sampler scatters nothing, and reads no list of a slot and no counts."""
+    rows = jnp.zeros(4, jnp.int32)
+    traced = jax.make_jaxpr(sample)(jnp.zeros((4, VOCAB)), state_of(SamplingParams(temperature=0)), rows, rows)
+    outside = [equation for equation in traced.eqns if equation.primitive.name != "cond"]
+    inside = [equation for equation in traced.eqns if equation.primitive.name == "cond"]
+    assert not [equation for equation in outside if "scatter" in equation.primitive.name]
+    read = [value for equation in outside for value in equation.outvars if equation.primitive.name == "gather"]
+    assert read and all(value.aval.shape == (4,) for value in read)
+    assert len(inside) == 5  # restrict, penalise, forbid, draw, log-probabilities
+
+
 def test_logprobs_of_the_likeliest_tokens() -> None:
     logits = np.random.default_rng(3).normal(size=(1, VOCAB)).astype(np.float32)
     got = draw(logits, state_of(SamplingParams(temperature=0.1, logprobs=4)), [0], [0])
@@ -170,6 +269,7 @@ def test_logprobs_of_the_likeliest_tokens() -> None:
 def test_rows_of_no_slot_ask_for_nothing() -> None:
     logits = np.random.default_rng(4).normal(size=(2, VOCAB)).astype(np.float32)
     asking = SamplingParams(temperature=50, repetition_penalty=2, presence_penalty=2, logprobs=5, min_tokens=9)
+    asking = dataclasses.replace(asking, logit_bias=((3, 100.0),), allowed_token_ids=(3,))
     state = state_of(SamplingParams(temperature=0), *[asking] * (SLOTS - 1), ends=(int(logits[1].argmax()),))
     for beyond in (SLOTS, SLOTS + 1):
         got = draw(logits, state, [0, beyond], [3, 3])

@@ -58,3 +58,13 @@ def test_a_stop_that_no_text_can_have_is_refused() -> None:
     shown = whole("fox", pb.SamplingSettings(stop=stop, skip_special_tokens=False))
     assert shown.sampling.stop == ("</s>\n",)
     assert whole("fox", pb.SamplingSettings(stop=["</s>"])).sampling.stop == ("</s>",)
+
+
+def test_biases_and_allowed_tokens_are_taken_where_they_are_stated() -> None:
+    plain = whole("fox").sampling
+    assert (plain.logit_bias, plain.allowed_token_ids) == ((), None)
+    stated = pb.SamplingSettings(logit_bias={7: 1.5, 3: -100}, allowed_token_ids=pb.AllowedTokens(ids=[9, 7]))
+    sampling = whole("fox", stated).sampling
+    assert (sampling.logit_bias, sampling.allowed_token_ids) == (((3, -100.0), (7, 1.5)), (9, 7))
+    with pytest.raises(Refusal, match="allowed_token_ids has 0 ids; allowed are 1 to 1024"):
+        whole("fox", pb.SamplingSettings(allowed_token_ids=pb.AllowedTokens()))

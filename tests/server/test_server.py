@@ -52,3 +52,10 @@ def test_it_serves_from_a_thread_until_its_event_is_set(given, tmp_path):
         assert (loader.loads, loader.closes) == (1, 0)
     assert loader.closes == 1
     assert "decode" in trace.read_text()
+
+
+def test_biases_and_allowed_tokens_of_a_client_decide_what_is_sampled(client):
+    *deltas, last = client.generate([5], max_tokens=6, logit_bias={7: 100, 8: 100.0}, allowed_token_ids=[9, 7])
+    assert [token for delta in deltas[1:] for token in delta.token_ids] == [7] * 6 and last.reason == "length"
+    *deltas, last = client.generate([5], max_tokens=6, allowed_token_ids=[1])  # the model's own end
+    assert (last.reason, last.matched) == ("stop", 1)

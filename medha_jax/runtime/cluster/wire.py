@@ -10,6 +10,8 @@ import numpy as np
 
 from medha_jax.config import RuntimeConfig
 from medha_jax.plan import (
+    MAX_ALLOWED,
+    MAX_BIASED,
     MAX_LOGPROBS,
     MAX_STOP_STRING_LENGTH,
     MAX_STOP_STRINGS,
@@ -28,7 +30,6 @@ from medha_jax.token_ids import IdArray, array_of, counted
 LARGEST = 2**63 - 1
 VARINT = 5  # bytes of a non-negative 32-bit number, at most
 COPIES = 1024  # most copies of pages in a message
-REPEATED = {field.name for field in fields(SamplingParams) if isinstance(field.default, tuple)}
 
 
 def encode_sampling(sampling: SamplingParams) -> pb.Sampling:
@@ -36,7 +37,9 @@ def encode_sampling(sampling: SamplingParams) -> pb.Sampling:
     message = pb.Sampling()
     for field in fields(SamplingParams):
         value = getattr(sampling, field.name)
-        if isinstance(value, tuple):
+        if field.name == "logit_bias":
+            message.logit_bias.update(value)
+        elif isinstance(value, tuple):
             getattr(message, field.name).extend(value)
         elif value is not None:
             setattr(message, field.name, min(value, LARGEST))
@@ -48,8 +51,12 @@ def decode_sampling(message: pb.Sampling) -> SamplingParams:
     values: dict[str, Any] = {}
     for field in fields(SamplingParams):
         value, described = getattr(message, field.name), message.DESCRIPTOR.fields_by_name[field.name]
-        if not described.has_presence or message.HasField(field.name):
-            values[field.name] = tuple(value) if field.name in REPEATED else value
+        if field.name == "logit_bias":
+            values[field.name] = tuple(sorted(value.items()))
+        elif described.is_repeated:
+            values[field.name] = tuple(value) or field.default
+        elif not described.has_presence or message.HasField(field.name):
+            values[field.name] = value
     return SamplingParams(**values)
 
 
@@ -184,6 +191,7 @@ def message_limit(config: RuntimeConfig, vocab: int, width: int) -> int:
     chunks = sum(buckets.decode[-1] + buckets.chunks for buckets in segments)
     tokens = sum(buckets.decode[-1] + buckets.prefill[-1] for buckets in segments)
     admission = 3 * VARINT * vocab + MAX_STOP_STRINGS * (4 * MAX_STOP_STRING_LENGTH + 8)
+    admission += MAX_BIASED * (VARINT + 16) + MAX_ALLOWED * VARINT
     # a chunk names its groups, and at most one page per token plus one at either end
     plan = chunks * (96 + VARINT * (mesh.kvp + 2)) + 2 * tokens * VARINT
     # a slice has the chunks of all stages, one for each segment

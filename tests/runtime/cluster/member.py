@@ -36,8 +36,8 @@ def mix() -> list[tuple[int, Any]]:
         (0, request(100, 12)),
         (1, request(40, 30, (1, 7, 20), frequency_penalty=0.5)),
         (3, request(3, 20, (1,), temperature=0.9, seed=2**40 + 7)),
-        (6, request(50, 8, repetition_penalty=1.2)),
-        (8, request(20, 5, (20,))),
+        (6, request(50, 8, repetition_penalty=1.2, logit_bias=((7, 50.0), (9, -2.5)))),
+        (8, request(20, 5, (20,), allowed_token_ids=(3, 5, 250))),
     ]
 
 

@@ -8,7 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medha_jax.config import Buckets, MeshConfig, RuntimeConfig
-from medha_jax.plan import Admission, Chunk, PageCopy, SamplingParams, Slice, StepPlan, TokenResult
+from medha_jax.plan import (
+    MAX_ALLOWED,
+    MAX_BIASED,
+    Admission,
+    Chunk,
+    PageCopy,
+    SamplingParams,
+    Slice,
+    StepPlan,
+    TokenResult,
+)
 from medha_jax.protos import plans_pb2 as pb
 from medha_jax.runtime.cluster.wire import (
     COPIES,
@@ -63,6 +73,10 @@ samplings = st.builds(
     include_stop=st.booleans(),
     ignore_eos=st.booleans(),
     logprobs=st.none() | st.integers(0, 20),
+    logit_bias=st.dictionaries(st.integers(0, 2**31 - 1), floats(-100, 100), max_size=300).map(
+        lambda biases: tuple(sorted(biases.items()))
+    ),
+    allowed_token_ids=st.none() | st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=30).map(tuple),
 )
 chunks = st.builds(
     Chunk,
@@ -162,6 +176,8 @@ def test_results_of_unequal_length_are_refused() -> None:
 @given(samplings)
 def test_the_largest_messages_are_within_the_limit(sampling: SamplingParams) -> None:
     limit = message_limit(WIDE, VOCAB, WIDTH)
+    biases = tuple((2**31 - 1 - token, -0.1) for token in range(MAX_BIASED))
+    sampling = replace(sampling, logit_bias=biases, allowed_token_ids=(2**31 - 1,) * MAX_ALLOWED)
     every = tuple(range(VOCAB))
     largest = Admission(2**31 - 1, sampling, 2**62, every, every, every)
     assert encode_admission(largest).ByteSize() < limit
