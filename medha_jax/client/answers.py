@@ -43,7 +43,10 @@ class TokenLogprob:
 
 @dataclass(frozen=True)
 class Delta:
-    """New tokens of output `index`, and the text they complete, which may be empty."""
+    """New tokens of output `index`, and the text they complete, which may be empty.
+
+    Without tokens it is a piece of the prompt, with `echo`.
+    """
 
     token_ids: tuple[int, ...]
     text: str

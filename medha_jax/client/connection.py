@@ -107,6 +107,7 @@ class Settings:
         n: outputs of the prompt, told apart by `Delta.index` and `Finished.index`; None is one.
         logit_bias: what is added to the logits of these token ids.
         allowed_token_ids: the only tokens that are sampled; at least one.
+        echo: whether the text begins with the prompt, in `Delta`s without tokens.
     """
 
     max_tokens: int | None = None
@@ -136,6 +137,7 @@ class Settings:
     priority: int | None = None
     logit_bias: Mapping[int, float] | None = None
     allowed_token_ids: Sequence[int] | None = None
+    echo: bool | None = None
 
     def message(self) -> pb.GenerateSettings:
         """The settings as a message.
@@ -162,6 +164,7 @@ class Settings:
             cache_salt=self.cache_salt,
             progress=self.progress,
             priority=self.priority,
+            echo=self.echo,
         )
 
 

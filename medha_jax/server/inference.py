@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 
 from grpc import StatusCode
@@ -30,6 +30,7 @@ from medha_jax.server.refusal import Refusal, invalid, too_busy, unavailable
 from medha_jax.server.request_parser import LONGEST_ID, RequestParser, ServedModel, request_id
 from medha_jax.server.settings import Limits
 from medha_jax.server.streams import Item, Stream, Streams
+from medha_jax.token_ids import GrowingIds, IdArray
 
 ID_BYTES = 4
 
@@ -68,6 +69,8 @@ class Inference:
                 small = SMALL_TEXT if message.WhichOneof("prompt") == "text" else SMALL
                 request = await self._calls.aside(len(data), lambda: requests.whole(message, deadline), small)
                 record.prompt_tokens = len(request.prompt_ids)
+                if message.settings.echo:
+                    stream.echo(await self._calls.aside(len(data), lambda: requests.text(message, request.sampling)))
                 await self._submit(service, stream, request, arrival, record)
                 await self._write(stream, context, record)
             finally:
@@ -89,8 +92,9 @@ class Inference:
                 deadline = self._calls.deadline(context)
                 size = start.ByteSize() + ID_BYTES * len(ids)
                 request = await self._calls.aside(size, lambda: requests.started(start, deadline, ids))
+                echo = partial(requests.text_of, sampling=request.sampling) if start.settings.echo else None
                 number = await self._submit(service, stream, request, prompt.came, record)
-                reading = asyncio.create_task(self._extend(service, stream, number, prompt, record))
+                reading = asyncio.create_task(self._extend(service, stream, number, prompt, record, ids, echo))
                 await self._write(stream, context, record)
             finally:
                 if reading is not None:
@@ -230,13 +234,25 @@ class Inference:
                 raise replies.failed(event)
 
     async def _extend(
-        self, service: EngineService, stream: Stream, number: int, prompt: PromptParts, record: Record
+        self,
+        service: EngineService,
+        stream: Stream,
+        number: int,
+        prompt: PromptParts,
+        record: Record,
+        first: IdArray,
+        text_of: Callable[[Sequence[int]], str] | None,
     ) -> None:
-        """Read the rest of a prompt; an error in it ends the stream."""
+        """Read the rest of a prompt; an error in it ends the stream. `text_of` makes the text to echo, if one is."""
+        whole = None if text_of is None else GrowingIds(first)
         try:
             while (ids := await prompt.ids()) is not None:
                 record.prompt_tokens += len(ids)
                 await self._calls.aside(ID_BYTES * len(ids), partial(service.extend, number, ids, False))
+                if whole is not None:
+                    whole.extend(ids)
+            if text_of is not None and whole is not None:  # before the end of the prompt, so before its first token
+                stream.echo(await self._calls.aside(ID_BYTES * len(whole), partial(text_of, whole)))
             service.extend(number, (), True)
         except InvalidRequestError as error:
             stream.end(invalid(str(error)))

@@ -132,6 +132,16 @@ class RequestParser:
             raise invalid(f"the tokenizer makes no token of this text of {len(text)} characters")
         return ids
 
+    def text(self, message: pb.GenerateRequest, sampling: SamplingParams) -> str:
+        """The text of a call's prompt."""
+        if message.WhichOneof("prompt") == "text":
+            return message.text
+        return self.text_of(message.token_ids.ids, sampling)
+
+    def text_of(self, ids: Sequence[int], sampling: SamplingParams) -> str:
+        """The text of token ids, with special tokens where a request's output has them."""
+        return self.model.tokenizer.decode(list(ids), sampling.skip_special_tokens)
+
     def _request(
         self, settings: pb.GenerateSettings, prompt: Sequence[int], deadline_s: float | None, bound: int | None = None
     ) -> GenerationRequest:

@@ -20,6 +20,7 @@ from medha_jax.server.write_limit import WriteLimit
 
 MOST_JOINED = 256  # deltas in one message
 LAST_SECONDS = 0.5  # of the current write of a stream that was ended
+MOST_ECHOED = 2**16  # characters of a prompt in one message
 MOST_JOINED_BYTES = 2**18  # of deltas in one message, as they are counted while they wait
 PROGRESS_SECONDS = 1.0  # at least, between two events about the prompt
 Item = Queued | Prefilled | list[NewTokens] | Completed | Failed
@@ -51,6 +52,8 @@ class Stream:
         self.unread = 0
         self._seconds, self._count = write_seconds, count
         self._waiting: deque[tuple[Kept, int, int]] = deque()  # events, their bytes, the index of their output
+        self._echo: tuple[NewTokens, ...] = ()
+        self._echoed: dict[int, int] = {}  # pieces of the echo that each output has had
         self._writing = 0  # bytes of the events that were taken last
         self._some = asyncio.Event()
         self._next_progress = -math.inf if progress else math.inf
@@ -78,6 +81,14 @@ class Stream:
         self._change(size)
         self._some.set()
 
+    def echo(self, text: str) -> None:
+        """Let a prompt's text come before the first token of each output.
+
+        It does not count as unread: it is no more than its client sent, and each write of it has a limit of time.
+        """
+        pieces = (text[start : start + MOST_ECHOED] for start in range(0, len(text), MOST_ECHOED))
+        self._echo = tuple(NewTokens((), piece) for piece in pieces)
+
     def end(self, refusal: Refusal) -> None:
         """End the stream with a status, and drop what waits. Only the first call counts.
 
@@ -92,6 +103,7 @@ class Stream:
     def drop(self) -> None:
         """Let go of everything that waits."""
         self._waiting.clear()
+        self._echo = ()
         self._writing = 0
         self._change(-self.unread)
 
@@ -116,7 +128,12 @@ class Stream:
             await self._some.wait()
         if self._ended is not None:
             raise self._ended
-        event, self._writing, self.index = self._waiting.popleft()
+        event, size, index = self._waiting[0]
+        if isinstance(event, NewTokens) and (piece := self._next_echo(index)) is not None:
+            self.index = index
+            return [piece]
+        self._waiting.popleft()
+        self._writing, self.index = size, index
         if not isinstance(event, NewTokens):
             return event
         deltas, others = [event], list[tuple[Kept, int, int]]()
@@ -132,6 +149,14 @@ class Stream:
             self._waiting.popleft()
         self._waiting.extendleft(reversed(others))
         return deltas
+
+    def _next_echo(self, index: int) -> NewTokens | None:
+        """The next piece of the prompt that comes before the first token of an output; None if it has had all."""
+        had = self._echoed.get(index, 0)
+        if had == len(self._echo):
+            return None
+        self._echoed[index] = had + 1
+        return self._echo[had]
 
     async def written(self, writing: Awaitable[None]) -> None:
         """Wait until what was taken last is written; its bytes then count no more.

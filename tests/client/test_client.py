@@ -5,6 +5,8 @@ import asyncio
 import pytest
 
 from medha_jax.client import Accepted, AsyncClient, Client, Delta, Finished, PromptProgress, ServerError
+from medha_jax.config import BUNDLED_MODEL
+from medha_jax.text import Tokenizer
 from tests.server.processes import SIMULATED, ServerProcess, idle, wait_until
 
 WANTED = dict(max_tokens=12, ignore_eos=True)
@@ -86,6 +88,25 @@ def test_special_tokens_are_those_that_were_asked_for(client):
 def test_a_long_prompt_goes_in_parts(client):
     *_, last = client.generate([5] * 150_000, max_tokens=2)
     assert (last.usage.prompt_tokens, last.usage.output_tokens) == (150_000, 2)
+
+
+def text(events):
+    return "".join(event.text for event in events if isinstance(event, Delta))
+
+
+@pytest.mark.parametrize("prompt", ["import unittest<|endoftext|>\n", [5, 0, 7, 300], [5, 6, 0] * 50_000], ids=len)
+def test_an_echo_is_the_prompt_before_the_first_token(client, prompt):
+    stated = dict(max_tokens=12, ignore_eos=True, seed=3, logprobs=0)
+    plain, echoed = (list(client.generate(prompt, echo=echo, **stated)) for echo in (False, True))
+    assert isinstance(echoed[0], Accepted) and tokens(echoed) == tokens(plain) and len(tokens(plain)) == 12
+    pieces = [event for event in echoed if isinstance(event, Delta) and not event.token_ids]
+    assert echoed[1 : 1 + len(pieces)] == pieces and not any(piece.logprobs for piece in pieces)
+    decode = Tokenizer.from_directory(BUNDLED_MODEL).decode
+    assert text(pieces) == (prompt if isinstance(prompt, str) else decode(prompt))
+    assert text(echoed) == text(pieces) + text(plain) and max(len(piece.text) for piece in pieces) <= 65536
+    *whole, last = client.generate(prompt, echo=True, skip_special_tokens=False, **stated)
+    assert text(whole).startswith(prompt if isinstance(prompt, str) else decode(prompt, False))
+    assert last.usage.output_tokens == 12
 
 
 def test_errors_have_the_servers_code_and_message(client):

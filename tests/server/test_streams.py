@@ -19,7 +19,7 @@ from medha_jax.engine import (
 )
 from medha_jax.server.refusal import Refusal
 from medha_jax.server.settings import LEAST_UNREAD, Limits
-from medha_jax.server.streams import MOST_JOINED, MOST_JOINED_BYTES, Streams
+from medha_jax.server.streams import MOST_ECHOED, MOST_JOINED, MOST_JOINED_BYTES, Streams
 from medha_jax.server.unread import event_bytes
 
 
@@ -46,6 +46,38 @@ def test_deltas_that_wait_are_joined_up_to_a_bound_and_in_order():
         first, second = await stream.take(), await stream.take()
         assert len(first) == len(second) == MOST_JOINED
         assert [token for event in first + second for token in event.token_ids] == list(range(2 * MOST_JOINED))
+        assert await stream.take() == Failed("internal", "x")
+
+    run(check())
+
+
+def test_an_echo_comes_before_the_first_token_in_pieces_and_is_not_unread():
+    async def check():
+        streams = Streams(Limits())
+        (stream,) = opened(streams, "a")
+        text = "".join(chr(97 + n % 26) for n in range(2 * MOST_ECHOED + 5))
+        stream.echo(text)
+        await heard(streams, (0, Queued(0, 0.1, 7)), (0, delta(0)))
+        unread = streams.unread
+        assert unread == event_bytes(Queued(0, 0.1, 7)) + event_bytes(delta(0))
+        assert await stream.take() == Queued(0, 0.1, 7)
+        pieces = [await stream.take() for _ in range(3)]
+        assert pieces == [[NewTokens((), text[at : at + MOST_ECHOED])] for at in range(0, len(text), MOST_ECHOED)]
+        assert await stream.take() == [delta(0)]
+        stream.echo(text)
+        stream.end(Refusal(StatusCode.UNAVAILABLE, "over"))
+        with pytest.raises(Refusal, match="over"):
+            await stream.take()
+
+    run(check())
+
+
+def test_a_request_that_fails_before_its_first_token_has_no_echo():
+    async def check():
+        streams = Streams(Limits())
+        (stream,) = opened(streams, "a")
+        stream.echo("text")
+        await heard(streams, (0, Failed("internal", "x")))
         assert await stream.take() == Failed("internal", "x")
 
     run(check())
