@@ -6,6 +6,7 @@ step that none of its rows needs.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
@@ -15,6 +16,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from medha_jax.plan import MAX_LOGPROBS
 from medha_jax.runtime.state import SlotState
+
+Step = tuple[Array, Callable[[Array], Array]]  # whether a row needs it, and what it makes of the logits
 
 
 @jax.tree_util.register_dataclass
@@ -43,13 +46,12 @@ def sample(logits: Float[Array, "samples vocab"], state: SlotState, slots: Array
         slots: slot of each row; a number beyond the slots for rows whose token is not read.
         positions: position of the chosen token in its request.
     """
-    penalised = _penalise(_restrict(logits, state, slots), state, slots)
-    penalised = _forbid_ends(penalised, state, slots, positions)
+    changed = _changed(logits, state, slots, positions)
     temperature = state.column("temperature", slots)
     token = lax.cond(
         jnp.any(temperature > 0),
-        lambda: jnp.where(temperature > 0, _draw(penalised, state, slots, positions), _greedy(penalised)),
-        lambda: _greedy(penalised),
+        lambda: jnp.where(temperature > 0, _draw(changed, state, slots, positions), _greedy(changed)),
+        lambda: _greedy(changed),
     )
     wanted = state.column("logprobs", slots) >= 0
     logprob, top_token, top_logprob = _logprobs(logits, token, wanted)
@@ -61,50 +63,71 @@ def _greedy(logits: Array) -> Array:
     return jnp.argmax(logits, -1).astype(jnp.int32)
 
 
-def _restrict(logits: Array, state: SlotState, slots: Array) -> Array:
+def _changed(logits: Array, state: SlotState, slots: Array, positions: Array) -> Array:
+    """The logits that tokens are chosen from.
+
+    A condition that leaves logits as they are may copy them, because they are read again for log-probabilities. So a
+    tick that needs no step meets one condition, and one that restricts nothing does no step for it.
+    """
+    restricted, restrict = _restriction(logits.shape, state, slots)
+    others = _penalties(state, slots), _early_ends(logits.shape, state, slots, positions)
+
+    def unrestricted(logits: Array) -> Array:
+        for wanted, apply in others:
+            logits = lax.cond(wanted, apply, lambda x: x, logits)
+        return logits
+
+    def change(logits: Array) -> Array:
+        found: Array = lax.cond(restricted, lambda x: unrestricted(restrict(x)), unrestricted, logits)
+        return found
+
+    wanted = restricted | others[0][0] | others[1][0]
+    changed: Array = lax.cond(wanted, change, lambda x: x, logits)
+    return changed
+
+
+def _restriction(shape: tuple[int, ...], state: SlotState, slots: Array) -> Step:
     """Add the rows' logit biases, and leave out tokens that they do not allow."""
     biased, allowed = state.column("biased", slots), state.column("allowed", slots)
-    row = jnp.arange(logits.shape[0])[:, None]
+    row, vocab = jnp.arange(shape[0])[:, None], shape[1]
 
     def listed(name: str, count: Array) -> Array:
         tokens = state.tokens(name, slots)
-        return jnp.where(jnp.arange(tokens.shape[1]) < count[:, None], tokens, logits.shape[1])
+        return jnp.where(jnp.arange(tokens.shape[1]) < count[:, None], tokens, vocab)
 
-    def apply() -> Array:
+    def apply(logits: Array) -> Array:
         changed = logits.at[row, listed("biased_tokens", biased)].add(state.biases(slots), mode="drop")
-        kept = jnp.zeros(logits.shape, bool).at[row, listed("allowed_tokens", allowed)].set(True, mode="drop")
+        kept = jnp.zeros(shape, bool).at[row, listed("allowed_tokens", allowed)].set(True, mode="drop")
         return jnp.where(kept | (allowed == 0)[:, None], changed, -jnp.inf)
 
-    restricted: Array = lax.cond(jnp.any((biased > 0) | (allowed > 0)), apply, lambda: logits)
-    return restricted
+    return jnp.any((biased > 0) | (allowed > 0)), apply
 
 
-def _penalise(logits: Array, state: SlotState, slots: Array) -> Array:
+def _penalties(state: SlotState, slots: Array) -> Step:
+    """Presence, frequency and repetition penalties."""
     repetition = state.column("repetition_penalty", slots)[:, None]
     presence = state.column("presence_penalty", slots)[:, None]
     frequency = state.column("frequency_penalty", slots)[:, None]
 
-    def apply() -> Array:
+    def apply(logits: Array) -> Array:
         counts = state.generated[slots]
         seen = (counts > 0) | (state.prompted[slots] > 0)
         repeated = jnp.where(logits > 0, logits / repetition, logits * repetition)
         return jnp.where(seen, repeated, logits) - frequency * counts - presence * (counts > 0)
 
-    wanted = jnp.any((repetition != 1) | (presence != 0) | (frequency != 0))
-    penalised: Array = lax.cond(wanted, apply, lambda: logits)
-    return penalised
+    return jnp.any((repetition != 1) | (presence != 0) | (frequency != 0)), apply
 
 
-def _forbid_ends(logits: Array, state: SlotState, slots: Array, positions: Array) -> Array:
+def _early_ends(shape: tuple[int, ...], state: SlotState, slots: Array, positions: Array) -> Step:
+    """Leave out end tokens before `min_tokens`."""
     early = positions - state.column("prompt", slots) < state.column("min_tokens", slots)
 
-    def apply() -> Array:
+    def apply(logits: Array) -> Array:
         ends = state.tokens("end_tokens", slots)
-        ends = jnp.where(early[:, None] & (ends >= 0), ends, logits.shape[1])
-        return logits.at[jnp.arange(logits.shape[0])[:, None], ends].set(-jnp.inf, mode="drop")
+        ends = jnp.where(early[:, None] & (ends >= 0), ends, shape[1])
+        return logits.at[jnp.arange(shape[0])[:, None], ends].set(-jnp.inf, mode="drop")
 
-    allowed: Array = lax.cond(jnp.any(early), apply, lambda: logits)
-    return allowed
+    return jnp.any(early), apply
 
 
 def _draw(logits: Array, state: SlotState, slots: Array, positions: Array) -> Array:

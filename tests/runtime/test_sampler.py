@@ -253,7 +253,7 @@ def test_rows_that_restrict_nothing_do_no_work_for_it() -> None:
     assert not [equation for equation in outside if "scatter" in equation.primitive.name]
     read = [value for equation in outside for value in equation.outvars if equation.primitive.name == "gather"]
     assert read and all(value.aval.shape == (4,) for value in read)
-    assert len(inside) == 5  # restrict, penalise, forbid, draw, log-probabilities
+    assert len(inside) == 3  # what changes logits, draw, log-probabilities
 
 
 def test_logprobs_of_the_likeliest_tokens() -> None:
