@@ -88,5 +88,5 @@ def main() -> None:
     code = run(sys.argv[1:])
     lost = written_out()
     if lost is not None and not code:
-        code = _report(str(lost), REFUSED)
+        code = _report(str(lost), FAILED)
     sys.exit(code)

@@ -12,6 +12,7 @@ from medha_jax.engine import (
     Completed,
     Engine,
     EngineService,
+    ErrorLog,
     Failed,
     GenerationRequest,
     NewTokens,
@@ -19,7 +20,6 @@ from medha_jax.engine import (
     Queued,
     QueueFullError,
     Slo,
-    log_error,
 )
 from medha_jax.engine.loop import Events
 from medha_jax.plan import InvalidRequestError, SamplingParams
@@ -170,7 +170,7 @@ def test_many_commands_at_once_delay_no_tick_for_long(
     """Each command takes 8 ms of the clock: one a turn beside short ticks, a tenth of a long tick's time otherwise."""
     clock = Clock()
     order: list[int] = []
-    engine = engine_of(executor, byte_tokenizer, clock=clock, on_error=log_error)
+    engine = engine_of(executor, byte_tokenizer, clock=clock, on_error=ErrorLog(clock))
     begin, step = engine.begin, engine.step
     taken: list[int] = []  # commands before each tick
 
@@ -204,7 +204,7 @@ def test_commands_that_are_left_for_later_turns_end_with_the_service(
     executor: MeshExecutor, byte_tokenizer: Tokenizer, ends: str
 ) -> None:
     clock = Clock()
-    engine = engine_of(executor, byte_tokenizer, clock=clock, on_error=log_error)
+    engine = engine_of(executor, byte_tokenizer, clock=clock, on_error=ErrorLog(clock))
     begin = engine.begin
     heard = Heard()
 
