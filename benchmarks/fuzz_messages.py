@@ -46,8 +46,11 @@ def fill(draw: random.Random, message: Message) -> None:
         if draw.random() < 0.5:
             continue
         if field.is_repeated:
-            values = [value(draw, field) for _ in range(draw.choice((1, 2, 17, 600)))]
-            getattr(message, field.name).extend(values)
+            count, filled = draw.choice((1, 2, 17, 600)), getattr(message, field.name)
+            if (entry := field.message_type) is None:
+                filled.extend(value(draw, field) for _ in range(count))
+            else:  # a map
+                filled.update({value(draw, entry.fields[0]): value(draw, entry.fields[1]) for _ in range(count)})
         elif field.message_type is not None:
             fill(draw, getattr(message, field.name))
         else:

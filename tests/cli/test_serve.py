@@ -311,6 +311,7 @@ def test_every_setting_of_the_scheduler_is_a_flag_and_a_line_of_the_file(monkeyp
         "growth-pages": 3,
         "reserve-output": True,
         "bypass-s": 3.0,
+        "priority-share": 0.2,
     }
     flags = []
     for name, value in stated.items():

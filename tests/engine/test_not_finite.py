@@ -97,7 +97,7 @@ def test_it_ends_whichever_chunk_it_is_in_and_its_neighbours_do_not_notice(
 def test_keys_and_values_that_are_not_finite_end_a_request_too(byte_tokenizer: Tokenizer) -> None:
     """They are stored as zeros, so all that follows is finite, and wrong."""
     keys = slice(4, 6)  # of the joined heads: four of queries, two of keys, two of values
-    runtime = poisoned("layers.attention.query_key_value.kernel", (slice(None), keys))
+    runtime = poisoned("layers.attention.query_key_value.kernel.0", (slice(None), keys))
     scheduler = scheduler_for(runtime, SchedulerConfig(), TICKS)
     engine = Engine(runtime, scheduler, TICKS, time.monotonic, text_outputs(byte_tokenizer))
     engine.add(asked([1, 2, 3]))

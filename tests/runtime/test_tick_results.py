@@ -12,6 +12,7 @@ from medha_jax.runtime.tick_results import (
     FINITE,
     NO_LOGITS,
     NO_TOKEN,
+    SPOILED,
     WANTED,
     TickHandle,
     TickOutput,
@@ -69,5 +70,11 @@ def test_results_are_those_of_their_samples(seed: int, vocab: int) -> None:
 
 
 def test_a_plan_without_a_last_chunk_has_no_tokens() -> None:
-    assert local_results(handle(StepPlan((Chunk(0, 0, 5, (7,) * 5, False),)), 0)) == {0: NO_TOKEN}
+    seen = set()
+    for seed in range(8):
+        tick = handle(StepPlan((Chunk(0, 0, 5, (7,) * 5, False),)), seed)
+        finite = one_by_one(tick)[0].finite
+        assert local_results(tick) == {0: NO_TOKEN if finite else SPOILED}
+        seen.add(finite)
+    assert seen == {True, False}
     assert local_results(handle(StepPlan(()), 0)) == {}

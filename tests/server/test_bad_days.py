@@ -132,7 +132,7 @@ def test_a_client_that_is_killed_leaves_nothing(simulated, client):
     )
     with killed:
         assert killed.stdout.readline() == "running\n"
-        assert client.load().running == 4 and client.load().waiting == 4
+        wait_until(lambda: (client.load().running, client.load().waiting) == (4, 4))
         killed.kill()
         killed.wait()
         wait_until(lambda: idle(client))
