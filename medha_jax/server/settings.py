@@ -98,8 +98,9 @@ class ServerSettings:
     def __post_init__(self) -> None:
         check_settings(self)
         if not is_protected(self.host, self.tls, self.insecure):
+            where = self.host or "every address"
             raise ConfigError(
-                f"prompts would travel unprotected to {self.host}; give --tls-cert and --tls-key, a loopback --host, "
+                f"prompts would travel unprotected to {where}; give --tls-cert and --tls-key, a loopback --host, "
                 "or --insecure in a network that you trust"
             )
 

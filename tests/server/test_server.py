@@ -12,16 +12,17 @@ from medha_jax.server.server import serve
 from medha_jax.server.settings import ServerSettings
 from tests.server.embedded import embedded, running
 
-UNPROTECTED = "prompts would travel unprotected to 0.0.0.0; give --tls-cert and --tls-key"
+UNPROTECTED = "prompts would travel unprotected to {}; give --tls-cert and --tls-key"
 
 
-def test_who_embeds_it_is_refused_an_open_address_without_protection():
+@pytest.mark.parametrize(("host", "named"), [("0.0.0.0", "0.0.0.0"), ("", "every address")])
+def test_who_embeds_it_is_refused_an_open_address_without_protection(host, named):
     """Nothing is listened on, and nothing is loaded."""
     model, loader = embedded()
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    with pytest.raises(ConfigError, match=UNPROTECTED):
-        asyncio.run(serve(ServerSettings(host="0.0.0.0", port=port), model, loader))
+    with pytest.raises(ConfigError, match=UNPROTECTED.format(named)):
+        asyncio.run(serve(ServerSettings(host=host, port=port), model, loader))
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port), 5)
     assert not loader.loads
