@@ -252,7 +252,7 @@ def test_rows_that_restrict_nothing_do_no_work_for_it() -> None:
     inside = [equation for equation in traced.eqns if equation.primitive.name == "cond"]
     assert not [equation for equation in outside if "scatter" in equation.primitive.name]
     read = [value for equation in outside for value in equation.outvars if equation.primitive.name == "gather"]
-    assert read and all(value.aval.shape == (4,) for value in read)
+    assert read and all(value.aval.str_short().endswith("[4]") for value in read)
     assert len(inside) == 3  # what changes logits, draw, log-probabilities
 
 
