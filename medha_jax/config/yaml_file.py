@@ -59,7 +59,7 @@ def read_mapping(
         stated = yaml.load(text, loader)
     except yaml.YAMLError as failure:
         raise error(f"{what} is not valid YAML: {failure}") from None
-    except (ValueError, RecursionError) as failure:  # not UTF-8, a number of thousands of digits, deep nesting
+    except (ValueError, RecursionError) as failure:  # a number of thousands of digits, deep nesting
         raise error(f"{what} cannot be read as YAML: {failure}") from None
     if not isinstance(stated, dict):
         raise error(f"{what} must be a mapping of names to values")

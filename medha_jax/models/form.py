@@ -25,8 +25,8 @@ JOINED = {
 class LayerMatrix:
     """A matrix of one layer of several, as `Projection` uses it: each layer has an array of its own.
 
-    Of stacked arrays a loop over layers takes a slice, and XLA on CPUs copies it before the product: with few rows,
-    copying all weights takes as long as multiplying with them. A branch reads its layer's array in place.
+    Of stacked arrays a loop over layers takes a slice, and XLA on CPUs copies it before the product, so that a tick
+    copies all weights. A branch reads its layer's array in place.
 
     Args:
         arrays: of the layers, in order; all have the same shape.

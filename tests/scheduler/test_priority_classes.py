@@ -22,6 +22,7 @@ from medha_jax.scheduler.priority_classes import PriorityClasses
 from medha_jax.scheduler.request import DECODING, RequestState, SchedulerRequest, Slo
 from medha_jax.specs.tick_shapes import TickShapes
 from tests.scheduler.serving import Server, overload
+from tests.scheduler.waits import serve
 
 # One group, no decodes to speak of: ticks of up to 10 ms, which is also what predictions suppose.
 BUCKETS = Buckets(decode=(4,), prefill=(8, 32), chunks=3, slices=())
@@ -212,28 +213,13 @@ def check_bound(server: Server, wanted: Sequence[tuple[int, int]], load: float) 
     share = server.config.relegated_share if is_red else server.config.priority_share
     classes = scheduler._prefill_queue.classes
     prompts = [prompt for prompt, _ in wanted]
-    coming = list(zip(overload(load, prompts, scheduler.prefill_seconds), wanted, strict=True))[::-1]
-    blocked = longest = sliced = held = 0.0
-    entered: dict[int, float] = {}  # seconds of slices before each chunk entered the slice lane, by id
-    chunks = Counter[int]()  # that entered it, by request
-    while coming or scheduler.busy:
-        while coming and coming[-1][0] <= server.now:
-            at, (prompt, priority) = coming.pop()
-            server.add(SchedulerRequest(range(prompt), 2, at, priority=priority))
-        before = server.now
-        owed = scheduler._states.get(int(classes._first)) if classes._owed else None
-        waits = owed is not None and owed.queued and owed.holding is None
-        planned = server.step()
-        assert len(server.plans) < 50_000
-        longest = max(longest, server.now - before)
-        if planned.step is not None:
-            chunks.update(state.number for state in planned.states)
-            entered |= {id(chunk): sliced for chunk in planned.plan.chunks}
-            sliced += planned.step.seconds
-            done = planned.step.slice.stages[-1].chunks if planned.step.leaving else ()
-            held = max([held, *(sliced - entered[id(chunk)] for chunk in done)])
-        if waits:
-            blocked += server.now - before
+    moments = overload(load, prompts, scheduler.prefill_seconds)
+    requests = [
+        SchedulerRequest(range(prompt), 2, at, priority=priority)
+        for at, (prompt, priority) in zip(moments, wanted, strict=True)
+    ]
+    waits = serve(server, requests, lambda: int(classes._first) if classes._owed else None)
+    chunks = waits.chunks
     lost = Counter(state.number for planned in server.plans for state in planned.preempted)
     work = [(1 + lost[number]) * scheduler.prefill_seconds(prompt) for number, prompt in enumerate(prompts)]
     firsts = server.first_token
@@ -247,6 +233,6 @@ def check_bound(server: Server, wanted: Sequence[tuple[int, int]], load: float) 
         due = max(1.5 * work[number], server.config.ttft_floor_s) if is_red else 0.0
         counted = sum(chunks[n] for n in (*earlier, number)) + max(chunks.values(), default=0) + len(earlier) + 1
         debts = (len(earlier) + 2) * ADVANCE_S
-        switches = (len(earlier) + 2) * longest
-        bound = due + (total + debts + counted * held) / share + blocked + switches
-        assert firsts[number] - request.arrival_s <= bound + server.shapes.stages * longest
+        switches = (len(earlier) + 2) * waits.longest
+        bound = due + (total + debts + counted * waits.held) / share + waits.blocked + switches
+        assert firsts[number] - request.arrival_s <= bound + server.shapes.stages * waits.longest

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections import Counter
 from collections.abc import Sequence
 from itertools import combinations
 from typing import Any
@@ -25,6 +24,7 @@ from medha_jax.scheduler.request import SchedulerRequest, Slo
 from medha_jax.specs.tick_shapes import TickShapes
 from tests.scheduler.device import Device
 from tests.scheduler.serving import Server, overload
+from tests.scheduler.waits import serve
 
 SHARE, LONG = 0.1, 50_000
 
@@ -230,31 +230,13 @@ def check_bound(
     scheduler, share = server.scheduler, server.config.relegated_share
     policy: Any = scheduler._prefill_queue.policy
     moments = overload(load, prompts, scheduler.prefill_seconds)
-    coming = list(zip(moments, prompts, strict=True))[::-1]
-    blocked = longest = 0.0
-    entered: dict[int, float] = {}  # seconds of slices before each chunk entered the slice lane, by id
-    chunks = Counter[int]()  # that entered it, by request
-    sliced = held = 0.0
-    while coming or scheduler.busy:
-        while coming and coming[-1][0] <= server.now:
-            at, prompt = coming.pop()
-            number = len(server.requests)
-            slo = Slo(ttft_s=slos[number % len(slos)] if number < len(first) else None)
-            server.add(SchedulerRequest(range(prompt), 2, at, slo=slo))
-        before = server.now
-        owed = scheduler._states.get(int(policy._oldest)) if policy._credit > 0 else None
-        waits = owed is not None and owed.queued and owed.holding is None
-        planned = server.step()
-        assert len(server.plans) < 50_000
-        longest = max(longest, server.now - before)
-        if planned.step is not None:
-            chunks.update(state.number for state in planned.states)
-            entered |= {id(chunk): sliced for chunk in planned.plan.chunks}
-            sliced += planned.step.seconds
-            done = planned.step.slice.stages[-1].chunks if planned.step.leaving else ()
-            held = max([held, *(sliced - entered[id(chunk)] for chunk in done)])
-        if waits:
-            blocked += server.now - before
+    targets = [slos[number % len(slos)] if number < len(first) else None for number in range(len(prompts))]
+    requests = [
+        SchedulerRequest(range(prompt), 2, at, slo=Slo(ttft_s=target))
+        for at, prompt, target in zip(moments, prompts, targets, strict=True)
+    ]
+    waits = serve(server, requests, lambda: int(policy._oldest) if policy._credit > 0 else None)
+    chunks, longest = waits.chunks, waits.longest
     work = [scheduler.prefill_seconds(prompt) for prompt in prompts]
     firsts = server.first_token
     for number, request in server.requests.items():
@@ -262,7 +244,8 @@ def check_bound(
         total = sum(work[n] for n in earlier) + max(work) + work[number]
         due = request.slo.ttft_s or max(1.5 * work[number], server.config.ttft_floor_s)
         counted = sum(chunks[n] for n in (*earlier, number)) + max(chunks.values(), default=0) + len(earlier) + 1
-        bound = due + longest + (total + ADVANCE_S + counted * held) / share + blocked + server.shapes.stages * longest
+        owed = (total + ADVANCE_S + counted * waits.held) / share + waits.blocked
+        bound = due + longest + owed + server.shapes.stages * longest
         assert firsts[number] - request.arrival_s <= bound
 
 
