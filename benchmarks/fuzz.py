@@ -1,4 +1,4 @@
-"""Send malformed messages to a server, reproducible from a seed, and watch its memory.
+"""Send malformed messages and broken HTTP/2 to a server, reproducible from a seed, and watch its memory.
 
 medha-jax serve --mesh cpu-small --max-context 4096 --max-output 4 --access-log off --port 9320
 python -m benchmarks.fuzz 127.0.0.1:9320 --messages 100000 --pid PID
@@ -17,6 +17,7 @@ from typing import Any
 
 from grpc import aio
 
+from benchmarks.fuzz_frames import attack_frames
 from benchmarks.fuzz_messages import malformed
 from medha_jax.client.connection import SERVICE, Connection
 
@@ -38,15 +39,15 @@ async def _attack(address: str, messages: int, seed: int) -> Counter[str]:
         while left > 0:
             left -= 1
             method, sent = malformed(draw)
-            codes[await _call(channel, method, sent)] += 1
+            codes[await status_of(channel, method, sent)] += 1
 
     async with Connection(address).aio_channel() as channel:
         await asyncio.gather(*(caller(channel) for _ in range(AT_ONCE)))
     return codes
 
 
-async def _call(channel: aio.Channel, method: str, sent: list[bytes]) -> str:
-    """The status of one call."""
+async def status_of(channel: aio.Channel, method: str, sent: list[bytes]) -> str:
+    """The status of one call with messages as they are."""
     methods: Any = channel  # bytes go as they are, and the stubs know messages only
     if method == "GenerateStream":
         call = methods.stream_stream(SERVICE + method)(iter(sent), timeout=CALL_SECONDS)
@@ -69,7 +70,7 @@ def resident_bytes(pid: int) -> int:
 
 
 def main() -> None:
-    """Attack in ten parts; print the server's memory after each."""
+    """Attack in ten parts, each with a connection of broken frames for 200 messages; print the memory after each."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("address")
     parser.add_argument("--messages", type=int, default=100_000)
@@ -79,6 +80,7 @@ def main() -> None:
     codes, began = Counter[str](), time.monotonic()
     for part in range(10):
         codes += attack(given.address, given.messages // 10, given.seed + part)
+        attack_frames(given.address, given.messages // 2000, given.seed + part)
         memory = "" if given.pid is None else f", server holds {resident_bytes(given.pid) / 2**20:.1f} MiB"
         print(f"{sum(codes.values()):,} messages in {time.monotonic() - began:.0f} s{memory}", flush=True)
     print(", ".join(f"{code} {count:,}" for code, count in codes.most_common()))

@@ -1,12 +1,13 @@
-"""Malformed messages leave the server healthy and its memory flat.
+"""Malformed messages and broken HTTP/2 leave the server healthy and its memory flat.
 
 `python -m benchmarks.fuzz --messages 100000` is the long form.
 """
 
 from benchmarks.fuzz import attack
+from benchmarks.fuzz_frames import attack_frames
 from tests.server.processes import idle, wait_until
 
-MESSAGES = 3000
+MESSAGES, CONNECTIONS = 3000, 150
 EXPECTED = {
     "OK",
     "INVALID_ARGUMENT",
@@ -25,6 +26,7 @@ def test_malformed_messages_leave_no_trace(server, client):
     attack(server.address, 1000, seed=1)  # pools and caches fill
     before = server.resident_bytes
     codes = attack(server.address, MESSAGES, seed=2)
+    assert attack_frames(server.address, CONNECTIONS, seed=2) > CONNECTIONS * 100
     wait_until(lambda: idle(client))
     assert server.resident_bytes - before < 16 * 2**20
     assert "Traceback" not in server.errors

@@ -1,0 +1,52 @@
+"""A soak of seconds on a simulated mesh; hours are run by hand."""
+
+import asyncio
+import math
+
+import pytest
+
+from benchmarks.mixed_load import WEIGHTS, MixedLoad
+from benchmarks.soak import Sample, faults, slope, watched
+from medha_jax.client import LoadInfo, PagePool
+from tests.server.processes import SIMULATED, ServerProcess
+
+CONTEXT = 2048
+
+
+def test_all_kinds_of_clients_leave_nothing_behind():
+    with ServerProcess(*SIMULATED, "--tick-ms", 1, "--context", CONTEXT, "--slots", 16) as server:
+        load = MixedLoad(server.address, CONTEXT, seed=1)
+        asyncio.run(load.run(tasks=8, requests=100, seconds=60.0))
+        bounds = dict(tasks=8, requests=600, seconds=60.0, every=0.5, reload=False)
+        samples, before, after = asyncio.run(watched(load, server.address, server.process.pid, **bounds))
+        assert samples and not faults(before, after, load.failed), server.errors
+        assert set(load.done) == {*WEIGHTS, "kill"}
+        assert "Traceback" not in server.errors
+
+
+def test_good_requests_that_fail_are_told():
+    with ServerProcess(*SIMULATED, "--tick-ms", 1, "--context", CONTEXT, "--max-output", 1) as server:
+        load = MixedLoad(server.address, CONTEXT, seed=1, kinds=("short",))
+        asyncio.run(load.run(tasks=2, requests=5, seconds=60.0))
+    assert load.failed and load.failed[0].startswith("short: ")
+
+
+def sample(descriptors=10, threads=20, running=0, free=100, used_slots=0):
+    load = LoadInfo(running, 0, 0, 8, (PagePool(100, free),), True, used_slots)
+    return Sample(0.0, 100.0, descriptors, threads, load)
+
+
+@pytest.mark.parametrize(
+    "left", [{"descriptors": 19}, {"threads": 40}, {"running": 1}, {"free": 99}, {"used_slots": 1}]
+)
+def test_what_is_left_behind_is_told(left):
+    assert len(faults(sample(), sample(**left), ())) == 1
+    assert not faults(sample(), sample(), ())
+
+
+def test_the_slope_is_that_of_a_line_and_its_error_that_of_the_noise():
+    growth, error = slope([0.0, 1.0, 2.0, 3.0], [5.0, 7.0, 9.0, 11.0])
+    assert growth == pytest.approx(2.0) and error == pytest.approx(0.0, abs=1e-9)
+    growth, error = slope([0.0, 1.0, 2.0, 3.0], [1.0, -1.0, -1.0, 1.0])
+    assert growth == pytest.approx(0.0) and error == pytest.approx(math.sqrt(4 / 2 / 5))
+    assert math.isnan(slope([0.0, 1.0], [1.0, 2.0])[0])
