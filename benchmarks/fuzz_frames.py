@@ -36,11 +36,11 @@ def attack_frames(address: str, connections: int, seed: int) -> int:
     draw, total = random.Random(seed), 0
     for _ in range(connections):
         sent = conversation(draw)
-        with contextlib.suppress(ConnectionError, TimeoutError):  # the server may close it at any byte
-            with socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS) as connected:
-                connected.sendall(sent)
-                total += len(sent)
-                connected.settimeout(READ_SECONDS)
-                while connected.recv(65_536):
-                    pass
+        may_close = contextlib.suppress(ConnectionError, TimeoutError)  # the server, at any byte
+        with may_close, socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS) as connected:
+            connected.sendall(sent)
+            total += len(sent)
+            connected.settimeout(READ_SECONDS)
+            while connected.recv(65_536):
+                pass
     return total
