@@ -218,6 +218,9 @@ class PlanBuilder:
                 self._admitter.admit(plan, state, groups)
                 if state.scheduled != start:
                     return  # it begins on its second group, with another shape
+                owners = state.owners
+                if not taken.isdisjoint(owners):
+                    continue  # its first group was a guess (`could_place`), and another chunk has the one that it got
             chunk = self._take_chunk(plan, state, length)
             work = self._queue.entered(state, chunk)
             self._lane.enter(state, chunk, plan.slacks[-1], work)
