@@ -38,8 +38,9 @@ class SamplingParams:
     """How tokens are chosen. By default they are sampled from the unchanged distribution until the context is full.
 
     `temperature` 0 is greedy; `top_k` 0 or -1 is off; `logprobs` None is off, and 0 gives only the chosen token's;
-    with `seed` None the engine draws one for the request. Presence and frequency penalties look at generated tokens
-    (OpenAI's definition), the repetition penalty at prompt and generated ones (CTRL, arXiv 1909.05858).
+    `prompt_logprobs` is the same for the prompt's tokens, which only some runtimes are compiled for; with `seed` None
+    the engine draws one for the request. Presence and frequency penalties look at generated tokens (OpenAI's
+    definition), the repetition penalty at prompt and generated ones (CTRL, arXiv 1909.05858).
     `logit_bias` has pairs of a token id and what is added to its logit; `allowed_token_ids` None allows every token.
 
     Raises:
@@ -99,6 +100,13 @@ class SamplingParams:
     logprobs: int | None = setting(
         None,
         "With --json: log-probabilities of the tokens and the N likeliest; 0 to 20.",
+        at_least=0,
+        at_most=MAX_LOGPROBS,
+        panel=_SAMPLING,
+    )
+    prompt_logprobs: int | None = setting(
+        None,
+        "With --json: the same of the prompt's own tokens; 0 to 20.",
         at_least=0,
         at_most=MAX_LOGPROBS,
         panel=_SAMPLING,
@@ -283,6 +291,43 @@ class Admission:
     generated: Sequence[int] = ()
 
 
+class ScoreQuery(NamedTuple):
+    """What is asked about a chunk's rows, from its first one on: the log-probability of the token that follows each.
+
+    Args:
+        following: the tokens that follow the rows; the rows after these are not asked about.
+        top: how many of the likeliest tokens each row gets; at most MAX_LOGPROBS.
+    """
+
+    following: Sequence[int]
+    top: int
+
+
+@dataclass(frozen=True, eq=False)
+class PromptScores:
+    """Natural log-probabilities of consecutive tokens of a prompt, as arrays, because a prompt may be long.
+
+    Args:
+        start: position of the first one in the prompt, at least 1: nothing comes before the first token of a prompt.
+        ids: the tokens `[tokens]`.
+        logprobs: fp32 `[tokens]`.
+        top_ids: the likeliest tokens at each position `[tokens, top]`, best first.
+        top_logprobs: fp32, as `top_ids`.
+    """
+
+    start: int
+    ids: np.ndarray
+    logprobs: np.ndarray
+    top_ids: np.ndarray
+    top_logprobs: np.ndarray
+
+    def part(self, first: int, past: int) -> PromptScores:
+        """Those of positions `[first, past)` that are here."""
+        places = slice(max(0, first - self.start), max(0, past - self.start))
+        arrays = (self.ids, self.logprobs, self.top_ids, self.top_logprobs)
+        return PromptScores(max(first, self.start), *(array[places] for array in arrays))
+
+
 class TokenResult(NamedTuple):
     """Result of a tick for one chunk of the plan that left; a tuple, as `Chunk` is.
 
@@ -294,6 +339,7 @@ class TokenResult(NamedTuple):
         logprob: natural log-probability of the token, if the request asked for it.
         top: the likeliest tokens with their log-probabilities, best first, if the request asked for them.
         logits: fp32 `[vocab]`; empty unless the runtime keeps them.
+        scores: of the tokens that follow the chunk's rows, if they were asked for.
     """
 
     token: int
@@ -302,3 +348,4 @@ class TokenResult(NamedTuple):
     top: tuple[tuple[int, float], ...] = ()
     # not an array: the command line imports this module, and without NumPy --help is quick
     logits: np.ndarray = ()  # type: ignore[assignment]
+    scores: PromptScores | None = None

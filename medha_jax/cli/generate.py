@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from medha_jax.cli.cluster import SEVERAL, ClusterOptions, ended_at_once, quiet_stdout
-from medha_jax.cli.generation_report import completion_json, print_summary, reader_may_leave
+from medha_jax.cli.generation_report import completion_json, print_summary, reader_may_leave, scores_json
 from medha_jax.cli.interrupt import noted_interrupts
 from medha_jax.cli.opening import lead_runtime, open_runtime, tell
 from medha_jax.cli.option_groups import Shown, takes_groups
@@ -59,7 +60,7 @@ def generate(
     asked: Annotated[PromptOptions, Shown(panel="Prompt (exactly one)")],
     given: Annotated[dict[str, Any], Shown(of=SamplingParams, unset=True)],
     defaults: Annotated[ModelDefaults, Shown(panel="Sampling")],
-    runtime: Annotated[RuntimeOptions, Shown(without={"slots", "pool_tokens", "host_kv_gib"})],
+    runtime: Annotated[RuntimeOptions, Shown(without={"slots", "pool_tokens", "host_kv_gib", "prompt_logprobs"})],
     processes: Annotated[ClusterOptions, SEVERAL],
     remote: Annotated[RemoteOptions, Shown(panel="From a server")],
     chunk: Annotated[
@@ -83,7 +84,7 @@ def generate(
         connected = connection(remote.server, remote.auth_token_file, remote.server_ca)
         with reader_may_leave():
             settings = given | {"add_special_tokens": asked.add_special_tokens, "priority": remote.priority}
-            _report(stream_remote(connected, source, settings, remote.timeout, n, show_text=not json), json)
+            _report(*stream_remote(connected, source, settings, remote.timeout, n, show_text=not json), json)
         return
     from medha_jax.engine import GenerationRequest, ModelFiles, check_stops
 
@@ -96,22 +97,30 @@ def generate(
     prompt = read_prompt(asked.prompt, asked.prompt_file, asked.prompt_ids, tokenizer, add_special)
     request = GenerationRequest(prompt, sampling, files.eos_ids, chunks, n=n)
     with reader_may_leave():
-        config = runtime.config
+        config = dataclasses.replace(runtime.config, prompt_logprobs=sampling.prompt_logprobs is not None)
         if cluster is None:
-            answers = _stream(open_runtime(request, config), tokenizer, request, show_text=not json)
+            answers, scores = _stream(open_runtime(request, config), tokenizer, request, show_text=not json)
         else:
             quiet_stdout()
             with ended_at_once(), lead_runtime(request, config, cluster) as leading:
-                answers = _stream(leading, tokenizer, request, show_text=not json)
-        _report(answers, json)
+                answers, scores = _stream(leading, tokenizer, request, show_text=not json)
+        _report(answers, scores, json)
 
 
-def _report(answers: Sequence[tuple[Completion | RemoteCompletion, int | None]], json: bool) -> None:
-    """Report completions with their seeds; the text of a lone one was shown as it came."""
+def _report(
+    answers: Sequence[tuple[Completion | RemoteCompletion, int | None]],
+    scores: Sequence[Mapping[str, Any]] | None,
+    json: bool,
+) -> None:
+    """Report completions with their seeds, and the prompt's log-probabilities with the first one.
+
+    The text of a lone one was shown as it came.
+    """
     several = len(answers) > 1
     for index, (completion, seed) in enumerate(answers):
         if json:
-            print(completion_json(completion, seed, index if several else None), flush=True)
+            prompt = None if index else scores
+            print(completion_json(completion, seed, index if several else None, prompt), flush=True)
         elif several:
             print(f"--- {index} ---\n{completion.text}", flush=True)
         print_summary(completion, text_shown=not json and not several, index=index if several else None)
@@ -122,16 +131,18 @@ def _stream(
     tokenizer: Tokenizer,
     request: GenerationRequest,
     show_text: bool,
-) -> list[tuple[Completion, int | None]]:
+) -> tuple[list[tuple[Completion, int | None]], list[dict[str, Any]] | None]:
     """Generate; progress goes to stderr and, with `show_text`, each piece of a lone text to stdout as it comes.
 
-    Returns each output's completion, and the seed of its tokens.
+    Returns each output's completion with the seed of its tokens, and the prompt's log-probabilities if they were asked
+    for.
     """
-    from medha_jax.engine import Completed, NewTokens, Prefilled, Queued
+    from medha_jax.engine import Completed, NewTokens, Prefilled, PromptScored, Queued
     from medha_jax.engine import generate_outputs as events
 
     clock, seeds = time.perf_counter, dict[int, int]()
     done: dict[int, Completion] = {}
+    scores: list[dict[str, Any]] | None = None if request.sampling.prompt_logprobs is None else []
     with noted_interrupts() as check, PrefillProgress(len(request.prompt_ids), clock) as progress:
         for index, event in events(executor, tokenizer, request, clock):
             check()
@@ -140,6 +151,8 @@ def _stream(
                     seeds[index] = event.seed
                 case Prefilled(done=computed):
                     progress.update(computed)
+                case PromptScored(scores=some) if scores is not None:
+                    scores += scores_json(some)
                 case NewTokens(text=text):
                     progress.close()
                     if show_text and text and request.n == 1:
@@ -148,5 +161,5 @@ def _stream(
                 case Completed(completion=completion, request=totals):
                     done[index] = completion
                     if totals is not None:
-                        return [(done[index], seeds[index]) for index in sorted(done)]
+                        return [(done[index], seeds[index]) for index in sorted(done)], scores
     raise RuntimeError("the engine ended without a Completed event")

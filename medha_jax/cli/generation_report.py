@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +13,9 @@ from medha_jax.cli.standard_streams import drop_output
 
 if TYPE_CHECKING:
     from medha_jax.cli.remote import RemoteCompletion
-    from medha_jax.client import TokenLogprob
+    from medha_jax.client import PromptLogprobs, TokenLogprob
     from medha_jax.engine import Completion, TokenLogprobs
+    from medha_jax.plan import PromptScores
 
 
 # fields of a generation, in the order of the JSON object
@@ -30,13 +31,21 @@ def reader_may_leave() -> Iterator[None]:
         drop_output()
 
 
-def completion_json(completion: Completion | RemoteCompletion, seed: int | None, index: int | None = None) -> str:
+def completion_json(
+    completion: Completion | RemoteCompletion,
+    seed: int | None,
+    index: int | None = None,
+    prompt: Sequence[Mapping[str, Any]] | None = None,
+) -> str:
     """One line of JSON with the `seed`: times in seconds; null for logprobs that were not requested and for -inf.
 
-    With the `index`, if it is one of several outputs.
+    With the `index`, if it is one of several outputs. `prompt` has the log-probabilities of the prompt's tokens, if
+    they were asked for, from the second one on; the first one has none.
     """
     stated = {name: getattr(completion, name) for name in REPORTED} | {"seed": seed}
     stated["logprobs"] = [_logprobs(entry) for entry in completion.logprobs] or None
+    if prompt is not None:
+        stated["prompt_logprobs"] = [None, *prompt]
     return json.dumps(stated | ({} if index is None else {"index": index}), allow_nan=False)
 
 
@@ -65,12 +74,27 @@ def print_summary(completion: Completion | RemoteCompletion, text_shown: bool, i
     print(which + summary(completion), file=sys.stderr, flush=True)
 
 
+def scores_json(scores: PromptScores) -> list[dict[str, Any]]:
+    """Log-probabilities of a part of a prompt that was computed here."""
+    columns = zip(scores.ids, scores.logprobs, scores.top_ids, scores.top_logprobs, strict=True)
+    return [
+        _entry(int(token), float(logprob), zip(ids.tolist(), logprobs.tolist(), strict=True))
+        for token, logprob, ids, logprobs in columns
+    ]
+
+
+def prompt_json(event: PromptLogprobs) -> list[dict[str, Any]]:
+    """Log-probabilities of a part of a prompt, from a server."""
+    return [_logprobs(entry) for entry in event.tokens]
+
+
 def _logprobs(entry: TokenLogprobs | TokenLogprob) -> dict[str, Any]:
-    return {
-        "token_id": entry.token_id,
-        "logprob": _finite(entry.logprob),
-        "top": [[token_id, _finite(logprob)] for token_id, logprob in entry.top],
-    }
+    return _entry(entry.token_id, entry.logprob, entry.top)
+
+
+def _entry(token_id: int, logprob: float, top: Iterable[tuple[int, float]]) -> dict[str, Any]:
+    likeliest = [[token, _finite(value)] for token, value in top]
+    return {"token_id": token_id, "logprob": _finite(logprob), "top": likeliest}
 
 
 def _finite(value: float) -> float | None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from medha_jax.cli.generation_report import prompt_json
 from medha_jax.cli.interrupt import noted_interrupts
 from medha_jax.cli.option_groups import as_flags, option_names, stated_options
 from medha_jax.cli.progress import PrefillProgress
@@ -114,17 +115,18 @@ def stream(
     timeout: float | None,
     n: int,
     show_text: bool,
-) -> list[tuple[RemoteCompletion, int | None]]:
+) -> tuple[list[tuple[RemoteCompletion, int | None]], list[dict[str, Any]] | None]:
     """Generate `n` outputs; with `show_text`, each piece of a lone text goes to stdout as it comes.
 
     Returns:
-        For each output what was generated, and the seed of its tokens; None from a server that does not tell.
+        For each output what was generated, and the seed of its tokens; None from a server that does not tell. Then the
+        prompt's log-probabilities, if they were asked for.
 
     Raises:
         InvalidRequestError: a value is out of its range, here or in the server.
         ServerError: the server refused the request or ended it.
     """
-    from medha_jax.client import Accepted, Client, Delta, Finished, PromptProgress, ServerError
+    from medha_jax.client import Accepted, Client, Delta, Finished, PromptLogprobs, PromptProgress, ServerError
 
     sampling = {one.name for one in fields(SamplingParams)}
     stated = {name: value for name, value in given.items() if value is not None and name in sampling}
@@ -132,6 +134,7 @@ def stream(
     seed: int | None = None
     parts: list[list[Delta]] = [[] for _ in range(n)]
     done: dict[int, RemoteCompletion] = {}
+    scores: list[dict[str, Any]] | None = None if stated.get("prompt_logprobs") is None else []
     with (
         _shown(ServerError),
         Client(connected) as client,
@@ -146,6 +149,8 @@ def stream(
                 case PromptProgress(done_tokens, prompt_tokens):
                     bar.total = prompt_tokens
                     bar.update(done_tokens)
+                case PromptLogprobs() if scores is not None:
+                    scores += prompt_json(event)
                 case Delta():
                     bar.close()
                     parts[event.index].append(event)
@@ -156,7 +161,7 @@ def stream(
                     done[event.index] = _completion(parts[event.index], event)
                     if len(done) == n:
                         seeds = [None if seed is None else output_seed(seed, index) for index in range(n)]
-                        return [(done[index], seeds[index]) for index in range(n)]
+                        return [(done[index], seeds[index]) for index in range(n)], scores
     raise RuntimeError("the server ended the stream without a last event")
 
 

@@ -42,6 +42,17 @@ class TokenLogprob:
 
 
 @dataclass(frozen=True)
+class PromptLogprobs:
+    """Of up to 1024 tokens of the prompt that follow each other; the first of `tokens` is at position `start`.
+
+    The first token of a prompt has no log-probability, so the first event begins at position 1.
+    """
+
+    start: int
+    tokens: tuple[TokenLogprob, ...]
+
+
+@dataclass(frozen=True)
 class Delta:
     """New tokens of output `index`, and the text they complete, which may be empty.
 
@@ -104,7 +115,7 @@ class Finished:
     total: Usage | None = None
 
 
-Event = Accepted | PromptProgress | Delta | Finished
+Event = Accepted | PromptProgress | PromptLogprobs | Delta | Finished
 
 
 @dataclass(frozen=True)
@@ -181,6 +192,8 @@ def event_from(message: pb.GenerateEvent) -> Event:
             progress = message.progress
             left = progress.predicted_left_ms / 1000 if progress.HasField("predicted_left_ms") else None
             return PromptProgress(progress.done_tokens, progress.prompt_tokens, left)
+        case "prompt_logprobs":
+            return _prompt_logprobs(message.prompt_logprobs)
         case "finished":
             return _finished(message.finished)
     raise ValueError("the server sent an event that this client does not know; a newer client may")
@@ -233,6 +246,15 @@ def _finished(message: pb.GenerationFinished) -> Finished:
         index=message.index,
         total=_usage(message.total) if message.HasField("total") else None,
     )
+
+
+def _prompt_logprobs(message: pb.PromptLogprobs) -> PromptLogprobs:
+    pairs, most = list(zip(message.top_token_ids, message.top_logprobs, strict=True)), message.top
+    entries = (
+        TokenLogprob(token, logprob, tuple(pairs[at * most : (at + 1) * most]))
+        for at, (token, logprob) in enumerate(zip(message.token_ids, message.logprobs, strict=True))
+    )
+    return PromptLogprobs(message.start, tuple(entries))
 
 
 def _usage(message: pb.TokenUsage) -> Usage:

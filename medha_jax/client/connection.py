@@ -107,6 +107,7 @@ class Settings:
         n: outputs of the prompt, told apart by `Delta.index` and `Finished.index`; None is one.
         logit_bias: what is added to the logits of these token ids.
         allowed_token_ids: the only tokens that are sampled; at least one.
+        prompt_logprobs: log-probabilities of the prompt's tokens and of so many of the likeliest, in `PromptLogprobs`.
         echo: whether the text begins with the prompt, in `Delta`s without tokens.
     """
 
@@ -138,6 +139,7 @@ class Settings:
     logit_bias: Mapping[int, float] | None = None
     allowed_token_ids: Sequence[int] | None = None
     echo: bool | None = None
+    prompt_logprobs: int | None = None
 
     def message(self) -> pb.GenerateSettings:
         """The settings as a message.

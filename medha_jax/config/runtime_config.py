@@ -67,6 +67,11 @@ class RuntimeConfig:
         at_most=2**20,
         panel=_MEMORY,
     )
+    prompt_logprobs: bool = setting(
+        False,
+        "Compile what requests with prompt_logprobs need; other servers refuse them.",
+        switch=True,
+    )
     keep_logits: bool = False  # return the logits of sampled rows to the host: for tests, because it costs a copy
     compilation_cache: Path | None = field(default_factory=default_compilation_cache)
 

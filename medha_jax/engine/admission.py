@@ -92,6 +92,10 @@ def for_scheduler(request: GenerationRequest, executor: Executor, arrival: float
     context, sampling, bound = executor.sizes.context, request.sampling, request.prompt_bound
     check_request(request, executor.vocab, context)
     check_outputs(request, executor.config.slots)
+    if sampling.prompt_logprobs is not None and not executor.config.prompt_logprobs:
+        raise InvalidRequestError(
+            f"prompt_logprobs is {sampling.prompt_logprobs}; the server was started without --prompt-logprobs"
+        )
     most = len(request.prompt_ids) if bound is None else bound
     largest = executor.config.mesh.buckets.prefill[-1]
     if request.chunks is not None and max(chunk_lengths(most, request.chunks)) > largest:
@@ -113,6 +117,7 @@ def for_scheduler(request: GenerationRequest, executor: Executor, arrival: float
         counts_tokens=(sampling.repetition_penalty, sampling.presence_penalty, sampling.frequency_penalty) != (1, 0, 0),
         bound=None if bound is None else min(context, bound + wished),
         prompt_bound=bound or 0,
+        scored=sampling.prompt_logprobs,
         priority=request.priority,
     )
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from medha_jax.plan import SamplingParams
+from medha_jax.plan import PromptScores, SamplingParams
 from medha_jax.scheduler.request import NO_SLO, OnDeadline, Slo
 from medha_jax.token_ids import kept
 
@@ -78,6 +78,16 @@ class Prefilled:
     done: int
     total: int
     left_s: float = field(default=0.0, compare=False)
+
+
+@dataclass(frozen=True)
+class PromptScored:
+    """Log-probabilities of the next tokens of a prompt, from its second token on; each comes once, in order.
+
+    They come before the first token of a request, and with several outputs for the first one only.
+    """
+
+    scores: PromptScores
 
 
 @dataclass(frozen=True)
@@ -209,4 +219,4 @@ class Failed:
     message: str
 
 
-EngineEvent = Queued | Prefilled | NewTokens | Completed | Failed
+EngineEvent = Queued | Prefilled | PromptScored | NewTokens | Completed | Failed

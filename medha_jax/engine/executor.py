@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from medha_jax.config import RuntimeConfig
-from medha_jax.plan import Admission, HostTier, PageCopy, Slice, StepPlan, TokenResult
+from medha_jax.plan import Admission, HostTier, PageCopy, ScoreQuery, Slice, StepPlan, TokenResult
 from medha_jax.specs.shape_grid import ShapeGrid
 from medha_jax.specs.sizes import Sizes
 
@@ -82,6 +82,15 @@ class Executor(Protocol):
 
     def submit_slice(self, work: Slice) -> Any:
         """Dispatch a slice; returns a handle for `collect`."""
+
+    def score(self, handle: Any, queries: Mapping[int, ScoreQuery]) -> Any:
+        """Ask about chunks that leave with a tick or slice, by their place in its leaving plan.
+
+        Call it right after `submit` or `submit_slice`; returns the handle for `collect`, whose results have the scores.
+
+        Raises:
+            ValueError: `config.prompt_logprobs` is false.
+        """
 
     def collect(self, handle: Any) -> list[TokenResult]:
         """Wait for a tick or slice; returns one result for each chunk that left the last stage in it, in order.

@@ -18,12 +18,15 @@ from medha_jax.engine.events import (
     NewTokens,
     PhaseTimings,
     Prefilled,
+    PromptScored,
     RequestTotals,
     TokenLogprobs,
 )
 from medha_jax.plan import Chunk, TokenResult
 from medha_jax.scheduler.request import RequestState
 from medha_jax.token_ids import GrowingIds
+
+MOST_SCORED = 1024  # prompt tokens in one event
 
 
 class Output(Protocol):
@@ -76,7 +79,8 @@ class Generation:
     It is output `index` of those that `outputs` counts. Only for the first one events tell of prompt and first token.
 
     `output` is None until the prompt is complete. `held` are the prompt tokens so far if the scheduler gets none before
-    all are there; otherwise None. `reported` prompt tokens were reported as computed.
+    all are there; otherwise None. `reported` prompt tokens were reported as computed; those before `scored` have their
+    log-probabilities, but for the first one, which has none.
     """
 
     request: GenerationRequest
@@ -87,6 +91,7 @@ class Generation:
     first_token: float = math.nan
     cached: int = 0
     reported: int = 0
+    scored: int = 1
     index: int = 0
     outputs: OpenOutputs = field(default_factory=lambda: OpenOutputs(1))
 
@@ -98,6 +103,11 @@ class Generation:
             self.reported = done
             if not self.index:
                 yield Prefilled(done, prompt, state.remaining)
+        if result.scores is not None:
+            new = result.scores.part(self.scored, chunk.end + 1)
+            for start in range(new.start, new.start + len(new.ids), MOST_SCORED):
+                yield PromptScored(new.part(start, start + MOST_SCORED))
+            self.scored = max(self.scored, new.start + len(new.ids))
         output = self.output
         if not chunk.last or output is None:
             return

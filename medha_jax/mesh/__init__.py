@@ -5,10 +5,13 @@ from medha_jax.mesh.collectives import (
     from_last_stage,
     gather_groups,
     gather_vocabulary,
+    max_over_vocabulary,
     stage_index,
     stage_share,
     sum_over_tensor,
+    sum_over_vocabulary,
     to_next_stage,
+    vocabulary_start,
 )
 from medha_jax.mesh.devices import build_mesh, request_cpu_devices
 from medha_jax.mesh.rules import (
@@ -26,6 +29,7 @@ __all__ = [
     "from_last_stage",
     "gather_groups",
     "gather_vocabulary",
+    "max_over_vocabulary",
     "parameter_sharding",
     "parameter_spec",
     "per_group",
@@ -36,5 +40,7 @@ __all__ = [
     "stage_index",
     "stage_share",
     "sum_over_tensor",
+    "sum_over_vocabulary",
     "to_next_stage",
+    "vocabulary_start",
 ]

@@ -61,8 +61,31 @@ def stage_share(head: Array, layout: Layout) -> Array:
     return lax.dynamic_slice_in_dim(head, stage_index() * part, part)
 
 
+def vocabulary_start(part: int, layout: Layout) -> Array | int:
+    """First token id of this device's share of the vocabulary, where each share has `part` entries."""
+    if layout.tp * layout.spp == 1:
+        return 0
+    return (lax.axis_index(TENSOR) * layout.spp + stage_index()) * part
+
+
+def sum_over_vocabulary(x: Array, layout: Layout) -> Array:
+    """Add up what each share of the vocabulary gives."""
+    if layout.tp * layout.spp == 1:
+        return x
+    total: Array = lax.psum(x, (STAGE, TENSOR))
+    return total
+
+
+def max_over_vocabulary(x: Array, layout: Layout) -> Array:
+    """The largest of what each share of the vocabulary gives."""
+    if layout.tp * layout.spp == 1:
+        return x
+    largest: Array = lax.pmax(x, (STAGE, TENSOR))
+    return largest
+
+
 def gather_vocabulary(logits: Array, layout: Layout) -> Array:
-    """Complete rows of logits, from the parts on all tensor positions and stages."""
+    """Complete rows of logits, from the parts on all tensor positions and stages, in order of their token ids."""
     if layout.spp > 1:
         logits = lax.all_gather(logits, STAGE, axis=1, tiled=True)
     if layout.tp > 1:

@@ -13,12 +13,22 @@ from jax.sharding import Mesh
 
 from medha_jax.config import RuntimeConfig
 from medha_jax.mesh import plan_spec
-from medha_jax.plan import NO_HOST, Admission, PageCopy, SamplingParams, Slice, StepPlan, TokenResult
+from medha_jax.plan import (
+    NO_HOST,
+    Admission,
+    PageCopy,
+    SamplingParams,
+    ScoreQuery,
+    Slice,
+    StepPlan,
+    TokenResult,
+)
 from medha_jax.runtime.executables import open_cache
 from medha_jax.runtime.host_pool import HostPool
 from medha_jax.runtime.packing import EMPTY, bucket_for, pack, slice_bucket_for
 from medha_jax.runtime.plan_columns import PlanColumns
 from medha_jax.runtime.programs import Programs
+from medha_jax.runtime.prompt_scores import PromptScorer, read_scores
 from medha_jax.runtime.shape_compiler import Report, ShapeCompiler
 from medha_jax.runtime.shapes import SliceShape
 from medha_jax.runtime.state import admission_arrays, admit, adopt, adoption_arrays
@@ -83,6 +93,7 @@ class MeshExecutor:
         self._admit = jax.jit(admit, donate_argnums=0, out_shardings=shardings.slots).lower(*nobody).compile()
         nothing = (self._state.table, *self._adoption(0, 0, ()))
         self._adopt = jax.jit(adopt, donate_argnums=0, out_shardings=shardings.table).lower(*nothing).compile()
+        self._scorer = PromptScorer(self.programs, self._parameters) if config.prompt_logprobs else None
         self.host, self._host_pool, self._lost = NO_HOST, None, False
         if config.host_kv_gib:
             self._host_pool = HostPool(self.programs, config.host_kv_gib)
@@ -234,11 +245,26 @@ class MeshExecutor:
             packed = pack(stages, self.programs.plan_layouts[shape.bucket], self._geometry)
             self._round = PackedStages(work.stages, self.programs.put(packed, plan_spec()))
         bounds = np.array([work.first, work.past], np.int32)
-        self._state, done = program(self._parameters, self._state, self._round.plans, bounds)
+        self._state, (done, hidden) = program(self._parameters, self._state, self._round.plans, bounds)
         if self._one_at_a_time:
             jax.block_until_ready(done)
         leaving = work.stages[-1] if work.past == self.slice_lengths[-1] else EMPTY
-        return SliceHandle(leaving, shape.bucket, done)
+        return SliceHandle(leaving, shape.bucket, done, hidden)
+
+    def score(self, handle: TickHandle | SliceHandle, queries: Mapping[int, ScoreQuery]) -> TickHandle | SliceHandle:
+        """Ask about the tokens that follow the rows of chunks that leave, by their place in the plan.
+
+        Call it once, before anything else is submitted; `collect` of the returned handle has the answers.
+
+        Raises:
+            ValueError: the runtime does not score prompts.
+        """
+        if self._scorer is None:
+            raise ValueError("the runtime was not compiled to score prompts")
+        scoring = self._scorer.dispatch(handle, queries)
+        if self._one_at_a_time:
+            jax.block_until_ready(scoring.answers)
+        return dataclasses.replace(handle, scoring=scoring)
 
     def collect(self, handle: TickHandle | SliceHandle) -> list[TokenResult]:
         """Wait for a tick or slice; one result per chunk that left the last stage in it, in order.
@@ -246,9 +272,15 @@ class MeshExecutor:
         For ticks this process must hold every group. Results of slices have no token.
         """
         if isinstance(handle, SliceHandle):
-            return slice_results(handle)
-        results = local_results(handle)
-        return [results[number] for number in range(len(handle.leaving.chunks))]
+            results = slice_results(handle)
+        else:
+            found = local_results(handle)
+            results = [found[number] for number in range(len(handle.leaving.chunks))]
+        if handle.scoring is not None:
+            starts = {place: handle.leaving.chunks[place].start for place in handle.scoring.queries}
+            for place, scores in read_scores(handle.scoring, starts).items():
+                results[place] = results[place]._replace(scores=scores)
+        return results
 
     def _admission(self, admission: Admission) -> tuple[np.ndarray, ...]:
         return admission_arrays(admission, self.vocab)

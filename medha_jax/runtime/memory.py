@@ -20,13 +20,15 @@ CPU_SHARE = 0.25  # of the memory that is left, for the pool on CPUs: other prog
 class MemoryPlan:
     """Bytes on one device. `limit` is the usable memory, None if unknown.
 
-    `pool_per_page` counts one KV page over all layers and heads of the device.
+    `pool_per_page` counts one KV page over all layers and heads of the device. `hidden` are those that two programs
+    leave where prompts are scored.
     """
 
     weights: int
     pool: int
     register: int
     held: int
+    hidden: int
     slots: int
     pool_per_page: int
     pages: int
@@ -37,7 +39,7 @@ class MemoryPlan:
     @property
     def total(self) -> int:
         """Bytes kept between ticks. Running programs need more."""
-        return self.weights + self.pool + self.register + self.held + self.slots
+        return self.weights + self.pool + self.register + self.held + self.hidden + self.slots
 
     @property
     def longest_context(self) -> int | None:
@@ -59,6 +61,8 @@ class MemoryPlan:
             "held rows": self.held,
             "slots": self.slots,
         }
+        if self.hidden:
+            parts["hidden states"] = self.hidden
         sizes = ", ".join(f"{name} {size / MIB:,.1f} MiB" for name, size in parts.items())
         limit = "unknown" if self.limit is None else f"{self.limit / MIB:,.0f} MiB"
         longest = "unknown" if self.longest_context is None else f"{self.longest_context:,} tokens"
@@ -79,6 +83,7 @@ def plan_memory(programs: Programs, limit: int | None) -> MemoryPlan:
         pool=pool,
         register=_local(state.register),
         held=_local(state.held),
+        hidden=0 if programs.kept_rows is None else 2 * _local(programs.hidden_shape),
         slots=slots,
         pool_per_page=pool // programs.sizes.pages,
         pages=programs.sizes.pages,

@@ -87,6 +87,20 @@ def places(plan: PlanColumns, bucket: Bucket) -> tuple[list[int], list[int]]:
     return groups, samples
 
 
+def first_rows(plan: PlanColumns, bucket: Bucket) -> tuple[list[int], list[int]]:
+    """Where each chunk's rows are: its group, and its first row there. Shared chunks are read from group 0."""
+    groups, rows = places(plan, bucket)[0], [0] * len(plan.plan.chunks)
+    for number, sets in enumerate(((plan.shared,), plan.own.values())):
+        for mine in sets:
+            row, prompt_row = bucket.starts(number)
+            for at, place in enumerate(plan.decodes(mine), row):
+                rows[place] = at
+            for place in mine.longer:
+                rows[place] = prompt_row
+                prompt_row += plan.plan.chunks[place].length
+    return groups, rows
+
+
 def _write(
     view: Mapping[str, np.ndarray], plan: PlanColumns, bucket: Bucket, geometry: Geometry, group: int
 ) -> TickRows:

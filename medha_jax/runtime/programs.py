@@ -6,6 +6,7 @@ This module holds no weights and runs nothing, so it can describe a layout that 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
 from threading import Lock
@@ -29,6 +30,7 @@ from medha_jax.runtime.shapes import Shape, SliceShape, rows_of_shape
 from medha_jax.runtime.slices import build_slice
 from medha_jax.runtime.state import DeviceState, empty_slots
 from medha_jax.runtime.tick import Program, build_tick
+from medha_jax.runtime.tick_results import TickOutput
 from medha_jax.specs.buckets import NO_ROWS, Bucket
 from medha_jax.specs.layout import Layout, check_layout
 from medha_jax.specs.model import Architecture
@@ -131,6 +133,17 @@ class Programs:
         """The rows of the largest slice, which are held between slices; no rows if there are no slices."""
         return max(self.slice_buckets, key=lambda bucket: bucket.rows, default=Bucket(NO_ROWS))
 
+    @property
+    def kept_rows(self) -> int | None:
+        """Rows of the hidden states that every program returns, to score prompts; None if nobody may ask for that."""
+        return max(self.largest.rows, self.largest_slice.rows) if self.config.prompt_logprobs else None
+
+    @property
+    def hidden_shape(self) -> jax.ShapeDtypeStruct:
+        """Shape and placement of these hidden states."""
+        shape = (self.layout.spp, self.layout.kvp, self.kept_rows or 1, self.arch.embed)
+        return jax.ShapeDtypeStruct(shape, self.dtype, sharding=self.placed(register_spec()))
+
     @cached_property
     def slice_lengths(self) -> tuple[int, ...]:
         """Numbers of layers that a slice may have, increasing; the last one is all layers of a stage."""
@@ -155,7 +168,7 @@ class Programs:
 
     def form(self, rows: int) -> Form:
         """How weights lie and hidden states run in a program of so many rows."""
-        columns = self._on_cpu and rows <= FEW_ROWS
+        columns = self.on_cpu and rows <= FEW_ROWS
         return Form(placed=True, columns=columns, query_heads=self.arch.heads // self.layout.tp)
 
     @property
@@ -165,10 +178,11 @@ class Programs:
         An accelerator's host would wait in every step of such a loop to read its condition, so there each length has a
         program.
         """
-        return self._on_cpu
+        return self.on_cpu
 
     @property
-    def _on_cpu(self) -> bool:
+    def on_cpu(self) -> bool:
+        """Whether the programs are for CPUs."""
         return self.target is None and self.mesh.devices.flat[0].platform == "cpu"
 
     @cached_property
@@ -176,7 +190,7 @@ class Programs:
         """Every parameter by dotted path, with its placement."""
         return {
             name: jax.ShapeDtypeStruct(spec.shape, spec.dtype, sharding=self.placed(parameter_spec(spec.axes)))
-            for name, spec in placed_specs(self.arch, self.layout, self.dtype, self._on_cpu).items()
+            for name, spec in placed_specs(self.arch, self.layout, self.dtype, self.on_cpu).items()
         }
 
     @cached_property
@@ -270,11 +284,15 @@ class Programs:
             plan=self.plan_layouts[bucket],
             largest=largest,
             keep_logits=self.config.keep_logits,
+            kept_rows=self.kept_rows,
         )
         function: Callable[..., Any] = build_tick(program)
-        result, more = per_group(), list[jax.ShapeDtypeStruct]()
+        hidden: Any = None if self.kept_rows is None else register_spec()
+        each: Any = per_group()
+        result: Any = TickOutput(each, each, hidden)
+        more = list[jax.ShapeDtypeStruct]()
         if isinstance(shape, SliceShape):
-            function, result = build_slice(program, shape.length), register_spec()
+            function, result = build_slice(program, shape.length), (register_spec(), hidden)
             more = [jax.ShapeDtypeStruct((2,), jnp.int32, sharding=self.placed(parameter_spec(())))]
         parameters = {name: shape.sharding.spec for name, shape in self.argument_shapes.items()}
         mapped = jax.shard_map(
@@ -285,11 +303,17 @@ class Programs:
             check_vma=False,
         )
         arguments = self.argument_shapes, self.state_shapes, self.plan_shape(bucket), *more
-        # In float32, XLA for GPUs would multiply in TF32, which keeps ten mantissa bits. JAX's setting is per thread,
-        # so it is set here.
-        exact = self.dtype == jnp.float32 and self.mesh.devices.flat[0].platform != "cpu"
-        with jax.default_matmul_precision("highest" if exact else None):
+        with self.matmul_precision():
             return jax.jit(mapped, donate_argnums=1).trace(*arguments)
+
+    def matmul_precision(self) -> AbstractContextManager[Any]:
+        """For tracing. In float32, XLA for GPUs would multiply in TF32, which keeps ten mantissa bits.
+
+        JAX's setting is per thread.
+        """
+        exact = self.dtype == jnp.float32 and self.mesh.devices.flat[0].platform != "cpu"
+        setting: AbstractContextManager[Any] = jax.default_matmul_precision("highest" if exact else None)
+        return setting
 
     def lower(self, shape: Shape) -> jax.stages.Lowered:
         """Trace and lower the tick or slice of one shape; for CUDA if there is a `target`, even on a CPU mesh."""

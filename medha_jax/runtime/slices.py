@@ -30,6 +30,7 @@ from medha_jax.runtime.tick import (
     Parameters,
     Program,
     finite_samples,
+    kept_hidden,
     layer_function,
     rows_of,
     run_layers,
@@ -38,11 +39,12 @@ from medha_jax.runtime.tick import (
     with_rows,
 )
 
-SliceFunction = Callable[[Parameters, DeviceState, Array, Array], tuple[DeviceState, Array]]
+SliceOutput = tuple[Array, Array | None]
+SliceFunction = Callable[[Parameters, DeviceState, Array, Array], tuple[DeviceState, SliceOutput]]
 
 
 def build_slice(program: Program, length: int | None) -> SliceFunction:
-    """Make the function of one shape: `(parameters, state, plans [spp, 1, fields], bounds) -> (state, done)`.
+    """Make the function of one shape: `(parameters, state, plans [spp, 1, fields], bounds) -> (state, output)`.
 
     It runs under `shard_map` and sees one device's part of each array, as the tick does.
 
@@ -50,13 +52,15 @@ def build_slice(program: Program, length: int | None) -> SliceFunction:
         program: its bucket has prompt rows only.
         length: layers of the slice; None if `bounds` alone says how many.
 
-    `bounds` is int32 `[2]`: first layer, and the layer after the last one. `done` `[1, 1, samples, 1]` says of each
-    chunk of this stage whether all of its rows are finite; the host waits for it, because the state itself is donated
-    to the next program.
+    `bounds` is int32 `[2]`: first layer, and the layer after the last one. `output` is `done`, and hidden states as of
+    `tick.kept_hidden`. `done` `[1, 1, samples, 1]` says of each chunk of this stage whether all of its rows are finite;
+    the host waits for it, because the state itself is donated to the next program.
     """
     last = program.layout.spp - 1
 
-    def slice_(parameters: Parameters, state: DeviceState, plans: Array, bounds: Array) -> tuple[DeviceState, Array]:
+    def slice_(
+        parameters: Parameters, state: DeviceState, plans: Array, bounds: Array
+    ) -> tuple[DeviceState, SliceOutput]:
         stage = stage_index() if last else 0
         entering, mine, leaving = (program.plan.fields(plans[at, 0]) for at in (0, stage, last))
         slots = jax.tree.map(lambda x: x[0], state.slots)
@@ -85,7 +89,7 @@ def build_slice(program: Program, length: int | None) -> SliceFunction:
             last_token=state.last_token,
             slots=jax.tree.map(lambda x: x[None], noted),
         )
-        return after, finite_samples(x, mine)[None, None, :, None]
+        return after, (finite_samples(x, mine)[None, None, :, None], kept_hidden(program, x))
 
     return slice_
 

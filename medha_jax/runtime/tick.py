@@ -62,6 +62,7 @@ class Program:
         plan: layout of the plans; its bucket is the shape of the tick.
         largest: the bucket whose rows the register between stages has; for a slice, the rows that are held.
         keep_logits: return the logits of sampled rows.
+        kept_rows: return hidden states, padded to so many rows; None for none.
     """
 
     attention: Attention
@@ -72,6 +73,7 @@ class Program:
     plan: PlanLayout
     largest: Bucket
     keep_logits: bool
+    kept_rows: int | None = None
 
 
 def build_tick(program: Program) -> TickFunction:
@@ -99,7 +101,7 @@ def build_tick(program: Program) -> TickFunction:
             last_token=last_token[None],
             slots=jax.tree.map(lambda x: x[None], slots),
         )
-        return after, jax.tree.map(lambda x: x[None], output)
+        return after, dataclasses.replace(jax.tree.map(lambda x: x[None], output), hidden=kept_hidden(program, x))
 
     return tick
 
@@ -244,6 +246,13 @@ def finite_samples(x: Array, plan: Plan) -> Array:
 def _or_nan(good: Array, x: Array) -> Array:
     """The rows of `x` that are good, and NaN for the others."""
     return jnp.where(good.reshape(-1, *(1,) * (x.ndim - 1)), x, jnp.nan)
+
+
+def kept_hidden(program: Program, x: Array) -> Array | None:
+    """Hidden states `[1, 1, rows, embed]` for those who score prompts; None if the program keeps none."""
+    if program.kept_rows is None:
+        return None
+    return jnp.pad(x, ((0, program.kept_rows - x.shape[0]), (0, 0)))[None, None]
 
 
 def hand_on(program: Program, x: Array, register: Array) -> Array:

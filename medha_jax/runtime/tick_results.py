@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array, lax
 from jaxtyping import Float, Int
 
-from medha_jax.plan import StepPlan, TokenResult
+from medha_jax.plan import ScoreQuery, StepPlan, TokenResult
 from medha_jax.runtime.packing import places
 from medha_jax.runtime.plan_columns import PlanColumns
 from medha_jax.runtime.sampler import Sampled
@@ -32,10 +32,12 @@ class TickOutput:
     Args:
         values: token, state, log-probability, the likeliest tokens, their log-probabilities; floats as their bits.
         logits: as in `Sampled`.
+        hidden: of each stage after its layers, before the head, padded with rows; None unless prompts are scored.
     """
 
     values: Int[Array, "samples columns"]
     logits: Float[Array, "samples vocab"]
+    hidden: Float[Array, "stages groups rows embed"] | None = None
 
     @classmethod
     def of(cls, sampled: Sampled) -> TickOutput:
@@ -49,16 +51,25 @@ class TickOutput:
 
 @dataclass(frozen=True)
 class TickHandle:
-    """A dispatched tick. `columns` are of the plan that leaves the last stage; `output` may still be computing."""
+    """A dispatched tick. `columns` are of the plan that leaves the last stage; `output` may still be computing.
+
+    `scoring` has what was asked of its prompt rows.
+    """
 
     columns: PlanColumns
     bucket: Bucket
     output: TickOutput
+    scoring: Scoring | None = None
 
     @property
     def leaving(self) -> StepPlan:
         """The plan that leaves the last stage."""
         return self.columns.plan
+
+    @property
+    def hidden(self) -> Array | None:
+        """As in `TickOutput`."""
+        return self.output.hidden
 
 
 @dataclass(frozen=True)
@@ -66,11 +77,34 @@ class SliceHandle:
     """A dispatched slice. `leaving` has the chunks that are done with it.
 
     `done` `[stages, groups, samples, 1]` says which chunks of each stage are finite; it may still be computing.
+    `hidden` and `scoring` are as in `TickOutput` and `TickHandle`.
     """
 
     leaving: StepPlan
     bucket: Bucket
     done: Array
+    hidden: Array | None = None
+    scoring: Scoring | None = None
+
+    @property
+    def columns(self) -> PlanColumns:
+        """The chunks that are done, by columns."""
+        return PlanColumns.of(self.leaving)
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """Questions about prompt rows of a tick or slice, and their answers, which may still be computing.
+
+    Args:
+        queries: by place of the chunk in the plan that leaves.
+        places: for each query in order, its group and the place of its first row among those asked of this group.
+        answers: one array for each block of rows, as of `prompt_scores.build_scoring`.
+    """
+
+    queries: Mapping[int, ScoreQuery]
+    places: Sequence[tuple[int, int]]
+    answers: Sequence[Array]
 
 
 def slice_results(handle: SliceHandle) -> list[TokenResult]:

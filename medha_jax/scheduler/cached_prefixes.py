@@ -66,6 +66,10 @@ class CachedPrefixes:
         """
         if not self._pages.shares:
             return True
+        if state.scores is not None:  # it computes every token; what it computes is for others
+            if state.chain is None:
+                state.find_cached(None, self._pages.chain(state.request.cache_salt))
+            return True
         ids, chain = state.ids(0, state.to_feed), state.chain
         if chain is None:
             chain = self._pages.chain(state.request.cache_salt)

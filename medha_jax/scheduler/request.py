@@ -51,6 +51,8 @@ class SchedulerRequest:
         bound: None if the prompt is complete. Otherwise `prompt` is `token_ids.GrowingIds`, prompt and output will have
             at most `bound` tokens together, and `max_tokens` is what the caller wishes.
         prompt_bound: tokens that an incomplete prompt may have; 0 if it is complete.
+        scored: None, or how many of the likeliest tokens are wanted beside the log-probability of each prompt token.
+            All of such a prompt is computed; nothing of it comes from the prefix cache.
         priority: its class, one of `config.PRIORITIES`; a lower one goes first.
 
     Raises:
@@ -68,6 +70,7 @@ class SchedulerRequest:
     counts_tokens: bool = False
     bound: int | None = None
     prompt_bound: int = 0
+    scored: int | None = None
     priority: int = 0
 
     def __post_init__(self) -> None:
@@ -191,6 +194,11 @@ class RequestState:
     def known(self) -> int:
         """Known tokens: of the prompt, and generated."""
         return len(self.request.prompt) + len(self.generated)
+
+    @property
+    def scores(self) -> int | None:
+        """As `SchedulerRequest.scored`; None for further outputs of a request, as the first one scores their prompt."""
+        return self.request.scored if self.lead is None else None
 
     @property
     def claimed(self) -> int:

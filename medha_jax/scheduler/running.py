@@ -64,7 +64,8 @@ class RunningRequests:
         Cached tokens count as computed. Its first chunk is planned in the tick after `tick`.
         """
         ids: Sequence[int] = ()
-        if state.chain is not None:  # pages that were not looked up would take time now
+        # pages that were not looked up would take time now, and what is scored is computed
+        if state.chain is not None and state.scores is None:
             ids = state.ids(0, min(state.to_feed, len(state.chain) * self._shapes.page_size + 1))
         holding = self._pages.reserve(self._needs(state), groups, ids, state.chain)
         state.admit(holding, self._free_slots.pop())

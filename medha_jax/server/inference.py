@@ -17,6 +17,7 @@ from medha_jax.engine import (
     GenerationRequest,
     NotServingError,
     Prefilled,
+    PromptScored,
     Queued,
     QueueFullError,
 )
@@ -224,6 +225,8 @@ class Inference:
                 return replies.accepted(stream.request_id, event)
             case Prefilled() as event:
                 return replies.progress(event)
+            case PromptScored() as event:
+                return replies.prompt_logprobs(event)
             case Completed(request=totals) as event:
                 if totals is not None:
                     stream.over = True

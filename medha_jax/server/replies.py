@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from grpc import StatusCode
 
-from medha_jax.engine import Completed, Failed, NewTokens, Prefilled, Queued, TokenLogprobs
+from medha_jax.engine import Completed, Failed, NewTokens, Prefilled, PromptScored, Queued, TokenLogprobs
 from medha_jax.protos import inference_pb2 as pb
 from medha_jax.server.refusal import Refusal
 
@@ -29,6 +29,21 @@ def progress(event: Prefilled) -> pb.GenerateEvent:
     if math.isfinite(event.left_s):
         message.predicted_left_ms = 1000 * event.left_s
     return pb.GenerateEvent(progress=message)
+
+
+def prompt_logprobs(event: PromptScored) -> pb.GenerateEvent:
+    """Log-probabilities of a part of the prompt."""
+    scores = event.scores
+    return pb.GenerateEvent(
+        prompt_logprobs=pb.PromptLogprobs(
+            start=scores.start,
+            token_ids=scores.ids.tolist(),
+            logprobs=scores.logprobs.tolist(),
+            top=scores.top_ids.shape[1],
+            top_token_ids=scores.top_ids.ravel().tolist(),
+            top_logprobs=scores.top_logprobs.ravel().tolist(),
+        )
+    )
 
 
 def delta(events: Sequence[NewTokens], index: int = 0) -> pb.GenerateEvent:

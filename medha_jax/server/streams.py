@@ -12,7 +12,7 @@ from operator import itemgetter
 
 from grpc import StatusCode
 
-from medha_jax.engine import Completed, EngineEvent, Failed, NewTokens, Prefilled, Queued
+from medha_jax.engine import Completed, EngineEvent, Failed, NewTokens, Prefilled, PromptScored, Queued
 from medha_jax.server.refusal import Refusal, too_busy, too_slow
 from medha_jax.server.settings import Limits
 from medha_jax.server.unread import Kept, event_bytes
@@ -23,7 +23,7 @@ LAST_SECONDS = 0.5  # of the current write of a stream that was ended
 MOST_ECHOED = 2**16  # characters of a prompt in one message
 MOST_JOINED_BYTES = 2**18  # of deltas in one message, as they are counted while they wait
 PROGRESS_SECONDS = 1.0  # at least, between two events about the prompt
-Item = Queued | Prefilled | list[NewTokens] | Completed | Failed
+Item = Queued | Prefilled | PromptScored | list[NewTokens] | Completed | Failed
 
 
 class Stream:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import NamedTuple
 
 from medha_jax.config import RuntimeConfig
-from medha_jax.plan import NO_HOST, Admission, PageCopy, Slice, StepPlan, TokenResult
+from medha_jax.plan import NO_HOST, Admission, PageCopy, ScoreQuery, Slice, StepPlan, TokenResult
 from medha_jax.simulate.clock import Clock
 from medha_jax.simulate.held_chunks import NO_PLAN, HeldChunks, SimulationError
 from medha_jax.simulate.times import GroupTimes, GroupWork
@@ -145,6 +145,14 @@ class SimulatedExecutor:
             SimulationError: always.
         """
         raise SimulationError("a simulated machine has no host tier")
+
+    def score(self, handle: object, queries: Mapping[int, ScoreQuery]) -> object:
+        """Refuse: nothing is computed here.
+
+        Raises:
+            SimulationError: always.
+        """
+        raise SimulationError("a simulated machine computes no log-probabilities")
 
     def submit(self, plan: StepPlan) -> SimulatedTick:
         """Dispatch one tick: `plan` enters the first stage and an earlier plan leaves the last.

@@ -50,6 +50,13 @@ def test_axes_divide_what_they_should() -> None:
     assert (one.held, eight.held) == (64 * 4, 256 * 64 * 4), "slices of shared chunks alone"
 
 
+def test_hidden_states_of_two_programs_are_kept_where_prompts_are_scored() -> None:
+    off, on = (plan_memory(programs(Layout(2, 2, 2), pool_tokens=1024, prompt_logprobs=on), None) for on in (0, 1))
+    rows = max(2 + 16 + 4 + 128, 256)  # of ticks, and of slices of shared chunks
+    assert (off.hidden, on.hidden, on.total - off.total) == (0, 2 * rows * 64 * 4, on.hidden)
+    assert "hidden states 0.1 MiB" in on.lines()[0] and "hidden states" not in off.lines()[0]
+
+
 def test_the_longest_context_is_what_the_rest_of_the_memory_holds() -> None:
     at = programs(Layout(kvp=2), pool_tokens=1024)
     plan = plan_memory(at, limit=10 * 2**20)

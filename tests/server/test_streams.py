@@ -3,6 +3,7 @@
 import asyncio
 import tracemalloc
 
+import numpy as np
 import pytest
 from grpc import StatusCode
 
@@ -13,10 +14,12 @@ from medha_jax.engine import (
     NewTokens,
     PhaseTimings,
     Prefilled,
+    PromptScored,
     Queued,
     RequestTotals,
     TokenLogprobs,
 )
+from medha_jax.plan import PromptScores
 from medha_jax.server.refusal import Refusal
 from medha_jax.server.settings import LEAST_UNREAD, Limits
 from medha_jax.server.streams import MOST_ECHOED, MOST_JOINED, MOST_JOINED_BYTES, Streams
@@ -240,6 +243,19 @@ def test_bytes_are_counted_as_python_takes_them(top):
         tracemalloc.stop()
     # a release of Python, or what ran before, may share the keys of an object's fields or not: 193 to 245 bytes a delta
     assert 0.75 < sum(map(event_bytes, events)) / taken < 1.5
+
+
+@pytest.mark.parametrize("top", [0, 20])
+def test_bytes_of_a_prompts_log_probabilities_are_those_of_its_arrays(top):
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        ids, values = np.zeros((1024, top + 1), np.int32), np.zeros((1024, top + 1), np.float32)
+        event = PromptScored(PromptScores(1, ids[:, 0], values[:, 0], ids[:, 1:], values[:, 1:]))
+        taken = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert 0.75 < event_bytes(event) / taken < 1.5
 
 
 def test_a_stream_that_leaves_too_much_unread_ends_and_keeps_nothing():

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 from typing import TypeVar
 
-from medha_jax.plan import Admission, PageCopy, Slice, StepPlan, TokenResult
+from medha_jax.plan import Admission, PageCopy, ScoreQuery, Slice, StepPlan, TokenResult
 from medha_jax.protos import plans_pb2 as pb
 from medha_jax.runtime.cluster.answering import answering
 from medha_jax.runtime.cluster.errors import ClusterError
@@ -98,6 +98,10 @@ class ClusterExecutor:
         sequence = self._leader.broadcast(pb.Command(slice=encode_slice(work, self._stages)))
         self._stages = work.stages
         return ClusterHandle(sequence, self._run(lambda: self._executor.submit_slice(work)))
+
+    def score(self, handle: ClusterHandle, queries: Mapping[int, ScoreQuery]) -> ClusterHandle:
+        """Raise ValueError: `check_scoring` refuses such a runtime."""
+        raise ValueError("a mesh over several processes does not score prompts")
 
     def collect(self, handle: ClusterHandle) -> list[TokenResult]:
         """Wait for a tick or slice; one result per chunk that left the last stage in it, in order.

@@ -22,7 +22,7 @@ from medha_jax.runtime.cluster.wire import message_limit
 from medha_jax.runtime.executor import MeshExecutor
 from medha_jax.runtime.shape_compiler import Report
 from medha_jax.runtime.start import open_executor
-from medha_jax.specs.layout import Layout
+from medha_jax.specs.layout import Layout, LayoutError
 from medha_jax.specs.model import Architecture
 from medha_jax.specs.sizes import Sizes
 
@@ -95,7 +95,18 @@ def follow(config: RuntimeConfig, cluster: ClusterConfig, report: Report, end: C
     return follower.run(load)
 
 
+def check_scoring(config: RuntimeConfig) -> None:
+    """Check that a configuration asks for nothing that one process alone can do.
+
+    Raises:
+        LayoutError: it is to score prompts; followers would have to be told of every question.
+    """
+    if config.prompt_logprobs:
+        raise LayoutError("prompt_logprobs is for a mesh in one process; this one is over several")
+
+
 def _limit(config: RuntimeConfig) -> int:
+    check_scoring(config)
     arch = Architecture.from_directory(config.model)
     return message_limit(config, arch.vocab, Sizes.of(config, arch.context).table_width)
 
