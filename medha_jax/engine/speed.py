@@ -123,7 +123,7 @@ class _Watched:
         self.usable, self.renew, self.slice_lengths = executor.usable, executor.renew, executor.slice_lengths
         self.grid, self.grow = executor.grid, executor.grow
         self.admit, self.adopt = executor.admit, executor.adopt
-        self.host, self.copy_pages = executor.host, executor.copy_pages
+        self.host, self.copy_pages, self.score = executor.host, executor.copy_pages, executor.score
 
     def submit(self, plan: Any) -> Any:
         return self._submitted(self._executor.submit, plan)

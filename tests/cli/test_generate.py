@@ -144,3 +144,21 @@ def test_without_a_place_for_a_cache_it_compiles_and_says_so(model, environment)
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
     (line,) = (line for line in done.stderr.splitlines() if "MEDHA_JAX_CACHE" in line)
     assert line.startswith("every start compiles all programs") and "/proc/.cache/medha-jax/compiled" in line
+
+
+def test_a_prompt_has_the_log_probabilities_that_its_tokens_had_when_they_were_generated(generate):
+    flags = ("--ignore-eos", "--json", "--max-tokens")
+    first = json.loads(generate("--prompt-ids", "5,6,7", *flags, 5, "--logprobs", 2).stdout)
+    assert "prompt_logprobs" not in first
+    ids = [5, 6, 7, *first["token_ids"]]
+    done = generate(
+        "--prompt-ids", ",".join(map(str, ids)), *flags, 2, "--prompt-logprobs", 2, "--chunk", "3,1", "--n", 2
+    )
+    assert done.returncode == 0, done.stderr
+    one, other = map(json.loads, done.stdout.splitlines())
+    assert "prompt_logprobs" not in other and one["logprobs"] is None
+    nothing, *entries = one["prompt_logprobs"]
+    assert nothing is None and [entry["token_id"] for entry in entries] == ids[1:]
+    for entry, wanted in zip(entries[2:], first["logprobs"], strict=True):
+        assert entry["logprob"] == pytest.approx(wanted["logprob"], abs=1e-4)
+        assert [token for token, _ in entry["top"]] == [token for token, _ in wanted["top"]]

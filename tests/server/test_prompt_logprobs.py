@@ -72,8 +72,8 @@ def test_a_prompt_in_parts_and_the_command_tell_the_same(server, client, answere
 def test_what_cannot_be_had_is_refused(client, simulated):
     with Client(simulated.address) as plain:
         for prompt in (PROMPT, "text"):
-            code, message = refusal(lambda prompt=prompt: list(plain.generate(prompt, prompt_logprobs=0)))
-            assert code == "INVALID_ARGUMENT" and "without --prompt-logprobs" in message
+            error = refusal(plain.generate(prompt, prompt_logprobs=0))
+            assert error.code == "INVALID_ARGUMENT" and "without --prompt-logprobs" in error.message
     with pytest.raises(ServerError, match=r"INVALID_ARGUMENT: prompt_logprobs is 21; allowed is \[0, 20\]"):
         list(client.generate(PROMPT, prompt_logprobs=21))
     with pytest.raises(InvalidSettingError, match="prompt_logprobs"):
