@@ -11,6 +11,7 @@ import argparse
 import functools
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from medha_jax.cli.server_process import dying, run_server, server_log
 from medha_jax.config import BUNDLED_MODEL, POLICIES, Buckets, MeshConfig, RuntimeConfig, SchedulerConfig
@@ -64,9 +65,14 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--max-queue-tokens", type=int)
     parser.add_argument("--max-streams", type=int, default=4096)
     parser.add_argument("--max-output", type=int)
+    parser.add_argument("--auth-token-file", type=Path)
+    parser.add_argument("--connection-streams", type=int, default=Limits.connection_streams)
     parser.add_argument("--part-seconds", type=float, default=60.0)
     parser.add_argument("--part-rate", type=float, default=100.0)
     parser.add_argument("--drain-seconds", type=float, default=30.0)
+    for name in ("handshake_seconds", "idle_seconds", "connection_seconds"):
+        option = f"--{name.replace('_', '-')}"
+        parser.add_argument(option, type=float, default=getattr(ServerSettings, name))
     parser.add_argument("--tick-seconds", type=float, default=ServerSettings.tick_seconds)
     parser.add_argument("--access-log", default="off")
     parser.add_argument("--load-seconds", type=float, default=0.0, help="until it is ready")
@@ -86,13 +92,18 @@ def main(loader_of: Callable[..., SimulatedLoader] | None = None) -> None:
         max_output=given.max_output,
         max_streams=given.max_streams,
         part_seconds=given.part_seconds,
+        connection_streams=given.connection_streams,
         part_rate=given.part_rate,
     )
     settings = ServerSettings(
         port=given.port,
         metrics_port=given.metrics_port,
+        token_file=given.auth_token_file,
         drain_seconds=given.drain_seconds,
         tick_seconds=given.tick_seconds,
+        handshake_seconds=given.handshake_seconds,
+        idle_seconds=given.idle_seconds,
+        connection_seconds=given.connection_seconds,
         access_log=given.access_log,
         limits=limits,
     )

@@ -7,14 +7,16 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 from google.protobuf.message import Message
 from grpc import StatusCode, aio
 
 from medha_jax.engine import ErrorLog
 from medha_jax.server.access_log import AccessLog, Record
-from medha_jax.server.refusal import Refusal
+from medha_jax.server.receiving import NoMessageError, Receiving
+from medha_jax.server.refusal import Refusal, invalid
 from medha_jax.server.request_parser import parse
 
 SMALL = 16384  # bytes of a message or of token ids; up to here work takes below 1 ms and stays in the event loop
@@ -26,6 +28,15 @@ Context = Any  # aio.ServicerContext, whose methods have no types
 T = TypeVar("T")
 M = TypeVar("M", bound=Message)
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Received(Generic[M]):
+    """A message, its size in bytes, and when it had come, in seconds of the engine's clock."""
+
+    message: M
+    size: int
+    came: float
 
 
 class Workers:
@@ -53,13 +64,20 @@ class Calls:
     """Begins and ends calls. Belongs to the event loop.
 
     `clock` is the engine's. `workers` do the work that would block the loop. `on_refused` is called with the status of
-    every request that was never accepted.
+    every request that was never accepted. Messages come in turns of `receiving`, within `seconds` each.
     """
 
     def __init__(
-        self, log: AccessLog, clock: Callable[[], float], workers: Workers, on_refused: Callable[[str], None]
+        self,
+        log: AccessLog,
+        clock: Callable[[], float],
+        workers: Workers,
+        on_refused: Callable[[str], None],
+        receiving: Receiving,
+        seconds: float,
     ) -> None:
         self._log, self._clock, self._workers, self._on_refused = log, clock, workers, on_refused
+        self.receiving, self._seconds = receiving, seconds
         self._errors = ErrorLog(clock, "the access log")
         self._unsent: set[asyncio.Future[None]] = set()
 
@@ -119,9 +137,22 @@ class Calls:
         """Do work on `size` bytes without blocking the loop; up to `small` bytes it is done at once."""
         return work() if size <= small else await self._workers.do(size, work)
 
-    async def parsed(self, kind: type[M], data: bytes) -> M:
-        """A message from its bytes; errors as in `request_parser.parse`."""
-        return await self.aside(len(data), lambda: parse(kind, data))
+    @asynccontextmanager
+    async def received(self, kind: type[M], messages: AsyncIterator[bytes]) -> AsyncIterator[Received[M]]:
+        """The one message of a call; it counts as being received until the block ends.
+
+        Raises:
+            Refusal: none came in time, or as in `request_parser.parse`.
+        """
+        ends = asyncio.get_running_loop().time() + self._seconds
+        try:
+            async with self.receiving.message(messages, ends) as data:
+                if data is None:
+                    raise invalid(f"the call has no message; send a {kind.DESCRIPTOR.name}")
+                came = self._clock()
+                yield Received(await self.aside(len(data), lambda: parse(kind, data)), len(data), came)
+        except NoMessageError:
+            raise Refusal(StatusCode.DEADLINE_EXCEEDED, f"no message came within {self._seconds:g} s") from None
 
     def deadline(self, context: Context) -> float | None:
         """When the caller stops waiting, on the engine's clock."""

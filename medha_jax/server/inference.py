@@ -25,7 +25,7 @@ from medha_jax.plan import InvalidRequestError
 from medha_jax.protos import inference_pb2 as pb
 from medha_jax.server import replies
 from medha_jax.server.access_log import Record
-from medha_jax.server.calls import SMALL, SMALL_TEXT, Calls, Context
+from medha_jax.server.calls import SMALL, SMALL_TEXT, Calls, Context, Received
 from medha_jax.server.prompt_parts import PromptParts
 from medha_jax.server.refusal import Refusal, invalid, too_busy, unavailable
 from medha_jax.server.request_parser import LONGEST_ID, RequestParser, ServedModel, request_id
@@ -58,21 +58,15 @@ class Inference:
         """Take no more requests; running ones go on."""
         self._closed = reason
 
-    async def generate(self, data: bytes, context: Context) -> None:
+    async def generate(self, messages: AsyncIterator[bytes], context: Context) -> None:
         """Answer one prompt with a stream of events."""
-        arrival = self._calls.now()
         async with self._calls.answered("Generate", context, request=True) as record:
             service, requests = self._ready()
-            message = await self._calls.parsed(pb.GenerateRequest, data)
-            stream = self._opened(message.settings, record)
+            async with self._calls.received(pb.GenerateRequest, messages) as received:
+                stream = self._opened(received.message.settings, record)
+                await self._begin(service, requests, stream, received, context, record)
             try:
-                deadline = self._calls.deadline(context)
-                small = SMALL_TEXT if message.WhichOneof("prompt") == "text" else SMALL
-                request = await self._calls.aside(len(data), lambda: requests.whole(message, deadline), small)
-                record.prompt_tokens = len(request.prompt_ids)
-                if message.settings.echo:
-                    stream.echo(await self._calls.aside(len(data), lambda: requests.text(message, request.sampling)))
-                await self._submit(service, stream, request, arrival, record)
+                del received  # a prompt may be large, and its answer long
                 await self._write(stream, context, record)
             finally:
                 self._end(service, stream)
@@ -102,23 +96,25 @@ class Inference:
                     reading.cancel()
                 self._end(service, stream)
 
-    async def tokenize(self, data: bytes, context: Context) -> bytes:
+    async def tokenize(self, messages: AsyncIterator[bytes], context: Context) -> bytes:
         """Token ids of a text: the bytes of a `TokenizeResponse`."""
         async with self._calls.answered("Tokenize", context) as record:
             _, requests = self._ready()
-            asked = await self._calls.parsed(pb.TokenizeRequest, data)
+            async with self._calls.received(pb.TokenizeRequest, messages) as received:
 
-            def answered() -> tuple[int, bytes]:
-                ids = requests.tokenized(asked)
-                return len(ids), pb.TokenizeResponse(token_ids=ids).SerializeToString()
+                def answered() -> tuple[int, bytes]:
+                    ids = requests.tokenized(received.message)
+                    return len(ids), pb.TokenizeResponse(token_ids=ids).SerializeToString()
 
-            record.prompt_tokens, answer = await self._calls.aside(len(data), answered, SMALL_TEXT)
+                record.prompt_tokens, answer = await self._calls.aside(received.size, answered, SMALL_TEXT)
             return answer
 
-    async def get_model_info(self, data: bytes, context: Context) -> pb.ModelInfo:
+    async def get_model_info(self, messages: AsyncIterator[bytes], context: Context) -> pb.ModelInfo:
         """The model's vocabulary and limits."""
-        async with self._calls.answered("GetModelInfo", context):
-            await self._calls.parsed(pb.GetModelInfoRequest, data)
+        async with (
+            self._calls.answered("GetModelInfo", context),
+            self._calls.received(pb.GetModelInfoRequest, messages),
+        ):
             _, requests = self._ready()
             model = requests.model
             return pb.ModelInfo(
@@ -131,10 +127,9 @@ class Inference:
                 version=medha_jax.__version__,
             )
 
-    async def get_load(self, data: bytes, context: Context) -> pb.LoadInfo:
+    async def get_load(self, messages: AsyncIterator[bytes], context: Context) -> pb.LoadInfo:
         """The engine's load; answered while the server starts and ends, too."""
-        async with self._calls.answered("GetLoad", context):
-            await self._calls.parsed(pb.GetLoadRequest, data)
+        async with self._calls.answered("GetLoad", context), self._calls.received(pb.GetLoadRequest, messages):
             if self._service is None:
                 return pb.LoadInfo(accepting=False)
             load = self._service.load()
@@ -148,10 +143,13 @@ class Inference:
                 accepting=not self._closed and load.healthy,
             )
 
-    async def abort(self, data: bytes, context: Context) -> pb.AbortResponse:
+    async def abort(self, messages: AsyncIterator[bytes], context: Context) -> pb.AbortResponse:
         """End a request by its id."""
-        async with self._calls.answered("Abort", context) as record:
-            wanted = (await self._calls.parsed(pb.AbortRequest, data)).request_id
+        async with (
+            self._calls.answered("Abort", context) as record,
+            self._calls.received(pb.AbortRequest, messages) as received,
+        ):
+            wanted = received.message.request_id
             stream = self._streams.find(wanted) if len(wanted) <= LONGEST_ID else None
             if stream is None:
                 return pb.AbortResponse(found=False)
@@ -165,6 +163,29 @@ class Inference:
         if self._service is None or self._requests is None or self._closed:
             raise unavailable(f"{self._closed}; no requests are taken")
         return self._service, self._requests
+
+    async def _begin(
+        self,
+        service: EngineService,
+        requests: RequestParser,
+        stream: Stream,
+        received: Received[pb.GenerateRequest],
+        context: Context,
+        record: Record,
+    ) -> None:
+        """Hand a prompt to the engine; the stream ends if that fails."""
+        message, size = received.message, received.size
+        try:
+            deadline = self._calls.deadline(context)
+            small = SMALL_TEXT if message.WhichOneof("prompt") == "text" else SMALL
+            request = await self._calls.aside(size, lambda: requests.whole(message, deadline), small)
+            record.prompt_tokens = len(request.prompt_ids)
+            if message.settings.echo:
+                stream.echo(await self._calls.aside(size, lambda: requests.text(message, request.sampling)))
+            await self._submit(service, stream, request, received.came, record)
+        except BaseException:
+            self._end(service, stream)
+            raise
 
     def _opened(self, settings: pb.GenerateSettings, record: Record) -> Stream:
         wanted = request_id(settings) or uuid.uuid4().hex

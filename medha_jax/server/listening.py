@@ -14,7 +14,7 @@ from medha_jax.server.security import TokenCheck
 from medha_jax.server.settings import ServerSettings
 
 PING_SECONDS = 1  # between pings of a client that are welcome on every connection, idle ones included
-OTHER_CALLS = 256  # concurrent calls beside streams: health, load, tokenize
+MOST_PENDING = 2**14  # calls that the event loop has not seen yet
 
 
 class ListenError(RuntimeError):
@@ -22,12 +22,16 @@ class ListenError(RuntimeError):
 
 
 def grpc_server(
-    settings: ServerSettings, size: int, credentials: grpc.ServerCredentials | None, tokens: tuple[bytes, ...]
+    settings: ServerSettings,
+    size: int,
+    credentials: grpc.ServerCredentials | None,
+    tokens: tuple[bytes, ...],
+    connections: int | None,
 ) -> tuple[aio.Server, int]:
     """A server that is not started yet, and its port.
 
     It takes messages of at most `size` bytes. Without credentials it uses no TLS. If there are tokens, every call needs
-    one of them.
+    one of them. `connections` bounds how many are open; None does not.
 
     Raises:
         ListenError: the server cannot listen on the address.
@@ -36,18 +40,24 @@ def grpc_server(
         ("grpc.max_receive_message_length", size),
         ("grpc.max_send_message_length", -1),  # no limit: streams.MOST_JOINED bounds the messages
         ("grpc.max_metadata_size", 16384),
+        ("grpc.max_concurrent_streams", settings.limits.connection_streams),
+        # that come in one moment; gRPC's own limit, 1000, would cut honest calls at random beside a crowd
+        ("grpc.server.max_pending_requests", MOST_PENDING),
+        ("grpc.server.max_pending_requests_hard_limit", 2 * MOST_PENDING),
         ("grpc.so_reuseport", 0),  # otherwise a second server could share the port
+        ("grpc.server_handshake_timeout_ms", round(1000 * settings.handshake_seconds)),
+        ("grpc.max_connection_idle_ms", round(1000 * settings.idle_seconds)),
         ("grpc.keepalive_time_ms", 20_000),
         ("grpc.keepalive_timeout_ms", 10_000),
         # gateways ping idle connections, and ones whose prompt is computed in silence; gRPC would call that abuse
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", 1_000 * PING_SECONDS),
     ]
-    server = aio.server(
-        interceptors=[TokenCheck(tokens)] if tokens else [],
-        options=options,
-        maximum_concurrent_rpcs=settings.limits.max_streams + OTHER_CALLS,
-    )
+    if connections is not None:
+        options.append(("grpc.max_allowed_incoming_connections", connections))
+    if settings.connection_seconds is not None:
+        options.append(("grpc.max_connection_age_ms", round(1000 * settings.connection_seconds)))
+    server = aio.server(interceptors=[TokenCheck(tokens)] if tokens else [], options=options)
     try:
         _check_address(settings.host, settings.port)
         if credentials is None:
@@ -71,20 +81,25 @@ def _check_address(host: str, port: int) -> None:
 
 
 def handlers(inference: Inference) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
-    """The service's methods by name."""
+    """The service's methods by name.
 
-    def unary(method: Any) -> grpc.RpcMethodHandler[Any, Any]:
-        return grpc.unary_unary_rpc_method_handler(method, response_serializer=_serialized)
+    All take their messages as a stream, which is the same for clients: gRPC would wait without limit for the message of
+    a unary call.
+    """
+
+    def one_answer(method: Any) -> grpc.RpcMethodHandler[Any, Any]:
+        return grpc.stream_unary_rpc_method_handler(method, response_serializer=_serialized)
+
+    def events(method: Any) -> grpc.RpcMethodHandler[Any, Any]:
+        return grpc.stream_stream_rpc_method_handler(method, response_serializer=_serialized)
 
     return {
-        "Generate": grpc.unary_stream_rpc_method_handler(inference.generate, response_serializer=_serialized),
-        "GenerateStream": grpc.stream_stream_rpc_method_handler(
-            inference.generate_stream, response_serializer=_serialized
-        ),
-        "Tokenize": unary(inference.tokenize),
-        "GetModelInfo": unary(inference.get_model_info),
-        "GetLoad": unary(inference.get_load),
-        "Abort": unary(inference.abort),
+        "Generate": events(inference.generate),
+        "GenerateStream": events(inference.generate_stream),
+        "Tokenize": one_answer(inference.tokenize),
+        "GetModelInfo": one_answer(inference.get_model_info),
+        "GetLoad": one_answer(inference.get_load),
+        "Abort": one_answer(inference.abort),
     }
 
 

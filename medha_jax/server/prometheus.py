@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable, Iterable, Iterator
-from socketserver import BaseServer
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
@@ -36,7 +34,7 @@ SHARE = (0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1)
 
 
 class Metrics:
-    """All metrics of one server. Owns their registry and, once it listens, the endpoint.
+    """All metrics of one server. Owns their registry.
 
     Only the engine's thread may call `on_tick` and `on_events`, in this order for each tick.
     """
@@ -87,17 +85,6 @@ class Metrics:
         self._now = math.nan
         self._outputs: dict[int, float] = {}  # time of each request's last output, in seconds
         self._done: dict[int, int] = {}  # counted prompt tokens of each request
-        self._endpoint: tuple[BaseServer, threading.Thread] | None = None
-
-    def listen(self, host: str, port: int) -> int:
-        """Serve the metrics over HTTP from a thread; returns the port. Port 0 takes a free one.
-
-        Raises:
-            OSError: the address is in use, or not this machine's.
-        """
-        server, thread = start_http_server(port, host, self.registry)
-        self._endpoint = server, thread
-        return int(server.server_port)
 
     def watch(self, load: Callable[[], Load]) -> None:
         """Read the gauges from an engine at every request for the metrics."""
@@ -164,15 +151,6 @@ class Metrics:
     def refused(self, reason: str) -> None:
         """Count a request that was never accepted. Any thread may call this."""
         self._refused.labels(reason).inc()
-
-    def close(self) -> None:
-        """Stop serving; further calls do nothing."""
-        if self._endpoint is not None:
-            server, thread = self._endpoint
-            self._endpoint = None
-            server.shutdown()
-            server.server_close()
-            thread.join()
 
     def _finish(self, request: RequestTotals, e2e_s: float) -> None:
         self._deadline.labels(str(request.deadline_met).lower()).inc()

@@ -9,6 +9,7 @@ from grpc import StatusCode
 
 from medha_jax.protos import inference_pb2 as pb
 from medha_jax.server.calls import Calls
+from medha_jax.server.receiving import NoMessageError
 from medha_jax.server.refusal import Refusal, invalid
 from medha_jax.server.request_parser import parse
 from medha_jax.server.settings import Limits
@@ -62,9 +63,10 @@ class PromptParts:
         end = self._began + each + self._tokens / rate
         now = asyncio.get_running_loop().time()
         try:
-            async with asyncio.timeout_at(min(now + each, end)):
-                data = await anext(self._parts, None)
-        except TimeoutError:
+            async with self._calls.receiving.message(self._parts, min(now + each, end)) as data:
+                self.came = self._calls.now()
+                return None if data is None else await self._calls.aside(len(data), lambda: _read(data))
+        except NoMessageError:
             message = f"no part of the prompt came within {each:g} s"
             if self._tokens and end < now + each:
                 message = (
@@ -72,8 +74,6 @@ class PromptParts:
                     "tokens/s or faster"
                 )
             raise Refusal(StatusCode.DEADLINE_EXCEEDED, message) from None
-        self.came = self._calls.now()
-        return None if data is None else await self._calls.aside(len(data), lambda: _read(data))
 
 
 def _read(data: bytes) -> tuple[pb.GeneratePart, IdArray]:

@@ -20,9 +20,12 @@ from medha_jax.net import join_address
 from medha_jax.protos import inference_pb2 as pb
 from medha_jax.server.access_log import AccessLog
 from medha_jax.server.calls import Calls, Workers
+from medha_jax.server.descriptors import connections_for
 from medha_jax.server.inference import Inference
 from medha_jax.server.listening import ListenError, grpc_server, handlers
+from medha_jax.server.metrics_endpoint import MetricsEndpoint
 from medha_jax.server.prometheus import Metrics
+from medha_jax.server.receiving import Receiving
 from medha_jax.server.refusal import unavailable
 from medha_jax.server.request_parser import ServedModel
 from medha_jax.server.security import read_tokens, server_credentials
@@ -97,12 +100,15 @@ async def serve(
     announce, tell, dying = (_harmless(take, ErrorLog(clock, "a line")) for take in (announce, tell, dying))
     credentials = None if settings.tls is None else server_credentials(settings.tls)
     tokens = () if settings.token_file is None else read_tokens(settings.token_file)
-    with contextlib.ExitStack() as closing:
+    connections = connections_for(settings.limits.max_streams)
+    async with contextlib.AsyncExitStack() as closing:
         metrics = trace = None
         if settings.metrics_port is not None:
-            metrics = closing.enter_context(contextlib.closing(Metrics()))
+            metrics = Metrics()
             metrics.watch_log(dropped)
-            tell(f"metrics on http://{_listen_for_metrics(metrics, settings.host, settings.metrics_port)}/metrics")
+            host, port = settings.metrics_host, settings.metrics_port
+            where = await _listen_for_metrics(closing, metrics, host, port)
+            tell(f"metrics on http://{where}/metrics")
         if settings.trace is not None:
             trace = closing.enter_context(contextlib.closing(ScheduleTrace(settings.trace, clock)))
         watchers = GuardedWatchers([watcher for watcher in (metrics, trace) if watcher is not None], clock)
@@ -112,14 +118,16 @@ async def serve(
         size = settings.limits.message_bytes(model.context)
         workers = Workers(WORKERS)
         log = AccessLog(settings.access_log, tell, time.time)
-        calls = Calls(log, clock, workers, (lambda code: None) if metrics is None else metrics.refused)
+        receiving, seconds = Receiving(settings.limits.receiving(model.context)), settings.limits.part_seconds
+        on_refused = (lambda code: None) if metrics is None else metrics.refused
+        calls = Calls(log, clock, workers, on_refused, receiving, seconds)
         inference = Inference(calls, streams, settings.limits, size)
-        server, port = grpc_server(settings, size, credentials, tokens)
-        vitals = Vitals(SERVICE)
+        server, port = grpc_server(settings, size, credentials, tokens, connections)
+        vitals = Vitals(SERVICE, settings.limits.max_watches, size)
         vitals.add_to(server)
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers(inference)),))
         reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, REFLECTION), server)
-        await vitals.tell(ready=False)
+        vitals.tell(ready=False)
         await server.start()
         loading = _in_thread(lambda: _load(loader, streams, metrics, watchers))
         waiting = asyncio.create_task(stop.asked.wait())
@@ -133,17 +141,17 @@ async def serve(
                 service = await loading
                 stop.listen()  # again: the load may have replaced the signal handlers
                 inference.open(service, replace(model, context=service.context))
-                await vitals.tell(ready=True)
+                vitals.tell(ready=True)
                 announce(f"serving {model.name} on {join_address(settings.host, port)}")
                 watching = asyncio.create_task(_watch(service, settings.tick_seconds))
                 await asyncio.wait((waiting, watching), return_when=asyncio.FIRST_COMPLETED)
                 if not watching.done():
-                    await vitals.tell(ready=False)
+                    vitals.tell(ready=False)
                     inference.close("the server is about to end")
                     await _drain(streams, settings.drain_seconds, stop.hurry, watching, tell)
                 if watching.done():
                     fault = watching.result()
-                    await vitals.tell(ready=False, alive=False)
+                    vitals.tell(ready=False, alive=False)
                     inference.close(fault)
                     dying(fault)
                     await _end_all(streams, f"{fault}; the server ends")
@@ -177,12 +185,14 @@ def _harmless(take: Callable[[str], None], log: ErrorLog) -> Callable[[str], Non
     return guarded
 
 
-def _listen_for_metrics(metrics: Metrics, host: str, port: int) -> str:
+async def _listen_for_metrics(closing: contextlib.AsyncExitStack, metrics: Metrics, host: str, port: int) -> str:
     """Open the endpoint of the metrics; returns its HOST:PORT."""
     try:
-        return join_address(host, metrics.listen(host, port))
-    except OSError as error:
-        raise ListenError(f"cannot listen on {join_address(host, port)} for metrics: {error.strerror}") from None
+        endpoint = MetricsEndpoint(metrics.registry)
+        return join_address(host, await closing.enter_async_context(endpoint.listening(host, port)))
+    except (OSError, UnicodeError) as error:  # UnicodeError: of a name that DNS cannot have
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ListenError(f"cannot listen on {join_address(host, port)} for metrics: {reason}") from None
 
 
 def _load(loader: Loader, streams: Streams, metrics: Metrics | None, watchers: GuardedWatchers) -> EngineService:

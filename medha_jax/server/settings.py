@@ -15,6 +15,8 @@ BYTES_PER_TOKEN = 8  # of a message; packed ids take at most 5, code and prose a
 SETTINGS_BYTES = 65536  # of a message without its prompt
 LARGEST_MESSAGE = 64 * 2**20  # bytes; longer prompts come in parts
 LONGEST_S = 1e9  # that anything waits: 31 years; a timer of the system holds no more than ten times that
+OTHER_CALLS = 256  # at once, beside streams: load, tokenize, model info
+LONGEST_TIMER_S = 2e6  # of gRPC, in ms in 32 bits: 23 days
 LEAST_UNREAD = 65536  # bytes; fewer would end good readers
 _LISTEN, _LIMITS, _SECURITY = "Where to listen", "Limits", "Security"
 
@@ -31,11 +33,20 @@ class Limits:
         None, "Default: from the context.", at_least=1024, at_most=2**31 - 1, panel=_LIMITS
     )
     part_seconds: float = setting(
-        60.0, "To wait for the next part of a prompt.", above=0, at_most=LONGEST_S, panel=_LIMITS
+        60.0,
+        "To wait for a call's message, or for the next part of a prompt.",
+        above=0,
+        at_most=LONGEST_S,
+        panel=_LIMITS,
     )
     part_rate: float = setting(
         100.0, "Tokens a second at which a prompt in parts must come, after --part-seconds.", above=0, panel=_LIMITS
     )
+    receiving_bytes: int = setting(
+        2**30, "Of messages that are received and parsed at once; one always is.", at_least=2**20, panel=_LIMITS
+    )
+    connection_streams: int = setting(1024, "Calls at once on one connection.", at_least=1, panel=_LIMITS)
+    max_watches: int = setting(64, "Health.Watch calls at once; Check is always answered.", at_least=1, panel=_LIMITS)
     unread_bytes: int = setting(
         8 * 2**20, "Of a stream's output that its client may leave unread.", at_least=LEAST_UNREAD, panel=_LIMITS
     )
@@ -52,6 +63,10 @@ class Limits:
     def message_bytes(self, context: int) -> int:
         """Bytes of the largest message, for a context in tokens."""
         return self.max_message_bytes or min(SETTINGS_BYTES + BYTES_PER_TOKEN * context, LARGEST_MESSAGE)
+
+    def receiving(self, context: int) -> int:
+        """Messages that are received at once, for a context in tokens."""
+        return max(1, min(self.max_streams + OTHER_CALLS, self.receiving_bytes // self.message_bytes(context)))
 
     def text_bytes(self, context: int) -> int:
         """UTF-8 bytes of the longest text that is tokenized, for a context in tokens."""
@@ -71,6 +86,7 @@ class ServerSettings:
     metrics_port: int | None = setting(
         None, "Prometheus; 0 picks a free one. Default: off.", at_least=0, at_most=2**16 - 1, panel=_LISTEN
     )
+    metrics_host: str = setting("127.0.0.1", "Address for the metrics, which need no token.", panel=_LISTEN)
     tls: TlsFiles | None = None  # None: no encryption; with an authority, clients need certificates
     token_file: Path | None = setting(
         None, "Bearer tokens, one a line, of which a call needs one.", option="auth_token_file", panel=_SECURITY
@@ -84,6 +100,19 @@ class ServerSettings:
         "That a tick may take, or 20 times its prediction if that is more; then the engine counts as hung.",
         above=0,
         at_most=LONGEST_S,
+        panel=_LIMITS,
+    )
+    handshake_seconds: float = setting(
+        20.0, "That a new connection may take to speak HTTP/2 and TLS.", above=0, at_most=LONGEST_TIMER_S, panel=_LIMITS
+    )
+    idle_seconds: float = setting(
+        300.0, "That a connection may have no call; then it is closed.", above=0, at_most=LONGEST_TIMER_S, panel=_LIMITS
+    )
+    connection_seconds: float | None = setting(
+        None,
+        "After which a connection takes no new calls, so that clients spread over servers. Default: never.",
+        above=0,
+        at_most=LONGEST_TIMER_S,
         panel=_LIMITS,
     )
     access_log: LogFormat = setting(

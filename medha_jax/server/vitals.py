@@ -2,34 +2,101 @@
 
 from __future__ import annotations
 
-from grpc import aio
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+import asyncio
+from collections.abc import AsyncIterator
+
+import grpc
+from grpc import StatusCode, aio
+from grpc_health.v1 import health, health_pb2
+
+from medha_jax.server.calls import Context
+from medha_jax.server.receiving import NoMessageError, Receiving
+from medha_jax.server.refusal import Refusal, invalid, too_busy
+from medha_jax.server.request_parser import parse
 
 LIVENESS = "liveness"
+SECONDS = 5.0  # that a message may take
+MOST_RECEIVED = 64  # messages at once
+MOST_BYTES = 2**28  # of them, about
+Health = health_pb2.HealthCheckResponse
 
 
 class Vitals:
-    """Answers health checks. Belongs to the event loop.
+    """Answers health checks, apart from all other calls: no token, no limit of theirs. Belongs to the event loop.
 
     Args:
         service: name of the service. It and the empty name are SERVING while new requests are taken. `LIVENESS` is
             SERVING as long as the process can do its work, also while it loads or drains.
+        most_watches: at once.
+        message_bytes: the size of the largest message.
     """
 
-    def __init__(self, service: str) -> None:
-        self._ready_names = ("", service)
-        self._servicer = health.aio.HealthServicer()
+    def __init__(self, service: str, most_watches: int, message_bytes: int) -> None:
+        self._ready_names, self._most_watches = ("", service), most_watches
+        self._receiving = Receiving(max(4, min(MOST_RECEIVED, MOST_BYTES // message_bytes)))
+        self._states: dict[str, Health.ServingStatus] = {}
+        self._watchers: set[asyncio.Event] = set()
 
     def add_to(self, server: aio.Server) -> None:
         """Answer the calls of a server."""
-        health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
+        handlers = {
+            "Check": grpc.stream_unary_rpc_method_handler(self._check, response_serializer=Health.SerializeToString),
+            "Watch": grpc.stream_stream_rpc_method_handler(self._watch, response_serializer=Health.SerializeToString),
+        }
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(health.SERVICE_NAME, handlers),))
 
-    async def tell(self, ready: bool, alive: bool = True) -> None:
+    def tell(self, ready: bool, alive: bool = True) -> None:
         """Answer so from now on, also who watches."""
         for name in self._ready_names:
-            await self._servicer.set(name, _status(ready))
-        await self._servicer.set(LIVENESS, _status(alive))
+            self._states[name] = _status(ready)
+        self._states[LIVENESS] = _status(alive)
+        for changed in self._watchers:
+            changed.set()
+
+    async def _check(self, messages: AsyncIterator[bytes], context: Context) -> Health:
+        state = self._states.get(await self._name(messages, context))
+        if state is None:
+            await context.abort(
+                StatusCode.NOT_FOUND, f"no such service; known are {', '.join(map(repr, self._states))}"
+            )
+        return Health(status=state)
+
+    async def _watch(self, messages: AsyncIterator[bytes], context: Context) -> None:
+        name = await self._name(messages, context)
+        if len(self._watchers) >= self._most_watches:
+            await _refused(
+                context, too_busy(f"{self._most_watches} calls watch; allowed are {self._most_watches}; use Check")
+            )
+        changed, told = asyncio.Event(), None
+        self._watchers.add(changed)
+        try:
+            while True:
+                changed.clear()
+                state = self._states.get(name, Health.SERVICE_UNKNOWN)
+                if state != told:
+                    await context.write(Health(status=state))
+                told = state
+                await changed.wait()
+        finally:
+            self._watchers.discard(changed)
+
+    async def _name(self, messages: AsyncIterator[bytes], context: Context) -> str:
+        """The service that is asked for; the call ends if no message says that in time."""
+        try:
+            async with self._receiving.message(messages, asyncio.get_running_loop().time() + SECONDS) as data:
+                if data is None:
+                    raise invalid("the call has no message; send a HealthCheckRequest")
+                return parse(health_pb2.HealthCheckRequest, data).service
+        except NoMessageError:
+            await _refused(context, Refusal(StatusCode.DEADLINE_EXCEEDED, f"no message came within {SECONDS:g} s"))
+        except Refusal as refusal:
+            await _refused(context, refusal)
+        raise AssertionError("abort raises")
 
 
-def _status(good: bool) -> health_pb2.HealthCheckResponse.ServingStatus:
-    return health_pb2.HealthCheckResponse.SERVING if good else health_pb2.HealthCheckResponse.NOT_SERVING
+async def _refused(context: Context, refusal: Refusal) -> None:
+    await context.abort(refusal.code, refusal.message, refusal.trailers())
+
+
+def _status(good: bool) -> Health.ServingStatus:
+    return Health.SERVING if good else Health.NOT_SERVING
