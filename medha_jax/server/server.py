@@ -26,6 +26,7 @@ from medha_jax.server.listening import ListenError, grpc_server, handlers
 from medha_jax.server.metrics_endpoint import MetricsEndpoint
 from medha_jax.server.prometheus import Metrics
 from medha_jax.server.receiving import Receiving
+from medha_jax.server.reflected import add_reflection
 from medha_jax.server.refusal import unavailable
 from medha_jax.server.request_parser import ServedModel
 from medha_jax.server.security import read_tokens, server_credentials
@@ -126,7 +127,7 @@ async def serve(
         vitals = Vitals(SERVICE, settings.limits.max_watches, size)
         vitals.add_to(server)
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers(inference)),))
-        reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, REFLECTION), server)
+        add_reflection(server, (SERVICE, health.SERVICE_NAME, REFLECTION), receiving, seconds)
         vitals.tell(ready=False)
         await server.start()
         loading = _in_thread(lambda: _load(loader, streams, metrics, watchers))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import grpc
 from grpc import StatusCode, aio
-from grpc_health.v1 import health, health_pb2
+from grpc_health.v1 import health
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from medha_jax.server.calls import Context
 from medha_jax.server.receiving import NoMessageError, Receiving
@@ -18,7 +20,6 @@ LIVENESS = "liveness"
 SECONDS = 5.0  # that a message may take
 MOST_RECEIVED = 64  # messages at once
 MOST_BYTES = 2**28  # of them, about
-Health = health_pb2.HealthCheckResponse
 
 
 class Vitals:
@@ -34,14 +35,15 @@ class Vitals:
     def __init__(self, service: str, most_watches: int, message_bytes: int) -> None:
         self._ready_names, self._most_watches = ("", service), most_watches
         self._receiving = Receiving(max(4, min(MOST_RECEIVED, MOST_BYTES // message_bytes)))
-        self._states: dict[str, Health.ServingStatus] = {}
+        self._states: dict[str, HealthCheckResponse.ServingStatus] = {}
         self._watchers: set[asyncio.Event] = set()
 
     def add_to(self, server: aio.Server) -> None:
         """Answer the calls of a server."""
-        handlers = {
-            "Check": grpc.stream_unary_rpc_method_handler(self._check, response_serializer=Health.SerializeToString),
-            "Watch": grpc.stream_stream_rpc_method_handler(self._watch, response_serializer=Health.SerializeToString),
+        answer = HealthCheckResponse.SerializeToString
+        handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+            "Check": grpc.stream_unary_rpc_method_handler(self._check, response_serializer=answer),
+            "Watch": grpc.stream_stream_rpc_method_handler(self._watch, response_serializer=answer),
         }
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(health.SERVICE_NAME, handlers),))
 
@@ -53,13 +55,13 @@ class Vitals:
         for changed in self._watchers:
             changed.set()
 
-    async def _check(self, messages: AsyncIterator[bytes], context: Context) -> Health:
+    async def _check(self, messages: AsyncIterator[bytes], context: Context) -> HealthCheckResponse:
         state = self._states.get(await self._name(messages, context))
         if state is None:
             await context.abort(
                 StatusCode.NOT_FOUND, f"no such service; known are {', '.join(map(repr, self._states))}"
             )
-        return Health(status=state)
+        return HealthCheckResponse(status=state)
 
     async def _watch(self, messages: AsyncIterator[bytes], context: Context) -> None:
         name = await self._name(messages, context)
@@ -72,9 +74,9 @@ class Vitals:
         try:
             while True:
                 changed.clear()
-                state = self._states.get(name, Health.SERVICE_UNKNOWN)
+                state = self._states.get(name, HealthCheckResponse.SERVICE_UNKNOWN)
                 if state != told:
-                    await context.write(Health(status=state))
+                    await context.write(HealthCheckResponse(status=state))
                 told = state
                 await changed.wait()
         finally:
@@ -86,7 +88,7 @@ class Vitals:
             async with self._receiving.message(messages, asyncio.get_running_loop().time() + SECONDS) as data:
                 if data is None:
                     raise invalid("the call has no message; send a HealthCheckRequest")
-                return parse(health_pb2.HealthCheckRequest, data).service
+                return str(parse(HealthCheckRequest, data).service)
         except NoMessageError:
             await _refused(context, Refusal(StatusCode.DEADLINE_EXCEEDED, f"no message came within {SECONDS:g} s"))
         except Refusal as refusal:
@@ -98,5 +100,5 @@ async def _refused(context: Context, refusal: Refusal) -> None:
     await context.abort(refusal.code, refusal.message, refusal.trailers())
 
 
-def _status(good: bool) -> Health.ServingStatus:
-    return Health.SERVING if good else Health.NOT_SERVING
+def _status(good: bool) -> HealthCheckResponse.ServingStatus:
+    return HealthCheckResponse.SERVING if good else HealthCheckResponse.NOT_SERVING

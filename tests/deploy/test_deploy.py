@@ -79,6 +79,7 @@ def test_commands_in_manifests_are_those_of_medha_jax(manifest: Path) -> None:
                 ports = {port["name"]: port["containerPort"] for port in container["ports"]}
                 assert ports["grpc"] == int(values["--port"])
                 assert ports["metrics"] == int(values["--metrics-port"])
+                assert values["--metrics-host"] == values["--host"], "Prometheus runs elsewhere"
             if "--processes" in values:
                 mesh = load_mesh(values["--mesh"])
                 devices = container["resources"]["limits"]["nvidia.com/gpu"] * int(values["--processes"])

@@ -22,7 +22,8 @@ AUTHORIZED = (("authorization", f"Bearer {TOKEN}"),)
 CROWD = 2304  # calls
 PART_SECONDS = 4.0
 SOON = 3.0  # seconds for an honest answer; nobody waits for a crowd's calls to end
-METHODS = ["Generate", "GenerateStream", "Tokenize", "GetModelInfo", "GetLoad", "Abort"]
+METHODS = [SERVICE + name for name in ("Generate", "GenerateStream", "Tokenize", "GetModelInfo", "GetLoad", "Abort")]
+METHODS.append("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")
 HEALTH = "/grpc.health.v1.Health/"
 
 
@@ -75,7 +76,7 @@ def crowd(address, calls_of, ends=None):
 
 def test_calls_that_send_nothing_end_and_shut_nobody_out(guarded):
     def calls_of(channel):
-        crowd = [channel.stream_stream(SERVICE + METHODS[n % len(METHODS)]) for n in range(CROWD)]
+        crowd = [channel.stream_stream(METHODS[n % len(METHODS)]) for n in range(CROWD)]
         return [call(metadata=AUTHORIZED) for call in crowd]
 
     codes = crowd(guarded.address, calls_of, ends=5 * PART_SECONDS)
@@ -88,7 +89,7 @@ def test_calls_that_send_nothing_end_and_shut_nobody_out(guarded):
 @pytest.mark.parametrize("method", METHODS)
 def test_without_a_token_silent_calls_end_at_once(guarded, method):
     def calls_of(channel):
-        call = channel.stream_stream(SERVICE + method)
+        call = channel.stream_stream(method)
         return [call() for _ in range(20)]
 
     codes = crowd(guarded.address, calls_of, ends=SOON + 1)

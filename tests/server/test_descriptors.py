@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import resource
 import socket
 import subprocess
@@ -75,8 +76,12 @@ def test_idle_connections_are_closed_and_clients_do_not_notice() -> None:
 
 
 def test_a_connection_that_is_old_ends_its_calls_well() -> None:
-    with ServerProcess(*SIMULATED, "--connection-seconds", 0.3) as server, Client(server.address) as client:
+    options = ("--connection-seconds", 0.3, "--access-log", "json")
+    with ServerProcess(*SIMULATED, *options) as server, Client(server.address) as client:
         began = time.monotonic()
         *_, last = client.generate([5, 6, 7], max_tokens=200, ignore_eos=True)
         assert last.usage.output_tokens == 200 and time.monotonic() - began > 0.5
         assert client.load().accepting
+        wait_until(lambda: "GetLoad" in server.errors)
+        peers = {json.loads(line)["peer"] for line in server.errors.splitlines() if line.startswith("{")}
+        assert len(peers) == 2, "the second call came on another connection"

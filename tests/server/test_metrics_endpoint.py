@@ -14,9 +14,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from medha_jax.server import metrics_endpoint
+from medha_jax.server.listening import ListenError
 from medha_jax.server.metrics_endpoint import MetricsEndpoint
 from medha_jax.server.prometheus import Metrics
-from medha_jax.server.server import ListenError, serve
+from medha_jax.server.server import serve
 from medha_jax.server.settings import ServerSettings
 from tests.server.embedded import embedded
 

@@ -1,0 +1,44 @@
+"""gRPC's reflection: what the server's services and messages are."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import grpc
+from grpc import StatusCode, aio
+from grpc_reflection.v1alpha import reflection, reflection_pb2
+
+from medha_jax.server.calls import Context
+from medha_jax.server.receiving import NoMessageError, Receiving
+from medha_jax.server.refusal import Refusal
+from medha_jax.server.request_parser import parse
+
+
+def add_reflection(server: aio.Server, services: Sequence[str], receiving: Receiving, seconds: float) -> None:
+    """Tell a server's callers about services. Each of their messages has a turn, and must come within `seconds`."""
+    servicer = reflection.aio.ReflectionServicer(services)
+
+    async def asked(messages: AsyncIterator[bytes]) -> AsyncIterator[reflection_pb2.ServerReflectionRequest]:
+        while True:
+            async with receiving.message(messages, asyncio.get_running_loop().time() + seconds) as data:
+                if data is None:
+                    return
+                request = parse(reflection_pb2.ServerReflectionRequest, data)
+            yield request
+
+    async def answer(messages: AsyncIterator[bytes], context: Context) -> None:
+        try:
+            async for answered in servicer.ServerReflectionInfo(asked(messages), context):
+                await context.write(answered)
+        except NoMessageError:
+            await context.abort(StatusCode.DEADLINE_EXCEEDED, f"no message came within {seconds:g} s")
+        except Refusal as refusal:
+            await context.abort(refusal.code, refusal.message, refusal.trailers())
+
+    method: grpc.RpcMethodHandler[Any, Any] = grpc.stream_stream_rpc_method_handler(
+        answer, response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString
+    )
+    handler = grpc.method_handlers_generic_handler(reflection.SERVICE_NAME, {"ServerReflectionInfo": method})
+    server.add_generic_rpc_handlers((handler,))
