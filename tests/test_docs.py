@@ -65,3 +65,12 @@ def test_the_architecture_names_every_part():
     text = (ROOT / "docs" / "architecture.md").read_text()
     missing = [part for part in declared_imports(ROOT / "imports.bzl") if f"| `{part}" not in text]
     assert not missing
+
+
+def test_every_promise_names_a_test_that_is_there():
+    text = (ROOT / "docs" / "reliability.md").read_text()
+    rows = [row for row in text.splitlines() if row.startswith("| ") and not row.startswith("| promise")]
+    assert len(rows) > 20
+    for row in rows:
+        (name,) = re.findall(r"`(tests/[\w/]+\.py)::(\w+)` \|$", row)
+        assert f"def {name[1]}(" in (ROOT / name[0]).read_text(), name

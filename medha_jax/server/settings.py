@@ -16,7 +16,8 @@ SETTINGS_BYTES = 65536  # of a message without its prompt
 LARGEST_MESSAGE = 64 * 2**20  # bytes; longer prompts come in parts
 LONGEST_S = 1e9  # that anything waits: 31 years; a timer of the system holds no more than ten times that
 OTHER_CALLS = 256  # at once, beside streams: load, tokenize, model info
-LONGEST_TIMER_S = 2e6  # of gRPC, in ms in 32 bits: 23 days
+SHORTEST_TIMER_S = 0.01  # of a connection; gRPC counts in ms
+LONGEST_TIMER_S = 2e6  # in 32 bits: 23 days
 LEAST_UNREAD = 65536  # bytes; fewer would end good readers
 _LISTEN, _LIMITS, _SECURITY = "Where to listen", "Limits", "Security"
 
@@ -103,15 +104,23 @@ class ServerSettings:
         panel=_LIMITS,
     )
     handshake_seconds: float = setting(
-        20.0, "That a new connection may take to speak HTTP/2 and TLS.", above=0, at_most=LONGEST_TIMER_S, panel=_LIMITS
+        20.0,
+        "That a new connection may take to speak HTTP/2 and TLS.",
+        at_least=SHORTEST_TIMER_S,
+        at_most=LONGEST_TIMER_S,
+        panel=_LIMITS,
     )
     idle_seconds: float = setting(
-        300.0, "That a connection may have no call; then it is closed.", above=0, at_most=LONGEST_TIMER_S, panel=_LIMITS
+        300.0,
+        "That a connection may have no call; then it is closed.",
+        at_least=SHORTEST_TIMER_S,
+        at_most=LONGEST_TIMER_S,
+        panel=_LIMITS,
     )
     connection_seconds: float | None = setting(
         None,
         "After which a connection takes no new calls, so that clients spread over servers. Default: never.",
-        above=0,
+        at_least=SHORTEST_TIMER_S,
         at_most=LONGEST_TIMER_S,
         panel=_LIMITS,
     )

@@ -12,6 +12,7 @@ import pytest
 from medha_jax.server import receiving
 from medha_jax.server.receiving import NoMessageError, Receiving
 from medha_jax.server.refusal import Refusal
+from medha_jax.server.settings import Limits
 
 LONG = 60.0
 
@@ -117,3 +118,10 @@ def test_whatever_happens_no_turn_is_lost_or_made(monkeypatch: pytest.MonkeyPatc
         assert await asyncio.gather(*(received(turns) for _ in range(most))) == [b"message"] * most
 
     run(check())
+
+
+def test_turns_follow_from_the_bytes_of_the_largest_message() -> None:
+    assert Limits().receiving(8192) == 2048 + 256
+    assert Limits().receiving(2**20) == 2**30 // (65536 + 2**23)
+    assert Limits().receiving(2**26) == 2**30 // 2**26
+    assert Limits(receiving_bytes=2**20).receiving(2**26) == 1
