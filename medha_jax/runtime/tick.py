@@ -131,7 +131,9 @@ def with_rows(program: Program, register: Array, x: Array) -> Array:
     """A register with this shape's rows `x`, placed so that any other shape finds them."""
     rows = register[0, 0]
     for here, there in program.plan.bucket.slices(program.largest):
-        rows = rows.at[there].set(x[here])
+        # `at[there].set` leaves an unused, empty constant in the program where a shape has all rows. XLA for several
+        # GPUs crashes on it.
+        rows = lax.dynamic_update_slice_in_dim(rows, x[here], there.start, 0)
     return rows[None, None]
 
 

@@ -222,6 +222,14 @@ def test_slices_of_stated_lengths_give_the_same(monkeypatch: pytest.MonkeyPatch,
         agree(mine, wanted)
 
 
+@pytest.mark.parametrize("spp", [1, 2])
+def test_no_constant_array_is_hidden_in_a_program(spp: int) -> None:
+    """XLA for several GPUs crashed on an empty one, in every slice."""
+    programs = runtime(spp).programs
+    for shape in (*programs.buckets, *programs.slices):
+        assert programs.trace(shape).jaxpr.consts == [], shape
+
+
 @functools.cache
 def alone(spp: int, slot: int, prompt: int, seed: int) -> Request:
     return whole(runtime(spp), request(slot, prompt, seed))
