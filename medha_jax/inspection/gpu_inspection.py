@@ -135,6 +135,7 @@ def read_outcome(shape: Shape, outcome: CompileOutcome, folder: Path) -> GpuProg
         unseen=tuple(name for name, found in seen.items() if found is None),
         steps=program.steps,
         kernels=program.kernels,
+        layer=program.layer,
         moves=program.moves,
         repeated=program.repeated,
         repeated_products=program.repeated_products,

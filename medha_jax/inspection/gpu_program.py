@@ -79,6 +79,7 @@ class ProgramText:
         legacy_calls: custom calls of an interface that XLA records in no command buffer.
         pool_aliased: the pool's memory is that of the result, so that no second pool is needed.
         trips: steps of every loop by the name of its instruction; None if unknown.
+        layer: what one step of the layers' loop launches, by name and kind.
     """
 
     steps: int
@@ -90,6 +91,7 @@ class ProgramText:
     sent: tuple[SentArray, ...]
     pool_aliased: bool
     trips: dict[str, int | None]
+    layer: tuple[str, ...]
 
 
 def read_program(text: str) -> ProgramText:
@@ -121,6 +123,11 @@ def read_program(text: str) -> ProgramText:
         sent=_sent(executed, kinds),
         pool_aliased=any(name.startswith("state.pool") for name in program.aliased),
         trips=trips,
+        layer=tuple(
+            f"{one.operation.made.name} ({kind})"
+            for one, kind in zip(executed, kinds, strict=True)
+            if layers and one.loop == layers
+        ),
     )
 
 

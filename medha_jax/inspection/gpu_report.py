@@ -22,6 +22,7 @@ class GpuProgramReport:
         unseen: what could not be looked at, because the compiler ended before it.
         steps: steps of the loop of layers; 0 if it has none.
         kernels: operations by kind, in one step of that loop and outside of it.
+        layer: what one step of that loop launches, by name and kind.
         moves: operations that only move data, in the order of the program.
         repeated: instructions that are computed again to save memory; `repeated_products` of them are products.
         sent: collectives.
@@ -38,6 +39,7 @@ class GpuProgramReport:
     unseen: tuple[str, ...]
     steps: int
     kernels: tuple[KernelCount, ...]
+    layer: tuple[str, ...]
     moves: tuple[DataMove, ...]
     repeated: tuple[str, ...]
     repeated_products: int
