@@ -24,6 +24,7 @@ from medha_jax.engine import (
     scheduler_for,
     text_outputs,
 )
+from medha_jax.net import TlsFiles
 from medha_jax.plan import SamplingParams
 from medha_jax.scheduler.time_model import LinearTimeModel
 from medha_jax.server.request_parser import ServedModel
@@ -65,10 +66,11 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--max-queue-tokens", type=int)
     parser.add_argument("--max-streams", type=int, default=4096)
     parser.add_argument("--max-output", type=int)
-    parser.add_argument("--auth-token-file", type=Path)
     parser.add_argument("--connection-streams", type=int, default=Limits.connection_streams)
     parser.add_argument("--part-seconds", type=float, default=60.0)
     parser.add_argument("--part-rate", type=float, default=100.0)
+    for name in ("--tls-cert", "--tls-key", "--auth-token-file"):
+        parser.add_argument(name, type=Path)
     parser.add_argument("--drain-seconds", type=float, default=30.0)
     for name in ("handshake_seconds", "idle_seconds", "connection_seconds"):
         option = f"--{name.replace('_', '-')}"
@@ -98,6 +100,7 @@ def main(loader_of: Callable[..., SimulatedLoader] | None = None) -> None:
     settings = ServerSettings(
         port=given.port,
         metrics_port=given.metrics_port,
+        tls=None if given.tls_cert is None else TlsFiles(given.tls_cert, given.tls_key),
         token_file=given.auth_token_file,
         drain_seconds=given.drain_seconds,
         tick_seconds=given.tick_seconds,

@@ -1,4 +1,4 @@
-"""Ctrl-C without exceptions at arbitrary places.
+"""Ctrl-C without exceptions at arbitrary places, and hangups that end no server.
 
 A KeyboardInterrupt may be dropped or turned into another error if Python raises it during JAX's import or in its
 garbage collection callback. So a signal either ends the process or is only noted.
@@ -27,6 +27,12 @@ def leave_on_interrupt() -> None:
     # A shell starts background jobs with SIGINT ignored; keep that.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _leave)
+
+
+def outlive_hangups() -> None:
+    """Make SIGHUP end nothing: for servers, whose streams it must not cut. A running server reads files again."""
+    # a handler, because programs that are started would inherit that it is ignored
+    signal.signal(signal.SIGHUP, lambda number, frame: None)
 
 
 @contextmanager

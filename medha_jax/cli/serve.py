@@ -17,6 +17,7 @@ import typer
 import yaml
 
 from medha_jax.cli.cluster import SEVERAL, ClusterOptions, ended_at_once, quiet_stdout
+from medha_jax.cli.interrupt import outlive_hangups
 from medha_jax.cli.option_groups import Shown, takes_groups
 from medha_jax.cli.runtime_options import RuntimeOptions
 from medha_jax.config import ConfigError, ModelDefaults, RuntimeConfig, SchedulerConfig, setting
@@ -115,6 +116,7 @@ def serve(
     One line on standard output says when it is ready, and where. Everything else goes to standard error.
     """
     signal.signal(signal.SIGTERM, _leave)  # until the event loop handles SIGTERM, there is nothing to finish
+    outlive_hangups()
     listening = ServerSettings(**settings, tls=tls.files)
     cluster, configured = processes.config, runtime.config
     if cluster is not None:

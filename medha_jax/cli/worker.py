@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from medha_jax.cli.cluster import SEVERAL, ClusterOptions, ended_at_once, quiet_stdout
+from medha_jax.cli.interrupt import outlive_hangups
 from medha_jax.cli.opening import tell
 from medha_jax.cli.option_groups import takes_groups
 from medha_jax.cli.runtime_options import RuntimeOptions
@@ -18,6 +19,7 @@ def worker(runtime: RuntimeOptions, processes: Annotated[ClusterOptions, SEVERAL
 
     Ends with 0 when process 0 is done, with 1 when any process is lost.
     """
+    outlive_hangups()
     cluster = processes.config
     if cluster is None:
         raise typer.BadParameter("a worker needs --coordinator HOST:PORT, or auto")

@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 from grpc import aio
 
 from medha_jax.server.inference import Inference
-from medha_jax.server.security import TokenCheck
+from medha_jax.server.security import Secrets, TokenCheck, server_credentials
 from medha_jax.server.settings import ServerSettings
 
 PING_SECONDS = 1  # between pings of a client that are welcome on every connection, idle ones included
@@ -22,16 +22,12 @@ class ListenError(RuntimeError):
 
 
 def grpc_server(
-    settings: ServerSettings,
-    size: int,
-    credentials: grpc.ServerCredentials | None,
-    tokens: tuple[bytes, ...],
-    connections: int | None,
+    settings: ServerSettings, size: int, secrets: Secrets, connections: int | None
 ) -> tuple[aio.Server, int]:
     """A server that is not started yet, and its port.
 
-    It takes messages of at most `size` bytes. Without credentials it uses no TLS. If there are tokens, every call needs
-    one of them. `connections` bounds how many are open; None does not.
+    It takes messages of at most `size` bytes. Without a certificate it uses no TLS. If there are tokens, every call
+    needs one of them. `connections` bounds how many are open; None does not.
 
     Raises:
         ListenError: the server cannot listen on the address.
@@ -57,13 +53,14 @@ def grpc_server(
         options.append(("grpc.max_allowed_incoming_connections", connections))
     if settings.connection_seconds is not None:
         options.append(("grpc.max_connection_age_ms", round(1000 * settings.connection_seconds)))
-    server = aio.server(interceptors=[TokenCheck(tokens)] if tokens else [], options=options)
+    interceptors = [] if secrets.tokens is None else [TokenCheck(secrets.tokens)]
+    server = aio.server(interceptors=interceptors, options=options)
     try:
         _check_address(settings.host, settings.port)
-        if credentials is None:
+        if secrets.certificates is None:
             port = server.add_insecure_port(settings.address)
         else:
-            port = server.add_secure_port(settings.address, credentials)
+            port = server.add_secure_port(settings.address, server_credentials(secrets.certificates))
     except (OSError, RuntimeError, UnicodeError) as error:  # UnicodeError: of a name that DNS cannot have
         reason = error.strerror if isinstance(error, OSError) else error
         raise ListenError(f"cannot listen on {settings.address}: {reason}; give another --host or --port") from None

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hmac
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,33 +15,63 @@ from grpc import aio
 
 from medha_jax.config import ConfigError
 from medha_jax.net import TlsFiles
+from medha_jax.server.renewal import Renewable, read_file
 
 SHORTEST_TOKEN = 16  # characters
 OPEN_METHODS = "/grpc.health.v1.Health/"  # need no token: health probes send none
 
 
-def server_credentials(files: TlsFiles) -> grpc.ServerCredentials:
+@dataclass(frozen=True)
+class Certificates:
+    """What new handshakes are served with; `mutual`: clients need certificates."""
+
+    offered: grpc.ServerCertificateConfiguration
+    mutual: bool
+
+
+def read_certificates(files: TlsFiles) -> Certificates:
     """Read the files of TLS, or of mutual TLS if they name an authority for clients.
 
     Raises:
         ConfigError: a file cannot be read or has the wrong content.
     """
-    cert, key = _read(files.cert), _read(files.key)
+    cert, key = read_file(files.cert), read_file(files.key)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
         context.load_cert_chain(files.cert, files.key, password=b"")  # else it would prompt on the terminal
-    except (ssl.SSLError, ValueError) as error:
+    except (OSError, ValueError) as error:  # OSError: of TLS, or a file that is gone by now
         raise ConfigError(
             f"{files.cert} and {files.key} are not a certificate and its key ({error}); give PEM files without password"
         ) from None
     if files.ca is None:
-        return grpc.ssl_server_credentials([(key, cert)])
-    ca = _read(files.ca)
+        return Certificates(grpc.ssl_server_certificate_configuration([(key, cert)]), mutual=False)
+    ca = read_file(files.ca)
     try:
         context.load_verify_locations(files.ca)
-    except ssl.SSLError as error:
+    except OSError as error:
         raise ConfigError(f"{files.ca} holds no certificate of an authority ({error}); give a PEM file") from None
-    return grpc.ssl_server_credentials([(key, cert)], ca, require_client_auth=True)
+    return Certificates(grpc.ssl_server_certificate_configuration([(key, cert)], ca), mutual=True)
+
+
+def server_credentials(certificates: Renewable[Certificates]) -> grpc.ServerCredentials:
+    """Credentials that serve each new handshake with the newest certificates."""
+    first = certificates.value
+    offer: Any = _Offer(certificates)  # gRPC's types leave out that it may give None
+    return grpc.dynamic_ssl_server_credentials(first.offered, offer, first.mutual)
+
+
+class _Offer:
+    """Called by gRPC before each handshake, one call at a time: what changed since the last one, or None."""
+
+    def __init__(self, certificates: Renewable[Certificates]) -> None:
+        self._certificates, self._told = certificates, certificates.value
+
+    def __call__(self) -> grpc.ServerCertificateConfiguration | None:
+        newest = self._certificates.value
+        if newest is self._told:
+            return None
+        self._told = newest
+        return newest.offered
 
 
 def read_tokens(path: Path) -> tuple[bytes, ...]:
@@ -49,7 +81,7 @@ def read_tokens(path: Path) -> tuple[bytes, ...]:
         ConfigError: the file cannot be read or has no token, or a token is too short or not visible ASCII.
     """
     try:
-        lines = _read(path).decode("ascii").splitlines()
+        lines = read_file(path).decode("ascii").splitlines()
     except UnicodeDecodeError:
         raise ConfigError(f"{path} holds other than ASCII; give one token a line") from None
     tokens = [line.strip() for line in lines if line.strip()]
@@ -63,14 +95,36 @@ def read_tokens(path: Path) -> tuple[bytes, ...]:
     return tuple(token.encode("ascii") for token in tokens)
 
 
+class Secrets:
+    """Certificates and tokens of a server, None where it has none. They are renewed when their files change.
+
+    Raises:
+        ConfigError: a file of TLS or of tokens is wrong.
+    """
+
+    def __init__(self, tls: TlsFiles | None, token_file: Path | None) -> None:
+        self.certificates: Renewable[Certificates] | None = None
+        self.tokens: Renewable[tuple[bytes, ...]] | None = None
+        if tls is not None:
+            files = [path for path in (tls.cert, tls.key, tls.ca) if path is not None]
+            self.certificates = Renewable("certificates", files, partial(read_certificates, tls))
+        if token_file is not None:
+            self.tokens = Renewable("tokens", [token_file], partial(read_tokens, token_file))
+
+    @property
+    def renewables(self) -> list[Renewable[Any]]:
+        """Those that there are."""
+        return [secret for secret in (self.certificates, self.tokens) if secret is not None]
+
+
 class TokenCheck(aio.ServerInterceptor):
-    """Refuses calls without one of the tokens in `authorization: Bearer …`, except health checks.
+    """Refuses calls without one of the newest tokens in `authorization: Bearer …`, except health checks.
 
     Every token is compared in constant time, even after a match.
     """
 
-    def __init__(self, tokens: Sequence[bytes]) -> None:
-        self._tokens = tuple(tokens)
+    def __init__(self, tokens: Renewable[tuple[bytes, ...]]) -> None:
+        self._tokens = tokens
 
     async def intercept_service(
         self,
@@ -89,7 +143,7 @@ class TokenCheck(aio.ServerInterceptor):
             return False
         value = stated[0] if isinstance(stated[0], bytes) else stated[0].encode("utf-8", "replace")
         scheme, _, token = value.partition(b" ")
-        matches = [hmac.compare_digest(token.strip(), known) for known in self._tokens]
+        matches = [hmac.compare_digest(token.strip(), known) for known in self._tokens.value]
         return scheme.lower() == b"bearer" and any(matches)
 
 
@@ -101,10 +155,3 @@ async def _refuse(messages: Any, context: aio.ServicerContext[Any, Any]) -> None
 
 # fits every method, because it reads no message
 _REFUSED: grpc.RpcMethodHandler[Any, Any] = grpc.stream_stream_rpc_method_handler(_refuse)
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from None

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import threading
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import grpc
 from grpc_health.v1 import health
@@ -19,6 +18,7 @@ from medha_jax.engine import STOP_SECONDS, EngineEvent, EngineService, ErrorLog,
 from medha_jax.net import join_address
 from medha_jax.protos import inference_pb2 as pb
 from medha_jax.server.access_log import AccessLog
+from medha_jax.server.background import in_background
 from medha_jax.server.calls import Calls, Workers
 from medha_jax.server.descriptors import connections_for
 from medha_jax.server.inference import Inference
@@ -28,8 +28,9 @@ from medha_jax.server.prometheus import Metrics
 from medha_jax.server.receiving import Receiving
 from medha_jax.server.reflected import add_reflection
 from medha_jax.server.refusal import unavailable
+from medha_jax.server.renewal import Renewal
 from medha_jax.server.request_parser import ServedModel
-from medha_jax.server.security import read_tokens, server_credentials
+from medha_jax.server.security import Secrets
 from medha_jax.server.settings import ServerSettings
 from medha_jax.server.stopping import Stopping
 from medha_jax.server.streams import Streams
@@ -44,7 +45,6 @@ WATCH_SECONDS = 0.25  # between looks at the engine
 LAST_WRITE_SECONDS = 5.0  # that one write may take while the server ends
 LAST_WORDS_SECONDS = 1.0  # for ended streams to send their status
 CLOSE_SECONDS = 3.0  # to release what an engine has that cannot go on
-T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 
@@ -89,8 +89,9 @@ async def serve(
         dying: takes the sentence why the engine cannot go on, before streams are ended. A few seconds later this
             function raises; who must be sure of that ends the process by itself.
         dropped: how many lines `tell` dropped so far, for the metrics.
-        stopping: stops the server when it is set. Without it SIGTERM and SIGINT stop the server, and a second signal
-            ends the running streams at once; the caller must then be the main thread.
+        stopping: stops the server when it is set. Without it SIGTERM and SIGINT stop the server, a second signal ends
+            the running streams at once, and SIGHUP reads the files of TLS and tokens again; the caller must then be the
+            main thread. The files are also read when they change.
 
     Raises:
         ConfigError: a file of TLS or of tokens is wrong; nothing was loaded.
@@ -99,8 +100,7 @@ async def serve(
         OSError: the trace cannot be written; nothing was loaded.
     """
     announce, tell, dying = (_harmless(take, ErrorLog(clock, "a line")) for take in (announce, tell, dying))
-    credentials = None if settings.tls is None else server_credentials(settings.tls)
-    tokens = () if settings.token_file is None else read_tokens(settings.token_file)
+    secrets = Secrets(settings.tls, settings.token_file)
     connections = connections_for(settings.limits.max_streams)
     async with contextlib.AsyncExitStack() as closing:
         metrics = trace = None
@@ -113,7 +113,8 @@ async def serve(
         if settings.trace is not None:
             trace = closing.enter_context(contextlib.closing(ScheduleTrace(settings.trace, clock)))
         watchers = GuardedWatchers([watcher for watcher in (metrics, trace) if watcher is not None], clock)
-        stop = Stopping(stopping)
+        renewal = Renewal(secrets.renewables, tell)
+        stop = Stopping(stopping, renewal.ask)
         stop.listen()
         streams = Streams(settings.limits)
         size = settings.limits.message_bytes(model.context)
@@ -123,14 +124,15 @@ async def serve(
         on_refused = (lambda code: None) if metrics is None else metrics.refused
         calls = Calls(log, clock, workers, on_refused, receiving, seconds)
         inference = Inference(calls, streams, settings.limits, size)
-        server, port = grpc_server(settings, size, credentials, tokens, connections)
+        server, port = grpc_server(settings, size, secrets, connections)
         vitals = Vitals(SERVICE, settings.limits.max_watches, size)
         vitals.add_to(server)
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers(inference)),))
         add_reflection(server, (SERVICE, health.SERVICE_NAME, REFLECTION), receiving, seconds)
         vitals.tell(ready=False)
         await server.start()
-        loading = _in_thread(lambda: _load(loader, streams, metrics, watchers))
+        renewing = asyncio.create_task(renewal.run())
+        loading = in_background(lambda: _load(loader, streams, metrics, watchers), "load")
         waiting = asyncio.create_task(stop.asked.wait())
         fault: str | None = None
         ended = True
@@ -165,11 +167,12 @@ async def serve(
             await server.stop(LAST_WORDS_SECONDS / 2)
             workers.close()
             waiting.cancel()
+            renewing.cancel()
             stop.leave()
         if fault is None and ended:
             loader.close()
         else:  # its thread may hold what `close` waits for
-            await asyncio.wait((_in_thread(loader.close),), timeout=CLOSE_SECONDS)
+            await asyncio.wait((in_background(loader.close, "close"),), timeout=CLOSE_SECONDS)
     if fault is not None:
         raise EngineEndedError(fault)
 
@@ -207,33 +210,6 @@ def _load(loader: Loader, streams: Streams, metrics: Metrics | None, watchers: G
     if metrics is not None:
         metrics.watch(service.load)
     return service
-
-
-def _in_thread(work: Callable[[], T]) -> asyncio.Future[T]:
-    """Run work in a thread. A load cannot be interrupted, so the thread goes on if its caller stops waiting."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[T] = loop.create_future()
-
-    def tell(result: T | None, error: BaseException | None) -> None:
-        if future.cancelled():
-            return
-        if error is None:
-            future.set_result(result)  # type: ignore[arg-type]
-        else:
-            future.set_exception(error)
-
-    def run() -> None:
-        result: T | None = None
-        error: BaseException | None = None
-        try:
-            result = work()
-        except BaseException as raised:
-            error = raised
-        with contextlib.suppress(RuntimeError):  # the loop has ended
-            loop.call_soon_threadsafe(tell, result, error)
-
-    threading.Thread(target=run, name="load", daemon=True).start()
-    return future
 
 
 async def _drain(

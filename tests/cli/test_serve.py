@@ -340,6 +340,9 @@ def test_sigterm_before_it_is_ready_ends_it_at_once(model, environment):
         for line in process.stderr:
             if line.startswith("compiling"):
                 break
+        process.send_signal(signal.SIGHUP)  # which ends nothing
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.2)
         began = time.monotonic()
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0 and time.monotonic() - began < 10

@@ -1,6 +1,7 @@
 """`generate` or `serve`, and `worker`, as the two processes of one mesh."""
 
 import json
+import signal
 import subprocess
 
 import pytest
@@ -52,6 +53,8 @@ def test_two_processes_print_and_serve_what_one_prints(environment, medha, model
     with start_worker(*SIZES) as following:
         with ServerProcess(*SERVE, *first, *SIZES, "--port", 0, environment=environment) as server:
             with Client(server.address) as client:
+                for process in (following, server.process):
+                    process.send_signal(signal.SIGHUP)  # which ends neither
                 events = list(client.generate(IDS, temperature=0, max_tokens=20, ignore_eos=True))
                 assert [token for event in events if isinstance(event, Delta) for token in event.token_ids] == expected
                 assert [pool.total_pages for pool in client.load().pools] == [16, 16]
