@@ -24,8 +24,8 @@ from tests.engine.test_preemption import (
     alone,
     assert_same,
     interrupted,
+    made,
     request,
-    runtime,
     serve,
 )
 
@@ -33,7 +33,7 @@ TIERED = dataclasses.replace(PREEMPTIVE, prefix_cache=True)
 
 
 def hosted(**settings: Any) -> MeshExecutor:
-    return runtime(host_kv_gib=2**-10, **settings)
+    return made(host_kv_gib=2**-10, **settings)
 
 
 def engine_of(

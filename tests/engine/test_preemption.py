@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -14,8 +15,10 @@ from medha_jax.engine import Completed, Completion, Engine, GenerationRequest, O
 from medha_jax.engine.offline import OFFLINE
 from medha_jax.plan import SamplingParams
 from medha_jax.runtime import MeshExecutor
+from medha_jax.runtime.programs import Programs
 from medha_jax.scheduler.request import Slo
 from medha_jax.text import Tokenizer
+from tests.compiling import FOR_MANY_TICKS
 from tests.small import small_executor
 
 PREEMPTIVE = dataclasses.replace(OFFLINE, policy="edf", preemption=True, bypass_s=1000.0)
@@ -26,17 +29,25 @@ SAMPLED: list[dict[str, Any]] = [
 ]
 
 
-def runtime(model: dict[str, Any] | None = None, kvp: int = 1, **settings: Any) -> MeshExecutor:
-    """Pages for 256 tokens; with two groups half of them in each."""
-    return small_executor(
-        model,
-        kvp=kvp,
-        tokens_per_group=None if kvp == 1 else 128,
-        pool_tokens=256 // kvp,
-        buckets=Buckets(decode=(4,), prefill=(64,), chunks=4, mixed_only=True, slices=()),
-        shared_buckets=Buckets(decode=(4,), prefill=(64,), chunks=2, mixed_only=True, slices=()),
-        **settings,
-    )
+@functools.cache
+def runtime(kvp: int = 1, spp: int = 1) -> MeshExecutor:
+    """Pages for 256 tokens; with two groups half of them in each. Tests leave no request behind in it."""
+    return made(kvp=kvp, spp=spp)
+
+
+def made(model: dict[str, Any] | None = None, kvp: int = 1, **settings: Any) -> MeshExecutor:
+    """A runtime of a test's own. These tests run many ticks, so its program takes longer to compile and less to run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Programs, "compiler_options", FOR_MANY_TICKS)
+        return small_executor(
+            model,
+            kvp=kvp,
+            tokens_per_group=None if kvp == 1 else 128,
+            pool_tokens=256 // kvp,
+            buckets=Buckets(decode=(4,), prefill=(64,), chunks=4, mixed_only=True, slices=()),
+            shared_buckets=Buckets(decode=(4,), prefill=(64,), chunks=2, mixed_only=True, slices=()),
+            **settings,
+        )
 
 
 def request(number: int, prompt: int, tokens: int, due: float, **sampling: Any) -> GenerationRequest:
@@ -209,7 +220,7 @@ def test_a_preempted_request_finds_its_own_pages_again(byte_tokenizer: Tokenizer
 
 def test_rope_that_follows_the_length_is_exact_after_preemption(byte_tokenizer: Tokenizer) -> None:
     scaling = {"rope_type": "dynamic", "factor": 4.0}
-    executor = runtime({"rope_scaling": scaling, "max_position_embeddings": 64})
+    executor = made({"rope_scaling": scaling, "max_position_embeddings": 64})
     arrivals = [(0, request(1, 100, 60, 5000.0, **SAMPLED[0])), (30, request(2, 120, 8, 10.0, **SAMPLED[0]))]
     got = serve(executor, byte_tokenizer, arrivals, dataclasses.replace(PREEMPTIVE, prefix_cache=True))
     assert got[0].preemptions == 1
