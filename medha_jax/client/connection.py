@@ -11,7 +11,14 @@ import grpc
 from google.protobuf.message import Message
 from grpc import aio
 
-from medha_jax.client.message_fields import InvalidSettingError, check_fields, check_text, in_parts, prompt_ids
+from medha_jax.client.message_fields import (
+    InvalidSettingError,
+    check_fields,
+    check_prompt,
+    check_text,
+    in_parts,
+    prompt_ids,
+)
 from medha_jax.net import is_loopback, named_host
 from medha_jax.protos import inference_pb2 as pb
 
@@ -196,8 +203,9 @@ def generation(
         options: of the call: timeout, metadata.
 
     Raises:
-        InvalidSettingError: a value does not fit its field, or `add_special_tokens` stands beside token ids.
+        InvalidSettingError: a value or the prompt does not fit, or `add_special_tokens` stands beside token ids.
     """
+    check_prompt(prompt)
     answers, message = pb.GenerateEvent.FromString, settings.message()  # refused here, not in a thread of gRPC
     added = settings.add_special_tokens
     if not isinstance(prompt, str) and added is not None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from google.protobuf.descriptor import FieldDescriptor
@@ -56,14 +57,29 @@ def check_text(name: str, text: str) -> None:
         raise InvalidSettingError(f"{name} is not valid Unicode (lone surrogates); give UTF-8 text") from None
 
 
+def check_prompt(prompt: object) -> None:
+    """Check what a prompt is made of. Bytes are refused: as a sequence of numbers, they would be taken for token ids.
+
+    Raises:
+        InvalidSettingError: it is neither text nor a sequence of token ids.
+    """
+    ids = hasattr(prompt, "__len__") and hasattr(prompt, "__getitem__")
+    if not ids or isinstance(prompt, (bytes, bytearray, memoryview, Mapping)):
+        raise InvalidSettingError(
+            f"the prompt is of type {type(prompt).__name__}; give text, or a sequence of token ids"
+        )
+
+
 def prompt_ids(ids: Sequence[int]) -> pb.PromptIds:
     """Token ids as a message.
 
     Raises:
-        InvalidSettingError: an id is negative or too large for any vocabulary.
+        InvalidSettingError: an id is no whole number, negative, or too large for any vocabulary.
     """
     try:
         return pb.PromptIds(ids=ids)
+    except TypeError:
+        raise InvalidSettingError("token ids are whole numbers; one of them is not") from None
     except ValueError:
         bad = next(one for one in ids if not 0 <= one <= MOST_ID)
         raise InvalidSettingError(f"token id {_short(bad)}; a message holds 0 to {MOST_ID}") from None
@@ -94,7 +110,11 @@ def check_ids(parts: Iterable[Sequence[int]]) -> None:
         InvalidSettingError: as `prompt_ids`.
     """
     for part in parts:
-        if min(part) < 0 or max(part) > MOST_ID:
+        try:
+            fits = min(whole := array("q", part)) >= 0 and max(whole) <= MOST_ID
+        except (TypeError, OverflowError):
+            fits = False
+        if not fits:
             prompt_ids(part)
 
 

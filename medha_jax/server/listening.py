@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from typing import Any
 
@@ -62,9 +63,17 @@ def grpc_server(
         else:
             port = server.add_secure_port(settings.address, server_credentials(secrets.certificates))
     except (OSError, RuntimeError, UnicodeError) as error:  # UnicodeError: of a name that DNS cannot have
-        reason = error.strerror if isinstance(error, OSError) else error
+        reason = plain_reason(error)
         raise ListenError(f"cannot listen on {settings.address}: {reason}; give another --host or --port") from None
     return server, port
+
+
+def plain_reason(error: Exception) -> str:
+    """Why an address cannot be used, without the address, which Python repeats in some errors."""
+    if not isinstance(error, OSError):
+        return str(error)
+    of_a_name = isinstance(error, socket.gaierror) or error.errno is None  # its numbers are others
+    return error.strerror or str(error) if of_a_name else os.strerror(error.errno)
 
 
 def _check_address(host: str, port: int) -> None:

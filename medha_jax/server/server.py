@@ -22,7 +22,7 @@ from medha_jax.server.background import in_background
 from medha_jax.server.calls import Calls, Workers
 from medha_jax.server.descriptors import connections_for
 from medha_jax.server.inference import Inference
-from medha_jax.server.listening import ListenError, grpc_server, handlers
+from medha_jax.server.listening import ListenError, grpc_server, handlers, plain_reason
 from medha_jax.server.metrics_endpoint import MetricsEndpoint
 from medha_jax.server.prometheus import Metrics
 from medha_jax.server.receiving import Receiving
@@ -195,8 +195,8 @@ async def _listen_for_metrics(closing: contextlib.AsyncExitStack, metrics: Metri
         endpoint = MetricsEndpoint(metrics.registry)
         return join_address(host, await closing.enter_async_context(endpoint.listening(host, port)))
     except (OSError, UnicodeError) as error:  # UnicodeError: of a name that DNS cannot have
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise ListenError(f"cannot listen on {join_address(host, port)} for metrics: {reason}") from None
+        where = join_address(host, port)
+        raise ListenError(f"cannot listen on {where} for metrics: {plain_reason(error)}") from None
 
 
 def _load(loader: Loader, streams: Streams, metrics: Metrics | None, watchers: GuardedWatchers) -> EngineService:

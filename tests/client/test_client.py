@@ -85,6 +85,22 @@ def test_special_tokens_are_those_that_were_asked_for(client):
             client.generate(prompt, add_special_tokens=False)
 
 
+@pytest.mark.parametrize(
+    "prompt", [b"ab", bytearray(b"ab"), None, 3.5, {5: 6}, iter([5])], ids=lambda one: type(one).__name__
+)
+def test_what_is_neither_text_nor_ids_is_no_prompt(client, prompt):
+    """Bytes are a sequence of numbers: they were taken for the ids of other tokens."""
+    with pytest.raises(ValueError, match=r"the prompt is of type \w+; give text, or a sequence of token ids"):
+        client.generate(prompt)
+
+
+@pytest.mark.parametrize("bad", [1.5, "7", None])
+@pytest.mark.parametrize("count", [1, 150_000])
+def test_ids_are_whole_numbers_wherever_they_stand(client, bad, count):
+    with pytest.raises(ValueError, match="token ids are whole numbers; one of them is not"):
+        client.generate([*[5] * count, bad])
+
+
 def test_a_long_prompt_goes_in_parts(client):
     *_, last = client.generate([5] * 150_000, max_tokens=2)
     assert (last.usage.prompt_tokens, last.usage.output_tokens) == (150_000, 2)

@@ -46,6 +46,8 @@ SLICE_COPIES = {
     "layers.mlp.gate_up.kernel",
     "layers.mlp.down.kernel",
 }
+# Before the head, XLA for A100 pads the 65 rows of 64 decodes and a chunk that may need a token to 72, once a tick.
+PADDED_HEAD = {"a100"}
 # Each stage copies its share of the head in every tick.
 HEAD_COPIES = {"1x1x1": set(), "8x1x1": set(), "2x2x2": {"head"}}
 
@@ -85,17 +87,22 @@ def inspected(request):
     gpu, layout = load_gpu(request.param[0]), request.param[1]
     report = compiled(gpu, layout)
     assert 0.9 * gpu.memory < report.kept_bytes < FILLED * gpu.memory
-    return layout, report.programs
+    return request.param[0], layout, report.programs
 
 
 @pytest.fixture
-def layout(inspected):
+def gpu(inspected):
     return inspected[0]
 
 
 @pytest.fixture
-def programs(inspected):
+def layout(inspected):
     return inspected[1]
+
+
+@pytest.fixture
+def programs(inspected):
+    return inspected[2]
 
 
 def named(program):
@@ -115,12 +122,13 @@ def test_one_command_buffer_has_everything(programs):
         assert (one.buffers.buffers, one.buffers.launches) == (1, 1), (named(one), one.buffers.notes)
 
 
-def test_no_pool_is_moved_and_no_rows_are_padded(programs, request):
-    if request.node.callspec.id == "a100-1x1x1":
-        # Not held today: one of these three fails for one A100. Strict, so that its cure is noticed.
-        request.applymarker(pytest.mark.xfail(strict=True, reason="pool, pads or the pool's memory on one A100"))
+def test_no_pool_is_moved_and_no_rows_are_padded_but_for_what_is_known(programs, gpu):
     assert [(named(one), move) for one in programs for move in one.moves if move.moved == "pool"] == []
-    assert [(named(one), move) for one in programs for move in one.moves if move.kind == "pad"] == []
+    for one in programs:
+        pads = [move for move in one.moves if move.kind == "pad"]
+        mixed = one.slice_layers is None and one.rows >= 4096
+        assert len(pads) == (gpu in PADDED_HEAD and mixed), (named(one), pads)
+        assert all(move.times == 1 and not move.in_a_layer and move.nbytes < 2**20 for move in pads), (named(one), pads)
     assert [named(one) for one in programs if not one.pool_aliased] == []
 
 
