@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 import grpc
 from google.protobuf.message import Message
@@ -205,12 +205,11 @@ def generation(
     Raises:
         InvalidSettingError: a value or the prompt does not fit, or `add_special_tokens` stands beside token ids.
     """
-    check_prompt(prompt)
     answers, message = pb.GenerateEvent.FromString, settings.message()  # refused here, not in a thread of gRPC
     added = settings.add_special_tokens
     if not isinstance(prompt, str) and added is not None:
         raise InvalidSettingError("add_special_tokens is for a text; the prompt is token ids")
-    if not isinstance(prompt, str) and goes_in_parts(prompt, settings):
+    if goes_in_parts(prompt, settings):
         stream: Any = channel.stream_stream(
             SERVICE + "GenerateStream",
             request_serializer=pb.GeneratePart.SerializeToString,
@@ -228,9 +227,14 @@ def generation(
     return single(asked, **options)
 
 
-def goes_in_parts(prompt: Sequence[int], settings: Settings) -> bool:
-    """Whether token ids go as `GenerateStream`: many, and for one output."""
-    return (settings.n or 1) == 1 and len(prompt) >= PART_TOKENS
+def goes_in_parts(prompt: str | Sequence[int], settings: Settings) -> TypeGuard[Sequence[int]]:
+    """Whether a prompt goes as `GenerateStream`: many token ids, for one output.
+
+    Raises:
+        InvalidSettingError: it is neither text nor token ids.
+    """
+    check_prompt(prompt)
+    return not isinstance(prompt, str) and (settings.n or 1) == 1 and len(prompt) >= PART_TOKENS
 
 
 def part_messages(prompt: Sequence[int], settings: pb.GenerateSettings) -> Iterator[pb.GeneratePart]:

@@ -70,7 +70,7 @@ class Client:
         """
         options: dict[str, Any] = dict(timeout=seconds_left(timeout), metadata=self._connection.metadata)
         stated = Settings(**settings)
-        if not isinstance(prompt, str) and goes_in_parts(prompt, stated):
+        if goes_in_parts(prompt, stated):
             check_ids(in_parts(prompt, PART_TOKENS))  # gRPC prints a traceback of what its own thread meets
         return _events(generation(self._channel, prompt, stated, part_messages, **options))
 

@@ -72,8 +72,9 @@ def plain_reason(error: Exception) -> str:
     """Why an address cannot be used, without the address, which Python repeats in some errors."""
     if not isinstance(error, OSError):
         return str(error)
-    of_a_name = isinstance(error, socket.gaierror) or error.errno is None  # its numbers are others
-    return error.strerror or str(error) if of_a_name else os.strerror(error.errno)
+    if error.errno is None or isinstance(error, socket.gaierror):  # its numbers are others
+        return error.strerror or str(error)
+    return os.strerror(error.errno)
 
 
 def _check_address(host: str, port: int) -> None:
