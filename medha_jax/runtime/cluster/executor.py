@@ -100,7 +100,7 @@ class ClusterExecutor:
         return ClusterHandle(sequence, self._run(lambda: self._executor.submit_slice(work)))
 
     def score(self, handle: ClusterHandle, queries: Mapping[int, ScoreQuery]) -> ClusterHandle:
-        """Raise ValueError: `check_scoring` refuses such a runtime."""
+        """Raise ValueError; `start.lead` refuses such a runtime."""
         raise ValueError("a mesh over several processes does not score prompts")
 
     def collect(self, handle: ClusterHandle) -> list[TokenResult]:

@@ -95,18 +95,9 @@ def follow(config: RuntimeConfig, cluster: ClusterConfig, report: Report, end: C
     return follower.run(load)
 
 
-def check_scoring(config: RuntimeConfig) -> None:
-    """Check that a configuration asks for nothing that one process alone can do.
-
-    Raises:
-        LayoutError: it is to score prompts; followers would have to be told of every question.
-    """
-    if config.prompt_logprobs:
-        raise LayoutError("prompt_logprobs is for a mesh in one process; this one is over several")
-
-
 def _limit(config: RuntimeConfig) -> int:
-    check_scoring(config)
+    if config.prompt_logprobs:  # followers would have to be told of every question
+        raise LayoutError("prompt_logprobs is for a mesh in one process; this one is over several")
     arch = Architecture.from_directory(config.model)
     return message_limit(config, arch.vocab, Sizes.of(config, arch.context).table_width)
 
