@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import deque
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
@@ -31,7 +32,7 @@ from medha_jax.runtime.programs import Programs
 from medha_jax.runtime.prompt_scores import PromptScorer, read_scores
 from medha_jax.runtime.shape_compiler import Report, ShapeCompiler
 from medha_jax.runtime.shapes import SliceShape
-from medha_jax.runtime.state import admission_arrays, admit, adopt, adoption_arrays
+from medha_jax.runtime.state import DeviceState, admission_arrays, admit, adopt, adoption_arrays
 from medha_jax.runtime.tick_results import SliceHandle, TickHandle, local_results, slice_results
 from medha_jax.specs.buckets import Bucket, UnknownShapeError
 from medha_jax.specs.model import Architecture
@@ -82,13 +83,17 @@ class MeshExecutor:
         self._flight = deque([PlanColumns.of(EMPTY)] * config.mesh.spp, config.mesh.spp)
         self._round: PackedStages | None = None
         open_cache(config.compilation_cache, on_cpu, report)
-        grids = (self.programs.grid,) if complete else self.programs.grid.growth
-        self._compiler = ShapeCompiler(self.programs, grids, report)
-        self.executables = self._compiler.compile_first()
-        self._use(grids[0])
         shardings = jax.tree.map(lambda shape: shape.sharding, self.programs.state_shapes)
         self._make_state = jax.jit(self.programs.empty_state, out_shardings=shardings)
-        self._state = jax.block_until_ready(self._make_state())
+        grids = (self.programs.grid,) if complete else self.programs.grid.growth
+        self._compiler = ShapeCompiler(self.programs, grids, report)
+        with ThreadPoolExecutor(1, "empty state") as aside:
+            # The first touch of its memory takes seconds on CPUs: 4 for a pool of 5 GiB. Meanwhile programs are loaded.
+            # An accelerator takes milliseconds, and may need the memory to choose programs.
+            empty = aside.submit(self._emptied) if on_cpu else None
+            self.executables = self._compiler.compile_first()
+            self._state = self._emptied() if empty is None else empty.result()
+        self._use(grids[0])
         nobody = (self._state.slots, *self._admission(Admission(0, SamplingParams(temperature=0), 0)))
         self._admit = jax.jit(admit, donate_argnums=0, out_shardings=shardings.slots).lower(*nobody).compile()
         nothing = (self._state.table, *self._adoption(0, 0, ()))
@@ -147,7 +152,7 @@ class MeshExecutor:
         self._lost = False
         if self._host_pool is not None:
             self._host_pool.forget()
-        self._state = jax.block_until_ready(self._make_state())
+        self._state = self._emptied()
 
     def admit(self, admission: Admission) -> None:
         """Give a slot to a request on every group."""
@@ -281,6 +286,10 @@ class MeshExecutor:
             for place, scores in read_scores(handle.scoring, starts).items():
                 results[place] = results[place]._replace(scores=scores)
         return results
+
+    def _emptied(self) -> DeviceState:
+        state: DeviceState = jax.block_until_ready(self._make_state())
+        return state
 
     def _admission(self, admission: Admission) -> tuple[np.ndarray, ...]:
         return admission_arrays(admission, self.vocab)
