@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import random
 import signal
 import subprocess
@@ -36,8 +35,8 @@ streams = [client.generate([5, 6, 7], max_tokens=200, ignore_eos=True) for _ in 
 for stream in streams:
     next(stream)
 print(flush=True)
-for _ in itertools.cycle(streams):
-    next(_, None)
+for stream in itertools.cycle(streams):
+    next(stream, None)
 """
 
 
@@ -163,9 +162,7 @@ class MixedLoad:
     async def _kill(self) -> None:
         """Kill a client in the middle of four streams."""
         command = [sys.executable, "-c", KILLED, self._address]
-        process = await asyncio.create_subprocess_exec(
-            *command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=os.environ
-        )
+        process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
         assert process.stdout is not None
         await process.stdout.readline()
         await asyncio.sleep(self._draw.random())

@@ -88,8 +88,8 @@ class MeshExecutor:
         grids = (self.programs.grid,) if complete else self.programs.grid.growth
         self._compiler = ShapeCompiler(self.programs, grids, report)
         with ThreadPoolExecutor(1, "empty state") as aside:
-            # The first touch of its memory takes seconds on CPUs: 4 for a pool of 5 GiB. Meanwhile programs are loaded.
-            # An accelerator takes milliseconds, and may need the memory to choose programs.
+            # On CPUs the first touch of a pool of some GiB takes seconds. Meanwhile programs are loaded. An accelerator
+            # fills it fast, and may need the memory to choose programs.
             empty = aside.submit(self._emptied) if on_cpu else None
             self.executables = self._compiler.compile_first()
             self._state = self._emptied() if empty is None else empty.result()

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -16,23 +17,18 @@ def in_background(work: Callable[[], T], name: str) -> asyncio.Future[T]:
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
 
-    def tell(result: T | None, error: BaseException | None) -> None:
-        if future.cancelled():
-            return
-        if error is None:
-            future.set_result(result)  # type: ignore[arg-type]
-        else:
-            future.set_exception(error)
+    def tell(outcome: Callable[[], None]) -> None:
+        if not future.cancelled():
+            outcome()
 
     def run() -> None:
-        result: T | None = None
-        error: BaseException | None = None
+        outcome: Callable[[], None]
         try:
-            result = work()
-        except BaseException as raised:
-            error = raised
+            outcome = partial(future.set_result, work())
+        except BaseException as error:
+            outcome = partial(future.set_exception, error)
         with contextlib.suppress(RuntimeError):  # the loop has ended
-            loop.call_soon_threadsafe(tell, result, error)
+            loop.call_soon_threadsafe(tell, outcome)
 
     threading.Thread(target=run, name=name, daemon=True).start()
     return future

@@ -10,23 +10,13 @@ import jax.numpy as jnp
 import jaxlib.version
 import pytest
 
+from benchmarks.gpu.counts import LLAMA_3_8B
 from medha_jax.config import Buckets, MeshConfig, RuntimeConfig
 from medha_jax.inspection import inspect_for_gpu, load_gpu
 from medha_jax.inspection.inspection import virtual_programs
 from medha_jax.runtime.memory import plan_memory
 from medha_jax.specs.model import Architecture
 
-LLAMA_8B = {
-    "architectures": ["LlamaForCausalLM"],
-    "vocab_size": 128256,
-    "hidden_size": 4096,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "intermediate_size": 14336,
-    "rope_theta": 500000.0,
-    "max_position_embeddings": 1048576,
-}
 OWN = Buckets(decode=(64,), prefill=(4096,), chunks=1, slices=(4096,))
 SHARED = Buckets(decode=(8,), prefill=(512,), chunks=1, slices=())
 LAYOUTS = {"1x1x1": (1, 1, 1), "8x1x1": (8, 1, 1), "2x2x2": (2, 2, 2)}  # tp, spp, kvp
@@ -71,7 +61,7 @@ def largest_of_each_kind(buckets):
 def compiled(gpu, layout):
     tp, spp, kvp = LAYOUTS[layout]
     mesh = MeshConfig(tp=tp, spp=spp, kvp=kvp, page_size=128, buckets=OWN, shared_buckets=SHARED if kvp > 1 else None)
-    arch, dtype = Architecture.from_config(LLAMA_8B), jnp.dtype("bfloat16")
+    arch, dtype = Architecture.from_config(LLAMA_3_8B), jnp.dtype("bfloat16")
     limit = int(FILLED * gpu.memory)
 
     def config(tokens):
