@@ -3,7 +3,7 @@
 from medha_jax.attention.gpu.fields import KernelWork
 from medha_jax.attention.gpu.items import list_tiles, plan_items
 from medha_jax.attention.gpu.launch import GpuTarget, Launch, LaunchError
-from medha_jax.attention.implementations import KernelAttention, XlaAttention, choose
+from medha_jax.attention.implementations import KernelAttention, LlvmAttention, XlaAttention, choose
 from medha_jax.attention.interface import Attention, PlanField, RowRun, TickRows, WorkLayout
 from medha_jax.attention.merge import merge, pack
 from medha_jax.attention.pool import Fp8Pool, Pool, empty_pool, values_of
@@ -20,6 +20,7 @@ __all__ = [
     "KernelWork",
     "Launch",
     "LaunchError",
+    "LlvmAttention",
     "PlanField",
     "Pool",
     "RowRun",

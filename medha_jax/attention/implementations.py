@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.util import find_spec
 from typing import ClassVar
 
@@ -12,6 +14,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from medha_jax.attention import xla
+from medha_jax.attention.cpu.attend import attend_decodes
+from medha_jax.attention.cpu.compiled import processor, register
+from medha_jax.attention.cpu.kernel import Kind
 from medha_jax.attention.gpu import attend as gpu
 from medha_jax.attention.gpu.fields import ItemLayout, KernelWork
 from medha_jax.attention.gpu.launch import (
@@ -32,6 +37,8 @@ from medha_jax.specs.buckets import Bucket
 PACKAGES = ("triton", "jax_triton")
 LEAST_CAPABILITY, LEAST_FP8_CAPABILITY = 80, 89
 DTYPES = ("bfloat16", "float16", "float32")
+CPU_DTYPES = ("float32", "bfloat16")
+FEWEST_LANES = 4  # of a vector on CPUs
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,20 @@ class XlaAttention:
     ) -> tuple[Array, Array]:
         """See `attention.xla.attend`."""
         return xla.attend(queries, pool, layer, table, work)
+
+
+@dataclass(frozen=True)
+class LlvmAttention(XlaAttention):
+    """Decodes by a kernel that LLVM compiled for this processor, which reads pages in place; prompts by XLA."""
+
+    kernel: str
+    name: ClassVar[str] = "llvm"
+
+    def attend(
+        self, queries: Array, pool: Pool, layer: Array, table: Array, work: AttentionWork
+    ) -> tuple[Array, Array]:
+        """See `attention.xla.attend` and `attention.cpu.kernel`."""
+        return xla.attend(queries, pool, layer, table, work, partial(attend_decodes, self.kernel))
 
 
 @dataclass(frozen=True)
@@ -116,6 +137,7 @@ def choose(
     heads: int,
     group: int,
     head_dim: int,
+    page: int,
     dtype: jnp.dtype,
     fp8: bool,
     target: GpuTarget | None = None,
@@ -123,24 +145,44 @@ def choose(
     """Choose the implementation for a mesh.
 
     Args:
-        setting: `xla`, `triton`, or `auto`: the kernels if they can run, else XLA.
+        setting: `xla`, `llvm`, `triton`, or `auto`: that of the platform if it can run, else XLA.
         device: any device of the mesh; all are of one kind.
         heads: KV heads of a device; `group` query heads share each.
+        page: tokens of a page.
         dtype: of the model.
         fp8: the pool has eight bits per value.
         target: GPU to compile for, if not the device.
 
     Raises:
-        LaunchError: the setting is `triton` and the kernels cannot run here; the message says why.
+        LaunchError: what the setting names cannot run here; the message says why.
     """
     if setting == "xla":
         return XlaAttention("asked for")
+    on_cpu = target is None and device.platform == "cpu"
     try:
+        if setting == "llvm" or (setting == "auto" and on_cpu):
+            if not on_cpu:
+                raise LaunchError("it compiles for CPUs, and the mesh is on GPUs")
+            return _by_llvm(heads, group, head_dim, page, dtype, fp8)
         return _kernels(target or GpuTarget.of(device), heads, group, head_dim, dtype, fp8)
     except LaunchError as error:
-        if setting == "triton":
-            raise LaunchError(f"attention=triton cannot run here: {error}. Use attention=auto or xla") from None
+        if setting != "auto":
+            raise LaunchError(f"attention={setting} cannot run here: {error}. Use attention=auto or xla") from None
         return XlaAttention(str(error))
+
+
+def _by_llvm(heads: int, group: int, head_dim: int, page: int, dtype: jnp.dtype, fp8: bool) -> LlvmAttention:
+    if fp8:
+        raise LaunchError("the kernel for CPUs reads no eight-bit pool")
+    name = jnp.dtype(dtype).name
+    if name not in CPU_DTYPES:
+        raise LaunchError(f"dtype is {name}; the kernel for CPUs takes {' and '.join(CPU_DTYPES)}")
+    if head_dim % FEWEST_LANES:
+        raise LaunchError(f"head_dim is {head_dim}; the kernel for CPUs takes multiples of {FEWEST_LANES}")
+    here = processor()
+    lanes = math.gcd(head_dim, here.lanes)  # of powers of two
+    kind = Kind(heads, group, head_dim, page, name == "bfloat16", lanes, here.registers)
+    return LlvmAttention(f"decodes by a kernel for {here.name}, prompts by XLA", register(kind))
 
 
 def _kernels(target: GpuTarget, heads: int, group: int, head_dim: int, dtype: jnp.dtype, fp8: bool) -> KernelAttention:

@@ -9,6 +9,7 @@ one loop, and a long context does not delay them.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ from medha_jax.specs.sizes import BLOCK_TOKENS
 
 NOTHING = -1e30  # a masked score: its exponential is 0, and unlike -inf it can be subtracted from itself
 LOG2_E = math.log2(math.e)
+AttendDecodes = Callable[[Array, Pool, Array, Array, AttentionWork], tuple[Array, Array]]
 
 
 class Softmax(NamedTuple):
@@ -43,17 +45,19 @@ def attend(
     layer: Int[Array, ""],
     table: Int[Array, "slots pages_per_slot"],
     work: AttentionWork,
+    decodes: AttendDecodes | None = None,
 ) -> tuple[Float[Array, "rows heads head_dim"], Float[Array, "rows heads"]]:
     """As `Attention.attend`, with the rows of `work`.
 
     Args:
         queries: decode rows first, then the rows of the tiles.
         table: `pages_per_slot` is a multiple of the pages in a block.
+        decodes: attends for the decode rows; XLA itself if None.
     """
     decode_rows = work.decode_slots.shape[0]
     out, lse = queries[:0], jnp.zeros((0, queries.shape[1]), jnp.float32)
     if decode_rows:
-        out, lse = _attend_decodes(queries[:decode_rows], pool, layer, table, work)
+        out, lse = (decodes or attend_decodes)(queries[:decode_rows], pool, layer, table, work)
     rest = queries.shape[0] - decode_rows
     if work.tiles:
         largest = max(tiles.size for tiles in work.tiles)
@@ -171,7 +175,7 @@ def _by_owner(mine: Array, items: Array) -> Array:
     return jnp.where((mine & ~finite).any(1)[:, None], jnp.nan, added)
 
 
-def _attend_decodes(queries: Array, pool: Pool, layer: Array, table: Array, work: AttentionWork) -> tuple[Array, Array]:
+def attend_decodes(queries: Array, pool: Pool, layer: Array, table: Array, work: AttentionWork) -> tuple[Array, Array]:
     """Split-KV attention of single queries: every (row, page) is an item of one list."""
     rows, heads, head_dim = queries.shape
     kv_heads, page = values_of(pool).shape[3:5]

@@ -11,7 +11,7 @@ from medha_jax.config.mesh_config import USUAL_SLOTS, MeshConfig
 
 DTYPES = ("auto", "float32", "bfloat16")
 KV_DTYPES = ("auto", "fp8")
-ATTENTIONS = ("auto", "xla", "triton")
+ATTENTIONS = ("auto", "xla", "llvm", "triton")
 XLA_OPTIONS = ("auto", "none")
 BUNDLED_MODEL = Path(__file__).parents[1] / "bundled" / "tiny"
 _MEMORY = "Memory"
@@ -36,7 +36,9 @@ class RuntimeConfig:
         "auto", "Of the KV cache; auto: that of the activations, fp8: half the bytes of bfloat16.", choices=KV_DTYPES
     )
     attention: str = setting(
-        "auto", "auto: the Triton kernels on NVIDIA GPUs where they run, else XLA.", choices=ATTENTIONS
+        "auto",
+        "auto: the Triton kernels on NVIDIA GPUs, and on CPUs decodes by LLVM, where they run; else XLA.",
+        choices=ATTENTIONS,
     )
     xla_options: str = setting(
         "auto",

@@ -86,6 +86,7 @@ class Programs:
             heads=heads,
             group=arch.heads // tp // heads,
             head_dim=arch.head_dim,
+            page=self.config.mesh.page_size,
             dtype=self.dtype,
             fp8=self.fp8,
             target=self.target,

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from medha_jax.attention import KernelAttention, LaunchError, XlaAttention, choose, implementations
+from medha_jax.attention import KernelAttention, LaunchError, LlvmAttention, choose, implementations
 from medha_jax.attention.gpu.launch import GpuTarget
 from medha_jax.specs.buckets import Bucket, Segment
 
@@ -20,15 +20,35 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def chosen(setting: str, target: GpuTarget | None = None, **change: Any):
-    sizes: dict[str, Any] = dict(heads=8, group=4, head_dim=128, dtype=jnp.dtype("bfloat16"), fp8=False)
+    sizes: dict[str, Any] = dict(heads=8, group=4, head_dim=128, page=64, dtype=jnp.dtype("bfloat16"), fp8=False)
     return choose(setting, jax.devices("cpu")[0], target=target, **{**sizes, **change})
 
 
-def test_a_cpu_mesh_gets_xla_and_says_why(installed: None) -> None:
-    attention = chosen("auto")
-    assert isinstance(attention, XlaAttention) and "the mesh is on cpu" in attention.why
-    assert "item" not in {field.name for field in attention.layout(Bucket(Segment(8, 64, 2))).fields}
-    assert chosen("xla", H200).name == "xla"
+def test_a_cpu_mesh_gets_decodes_by_llvm() -> None:
+    for setting in ("auto", "llvm"):
+        attention = chosen(setting)
+        assert isinstance(attention, LlvmAttention) and "decodes by a kernel for" in attention.why
+        assert "item" not in {field.name for field in attention.layout(Bucket(Segment(8, 64, 2))).fields}
+    assert chosen("xla").name == chosen("xla", H200).name == "xla"
+
+
+@pytest.mark.parametrize(
+    "target, change, message",
+    [
+        (H200, {}, "it compiles for CPUs, and the mesh is on GPUs"),
+        (None, dict(fp8=True), "reads no eight-bit pool"),
+        (None, dict(dtype=jnp.dtype("float16")), "dtype is float16; the kernel for CPUs takes float32 and bfloat16"),
+        (None, dict(head_dim=18), "head_dim is 18; the kernel for CPUs takes multiples of 4"),
+    ],
+)
+def test_what_llvm_cannot_do_is_an_error_when_asked_for(
+    target: GpuTarget | None, change: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(LaunchError, match=f"attention=llvm cannot run here: .*{message}"):
+        chosen("llvm", target, **change)
+    if target is None:
+        attention = chosen("auto", **change)
+        assert attention.name == "xla" and message in attention.why
 
 
 def test_a_gpu_gets_the_kernels(installed: None) -> None:
@@ -41,7 +61,6 @@ def test_a_gpu_gets_the_kernels(installed: None) -> None:
 @pytest.mark.parametrize(
     "target, change, message",
     [
-        (None, {}, "cannot run here: the kernels need an NVIDIA GPU; the mesh is on cpu"),
         (GpuTarget("Tesla T4", 75, 40), {}, "need compute capability 8.0; Tesla T4 has 7.5"),
         (A100, dict(fp8=True), "an eight-bit pool needs compute capability 8.9; NVIDIA A100 has 8.0"),
         (H200, dict(head_dim=512), "head_dim is 512; the kernels take multiples of 8 up to 256"),
@@ -51,13 +70,18 @@ def test_a_gpu_gets_the_kernels(installed: None) -> None:
     ],
 )
 def test_what_cannot_run_is_an_error_when_asked_for_and_a_reason_otherwise(
-    installed: None, target: GpuTarget | None, change: dict[str, Any], message: str
+    installed: None, target: GpuTarget, change: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(LaunchError, match=message) as raised:
         chosen("triton", target, **change)
     assert "Use attention=auto or xla" in str(raised.value)
     attention = chosen("auto", target, **change)
     assert attention.name == "xla" and attention.why in str(raised.value)
+
+
+def test_the_kernels_need_a_gpu(installed: None) -> None:
+    with pytest.raises(LaunchError, match="cannot run here: the kernels need an NVIDIA GPU; the mesh is on cpu"):
+        chosen("triton")
 
 
 def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

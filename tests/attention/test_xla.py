@@ -1,4 +1,7 @@
-"""The XLA attention and KV writes against softmax in float64, over random mixes of requests."""
+"""The attention of CPUs and its KV writes against softmax in float64, over random mixes of requests.
+
+Decodes by XLA and by the kernel that LLVM compiles.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medha_jax.attention import AttentionWork, Tiles, attend, merge, pack, store
+from medha_jax.attention import AttentionWork, Tiles, attend, choose, merge, pack, store
 
 SLOTS, LAYERS, LAYER = 6, 2, 1
 DECODES, TILES = 5, 4
@@ -28,6 +31,7 @@ class Case:
     page: int
     tile: int
     dtype: str = "float32"
+    attention: str = "xla"
 
     @property
     def rows(self) -> int:
@@ -40,10 +44,15 @@ class Case:
 
 @functools.cache
 def program(case: Case):
+    group, dtype = case.heads // case.kv_heads, jnp.dtype(case.dtype)
+    device = jax.devices("cpu")[0]
+    attention = choose(case.attention, device, case.kv_heads, group, case.head_dim, case.page, dtype, fp8=False)
+    assert attention.name == case.attention
+
     @jax.jit
     def run(queries, keys, values, pool, table, work):
-        pool = store(pool, jnp.int32(LAYER), table, keys, values, work)
-        return pool, *attend(queries, pool, jnp.int32(LAYER), table, work)
+        pool = attention.store(pool, jnp.int32(LAYER), table, keys, values, work)
+        return pool, *attention.attend(queries, pool, jnp.int32(LAYER), table, work)
 
     return run
 
@@ -98,6 +107,12 @@ def random_work(case: Case, rng: np.random.Generator):
         Case(heads=3, kv_heads=3, head_dim=8, page=512, tile=33),
         Case(heads=6, kv_heads=2, head_dim=12, page=1, tile=5),
         Case(heads=4, kv_heads=2, head_dim=16, page=64, tile=16, dtype="bfloat16"),
+        Case(heads=4, kv_heads=2, head_dim=16, page=64, tile=16, attention="llvm"),
+        Case(heads=8, kv_heads=1, head_dim=128, page=16, tile=40, attention="llvm"),
+        Case(heads=3, kv_heads=3, head_dim=8, page=512, tile=33, attention="llvm"),
+        Case(heads=6, kv_heads=2, head_dim=12, page=1, tile=5, attention="llvm"),
+        Case(heads=10, kv_heads=2, head_dim=96, page=2, tile=5, attention="llvm"),
+        Case(heads=8, kv_heads=2, head_dim=64, page=64, tile=16, dtype="bfloat16", attention="llvm"),
     ],
     ids=str,
 )
@@ -154,12 +169,13 @@ def test_a_request_without_numbers_does_not_reach_its_neighbours() -> None:
     assert np.isfinite(out).all()
 
 
+@pytest.mark.parametrize("attention", ["xla", "llvm"])
 @settings(max_examples=30, deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1), value=st.sampled_from([np.nan, np.inf, -np.inf, 1e38, -1e38]), whole=st.booleans()
 )
-def test_rows_are_independent_whatever_they_hold(seed: int, value: float, whole: bool) -> None:
-    case = Case(heads=4, kv_heads=2, head_dim=16, page=64, tile=16)
+def test_rows_are_independent_whatever_they_hold(attention: str, seed: int, value: float, whole: bool) -> None:
+    case = Case(heads=4, kv_heads=2, head_dim=16, page=64, tile=16, attention=attention)
     rng = np.random.default_rng(seed)
     work, where = random_work(case, rng)
     table = rng.permutation(SLOTS * case.pages_per_slot).reshape(SLOTS, -1).astype(np.int32)

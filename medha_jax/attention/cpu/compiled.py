@@ -1,0 +1,58 @@
+"""Compiling a kernel for the processor at hand, and making it known to JAX."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from functools import cache
+
+import jax
+import llvmlite.binding as llvm
+
+from medha_jax.attention.cpu.kernel import Kind, write_module
+
+WIDEST = 16  # lanes, with AVX-512; other processors get half
+
+
+@dataclass(frozen=True)
+class Processor:
+    """What a kernel has to know of a processor: the lanes of a vector, and how many vectors fit its registers."""
+
+    name: str
+    lanes: int
+    registers: int
+
+
+@cache
+def processor() -> Processor:
+    """The processor at hand."""
+    features = llvm.get_host_cpu_features()
+    wide = features.get("avx512f", False)
+    return Processor(llvm.get_host_cpu_name(), WIDEST if wide else WIDEST // 2, 32 if wide else 16)
+
+
+@cache
+def register(kind: Kind) -> str:
+    """Compile a kernel and register it with JAX as a target of `jax.ffi.ffi_call`. Returns its name there."""
+    engine = _compile(kind)
+    capsule = ctypes.pythonapi.PyCapsule_New
+    capsule.restype, capsule.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+    address = engine.get_function_address(kind.name)
+    jax.ffi.register_ffi_target(kind.name, capsule(address, None, None), platform="cpu", api_version=1)
+    return kind.name
+
+
+@cache  # its machine code is used until the process ends
+def _compile(kind: Kind) -> llvm.ExecutionEngine:
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    target = llvm.Target.from_default_triple()
+    features = llvm.get_host_cpu_features().flatten()
+    machine = target.create_target_machine(cpu=llvm.get_host_cpu_name(), features=features, opt=3, jit=True)
+    module = llvm.parse_assembly(str(write_module(kind)))
+    module.verify()
+    builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=3))
+    builder.getModulePassManager().run(module, builder)
+    engine = llvm.create_mcjit_compiler(module, machine)
+    engine.finalize_object()
+    return engine
