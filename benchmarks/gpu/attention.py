@@ -99,6 +99,7 @@ def kernels_for(shape: Shape, target: GpuTarget | None = None, device: jax.Devic
         heads=shape.kv_heads,
         group=shape.heads // shape.kv_heads,
         head_dim=shape.head_dim,
+        page=shape.page,
         dtype=jnp.dtype(shape.dtype),
         fp8=shape.fp8,
         target=target,

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from medha_jax.attention import xla
-from medha_jax.attention.cpu.attend import attend_decodes
 from medha_jax.attention.cpu.compiled import processor, register
-from medha_jax.attention.cpu.kernel import Kind
+from medha_jax.attention.cpu.decodes import attend_decodes
+from medha_jax.attention.cpu.job import Kind
 from medha_jax.attention.gpu import attend as gpu
 from medha_jax.attention.gpu.fields import ItemLayout, KernelWork
 from medha_jax.attention.gpu.launch import (

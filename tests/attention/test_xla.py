@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medha_jax.attention import AttentionWork, Tiles, attend, choose, merge, pack, store
+from medha_jax.attention import AttentionWork, Tiles, attend, choose, merge, pack
 
 SLOTS, LAYERS, LAYER = 6, 2, 1
 DECODES, TILES = 5, 4

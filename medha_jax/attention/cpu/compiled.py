@@ -9,7 +9,8 @@ from functools import cache
 import jax
 import llvmlite.binding as llvm
 
-from medha_jax.attention.cpu.kernel import Kind, write_module
+from medha_jax.attention.cpu.handler import write_module
+from medha_jax.attention.cpu.job import Kind
 
 WIDEST = 16  # lanes, with AVX-512; other processors get half
 

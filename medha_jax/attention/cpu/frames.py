@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from llvmlite import ir
 
-from medha_jax.attention.cpu.code import INT, POINTER, WORD, Code, word
+from medha_jax.attention.cpu.instructions import INT, POINTER, WORD, Instructions, word
 
 # words of structures; each begins with its size and a list of extensions
 FRAME_EXTENSION, FRAME_API, FRAME_CONTEXT, FRAME_STAGE, FRAME_ARGUMENTS, FRAME_RESULTS = 1, 2, 3, 4, 9, 14
@@ -26,7 +26,7 @@ NO_MEMORY = b"attention of decodes: there is no memory for its sums\0"
 class Call:
     """Writes what a handler does with its call frame, to `code`."""
 
-    code: Code
+    code: Instructions
     frame: ir.Value
     _words: ir.Value = field(init=False, repr=False)
 
@@ -107,4 +107,3 @@ class Call:
 
     def _forget(self, error: ir.Value) -> None:
         self._api(API_ERROR_DESTROY, error)
-

@@ -17,125 +17,28 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
-from medha_jax.attention.cpu import frames
-from medha_jax.attention.cpu.code import FLOAT, INT, POINTER, WORD, Code, word
+from medha_jax.attention.cpu.instructions import FLOAT, INT, Instructions, word
+from medha_jax.attention.cpu.job import TASK_INTS, Job, Kind, part_of, pointer
 
-RUN_PAGES = 16  # of a task; rows of more than MOST_RUNS of them have longer runs
-MOST_RUNS = 32
 NOTHING = -1e30  # below every score
 LN_2, LOG2_E = math.log(2), math.log2(math.e)
-# words of a job, which all its tasks share; its lists and sums follow
-REFERENCES, NEXT, DONE, TASKS = 0, 1, 2, 3
-QUERIES, KEYS, TABLE, SLOTS, LENGTHS, OUT, LSE, LIST, FIRST, SUMS = range(4, 14)
-VALUES_AFTER, SLOT_PAGES, ROWS = 14, 15, 16  # bytes from keys to values; pages of a slot; rows
-JOB_WORDS = 17
-TASK_INTS = 3  # of a task in the list: row, first page, page after the last
+Vectors = dict[tuple[int, int], ir.Value]  # by query head of the group and piece of the head
 
 
-@dataclass(frozen=True)
-class Kind:
-    """What a kernel is made for.
-
-    Args:
-        heads: KV heads of the pool; `group` query heads share each.
-        page: tokens of a page.
-        bfloat16: queries and pool are bfloat16, not fp32.
-        lanes: elements of a vector; divides `head_dim`.
-        registers: vectors that the processor can hold at a time.
-    """
-
-    heads: int
-    group: int
-    head_dim: int
-    page: int
-    bfloat16: bool
-    lanes: int
-    registers: int
-
-    @property
-    def size(self) -> int:
-        """Bytes of an element of queries and pool."""
-        return 2 if self.bfloat16 else 4
-
-    @property
-    def name(self) -> str:
-        """The name of its function in XLA's programs. Another name is needed when what it computes changes."""
-        dtype = "bfloat16" if self.bfloat16 else "float32"
-        return f"medha_attend_decodes_{dtype}_{self.heads}x{self.group}x{self.head_dim}_{self.page}"
-
-    @property
-    def queries(self) -> int:
-        """Query heads."""
-        return self.heads * self.group
-
-    @property
-    def head_bytes(self) -> int:
-        """Bytes of the keys or values of one head on a page."""
-        return self.page * self.head_dim * self.size
-
-    @property
-    def part(self) -> int:
-        """Numbers of one task's result: weighted values, largest score and sum of weights of every query head."""
-        return self.queries * (self.head_dim + 2)
-
-    @property
-    def scores(self) -> int:
-        """Room for the scores of one query head on a page: whole vectors."""
-        return -(-self.page // self.lanes) * self.lanes
-
-    @property
-    def pieces(self) -> int:
-        """Vectors of a head."""
-        return self.head_dim // self.lanes
-
-    def sets(self) -> list[range]:
-        """Query heads of a group that are computed together, so that their vectors fit half of the registers."""
-        step = max(1, self.registers // 2 // self.pieces)
-        return [range(first, min(first + step, self.group)) for first in range(0, self.group, step)]
-
-
-def write_module(kind: Kind) -> ir.Module:
-    """The module of a kernel; its one visible function has the name of the kind and is a handler of XLA's FFI."""
-    module = ir.Module(kind.name)
-    run = ir.Function(module, ir.FunctionType(ir.VoidType(), [POINTER, WORD]), "run_task")
-    join = ir.Function(module, ir.FunctionType(ir.VoidType(), [POINTER, WORD]), "join_parts")
-    work = ir.Function(module, ir.FunctionType(ir.VoidType(), [POINTER]), "work")
-    handler = ir.Function(module, ir.FunctionType(POINTER, [POINTER]), kind.name)
-    for function in (run, join, work):
-        function.linkage = "internal"
-    _write_join(_code(join, kind), kind, *join.args)
-    _write_run(_code(run, kind), kind, join, *run.args)
-    _write_work(_code(work, kind), run, *work.args)
-    _write_handler(_code(handler, kind), kind, work, join, *handler.args)
-    return module
-
-
-def _code(function: ir.Function, kind: Kind) -> Code:
-    return Code(ir.IRBuilder(function.append_basic_block("entry")), kind.lanes)
-
-
-def _pointer(code: Code, job: ir.Value, field: int) -> ir.Value:
-    return code.get(job, field, POINTER)
-
-
-def _part(code: Code, kind: Kind, job: ir.Value, task: ir.Value) -> ir.Value:
-    return code.place(_pointer(code, job, SUMS), code.builder.mul(task, word(kind.part)), FLOAT)
-
-
-def _write_run(code: Code, kind: Kind, join: ir.Function, job: ir.Value, task: ir.Value) -> None:
+def write_run(code: Instructions, kind: Kind, join: ir.Function, job: ir.Value, task: ir.Value) -> None:
     """`run_task(job, task)`: the result of one task, and of its row if that has no other."""
     b, dim = code.builder, kind.head_dim
     queries, scores = code.space(FLOAT, kind.queries * dim), code.space(FLOAT, kind.group * kind.scores)
-    listed = code.place(_pointer(code, job, LIST), b.mul(task, word(TASK_INTS)), INT)
+    listed = code.place(pointer(code, job, Job.LIST), b.mul(task, word(TASK_INTS)), INT)
     row, first, past = (code.get_index(listed, number) for number in range(TASK_INTS))
-    length = code.get_index(_pointer(code, job, LENGTHS), row)
-    slot = code.get_index(_pointer(code, job, SLOTS), row)
-    table = code.place(_pointer(code, job, TABLE), b.mul(slot, code.get(job, SLOT_PAGES)), INT)
-    keys, after = _pointer(code, job, KEYS), code.get(job, VALUES_AFTER)
-    part = _part(code, kind, job, task)
+    length = code.get_index(pointer(code, job, Job.LENGTHS), row)
+    slot = code.get_index(pointer(code, job, Job.SLOTS), row)
+    table = code.place(pointer(code, job, Job.TABLE), b.mul(slot, code.get(job, Job.SLOT_PAGES)), INT)
+    keys, after = pointer(code, job, Job.KEYS), code.get(job, Job.VALUES_AFTER)
+    part = part_of(code, kind, job, task)
     numbers = kind.queries * dim
 
-    given = code.place(_pointer(code, job, QUERIES), b.mul(row, word(numbers * kind.size)), ir.IntType(8))
+    given = code.place(pointer(code, job, Job.QUERIES), b.mul(row, word(numbers * kind.size)), ir.IntType(8))
     scale = code.all_lanes(LOG2_E / math.sqrt(dim))
 
     def begin(piece: ir.Value) -> None:
@@ -168,7 +71,7 @@ def _write_run(code: Code, kind: Kind, join: ir.Function, job: ir.Value, task: i
         code.each(word(0), word(kind.heads), one_head)
 
     code.each(first, past, one_page)
-    starts = _pointer(code, job, FIRST)
+    starts = pointer(code, job, Job.FIRST)
     parts = b.sub(code.get_index(starts, b.add(row, word(1))), code.get_index(starts, row))
     with b.if_then(b.icmp_signed("==", parts, word(1))):
         b.call(join, [job, row])
@@ -186,7 +89,7 @@ class _Page:
 
 
 def _write_page(
-    code: Code, kind: Kind, page: _Page, queries: ir.Value, scores: ir.Value, part: ir.Value, query: ir.Value
+    code: Instructions, kind: Kind, page: _Page, queries: ir.Value, scores: ir.Value, part: ir.Value, query: ir.Value
 ) -> None:
     """Add one KV head of a page to the part of its `group` query heads, from head `query` on."""
     b, dim, lanes = code.builder, kind.head_dim, kind.lanes
@@ -200,13 +103,13 @@ def _write_page(
         return code.place(scores, word(head * kind.scores), FLOAT)
 
     for number, heads in enumerate(kind.sets()):
-        held = {
+        held: Vectors = {
             (head, piece): code.load(queries, b.add(mine, word(head * dim + piece * lanes)))
             for head in heads
             for piece in range(kind.pieces)
         }
 
-        def score(token: ir.Value, heads: range = heads, held: dict = held, fetches: bool = number == 0) -> None:
+        def score(token: ir.Value, heads: range = heads, held: Vectors = held, fetches: bool = number == 0) -> None:
             at = b.mul(token, word(dim))
             if fetches:
                 code.fetch(page.values, b.mul(at, word(kind.size)), dim * kind.size)
@@ -276,10 +179,10 @@ def _write_page(
             code.store(total, part, where[place])
 
 
-def _write_join(code: Code, kind: Kind, job: ir.Value, row: ir.Value) -> None:
+def write_join(code: Instructions, kind: Kind, job: ir.Value, row: ir.Value) -> None:
     """`join_parts(job, row)`: output and log-sum-exp of a row from its parts; 0 and -inf of none."""
     b, dim = code.builder, kind.head_dim
-    starts = _pointer(code, job, FIRST)
+    starts = pointer(code, job, Job.FIRST)
     first, past = code.get_index(starts, row), code.get_index(starts, b.add(row, word(1)))
     some = b.icmp_signed("<", first, past)
 
@@ -288,12 +191,12 @@ def _write_join(code: Code, kind: Kind, job: ir.Value, row: ir.Value) -> None:
         top_at = b.add(head, word(kind.queries * dim))
 
         def largest(task: ir.Value, carried: Sequence[ir.Value]) -> list[ir.Value]:
-            return [code.larger(code.all_lanes(code.get(_part(code, kind, job, task), top_at, FLOAT)), carried[0])]
+            return [code.larger(code.all_lanes(code.get(part_of(code, kind, job, task), top_at, FLOAT)), carried[0])]
 
         (tops,) = code.loop(first, past, [code.all_lanes(NOTHING)], largest)
 
         def add(task: ir.Value, carried: Sequence[ir.Value]) -> list[ir.Value]:
-            part = _part(code, kind, job, task)
+            part = part_of(code, kind, job, task)
             weight = code.exp2(b.fsub(code.all_lanes(code.get(part, top_at, FLOAT)), tops))
             total = code.all_lanes(code.get(part, b.add(top_at, word(kind.queries)), FLOAT))
             places = [b.add(b.mul(head, word(dim)), word(piece * kind.lanes)) for piece in range(kind.pieces)]
@@ -301,140 +204,14 @@ def _write_join(code: Code, kind: Kind, job: ir.Value, row: ir.Value) -> None:
             return [code.fma(weight, value, old) for value, old in zip(loaded, carried, strict=True)]
 
         total, *sums = code.loop(first, past, [code.all_lanes(0.0)] * (kind.pieces + 1), add)
-        out = _pointer(code, job, OUT)
+        out = pointer(code, job, Job.OUT)
         for piece, value in enumerate(sums):
             mean = b.select(some, b.fdiv(value, total), code.all_lanes(0.0))
             code.store(mean, out, b.add(b.mul(index, word(dim)), word(piece * kind.lanes)))
         zero = ir.Constant(INT, 0)
         log = code.call("llvm.log2.f32", FLOAT, b.extract_element(total, zero))
         lse = b.fmul(b.fadd(b.extract_element(tops, zero), log), ir.Constant(FLOAT, LN_2))
-        code.put(b.select(some, lse, ir.Constant(FLOAT, -math.inf)), _pointer(code, job, LSE), index)
+        code.put(b.select(some, lse, ir.Constant(FLOAT, -math.inf)), pointer(code, job, Job.LSE), index)
 
     code.each(word(0), word(kind.queries), one_head)
     b.ret_void()
-
-
-def _take_tasks(code: Code, run: ir.Function, job: ir.Value) -> None:
-    """Run tasks of a job until all are taken."""
-    b = code.builder
-    again, mine, none = b.append_basic_block(), b.append_basic_block(), b.append_basic_block()
-    b.branch(again)
-    b.position_at_end(again)
-    task = b.atomic_rmw("add", code.place(job, word(NEXT), WORD), word(1), "seq_cst")
-    b.cbranch(b.icmp_signed("<", task, code.get(job, TASKS)), mine, none)
-    b.position_at_end(mine)
-    b.call(run, [job, task])
-    b.atomic_rmw("add", code.place(job, word(DONE), WORD), word(1), "seq_cst")
-    b.branch(again)
-    b.position_at_end(none)
-
-
-def _leave(code: Code, job: ir.Value, times: int = 1) -> None:
-    """Give up references to a job; the last one frees it."""
-    b = code.builder
-    before = b.atomic_rmw("sub", code.place(job, word(REFERENCES), WORD), word(times), "seq_cst")
-    with b.if_then(b.icmp_signed("==", before, word(times))):
-        code.call("free", ir.VoidType(), job)
-
-
-def _write_work(code: Code, run: ir.Function, job: ir.Value) -> None:
-    """`work(job)`: what a thread of the pool does. It may come when all is done, and then only leaves."""
-    _take_tasks(code, run, job)
-    _leave(code, job)
-    code.builder.ret_void()
-
-
-def _write_handler(code: Code, kind: Kind, work: ir.Function, join: ir.Function, frame: ir.Value) -> None:
-    """The function that XLA calls: prepares a job, has it done, and waits for those that still work on it."""
-    b = code.builder
-    call = frames.Call(code, frame)
-    call.space()
-    call.answer_other_questions()
-    queries, pool, layer, table, slots, lengths = (call.argument(number) for number in range(6))
-    rows = call.size(queries, 0)
-    lengths_at = call.data(lengths)
-    half = b.mul(call.size(pool, 2), word(kind.heads * kind.head_bytes))
-
-    def pages_and_run(row: ir.Value) -> tuple[ir.Value, ir.Value]:
-        pages = code.ceil_div(code.get_index(lengths_at, row), kind.page)
-        run = code.ceil_div(pages, MOST_RUNS)
-        return pages, b.select(b.icmp_signed(">", run, word(RUN_PAGES)), run, word(RUN_PAGES))
-
-    def count(row: ir.Value, carried: Sequence[ir.Value]) -> list[ir.Value]:
-        return [b.add(carried[0], code.ceil_div(*pages_and_run(row)))]
-
-    (tasks,) = code.loop(word(0), rows, [word(0)], count)
-    list_ints = b.add(b.mul(tasks, word(TASK_INTS)), b.add(rows, word(1)))
-    numbers = b.add(list_ints, b.mul(tasks, word(kind.part)))
-    size = b.add(word(JOB_WORDS * 8), b.mul(numbers, word(4)))
-    job = code.call("malloc", POINTER, size)
-    with b.if_then(b.icmp_unsigned("==", job, ir.Constant(POINTER, None))):
-        b.ret(call.out_of_memory())
-    lists = code.place(job, word(JOB_WORDS), WORD)
-    starts = code.place(lists, b.mul(tasks, word(TASK_INTS)), INT)
-    layer_at = b.mul(code.get_index(call.data(layer), 0), b.mul(half, word(2)))
-    fields = {
-        REFERENCES: word(1),
-        NEXT: word(0),
-        DONE: word(0),
-        TASKS: tasks,
-        QUERIES: call.data(queries),
-        KEYS: code.place(call.data(pool), layer_at, ir.IntType(8)),
-        TABLE: call.data(table),
-        SLOTS: call.data(slots),
-        LENGTHS: lengths_at,
-        OUT: call.data(call.result(0)),
-        LSE: call.data(call.result(1)),
-        LIST: lists,
-        FIRST: starts,
-        SUMS: code.place(lists, list_ints, INT),
-        VALUES_AFTER: half,
-        SLOT_PAGES: call.size(table, 1),
-        ROWS: rows,
-    }
-    for field, value in fields.items():
-        code.put(value, job, field)
-
-    def list_row(row: ir.Value, carried: Sequence[ir.Value]) -> list[ir.Value]:
-        code.put(b.trunc(carried[0], INT), starts, row)
-        pages, run = pages_and_run(row)
-        runs = code.ceil_div(pages, run)
-
-        def list_run(number: ir.Value) -> None:
-            at = b.mul(b.add(carried[0], number), word(TASK_INTS))
-            first = b.mul(number, run)
-            for place, value in enumerate((row, first, code.smaller(b.add(first, run), pages))):
-                code.put(b.trunc(value, INT), lists, b.add(at, word(place)))
-
-        code.each(word(0), runs, list_run)
-        return [b.add(carried[0], runs)]
-
-    code.loop(word(0), rows, [word(0)], list_row)
-    code.put(b.trunc(tasks, INT), starts, rows)
-    helpers = b.sub(code.smaller(call.threads(), tasks), word(1))
-    reference = code.place(job, word(REFERENCES), WORD)
-
-    def ask(_: ir.Value) -> None:
-        b.atomic_rmw("add", reference, word(1), "seq_cst")
-        refused = call.schedule(work, job)
-        with b.if_then(refused):
-            b.atomic_rmw("sub", reference, word(1), "seq_cst")
-
-    code.each(word(0), helpers, ask)
-    _take_tasks(code, b.module.globals["run_task"], job)
-    waiting, done = b.append_basic_block(), b.append_basic_block()
-    b.branch(waiting)
-    b.position_at_end(waiting)
-    finished = b.load_atomic(code.place(job, word(DONE), WORD), "seq_cst", 8, typ=WORD)
-    code.call("sched_yield", INT)
-    b.cbranch(b.icmp_signed("<", finished, tasks), waiting, done)
-    b.position_at_end(done)
-
-    def join_row(row: ir.Value) -> None:
-        parts = b.sub(code.get_index(starts, b.add(row, word(1))), code.get_index(starts, row))
-        with b.if_then(b.icmp_signed("!=", parts, word(1))):
-            b.call(join, [job, row])
-
-    code.each(word(0), rows, join_row)
-    _leave(code, job)
-    b.ret(ir.Constant(POINTER, None))

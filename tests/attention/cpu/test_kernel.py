@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medha_jax.attention import AttentionWork, choose
-from medha_jax.attention.cpu.kernel import MOST_RUNS, RUN_PAGES
+from medha_jax.attention.cpu.job import MOST_RUNS, RUN_PAGES
 
 ROWS, HEADS, GROUP, DIM, PAGE = 6, 2, 3, 16, 4
 SLOT_PAGES = 4 * RUN_PAGES

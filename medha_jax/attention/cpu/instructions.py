@@ -1,6 +1,6 @@
 """Writing LLVM instructions: numbers, memory, loops and vectors of fp32.
 
-A `Code` writes at one place of one function. Vectors have `lanes` elements, a power of two; LLVM divides them into
+`Instructions` write at one place of one function. Vectors have `lanes` elements, a power of two; LLVM divides them into
 registers of the processor.
 """
 
@@ -26,7 +26,7 @@ def word(value: int) -> ir.Constant:
 
 
 @dataclass(frozen=True)
-class Code:
+class Instructions:
     """Writes instructions to `builder`."""
 
     builder: ir.IRBuilder
