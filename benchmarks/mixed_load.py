@@ -55,21 +55,30 @@ class MixedLoad:
         self._draw = random.Random(seed)
         self.done = Counter[str]()  # requests by kind
         self.failed: list[str] = []  # good requests that did not end well, in words
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Send nothing more; what runs then ends."""
+        self._stopped = True
 
     async def run(self, tasks: int, requests: float, seconds: float) -> None:
-        """Send until either bound is reached; what runs then ends."""
+        """Send until either bound is reached or `stop` is called; what runs then ends."""
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
+
+        def goes_on() -> bool:
+            return loop.time() < end and self.done.total() < requests and not self._stopped
+
         weighted = [kind for kind in self._kinds if kind in WEIGHTS]
 
         async def sender() -> None:
-            while loop.time() < end and self.done.total() < requests:
+            while goes_on():
                 kind = self._draw.choices(weighted, [WEIGHTS[kind] for kind in weighted])[0]
                 self.done[kind] += 1
                 await self._one(kind, client, channel)
 
         async def killer() -> None:
-            while loop.time() < end and self.done.total() < requests:
+            while goes_on():
                 self.done["kill"] += 4
                 await self._kill()
 

@@ -5,7 +5,8 @@
 
 Serves the bundled model in a process of its own, sends it `benchmarks.mixed_load`, and prints its memory, descriptors,
 threads, requests and pages over time. Now and then it asks the server to read its certificates and tokens again. At the
-end the load stops; everything must be free again, and memory must not have grown by more than 1 MB an hour.
+end, or at SIGTERM, the load stops; everything must be free again, and memory must not have grown by more than 1 MB an
+hour.
 
 The slope is that of a straight line through the samples after the warm-up (least squares); its error is the standard
 error of such a slope. It needs hours: of a few minutes, the error is far larger than 1 MB.
@@ -103,6 +104,7 @@ async def watched(
 
         before, samples = await idle(), list[Sample]()
         sending = asyncio.create_task(load.run(tasks, requests, seconds))
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, load.stop)
         while not (await asyncio.wait([sending], timeout=every))[0]:
             samples.append(take(pid, await client.load(), began))
             print(_row(samples[-1], load.done.total()), flush=True)

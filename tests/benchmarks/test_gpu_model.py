@@ -49,7 +49,7 @@ def test_it_runs_on_a_tiny_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     assert decode["share"] == pytest.approx(counts.decode_bytes(256, 1) / decode["seconds"] / 1e12)
     assert engine["rate"] == pytest.approx(2 / engine["seconds"])
     assert [row["floor"] for row in stated["rows"]] == [0.60, 0.85, 0.97]
-    assert stated["settings"]["attention"] == "xla" and "the mesh is on cpu" in stated["settings"]["why"]
+    assert stated["settings"]["attention"] == "llvm" and "prompts by XLA" in stated["settings"]["why"]
     assert "engine decode 2 at" in capsys.readouterr().out
 
 

@@ -2,6 +2,9 @@
 
 import asyncio
 import math
+import os
+import signal
+import threading
 
 import pytest
 
@@ -22,6 +25,15 @@ def test_all_kinds_of_clients_leave_nothing_behind():
         assert samples and not faults(before, after, load.failed), server.errors
         assert set(load.done) == {*WEIGHTS, "kill"}
         assert "Traceback" not in server.errors
+
+
+def test_a_load_ends_early_at_sigterm():
+    with ServerProcess(*SIMULATED, "--tick-ms", 1, "--context", CONTEXT) as server:
+        load = MixedLoad(server.address, CONTEXT, seed=1, kinds=("short",))
+        threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        bounds = dict(tasks=2, requests=math.inf, seconds=600.0, every=0.2, reload=False)
+        _, before, after = asyncio.run(watched(load, server.address, server.process.pid, **bounds))
+    assert load.done.total() and not faults(before, after, load.failed)
 
 
 def test_good_requests_that_fail_are_told():

@@ -29,9 +29,10 @@ def poisoned(model, tmp_path):
     return directory
 
 
-def test_only_who_sends_it_is_told(poisoned, model, serve_options):
+@pytest.mark.parametrize("attention", ["xla", "llvm"])
+def test_only_who_sends_it_is_told(poisoned, model, serve_options, attention):
     options, environment = serve_options
-    options = [poisoned if option == model else option for option in options] + ["--attention", "xla"]
+    options = [poisoned if option == model else option for option in options] + ["--attention", attention]
     with ServerProcess(*options, environment=environment) as server, Client(server.address) as client:
 
         def tokens():
