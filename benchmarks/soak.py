@@ -94,6 +94,7 @@ async def watched(
 ) -> tuple[list[Sample], Sample, Sample]:
     """Send a load; returns the samples while it ran, and those of the idle server before and after."""
     began = time.monotonic()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, load.stop)
     async with AsyncClient(address) as client:
 
         async def idle() -> Sample:
@@ -104,7 +105,6 @@ async def watched(
 
         before, samples = await idle(), list[Sample]()
         sending = asyncio.create_task(load.run(tasks, requests, seconds))
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, load.stop)
         while not (await asyncio.wait([sending], timeout=every))[0]:
             samples.append(take(pid, await client.load(), began))
             print(_row(samples[-1], load.done.total()), flush=True)
