@@ -3,9 +3,19 @@ import subprocess
 from tempfile import TemporaryFile
 
 import pytest
+import typer
 
+from medha_jax import cli
 from tests.cli.command import CONFIG, ROOT
 from tests.text.tiny_tokenizers import byte_level
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_command():
+    """All commands and options are made once, not for each of the many lines that tests run in their own process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cli, "app", typer.main.get_command(cli.app))
+        yield
 
 
 @pytest.fixture(scope="session")
