@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -32,8 +33,10 @@ from tests.engine.test_preemption import (
 TIERED = dataclasses.replace(PREEMPTIVE, prefix_cache=True)
 
 
-def hosted(**settings: Any) -> MeshExecutor:
-    return made(host_kv_gib=2**-10, **settings)
+@functools.cache
+def hosted(kvp: int, spp: int) -> MeshExecutor:
+    """A runtime with room on the host. Tests leave no request behind, and each engine begins with an empty tier."""
+    return made(host_kv_gib=2**-10, kvp=kvp, spp=spp)
 
 
 def engine_of(
@@ -78,7 +81,7 @@ class Watched:
 def test_it_may_lose_its_pages_at_any_token_to_the_host(
     kvp: int, sampling: dict[str, Any], byte_tokenizer: Tokenizer
 ) -> None:
-    executor = Watched(hosted(kvp=kvp))
+    executor = Watched(hosted(kvp, 1))
     wanted, single = interrupted(executor, byte_tokenizer, sampling)
     urgent = request(2, 240, 2, 1.0, temperature=0)
     for tick in range(1, 26):
@@ -94,7 +97,7 @@ def test_it_may_lose_its_pages_at_any_token_to_the_host(
 @pytest.mark.parametrize("spp", [1, 2])
 @pytest.mark.parametrize("kvp", [1, 2])
 def test_a_prefix_that_was_evicted_comes_back(kvp: int, spp: int, byte_tokenizer: Tokenizer) -> None:
-    executor = Watched(hosted(kvp=kvp, spp=spp))
+    executor = Watched(hosted(kvp, spp))
     engine = engine_of(executor, byte_tokenizer, lambda: 0.0, config=TIERED)
     prompts = [request(number, 120, 6, 1000.0, **SAMPLED[number % 3]) for number in range(5)]
     expected = [alone(executor, byte_tokenizer, wanted).token_ids for wanted in prompts]
@@ -116,7 +119,7 @@ def run(engine: Engine) -> dict[int, Any]:
 
 
 def test_it_may_be_cancelled_at_any_copy(byte_tokenizer: Tokenizer) -> None:
-    executor = Watched(hosted())
+    executor = Watched(hosted(1, 1))
     slowly = dataclasses.replace(TIERED, slice_s=1e-9)  # a page in each plan
     wanted, other = request(1, 120, 6, 1000.0, temperature=0), request(2, 220, 6, 10.0, temperature=0)
     expected = [alone(executor, byte_tokenizer, one).token_ids for one in (wanted, other)]
@@ -139,7 +142,7 @@ def test_it_may_be_cancelled_at_any_copy(byte_tokenizer: Tokenizer) -> None:
 
 
 def test_a_copy_that_fails_costs_work_but_no_token(byte_tokenizer: Tokenizer) -> None:
-    executor = Watched(hosted(), fails=3)
+    executor = Watched(hosted(1, 1), fails=3)
     errors: list[Exception] = []
     engine = engine_of(executor, byte_tokenizer, lambda: 0.0, config=TIERED, on_error=errors.append)
     prompts = [request(number, 120, 6, 1000.0, temperature=0) for number in range(4)]
