@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import threading
 import time
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from medha_jax.config import Buckets
 from medha_jax.engine import Engine, TickReport, scheduler_for, text_outputs
 from medha_jax.runtime import MeshExecutor
+from medha_jax.runtime.programs import Programs
 from medha_jax.scheduler.time_model import LinearTimeModel
 from medha_jax.specs.buckets import Bucket
 from medha_jax.text import Tokenizer
@@ -24,6 +26,7 @@ OWN = Buckets(decode=(2, 4), prefill=(16, 64), chunks=2, slices=(32,))
 SHARED = Buckets(decode=(2,), prefill=(16,), chunks=1, slices=(16,), mixed_only=True)
 MODEL = LinearTimeModel(tokens=1e-2, of_slices=LinearTimeModel(rows=1e-3))  # long prompts do better in slices
 LAYOUTS = [(1, 1), (2, 2)]
+LOWERED_ONCE = functools.cache(Programs.lower)  # equal programs of several runtimes are traced once
 ASKED = [ask(1, 200, 8), ask(2, 30, 12), ask(3, 11, 20), ask(4, 130, 5), ask(5, 3, 25)]
 
 
@@ -89,14 +92,21 @@ def layout(request: pytest.FixtureRequest) -> tuple[int, int]:
 @pytest.fixture(scope="module")
 def expected(layout: tuple[int, int], byte_tokenizer: Tokenizer) -> list[tuple[int, ...]]:
     """What a complete runtime gives."""
-    whole = runtime(*layout, complete=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Programs, "lower", LOWERED_ONCE)
+        whole = runtime(*layout, complete=True)
     return [tuple(alone(whole, byte_tokenizer, request).token_ids) for request in ASKED]
 
 
 @pytest.mark.parametrize("steps", [(4, 5, 6), (1, 9, 20)])
 def test_tokens_are_the_same_whichever_shapes_are_there(
-    steps: tuple[int, int, int], layout: tuple[int, int], expected: list[tuple[int, ...]], byte_tokenizer: Tokenizer
+    steps: tuple[int, int, int],
+    layout: tuple[int, int],
+    expected: list[tuple[int, ...]],
+    byte_tokenizer: Tokenizer,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(Programs, "lower", LOWERED_ONCE)
     executor = runtime(*layout, complete=False)
     first, whole = executor.grid, executor.programs.grid
     begun = {*executor.executables.shapes}
