@@ -58,14 +58,17 @@ def request(
 
 
 def mix() -> list[Arrival]:
-    """One request that spreads over every group, one that grows over a border while decoding, short ones in between."""
+    """One request that spreads over every group, one that grows over a border while decoding, short ones in between.
+
+    Each output is long enough to pass a border of pages or groups, and no longer: a tick of eight stages is dear.
+    """
     rng = np.random.default_rng(0)
     return [
-        Arrival(0, request(rng, 30, 24, logit_bias=((3, -100.0), (200, 1.5)))),
+        Arrival(0, request(rng, 30, 12, logit_bias=((3, -100.0), (200, 1.5)))),
         Arrival(0, request(rng, 960, 12)),
         Arrival(1, request(rng, 120, 12, chunks=(1, 7, 64), frequency_penalty=0.5)),
-        Arrival(4, request(rng, 3, 20, chunks=(1,), allowed_token_ids=tuple(range(0, 250, 2)))),
-        Arrival(9, request(rng, 500, 16, chunks=(60, 33), repetition_penalty=1.2)),
+        Arrival(4, request(rng, 3, 15, chunks=(1,), allowed_token_ids=tuple(range(0, 250, 2)))),
+        Arrival(9, request(rng, 500, 14, chunks=(60, 33), repetition_penalty=1.2)),
         Arrival(15, request(rng, 64, 5, chunks=(64,))),
     ]
 
@@ -152,7 +155,7 @@ def test_every_layout_gives_what_one_device_gives(tp: int, spp: int, kvp: int, b
         tokens_per_group=PER_GROUP[kvp],
         pool_tokens=4096,
         # with shared rows, tiles of one size: each size is compiled into every program
-        buckets=Buckets(decode=(8,), prefill=(128 if kvp == 1 else 64,), slices=(48,), chunks=4, mixed_only=True),
+        buckets=Buckets(decode=(8,), prefill=(64,), slices=(48,), chunks=4, mixed_only=True),
         shared_buckets=Buckets(decode=(4,), prefill=(64,), slices=(32,), chunks=2, mixed_only=True),
     )
     agree(serve(executor, byte_tokenizer, mix()), expected(byte_tokenizer))
