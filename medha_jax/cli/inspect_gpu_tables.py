@@ -49,19 +49,19 @@ def _kept(report: GpuReport) -> Table:
 def _kernels(program: GpuProgramReport) -> Table:
     kind = "tick" if program.slice_layers is None else f"slice of {_several(program.slice_layers, 'layer')}"
     title = f"{kind} {program.bucket}: {program.rows} rows"
-    step = f"in each of {program.steps} layers" if program.steps else "no loop of layers"
-    rows = [(one.kind, str(one.in_a_layer) if program.steps else "", str(one.outside)) for one in program.kernels]
+    step = f"in one of {_several(program.steps, 'layer')}"
+    rows = [(one.kind, str(one.in_a_layer), str(one.outside)) for one in program.kernels]
     inside, outside = (
         sum(counts) for counts in zip(*((k.in_a_layer, k.outside) for k in program.kernels), strict=True)
     )
-    rows.append(("all", str(inside) if program.steps else "", str(outside)))
+    rows.append(("all", str(inside), str(outside)))
     return Table(title, ("launched", step, "besides, some of them not in every run"), tuple(rows))
 
 
 def _moves(program: GpuProgramReport) -> Table | None:
     shown = [
         (
-            "each layer" if one.in_a_layer else "once" if one.times == 1 else "in a loop",
+            "in a layer" if one.in_a_layer else "once" if one.times == 1 else "in a loop",
             one.kind,
             f"{one.moved}: {one.argument}" if one.argument else one.moved,
             ", ".join(one.result),

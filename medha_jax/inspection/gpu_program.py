@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from medha_jax.inspection.computations import FREE, CompiledText, Executed, Operation
@@ -24,11 +25,15 @@ WEIGHTS, POOL, ROWS = "weights", "pool", "rows"
 _MOVES = frozenset({"copy", "copy-start", "transpose", "pad", "slice", "dynamic-slice", "reshape", "convert"})
 _TOLD = ("pad", "transpose", "convert", "dynamic-slice", "slice", "copy")  # what a move is named after
 _PRODUCTS = ("dot", "convolution")
+_LAYER_MATRIX = re.compile(r"parameters\['layers\..+\.(\d+)'\]")  # an argument's name
 
 
 @dataclass(frozen=True)
 class KernelCount:
-    """Operations of one kind: in one step of the layers' loop, and outside of it, where some may not run."""
+    """Operations of one kind: in the layer that launches most, and outside of layers, where some may not run.
+
+    The first layer does not count if there are others, because what comes before layers may be launched among it.
+    """
 
     kind: str
     in_a_layer: int
@@ -46,7 +51,7 @@ class DataMove:
         result: shapes of the result on one device.
         nbytes: of the result of one run.
         times: runs in one run of the program; None if unknown.
-        in_a_layer: it is in the layers' loop.
+        in_a_layer: a layer does it.
     """
 
     kind: str
@@ -73,13 +78,13 @@ class ProgramText:
     """What the text of one compiled program says.
 
     Args:
-        steps: steps of the layers' loop; 0 if there is none, as in a slice of one layer.
+        steps: layers that it computes.
         repeated: names of instructions that the compiler computes again to save memory.
         repeated_products: how many of them are matrix products.
         legacy_calls: custom calls of an interface that XLA records in no command buffer.
         pool_aliased: the pool's memory is that of the result, so that no second pool is needed.
         trips: steps of every loop by the name of its instruction; None if unknown.
-        layer: what one step of the layers' loop launches, by name and kind.
+        layer: what the layer that launches most launches, by name and kind.
     """
 
     steps: int
@@ -103,31 +108,34 @@ def read_program(text: str) -> ProgramText:
     program = CompiledText.parse(text)
     executed = list(program.executed())
     kinds = [_kind(program, one.operation) for one in executed]
-    layers = _layers(executed)
-    inside: Counter[str] = Counter()
-    outside: Counter[str] = Counter()
-    for one, kind in zip(executed, kinds, strict=True):
-        (inside if layers and one.loop == layers else outside)[kind] += 1
+    layers = _layers(program, executed, kinds)
+    of_layer: dict[int, list[int]] = {}
+    for at, layer in enumerate(layers):
+        if layer is not None:
+            of_layer.setdefault(layer, []).append(at)
+    largest = max(list(of_layer.values())[1:] or of_layer.values(), key=len, default=[])
+    inside = Counter(kinds[at] for at in largest)
+    outside = Counter(kind for kind, layer in zip(kinds, layers, strict=True) if layer is None)
     order = (PRODUCT, KERNEL, FUSION, MOVE, COLLECTIVE, CALL, OTHER)
     loops = [one for inner in program.computations.values() for one in inner.values() if one.made.opcode == "while"]
     trips = {one.made.name: one.trips for one in loops}
     again = [(one, kind) for one, kind in zip(executed, kinds, strict=True) if ".remat" in one.operation.made.name]
     calls = [one.operation for one, kind in zip(executed, kinds, strict=True) if kind in (KERNEL, CALL)]
     return ProgramText(
-        steps=(trips.get(layers) or 0) if layers else 0,
+        steps=len(of_layer),
         kernels=tuple(KernelCount(kind, inside[kind], outside[kind]) for kind in order if inside[kind] + outside[kind]),
-        moves=tuple(_move(program, one, layers) for one, kind in zip(executed, kinds, strict=True) if kind == MOVE),
+        moves=tuple(
+            _move(program, one, layer is not None)
+            for one, kind, layer in zip(executed, kinds, layers, strict=True)
+            if kind == MOVE
+        ),
         repeated=tuple(one.operation.made.name for one, _ in again),
         repeated_products=sum(kind == PRODUCT for _, kind in again),
         legacy_calls=tuple(one.made.name for one in calls if "api_version=API_VERSION_TYPED_FFI" not in one.text),
         sent=_sent(executed, kinds),
         pool_aliased=any(name.startswith("state.pool") for name in program.aliased),
         trips=trips,
-        layer=tuple(
-            f"{one.operation.made.name} ({kind})"
-            for one, kind in zip(executed, kinds, strict=True)
-            if layers and one.loop == layers
-        ),
+        layer=tuple(f"{executed[at].operation.made.name} ({kinds[at]})" for at in largest),
     )
 
 
@@ -158,13 +166,36 @@ def _only_moves(inner: Iterable[Operation]) -> bool:
     )
 
 
-def _layers(executed: Iterable[Executed]) -> str | None:
-    """The largest loop that always runs; loops of the sampler are in branches."""
-    sizes = Counter(one.loop for one in executed if one.loop is not None and not one.conditional)
-    return max(sizes, key=lambda loop: sizes[loop]) if sizes else None
+def _layers(program: CompiledText, executed: Sequence[Executed], kinds: Sequence[str]) -> list[int | None]:
+    """The layer that each instruction belongs to, None if to no layer.
+
+    A layer ends with the last product that reads a matrix of its own, and begins after the layer before it. What is
+    launched between the program's beginning and the first product of all belongs to no layer.
+    """
+    found: list[int | None] = [None] * len(executed)
+    before: int | None = None  # the last product's place
+    for at, (one, kind) in enumerate(zip(executed, kinds, strict=True)):
+        layer = _layer_of(program, one) if kind == PRODUCT else None
+        if layer is not None:
+            first = at if before is None else before + 1
+            found[first : at + 1] = [layer] * (at + 1 - first)
+            before = at
+    return found
 
 
-def _move(program: CompiledText, one: Executed, layers: str | None) -> DataMove:
+def _layer_of(program: CompiledText, product: Executed) -> int | None:
+    """The layer whose matrix a product reads."""
+
+    def follow(operation: Operation) -> bool:
+        return _kind(program, operation) == MOVE
+
+    for operand in product.operation.operands:
+        if layer := _LAYER_MATRIX.match(program.argument(product.scope, operand, follow) or ""):
+            return int(layer[1])
+    return None
+
+
+def _move(program: CompiledText, one: Executed, in_a_layer: bool) -> DataMove:
     made = one.operation.made
     inner = {part.made.opcode for part in program.fused(one.operation)} or {made.opcode.removesuffix("-start")}
 
@@ -177,7 +208,7 @@ def _move(program: CompiledText, one: Executed, layers: str | None) -> DataMove:
     kind = next((told for told in _TOLD if told in inner), "copy")
     moved = POOL if argument.startswith("state.pool") else WEIGHTS if argument else ROWS
     name = argument.removeprefix("parameters['").removesuffix("']")
-    shapes, in_a_layer = tuple(map(str, made.shapes)), layers is not None and one.loop == layers
+    shapes = tuple(map(str, made.shapes))
     return DataMove(kind, moved, name, shapes, made.nbytes, one.times, in_a_layer)
 
 

@@ -20,9 +20,9 @@ class GpuProgramReport:
         compile_seconds: time to trace, lower and compile.
         error: why XLA did not finish the program; None if it did.
         unseen: what could not be looked at, because the compiler ended before it.
-        steps: steps of the loop of layers; 0 if it has none.
+        steps: layers that it computes.
         kernels: operations by kind, in one step of that loop and outside of it.
-        layer: what one step of that loop launches, by name and kind.
+        layer: what the layer that launches most launches, by name and kind.
         moves: operations that only move data, in the order of the program.
         repeated: instructions that are computed again to save memory; `repeated_products` of them are products.
         sent: collectives.

@@ -7,7 +7,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from medha_jax.config import GROUP, STAGE, TENSOR
 
 # head_dim and embed are not divided, because every device reads all of them
-LOGICAL_TO_MESH: dict[str, str | None] = {
+LOGICAL_TO_MESH: dict[str, str | tuple[str, ...] | None] = {
     "layers": STAGE,
     "heads": TENSOR,
     "kv_heads": TENSOR,
@@ -15,6 +15,7 @@ LOGICAL_TO_MESH: dict[str, str | None] = {
     "ffn": TENSOR,
     "gate_up": TENSOR,  # of gate and up, each device's together
     "vocab": TENSOR,
+    "head_vocab": (TENSOR, STAGE),  # of a head that is no embedding: each stage computes a part of the logits
     "head_dim": None,
     "embed": None,
 }

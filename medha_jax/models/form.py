@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from types import EllipsisType
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from jaxtyping import Array, Float
 
 from medha_jax.models.parameters import ParameterSpec
 
+Named = TypeVar("Named")
 LAYERS = "layers"
 # matrices that have the same input and are one where they are placed: their names, the axis of the joined outputs
 JOINED = {
@@ -23,7 +25,7 @@ JOINED = {
 
 @dataclass(frozen=True)
 class LayerMatrix:
-    """A matrix of one layer of several, as `Projection` uses it: each layer has an array of its own.
+    """A matrix of one layer of several, as `Projection` uses it in a loop: each layer has an array of its own.
 
     Of stacked arrays a loop over layers takes a slice, and XLA on CPUs copies it before the product, so that a tick
     copies all weights. A branch reads its layer's array in place.
@@ -137,7 +139,7 @@ def to_placed_form(name: str, sources: Sequence[Array], specs: Mapping[str, Para
 
 
 def with_layers_apart(specs: Mapping[str, ParameterSpec], stages: int) -> dict[str, ParameterSpec]:
-    """Placed parameters of which each layer's matrices are arrays of their own, for `LayerMatrix`.
+    """Placed parameters of which each layer's matrices are arrays of their own.
 
     `layers.mlp.down.kernel` becomes `layers.mlp.down.kernel.0` and so on, one for each layer of a stage. Their first
     axis is the stages.
@@ -156,6 +158,18 @@ def layers_apart(stacked: Array, stages: int) -> list[Array]:
     """The arrays of `with_layers_apart` from a stacked matrix, in order."""
     of_stages = stacked.reshape(stages, -1, *stacked.shape[1:])
     return [of_stages[:, number] for number in range(of_stages.shape[1])]
+
+
+def of_some_layers(parameters: Mapping[str, Named], first: int, count: int) -> dict[str, Named]:
+    """The same without the matrices of other layers than `count` from `first` on, whose numbers then begin at 0."""
+    found = dict[str, Named]()
+    for name, value in parameters.items():
+        path, _, number = name.rpartition(".")
+        if not number.isdigit():
+            found[name] = value
+        elif 0 <= (nth := int(number) - first) < count:
+            found[f"{path}.{nth}"] = value
+    return found
 
 
 def is_layer_matrix(name: str) -> bool:

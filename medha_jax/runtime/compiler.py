@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import jaxlib.version
 
-# Times: a tick of 64 decodes of an 8B model on an H200.
-# - Triton GEMM off, dynamic slice fusion on: weights are stacked by layer. XLA's own matrix kernels first copy each
-#   layer's weights out (7.8 of 17 ms). cuBLAS reads the slice in place.
+# - Triton GEMM off: cuBLAS multiplies. XLA's own matrix kernels were slower on an H200, where they had to read stacked
+#   weights; not tried since each layer's weights are arrays of their own.
+# - Dynamic slice fusion off: it would wrap each kernel call that reads a part of the plan. XLA makes some without it,
+#   which command buffers must record, too.
 # - Command buffers launch one recorded graph, conditions included, so the host never waits for a condition.
-#   The list replaces XLA's default, which records neither the layers' loop nor collectives.
-# - The loop of layers is unrolled in them, because XLA records no loop whose steps read slices of the weights.
+#   The list replaces XLA's default, which records no collectives.
+# - Loops are unrolled in them: those of the sampler, whose steps then need no condition on the device.
 # - Latency hiding overlaps collectives with independent work. It cannot be measured on one GPU.
 # - No rematerialization: where weights and pool take most of the memory, it computes products of a layer two and three
 #   times to save activations, which are small.
 # - Dot merger off: XLA would copy the query, key and value weights side by side (100 MB a layer, 0.8 of 9.5 ms).
 GPU_OPTIONS: dict[str, str | bool | int] = {
     "xla_gpu_enable_triton_gemm": False,
-    "xla_gpu_enable_dynamic_slice_fusion": True,
+    "xla_gpu_enable_dynamic_slice_fusion": False,
     "xla_gpu_enable_command_buffer": (
         "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,DYNAMIC_SLICE_FUSION,CONDITIONAL,COLLECTIVES,WHILE"
     ),

@@ -80,6 +80,7 @@ class MeshExecutor:
         # With few cores, two programs at once on several CPU devices deadlock in their collectives.
         self._one_at_a_time = on_cpu and mesh.devices.size > 1
         self._parameters = self.programs.arguments(parameters)
+        self._of_layers: dict[tuple[int, int], Mapping[str, Array]] = {}  # of slices, by their first and last layer
         self._flight = deque([PlanColumns.of(EMPTY)] * config.mesh.spp, config.mesh.spp)
         self._round: PackedStages | None = None
         open_cache(config.compilation_cache, on_cpu, report)
@@ -250,7 +251,9 @@ class MeshExecutor:
             packed = pack(stages, self.programs.plan_layouts[shape.bucket], self._geometry)
             self._round = PackedStages(work.stages, self.programs.put(packed, plan_spec()))
         bounds = np.array([work.first, work.past], np.int32)
-        self._state, (done, hidden) = program(self._parameters, self._state, self._round.plans, bounds)
+        if (taken := self._of_layers.get((work.first, work.past))) is None:
+            taken = self._of_layers[work.first, work.past] = self.programs.taken(self._parameters, shape, work.first)
+        self._state, (done, hidden) = program(taken, self._state, self._round.plans, bounds)
         if self._one_at_a_time:
             jax.block_until_ready(done)
         leaving = work.stages[-1] if work.past == self.slice_lengths[-1] else EMPTY

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.sharding import Mesh
 
-from medha_jax.mesh import parameter_sharding
+from medha_jax.mesh import parameter_sharding, stage_share
 from medha_jax.models import (
     ParameterSpec,
     is_layer_matrix,
@@ -24,23 +25,43 @@ from medha_jax.models import (
 from medha_jax.specs.layout import Layout
 from medha_jax.specs.model import Architecture
 
-KV_HEADS = "kv_heads"
+KV_HEADS, HEAD, HEAD_VOCAB = "kv_heads", "head", "head_vocab"
 
 
-def placed_specs(
-    arch: Architecture, layout: Layout, dtype: jnp.dtype, on_cpu: bool = False
-) -> dict[str, ParameterSpec]:
+def placed_specs(arch: Architecture, layout: Layout, dtype: jnp.dtype) -> dict[str, ParameterSpec]:
     """Every parameter as it is placed: layers and vocabulary padded, KV heads repeated, matrices joined.
 
-    On CPUs each layer's matrices are arrays of their own.
+    Each layer's matrices are arrays of their own.
     """
-    placed = placed_form(_fitted_specs(arch, layout, dtype))
-    return with_layers_apart(placed, layout.spp) if on_cpu else placed
+    return with_layers_apart(_stacked_specs(arch, layout, dtype), layout.spp)
+
+
+def _stacked_specs(arch: Architecture, layout: Layout, dtype: jnp.dtype) -> dict[str, ParameterSpec]:
+    """The same with each matrix of all layers in one array."""
+    return placed_form(_fitted_specs(arch, layout, dtype))
 
 
 def _fitted_specs(arch: Architecture, layout: Layout, dtype: jnp.dtype) -> dict[str, ParameterSpec]:
     """Every parameter of the checkpoint with its sizes on the mesh."""
-    return {name: _fitted(spec, arch, layout) for name, spec in parameter_specs(arch, dtype).items()}
+    return {name: _fitted(spec, arch, layout) for name, spec in _divided(parameter_specs(arch, dtype)).items()}
+
+
+def _divided(specs: Mapping[str, ParameterSpec]) -> dict[str, ParameterSpec]:
+    """The same with a head that stages divide, too: each would copy its share of a larger one in every tick."""
+    return {
+        name: replace(spec, axes=(HEAD_VOCAB, *spec.axes[1:])) if name == HEAD else spec for name, spec in specs.items()
+    }
+
+
+def head_of(arch: Architecture) -> str:
+    """The parameter that makes logits."""
+    return "embedding" if arch.tied_embeddings else HEAD
+
+
+def head_share(parameters: Mapping[str, Array], arch: Architecture, layout: Layout) -> Array:
+    """This device's rows of the head, inside `shard_map`. Stages copy theirs of an embedding, which each has whole."""
+    head = parameters[head_of(arch)]
+    return stage_share(head, layout) if arch.tied_embeddings else head
 
 
 def stored_shapes(arch: Architecture, layout: Layout, dtype: jnp.dtype) -> dict[str, tuple[int, ...]]:
@@ -62,7 +83,7 @@ def stored_shardings(
     repeat = layout.expanded_kv_heads(arch.kv_heads) != arch.kv_heads
     return {
         name: parameter_sharding(mesh, tuple("embed" if repeat and a == KV_HEADS else a for a in spec.axes))
-        for name, spec in parameter_specs(arch, dtype).items()
+        for name, spec in _divided(parameter_specs(arch, dtype)).items()
     }
 
 
@@ -74,9 +95,8 @@ def place_parameters(parameters: dict[str, Array], arch: Architecture, layout: L
     """
     dtype = parameters["embedding"].dtype
     fitted, placed = _fitted_specs(arch, layout, dtype), dict[str, Array]()
-    on_cpu = mesh.devices.flat[0].platform == "cpu"
     # largest first: while a matrix is joined or divided into layers, it exists twice
-    for name, spec in sorted(placed_specs(arch, layout, dtype).items(), key=lambda item: -item[1].nbytes):
+    for name, spec in sorted(_stacked_specs(arch, layout, dtype).items(), key=lambda item: -item[1].nbytes):
         sources, sharding = placed_sources(name), parameter_sharding(mesh, spec.axes)
         values = [parameters.pop(source) for source in sources]
         if sources == (name,) and values[0].shape == spec.shape and not name.endswith(".kernel"):
@@ -85,7 +105,7 @@ def place_parameters(parameters: dict[str, Array], arch: Architecture, layout: L
         make = jax.jit(partial(_make, name=name, specs=fitted, devices=layout.tp), out_shardings=sharding)
         placed[name] = jax.block_until_ready(make(values))
         del values
-        if on_cpu and is_layer_matrix(name):
+        if is_layer_matrix(name):
             split = jax.jit(partial(layers_apart, stages=layout.spp), out_shardings=sharding)
             parts = jax.block_until_ready(split(placed.pop(name)))
             placed |= {f"{name}.{number}": part for number, part in enumerate(parts)}
@@ -103,6 +123,7 @@ def _fitted(spec: ParameterSpec, arch: Architecture, layout: Layout) -> Paramete
     sizes = {
         "layers": layout.padded_layers(arch.layers),
         "vocab": layout.padded_vocab(arch.vocab),
+        HEAD_VOCAB: layout.padded_vocab(arch.vocab),
         KV_HEADS: layout.expanded_kv_heads(arch.kv_heads),
     }
     shape = tuple(sizes.get(axis, size) for size, axis in zip(spec.shape, spec.axes, strict=True))

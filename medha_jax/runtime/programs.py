@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
 from threading import Lock
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from medha_jax.attention import Attention, GpuTarget, choose, empty_pool
 from medha_jax.config import RuntimeConfig
 from medha_jax.mesh import parameter_spec, per_group, plan_spec, pool_spec, register_spec
-from medha_jax.models import Form
+from medha_jax.models import Form, of_some_layers
 from medha_jax.runtime.compiler import compiler_options
 from medha_jax.runtime.packing import Geometry
 from medha_jax.runtime.parameter_placement import placed_specs
@@ -38,6 +38,7 @@ from medha_jax.specs.rope import rotary_constants
 from medha_jax.specs.shape_grid import ShapeGrid
 from medha_jax.specs.sizes import Sizes
 
+Named = TypeVar("Named")
 FEW_ROWS = 64  # up to which products with columns are faster on CPUs; with more, turning them costs up to a tenth
 
 
@@ -149,7 +150,7 @@ class Programs:
     def slice_lengths(self) -> tuple[int, ...]:
         """Numbers of layers that a slice may have, increasing; the last one is all layers of a stage."""
         layers = self.layout.padded_layers(self.arch.layers) // self.layout.spp
-        if self._any_length:
+        if not self.unrolled:
             return tuple(range(1, layers + 1))
         return tuple(sorted({1, -(-layers // 16), -(-layers // 4), layers}))
 
@@ -164,7 +165,7 @@ class Programs:
 
     def _slices(self, grid: ShapeGrid) -> tuple[SliceShape, ...]:
         """The slices of a grid."""
-        lengths = (None,) if self._any_length else self.slice_lengths
+        lengths = self.slice_lengths if self.unrolled else (None,)
         return tuple(SliceShape(bucket, length) for bucket in grid.slice_buckets for length in lengths)
 
     def form(self, rows: int) -> Form:
@@ -173,13 +174,13 @@ class Programs:
         return Form(placed=True, columns=columns, query_heads=self.arch.heads // self.layout.tp)
 
     @property
-    def _any_length(self) -> bool:
-        """Whether one program runs any number of layers, as on CPUs.
+    def unrolled(self) -> bool:
+        """Whether a program names each of its layers, as on accelerators, or runs them in a loop, as on CPUs.
 
-        An accelerator's host would wait in every step of such a loop to read its condition, so there each length has a
-        program.
+        A loop compiles faster, and one slice runs any number of layers. An accelerator's host would wait in every step
+        of that to read its condition, so there each length has a program.
         """
-        return self.on_cpu
+        return not self.on_cpu
 
     @property
     def on_cpu(self) -> bool:
@@ -191,7 +192,7 @@ class Programs:
         """Every parameter by dotted path, with its placement."""
         return {
             name: jax.ShapeDtypeStruct(spec.shape, spec.dtype, sharding=self.placed(parameter_spec(spec.axes)))
-            for name, spec in placed_specs(self.arch, self.layout, self.dtype, self.on_cpu).items()
+            for name, spec in placed_specs(self.arch, self.layout, self.dtype).items()
         }
 
     @cached_property
@@ -209,6 +210,15 @@ class Programs:
     def arguments(self, parameters: Mapping[str, Array]) -> dict[str, Array]:
         """The placed parameters and constants."""
         return {**parameters, **{name: self.put(x, parameter_spec(())) for name, x in self.constants.items()}}
+
+    def taken(self, arguments: Mapping[str, Named], shape: Shape, first: int = 0) -> Mapping[str, Named]:
+        """Those of `arguments` that a program takes: a slice of a stated length only the matrices of its own layers.
+
+        `first` is its first layer.
+        """
+        if not isinstance(shape, SliceShape) or shape.length is None:
+            return arguments
+        return of_some_layers(arguments, first, shape.length)
 
     def put(self, value: np.ndarray, spec: Any) -> Array:
         """An array of this host on the mesh, divided as `spec` says; every process calls it with the same one."""
@@ -281,6 +291,7 @@ class Programs:
             arch=self.arch,
             dtype=self.dtype,
             form=self.form(bucket.rows),
+            unrolled=self.unrolled,
             layout=self.layout,
             plan=self.plan_layouts[bucket],
             largest=largest,
@@ -295,7 +306,8 @@ class Programs:
         if isinstance(shape, SliceShape):
             function, result = build_slice(program, shape.length), (register_spec(), hidden)
             more = [jax.ShapeDtypeStruct((2,), jnp.int32, sharding=self.placed(parameter_spec(())))]
-        parameters = {name: shape.sharding.spec for name, shape in self.argument_shapes.items()}
+        taken = self.taken(self.argument_shapes, shape)
+        parameters = {name: shape.sharding.spec for name, shape in taken.items()}
         mapped = jax.shard_map(
             function,
             mesh=self.mesh,
@@ -303,7 +315,7 @@ class Programs:
             out_specs=(self.state_specs, result),
             check_vma=False,
         )
-        arguments = self.argument_shapes, self.state_shapes, self.plan_shape(bucket), *more
+        arguments = taken, self.state_shapes, self.plan_shape(bucket), *more
         with self.matmul_precision():
             return jax.jit(mapped, donate_argnums=1).trace(*arguments)
 

@@ -21,13 +21,13 @@ from medha_jax.mesh import (
     parameter_spec,
     per_group,
     register_spec,
-    stage_share,
     sum_over_vocabulary,
     vocabulary_start,
 )
 from medha_jax.models import final_logits
 from medha_jax.plan import MAX_LOGPROBS, PromptScores, ScoreQuery
 from medha_jax.runtime.packing import first_rows
+from medha_jax.runtime.parameter_placement import head_of, head_share
 from medha_jax.runtime.programs import Programs
 from medha_jax.runtime.tick_results import Scoring, SliceHandle, TickHandle
 from medha_jax.specs.layout import Layout
@@ -56,7 +56,7 @@ def build_scoring(arch: Architecture, layout: Layout) -> ScoreFunction:
 
     def score(parameters: Mapping[str, Array], hidden: Array, asked: Array, listed: Array) -> Array:
         rows, wanted = asked[0, :, 0], asked[0, :, 1]
-        head = stage_share(parameters[head_of(arch)], layout)
+        head = head_share(parameters, arch, layout)
         x = from_last_stage(hidden[0, 0, rows], layout)
         logits = final_logits(x, parameters["norm.scale"], head, arch.norm_epsilon)
         part = logits.shape[1]
@@ -87,11 +87,6 @@ def build_scoring(arch: Architecture, layout: Layout) -> ScoreFunction:
         return jnp.concatenate([floats[:, :1], jnp.take_along_axis(tokens, at, -1), floats[:, 1:]], 1)[None]
 
     return score
-
-
-def head_of(arch: Architecture) -> str:
-    """The parameter that makes logits."""
-    return "embedding" if arch.tied_embeddings else "head"
 
 
 class PromptScorer:

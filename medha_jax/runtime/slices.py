@@ -27,13 +27,14 @@ from medha_jax.mesh import embed_tokens, stage_index, to_next_stage
 from medha_jax.runtime.state import DeviceState, note_inputs
 from medha_jax.runtime.tick import (
     Carry,
+    LayerFunction,
     Parameters,
     Program,
     finite_samples,
     kept_hidden,
     layer_function,
     rows_of,
-    run_layers,
+    run_unrolled,
     stacked_layers,
     with_pages,
     with_rows,
@@ -50,7 +51,7 @@ def build_slice(program: Program, length: int | None) -> SliceFunction:
 
     Args:
         program: its bucket has prompt rows only.
-        length: layers of the slice; None if `bounds` alone says how many.
+        length: layers of the slice, whose matrices are those that are apart; None if `bounds` alone says how many.
 
     `bounds` is int32 `[2]`: first layer, and the layer after the last one. `output` is `done`, and hidden states as of
     `tick.kept_hidden`. `done` `[1, 1, samples, 1]` says of each chunk of this stage whether all of its rows are finite;
@@ -69,13 +70,14 @@ def build_slice(program: Program, length: int | None) -> SliceFunction:
 
         embedded = embed_tokens(parameters["embedding"], mine["row_token"], program.layout)
         x = jnp.where((stage == 0) & begins, embedded, rows_of(program, state.held))
-        if length == values_of(state.pool).shape[0]:
-            x, pool = run_layers(program, parameters, x, state.pool, table, mine, slots)
+        run, turned = layer_function(program, parameters, table, mine, slots), program.form.turned
+        carry = turned(x), state.pool
+        if length is not None:
+            first = 0 if length == values_of(state.pool).shape[0] else bounds[0]
+            x, pool = run_unrolled(run, parameters, carry, first, length)
         else:
-            run = layer_function(program, parameters, table, mine, slots)
-            turned = program.form.turned
-            x, pool = run_some_layers(run, stacked_layers(parameters), (turned(x), state.pool), bounds, length)
-            x = turned(x)
+            x, pool = run_looped(run, stacked_layers(parameters), carry, bounds)
+        x = turned(x)
 
         given = jnp.broadcast_to(ends, x.shape[:1])
         noted = note_inputs(slots, leaving["row_slot"], leaving["row_token"], leaving["row_position"], given)
@@ -94,26 +96,12 @@ def build_slice(program: Program, length: int | None) -> SliceFunction:
     return slice_
 
 
-def run_some_layers(
-    run: Callable[[Carry, Mapping[str, Array], Array], Carry],
-    stacked: Mapping[str, Array],
-    carry: Carry,
-    bounds: Array,
-    length: int | None,
-) -> Carry:
-    """Run layers `[bounds[0], bounds[1])`, which are `length` if that is not None.
-
-    XLA for GPUs reads a layer's weights in place only if a constant or a loop's counter says which. With a first layer
-    that is an argument it copies them before the product, a fixed cost a layer.
-    """
+def run_looped(run: LayerFunction, stacked: Mapping[str, Array], carry: Carry, bounds: Array) -> Carry:
+    """Run layers `[bounds[0], bounds[1])` in a loop."""
 
     def layer(number: Array, carry: Carry) -> Carry:
         arrays = {name: lax.dynamic_index_in_dim(array, number, keepdims=False) for name, array in stacked.items()}
         return run(carry, arrays, number)
 
-    after: Carry
-    if length is None:
-        after = lax.fori_loop(bounds[0], bounds[1], layer, carry)
-    else:
-        after = lax.fori_loop(0, length, lambda nth, carry: layer(bounds[0] + nth, carry), carry)
+    after: Carry = lax.fori_loop(bounds[0], bounds[1], layer, carry)
     return after

@@ -33,11 +33,11 @@ from medha_jax.mesh import (
     gather_groups,
     gather_vocabulary,
     stage_index,
-    stage_share,
     sum_over_tensor,
     to_next_stage,
 )
 from medha_jax.models import LAYERS, Form, LayerMatrix, final_logits, layer_graph, rotary_angles
+from medha_jax.runtime.parameter_placement import head_share
 from medha_jax.runtime.plan_layout import PlanLayout
 from medha_jax.runtime.sampler import sample
 from medha_jax.runtime.state import DeviceState, SlotState, note_inputs, note_outputs
@@ -49,6 +49,7 @@ from medha_jax.specs.model import Architecture
 Parameters = Mapping[str, Array]
 Plan = Mapping[str, Array]  # fields of `plan_layout`
 Carry = tuple[Array, Pool]  # hidden states `[rows, embed]`, and the pool
+LayerFunction = Callable[[Carry, Mapping[str, Array], Array], Carry]
 TickFunction = Callable[[Parameters, DeviceState, Array], tuple[DeviceState, TickOutput]]
 
 
@@ -59,6 +60,7 @@ class Program:
     Args:
         dtype: of weights and activations.
         form: of the placed layers.
+        unrolled: layers follow one another in the program, each with its own arrays; else a loop runs them.
         plan: layout of the plans; its bucket is the shape of the tick.
         largest: the bucket whose rows the register between stages has; for a slice, the rows that are held.
         keep_logits: return the logits of sampled rows.
@@ -69,6 +71,7 @@ class Program:
     arch: Architecture
     dtype: jnp.dtype
     form: Form
+    unrolled: bool
     layout: Layout
     plan: PlanLayout
     largest: Bucket
@@ -142,14 +145,34 @@ def run_layers(
 ) -> tuple[Array, Pool]:
     """Hidden states after this stage's layers, and the pool with the new keys and values."""
     run = layer_function(program, parameters, table, mine, slots)
+    turned, count = program.form.turned, values_of(pool).shape[0]
+    if program.unrolled:
+        x, pool = run_unrolled(run, parameters, (turned(x), pool), 0, count)
+        return turned(x), pool
 
     def layer(carry: Carry, inputs: tuple[Mapping[str, Array], Array]) -> tuple[Carry, None]:
         return run(carry, *inputs), None
 
     # The pool is the scan's carry; as its input and output it would exist twice.
-    inputs, turned = (stacked_layers(parameters), jnp.arange(values_of(pool).shape[0])), program.form.turned
+    inputs = stacked_layers(parameters), jnp.arange(count)
     (x, pool), _ = lax.scan(layer, (turned(x), pool), inputs)
     return turned(x), pool
+
+
+def run_unrolled(run: LayerFunction, parameters: Parameters, carry: Carry, first: int | Array, count: int) -> Carry:
+    """Run `count` layers, one after the other. Theirs are the matrices that are apart, in order.
+
+    XLA for GPUs reads a matrix in place if it is an argument of its own. Of stacked ones it would copy each layer's
+    wherever the first layer is no constant.
+    """
+    stacked, own = stacked_layers(parameters), layers_apart(parameters)
+    once = jax.jit(run)  # traced and lowered once
+    for nth in range(count):
+        number = first + nth
+        arrays = {name: array[number] for name, array in stacked.items()}
+        matrices = {path: of_layers[nth] for path, of_layers in own.items()}
+        carry = once(carry, {**arrays, **matrices}, jnp.asarray(number, jnp.int32))
+    return carry
 
 
 def stacked_layers(parameters: Parameters) -> dict[str, Array]:
@@ -159,22 +182,22 @@ def stacked_layers(parameters: Parameters) -> dict[str, Array]:
     return {k: v for k, v in found.items() if not k.rpartition(".")[2].isdigit()}
 
 
-def layers_matrices(parameters: Parameters, number: Array) -> dict[str, LayerMatrix]:
-    """The matrices of this stage's layers that are apart, by path in a layer; `number` is the layer that is meant."""
+def layers_apart(parameters: Parameters) -> dict[str, tuple[Array, ...]]:
+    """The matrices of this stage's layers that are apart, in order of the layers, by path in a layer."""
     arrays: dict[str, dict[int, Array]] = {}
     for name, array in parameters.items():
         path, _, nth = name.removeprefix(f"{LAYERS}.").rpartition(".")
         if nth.isdigit():
             arrays.setdefault(path, {})[int(nth)] = array[0]  # without the axis of stages
-    return {path: LayerMatrix(tuple(own[nth] for nth in range(len(own))), number) for path, own in arrays.items()}
+    return {path: tuple(own[nth] for nth in range(len(own))) for path, own in arrays.items()}
 
 
 def layer_function(
     program: Program, parameters: Parameters, table: Array, mine: Plan, slots: SlotState
-) -> Callable[[Carry, Mapping[str, Array], Array], Carry]:
+) -> LayerFunction:
     """The function of one layer: `((x, pool), its parameters, its number in the stage) -> (x, pool)`.
 
-    `x` has the form's shape.
+    `x` has the form's shape. In a loop its parameters are those that are stacked; the number says which of the others.
     """
     attention, bucket, layout = program.attention, program.plan.bucket, program.layout
     position = mine["row_position"]
@@ -183,6 +206,7 @@ def layer_function(
     angles = rotary_angles(parameters, position, length)
     work = program.plan.work.work(mine)
     merge_layer = layer_graph(program.arch, program.dtype, program.form)
+    apart = {} if program.unrolled else layers_apart(parameters)
 
     def layer(carry: Carry, arrays: Mapping[str, Array], number: Array) -> Carry:
         x, pool = carry
@@ -190,10 +214,11 @@ def layer_function(
         def attend(pool: Pool, query: Array, key: Array, value: Array) -> tuple[Array, Pool]:
             pool = attention.store(pool, number, table, key, value, work)
             out, lse = attention.attend(query, pool, number, table, work)
-            stored = jnp.isfinite(key).all((1, 2)) & jnp.isfinite(value).all((1, 2))
+            stored = (jnp.isfinite(key) & jnp.isfinite(value)).all((1, 2))
             return _or_nan(stored, merge_shared(out, lse, bucket, layout)), pool
 
-        return merge_layer({**arrays, **layers_matrices(parameters, number)})(x, angles, pool, attend, sum_over_tensor)
+        matrices = {path: LayerMatrix(own, number) for path, own in apart.items()}
+        return merge_layer({**arrays, **matrices})(x, angles, pool, attend, sum_over_tensor)
 
     return layer
 
@@ -220,8 +245,8 @@ def sample_leaving(
     """
     arch, layout = program.arch, program.layout
     rows = from_last_stage(_or_nan(finite_samples(x, leaving), x[leaving["sample_row"]]), layout)
-    head = parameters["embedding" if arch.tied_embeddings else "head"]
-    logits = final_logits(rows, parameters["norm.scale"], stage_share(head, layout), arch.norm_epsilon)
+    head = head_share(parameters, arch, layout)
+    logits = final_logits(rows, parameters["norm.scale"], head, arch.norm_epsilon)
     logits = gather_vocabulary(logits, layout)[:, : arch.vocab]
 
     token = leaving["row_token"]

@@ -102,13 +102,14 @@ class DeviceSizes:
 
     @cached_property
     def weight_bytes(self) -> int:
-        """Bytes of all parameters; embedding and head are divided over `tp` only."""
+        """Bytes of all parameters; stages have the embedding whole and a share of the head, unless it is the same."""
         model = self.model
         queries, keys = self.heads * model.head_dim, self.kv_heads * model.head_dim
         vectors = 2 * model.embed + model.qk_norm * 2 * model.head_dim
         vectors += model.qkv_bias * (queries + 2 * keys) + model.output_bias * model.embed
         vectors += model.mlp_bias * (2 * model.ffn // self.mesh.tp + model.embed)
-        ends = (1 if model.tied_embeddings else 2) * self.vocab // self.mesh.tp * model.embed + model.embed
+        head = 0 if model.tied_embeddings else self.head_weights
+        ends = self.vocab // self.mesh.tp * model.embed + head + model.embed
         return (self.layers * (self.layer_weights + vectors) + ends) * self.itemsize
 
     @cached_property

@@ -111,9 +111,8 @@ def test_a_gpu_that_is_not_there(inspect, tmp_path):
     done = inspect(*given)
     assert done.returncode == 0, done.stderr
     assert "llama, 2 layers, bfloat16, on 1 x NVIDIA H200" in done.stdout
-    assert "tick 8+16: 24 rows" in done.stdout and "in each of 2 layers" in done.stdout
+    assert "tick 8+16: 24 rows" in done.stdout and "in one of 2 layers" in done.stdout
     assert "the pool stays in its memory" in done.stdout
-    # XLA of jax 0.10 ends before it makes command buffers
-    assert ("times a run;" in done.stdout) != ("not seen: command buffers" in done.stdout)
+    assert "times a run;" in done.stdout
     (tick,) = json.loads(inspect(*given, "--json").stdout)["programs"]
     assert (tick["bucket"], tick["steps"], tick["pool_aliased"]) == ("8+16", 2, True)

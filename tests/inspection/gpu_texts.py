@@ -89,6 +89,50 @@ condition=%condition, body=%body, backend_config={"known_trip_count":{"n":"4"},"
 }
 """
 
+LAYERS = """\
+HloModule jit_tick, is_scheduled=true, entry_computation_layout={(bf16[4,32]{1,0})->(bf16[8,64])}
+
+%fused_norm (param_0.2: bf16[8,32]) -> bf16[8,32] {
+  %param_0.2 = bf16[8,32]{1,0} parameter(0)
+  ROOT %multiply.9 = bf16[8,32]{1,0} multiply(%param_0.2, %param_0.2)
+}
+
+%fused_pad (param_0.1: bf16[7,32]) -> bf16[8,32] {
+  %param_0.9 = bf16[7,32]{1,0} parameter(0)
+  %nothing = bf16[] constant(0)
+  ROOT %pad.9 = bf16[8,32]{1,0} pad(%param_0.9, %nothing), padding=0_1x0_0
+}
+
+ENTRY %main (n: bf16[4,32]) -> (bf16[8,64]) {
+  %n = bf16[4,32]{1,0} parameter(0), metadata={op_name="parameters[\\'layers.norm.scale\\']"}
+  %head = bf16[64,32]{1,0} parameter(1), metadata={op_name="parameters[\\'head\\']"}
+  %x = bf16[8,32]{1,0} parameter(2), metadata={op_name="state.register"}
+  %u0.0 = bf16[32,32]{1,0} parameter(3), metadata={op_name="parameters[\\'layers.mlp.up.kernel.0\\']"}
+  %d0.0 = bf16[32,32]{1,0} parameter(4), metadata={op_name="parameters[\\'layers.mlp.down.kernel.0\\']"}
+  %u1.1 = bf16[32,32]{1,0} parameter(5), metadata={op_name="parameters[\\'layers.mlp.up.kernel.1\\']"}
+  %d1.1 = bf16[32,32]{1,0} parameter(6), metadata={op_name="parameters[\\'layers.mlp.down.kernel.1\\']"}
+  %u2.2 = bf16[32,32]{1,0} parameter(7), metadata={op_name="parameters[\\'layers.mlp.up.kernel.2\\']"}
+  %d2.2 = bf16[32,32]{1,0} parameter(8), metadata={op_name="parameters[\\'layers.mlp.down.kernel.2\\']"}
+  %copy.7 = bf16[8,32]{1,0} copy(%x)
+  %norm.0 = bf16[8,32]{1,0} fusion(%copy.7), kind=kLoop, calls=%fused_norm
+  %up.0 = bf16[8,32]{1,0} custom-call(%norm.0, %u0.0), custom_call_target="__cublas$gemm"
+  %copy.8 = bf16[8,32]{1,0} copy(%x)
+  %flat0.0 = bf16[32,32]{1,0} bitcast(%d0.0)
+  %down.0 = bf16[8,32]{1,0} custom-call(%up.0, %flat0.0), custom_call_target="__cublas$gemm"
+  %norm.1 = bf16[8,32]{1,0} fusion(%down.0), kind=kLoop, calls=%fused_norm
+  %up.1 = bf16[8,32]{1,0} custom-call(%norm.1, %u1.1), custom_call_target="__cublas$gemm"
+  %triton_kernel_call.1 = bf16[7,32]{1,0} custom-call(%up.1), custom_call_target="triton_kernel_call_ffi", api_version=API_VERSION_TYPED_FFI
+  %pad_fusion = bf16[8,32]{1,0} fusion(%triton_kernel_call.1), kind=kLoop, calls=%fused_pad
+  %flat1.1 = bf16[32,32]{1,0} bitcast(%d1.1)
+  %down.1 = bf16[8,32]{1,0} custom-call(%pad_fusion, %flat1.1), custom_call_target="__cublas$gemm"
+  %norm.2 = bf16[8,32]{1,0} fusion(%down.1), kind=kLoop, calls=%fused_norm
+  %up.2 = bf16[8,32]{1,0} custom-call(%norm.2, %u2.2), custom_call_target="__cublas$gemm"
+  %flat2.2 = bf16[32,32]{1,0} bitcast(%d2.2)
+  %down.2 = bf16[8,32]{1,0} custom-call(%up.2, %flat2.2), custom_call_target="__cublas$gemm"
+  ROOT %logits = bf16[8,64]{1,0} custom-call(%down.2, %head), custom_call_target="__cublas$gemm"
+}
+"""
+
 THUNKS = """\
 000: kCommandBuffer [source       | next=011 (1)]\x20
     001: kCopy         [source       | sink        ] kCopy

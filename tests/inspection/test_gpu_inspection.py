@@ -22,8 +22,8 @@ ARCH = Architecture.from_config({**CONFIG, "num_hidden_layers": LAYERS, "hidden_
 # rows that a GPU would pad: they are rounded up to 8, 32 and 64
 BUCKETS = Buckets(decode=(1,), prefill=(30,), chunks=2, mixed_only=True, slices=(63,))
 CONFIGURATION = RuntimeConfig(mesh=MeshConfig(page_size=16, buckets=BUCKETS), slots=8, compilation_cache=None)
-# XLA of jax 0.10 ends with an error where a product reads a layer of stacked weights in place
-FINISHES = jaxlib.version.__version_info__ >= (0, 11)
+# XLA records no calls of jax-triton 0.3, which goes with jax 0.10
+RECORDS_CALLS = jaxlib.version.__version_info__ >= (0, 11)
 TICK = Bucket(Segment(8, 32, 2))
 
 LACKING = [name for name in ("triton", "jax_triton", "jax_cuda12_plugin") if find_spec(name) is None]
@@ -44,9 +44,11 @@ def tick(report):
 
 
 def assert_one_command_buffer(program):
-    """With everything in it; XLA of jax 0.10 ends before it can be seen."""
-    if FINISHES:
+    """With everything in it, or all but the kernels' calls."""
+    if RECORDS_CALLS:
         assert (program.buffers.buffers, program.buffers.launches, program.buffers.loose) == (1, 1, ())
+    else:
+        assert {one.kind for one in program.buffers.loose} == {"kCustomCall"}
 
 
 @needs_kernels
@@ -81,14 +83,10 @@ def test_no_weights_of_products_and_no_pool_are_moved(report):
 
 
 @needs_kernels
-def test_a_program_is_seen_to_its_end_or_the_report_says_what_is_not(tick):
-    if FINISHES:
-        assert (tick.error, tick.unseen) == (None, ())
-        assert_one_command_buffer(tick)
-        assert tick.buffers.recorded > 10
-    else:
-        assert "BufferAllocation::Slice not assigned" in tick.error
-        assert (tick.unseen, tick.buffers) == (("command buffers",), None)
+def test_a_program_is_seen_to_its_end(tick):
+    assert (tick.error, tick.unseen) == (None, ())
+    assert_one_command_buffer(tick)
+    assert tick.buffers.recorded > 10
     assert tick.temporary_bytes > 0
 
 
@@ -150,7 +148,7 @@ MEMORY = "allocation 21: size 4098, output\nallocation 22: size 140711048, preal
 def test_all_that_xla_wrote(tmp_path, memory):
     folder = written(tmp_path, program=PROGRAM, thunks=THUNKS, metadata=METADATA, memory=memory, log=LOGGED)
     report = read_outcome(TICK, CompileOutcome(2.5), folder)
-    assert (report.bucket, report.rows, report.slice_layers, report.steps) == ("8+32", 40, None, 4)
+    assert (report.bucket, report.rows, report.slice_layers, report.steps) == ("8+32", 40, None, 0)
     assert (report.error, report.unseen, report.temporary_bytes) == (None, (), 140_711_048)
     assert report.buffers.buffers == 3 and report.buffers.loose[2].why
 

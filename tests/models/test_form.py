@@ -11,7 +11,15 @@ import pytest
 from jax import Array
 
 from medha_jax.checkpoints import random_parameters
-from medha_jax.models import Form, layer_graph, parameter_specs, placed_form, placed_sources, to_placed_form
+from medha_jax.models import (
+    Form,
+    layer_graph,
+    of_some_layers,
+    parameter_specs,
+    placed_form,
+    placed_sources,
+    to_placed_form,
+)
 from medha_jax.specs.model import Architecture
 from tests.small import CONFIG
 
@@ -68,3 +76,15 @@ def test_each_device_has_its_share_of_every_joined_matrix() -> None:
     joined = to_placed_form(name, sources, specs, 2)
     assert joined.shape == (2, 8, 16, 64)
     np.testing.assert_allclose(joined[0, :, 0, 0], [0, 0.1, 1, 2, 0.2, 0.3, 1, 2], rtol=1e-6)
+
+
+def test_the_matrices_of_some_layers_count_from_0() -> None:
+    parameters = {"head": "h", "layers.norm.scale": "n", **{f"layers.mlp.down.kernel.{n}": n for n in range(12)}}
+    assert of_some_layers(parameters, 9, 3) == {
+        "head": "h",
+        "layers.norm.scale": "n",
+        "layers.mlp.down.kernel.0": 9,
+        "layers.mlp.down.kernel.1": 10,
+        "layers.mlp.down.kernel.2": 11,
+    }
+    assert of_some_layers(parameters, 0, 12) == parameters

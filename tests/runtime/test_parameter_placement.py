@@ -42,12 +42,16 @@ def test_files_fill_up_and_repeat(directories: dict[str, Path], kind: str, layou
     shardings, shapes = stored_shardings(ARCH, layout, mesh, FP32), stored_shapes(ARCH, layout, FP32)
     stored = load_parameters(directories[kind], ARCH, FP32, shardings, shapes)
     placed = place_parameters(stored, ARCH, layout, mesh)
-    specs = placed_specs(ARCH, layout, FP32, on_cpu=True)
+    specs = placed_specs(ARCH, layout, FP32)
     assert not stored, "their memory is free"
     assert {name: value.shape for name, value in placed.items()} == {name: spec.shape for name, spec in specs.items()}
     own = placed["layers.mlp.down.kernel.0"]
     assert own.addressable_shards[0].data.shape[0] == 1
     assert f"layers.mlp.down.kernel.{-(-3 // layout.spp)}" not in placed
+    share = placed["head"].shape[0] // (layout.tp * layout.spp)
+    assert {shard.data.shape for shard in placed["head"].addressable_shards} == {(share, ARCH.embed)}, (
+        "no stage cuts it"
+    )
     for name, value in _stacked(placed).items():
         sources = [_outputs_first(source, _repeated(source, whole[source], layout)) for source in placed_sources(name)]
         shares = [np.split(source, layout.tp, axis=1) for source in sources] if len(sources) > 1 else [sources]

@@ -205,7 +205,7 @@ def test_slices_of_stated_lengths_give_the_same(monkeypatch: pytest.MonkeyPatch,
     """The programs that accelerators run, one for each number of layers, here on CPUs."""
     one = request(0, 60)
     wanted = whole(runtime(), one)
-    monkeypatch.setattr(Programs, "_any_length", False)
+    monkeypatch.setattr(Programs, "unrolled", True)
     shapes = dict(SHAPES, buckets=Buckets(decode=(1,), prefill=(16,), slices=(48,), chunks=1, mixed_only=True))
     executor = small_executor(MODEL, tp=tp, spp=spp, **shapes)
     assert executor.slice_lengths == ((1, 2, 5) if spp == 1 else (1, 3))
