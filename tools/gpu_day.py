@@ -28,7 +28,7 @@ from medha_jax.attention.gpu.launch import GpuTarget, LaunchError
 from medha_jax.config import Buckets, MeshConfig, RuntimeConfig
 from medha_jax.runtime import MeshExecutor
 from tools.gpu_correctness import Outcome
-from tools.gpu_loads import LoadSizes, decode_times, final_logits_of, prefill_seconds, slice_seconds
+from tools.gpu_loads import LARGEST_PAGE, LoadSizes, decode_times, final_logits_of, prefill_seconds, slice_seconds
 from tools.gpu_mesh_layout import CHECKED, TINY, open_random
 
 NEAR = 1e-3  # logits of float32, relative to the largest
@@ -113,7 +113,7 @@ class DayReport:
 def opened(sizes: DaySizes, dtype: str, **settings: Any) -> MeshExecutor:
     """A runtime on the first device with a shape of every pair of sizes, and slices of every chunk."""
     largest = sizes.loads(sizes.decodes[-1], sizes.chunks[-1])
-    page = min(128, sizes.chunks[0])
+    page = min(LARGEST_PAGE, sizes.chunks[0])
     mesh = MeshConfig(
         page_size=page, buckets=Buckets(decode=sizes.decodes, prefill=sizes.chunks, chunks=1, slices=sizes.chunks)
     )
@@ -121,7 +121,7 @@ def opened(sizes: DaySizes, dtype: str, **settings: Any) -> MeshExecutor:
         mesh=mesh,
         slots=sizes.decodes[-1],
         max_context=max(largest.chunk * largest.chunks, largest.context + 4 * largest.ticks),
-        pool_tokens=-(-largest.pool_tokens // page) * page,
+        pool_tokens=largest.pool_tokens,
         compilation_cache=None,
         **settings,
     )

@@ -17,6 +17,7 @@ from medha_jax.plan import Admission, Chunk, SamplingParams, Slice, StepPlan, To
 from medha_jax.runtime import MeshExecutor
 from medha_jax.specs.sizes import pages_for
 
+LARGEST_PAGE = 128
 GREEDY = SamplingParams(temperature=0)
 EMPTY = StepPlan(())
 
@@ -39,8 +40,9 @@ class LoadSizes:
 
     @property
     def pool_tokens(self) -> int:
-        """Tokens of KV that these loads need in each group, one after another, in pages of any size up to a chunk."""
-        return max(self.decodes * (self.context + 4 * self.ticks), self.chunk * self.chunks) + self.chunk
+        """Tokens of KV that these loads need in each group, one after another, in pages that divide LARGEST_PAGE."""
+        each = -(-(self.context + 4 * self.ticks) // LARGEST_PAGE) * LARGEST_PAGE
+        return max(self.decodes * each, -(-self.chunk * self.chunks // LARGEST_PAGE) * LARGEST_PAGE)
 
 
 def decode_times(executor: MeshExecutor, sizes: LoadSizes) -> tuple[float, float]:

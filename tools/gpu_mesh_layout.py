@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,14 +23,14 @@ from medha_jax.checkpoints import random_parameters
 from medha_jax.config import Buckets, MeshConfig, RuntimeConfig
 from medha_jax.engine import Completed, GenerationRequest, OfflineEngine
 from medha_jax.mesh import build_mesh, parameter_sharding, request_cpu_devices
-from medha_jax.models import parameter_specs
+from medha_jax.models import LAYERS, ParameterSpec, parameter_specs
 from medha_jax.plan import SamplingParams, TokenResult
 from medha_jax.runtime import MeshExecutor
 from medha_jax.runtime.parameter_placement import place_parameters
 from medha_jax.specs.layout import Layout
 from medha_jax.specs.model import Architecture
 from medha_jax.text import Tokenizer
-from tools.gpu_loads import LoadSizes, decode_times, prefill_seconds, slice_seconds
+from tools.gpu_loads import LARGEST_PAGE, LoadSizes, decode_times, prefill_seconds, slice_seconds
 
 VIRTUAL = 8  # devices of a machine without a GPU
 REFERENCE, SETTINGS = "one_device.npz", "settings.json"
@@ -44,6 +45,8 @@ TINY: dict[str, Any] = {
     **dict(vocab_size=256, hidden_size=64, intermediate_size=96, num_attention_heads=8, head_dim=16),
 }
 NEAR = 1e-3  # logits of float32, whose sums differ in order
+FEW_BYTES = 2**28  # of parameters
+NEW_TOKENS = 12
 LONGEST = 1200  # tokens of the checked prompts
 
 
@@ -67,14 +70,27 @@ SMALL = MeshCheck(TINY, TINY, "float32", LoadSizes(decodes=2, context=32, chunk=
 
 
 def open_random(config: RuntimeConfig, model: dict[str, Any], dtype: str, scale: float = 1.0) -> MeshExecutor:
-    """A runtime with random weights on the layout of `config`, with matrices `scale` times as wide as usual."""
+    """A runtime with random weights on the layout of `config`.
+
+    A small model's are made on the host, with matrices of layers `scale` times as wide as usual, in less time than the
+    devices need to compile that.
+    """
     arch, layout, kind = Architecture.from_config(model), Layout.of(config.mesh), jnp.dtype(dtype)
-    mesh = build_mesh(layout)
-    shardings = {name: parameter_sharding(mesh, spec.axes) for name, spec in parameter_specs(arch, kind).items()}
-    found = random_parameters(arch, dtype, shardings, seed=0)
-    if scale != 1:
-        found = {name: value * scale if value.ndim > 2 else value for name, value in found.items()}
+    mesh, specs = build_mesh(layout), parameter_specs(arch, kind)
+    if sum(spec.nbytes for spec in specs.values()) > FEW_BYTES:
+        shardings = {name: parameter_sharding(mesh, spec.axes) for name, spec in specs.items()}
+        found = random_parameters(arch, dtype, shardings, seed=0)
+    else:
+        found = {name: _on_host(number, spec, scale) for number, (name, spec) in enumerate(specs.items())}
     return MeshExecutor(config, arch, place_parameters(found, arch, layout, mesh), mesh, lambda line: None)
+
+
+def _on_host(seed: int, spec: ParameterSpec, scale: float) -> Any:
+    """Normally distributed entries of a matrix, ones of a norm."""
+    if len(spec.shape) < 3 and "vocab" not in spec.axes:
+        return np.ones(spec.shape, spec.dtype)
+    width = 0.02 * (scale if spec.axes[0] == LAYERS else 1)
+    return (width * np.random.default_rng(seed).standard_normal(spec.shape, np.float32)).astype(spec.dtype)
 
 
 def generated(layout: Layout, model: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
@@ -90,7 +106,7 @@ def generated(layout: Layout, model: dict[str, Any]) -> tuple[np.ndarray, np.nda
         spp=layout.spp,
         kvp=layout.kvp,
         page_size=page,
-        tokens_per_group=longest // page // 2 * page if layout.kvp > 1 else None,
+        tokens_per_group=-(-(longest + 64) // (2 * page)) * page if layout.kvp > 1 else None,
         buckets=own,
         shared_buckets=own if layout.kvp > 1 else None,
     )
@@ -99,13 +115,13 @@ def generated(layout: Layout, model: dict[str, Any]) -> tuple[np.ndarray, np.nda
         mesh=mesh, max_context=longest + 64, pool_tokens=pool, slots=8, keep_logits=True, compilation_cache=None
     )
     executor = open_random(config, model, "float32", scale=8)
-    rng, logits = np.random.default_rng(0), dict[int, np.ndarray]()
+    rng, logits = np.random.default_rng(0), dict[int, list[np.ndarray]]()
 
     def keep(number: int, result: TokenResult) -> None:
-        logits.setdefault(number, np.asarray(result.logits))
+        logits.setdefault(number, []).append(np.asarray(result.logits))
 
-    engine = OfflineEngine(executor, Tokenizer.from_directory(config.model), lambda: 0.0, keep)
-    greedy = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True)
+    engine = OfflineEngine(executor, Tokenizer.from_directory(config.model), time.perf_counter, keep)
+    greedy = SamplingParams(temperature=0, max_tokens=NEW_TOKENS, ignore_eos=True)
     lengths = (longest, longest * 3 // 4, 17, 5)
     prompts = [tuple(rng.integers(1, 250, length).tolist()) for length in lengths]
     numbers = [engine.add(GenerationRequest(prompt, greedy)) for prompt in prompts]
@@ -114,7 +130,7 @@ def generated(layout: Layout, model: dict[str, Any]) -> tuple[np.ndarray, np.nda
         for number, event in engine.step():
             if isinstance(event, Completed):
                 found[number] = event.completion.token_ids
-    return np.array([found[n] for n in numbers]), np.stack([logits[n] for n in numbers])
+    return np.array([found[n] for n in numbers]), np.stack([logits[n][-NEW_TOKENS] for n in numbers])
 
 
 def compared(layout: Layout, check: MeshCheck, folder: Path) -> Iterator[dict[str, Any]]:
@@ -130,10 +146,15 @@ def compared(layout: Layout, check: MeshCheck, folder: Path) -> Iterator[dict[st
         yield dict(passed=False, detail="one device gave no results to compare with")
         return
     wanted = np.load(folder / REFERENCE)
-    same, off = int((tokens == wanted["tokens"]).all(1).sum()), float(np.abs(logits - wanted["logits"]).max())
-    limit = NEAR * float(np.abs(wanted["logits"]).max())
+    yield judged(tokens, logits, wanted["tokens"], wanted["logits"])
+
+
+def judged(tokens: np.ndarray, logits: np.ndarray, wanted: np.ndarray, near: np.ndarray) -> dict[str, Any]:
+    """Whether all requests have the wanted tokens and nearly the wanted logits."""
+    same, off = int((tokens == wanted).all(1).sum()), float(np.abs(logits - near).max())
+    limit = NEAR * float(np.abs(near).max())
     passed = same == len(tokens) and off <= limit
-    yield dict(passed=passed, detail=f"{same} of {len(tokens)} requests equal, logits within {off:.1e} ({limit:.1e})")
+    return dict(passed=passed, detail=f"{same} of {len(tokens)} requests equal, logits within {off:.1e} ({limit:.1e})")
 
 
 def timed(layout: Layout, check: MeshCheck) -> Iterator[dict[str, Any]]:
@@ -141,12 +162,19 @@ def timed(layout: Layout, check: MeshCheck) -> Iterator[dict[str, Any]]:
     assert check.timed is not None
     loads = check.loads
     own = Buckets(decode=(loads.decodes,), prefill=(loads.chunk,), chunks=1, slices=(loads.chunk,))
-    mesh = MeshConfig(tp=layout.tp, spp=layout.spp, kvp=layout.kvp, page_size=min(128, loads.chunk), buckets=own)
+    mesh = MeshConfig(
+        tp=layout.tp,
+        spp=layout.spp,
+        kvp=layout.kvp,
+        page_size=min(LARGEST_PAGE, loads.chunk),
+        buckets=own,
+        shared_buckets=None,
+    )
     config = RuntimeConfig(
         mesh=mesh,
         slots=loads.decodes * layout.kvp,
         max_context=max(loads.chunk * loads.chunks, loads.context + 4 * loads.ticks),
-        pool_tokens=layout.kvp * -(-loads.pool_tokens // mesh.page_size) * mesh.page_size,
+        pool_tokens=loads.pool_tokens,
         compilation_cache=None,
     )
     executor = open_random(config, check.timed, check.dtype)

@@ -44,11 +44,11 @@ def tick(report):
 
 
 def assert_one_command_buffer(program):
-    """With everything in it, or all but the kernels' calls."""
+    """With everything in it; else the kernels' calls are outside, and what stands alone between them."""
     if RECORDS_CALLS:
         assert (program.buffers.buffers, program.buffers.launches, program.buffers.loose) == (1, 1, ())
     else:
-        assert {one.kind for one in program.buffers.loose} == {"kCustomCall"}
+        assert "kCustomCall" in {one.kind for one in program.buffers.loose}
 
 
 @needs_kernels

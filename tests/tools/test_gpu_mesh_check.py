@@ -14,7 +14,7 @@ import pytest
 from benchmarks.gpu.device import NO_GPU
 from medha_jax.specs.layout import Layout
 from tools import gpu_mesh_check
-from tools.gpu_mesh_layout import REFERENCE, SMALL, run_layout
+from tools.gpu_mesh_layout import SMALL, judged, run_layout
 
 
 def test_every_layout_of_as_many_devices_as_there_are() -> None:
@@ -46,12 +46,13 @@ def test_a_layout_is_compared_with_one_device_and_timed(reference: Path, layout:
     assert numbers["layers"] == 4
 
 
-def test_wrong_results_fail(reference: Path, tmp_path: Path) -> None:
-    stored = np.load(reference / REFERENCE)
-    np.savez(tmp_path / REFERENCE, tokens=stored["tokens"] + 1, logits=stored["logits"] * 1.01)
-    found = list[dict[str, object]]()
-    run_layout(Layout(2, 1, 1), replace(SMALL, timed=None), tmp_path, found.append)
-    assert [one["passed"] for one in found] == [False] and "0 of 4" in str(found[0]["detail"])
+def test_wrong_tokens_and_wrong_logits_fail() -> None:
+    tokens, logits = np.array([[1, 2], [3, 4]]), np.array([[1.0, 2.0], [0.5, 0.0]])
+    assert judged(tokens, logits, tokens, logits + 1e-4)["passed"]
+    assert not judged(tokens, logits, tokens, logits + 1e-2)["passed"]
+    assert not judged(tokens, logits * np.nan, tokens, logits)["passed"]
+    other = judged(tokens + [[0, 0], [0, 1]], logits, tokens, logits)
+    assert not other["passed"] and str(other["detail"]).startswith("1 of 2")
 
 
 def test_the_command_runs_each_layout_in_a_process(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
