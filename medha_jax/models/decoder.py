@@ -230,14 +230,12 @@ def final_logits(
     def product(x: Array) -> Array:
         return jax.lax.dot_general(x, head, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
 
-    rows = x.shape[0]
-    if rows % 8 == 0:
+    if x.shape[0] > 1:
         return product(x)
 
-    # With a single row, XLA for GPUs would first write the whole head in fp32, in every tick; others it pads to a
-    # multiple of 8 in a launch of its own. Here the norm writes the padded rows.
+    # With a single row, XLA for GPUs would first write the whole head in fp32, in every tick.
     def padded(x: Array) -> Array:
-        return product(jnp.pad(x, ((0, -rows % 8), (0, 0))))[:rows]
+        return product(jnp.pad(x, ((0, 7), (0, 0))))[:1]
 
     logits: Array = jax.lax.platform_dependent(x, default=product, cuda=padded)
     return logits

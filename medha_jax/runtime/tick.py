@@ -45,6 +45,7 @@ from medha_jax.runtime.tick_results import TickOutput
 from medha_jax.specs.buckets import Bucket
 from medha_jax.specs.layout import Layout
 from medha_jax.specs.model import Architecture
+from medha_jax.specs.sizes import GPU_ROWS
 
 Parameters = Mapping[str, Array]
 Plan = Mapping[str, Array]  # fields of `plan_layout`
@@ -60,7 +61,7 @@ class Program:
     Args:
         dtype: of weights and activations.
         form: of the placed layers.
-        unrolled: layers follow one another in the program, each with its own arrays; else a loop runs them.
+        unrolled: layers follow one another in the program, each with its own arrays, as on GPUs; else a loop runs them.
         plan: layout of the plans; its bucket is the shape of the tick.
         largest: the bucket whose rows the register between stages has; for a slice, the rows that are held.
         keep_logits: return the logits of sampled rows.
@@ -244,10 +245,15 @@ def sample_leaving(
     is not finite gets logits that are not, whichever row is sampled.
     """
     arch, layout = program.arch, program.layout
-    rows = from_last_stage(_or_nan(finite_samples(x, leaving), x[leaving["sample_row"]]), layout)
+    rows = _or_nan(finite_samples(x, leaving), x[leaving["sample_row"]])
+    samples = rows.shape[0]
+    if program.unrolled:
+        # XLA for GPUs would pad the rows in a launch of its own; so what gathers them writes more
+        rows = jnp.pad(rows, ((0, -samples % GPU_ROWS), (0, 0)))
+    rows = from_last_stage(rows, layout)
     head = head_share(parameters, arch, layout)
     logits = final_logits(rows, parameters["norm.scale"], head, arch.norm_epsilon)
-    logits = gather_vocabulary(logits, layout)[:, : arch.vocab]
+    logits = gather_vocabulary(logits, layout)[:samples, : arch.vocab]
 
     token = leaving["row_token"]
     slots = note_inputs(slots, leaving["row_slot"], token, leaving["row_position"], token >= 0)
