@@ -57,7 +57,8 @@ class DaySizes:
 
 
 FULL = DaySizes(CHECKED, LLAMA_3_8B, "bfloat16", (8, 64), (512, 4096), context=1024, ticks=32)
-SMALL = DaySizes(TINY, TINY, "float32", (1, 2), (16, 32), context=32, ticks=2)
+FEW_LAYERS = {**TINY, "num_hidden_layers": 2}
+SMALL = DaySizes(FEW_LAYERS, FEW_LAYERS, "float32", (2,), (32,), context=32, ticks=2)
 
 
 @dataclass(frozen=True)

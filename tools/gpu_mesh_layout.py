@@ -27,7 +27,7 @@ from medha_jax.models import LAYERS, ParameterSpec, parameter_specs
 from medha_jax.plan import SamplingParams, TokenResult
 from medha_jax.runtime import MeshExecutor
 from medha_jax.runtime.parameter_placement import place_parameters
-from medha_jax.specs.layout import Layout
+from medha_jax.specs.layout import Layout, check_layout
 from medha_jax.specs.model import Architecture
 from medha_jax.text import Tokenizer
 from tools.gpu_loads import LARGEST_PAGE, LoadSizes, decode_times, prefill_seconds, slice_seconds
@@ -74,8 +74,12 @@ def open_random(config: RuntimeConfig, model: dict[str, Any], dtype: str, scale:
 
     A small model's are made on the host, with matrices of layers `scale` times as wide as usual, in less time than the
     devices need to compile that.
+
+    Raises:
+        LayoutError: the model cannot be divided over the layout.
     """
     arch, layout, kind = Architecture.from_config(model), Layout.of(config.mesh), jnp.dtype(dtype)
+    check_layout(arch, layout)
     mesh, specs = build_mesh(layout), parameter_specs(arch, kind)
     if sum(spec.nbytes for spec in specs.values()) > FEW_BYTES:
         shardings = {name: parameter_sharding(mesh, spec.axes) for name, spec in specs.items()}
