@@ -124,7 +124,8 @@ def test_what_a_layer_launches_does_not_grow(programs, layout):
     for one in programs:
         sent = [name for name in one.layer if name.endswith("(collective)")]
         others = [name for name in one.layer if not name.endswith("(collective)")]
-        assert len(others) <= KERNELS[layout][one.rows >= 4096], (named(one), others)
+        if one.steps > 1:  # among a lone layer's are those of what comes before layers
+            assert len(others) <= KERNELS[layout][one.rows >= 4096], (named(one), others)
         assert len(sent) <= COLLECTIVES[layout], (named(one), sent)
         assert len([name for name in others if name.endswith("(matrix product)")]) == 4, (named(one), others)
         assert one.steps == (one.slice_layers or LLAMA_3_8B["num_hidden_layers"] // LAYOUTS[layout][1]), named(one)
