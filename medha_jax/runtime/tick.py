@@ -167,7 +167,7 @@ def run_unrolled(run: LayerFunction, parameters: Parameters, carry: Carry, first
     wherever the first layer is no constant.
     """
     stacked, own = stacked_layers(parameters), layers_apart(parameters)
-    once = jax.jit(run)  # traced and lowered once
+    once = jax.jit(run)  # lowered once for the first layer and once for all others, not for each
     for nth in range(count):
         number = first + nth
         arrays = {name: array[number] for name, array in stacked.items()}
