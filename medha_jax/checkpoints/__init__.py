@@ -3,6 +3,7 @@
 from medha_jax.checkpoints.convert import ConversionReport, convert
 from medha_jax.checkpoints.errors import CheckpointError
 from medha_jax.checkpoints.export import write_huggingface
+from medha_jax.checkpoints.fingerprint import fingerprint
 from medha_jax.checkpoints.load import load_parameters, stored_dtype
 from medha_jax.checkpoints.random import random_parameters
 
@@ -10,6 +11,7 @@ __all__ = [
     "CheckpointError",
     "ConversionReport",
     "convert",
+    "fingerprint",
     "load_parameters",
     "random_parameters",
     "stored_dtype",
