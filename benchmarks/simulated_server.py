@@ -142,7 +142,7 @@ class SimulatedLoader:
     def __init__(self, given: argparse.Namespace, tokenizer: Tokenizer, clock: RealClock) -> None:
         self._given, self._tokenizer, self._clock = given, tokenizer, clock
 
-    def load(self, listener: Listener, on_tick: OnTick | None) -> EngineService:
+    def load(self, listener: Listener, on_tick: OnTick | None, ask_to_stop: Callable[[str], None]) -> EngineService:
         """Start the engine after `--load-seconds`."""
         given, clock, tokenizer = self._given, self._clock, self._tokenizer
         time.sleep(given.load_seconds)

@@ -41,7 +41,14 @@ class ClusterOptions:
     tls_cert: Path | None = setting(None, "Certificate of this process (PEM).")
     tls_key: Path | None = setting(None, "Its key (PEM).")
     tls_ca: Path | None = setting(None, "Authority that signed the other processes' certificates.")
-    insecure: bool = setting(False, "Plans may cross a network without TLS.", switch=True)
+    plans_token_file: Path | None = setting(
+        None, "A secret that all processes know. Default on loopback: one that process 0 makes.", metavar="FILE"
+    )
+    trusted_network: bool = setting(
+        False,
+        "Only this mesh's processes reach its network: what they compute with each other is unprotected.",
+        switch=True,
+    )
 
     @property
     def config(self) -> ClusterConfig | None:
@@ -51,8 +58,9 @@ class ClusterOptions:
             ClusterSettingError: an option is missing or out of range.
         """
         if self.coordinator is None:
-            alone = ("processes", "process_id", "plans", "tls_cert", "tls_key", "tls_ca")
+            alone = ("processes", "process_id", "plans", "plans_token_file", "tls_cert", "tls_key", "tls_ca")
             named = [name for name in alone if getattr(self, name) is not None]
+            named += ["trusted_network"] * self.trusted_network
             if named:
                 raise typer.BadParameter(f"{as_flags(named)} given without --coordinator; give it, or none of them")
             return None
@@ -66,7 +74,8 @@ class ClusterOptions:
             plans=self.plans,
             heartbeat=self.heartbeat_seconds,
             tls=tls_files(self.tls_cert, self.tls_key, self.tls_ca),
-            insecure=self.insecure,
+            token_file=self.plans_token_file,
+            trusted=self.trusted_network,
         )
 
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from medha_jax.cli.exit_codes import INTERRUPTED
+from medha_jax.cli.exit_codes import FAILED, INTERRUPTED
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
@@ -33,6 +34,30 @@ def outlive_hangups() -> None:
     """Make SIGHUP end nothing: for servers, whose streams it must not cut. A running server reads files again."""
     # a handler, because programs that are started would inherit that it is ignored
     signal.signal(signal.SIGHUP, lambda number, frame: None)
+
+
+def asked_to_stop() -> threading.Event:
+    """An event that SIGTERM or Ctrl-C sets; a second one of either ends the process at once. For the main thread.
+
+    Another thread hears of them, because the main thread may be in native code that waits for other processes.
+    """
+    asked, heard = threading.Event(), os.pipe()
+    os.set_blocking(heard[1], False)
+    signal.set_wakeup_fd(heard[1], warn_on_full_buffer=False)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # a shell's background jobs ignore Ctrl-C
+            signal.signal(number, lambda number, frame: None)
+
+    def listen() -> None:
+        while True:
+            (number,) = os.read(heard[0], 1)
+            if number in (signal.SIGTERM, signal.SIGINT):
+                if asked.is_set():
+                    os._exit(INTERRUPTED if number == signal.SIGINT else FAILED)
+                asked.set()
+
+    threading.Thread(target=listen, daemon=True).start()
+    return asked
 
 
 @contextmanager

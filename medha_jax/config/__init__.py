@@ -14,6 +14,7 @@ from medha_jax.config.environment import (
     environment_without_devices,
     limit_cpu_threads,
     patient_cpu_collectives,
+    run_directory,
 )
 from medha_jax.config.mesh_config import (
     GROUP,
@@ -65,6 +66,7 @@ __all__ = [
     "load_mesh",
     "mesh_from",
     "patient_cpu_collectives",
+    "run_directory",
     "same_setting",
     "setting",
     "setting_of",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -23,6 +24,14 @@ def default_compilation_cache() -> Path | None:
     with suppress(RuntimeError):  # neither HOME nor an entry of the user
         base = base.expanduser()
     return base / "medha-jax" / "compiled" if base.is_absolute() else None
+
+
+def run_directory() -> Path:
+    """Directory for what this user's running processes tell each other: below `TMPDIR`, else /tmp.
+
+    Not `XDG_RUNTIME_DIR`, which a login has and a service or container of the same user lacks.
+    """
+    return Path(tempfile.gettempdir()) / f"medha-jax-{os.getuid()}"
 
 
 def limit_cpu_threads(count: int) -> None:

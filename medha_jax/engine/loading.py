@@ -7,6 +7,7 @@ import dataclasses
 import gc
 import hashlib
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,12 +29,13 @@ from medha_jax.text import Tokenizer
 
 if TYPE_CHECKING:
     from medha_jax.runtime import MeshExecutor
-    from medha_jax.runtime.cluster import ClusterConfig, ClusterExecutor
+    from medha_jax.runtime.cluster import ClusterConfig, ClusterExecutor, Leader
 
 MEASURED_SECONDS = 5.0  # the most that ticks are measured at a first start, if FEW_TICKS ran
 MOST_MEASURED_SECONDS = 20.0  # the same if fewer did
 FEW_TICKS = 8
 MEASURED_OUTPUT = 8  # output tokens of each measured request
+LAST_SECONDS = 30.0  # from the loss of a process to the end of this one, if the engine's owner does not end it
 WAITING_POOLS = 4  # prompts that wait have at most this many times the tokens of all pools
 
 
@@ -64,12 +66,23 @@ class EngineLoader:
         if config.host_kv_gib and not scheduling.prefix_cache:
             raise ConfigError("host_kv_gib keeps pages of the prefix cache, which is off; leave it at 0")
         self._times: tuple[FittedTimeModel, Path] | None = None
+        self._leader: Leader | None = None
         self._leading: ClusterExecutor | None = None
+        self._service: EngineService | None = None
+        self._loss: str | None = None
+        self._ask_to_stop: Callable[[str], None] = tell
         self._growing: MeshExecutor | None = None
         self._closed = False
 
-    def load(self, listener: Listener, on_tick: OnTick | None = None) -> EngineService:
-        """Load the model, measure ticks if none are known, and start the engine's thread."""
+    def load(
+        self, listener: Listener, on_tick: OnTick | None = None, ask_to_stop: Callable[[str], None] | None = None
+    ) -> EngineService:
+        """Load the model, measure ticks if none are known, and start the engine's thread.
+
+        `ask_to_stop` is called, at any time from now on, if another process of the mesh was asked to end, with a line
+        about it; None for nobody to ask.
+        """
+        self._ask_to_stop = ask_to_stop or self._say
         executor = self._open()
         if executor.host.places and not executor.prefix_cacheable:
             self._say("the host tier stays empty: RoPE of this model depends on the length, so prefixes are not shared")
@@ -96,6 +109,9 @@ class EngineLoader:
         gc.freeze()  # a collection over all loaded objects takes 0.1 to 0.3 s, in the middle of a tick
         service = EngineService(engine, listener, self._clock)
         service.start()
+        self._service = service
+        if self._loss is not None:
+            service.fail(self._loss)
         if self._growing is not None and not self._closed:
             self._growing.compile_rest()
         return service
@@ -105,7 +121,9 @@ class EngineLoader:
         self._closed = True
         if self._growing is not None:
             self._growing.stop_compiling()
-        if self._leading is not None:
+        if self._leader is not None and self._leading is None:  # the start was given up
+            self._give_up(self._leader)
+        if self._leading is not None and self._loss is None:
             import jax
 
             self._leading.close()
@@ -123,13 +141,38 @@ class EngineLoader:
 
             self._growing = open_executor(self._config, self._say, self._complete)
             return self._growing
-        import jax
+        from medha_jax.runtime.cluster import LeaderEvents, lead
 
-        from medha_jax.runtime.cluster import lead
-
-        jax.config.update("jax_enable_preemption_service", False)  # it would catch SIGTERM
-        self._leading = lead(self._config, self._cluster, self._say)
+        events = LeaderEvents(self._lost, self._end, self._asked_to_end, self._say)
+        self._leading = lead(self._config, self._cluster, self._say, events, self._opened)
         return self._leading
+
+    def _opened(self, leader: Leader) -> None:
+        self._leader = leader
+        if self._closed:
+            self._give_up(leader)
+
+    @staticmethod
+    def _give_up(leader: Leader) -> None:
+        leader.stop("process 0 was stopped before it was ready", failed=False, at_once=True)
+
+    def _asked_to_end(self, process: int) -> None:
+        self._ask_to_stop(f"process {process} was asked to end, so all processes do")
+
+    def _lost(self, text: str) -> None:
+        """A process is lost: the engine's owner is to end the streams."""
+        self._loss = text
+        if self._service is not None:
+            self._service.fail(text)
+
+    def _end(self, text: str) -> None:
+        """End this process, at once if nothing is served yet, else if the engine's owner does not."""
+        from medha_jax.runtime.cluster import leave
+
+        if self._service is not None:
+            time.sleep(LAST_SECONDS)
+        if not self._closed:
+            leave(text)
 
     def _time_model(self, config: RuntimeConfig) -> FittedTimeModel:
         """The time model saved for this model, mesh, dtype and device, or an empty one."""

@@ -214,6 +214,10 @@ class EngineService:
             self._draining = True
             return self._changed.wait_for(lambda: not len(self._ledger), seconds)
 
+    def fail(self, fault: str) -> None:
+        """The engine cannot go on, for a reason from outside, as a sentence. Ends all requests as `watch` does."""
+        self._give_up(fault)
+
     def stop(self, seconds: float = STOP_SECONDS) -> bool:
         """End every request as `Failed("stopped")`, and the thread after its tick. Further calls do nothing.
 

@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Command(_message.Message):
-    __slots__ = ("sequence", "admit", "tick", "stop", "adopt", "slice", "copy")
+    __slots__ = ("sequence", "admit", "tick", "stop", "adopt", "slice", "copy", "welcome")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     ADMIT_FIELD_NUMBER: _ClassVar[int]
     TICK_FIELD_NUMBER: _ClassVar[int]
@@ -15,6 +15,7 @@ class Command(_message.Message):
     ADOPT_FIELD_NUMBER: _ClassVar[int]
     SLICE_FIELD_NUMBER: _ClassVar[int]
     COPY_FIELD_NUMBER: _ClassVar[int]
+    WELCOME_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     admit: Admit
     tick: Tick
@@ -22,7 +23,14 @@ class Command(_message.Message):
     adopt: Adopt
     slice: Slice
     copy: Copy
-    def __init__(self, sequence: _Optional[int] = ..., admit: _Optional[_Union[Admit, _Mapping]] = ..., tick: _Optional[_Union[Tick, _Mapping]] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ..., adopt: _Optional[_Union[Adopt, _Mapping]] = ..., slice: _Optional[_Union[Slice, _Mapping]] = ..., copy: _Optional[_Union[Copy, _Mapping]] = ...) -> None: ...
+    welcome: Welcome
+    def __init__(self, sequence: _Optional[int] = ..., admit: _Optional[_Union[Admit, _Mapping]] = ..., tick: _Optional[_Union[Tick, _Mapping]] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ..., adopt: _Optional[_Union[Adopt, _Mapping]] = ..., slice: _Optional[_Union[Slice, _Mapping]] = ..., copy: _Optional[_Union[Copy, _Mapping]] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ...) -> None: ...
+
+class Welcome(_message.Message):
+    __slots__ = ("proof",)
+    PROOF_FIELD_NUMBER: _ClassVar[int]
+    proof: bytes
+    def __init__(self, proof: _Optional[bytes] = ...) -> None: ...
 
 class Admit(_message.Message):
     __slots__ = ("slot", "sampling", "prompt_tokens", "end_tokens", "prompted", "generated", "generated_count")
@@ -156,34 +164,51 @@ class TokenIds(_message.Message):
     def __init__(self, ids: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Stop(_message.Message):
-    __slots__ = ("reason", "failed")
+    __slots__ = ("reason", "failed", "at_once")
     REASON_FIELD_NUMBER: _ClassVar[int]
     FAILED_FIELD_NUMBER: _ClassVar[int]
+    AT_ONCE_FIELD_NUMBER: _ClassVar[int]
     reason: str
     failed: bool
-    def __init__(self, reason: _Optional[str] = ..., failed: _Optional[bool] = ...) -> None: ...
+    at_once: bool
+    def __init__(self, reason: _Optional[str] = ..., failed: _Optional[bool] = ..., at_once: _Optional[bool] = ...) -> None: ...
 
 class FollowerMessage(_message.Message):
-    __slots__ = ("hello", "ready", "results", "failure")
+    __slots__ = ("hello", "ready", "results", "failure", "leaving")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     READY_FIELD_NUMBER: _ClassVar[int]
     RESULTS_FIELD_NUMBER: _ClassVar[int]
     FAILURE_FIELD_NUMBER: _ClassVar[int]
+    LEAVING_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     ready: Ready
     results: Results
     failure: Failure
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., results: _Optional[_Union[Results, _Mapping]] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ...) -> None: ...
+    leaving: Leaving
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., results: _Optional[_Union[Results, _Mapping]] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ..., leaving: _Optional[_Union[Leaving, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("process", "version", "digest")
+    __slots__ = ("process", "version", "digest", "parts", "nonce", "proof")
+    class PartsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     PROCESS_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
+    NONCE_FIELD_NUMBER: _ClassVar[int]
+    PROOF_FIELD_NUMBER: _ClassVar[int]
     process: int
     version: str
     digest: str
-    def __init__(self, process: _Optional[int] = ..., version: _Optional[str] = ..., digest: _Optional[str] = ...) -> None: ...
+    parts: _containers.ScalarMap[str, str]
+    nonce: bytes
+    proof: bytes
+    def __init__(self, process: _Optional[int] = ..., version: _Optional[str] = ..., digest: _Optional[str] = ..., parts: _Optional[_Mapping[str, str]] = ..., nonce: _Optional[bytes] = ..., proof: _Optional[bytes] = ...) -> None: ...
 
 class Ready(_message.Message):
     __slots__ = ()
@@ -214,3 +239,7 @@ class Failure(_message.Message):
     TEXT_FIELD_NUMBER: _ClassVar[int]
     text: str
     def __init__(self, text: _Optional[str] = ...) -> None: ...
+
+class Leaving(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...

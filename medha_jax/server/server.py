@@ -55,14 +55,16 @@ class EngineEndedError(RuntimeError):
 class Loader(Protocol):
     """Loads the engine of a server, as `engine.EngineLoader` does."""
 
-    def load(self, listener: Listener, on_tick: OnTick | None) -> EngineService:
+    def load(self, listener: Listener, on_tick: OnTick | None, ask_to_stop: Callable[[str], None]) -> EngineService:
         """Load the engine and start its thread; called once, in its own thread.
 
         `listener` gets the engine's events. `on_tick` gets every tick before the listener does; None if not needed.
+        `ask_to_stop` stops the server as SIGTERM does, and takes a line that says why; any thread may call it at any
+        time.
         """
 
     def close(self) -> None:
-        """Release what `load` took. Called once, when the engine has stopped."""
+        """Release what `load` took. Called once, when the engine has stopped, or while `load` runs and is given up."""
 
 
 async def serve(
@@ -132,7 +134,14 @@ async def serve(
         vitals.tell(ready=False)
         await server.start()
         renewing = asyncio.create_task(renewal.run())
-        loading = in_background(lambda: _load(loader, streams, metrics, watchers), "load")
+        loop = asyncio.get_running_loop()
+
+        def ask_to_stop(why: str) -> None:
+            tell(why)
+            with contextlib.suppress(RuntimeError):  # the loop is closed, so the server has ended
+                loop.call_soon_threadsafe(stop.asked.set)
+
+        loading = in_background(lambda: _load(loader, streams, metrics, watchers, ask_to_stop), "load")
         waiting = asyncio.create_task(stop.asked.wait())
         fault: str | None = None
         ended = True
@@ -199,14 +208,20 @@ async def _listen_for_metrics(closing: contextlib.AsyncExitStack, metrics: Metri
         raise ListenError(f"cannot listen on {where} for metrics: {plain_reason(error)}") from None
 
 
-def _load(loader: Loader, streams: Streams, metrics: Metrics | None, watchers: GuardedWatchers) -> EngineService:
+def _load(
+    loader: Loader,
+    streams: Streams,
+    metrics: Metrics | None,
+    watchers: GuardedWatchers,
+    ask_to_stop: Callable[[str], None],
+) -> EngineService:
     """Load the engine. Watchers get each tick and event in its thread, before the streams do."""
 
     def listen(events: list[tuple[int, EngineEvent]]) -> None:
         watchers.on_events(events)
         streams.listen(events)
 
-    service = loader.load(listen, watchers.on_tick if watchers else None)
+    service = loader.load(listen, watchers.on_tick if watchers else None, ask_to_stop)
     if metrics is not None:
         metrics.watch(service.load)
     return service

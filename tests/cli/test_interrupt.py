@@ -44,3 +44,14 @@ print("still here")
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 1), (signal.SIGINT, 130)])
+def test_a_second_request_to_stop_ends_the_process_at_once(number, code):
+    script = "asked = asked_to_stop(); print(flush=True); print(asked.wait(), flush=True); import time; time.sleep(60)"
+    command = [sys.executable, "-c", f"from medha_jax.cli.interrupt import asked_to_stop; {script}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        for said in ("\n", "True\n"):
+            assert process.stdout.readline() == said
+            process.send_signal(number)
+        assert process.wait(10) == code

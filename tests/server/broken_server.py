@@ -28,7 +28,7 @@ class BrokenLoader(simulated_server.SimulatedLoader):
     defect: str
     loop: asyncio.AbstractEventLoop
 
-    def load(self, listener: Any, on_tick: Any) -> Any:
+    def load(self, listener: Any, on_tick: Any, ask_to_stop: Any) -> Any:
         began = threading.Event()
 
         def listen(events: Any) -> None:
@@ -36,7 +36,7 @@ class BrokenLoader(simulated_server.SimulatedLoader):
                 raise ValueError("nobody is there")
             listener(events)
 
-        service = super().load(listen, on_tick)
+        service = super().load(listen, on_tick, ask_to_stop)
         engine = service._engine
         executor, scheduler = engine._executor, engine._scheduler
         admit, collect, plan = executor.admit, executor.collect, scheduler.plan

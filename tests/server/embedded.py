@@ -17,9 +17,9 @@ class CountingLoader(SimulatedLoader):
 
     loads = closes = 0
 
-    def load(self, listener, on_tick):
+    def load(self, listener, on_tick, ask_to_stop):
         self.loads += 1
-        return super().load(listener, on_tick)
+        return super().load(listener, on_tick, ask_to_stop)
 
     def close(self):
         self.closes += 1

@@ -9,18 +9,24 @@ from queue import SimpleQueue
 
 import grpc
 
-from medha_jax.net import TlsFiles
 from medha_jax.plan import Slice, StepPlan
 from medha_jax.protos import plans_pb2 as pb
 from medha_jax.runtime.cluster.answering import answering
 from medha_jax.runtime.cluster.errors import ClusterError
-from medha_jax.runtime.cluster.transport import ACCEPTED, Stream, check_protected, connect, open_stream, options
-from medha_jax.runtime.cluster.watchdog import Watchdog, leave
+from medha_jax.runtime.cluster.secret import LEADER, WORKER, draw, is_proof, proof
+from medha_jax.runtime.cluster.transport import CHALLENGE, PlansLink, Stream, connect, open_stream
+from medha_jax.runtime.cluster.watchdog import Watchdog, depart, leave
 from medha_jax.runtime.cluster.wire import decode_admission, decode_copies, decode_plan, decode_slice, encode_results
 from medha_jax.runtime.executor import MeshExecutor
 from medha_jax.runtime.tick_results import local_results, slice_results
 
 PAUSE = 0.2  # seconds between attempts to reach process 0
+# process 0 is not there yet, or too many others ask it at once
+AGAIN = {
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+}
 Message = Callable[[], pb.FollowerMessage | None]  # None: there is nothing to send
 
 
@@ -30,64 +36,63 @@ class Follower:
     If the stream breaks, this process ends with one line on stderr, even if its main thread is blocked.
 
     Args:
-        address: HOST:PORT of process 0's plans.
-        limit: bytes of a message.
-        heartbeat: seconds of silence after which process 0 counts as lost.
-        tls: None is allowed only on loopback or with `insecure`.
+        hello: what this process is, without a proof.
+        link: where process 0 listens, and how.
         end: ends this process with an error text.
-
-    Raises:
-        ClusterSettingError: plans would travel unprotected.
+        part: ends it with a text and exit code 0, because it was asked to stop before it ran anything.
     """
 
     def __init__(
         self,
         hello: pb.Hello,
-        address: str,
-        limit: int,
-        heartbeat: float,
-        tls: TlsFiles | None = None,
-        insecure: bool = False,
+        link: PlansLink,
         end: Callable[[str], None] = leave,
+        part: Callable[[str], None] = depart,
     ) -> None:
-        check_protected(address, tls, insecure)
-        self._hello = hello
-        self._address = address
-        self._settings = options(limit, heartbeat)
-        self._tls = tls
-        self._heartbeat = heartbeat
+        self._hello, self._link, self._heartbeat, self._part = hello, link, link.heartbeat, part
         self._watchdog = Watchdog(None, end)
         self._finished = threading.Event()
         self._commands: SimpleQueue[pb.Command] = SimpleQueue()
         self._outgoing: SimpleQueue[Message | None] = SimpleQueue()
+        # read and changed under the lock
+        self._lock = threading.Lock()
+        self._joined = self._running = False
 
     def join(self, seconds: float) -> None:
         """Connect to process 0, with retries, and then watch the stream.
 
         Raises:
-            ClusterError: process 0 refuses this process, or does not answer within `seconds`.
+            ClusterError: process 0 refuses this process, does not answer within `seconds`, or is not this mesh's.
+            ClusterSettingError: a file of TLS or of the secret cannot be used.
         """
-        deadline = time.monotonic() + seconds
+        deadline, address = time.monotonic() + seconds, self._link.address
         while True:
-            self._channel = connect(self._address, self._settings, self._tls)
+            self._channel = connect(self._link)
             self._outgoing = SimpleQueue()
-            self._send(pb.FollowerMessage(hello=self._hello))
             stream = open_stream(self._channel, self._messages(self._outgoing))
-            if ACCEPTED in stream.initial_metadata():
+            if self._introduce(stream):
                 break
-            code = stream.code()
+            code, said = stream.code(), _said(stream)
+            self._outgoing.put(None)
             self._channel.close()
-            if code != grpc.StatusCode.UNAVAILABLE:
-                raise ClusterError(
-                    f"process 0 at {self._address} refused process {self._hello.process}: {_said(stream)}"
-                )
+            if code not in AGAIN:
+                raise ClusterError(f"process 0 at {address} refused process {self._hello.process}: {said}")
             if time.monotonic() > deadline:
                 raise ClusterError(
-                    f"process 0 at {self._address} does not answer within {seconds:g} s ({_said(stream)}); "
+                    f"process 0 at {address} does not answer within {seconds:g} s ({said}); "
                     "check that it runs, --plans and, on both sides, the --tls files"
                 )
             time.sleep(PAUSE)
+        with self._lock:
+            self._joined = True
         threading.Thread(target=self._read, args=(stream,), daemon=True).start()
+
+    def leave(self) -> None:
+        """This process was asked to end. Before it joined it does; then process 0 decides when all have finished."""
+        with self._lock:
+            if not self._joined:
+                self._part("stopped before process 0 let it in")
+        self._send(pb.FollowerMessage(leaving=pb.Leaving()))
 
     def run(self, open_executor: Callable[[], MeshExecutor]) -> str:
         """Load the model, then run commands until process 0 stops; returns its reason.
@@ -97,6 +102,8 @@ class Follower:
         """
         try:
             executor = open_executor()
+            with self._lock:
+                self._running = True
             self._send(pb.FollowerMessage(ready=pb.Ready()))
             reason = self._run_commands(executor)
         except Exception as error:
@@ -154,6 +161,26 @@ class Follower:
 
         self._outgoing.put(message)
 
+    def _introduce(self, stream: Stream) -> bool:
+        """Say who this is, and wait to be let in; returns whether it was.
+
+        Raises:
+            ClusterError: there is no secret here, or who listens there does not know it.
+        """
+        challenge = dict(stream.initial_metadata()).get(CHALLENGE)
+        if challenge is None:
+            return False
+        secret, nonce, process = self._link.secret.read(), draw(), self._hello.process
+        self._hello.nonce, self._hello.proof = nonce, proof(secret, WORKER, challenge, nonce, process)
+        self._send(pb.FollowerMessage(hello=self._hello))
+        try:
+            first = next(stream)
+        except (grpc.RpcError, StopIteration):
+            return False
+        if not is_proof(first.welcome.proof, proof(secret, LEADER, challenge, nonce, process)):
+            raise ClusterError(f"who listens on {self._link.address} does not know the secret of this mesh")
+        return True
+
     def _send(self, message: pb.FollowerMessage) -> None:
         self._outgoing.put(lambda: message)
 
@@ -183,12 +210,16 @@ class Follower:
                     if command.stop.failed:
                         self._watchdog.lost(f"process 0 stopped: {command.stop.reason}")
                     self._watchdog.release()
+                    with self._lock:
+                        # one that loads waits for the other processes, so it might never see the command
+                        if command.stop.at_once or not (command.stop.failed or self._running):
+                            self._part(command.stop.reason)
                 self._commands.put(command)
         except grpc.RpcError:
             reason = _said(stream)
         finally:
             self._finished.set()
-        self._watchdog.lost(f"lost process 0 at {self._address}: {reason}")
+        self._watchdog.lost(f"lost process 0 at {self._link.address}: {reason}")
 
 
 def _said(stream: Stream) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,7 +14,8 @@ from medha_jax.mesh import request_cpu_devices
 from medha_jax.net import TlsFiles, is_loopback, join_address
 from medha_jax.runtime.cluster.errors import ClusterError, ClusterSettingError
 from medha_jax.runtime.cluster.relay import Relay
-from medha_jax.runtime.cluster.transport import check_protected, host_and_port
+from medha_jax.runtime.cluster.secret import MeshSecret
+from medha_jax.runtime.cluster.transport import host_and_port
 from medha_jax.specs.layout import Layout
 
 
@@ -37,7 +39,9 @@ class ClusterConfig:
         plans: HOST:PORT where process 0 serves plans; None for the port after the coordinator's.
         heartbeat: seconds of silence after which a process counts as lost.
         patience: seconds that processes wait for each other at start-up.
-        insecure: serve plans beyond this machine without TLS.
+        tls: of the plans, on both sides.
+        token_file: holds a secret that every process must know; None on loopback for one that process 0 makes.
+        trusted: only this mesh's processes reach its network. Coordinator and collectives have no protection.
 
     Raises:
         ClusterSettingError: a setting is missing or out of range.
@@ -50,7 +54,8 @@ class ClusterConfig:
     heartbeat: float = 10.0
     patience: float = 300.0
     tls: TlsFiles | None = None
-    insecure: bool = False
+    token_file: Path | None = None
+    trusted: bool = False
 
     def __post_init__(self) -> None:
         for name in ("heartbeat", "patience"):
@@ -67,7 +72,7 @@ class ClusterConfig:
             raise ClusterSettingError(f"--processes is {self.processes}; it must be at least 2")
         if self.processes and self.process is not None and not 0 <= self.process < self.processes:
             raise ClusterSettingError(f"--process-id is {self.process}; allowed are 0 to {self.processes - 1}")
-        check_protected(self.plans_address, self.tls, self.insecure)
+        self._check_protection()
 
     @property
     def stated(self) -> Membership | None:
@@ -84,6 +89,40 @@ class ClusterConfig:
             return self.plans
         host, port = host_and_port(self.coordinator or "", "--coordinator")
         return join_address(host, port + 1)
+
+    @property
+    def secret(self) -> MeshSecret:
+        """What every process must know, beside having a certificate if the plans have TLS."""
+        host, port = host_and_port(self.plans_address, "--plans")
+        if self.token_file is not None or not is_loopback(host):
+            return MeshSecret(self.token_file)
+        return MeshSecret.of_port(port)
+
+    @property
+    def exposed(self) -> str | None:
+        """What is not on loopback, in words; None if everything is stated to be there."""
+        if self.coordinator is None:
+            return "a coordinator that is detected listens on every interface"
+        addresses = (self.coordinator, self.plans_address)
+        return next((f"{each} is not on loopback" for each in addresses if not _on_loopback(each)), None)
+
+    def _check_protection(self) -> None:
+        exposed = self.exposed
+        if exposed is not None and not self.trusted:
+            raise ClusterSettingError(
+                f"{exposed}, and jax.distributed and the collectives have no protection: who reaches them can read "
+                "what is computed, change it, and end every process. Give --trusted-network if only this mesh's "
+                "processes reach its network, or loopback addresses"
+            )
+        if self.tls is None and self.token_file is None and not _on_loopback(self.plans_address):
+            raise ClusterSettingError(
+                f"anybody could send or take plans at {self.plans_address}; give --plans-token-file, or a certificate, "
+                "its key and an authority for TLS on both sides"
+            )
+
+
+def _on_loopback(address: str) -> bool:
+    return is_loopback(host_and_port(address, "the address")[0])
 
 
 def join(cluster: ClusterConfig, layout: Layout) -> Membership:
@@ -102,6 +141,7 @@ def join(cluster: ClusterConfig, layout: Layout) -> Membership:
         heartbeat_timeout_seconds=max(100, math.ceil(10 * cluster.heartbeat)),
         shutdown_timeout_seconds=max(5, math.ceil(cluster.heartbeat)),
     )
+    jax.config.update("jax_enable_preemption_service", False)  # it would catch SIGTERM, and do nothing
     try:
         if cluster.coordinator is None:
             detected: dict[str, Any] = dict(num_processes=cluster.processes, process_id=cluster.process, **timeouts)

@@ -4,20 +4,65 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import grpc
 
-from medha_jax.net import TlsFiles, is_protected, split_address
+from medha_jax.net import TlsFiles, split_address
 from medha_jax.protos import plans_pb2 as pb
 from medha_jax.runtime.cluster.errors import ClusterError, ClusterSettingError
+from medha_jax.runtime.cluster.secret import MeshSecret
 
 SERVICE, METHOD = "medha.v1.Plans", "Follow"
-ACCEPTED = ("follower", "accepted")  # initial metadata of a stream
-SPARE_STREAMS = 4  # for refused followers
+CHALLENGE = "medha-challenge-bin"  # in the initial metadata of a stream
+SPARE_STREAMS = 64  # for streams that are silent or refused
+HANDSHAKE_SECONDS = 5  # of a connection
 Follow = Callable[[Iterator[pb.FollowerMessage], grpc.ServicerContext], Iterator[pb.Command]]
 Stream = Any  # both an iterator of commands and a grpc.Call
+
+
+@dataclass(frozen=True)
+class PlansLink:
+    """How both sides of the stream of plans reach and know each other.
+
+    Args:
+        address: HOST:PORT where process 0 listens.
+        limit: bytes of a message.
+        heartbeat: seconds of silence after which the other side counts as lost.
+        tls: if None, nothing is encrypted.
+        secret: both sides must know it.
+    """
+
+    address: str
+    limit: int
+    heartbeat: float
+    tls: TlsFiles | None = None
+    secret: MeshSecret = field(default_factory=MeshSecret)
+
+    @property
+    def options(self) -> list[tuple[str, int]]:
+        """Channel options of both sides.
+
+        A ping is sent after half of `heartbeat`, and the other half is the time to answer.
+        """
+        half = max(1, round(self.heartbeat * 500))
+        return [
+            ("grpc.max_send_message_length", self.limit),
+            ("grpc.max_receive_message_length", self.limit),
+            ("grpc.keepalive_time_ms", half),
+            ("grpc.keepalive_timeout_ms", half),
+            ("grpc.http2.ping_timeout_ms", half),
+            ("grpc.keepalive_permit_without_calls", 1),
+            ("grpc.http2.max_pings_without_data", 0),
+            ("grpc.http2.min_ping_interval_without_data_ms", min(half, 1000)),
+            ("grpc.http2.max_ping_strikes", 0),
+            ("grpc.server_handshake_timeout_ms", 1000 * HANDSHAKE_SECONDS),
+            ("grpc.so_reuseport", 0),
+            ("grpc.enable_http_proxy", 0),
+            ("grpc.enable_retries", 0),
+        ]
 
 
 def tls_files(cert: Path | None, key: Path | None, ca: Path | None) -> TlsFiles | None:
@@ -39,16 +84,6 @@ def host_and_port(address: str, what: str) -> tuple[str, int]:
     return split
 
 
-def check_protected(address: str, tls: TlsFiles | None, insecure: bool) -> None:
-    """Raise ClusterSettingError if the address is not loopback and there is neither TLS nor `insecure`."""
-    host, _ = host_and_port(address, "the address of the plans")
-    if not is_protected(host, tls, insecure):
-        raise ClusterSettingError(
-            f"plans would travel unprotected through {address}; give --tls-cert, --tls-key and --tls-ca, "
-            "a loopback address, or --insecure in a network that you trust"
-        )
-
-
 def read_tls(files: TlsFiles) -> tuple[bytes, bytes, bytes]:
     """Certificate, key and authority, in PEM.
 
@@ -63,39 +98,13 @@ def read_tls(files: TlsFiles) -> tuple[bytes, bytes, bytes]:
         raise ClusterSettingError(f"cannot read {error.filename}: {error.strerror}; give a PEM file") from None
 
 
-def options(limit: int, heartbeat: float) -> list[tuple[str, int]]:
-    """Channel options of both sides.
-
-    `limit` is in bytes per message. A silent partner counts as lost after `heartbeat` seconds: a ping is sent after
-    half of them, and the other half is the time to answer.
-    """
-    half = max(1, round(heartbeat * 500))
-    return [
-        ("grpc.max_send_message_length", limit),
-        ("grpc.max_receive_message_length", limit),
-        ("grpc.keepalive_time_ms", half),
-        ("grpc.keepalive_timeout_ms", half),
-        ("grpc.http2.ping_timeout_ms", half),
-        ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.max_pings_without_data", 0),
-        ("grpc.http2.min_ping_interval_without_data_ms", min(half, 1000)),
-        ("grpc.http2.max_ping_strikes", 0),
-        ("grpc.so_reuseport", 0),
-        ("grpc.enable_http_proxy", 0),
-        ("grpc.enable_retries", 0),
-    ]
-
-
-def serve(
-    follow: Follow, address: str, streams: int, settings: list[tuple[str, int]], tls: TlsFiles | None
-) -> tuple[grpc.Server, int]:
-    """Serve `medha.v1.Plans`; returns the running server and its port.
+def listen(follow: Follow, link: PlansLink, followers: int) -> tuple[grpc.Server, int]:
+    """Listen for `medha.v1.Plans`; returns the server, which its caller starts, and its port.
 
     Args:
         follow: handles one stream.
-        address: HOST:PORT to listen on.
-        streams: most streams open at once.
-        tls: if None, plans are not encrypted and every client is accepted.
+        link: where to listen, and how.
+        followers: how many there will be.
 
     Raises:
         ClusterError: the server cannot listen on the address.
@@ -105,32 +114,31 @@ def serve(
         request_deserializer=pb.FollowerMessage.FromString,
         response_serializer=pb.Command.SerializeToString,
     )
-    streams += SPARE_STREAMS
+    streams = followers + SPARE_STREAMS
     server = grpc.server(
         ThreadPoolExecutor(streams, "plans"),
         [grpc.method_handlers_generic_handler(SERVICE, {METHOD: handler})],
-        options=settings,
+        options=link.options,
         maximum_concurrent_rpcs=streams,
     )
     try:
-        if tls is None:
-            port = server.add_insecure_port(address)
+        if link.tls is None:
+            port = server.add_insecure_port(link.address)
         else:
-            cert, key, ca = read_tls(tls)
+            cert, key, ca = read_tls(link.tls)
             # A client without a certificate of this authority is refused before it can send a message.
-            port = server.add_secure_port(address, grpc.ssl_server_credentials([(key, cert)], ca, True))
+            port = server.add_secure_port(link.address, grpc.ssl_server_credentials([(key, cert)], ca, True))
     except RuntimeError as error:
-        raise ClusterError(f"cannot listen on {address} for followers ({error}); give another --plans") from None
-    server.start()
+        raise ClusterError(f"cannot listen on {link.address} for followers ({error}); give another --plans") from None
     return server, port
 
 
-def connect(address: str, settings: list[tuple[str, int]], tls: TlsFiles | None) -> grpc.Channel:
+def connect(link: PlansLink) -> grpc.Channel:
     """A channel to process 0; sends nothing yet."""
-    if tls is None:
-        return grpc.insecure_channel(address, settings)
-    cert, key, ca = read_tls(tls)
-    return grpc.secure_channel(address, grpc.ssl_channel_credentials(ca, key, cert), settings)
+    if link.tls is None:
+        return grpc.insecure_channel(link.address, link.options)
+    cert, key, ca = read_tls(link.tls)
+    return grpc.secure_channel(link.address, grpc.ssl_channel_credentials(ca, key, cert), link.options)
 
 
 def open_stream(channel: grpc.Channel, messages: Iterator[pb.FollowerMessage]) -> Stream:

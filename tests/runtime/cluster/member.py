@@ -123,7 +123,7 @@ def main() -> None:
     from medha_jax.runtime.cluster import ClusterConfig, follow, lead
     from medha_jax.text import Tokenizer
 
-    names = ("coordinator", "processes", "plans", "heartbeat", "patience")
+    names = ("coordinator", "processes", "plans", "heartbeat", "patience", "trusted")
     stated = {name: settings.pop(name) for name in names if name in settings}
     if stated["coordinator"] is None:  # then JAX detects the rest, too
         del stated["processes"]

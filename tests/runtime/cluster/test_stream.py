@@ -5,8 +5,6 @@ from __future__ import annotations
 import shutil
 import subprocess
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import grpc
@@ -18,16 +16,14 @@ from medha_jax.plan import Admission, Chunk, Slice, StepPlan
 from medha_jax.protos import plans_pb2 as pb
 from medha_jax.runtime.cluster import ClusterConfig, ClusterError, ClusterSettingError, tls_files
 from medha_jax.runtime.cluster.follower import Follower
-from medha_jax.runtime.cluster.leader import Leader
+from medha_jax.runtime.cluster.secret import MeshSecret
 from medha_jax.runtime.cluster.transport import open_stream, read_tls
 from medha_jax.runtime.cluster.wire import encode_slice
 from medha_jax.runtime.tick_results import SliceHandle
 from medha_jax.specs.buckets import NO_ROWS, Bucket
-from tests.runtime.cluster.conftest import free_ports
+from tests.runtime.cluster.streams import HELLO, end, join, lead, link
+from tests.server.processes import wait_until
 
-HELLO = dict(version="1", digest="d")
-LIMIT = 2**20
-HEARTBEAT = 1.0
 pytestmark = pytest.mark.timeout(60)
 
 
@@ -47,29 +43,6 @@ def make_tls(directory: Path, authority: Path, name: str) -> TlsFiles:
     signed = ("-CA", ca, "-CAkey", ca_key, "-CAcreateserial", "-days", 2, "-extfile", names)
     openssl("x509", "-req", "-in", request, *signed, "-out", cert)
     return TlsFiles(cert, own, ca)
-
-
-def end(text: str) -> None:
-    """Instead of ending this process."""
-
-
-def lead(ended: list[str] | None = None, tls: TlsFiles | None = None, processes: int = 2) -> Leader:
-    note = end if ended is None else ended.append
-    return Leader(pb.Hello(process=0, **HELLO), processes, f"127.0.0.1:{free_ports()}", LIMIT, HEARTBEAT, tls, end=note)
-
-
-def join(
-    leader: Leader,
-    tls: TlsFiles | None = None,
-    seconds: float = 5,
-    process: int = 1,
-    end: Callable[[str], None] = end,
-    **hello: str,
-) -> Follower:
-    said = pb.Hello(process=process, **{**HELLO, **hello})
-    follower = Follower(said, f"127.0.0.1:{leader.port}", LIMIT, HEARTBEAT, tls, end=end)
-    follower.join(seconds)
-    return follower
 
 
 class Recorder:
@@ -113,9 +86,7 @@ def test_plans_of_a_round_travel_once_and_an_error_ends_the_follower() -> None:
         assert bool(message.stages) == (work.first == 0)
         leader.broadcast(pb.Command(slice=message))
         before = work.stages
-    deadline = time.monotonic() + 10
-    while not ended and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_until(lambda: ended)
     assert recorder.slices == sent
     assert ended == ["process 1 failed: it broke"]
     leader.stop("done", failed=False)
@@ -182,29 +153,36 @@ def test_a_client_without_a_certificate_is_refused(tmp_path: Path) -> None:
     leader.stop("done", failed=False)
 
 
-@pytest.mark.parametrize(
-    ("hello", "message"),
-    [
-        (dict(digest="other"), "its model or configuration differs"),
-        (dict(version="2"), "it runs medha-jax 2, process 0 runs 1"),
-        (dict(process=7), "its process id is 7; allowed are 1 to 1"),
-    ],
-)
-def test_who_does_not_fit_is_refused(hello: dict[str, object], message: str) -> None:
+def test_a_follower_that_is_asked_to_end_asks_process_0() -> None:
+    leaving: list[int] = []
+    parted: list[str] = []
+    leader = lead(leaving=leaving.append)
+    follower = join(leader, part=parted.append)
+    follower.leave()
+    wait_until(lambda: leaving)
+    leader.stop("all were asked to end", failed=False)  # before it was ready: it may wait for the others for ever
+    wait_until(lambda: parted)
+    assert (leaving, parted) == ([1], ["all were asked to end"])
+    Follower(pb.Hello(process=1), link(leader.port), end, parted.append).leave()
+    assert parted[1:] == ["stopped before process 0 let it in"]
+
+
+def test_a_start_that_is_given_up_ends_followers_that_are_ready() -> None:
+    parted: list[str] = []
     leader = lead()
-    with pytest.raises(ClusterError, match=message):
-        join(leader, **hello)
-    leader.stop("done", failed=False)
+    follower = join(leader, part=parted.append)
+    threading.Thread(target=lambda: follower.run(Recorder), daemon=True).start()
+    leader.wait_ready(5)
+    leader.stop("process 0 was stopped before it was ready", failed=False, at_once=True)
+    assert parted == ["process 0 was stopped before it was ready"]
 
 
-def test_a_second_process_of_one_id_is_refused() -> None:
-    leader = lead(processes=3)
-    join(leader)
-    with pytest.raises(ClusterError, match="there is a process 1 already"):
-        join(leader)
-    join(leader, process=2)
-    leader.wait_joined(1)
-    leader.stop("done", failed=False)
+def test_a_lost_process_is_told_before_this_one_ends() -> None:
+    told: list[str] = []
+    leader = lead(end=lambda text: told.append(f"end: {text}"), lost=lambda text: told.append(f"lost: {text}"))
+    join(leader)._channel.close()
+    wait_until(lambda: len(told) == 2)
+    assert [line.partition("lost process 1")[0] for line in told] == ["lost: ", "end: "]
 
 
 def test_settings_that_cannot_work_are_refused(tmp_path: Path) -> None:
@@ -215,12 +193,17 @@ def test_settings_that_cannot_work_are_refused(tmp_path: Path) -> None:
         (dict(coordinator="127.0.0.1:80", processes=2, process=2), "--process-id is 2; allowed are 0 to 1"),
         (dict(coordinator="127.0.0.1:80", processes=1, process=0), "--processes is 1; it must be at least 2"),
         (dict(), "give --plans HOST:PORT of process 0"),
-        (dict(coordinator="10.0.0.1:80", **both), "unprotected through 10.0.0.1:81; give --tls-cert"),
+        (dict(coordinator="10.0.0.1:80", **both), "10.0.0.1:80 is not on loopback.* Give --trusted-network"),
+        (dict(coordinator="127.0.0.1:80", plans="0.0.0.0:81", **both), "0.0.0.0:81 is not on loopback"),
+        (dict(plans="127.0.0.1:81"), "a coordinator that is detected listens on every interface"),
+        (dict(coordinator="10.0.0.1:80", trusted=True, **both), "plans at 10.0.0.1:81; give --plans-token-file, or a"),
         (dict(coordinator="127.0.0.1:80", heartbeat=0, **both), "heartbeat is 0 s"),
     ]:
         with pytest.raises(ClusterSettingError, match=message):
             ClusterConfig(**settings)
-    ClusterConfig(coordinator="10.0.0.1:80", insecure=True, **both)
+    ClusterConfig(coordinator="10.0.0.1:80", trusted=True, token_file=tmp_path, **both)
+    tls = TlsFiles(tmp_path, tmp_path, tmp_path)
+    assert ClusterConfig(coordinator="10.0.0.1:80", trusted=True, tls=tls, **both).secret == MeshSecret()
     assert ClusterConfig(coordinator="[::1]:80", **both).plans_address == "[::1]:81"
     with pytest.raises(ClusterSettingError, match="missing: --tls-key, --tls-ca"):
         tls_files(tmp_path, None, None)
