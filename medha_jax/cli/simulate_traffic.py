@@ -23,7 +23,7 @@ _MACHINE, _WORKLOAD = "Machine", "Workload"
 
 # The scheduler's settings in simulations: no limit on waiting requests, and no cache, as prompts have no content.
 SIMULATED = Shown(
-    without=("max_waiting", "max_waiting_tokens", "prefix_cache"),
+    without=("max_waiting", "max_waiting_tokens", "max_tenant_waiting_tokens", "prefix_cache"),
     defaults={"max_waiting": 2**31, "prefix_cache": False},
     options={"tpot_target_s": "tpot_ms"},
 )

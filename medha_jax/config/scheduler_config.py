@@ -42,6 +42,13 @@ class SchedulerConfig:
         option="max_queue_tokens",
         panel=_LIMITS,
     )
+    max_tenant_waiting_tokens: int | None = setting(
+        None,
+        "Prompt tokens of one tenant that wait; a lone one may have more. Default: as --max-queue-tokens.",
+        at_least=1,
+        option="tenant_queue_tokens",
+        panel=_LIMITS,
+    )
     deadline_margin: float = setting(
         0.3,
         "Part of the time to its deadline within which lars aims to finish a prompt.",

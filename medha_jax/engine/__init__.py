@@ -29,7 +29,7 @@ from medha_jax.engine.request_ledger import END_REASONS, FINISH_REASONS, Request
 from medha_jax.engine.scheduling import scheduler_for
 from medha_jax.engine.service import STOP_SECONDS, EngineService, Listener, NotServingError
 from medha_jax.engine.sizing import sized_for
-from medha_jax.engine.tick_report import ChunkReport, Load, TickReport
+from medha_jax.engine.tick_report import ChunkReport, Load, TenantLoad, TickReport
 from medha_jax.scheduler.request import OnDeadline, Slo
 from medha_jax.scheduler.scheduler import QueueFullError
 from medha_jax.scheduler.time_model import FittedTimeModel
@@ -71,6 +71,7 @@ __all__ = [
     "RequestOutput",
     "RequestTotals",
     "Slo",
+    "TenantLoad",
     "TickReport",
     "TokenLogprobs",
     "check_request",

@@ -112,6 +112,7 @@ def for_scheduler(request: GenerationRequest, executor: Executor, arrival: float
         slo=request.slo,
         deadline_s=request.deadline_s,
         on_deadline=request.on_deadline,
+        tenant=request.tenant,
         cache_salt=request.cache_salt,
         chunks=request.chunks,
         counts_tokens=(sampling.repetition_penalty, sampling.presence_penalty, sampling.frequency_penalty) != (1, 0, 0),

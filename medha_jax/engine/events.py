@@ -20,7 +20,8 @@ class GenerationRequest:
 
     `eos_ids` end the generation unless `sampling.ignore_eos`. `chunks` are the prefill chunk sizes in tokens, the last
     one repeated until the prompt ends; None leaves them to the scheduler. `slo`, `deadline_s` (absolute, on the
-    engine's clock), `on_deadline`, `cache_salt` and `priority` are as in `scheduler.request.SchedulerRequest`.
+    engine's clock), `on_deadline`, `tenant`, `cache_salt` and `priority` are as in
+    `scheduler.request.SchedulerRequest`.
 
     `prompt_bound` is None if `prompt_ids` are the whole prompt. Otherwise they are its first part, and `prompt_bound`
     is the most tokens of all parts together.
@@ -39,6 +40,7 @@ class GenerationRequest:
     slo: Slo = NO_SLO
     deadline_s: float | None = None
     on_deadline: OnDeadline = "continue"
+    tenant: str = ""
     cache_salt: str = ""
     prompt_bound: int | None = None
     n: int = 1

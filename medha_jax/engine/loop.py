@@ -116,7 +116,8 @@ class Engine:
         """
         wanted = self.prepare(request, self._clock() if arrival_s is None else arrival_s)
         stats = self._scheduler.stats
-        check_queue(self._scheduler.config, stats.waiting, stats.waiting_tokens, wanted.prompt_tokens)
+        own = stats.waiting_tokens_of.get(request.tenant, 0)
+        check_queue(self._scheduler.config, stats.waiting, stats.waiting_tokens, wanted.prompt_tokens, own=own)
         number = self._scheduler.next_number
         self.begin(number, request, wanted)
         return number

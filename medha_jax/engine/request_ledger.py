@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from medha_jax.engine.events import Completed, EngineEvent, Failed, FailReason, FinishReason
+from medha_jax.tenants import TenantCounts
 
 EndReason = Literal["cancelled"] | FailReason
 FINISH_REASONS: tuple[FinishReason, ...] = get_args(FinishReason)
@@ -35,6 +36,8 @@ class RequestLedger:
     def __init__(self) -> None:
         self._outputs: dict[int, list[int]] = {}  # open outputs of each open request
         self._open: dict[int, int] = {}  # the request of each open output
+        self._tenant: dict[int, str] = {}  # of each open request
+        self._by_tenant = TenantCounts()
         self._accepted = 0
         self._completed: Counter[FinishReason] = Counter()
         self._failed: Counter[EndReason] = Counter()
@@ -47,8 +50,15 @@ class RequestLedger:
         """Whether an output is open."""
         return number in self._open
 
-    def accept(self, number: int, outputs: int = 1) -> None:
-        """Note a request that will run, or wait."""
+    @property
+    def by_tenant(self) -> dict[str, int]:
+        """Open requests of each tenant that has some."""
+        return self._by_tenant.copied()
+
+    def accept(self, number: int, outputs: int = 1, tenant: str = "") -> None:
+        """Note a tenant's request that will run, or wait."""
+        self._tenant[number] = tenant
+        self._by_tenant.add(tenant, 1)
         self._outputs[number] = list(range(number, number + outputs))
         self._open.update(dict.fromkeys(self._outputs[number], number))
         self._accepted += 1
@@ -84,11 +94,14 @@ class RequestLedger:
         self._failed[reason] += len(ended)
         self._outputs.clear()
         self._open.clear()
+        self._tenant.clear()
+        self._by_tenant.clear()
         return ended
 
     def _end(self, number: int) -> list[int]:
         """Close a request; returns the outputs that were open."""
         outputs = self._outputs.pop(number)
+        self._by_tenant.add(self._tenant.pop(number), -1)
         for one in outputs:
             del self._open[one]
         return outputs

@@ -13,11 +13,12 @@ from medha_jax.engine.events import Failed, GenerationRequest
 from medha_jax.engine.loop import Engine, Events
 from medha_jax.engine.recovery import internal_error
 from medha_jax.engine.request_ledger import RequestLedger
-from medha_jax.engine.tick_report import Load
+from medha_jax.engine.tick_report import Load, TenantLoad
 from medha_jax.engine.turn_watch import TurnWatch
 from medha_jax.plan import InvalidRequestError
 from medha_jax.scheduler.request import SchedulerRequest
 from medha_jax.scheduler.scheduler import check_queue
+from medha_jax.tenants import TenantCounts
 from medha_jax.token_ids import IdArray, kept
 
 TAKING_S = 0.005  # that commands may take between two ticks, so that many at once delay nobody for long
@@ -90,7 +91,7 @@ class EngineService:
         self._changed = threading.Condition()
         self._number = engine.scheduler.next_number
         self._inbox: deque[_Command] = deque()
-        self._coming = self._coming_tokens = 0
+        self._coming, self._coming_tokens = 0, TenantCounts()
         self._ledger = RequestLedger()
         self._prompts: dict[int, _Prompt] = {}
         self._load = engine.load
@@ -146,15 +147,16 @@ class EngineService:
             if self._draining or self._stopping or self._fault is not None:
                 raise NotServingError(self._fault or "no new requests are taken")
             load = self._load
-            waiting, tokens = load.waiting + self._coming, load.waiting_tokens + self._coming_tokens
-            check_queue(self._engine.scheduler.config, waiting, tokens, wanted.prompt_tokens)
+            waiting, tokens = load.waiting + self._coming, load.waiting_tokens + self._coming_tokens.total
+            own = load.waiting_tokens_of.get(request.tenant, 0) + self._coming_tokens[request.tenant]
+            check_queue(self._engine.scheduler.config, waiting, tokens, wanted.prompt_tokens, own=own)
             number = self._number
             self._number += request.n
-            self._ledger.accept(number, request.n)
+            self._ledger.accept(number, request.n, request.tenant)
             if request.prompt_bound is not None:
                 self._prompts[number] = _Prompt(len(request.prompt_ids), request.prompt_bound)
             self._coming += 1
-            self._coming_tokens += wanted.prompt_tokens
+            self._coming_tokens.add(request.tenant, wanted.prompt_tokens)
             self._ask(_Begin(number, request, wanted))
         return number
 
@@ -203,10 +205,17 @@ class EngineService:
                 counts=self._ledger.counts,
                 running=running,
                 waiting=len(self._ledger) - running,
-                waiting_tokens=self._load.waiting_tokens + self._coming_tokens,
+                waiting_tokens=self._load.waiting_tokens + self._coming_tokens.total,
                 draining=self._draining,
                 healthy=self._fault is None,
+                by_tenant={tenant: self._load_of(tenant, count) for tenant, count in self._ledger.by_tenant.items()},
             )
+
+    def _load_of(self, tenant: str, count: int) -> TenantLoad:
+        """The load of a tenant with `count` open requests."""
+        running = min(self._load.running_of.get(tenant, 0), count)
+        tokens = self._load.waiting_tokens_of.get(tenant, 0) + self._coming_tokens[tenant]
+        return TenantLoad(running, count - running, tokens)
 
     def drain(self, seconds: float) -> bool:
         """Take no new requests; returns whether all running ones ended within `seconds`."""
@@ -280,16 +289,18 @@ class EngineService:
     def _take(self, seconds: float) -> Events:
         """Carry out commands for so many seconds, at least one; returns their events. The others stay in the inbox."""
         events: Events = []
-        coming = tokens = 0
+        begun: list[_Begin] = []
         end = self._clock() + seconds
         while (command := self._next()) is not None:
             events += self._do(command)
             if isinstance(command, _Begin):
-                coming, tokens = coming + 1, tokens + command.wanted.prompt_tokens
+                begun.append(command)
             if self._clock() >= end:
                 break
         with self._changed:
-            self._coming, self._coming_tokens = self._coming - coming, self._coming_tokens - tokens
+            self._coming -= len(begun)
+            for one in begun:
+                self._coming_tokens.add(one.request.tenant, -one.wanted.prompt_tokens)
             self._load = self._engine.load
         return events
 

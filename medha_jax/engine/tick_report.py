@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from medha_jax.engine.flight import DispatchedTick, TickTimes
@@ -81,6 +81,15 @@ class TickReport:
     layers: tuple[int, int] | None = None
 
 
+@dataclass(frozen=True)
+class TenantLoad:
+    """One tenant's open requests: those that hold pages, those that do not, and the tokens for which these wait."""
+
+    running: int
+    waiting: int
+    waiting_tokens: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class Load(QueueStats):
     """An engine's requests, slots and pages.
@@ -91,6 +100,7 @@ class Load(QueueStats):
         healthy: whether no error has made the runtime unusable.
         draining: whether it takes no new requests.
         counts: requests since the start, if a service runs the engine.
+        by_tenant: of each tenant with open requests, if a service runs the engine.
     """
 
     slots: int
@@ -98,6 +108,7 @@ class Load(QueueStats):
     healthy: bool = True
     draining: bool = False
     counts: RequestCounts = field(default_factory=RequestCounts)
+    by_tenant: Mapping[str, TenantLoad] = field(default_factory=dict)
 
 
 def report_tick(

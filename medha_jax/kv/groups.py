@@ -20,7 +20,7 @@ class GroupedPages:
     Pages are *set aside* for the tokens of a request that are known, and taken when they are computed. Until then the
     prefix cache uses them. What a request generates takes further pages, one at a time, if any are free.
 
-    With the prefix cache, a request reuses filled pages of earlier requests with the same first tokens and the same
+    With the prefix cache, a request reuses filled pages of earlier requests with the same first tokens, tenant and
     salt. Pages stay in the cache until their space is needed. Then their contents go to host memory, if there is a
     host tier, and come back with `bring`. The device must carry out `take_copies` before the next chunks.
 
@@ -85,9 +85,9 @@ class GroupedPages:
         """The use of the host tier."""
         return HostUse(sum(map(len, self._hosts)), self._stored, self._restored)
 
-    def chain(self, salt: str = "") -> DigestChain:
+    def chain(self, salt: str = "", tenant: str = "") -> DigestChain:
         """A new chain for the digests of a request's pages."""
-        return DigestChain(salt, self._page_size)
+        return DigestChain(salt, self._page_size, tenant)
 
     def check(self, tokens: int) -> None:
         """Check that a request of `tokens` tokens could run on empty pools.
@@ -117,7 +117,7 @@ class GroupedPages:
             tokens: tokens that will be computed for certain.
             order: groups to use, first one first; None begins with the groups that have most free pages.
             prompt: token ids to find in the prefix cache. At least the last one is left to compute.
-            chain: of these ids; only requests with the same salt share pages. None for a new one without salt.
+            chain: of these ids; only requests of the same tenant and salt share pages. None: a new one without them.
 
         Raises:
             OutOfPagesError: too few are free now; nothing was taken.

@@ -15,11 +15,16 @@ from medha_jax.kv.idle import IdlePages
 # 256 bits: a tenant who chooses tokens cannot make two prefixes collide and read another tenant's text
 DIGEST_BYTES = 32
 LARGEST_BLOCK = 256  # most pages whose tokens are converted at once
+_ROOT = b"root"
 
 
-def root_digest(salt: str) -> bytes:
-    """Start of the digest chains of one tenant."""
-    return hashlib.blake2b(salt.encode(), digest_size=DIGEST_BYTES).digest()
+def root_digest(salt: str, tenant: str = "") -> bytes:
+    """Start of the digest chains of one tenant with one salt.
+
+    The tenant is the hash's key, of at most 64 bytes, and so apart from the salt: no salt of one tenant gives the root
+    of another. `_ROOT` keeps a root apart from every page's digest, whatever the salt is.
+    """
+    return hashlib.blake2b(salt.encode(), digest_size=DIGEST_BYTES, key=tenant.encode(), person=_ROOT).digest()
 
 
 def page_digests(tokens: Sequence[int], first: int, past: int, page_size: int, digest: bytes) -> Iterator[bytes]:
@@ -61,9 +66,9 @@ class DigestChain:
     Its tokens may become more, but the first ones stay as they are.
     """
 
-    def __init__(self, salt: str, page_size: int) -> None:
+    def __init__(self, salt: str, page_size: int, tenant: str = "") -> None:
         self._page_size = page_size
-        self._root = root_digest(salt)
+        self._root = root_digest(salt, tenant)
         self._digests: list[bytes] = []
 
     def __len__(self) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from medha_jax.kv.groups import GroupedPages
+from medha_jax.kv.prefix import DigestChain
 from medha_jax.scheduler.request import WAITING, RequestState
 
 COPY_SHARE = 0.1  # of the seconds that a slice may take, for copies beside decodes
@@ -68,11 +69,11 @@ class CachedPrefixes:
             return True
         if state.scores is not None:  # it computes every token; what it computes is for others
             if state.chain is None:
-                state.find_cached(None, self._pages.chain(state.request.cache_salt))
+                state.find_cached(None, self._new_chain(state))
             return True
         ids, chain = state.ids(0, state.to_feed), state.chain
         if chain is None:
-            chain = self._pages.chain(state.request.cache_salt)
+            chain = self._new_chain(state)
         digests, done = self._pages.look_up(ids, chain, self._lookups)
         self._lookups -= digests
         if state.cached_by_group is None or digests:
@@ -92,6 +93,9 @@ class CachedPrefixes:
             if coming.at < end:
                 self._coming[state] = coming
         return coming.at == coming.end
+
+    def _new_chain(self, state: RequestState) -> DigestChain:
+        return self._pages.chain(state.request.cache_salt, state.request.tenant)
 
     def _bring(self, state: RequestState, coming: _Coming, most: int) -> None:
         assert state.chain is not None, "it was looked up"

@@ -17,6 +17,7 @@ from medha_jax.scheduler.priority_classes import PriorityClasses
 from medha_jax.scheduler.request import PREFILLING, WAITING, RequestState, age
 from medha_jax.scheduler.time_model import TimeModel
 from medha_jax.specs.tick_shapes import TickShapes
+from medha_jax.tenants import TenantCounts
 
 ARRIVAL, NUMBER, DUE, REMAINING, TOTAL, TOKENS, LAST_TICK, PRIORITY, FIELDS = range(9)
 NEVER = np.inf  # the LAST_TICK of requests that are not admitted
@@ -37,13 +38,13 @@ class PrefillQueue:
         self._table = self._build_table()
         self._backlog = Backlog()
         self._preempted: list[RequestState] = []
-        self._waiting_tokens = 0
+        self._waiting_tokens = TenantCounts()
 
     def __len__(self) -> int:
         return len(self._backlog)
 
     @property
-    def waiting_tokens(self) -> int:
+    def waiting_tokens(self) -> TenantCounts:
         """Tokens that the waiting requests count for (`RequestState.claimed`)."""
         return self._waiting_tokens
 
@@ -57,7 +58,7 @@ class PrefillQueue:
 
     def add(self, state: RequestState) -> None:
         """Take in a new request."""
-        self._waiting_tokens += state.claimed
+        self._count(state, state.claimed)
         self._assess(state)
         if state.queued:
             self._backlog.add(state)
@@ -77,7 +78,7 @@ class PrefillQueue:
         before = state.claimed
         state.grow(ids, complete)
         if state.phase is WAITING:
-            self._waiting_tokens += state.claimed - before
+            self._count(state, state.claimed - before)
         if state.queued:
             self._assess(state)
             self._backlog.add(state)
@@ -87,13 +88,13 @@ class PrefillQueue:
     def remove(self, state: RequestState) -> None:
         """Forget a request that is about to end or to be preempted."""
         if state.phase is WAITING:
-            self._waiting_tokens -= state.claimed
+            self._count(state, -state.claimed)
         if state.queued:
             self._drop(state)
 
     def admitted(self, state: RequestState, tick: int) -> None:
         """Note that a waiting request has pages now; its first chunk is planned in the tick after `tick`."""
-        self._waiting_tokens -= state.claimed
+        self._count(state, -state.claimed)
         self._note_tick(state, tick)
         # under a policy that bounds waits, an interrupted answer goes first until it resumes (`overdue`)
         if state in self._preempted and not (self.policy.bounds_waits and state.generated):
@@ -130,7 +131,7 @@ class PrefillQueue:
 
     def requeued(self, state: RequestState) -> None:
         """Take in a preempted request that has given its pages back and waits again."""
-        self._waiting_tokens += state.claimed
+        self._count(state, state.claimed)
         work = self.seconds(state.to_feed)
         state.predict(work, work)
         if state.queued:
@@ -194,6 +195,9 @@ class PrefillQueue:
         state.predict(self._table.between(state.scheduled, state.to_feed), total)
         long = len(state.request.prompt) >= self._config.long_tokens
         state.expect(due_at(state.request, self._config, total), long)
+
+    def _count(self, state: RequestState, tokens: int) -> None:
+        self._waiting_tokens.add(state.request.tenant, tokens)
 
     def _note_tick(self, state: RequestState, tick: int, in_lane: float = 0.0) -> None:
         state.note_tick(tick, self._table.between(state.scheduled, state.to_feed), in_lane)

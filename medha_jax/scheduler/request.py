@@ -45,7 +45,8 @@ class SchedulerRequest:
         arrival_s: when it came, in seconds of the scheduler's clock.
         deadline_s: when the caller stops waiting for the whole answer, on the same clock.
         on_deadline: whether to drop it once its first token is late or `deadline_s` has passed.
-        cache_salt: only requests with the same salt share cached pages.
+        tenant: whose request it is; only requests of the same tenant and `cache_salt` share cached pages.
+        cache_salt: the tenant's own word.
         chunks: fixed prefill chunk sizes in tokens, the last one repeated; None for adaptive ones.
         counts_tokens: whether penalties count its tokens; a group that joins late must then be told the counts.
         bound: None if the prompt is complete. Otherwise `prompt` is `token_ids.GrowingIds`, prompt and output will have
@@ -65,6 +66,7 @@ class SchedulerRequest:
     slo: Slo = NO_SLO
     deadline_s: float | None = None
     on_deadline: OnDeadline = "continue"
+    tenant: str = ""
     cache_salt: str = ""
     chunks: tuple[int, ...] | None = None
     counts_tokens: bool = False

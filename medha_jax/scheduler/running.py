@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,6 +15,7 @@ from medha_jax.scheduler.prefill_queue import PrefillQueue
 from medha_jax.scheduler.request import RequestState, age, standing
 from medha_jax.specs.sizes import parts_of
 from medha_jax.specs.tick_shapes import TickShapes
+from medha_jax.tenants import TenantCounts
 
 
 class RunningRequests:
@@ -28,6 +30,8 @@ class RunningRequests:
         self._free_slots = list(range(shapes.slots - 1, -1, -1))
         self._placement = Placement(shapes.groups, shapes.per_group)
         self._holders: dict[int, RequestState] = {}
+        self._families: Counter[int] = Counter()  # admitted outputs of each request
+        self._requests = TenantCounts()
 
     def __len__(self) -> int:
         return len(self._holders)
@@ -36,6 +40,11 @@ class RunningRequests:
     def holders(self) -> Sequence[RequestState]:
         """Every admitted request, in the order of admission."""
         return list(self._holders.values())
+
+    @property
+    def requests(self) -> TenantCounts:
+        """Requests that hold pages, in any of their outputs."""
+        return self._requests
 
     @property
     def free_slots(self) -> int:
@@ -71,6 +80,9 @@ class RunningRequests:
         state.admit(holding, self._free_slots.pop())
         self._placement.add(holding.groups, state.scheduled, state.to_feed)
         self._holders[state.number] = state
+        self._families[state.family] += 1
+        if self._families[state.family] == 1:
+            self._requests.add(state.request.tenant, 1)
         self._queue.admitted(state, tick)
 
     def plan_prompt_chunk(self, state: RequestState, end: int) -> None:
@@ -136,6 +148,10 @@ class RunningRequests:
         self._pages.release(holding)
         self._free_slots.append(state.slot)
         del self._holders[state.number]
+        self._families[state.family] -= 1
+        if not self._families[state.family]:
+            del self._families[state.family]
+            self._requests.add(state.request.tenant, -1)
         state.release()
 
     def forget(self) -> None:

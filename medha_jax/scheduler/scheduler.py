@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from medha_jax.config import SchedulerConfig
 from medha_jax.kv.groups import GroupedPages
@@ -35,6 +35,8 @@ class QueueStats:
         cached_pages: free pages of each group that are in the prefix cache.
         host: pages in host memory.
         used_slots: outputs that hold pages: each has a slot.
+        running_of: the running requests of each tenant that has some.
+        waiting_tokens_of: the same for `waiting_tokens`.
     """
 
     running: int
@@ -44,6 +46,8 @@ class QueueStats:
     cached_pages: tuple[int, ...]
     host: HostUse = UNUSED
     used_slots: int = 0
+    running_of: Mapping[str, int] = field(default_factory=dict)
+    waiting_tokens_of: Mapping[str, int] = field(default_factory=dict)
 
 
 class Scheduler:
@@ -96,18 +100,17 @@ class Scheduler:
     @property
     def stats(self) -> QueueStats:
         """The requests that run and wait now, and the free pages."""
-        free = self._pages.free
-        used = running = len(self._running)
-        if len(self._families) < len(self._states):  # some have several outputs
-            running = len({state.family for state in self._running.holders})
+        free, running, tokens = self._pages.free, self._running.requests, self._prefill_queue.waiting_tokens
         return QueueStats(
-            running=running,
-            waiting=len(self._families) - running,
-            waiting_tokens=self._prefill_queue.waiting_tokens,
+            running=running.total,
+            waiting=len(self._families) - running.total,
+            waiting_tokens=tokens.total,
             free_pages=free,
             cached_pages=tuple(map(min, self._pages.idle, free)),  # pages that are set aside may be cached ones
             host=self._pages.host,
-            used_slots=used,
+            used_slots=len(self._running),
+            running_of=running.copied(),
+            waiting_tokens_of=tokens.copied(),
         )
 
     @property
@@ -288,8 +291,10 @@ class QueueFullError(RuntimeError):
     """The queue is full; the caller should try again later."""
 
 
-def check_queue(config: SchedulerConfig, waiting: int, tokens: int, prompt: int) -> None:
+def check_queue(config: SchedulerConfig, waiting: int, tokens: int, prompt: int, *, own: int) -> None:
     """Check that a request with `prompt` tokens may join `waiting` requests with `tokens` tokens.
+
+    `own` tokens of these are of its tenant.
 
     Raises:
         QueueFullError: it may not; the message states the limit.
@@ -300,4 +305,9 @@ def check_queue(config: SchedulerConfig, waiting: int, tokens: int, prompt: int)
     if most is not None and waiting and tokens + prompt > most:
         raise QueueFullError(
             f"requests with {tokens} tokens wait and this one has {prompt}; allowed are {most} together"
+        )
+    most = config.max_tenant_waiting_tokens
+    if most is not None and own and own + prompt > most:
+        raise QueueFullError(
+            f"your requests with {own} tokens wait and this one has {prompt}; each tenant is allowed {most}"
         )

@@ -103,12 +103,16 @@ class Life:
         ended = sum(counts.completed.values()) + sum(counts.failed.values())
         assert counts.accepted == len(self.accepted) == ended + load.running + load.waiting, load
         assert load.running >= 0 and load.waiting >= 0
+        tenants = load.by_tenant.values()
+        assert sum(one.running + one.waiting for one in tenants) == load.running + load.waiting
+        assert all(one.running >= 0 and one.waiting >= 0 for one in tenants)
+        assert sum(one.waiting_tokens for one in tenants) <= load.waiting_tokens  # those of cancelled ones are there
         return counts
 
     def do(self, what: str, first: int, second: int) -> None:
         match what:
             case "ask":
-                self.ask(1 + first, 1 + second % 30)
+                self.ask(1 + first, 1 + second % 30, tenant="ab"[second % 2])
             case "ask for several":
                 self.ask(1 + first, 1 + second % 30, n=2 + second % 3)
             case "never fits":
@@ -139,7 +143,7 @@ class Life:
         assert stop or self.service.drain(30)
         self.service.stop()
         counts, load = self.check(), self.service.load()
-        assert load.running == load.waiting == 0
+        assert load.running == load.waiting == 0 and not load.by_tenant
         completed, failed = Counter[str](), Counter[str]({"cancelled": len(self.cancelled)})
         for number in self.accepted:
             results = []

@@ -20,6 +20,7 @@ from medha_jax.engine import (
     Queued,
     QueueFullError,
     Slo,
+    TenantLoad,
 )
 from medha_jax.engine.loop import Events
 from medha_jax.plan import InvalidRequestError, SamplingParams
@@ -267,6 +268,30 @@ def test_the_tokens_that_wait_are_limited(executor: MeshExecutor, byte_tokenizer
         number = service.submit(ask(3, 50))
         slow.release()
         assert heard.completion(number)
+
+
+def test_the_tokens_that_wait_are_limited_for_each_tenant(executor: MeshExecutor, byte_tokenizer: Tokenizer) -> None:
+    slow = Faulty(executor)
+    config = SchedulerConfig(prefix_cache=False, max_tenant_waiting_tokens=200)
+    with serving(slow, byte_tokenizer, config) as (service, heard):
+        service.submit(ask(0, 10, 400, tenant="a"))
+        heard.until(lambda: has_tokens(heard, 0))
+        slow.hold()
+        slow.until_held()
+        numbers = [service.submit(ask(1, 300, tenant="a"))]  # alone it may have more
+        with pytest.raises(QueueFullError, match="your requests with 300 tokens wait and this one has 1; each tenant"):
+            service.submit(ask(2, 1, tenant="a"))
+        numbers.append(service.submit(ask(3, 150, tenant="b")))
+        with pytest.raises(QueueFullError, match="your requests with 150 tokens wait and this one has 60"):
+            service.submit(ask(4, 60, tenant="b"))
+        numbers += [service.submit(ask(5, 50, tenant=tenant)) for tenant in ("b", "")]
+        loads = service.load().by_tenant
+        assert loads == {"a": TenantLoad(1, 1, 300), "b": TenantLoad(0, 2, 200), "": TenantLoad(0, 1, 50)}
+        slow.release()
+        for number in numbers:
+            heard.completion(number)
+        number = service.submit(ask(6, 300, tenant="b"))
+        heard.completion(number)
 
 
 def test_a_drain_refuses_new_requests_and_waits_for_the_others(

@@ -1,18 +1,19 @@
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from hypothesis import settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from medha_jax.kv.allocator import OutOfPagesError
 from medha_jax.kv.groups import GroupedPages
 from medha_jax.kv.holding import Holding
-from medha_jax.kv.prefix import page_digests, root_digest
+from medha_jax.kv.prefix import DIGEST_BYTES, page_digests, root_digest
 from tests.kv.pages_model import PAGE, PER_GROUP, PagesModel
 from tests.kv.pages_model import run as run_operations
 
@@ -232,6 +233,40 @@ def test_a_digest_covers_everything_before_it_whatever_holds_the_tokens(kind: ty
     assert not set(whole) & set(page_digests(changed, 0, 500, PAGE, root))
     assert not set(whole) & set(page_digests(tokens, 0, 500, PAGE, root_digest("b")))
     assert len({*whole}) == 500
+
+
+names = st.text("ab0", max_size=15)
+salts = st.text("ab0\0", max_size=20) | st.text(max_size=20)
+
+
+@given(st.tuples(names, salts), st.tuples(names, salts))
+@example(("a", "b"), ("ab", ""))
+@example(("a", "b"), ("", "ab"))
+@example(("a", "b"), ("", "a\0b"))
+@example(("a", ""), ("", "a"))
+def test_no_salt_of_one_tenant_is_that_of_another(first: tuple[str, str], second: tuple[str, str]) -> None:
+    one, other = (root_digest(salt, tenant) for tenant, salt in (first, second))
+    assert (one == other) == (first == second)
+
+
+@given(names, st.binary(max_size=160))
+@example("", bytes(32 + 8 * 4))
+def test_no_salt_makes_a_root_of_what_a_page_is_hashed_from(tenant: str, hashed: bytes) -> None:
+    """Whoever could choose such a salt would begin inside another chain."""
+    salt = hashed.decode(errors="ignore")
+    assert root_digest(salt, tenant) != hashlib.blake2b(salt.encode(), digest_size=DIGEST_BYTES).digest()
+
+
+def test_tenants_share_no_pages_whatever_their_salts_are() -> None:
+    pools, prompt = GroupedPages(1, 64, PAGE, 2**20, prefix_cache=True), range(8 * PAGE)
+    for tenant, salt in (("", ""), ("a", ""), ("a", "b"), ("", "b"), ("b", ""), ("ab", "")):
+        chain = pools.chain(salt, tenant)
+        assert pools.cached_prefix(prompt, chain) == (0,)
+        holding = pools.reserve(len(prompt), prompt=prompt, chain=chain)
+        pools.take(holding, len(prompt))
+        pools.publish(holding, prompt, len(prompt))
+        pools.release(holding)
+        assert pools.cached_prefix(prompt, pools.chain(salt, tenant)) == (7 * PAGE,)
 
 
 def test_a_prompt_of_10m_tokens_that_nobody_knows_costs_little() -> None:

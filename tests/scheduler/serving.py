@@ -44,7 +44,9 @@ def shapes_of(
 def enqueue(scheduler: Scheduler, request: SchedulerRequest, outputs: int = 1) -> int:
     """Check and queue a request as an engine does; returns its number, which those of further outputs follow."""
     scheduler.check_pages(request)
-    check_queue(scheduler.config, scheduler.stats.waiting, scheduler.stats.waiting_tokens, len(request.prompt))
+    stats, prompt = scheduler.stats, len(request.prompt)
+    own = stats.waiting_tokens_of.get(request.tenant, 0)
+    check_queue(scheduler.config, stats.waiting, stats.waiting_tokens, prompt, own=own)
     number = scheduler.next_number
     for index in range(outputs):
         scheduler.enqueue(number + index, request, number if index else None)
@@ -201,6 +203,11 @@ class Server:
         assert scheduler.stats.used_slots == len(holders)
         waiting = [state for state in scheduler._states.values() if state.phase is WAITING]
         assert scheduler.stats.waiting_tokens == sum(state.claimed for state in waiting)
+        tokens, running = Counter[str](), Counter({state.family: state.request.tenant for state in holders}.values())
+        for state in waiting:
+            tokens[state.request.tenant] += state.claimed
+        assert scheduler.stats.waiting_tokens_of == {tenant: count for tenant, count in tokens.items() if count}
+        assert scheduler.stats.running_of == running
         if not scheduler.busy:
             assert scheduler.stats.free_pages == (self.pages,) * shapes.groups
 

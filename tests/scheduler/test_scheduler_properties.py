@@ -45,6 +45,7 @@ configs = st.builds(
     reserve_output=st.sampled_from([False, False, True]),
     bypass_s=st.sampled_from([0.0, 0.05, 1.0]),
     max_waiting=st.sampled_from([3, 100]),
+    max_tenant_waiting_tokens=st.sampled_from([None, None, 100]),
     prefix_cache=st.booleans(),
 )
 
@@ -74,6 +75,7 @@ def requests(draw: st.DrawFn) -> dict[str, Any]:
         slo=Slo(draw(st.sampled_from([None, 0.02, 1.0])), draw(st.sampled_from([None, 0.003, 0.05]))),
         on_deadline=draw(st.sampled_from(["continue", "continue", "drop"])),
         deadline_s=draw(st.sampled_from([None, 0.05, 0.5])),
+        tenant=draw(st.sampled_from(["", "", "other"])),
         cache_salt=draw(st.sampled_from(["", "other"])),
         chunks=draw(st.none() | st.lists(st.integers(1, 32), min_size=1, max_size=3).map(tuple)),
         counts_tokens=draw(st.booleans()),
