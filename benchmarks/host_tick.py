@@ -43,6 +43,7 @@ from medha_jax.server.streams import Streams
 from medha_jax.simulate.clock import VirtualClock
 from medha_jax.simulate.executor import SimulatedExecutor, SimulatedTick
 from medha_jax.simulate.times import SummedTimes
+from medha_jax.tenants import TenantCounts
 from medha_jax.text import Tokenizer
 from medha_jax.token_ids import IdArray
 
@@ -143,7 +144,7 @@ async def measure(decodes: int, chunk: int, ticks: int) -> dict[str, float]:
     def request(tokens: int, output: int, chunks: tuple[int, ...] | None = None) -> None:
         ids = IdArray(rng.integers(0, VOCAB, tokens, np.int32))
         sampling = SamplingParams(temperature=0, max_tokens=output, ignore_eos=True)
-        stream = streams.open(str(len(writers)))
+        stream = streams.open("", str(len(writers)), TenantCounts())
         streams.expect()
         streams.bind(stream, engine.add(GenerationRequest(ids, sampling, chunks=chunks)))
         writers.append(asyncio.ensure_future(server._write(stream, written, Record("Generate", ""))))

@@ -65,6 +65,8 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--max-queue", type=int, default=1024)
     parser.add_argument("--max-queue-tokens", type=int)
     parser.add_argument("--max-streams", type=int, default=4096)
+    parser.add_argument("--tenant-streams", type=int)
+    parser.add_argument("--tenant-queue-tokens", type=int)
     parser.add_argument("--max-output", type=int)
     parser.add_argument("--connection-streams", type=int, default=Limits.connection_streams)
     parser.add_argument("--part-seconds", type=float, default=60.0)
@@ -83,7 +85,8 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--tpot-target-ms", type=float, default=50.0)
     for name in ("--model", "--mesh"):
         parser.add_argument(name, help="ignored: so it can stand in for `medha-jax serve`")
-    parser.add_argument("--no-prefix-cache", action="store_true", help="it has none")
+    parser.add_argument("--no-prefix-cache", dest="prefix_cache", action="store_false", help="as it is by default")
+    parser.add_argument("--prefix-cache", action="store_true", help="pages without content")
     return parser.parse_args(arguments)
 
 
@@ -93,6 +96,7 @@ def main(loader_of: Callable[..., SimulatedLoader] | None = None) -> None:
     limits = Limits(
         max_output=given.max_output,
         max_streams=given.max_streams,
+        tenant_streams=given.tenant_streams,
         part_seconds=given.part_seconds,
         connection_streams=given.connection_streams,
         part_rate=given.part_rate,
@@ -160,7 +164,8 @@ class SimulatedLoader:
             tpot_target_s=given.tpot_target_ms / 1000,
             max_waiting=given.max_queue,
             max_waiting_tokens=given.max_queue_tokens,
-            prefix_cache=False,
+            max_tenant_waiting_tokens=given.tenant_queue_tokens,
+            prefix_cache=given.prefix_cache,
         )
         scheduler = scheduler_for(executor, scheduling, model)
         outputs, on_error = text_outputs(tokenizer), ErrorLog(clock)

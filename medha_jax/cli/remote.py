@@ -29,7 +29,7 @@ class RemoteOptions:
     """The server that generates instead of this process."""
 
     server: str | None = setting(None, "Send the prompt to `medha-jax serve`.", metavar="HOST:PORT")
-    auth_token_file: Path | None = setting(None, "Bearer token; its first line is sent.")
+    auth_token_file: Path | None = setting(None, "Bearer token: the last word of its first line.")
     server_ca: Path | None = setting(None, "Authority of the server's certificate (PEM); TLS.")
     timeout: float | None = setting(
         None, "Give up after this; the server is told. inf: never.", at_least=0, at_most=math.inf, metavar="SECONDS"
@@ -86,12 +86,16 @@ def connection(server: str, token_file: Path | None, ca: Path | None) -> Connect
     token = None
     if token_file is not None:
         try:
-            lines = token_file.read_text(encoding="ascii").split()
+            lines = [line for line in token_file.read_text(encoding="ascii").splitlines() if line.strip()]
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"cannot read a token from {token_file}: {error}") from None
         if not lines:
             raise ConfigError(f"{token_file} holds no token")
-        token = lines[0]
+        *names, token = lines[0].split()
+        if len(names) > 1:
+            raise ConfigError(
+                f"{token_file}: its first line has {len(names) + 1} words; give a token, or a name and a token"
+            )
     return Connection(server, ca=ca, token=token)
 
 

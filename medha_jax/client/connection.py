@@ -106,7 +106,7 @@ class Settings:
         ttft_ms: target for the first token, in milliseconds.
         tpot_ms: target for each later token, in milliseconds.
         on_deadline: continue or drop the request when its first token is late.
-        cache_salt: only requests with the same salt share cached pages.
+        cache_salt: only requests of the same tenant with the same salt share cached pages.
         add_special_tokens: whether the tokenizer adds its own to a text, often a first BOS token.
         skip_special_tokens: whether special tokens are left out of the output's text.
         priority: class of the request, -2 to 2; a lower one goes first.

@@ -21,6 +21,7 @@ class Record:
 
     method: str
     peer: str
+    tenant: str = ""
     request_id: str = ""
     code: str = "OK"
     reason: str = ""

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from google.protobuf.message import Message
 from grpc import StatusCode, aio
@@ -18,6 +18,7 @@ from medha_jax.server.access_log import AccessLog, Record
 from medha_jax.server.receiving import NoMessageError, Receiving
 from medha_jax.server.refusal import Refusal, invalid
 from medha_jax.server.request_parser import parse
+from medha_jax.tenants import TenantCounts
 
 SMALL = 16384  # bytes of a message or of token ids; up to here work takes below 1 ms and stays in the event loop
 SMALL_TEXT = 512  # bytes of a text, which takes 1 to 2 us a byte to tokenize
@@ -37,6 +38,19 @@ class Received(Generic[M]):
     message: M
     size: int
     came: float
+
+
+class Counting(Protocol):
+    """Counts requests. The event loop calls it."""
+
+    def accepted(self, tenant: str) -> None:
+        """Count a request that the engine took."""
+
+    def refused(self, reason: str, tenant: str) -> None:
+        """Count a request that was never accepted."""
+
+    def ended(self, record: Record) -> None:
+        """Count the tokens of a request whose call is over."""
 
 
 class Workers:
@@ -63,8 +77,11 @@ class Workers:
 class Calls:
     """Begins and ends calls. Belongs to the event loop.
 
-    `clock` is the engine's. `workers` do the work that would block the loop. `on_refused` is called with the status of
-    every request that was never accepted. Messages come in turns of `receiving`, within `seconds` each.
+    `clock` is the engine's. `workers` do the work that would block the loop. `counting` hears what becomes of requests.
+    Messages come in turns of `receiving`, within `seconds` each.
+
+    Attributes:
+        unsent: calls that are over except for a status that their clients do not read.
     """
 
     def __init__(
@@ -72,35 +89,40 @@ class Calls:
         log: AccessLog,
         clock: Callable[[], float],
         workers: Workers,
-        on_refused: Callable[[str], None],
+        counting: Counting | None,
         receiving: Receiving,
         seconds: float,
     ) -> None:
-        self._log, self._clock, self._workers, self._on_refused = log, clock, workers, on_refused
+        self._log, self._clock, self._workers, self._counting = log, clock, workers, counting
         self.receiving, self._seconds = receiving, seconds
         self._errors = ErrorLog(clock, "the access log")
-        self._unsent: set[asyncio.Future[None]] = set()
-
-    @property
-    def unsent(self) -> int:
-        """Calls that are over except for a status that their clients do not read."""
-        return len(self._unsent)
+        self._unsent: dict[asyncio.Future[None], str] = {}  # the tenant of each
+        self.unsent = TenantCounts()
 
     def now(self) -> float:
         """Seconds of the engine's clock."""
         return self._clock()
 
-    def refused(self, code: str) -> None:
-        """Count a request that was never accepted."""
-        self._on_refused(code)
+    def accepted(self, record: Record) -> None:
+        """Note that the engine took the request of a call."""
+        record.accepted = True
+        if self._counting is not None:
+            self._counted(self._counting.accepted, record.tenant)
+
+    def refused(self, code: str, tenant: str) -> None:
+        """Count a tenant's request that was never accepted."""
+        if self._counting is not None:
+            self._counted(self._counting.refused, code, tenant)
 
     @asynccontextmanager
-    async def answered(self, method: str, context: Context, request: bool = False) -> AsyncIterator[Record]:
-        """Log a call at its end, and answer a `Refusal` or an error with its status.
+    async def answered(
+        self, method: str, context: Context, tenant: str, request: bool = False
+    ) -> AsyncIterator[Record]:
+        """Log a tenant's call at its end, and answer a `Refusal` or an error with its status.
 
         A call with a `request` for the engine is refused if it ends before its record says that it was accepted.
         """
-        record = Record(method, context.peer(), accepted=False if request else None)
+        record = Record(method, context.peer(), tenant, accepted=False if request else None)
         began = self._clock()
         try:
             yield record
@@ -122,14 +144,23 @@ class Calls:
             )
         finally:
             record.e2e_ms = 1000 * (self._clock() - began)
-            self._over(record)
+            self._over(record, request)
 
-    def _over(self, record: Record) -> None:
+    def _over(self, record: Record, request: bool) -> None:
         """Count and log a call. It has its status already, which no error in here may replace."""
         try:
             if record.accepted is False:
-                self._on_refused(record.code)
+                self.refused(record.code, record.tenant)
+            if request and self._counting is not None:
+                self._counted(self._counting.ended, record)
             self._log.end(record)
+        except Exception as error:
+            self._errors(error)
+
+    def _counted(self, count: Callable[..., None], *what: object) -> None:
+        """Count something; an error in that ends no call."""
+        try:
+            count(*what)
         except Exception as error:
             self._errors(error)
 
@@ -169,11 +200,13 @@ class Calls:
             with suppress(aio.InternalError):  # the client is gone
                 await sending
         else:
-            self._unsent.add(sending)
+            self._unsent[sending] = record.tenant
+            self.unsent.add(record.tenant, 1)
         raise asyncio.CancelledError  # gRPC then adds no status of its own
 
     def _sent(self, sending: asyncio.Future[None]) -> None:
-        self._unsent.discard(sending)
+        if (tenant := self._unsent.pop(sending, None)) is not None:
+            self.unsent.add(tenant, -1)
         if not sending.cancelled():
             sending.exception()  # gRPC always raises one
 

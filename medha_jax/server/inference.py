@@ -58,9 +58,9 @@ class Inference:
         """Take no more requests; running ones go on."""
         self._closed = reason
 
-    async def generate(self, messages: AsyncIterator[bytes], context: Context) -> None:
+    async def generate(self, messages: AsyncIterator[bytes], context: Context, tenant: str) -> None:
         """Answer one prompt with a stream of events."""
-        async with self._calls.answered("Generate", context, request=True) as record:
+        async with self._calls.answered("Generate", context, tenant, request=True) as record:
             service, requests = self._ready()
             async with self._calls.received(pb.GenerateRequest, messages) as received:
                 stream = self._opened(received.message.settings, record)
@@ -71,9 +71,9 @@ class Inference:
             finally:
                 self._end(service, stream)
 
-    async def generate_stream(self, parts: AsyncIterator[bytes], context: Context) -> None:
+    async def generate_stream(self, parts: AsyncIterator[bytes], context: Context, tenant: str) -> None:
         """Answer a prompt in parts with a stream of events."""
-        async with self._calls.answered("GenerateStream", context, request=True) as record:
+        async with self._calls.answered("GenerateStream", context, tenant, request=True) as record:
             service, requests = self._ready()
             prompt = PromptParts(parts, self._calls, self._limits)
             start = await prompt.start()
@@ -86,7 +86,7 @@ class Inference:
                 record.prompt_tokens = len(ids)
                 deadline = self._calls.deadline(context)
                 size = start.ByteSize() + ID_BYTES * len(ids)
-                request = await self._calls.aside(size, lambda: requests.started(start, deadline, ids))
+                request = await self._calls.aside(size, lambda: requests.started(start, deadline, ids, tenant))
                 echo = partial(requests.text_of, sampling=request.sampling) if start.settings.echo else None
                 number = await self._submit(service, stream, request, prompt.came, record)
                 reading = asyncio.create_task(self._extend(service, stream, number, prompt, record, ids, echo))
@@ -96,9 +96,9 @@ class Inference:
                     reading.cancel()
                 self._end(service, stream)
 
-    async def tokenize(self, messages: AsyncIterator[bytes], context: Context) -> bytes:
+    async def tokenize(self, messages: AsyncIterator[bytes], context: Context, tenant: str) -> bytes:
         """Token ids of a text: the bytes of a `TokenizeResponse`."""
-        async with self._calls.answered("Tokenize", context) as record:
+        async with self._calls.answered("Tokenize", context, tenant) as record:
             _, requests = self._ready()
             async with self._calls.received(pb.TokenizeRequest, messages) as received:
 
@@ -109,10 +109,10 @@ class Inference:
                 record.prompt_tokens, answer = await self._calls.aside(received.size, answered, SMALL_TEXT)
             return answer
 
-    async def get_model_info(self, messages: AsyncIterator[bytes], context: Context) -> pb.ModelInfo:
+    async def get_model_info(self, messages: AsyncIterator[bytes], context: Context, tenant: str) -> pb.ModelInfo:
         """The model's vocabulary and limits."""
         async with (
-            self._calls.answered("GetModelInfo", context),
+            self._calls.answered("GetModelInfo", context, tenant),
             self._calls.received(pb.GetModelInfoRequest, messages),
         ):
             _, requests = self._ready()
@@ -127,9 +127,9 @@ class Inference:
                 version=medha_jax.__version__,
             )
 
-    async def get_load(self, messages: AsyncIterator[bytes], context: Context) -> pb.LoadInfo:
+    async def get_load(self, messages: AsyncIterator[bytes], context: Context, tenant: str) -> pb.LoadInfo:
         """The engine's load; answered while the server starts and ends, too."""
-        async with self._calls.answered("GetLoad", context), self._calls.received(pb.GetLoadRequest, messages):
+        async with self._calls.answered("GetLoad", context, tenant), self._calls.received(pb.GetLoadRequest, messages):
             if self._service is None:
                 return pb.LoadInfo(accepting=False)
             load = self._service.load()
@@ -143,14 +143,14 @@ class Inference:
                 accepting=not self._closed and load.healthy,
             )
 
-    async def abort(self, messages: AsyncIterator[bytes], context: Context) -> pb.AbortResponse:
-        """End a request by its id."""
+    async def abort(self, messages: AsyncIterator[bytes], context: Context, tenant: str) -> pb.AbortResponse:
+        """End a request of the tenant by its id."""
         async with (
-            self._calls.answered("Abort", context) as record,
+            self._calls.answered("Abort", context, tenant) as record,
             self._calls.received(pb.AbortRequest, messages) as received,
         ):
             wanted = received.message.request_id
-            stream = self._streams.find(wanted) if len(wanted) <= LONGEST_ID else None
+            stream = self._streams.find(tenant, wanted) if len(wanted) <= LONGEST_ID else None
             if stream is None:
                 return pb.AbortResponse(found=False)
             record.request_id = stream.request_id
@@ -178,7 +178,7 @@ class Inference:
         try:
             deadline = self._calls.deadline(context)
             small = SMALL_TEXT if message.WhichOneof("prompt") == "text" else SMALL
-            request = await self._calls.aside(size, lambda: requests.whole(message, deadline), small)
+            request = await self._calls.aside(size, lambda: requests.whole(message, deadline, record.tenant), small)
             record.prompt_tokens = len(request.prompt_ids)
             if message.settings.echo:
                 stream.echo(await self._calls.aside(size, lambda: requests.text(message, request.sampling)))
@@ -189,7 +189,7 @@ class Inference:
 
     def _opened(self, settings: pb.GenerateSettings, record: Record) -> Stream:
         wanted = request_id(settings) or uuid.uuid4().hex
-        stream = self._streams.open(wanted, self._calls.unsent, settings.progress)
+        stream = self._streams.open(record.tenant, wanted, self._calls.unsent, settings.progress)
         record.request_id = stream.request_id
         record.priority = settings.priority if settings.HasField("priority") else None
         return stream
@@ -206,16 +206,17 @@ class Inference:
 
         def forget(done: asyncio.Future[int]) -> None:
             if done.exception() is None:
+                self._calls.accepted(record)
                 service.cancel(done.result())
             else:
-                self._calls.refused(StatusCode.CANCELLED.name)
+                self._calls.refused(StatusCode.CANCELLED.name, record.tenant)
 
         self._streams.expect()
         size, number = ID_BYTES * len(request.prompt_ids), None
         submitting = asyncio.ensure_future(self._calls.aside(size, lambda: service.submit(request, arrival)))
         try:
             number = await asyncio.shield(submitting)
-            record.accepted = True
+            self._calls.accepted(record)
             return number
         except asyncio.CancelledError:
             record.accepted = None  # the thread will tell

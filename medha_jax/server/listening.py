@@ -23,12 +23,13 @@ class ListenError(RuntimeError):
 
 
 def grpc_server(
-    settings: ServerSettings, size: int, secrets: Secrets, connections: int | None
+    settings: ServerSettings, size: int, secrets: Secrets, connections: int | None, service: str
 ) -> tuple[aio.Server, int]:
     """A server that is not started yet, and its port.
 
     It takes messages of at most `size` bytes. Without a certificate it uses no TLS. If there are tokens, every call
-    needs one of them. `connections` bounds how many are open; None does not.
+    needs one of them. Methods of `service` are told the tenant of a call. `connections` bounds how many are
+    open; None does not.
 
     Raises:
         ListenError: the server cannot listen on the address.
@@ -54,8 +55,7 @@ def grpc_server(
         options.append(("grpc.max_allowed_incoming_connections", connections))
     if settings.connection_seconds is not None:
         options.append(("grpc.max_connection_age_ms", round(1000 * settings.connection_seconds)))
-    interceptors = [] if secrets.tokens is None else [TokenCheck(secrets.tokens)]
-    server = aio.server(interceptors=interceptors, options=options)
+    server = aio.server(interceptors=[TokenCheck(secrets.tokens, service)], options=options)
     try:
         _check_address(settings.host, settings.port)
         if secrets.certificates is None:
@@ -88,7 +88,7 @@ def _check_address(host: str, port: int) -> None:
 
 
 def handlers(inference: Inference) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
-    """The service's methods by name.
+    """The service's methods by name, with the tenant of their call as third argument.
 
     All take their messages as a stream, which is the same for clients: gRPC would wait without limit for the message of
     a unary call.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -23,6 +23,8 @@ from medha_jax.engine import (
     RequestTotals,
     TickReport,
 )
+from medha_jax.server.access_log import Record
+from medha_jax.server.tenant_metrics import TenantMetrics
 
 # seconds; a long prompt's first token may take hours
 LONG = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14400)
@@ -37,11 +39,16 @@ class Metrics:
     """All metrics of one server. Owns their registry.
 
     Only the engine's thread may call `on_tick` and `on_events`, in this order for each tick.
+
+    Args:
+        names: the tenants that have series of their own now (`TenantMetrics`).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, names: Callable[[], Set[str]] = frozenset) -> None:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
+        self._tenants = TenantMetrics(names)
+        registry.register(self._tenants)
 
         def counter(name: str, what: str, labels: Iterable[str] = ()) -> Counter:
             return Counter(f"medha_{name}", what, labels, registry=registry)
@@ -89,6 +96,7 @@ class Metrics:
     def watch(self, load: Callable[[], Load]) -> None:
         """Read the gauges from an engine at every request for the metrics."""
         self.registry.register(_Gauges(load))
+        self._tenants.watch(lambda: load().by_tenant)
 
     def watch_log(self, dropped: Callable[[], int]) -> None:
         """Read at every request for the metrics how many lines of the log were dropped."""
@@ -148,9 +156,18 @@ class Metrics:
                 case Failed():
                     self._forget(number)
 
-    def refused(self, reason: str) -> None:
+    def accepted(self, tenant: str) -> None:
+        """Count a request that the engine took, for its tenant. Any thread may call this."""
+        self._tenants.accepted(tenant)
+
+    def refused(self, reason: str, tenant: str) -> None:
         """Count a request that was never accepted. Any thread may call this."""
         self._refused.labels(reason).inc()
+        self._tenants.refused(reason, tenant)
+
+    def ended(self, record: Record) -> None:
+        """Count the tokens of a request whose call is over, for its tenant. Any thread may call this."""
+        self._tenants.ended(record)
 
     def _finish(self, request: RequestTotals, e2e_s: float) -> None:
         self._deadline.labels(str(request.deadline_met).lower()).inc()

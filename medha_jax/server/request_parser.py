@@ -76,8 +76,8 @@ class RequestParser:
         """Most output tokens of a request."""
         return min(self._limits.max_output or self.model.context, self.model.context - 1)
 
-    def whole(self, message: pb.GenerateRequest, deadline_s: float | None) -> GenerationRequest:
-        """The request of a Generate call; `deadline_s` is the call's, on the engine's clock.
+    def whole(self, message: pb.GenerateRequest, deadline_s: float | None, tenant: str) -> GenerationRequest:
+        """The request of a tenant's Generate call; `deadline_s` is the call's, on the engine's clock.
 
         Raises:
             Refusal: a field is out of its range, or prompt and output do not fit the context.
@@ -92,10 +92,12 @@ class RequestParser:
             prompt = message.token_ids.ids
         else:
             raise invalid("add_special_tokens is for a text; the prompt is token_ids")
-        request = self._request(message.settings, prompt, deadline_s)
+        request = self._request(message.settings, prompt, deadline_s, tenant)
         return dataclasses.replace(request, n=message.n or 1)
 
-    def started(self, start: pb.GenerateStart, deadline_s: float | None, prompt: Sequence[int]) -> GenerationRequest:
+    def started(
+        self, start: pb.GenerateStart, deadline_s: float | None, prompt: Sequence[int], tenant: str
+    ) -> GenerationRequest:
         """The request of a GenerateStream call, from its first part and at least one token of the prompt.
 
         Raises:
@@ -106,7 +108,7 @@ class RequestParser:
                 f"prompt_tokens is {start.prompt_tokens}; allowed are 1 to {self.model.context - 1}, "
                 "one less than the context"
             )
-        return self._request(start.settings, prompt, deadline_s, bound=start.prompt_tokens)
+        return self._request(start.settings, prompt, deadline_s, tenant, start.prompt_tokens)
 
     def tokenized(self, message: pb.TokenizeRequest) -> IdArray:
         """The token ids of a Tokenize call; errors as in `tokens`."""
@@ -143,7 +145,12 @@ class RequestParser:
         return self.model.tokenizer.decode(list(ids), sampling.skip_special_tokens)
 
     def _request(
-        self, settings: pb.GenerateSettings, prompt: Sequence[int], deadline_s: float | None, bound: int | None = None
+        self,
+        settings: pb.GenerateSettings,
+        prompt: Sequence[int],
+        deadline_s: float | None,
+        tenant: str,
+        bound: int | None = None,
     ) -> GenerationRequest:
         try:
             sampling = self._sampling(settings.sampling, len(prompt) if bound is None else bound)
@@ -154,6 +161,7 @@ class RequestParser:
                 slo=_slo(settings.slo),
                 deadline_s=deadline_s,
                 on_deadline=_on_deadline(settings.on_deadline),
+                tenant=tenant,
                 cache_salt=_salt(settings.cache_salt),
                 prompt_bound=bound,
                 priority=settings.priority,

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hmac
 import ssl
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,8 +15,8 @@ from grpc import aio
 from medha_jax.config import ConfigError
 from medha_jax.net import TlsFiles
 from medha_jax.server.renewal import Renewable, read_file
+from medha_jax.server.token_file import Tokens, read_tokens
 
-SHORTEST_TOKEN = 16  # characters
 OPEN_METHODS = "/grpc.health.v1.Health/"  # need no token: health probes send none
 
 
@@ -74,27 +73,6 @@ class _Offer:
         return newest.offered
 
 
-def read_tokens(path: Path) -> tuple[bytes, ...]:
-    """The bearer tokens of a file, one per line; empty lines are ignored.
-
-    Raises:
-        ConfigError: the file cannot be read or has no token, or a token is too short or not visible ASCII.
-    """
-    try:
-        lines = read_file(path).decode("ascii").splitlines()
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path} holds other than ASCII; give one token a line") from None
-    tokens = [line.strip() for line in lines if line.strip()]
-    if not tokens:
-        raise ConfigError(f"{path} holds no token; give one a line, of at least {SHORTEST_TOKEN} characters")
-    for number, token in enumerate(tokens, 1):
-        if len(token) < SHORTEST_TOKEN or not all("!" <= letter <= "~" for letter in token):
-            raise ConfigError(
-                f"{path}: token {number} is not at least {SHORTEST_TOKEN} visible ASCII characters without spaces"
-            )
-    return tuple(token.encode("ascii") for token in tokens)
-
-
 class Secrets:
     """Certificates and tokens of a server, None where it has none. They are renewed when their files change.
 
@@ -104,7 +82,7 @@ class Secrets:
 
     def __init__(self, tls: TlsFiles | None, token_file: Path | None) -> None:
         self.certificates: Renewable[Certificates] | None = None
-        self.tokens: Renewable[tuple[bytes, ...]] | None = None
+        self.tokens: Renewable[Tokens] | None = None
         if tls is not None:
             files = [path for path in (tls.cert, tls.key, tls.ca) if path is not None]
             self.certificates = Renewable("certificates", files, partial(read_certificates, tls))
@@ -116,15 +94,20 @@ class Secrets:
         """Those that there are."""
         return [secret for secret in (self.certificates, self.tokens) if secret is not None]
 
+    def named_tenants(self) -> Set[str]:
+        """All tenants, if the newest token file names some; else none."""
+        return frozenset() if self.tokens is None else self.tokens.value.named_tenants
+
 
 class TokenCheck(aio.ServerInterceptor):
-    """Refuses calls without one of the newest tokens in `authorization: Bearer …`, except health checks.
+    """Says whose each call is, by the newest tokens in `authorization: Bearer …`; only here that is found out.
 
-    Every token is compared in constant time, even after a match.
+    A call without one of them is refused, except health checks. Without tokens all calls are of the tenant "". Methods
+    of `service` get the tenant as their third argument.
     """
 
-    def __init__(self, tokens: Renewable[tuple[bytes, ...]]) -> None:
-        self._tokens = tokens
+    def __init__(self, tokens: Renewable[Tokens] | None, service: str) -> None:
+        self._tokens, self._methods = tokens, f"/{service}/"
 
     async def intercept_service(
         self,
@@ -132,19 +115,32 @@ class TokenCheck(aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
         """Pass a call on, or answer it with UNAUTHENTICATED."""
-        metadata = handler_call_details.invocation_metadata or ()
-        if handler_call_details.method.startswith(OPEN_METHODS) or self._allowed(metadata):
+        method = handler_call_details.method
+        if method.startswith(OPEN_METHODS):
             return await continuation(handler_call_details)
-        return _REFUSED
+        tenant = self._tenant(handler_call_details.invocation_metadata or ())
+        if tenant is None:
+            return _REFUSED
+        handler = await continuation(handler_call_details)
+        return handler if handler is None or not method.startswith(self._methods) else _called_by(tenant, handler)
 
-    def _allowed(self, metadata: Sequence[tuple[str, str | bytes]]) -> bool:
+    def _tenant(self, metadata: Sequence[tuple[str, str | bytes]]) -> str | None:
+        if self._tokens is None:
+            return ""
         stated = [value for name, value in metadata if name == "authorization"]
         if len(stated) != 1:
-            return False
+            return None
         value = stated[0] if isinstance(stated[0], bytes) else stated[0].encode("utf-8", "replace")
         scheme, _, token = value.partition(b" ")
-        matches = [hmac.compare_digest(token.strip(), known) for known in self._tokens.value]
-        return scheme.lower() == b"bearer" and any(matches)
+        tenant = self._tokens.value.tenant_of(token.strip())
+        return tenant if scheme.lower() == b"bearer" else None
+
+
+def _called_by(tenant: str, handler: Any) -> grpc.RpcMethodHandler[Any, Any]:
+    """A method that takes its messages as a stream, for one call of a tenant."""
+    kind = "stream_stream" if handler.response_streaming else "stream_unary"
+    called: grpc.RpcMethodHandler[Any, Any] = handler._replace(**{kind: partial(getattr(handler, kind), tenant=tenant)})
+    return called
 
 
 async def _refuse(messages: Any, context: aio.ServicerContext[Any, Any]) -> None:

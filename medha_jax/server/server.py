@@ -107,7 +107,7 @@ async def serve(
     async with contextlib.AsyncExitStack() as closing:
         metrics = trace = None
         if settings.metrics_port is not None:
-            metrics = Metrics()
+            metrics = Metrics(secrets.named_tenants)
             metrics.watch_log(dropped)
             host, port = settings.metrics_host, settings.metrics_port
             where = await _listen_for_metrics(closing, metrics, host, port)
@@ -123,10 +123,9 @@ async def serve(
         workers = Workers(WORKERS)
         log = AccessLog(settings.access_log, tell, time.time)
         receiving, seconds = Receiving(settings.limits.receiving(model.context)), settings.limits.part_seconds
-        on_refused = (lambda code: None) if metrics is None else metrics.refused
-        calls = Calls(log, clock, workers, on_refused, receiving, seconds)
+        calls = Calls(log, clock, workers, metrics, receiving, seconds)
         inference = Inference(calls, streams, settings.limits, size)
-        server, port = grpc_server(settings, size, secrets, connections)
+        server, port = grpc_server(settings, size, secrets, connections, SERVICE)
         vitals = Vitals(SERVICE, settings.limits.max_watches, size)
         vitals.add_to(server)
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers(inference)),))

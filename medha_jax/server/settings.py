@@ -30,6 +30,9 @@ class Limits:
         None, "Output tokens of a request. Default: the context.", at_least=1, panel=_LIMITS
     )
     max_streams: int = setting(2048, "Streams at once, served or waiting.", at_least=1, panel=_LIMITS)
+    tenant_streams: int | None = setting(
+        None, "The same for each tenant of the token file. Default: as --max-streams.", at_least=1, panel=_LIMITS
+    )
     max_message_bytes: int | None = setting(
         None, "Default: from the context.", at_least=1024, at_most=2**31 - 1, panel=_LIMITS
     )
@@ -90,7 +93,10 @@ class ServerSettings:
     metrics_host: str = setting("127.0.0.1", "Address for the metrics, which need no token.", panel=_LISTEN)
     tls: TlsFiles | None = None  # None: no encryption; with an authority, clients need certificates
     token_file: Path | None = setting(
-        None, "Bearer tokens, one a line, of which a call needs one.", option="auth_token_file", panel=_SECURITY
+        None,
+        "Bearer tokens, one a line, perhaps after its tenant's name; a call needs one.",
+        option="auth_token_file",
+        panel=_SECURITY,
     )
     insecure: bool = setting(False, "Other machines may be served without TLS.", switch=True, panel=_SECURITY)
     drain_seconds: float = setting(

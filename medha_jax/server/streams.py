@@ -17,6 +17,7 @@ from medha_jax.server.refusal import Refusal, too_busy, too_slow
 from medha_jax.server.settings import Limits
 from medha_jax.server.unread import Kept, event_bytes
 from medha_jax.server.write_limit import WriteLimit
+from medha_jax.tenants import TenantCounts
 
 MOST_JOINED = 256  # deltas in one message
 LAST_SECONDS = 0.5  # of the current write of a stream that was ended
@@ -34,6 +35,7 @@ class Stream:
     With `progress` events about the prompt are written too, at most one in `PROGRESS_SECONDS`.
 
     Attributes:
+        tenant: whose it is.
         number: the engine's number of the request, once it has one.
         outputs: of the request; the engine's numbers of them follow each other.
         index: output whose event was taken last.
@@ -42,9 +44,9 @@ class Stream:
     """
 
     def __init__(
-        self, request_id: str, write_seconds: float, count: Callable[[int], None], progress: bool = False
+        self, tenant: str, request_id: str, write_seconds: float, count: Callable[[int], None], progress: bool = False
     ) -> None:
-        self.request_id = request_id
+        self.tenant, self.request_id = tenant, request_id
         self.number: int | None = None
         self.outputs = 1
         self.index = 0
@@ -179,7 +181,7 @@ class Stream:
 
 
 class Streams:
-    """All open streams, by request id and by number. Other threads may only call `listen`.
+    """All open streams, by tenant and request id, and by number. Other threads may only call `listen`.
 
     A stream that leaves too much unread is ended. If all together do, the one with the most is.
     """
@@ -187,7 +189,8 @@ class Streams:
     def __init__(self, limits: Limits) -> None:
         self._limits, self._write_seconds = limits, limits.write_seconds
         self._loop = asyncio.get_running_loop()
-        self._by_id: dict[str, Stream] = {}
+        self._by_id: dict[tuple[str, str], Stream] = {}
+        self._open = TenantCounts()
         self._by_number: dict[int, Stream] = {}
         self._early: dict[int, list[tuple[int, EngineEvent]]] = {}  # with their order
         self._order = count()
@@ -204,20 +207,24 @@ class Streams:
         """Bytes of all streams that are not written yet."""
         return self._unread
 
-    def open(self, request_id: str, beside: int = 0, progress: bool = False) -> Stream:
-        """Begin a stream; `beside` calls have no stream any more, but clients that do not read their status.
+    def open(self, tenant: str, request_id: str, beside: TenantCounts, progress: bool = False) -> Stream:
+        """Begin a tenant's stream; calls `beside` have no stream any more, but clients that do not read their status.
 
         With `progress` it has events about the prompt.
 
         Raises:
-            Refusal: the most streams are open, or one with this id is.
+            Refusal: the most streams are open, of all or of the tenant, or one with this id is the tenant's.
         """
-        most = self._limits.max_streams
-        if len(self._by_id) + beside >= most:
+        most, own = self._limits.max_streams, self._limits.tenant_streams
+        if len(self._by_id) + beside.total >= most:
             raise too_busy(f"{most} streams are open; allowed are {most}")
-        if request_id in self._by_id:
+        if own is not None and self._open[tenant] + beside[tenant] >= own:
+            raise too_busy(f"{own} streams of yours are open; each tenant is allowed {own}")
+        if (tenant, request_id) in self._by_id:
             raise Refusal(StatusCode.ALREADY_EXISTS, f"a request with the id {request_id} is running; give another id")
-        stream = self._by_id[request_id] = Stream(request_id, self._write_seconds, self._count, progress)
+        stream = Stream(tenant, request_id, self._write_seconds, self._count, progress)
+        self._by_id[tenant, request_id] = stream
+        self._open.add(tenant, 1)
         self._none.clear()
         return stream
 
@@ -240,15 +247,16 @@ class Streams:
     def close(self, stream: Stream) -> None:
         """Forget a stream and what waits in it."""
         stream.close()
-        self._by_id.pop(stream.request_id, None)
+        if self._by_id.pop((stream.tenant, stream.request_id), None) is not None:
+            self._open.add(stream.tenant, -1)
         for number in stream.numbers:
             self._by_number.pop(number, None)
         if not self._by_id:
             self._none.set()
 
-    def find(self, request_id: str) -> Stream | None:
-        """The open stream with this id, if there is one."""
-        return self._by_id.get(request_id)
+    def find(self, tenant: str, request_id: str) -> Stream | None:
+        """The tenant's open stream with this id, if there is one."""
+        return self._by_id.get((tenant, request_id))
 
     def end_all(self, refusal: Refusal) -> None:
         """End every stream with a status."""

@@ -6,7 +6,9 @@ import json
 import pytest
 
 from medha_jax import cli
+from medha_jax.cli.remote import connection
 from medha_jax.client import Client
+from medha_jax.config import ConfigError
 from tests.server.processes import SIMULATED, ServerProcess, wait_until
 
 BAD_TEXT = "a\udcff"  # what a command line has for bytes that are not UTF-8
@@ -129,6 +131,22 @@ def test_several_outputs_are_told_apart(free, ask):
     for wrong in (0, 9):
         code, out, err = ask(free, "--prompt", "a", "--n", wrong)
         assert (code, out) == (2, "") and "'--n'" in err and err.count("\n") == 1, err
+
+
+@pytest.mark.parametrize("content", ["a-token\n", "\n  name a-token\nother b-token\n", "a-token\nb-token"])
+def test_the_token_of_the_first_line_is_sent_with_or_without_a_name(tmp_path, content):
+    (tmp_path / "tokens").write_text(content)
+    assert connection("localhost:1", tmp_path / "tokens", None).token == "a-token"
+
+
+@pytest.mark.parametrize(
+    ("content", "why"), [("\n", "holds no token"), ("a b a-token\n", "its first line has 3 words")]
+)
+def test_a_file_without_a_token_is_refused(tmp_path, content, why):
+    (tmp_path / "tokens").write_text(content)
+    with pytest.raises(ConfigError, match=why) as raised:
+        connection("localhost:1", tmp_path / "tokens", None)
+    assert "a-token" not in str(raised.value)
 
 
 def test_an_address_that_is_no_text_is_refused(capsys):

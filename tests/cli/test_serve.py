@@ -23,7 +23,7 @@ from tests.server.processes import SERVE, ServerProcess, refusal, wait_until
 
 serving = importlib.import_module("medha_jax.cli.serve")  # the package has a function of this name
 MESH = "page_size: 16\nbuckets: {decode: [4], prefill: [64], chunks: 2}\n"
-TOKEN = "a-secret-of-some-length"
+TOKEN, OTHER = "a-secret-of-some-length", "a-secret-of-another-one"
 
 
 @pytest.fixture(scope="session")
@@ -31,7 +31,7 @@ def files(tmp_path_factory):
     """A certificate authority, a certificate of a server and one of a client, a token, a small layout."""
     folder = tmp_path_factory.mktemp("files")
     (folder / "mesh.yaml").write_text(MESH)
-    (folder / "token").write_text(TOKEN + "\n")
+    (folder / "token").write_text(f"first {TOKEN}\nsecond {OTHER}\n")
     if shutil.which("openssl") is None:
         pytest.skip("openssl is not installed")
 
@@ -145,6 +145,17 @@ def test_the_log_has_a_line_a_call_and_no_prompt(served, connection):
     assert "xyzzy" not in served.errors and TOKEN not in served.errors
 
 
+def test_no_tenant_finds_pages_that_another_one_filled(connection):
+    ids = [5 + number % 300 for number in range(400)]
+    cached = []
+    with Client(connection) as first, Client(dataclasses.replace(connection, token=OTHER)) as second:
+        for client in (first, first, second, second):
+            for salt in (None, "a tenant's own"):
+                *_, last = client.generate(ids, max_tokens=1, ignore_eos=True, cache_salt=salt)
+                cached.append(last.usage.cached_tokens)
+    assert cached == [0, 0, 384, 384] * 2
+
+
 def test_generate_sends_to_a_server(medha, simulated):
     done = medha("generate", "--server", simulated.address, "--prompt", "hello", "--max-tokens", 6, "--ignore-eos")
     assert done.returncode == 0, done.stderr
@@ -172,6 +183,7 @@ def test_what_cannot_work_is_refused_before_any_load(medha, model, files, tmp_pa
     (tmp_path / "garbage.pem").write_text("garbage")
     (tmp_path / "short").write_text("short\n")
     (tmp_path / "empty").write_text("\n")
+    (tmp_path / "named").write_text(f"first {TOKEN}\n\nsecond one {OTHER}\n")
     (tmp_path / "unknown.yaml").write_text("prot: 1\n")
     (tmp_path / "wrong.yaml").write_text("slots: many\n")
     (tmp_path / "list.yaml").write_text("[1, 2]\n")
@@ -193,6 +205,7 @@ def test_what_cannot_work_is_refused_before_any_load(medha, model, files, tmp_pa
             (("--auth-token-file", tmp_path / "none"), "cannot read"),
             (("--auth-token-file", tmp_path / "short"), "at least 16"),
             (("--auth-token-file", tmp_path / "empty"), "no token"),
+            (("--auth-token-file", tmp_path / "named"), f"{tmp_path / 'named'}, line 3: holds 3 words"),
             (("--trace", tmp_path / "none" / "trace.json"), "trace.json"),
             (("--config", tmp_path / "unknown.yaml"), "unknown options prot; allowed are "),
             (("--config", tmp_path / "wrong.yaml"), "Invalid value for '--slots'"),

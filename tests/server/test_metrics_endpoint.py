@@ -27,7 +27,7 @@ def served(use: Callable[[int], None]) -> None:
 
     async def run() -> None:
         metrics = Metrics()
-        metrics.refused("draining")
+        metrics.refused("draining", "")
         async with MetricsEndpoint(metrics.registry).listening("127.0.0.1", 0) as port:
             await asyncio.to_thread(use, port)
 

@@ -148,7 +148,7 @@ def test_events_are_counted() -> None:
 
     metrics.on_tick(dataclasses.replace(REPORT, started=10.05, ended=10.35))
     metrics.on_events([(7, NewTokens((2, 3), "bc")), (7, Completed(COMPLETION, TOTALS))])
-    metrics.refused("queue_full")
+    metrics.refused("queue_full", "")
     assert value(metrics, "prompt_tokens_total") == 100
     assert value(metrics, "cached_prompt_tokens_total") == 16
     assert value(metrics, "generation_tokens_total") == 3
@@ -216,7 +216,7 @@ def test_gauges_are_read_when_asked_for() -> None:
 
 def test_two_servers_share_nothing() -> None:
     first, second = Metrics(), Metrics()
-    first.refused("queue_full")
+    first.refused("queue_full", "")
     assert value(second, "requests_refused_total", reason="queue_full") is None
 
 

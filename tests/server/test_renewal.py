@@ -17,12 +17,13 @@ from medha_jax.config import ConfigError
 from medha_jax.net import TlsFiles
 from medha_jax.server import renewal
 from medha_jax.server.renewal import Renewable
-from medha_jax.server.security import read_tokens
 from medha_jax.server.settings import ServerSettings
+from medha_jax.server.token_file import Tokens, read_tokens
 from tests.server.embedded import running
 from tests.server.processes import SIMULATED, ServerProcess, wait_until
 
 OLD, NEW = "the-token-of-before", "the-token-of-later-on"
+OF_OLD, OF_NEW = (Tokens({token.encode(): ""}) for token in (OLD, NEW))
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +121,11 @@ def test_replaced_files_count_by_themselves_and_broken_ones_are_told_once(made, 
         replace(token, NEW)
         wait_until(lambda: not allowed(old))
         said = len(warnings(lines))
-        for wrong, why in (("\n", "holds no token"), ("short", "token 1 is not at least"), ("\xe9" * 20, "ASCII")):
+        for wrong, why in (
+            ("\n", "holds no token"),
+            ("short", "line 1: the token is not at least"),
+            ("\xe9" * 20, "ASCII"),
+        ):
             replace(token, wrong)
             said += 1
             wait_until(lambda: len(warnings(lines)) == said)  # noqa: B023
@@ -194,11 +199,11 @@ def test_a_change_counts_once_it_was_seen_twice_and_at_once_when_asked(tmp_path)
     path.write_text(NEW[:17])
     assert tokens.look(asked=False) is None
     path.write_text(NEW)
-    assert tokens.look(asked=False) is None and tokens.value == (OLD.encode(),)
-    assert "read again" in tokens.look(asked=False) and tokens.value == (NEW.encode(),)
+    assert tokens.look(asked=False) is None and tokens.value == OF_OLD
+    assert "read again" in tokens.look(asked=False) and tokens.value == OF_NEW
     assert tokens.look(asked=False) is None
     path.write_text(OLD)
-    assert "read again" in tokens.look(asked=True) and tokens.value == (OLD.encode(),)
+    assert "read again" in tokens.look(asked=True) and tokens.value == OF_OLD
 
 
 def test_what_changes_while_it_is_read_is_looked_at_again(tmp_path):
@@ -217,8 +222,8 @@ def test_what_changes_while_it_is_read_is_looked_at_again(tmp_path):
     writes.append(NEW)
     assert tokens.look(asked=True) is None
     tokens.look(asked=False)
-    assert tokens.look(asked=False) is None or tokens.value == (NEW.encode(),)
-    assert tokens.value == (NEW.encode(),)
+    assert tokens.look(asked=False) is None or tokens.value == OF_NEW
+    assert tokens.value == OF_NEW
 
 
 def test_a_pipe_is_read_once(tmp_path):
@@ -236,7 +241,7 @@ def test_a_pipe_is_read_once(tmp_path):
     assert tokens.look(asked=False) is None and "read again" in tokens.look(asked=False)
     path.unlink()
     os.mkfifo(path)
-    assert "is not a regular file" in tokens.look(asked=True) and tokens.value == (NEW.encode(),)
+    assert "is not a regular file" in tokens.look(asked=True) and tokens.value == OF_NEW
 
 
 def test_a_file_that_is_far_too_large_is_refused(tmp_path):

@@ -18,8 +18,8 @@ PLAIN = PARSER.tokens("fox")
 def whole(prompt: str | list[int], sampling: pb.SamplingSettings | None = None, **fields: bool) -> GenerationRequest:
     settings = pb.GenerateSettings(sampling=sampling)
     if isinstance(prompt, str):
-        return PARSER.whole(pb.GenerateRequest(text=prompt, settings=settings, **fields), None)
-    return PARSER.whole(pb.GenerateRequest(token_ids=pb.PromptIds(ids=prompt), settings=settings, **fields), None)
+        return PARSER.whole(pb.GenerateRequest(text=prompt, settings=settings, **fields), None, "")
+    return PARSER.whole(pb.GenerateRequest(token_ids=pb.PromptIds(ids=prompt), settings=settings, **fields), None, "")
 
 
 @pytest.mark.parametrize(

@@ -24,10 +24,18 @@ from medha_jax.server.refusal import Refusal
 from medha_jax.server.settings import LEAST_UNREAD, Limits
 from medha_jax.server.streams import MOST_ECHOED, MOST_JOINED, MOST_JOINED_BYTES, Streams
 from medha_jax.server.unread import event_bytes
+from medha_jax.tenants import TenantCounts
 
 
 def delta(token):
     return NewTokens((token,), chr(97 + token % 26))
+
+
+def begun(streams, name, tenant="", beside=0, progress=False):
+    """A stream; `beside` calls of the tenant have none any more."""
+    others = TenantCounts()
+    others.add(tenant, beside)
+    return streams.open(tenant, name, others, progress)
 
 
 def run(coroutine):
@@ -37,7 +45,7 @@ def run(coroutine):
 def test_deltas_that_wait_are_joined_up_to_a_bound_and_in_order():
     async def check():
         streams = Streams(Limits())
-        stream = streams.open("a")
+        stream = begun(streams, "a")
         streams.expect()
         streams.bind(stream, 7)
         streams.listen([(7, Queued(0, 0.1, 7)), (7, Prefilled(1, 2)), (7, delta(0))])
@@ -91,7 +99,7 @@ def test_events_about_the_prompt_come_where_they_are_wanted_and_at_most_one_a_se
         now = [100.0]
         monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: now[0])
         streams = Streams(Limits())
-        told, silent = streams.open("a", progress=True), streams.open("b")
+        told, silent = begun(streams, "a", progress=True), begun(streams, "b")
         for number, stream in ((1, told), (2, silent)):
             streams.expect()
             streams.bind(stream, number)
@@ -113,14 +121,14 @@ def test_events_about_the_prompt_come_where_they_are_wanted_and_at_most_one_a_se
 def test_events_that_come_before_the_number_are_kept():
     async def check():
         streams = Streams(Limits())
-        stream = streams.open("a")
+        stream = begun(streams, "a")
         streams.expect()
         streams.listen([(3, delta(1)), (4, delta(2))])
         await asyncio.sleep(0)
         streams.bind(stream, 3)
         assert await stream.take() == [delta(1)]
         streams.expect()
-        other = streams.open("b")
+        other = begun(streams, "b")
         streams.bind(other, 4)  # what came of 4 before belonged to nobody
         streams.listen([(4, delta(5))])
         assert await other.take() == [delta(5)]
@@ -142,7 +150,7 @@ def completed(total=None):
 def test_the_outputs_of_a_request_are_told_apart_and_the_deltas_of_each_are_joined():
     async def check():
         streams = Streams(Limits())
-        stream, other = streams.open("a"), streams.open("b")
+        stream, other = begun(streams, "a"), begun(streams, "b")
         streams.expect()
         total = RequestTotals(1, 0, 3, "length", True)
         one = [(number, Queued(0, 0.1, number)) for number in (3, 4, 5)]
@@ -172,7 +180,7 @@ def test_the_outputs_of_a_request_are_told_apart_and_the_deltas_of_each_are_join
 def test_an_output_that_floods_its_stream_keeps_the_others_in_order():
     async def check():
         streams = Streams(Limits())
-        stream = streams.open("a")
+        stream = begun(streams, "a")
         streams.expect()
         streams.bind(stream, 0, 2)
         flood = [(0, delta(n)) for n in range(3 * MOST_JOINED)]
@@ -188,14 +196,14 @@ def test_an_output_that_floods_its_stream_keeps_the_others_in_order():
 def test_streams_are_counted_and_ids_are_taken_once():
     async def check():
         streams = Streams(Limits(max_streams=2))
-        first = streams.open("a")
+        first = begun(streams, "a")
         with pytest.raises(Refusal, match="is running"):
-            streams.open("a")
+            begun(streams, "a")
         with pytest.raises(Refusal, match="allowed are 2"):
-            streams.open("b", beside=1)
-        streams.open("b")
+            begun(streams, "b", beside=1)
+        begun(streams, "b")
         with pytest.raises(Refusal, match="allowed are 2") as raised:
-            streams.open("c")
+            begun(streams, "c")
         assert raised.value.retry_s
         closed = asyncio.create_task(streams.closed())
         streams.end_all(Refusal(StatusCode.UNAVAILABLE, "over"))
@@ -203,9 +211,36 @@ def test_streams_are_counted_and_ids_are_taken_once():
             await first.take()
         streams.close(first)
         await asyncio.sleep(0)
-        assert not closed.done() and streams.find("a") is None
-        streams.close(streams.find("b"))
+        assert not closed.done() and streams.find("", "a") is None
+        streams.close(streams.find("", "b"))
         await asyncio.wait_for(closed, 1)
+
+    run(check())
+
+
+def test_ids_and_limits_are_those_of_a_tenant():
+    async def check():
+        streams = Streams(Limits(max_streams=4, tenant_streams=2))
+        first, second = begun(streams, "a", "one"), begun(streams, "a", "two")
+        assert (streams.find("one", "a"), streams.find("two", "a")) == (first, second)
+        assert streams.find("", "a") is None
+        with pytest.raises(Refusal, match="the id a is running") as raised:
+            begun(streams, "a", "one")
+        assert raised.value.code is StatusCode.ALREADY_EXISTS
+        begun(streams, "b", "one")
+        with pytest.raises(Refusal, match="2 streams of yours are open; each tenant is allowed 2") as raised:
+            begun(streams, "c", "one")
+        assert raised.value.code is StatusCode.RESOURCE_EXHAUSTED and raised.value.retry_s
+        with pytest.raises(Refusal, match="each tenant is allowed 2"):
+            begun(streams, "b", "two", beside=1)  # a call that nobody reads is one of its tenant's
+        begun(streams, "b", "two")
+        with pytest.raises(Refusal, match="4 streams are open; allowed are 4"):
+            begun(streams, "a", "three")
+        streams.close(first)
+        streams.close(first)
+        begun(streams, "a", "one")
+        with pytest.raises(Refusal):
+            begun(streams, "c", "one")
 
     run(check())
 
@@ -217,7 +252,7 @@ def with_logprobs(token, top):
 
 def opened(streams, *ids):
     """Streams of these ids, with the numbers 0, 1, ..."""
-    found = [streams.open(name) for name in ids]
+    found = [begun(streams, name) for name in ids]
     for number, stream in enumerate(found):
         streams.expect()
         streams.bind(stream, number)
