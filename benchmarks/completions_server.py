@@ -47,7 +47,7 @@ FAULTS = {
     "no-models": "does not list its models",
 }
 MIDDLE = (
-    *("error", "truncated", "reset", "malformed", "list", "endless"),
+    *("error", "truncated", "reset", "malformed", "list"),
     *("choices-a-text", "bare-error", "abort", "cut-event"),
 )  # faults after three chunks
 SILENT = ("no-usage", "usage-first", "usage-always")  # have no usage at the end
@@ -75,11 +75,13 @@ class Server:
                     headers[name.lower()] = value.strip()
                 body = await reader.readexactly(int(headers.get("content-length", 0)))
                 self.headers.append(headers)
-                if not await self._answer(method, path, body, writer):
+                if not await self._answer(method, path, body, reader, writer):
                     break
         writer.close()
 
-    async def _answer(self, method: str, path: str, body: bytes, writer: asyncio.StreamWriter) -> bool:
+    async def _answer(
+        self, method: str, path: str, body: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> bool:
         """Answer a request; returns whether the connection stays open."""
         *before, _, last = path.strip("/").split("/")
         fault = before[0] if before else ""
@@ -103,11 +105,13 @@ class Server:
             return await send(writer, 200, "application/json", json.dumps(whole).encode())
         self.open += 1
         try:
-            return await self._stream(wanted, fault, writer)
+            return await self._stream(wanted, fault, reader, writer)
         finally:
             self.open -= 1
 
-    async def _stream(self, wanted: dict[str, Any], fault: str, writer: asyncio.StreamWriter) -> bool:
+    async def _stream(
+        self, wanted: dict[str, Any], fault: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> bool:
         """Stream a completion as server-sent events, in chunked transfer encoding."""
         writer.write(
             b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -119,6 +123,9 @@ class Server:
         for number in range(count):
             due += self._tick_s
             await asyncio.sleep(due - loop.time())
+            if number == 3 and fault == "endless":
+                await reader.read(1)  # nothing more comes until the client goes
+                return False
             if number == 3 and fault in MIDDLE:
                 return await self._fail(fault, writer)
             if number == 0 and fault in ("usage-first", "usage-both"):
@@ -156,8 +163,6 @@ class Server:
 
     async def _fail(self, fault: str, writer: asyncio.StreamWriter) -> bool:
         """End a stream with a fault."""
-        if fault == "endless":
-            await asyncio.sleep(3600)
         if fault == "reset":
             writer.transport.abort()
             return False

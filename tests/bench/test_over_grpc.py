@@ -60,9 +60,9 @@ def test_leaving_a_stream_ends_it_in_the_server(simulated):
         raise EnoughError
 
     with pytest.raises(EnoughError):
-        send(simulated.address, np.ones(3, np.int32), Wanted(5000), enough)
+        send(simulated.address, np.ones(3, np.int32), Wanted(190_000), enough)  # of its own it would end in 6 minutes
     with Client(simulated.address) as client:
-        wait_until(lambda: idle(client))
+        wait_until(lambda: idle(client), 60)
 
 
 def test_nobody_there_is_one_line():

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import time
 
 import numpy as np
 import pytest
@@ -10,6 +9,7 @@ import pytest
 from benchmarks.completions_server import FAULTS
 from medha_jax.bench.backend import BackendError, RequestFailedError, Wanted
 from medha_jax.bench.over_http import OpenAiBackend, api_base
+from tests.server.processes import wait_until
 
 IDS = np.arange(5, dtype=np.int32)
 
@@ -107,19 +107,23 @@ def test_every_failure_has_its_reason_in_a_line(completions, fault, message):
     assert "\n" not in str(raised.value)
 
 
-def test_leaving_a_stream_ends_it_in_the_server(completions):
+@pytest.mark.parametrize("messages", [1, 3])
+def test_leaving_a_stream_ends_it_in_the_server(completions, messages):
+    """The server has more to say, or is silent by then."""
+
     class EnoughError(Exception):
         pass
 
+    heard = []
+
     def enough(count):
-        raise EnoughError
+        heard.append(count)
+        if len(heard) == messages:
+            raise EnoughError
 
     with pytest.raises(EnoughError):
         send(completions.url("endless"), heard=enough)
-    until = time.monotonic() + 10
-    while completions.server.open:
-        assert time.monotonic() < until
-        time.sleep(0.01)
+    wait_until(lambda: not completions.server.open, 60)
 
 
 def test_connections_are_used_again(completions):
