@@ -64,7 +64,7 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--pool-tokens", type=int, default=2**20)
     parser.add_argument("--max-queue", type=int, default=1024)
     parser.add_argument("--max-queue-tokens", type=int)
-    parser.add_argument("--max-streams", type=int, default=4096)
+    parser.add_argument("--max-streams", type=int, default=Limits.max_streams)
     parser.add_argument("--tenant-streams", type=int)
     parser.add_argument("--tenant-queue-tokens", type=int)
     parser.add_argument("--max-output", type=int)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from google.protobuf.message import Message
 from grpc import StatusCode, aio
 
 from medha_jax.engine import ErrorLog
 from medha_jax.server.access_log import AccessLog, Record
+from medha_jax.server.connections import Connections, Context, expired, time_remaining
 from medha_jax.server.receiving import NoMessageError, Receiving
 from medha_jax.server.refusal import Refusal, invalid
 from medha_jax.server.request_parser import parse
@@ -24,8 +26,6 @@ SMALL = 16384  # bytes of a message or of token ids; up to here work takes below
 SMALL_TEXT = 512  # bytes of a text, which takes 1 to 2 us a byte to tokenize
 SHORT = 65536  # bytes; longer work has threads of its own, so that no short prompt waits for it
 STATUS_SECONDS = 0.25  # that a call waits for its status to be sent; less than a server that ends waits for its calls
-NO_DEADLINE = 10 * 365 * 86400.0  # seconds; gRPC reports centuries for a call without a deadline
-Context = Any  # aio.ServicerContext, whose methods have no types
 T = TypeVar("T")
 M = TypeVar("M", bound=Message)
 logger = logging.getLogger(__name__)
@@ -74,11 +74,20 @@ class Workers:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
+@dataclass(frozen=True)
+class _Unsent:
+    """A call whose status its client has not read since a time, in seconds of the clock."""
+
+    tenant: str
+    peer: str
+    since: float
+
+
 class Calls:
     """Begins and ends calls. Belongs to the event loop.
 
     `clock` is the engine's. `workers` do the work that would block the loop. `counting` hears what becomes of requests.
-    Messages come in turns of `receiving`, within `seconds` each.
+    Messages come in turns of `receiving`, within `seconds` each. `connections` are told each call.
 
     Attributes:
         unsent: calls that are over except for a status that their clients do not read.
@@ -92,12 +101,26 @@ class Calls:
         counting: Counting | None,
         receiving: Receiving,
         seconds: float,
+        connections: Connections,
     ) -> None:
         self._log, self._clock, self._workers, self._counting = log, clock, workers, counting
         self.receiving, self._seconds = receiving, seconds
+        self._connections = connections
         self._errors = ErrorLog(clock, "the access log")
-        self._unsent: dict[asyncio.Future[None], str] = {}  # the tenant of each
+        self._unsent: dict[asyncio.Future[None], _Unsent] = {}
         self.unsent = TenantCounts()
+
+    def give_up_unsent(self, seconds: float) -> None:
+        """Close the connection with the most calls whose status was not read for so many seconds, if there is one."""
+        before = self._clock() - seconds
+        peers = Counter(unsent.peer for unsent in self._unsent.values() if unsent.since <= before)
+        for peer, count in peers.most_common():
+            if self._connections.close(
+                peer, f"it did not read the end of {count} calls, and the streams are all taken"
+            ):
+                for sending in [one for one, unsent in self._unsent.items() if unsent.peer == peer]:
+                    self.unsent.add(self._unsent.pop(sending).tenant, -1)
+                return
 
     def now(self) -> float:
         """Seconds of the engine's clock."""
@@ -123,28 +146,28 @@ class Calls:
         A call with a `request` for the engine is refused if it ends before its record says that it was accepted.
         """
         record = Record(method, context.peer(), tenant, accepted=False if request else None)
-        began = self._clock()
-        try:
-            yield record
-        except Refusal as refusal:
-            await self._abort(record, context, refusal)
-        except asyncio.CancelledError:
-            remaining = time_remaining(context)
-            expired = remaining is not None and remaining <= 0
-            if expired or not record.reason:
-                record.code = (StatusCode.DEADLINE_EXCEEDED if expired else StatusCode.CANCELLED).name
-            raise
-        except (aio.UsageError, aio.InternalError):  # the client is gone, perhaps in the middle of a write
-            if not record.reason:  # else it left with the last event
-                record.code = StatusCode.CANCELLED.name
-        except Exception:
-            logger.exception("an error in %s %s", method, record.request_id)
-            await self._abort(
-                record, context, Refusal(StatusCode.INTERNAL, "an error in the server; its log says more")
-            )
-        finally:
-            record.e2e_ms = 1000 * (self._clock() - began)
-            self._over(record, request)
+        with self._connections.call(context, lambda: record.accepted is True):
+            began = self._clock()
+            try:
+                yield record
+            except Refusal as refusal:
+                await self._abort(record, context, refusal)
+            except asyncio.CancelledError:
+                late = expired(context)
+                if late or not record.reason:
+                    record.code = (StatusCode.DEADLINE_EXCEEDED if late else StatusCode.CANCELLED).name
+                raise
+            except (aio.UsageError, aio.InternalError):  # the client is gone, perhaps in the middle of a write
+                if not record.reason:  # else it left with the last event
+                    record.code = StatusCode.CANCELLED.name
+            except Exception:
+                logger.exception("an error in %s %s", method, record.request_id)
+                await self._abort(
+                    record, context, Refusal(StatusCode.INTERNAL, "an error in the server; its log says more")
+                )
+            finally:
+                record.e2e_ms = 1000 * (self._clock() - began)
+                self._over(record, request)
 
     def _over(self, record: Record, request: bool) -> None:
         """Count and log a call. It has its status already, which no error in here may replace."""
@@ -200,18 +223,12 @@ class Calls:
             with suppress(aio.InternalError):  # the client is gone
                 await sending
         else:
-            self._unsent[sending] = record.tenant
+            self._unsent[sending] = _Unsent(record.tenant, context.peer(), self._clock())
             self.unsent.add(record.tenant, 1)
         raise asyncio.CancelledError  # gRPC then adds no status of its own
 
     def _sent(self, sending: asyncio.Future[None]) -> None:
-        if (tenant := self._unsent.pop(sending, None)) is not None:
-            self.unsent.add(tenant, -1)
+        if (unsent := self._unsent.pop(sending, None)) is not None:
+            self.unsent.add(unsent.tenant, -1)
         if not sending.cancelled():
             sending.exception()  # gRPC always raises one
-
-
-def time_remaining(context: Context) -> float | None:
-    """Seconds that the caller still waits; None without a deadline."""
-    remaining: float | None = context.time_remaining()
-    return None if remaining is None or remaining > NO_DEADLINE else remaining

@@ -25,7 +25,8 @@ from medha_jax.plan import InvalidRequestError
 from medha_jax.protos import inference_pb2 as pb
 from medha_jax.server import replies
 from medha_jax.server.access_log import Record
-from medha_jax.server.calls import SMALL, SMALL_TEXT, Calls, Context, Received
+from medha_jax.server.calls import SMALL, SMALL_TEXT, Calls, Received
+from medha_jax.server.connections import Context
 from medha_jax.server.prompt_parts import PromptParts
 from medha_jax.server.refusal import Refusal, invalid, too_busy, unavailable
 from medha_jax.server.request_parser import LONGEST_ID, RequestParser, ServedModel, request_id
@@ -189,6 +190,8 @@ class Inference:
 
     def _opened(self, settings: pb.GenerateSettings, record: Record) -> Stream:
         wanted = request_id(settings) or uuid.uuid4().hex
+        if self._streams.full(self._calls.unsent):
+            self._calls.give_up_unsent(self._limits.write_seconds)
         stream = self._streams.open(record.tenant, wanted, self._calls.unsent, settings.progress)
         record.request_id = stream.request_id
         record.priority = settings.priority if settings.HasField("priority") else None

@@ -10,6 +10,7 @@ import grpc
 from google.protobuf.message import Message
 from grpc import aio
 
+from medha_jax.server.connections import Connections
 from medha_jax.server.inference import Inference
 from medha_jax.server.security import Secrets, TokenCheck, server_credentials
 from medha_jax.server.settings import ServerSettings
@@ -23,13 +24,13 @@ class ListenError(RuntimeError):
 
 
 def grpc_server(
-    settings: ServerSettings, size: int, secrets: Secrets, connections: int | None, service: str
+    settings: ServerSettings, size: int, secrets: Secrets, most: int | None, connections: Connections, service: str
 ) -> tuple[aio.Server, int]:
     """A server that is not started yet, and its port.
 
     It takes messages of at most `size` bytes. Without a certificate it uses no TLS. If there are tokens, every call
-    needs one of them. Methods of `service` are told the tenant of a call. `connections` bounds how many are
-    open; None does not.
+    needs one of them. Methods of `service` are told the tenant of a call. At most `most` connections are open; None is
+    no limit. `connections` watches them.
 
     Raises:
         ListenError: the server cannot listen on the address.
@@ -51,11 +52,11 @@ def grpc_server(
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", 1_000 * PING_SECONDS),
     ]
-    if connections is not None:
-        options.append(("grpc.max_allowed_incoming_connections", connections))
+    if most is not None:
+        options.append(("grpc.max_allowed_incoming_connections", most))
     if settings.connection_seconds is not None:
         options.append(("grpc.max_connection_age_ms", round(1000 * settings.connection_seconds)))
-    server = aio.server(interceptors=[TokenCheck(secrets.tokens, service)], options=options)
+    server = aio.server(interceptors=[TokenCheck(secrets.tokens, connections, service)], options=options)
     try:
         _check_address(settings.host, settings.port)
         if secrets.certificates is None:
@@ -65,6 +66,7 @@ def grpc_server(
     except (OSError, RuntimeError, UnicodeError) as error:  # UnicodeError: of a name that DNS cannot have
         reason = plain_reason(error)
         raise ListenError(f"cannot listen on {settings.address}: {reason}; give another --host or --port") from None
+    connections.serve_on(port)
     return server, port
 
 

@@ -10,14 +10,19 @@ import grpc
 from grpc import StatusCode, aio
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-from medha_jax.server.calls import Context
+from medha_jax.server.connections import Connections, Context
 from medha_jax.server.receiving import NoMessageError, Receiving
 from medha_jax.server.refusal import Refusal
 from medha_jax.server.request_parser import parse
 
 
-def add_reflection(server: aio.Server, services: Sequence[str], receiving: Receiving, seconds: float) -> None:
-    """Tell a server's callers about services. Each of their messages has a turn, and must come within `seconds`."""
+def add_reflection(
+    server: aio.Server, services: Sequence[str], receiving: Receiving, seconds: float, connections: Connections
+) -> None:
+    """Tell a server's callers about services. Each of their messages has a turn, and must come within `seconds`.
+
+    `connections` are told each call.
+    """
     servicer = reflection.aio.ReflectionServicer(services)
 
     async def asked(messages: AsyncIterator[bytes]) -> AsyncIterator[reflection_pb2.ServerReflectionRequest]:
@@ -30,8 +35,9 @@ def add_reflection(server: aio.Server, services: Sequence[str], receiving: Recei
 
     async def answer(messages: AsyncIterator[bytes], context: Context) -> None:
         try:
-            async for answered in servicer.ServerReflectionInfo(asked(messages), context):
-                await context.write(answered)
+            with connections.call(context):
+                async for answered in servicer.ServerReflectionInfo(asked(messages), context):
+                    await context.write(answered)
         except NoMessageError:
             await context.abort(StatusCode.DEADLINE_EXCEEDED, f"no message came within {seconds:g} s")
         except Refusal as refusal:

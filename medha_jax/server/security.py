@@ -14,6 +14,7 @@ from grpc import aio
 
 from medha_jax.config import ConfigError
 from medha_jax.net import TlsFiles
+from medha_jax.server.connections import Connections, Context
 from medha_jax.server.renewal import Renewable, read_file
 from medha_jax.server.token_file import Tokens, read_tokens
 
@@ -103,11 +104,13 @@ class TokenCheck(aio.ServerInterceptor):
     """Says whose each call is, by the newest tokens in `authorization: Bearer …`; only here that is found out.
 
     A call without one of them is refused, except health checks. Without tokens all calls are of the tenant "". Methods
-    of `service` get the tenant as their third argument.
+    of `service` get the tenant as their third argument. `connections` are told each call without a token.
     """
 
-    def __init__(self, tokens: Renewable[Tokens] | None, service: str) -> None:
-        self._tokens, self._methods = tokens, f"/{service}/"
+    def __init__(self, tokens: Renewable[Tokens] | None, connections: Connections, service: str) -> None:
+        self._tokens, self._connections, self._methods = tokens, connections, f"/{service}/"
+        # fits every method, because it reads no message
+        self._refused: grpc.RpcMethodHandler[Any, Any] = grpc.stream_stream_rpc_method_handler(self._refuse)
 
     async def intercept_service(
         self,
@@ -120,7 +123,7 @@ class TokenCheck(aio.ServerInterceptor):
             return await continuation(handler_call_details)
         tenant = self._tenant(handler_call_details.invocation_metadata or ())
         if tenant is None:
-            return _REFUSED
+            return self._refused
         handler = await continuation(handler_call_details)
         return handler if handler is None or not method.startswith(self._methods) else _called_by(tenant, handler)
 
@@ -135,19 +138,15 @@ class TokenCheck(aio.ServerInterceptor):
         tenant = self._tokens.value.tenant_of(token.strip())
         return tenant if scheme.lower() == b"bearer" else None
 
+    async def _refuse(self, messages: Any, context: Context) -> None:
+        self._connections.without_token(context.peer())
+        await context.abort(
+            grpc.StatusCode.UNAUTHENTICATED, "this server needs a token; send the metadata authorization: Bearer TOKEN"
+        )
+
 
 def _called_by(tenant: str, handler: Any) -> grpc.RpcMethodHandler[Any, Any]:
     """A method that takes its messages as a stream, for one call of a tenant."""
     kind = "stream_stream" if handler.response_streaming else "stream_unary"
     called: grpc.RpcMethodHandler[Any, Any] = handler._replace(**{kind: partial(getattr(handler, kind), tenant=tenant)})
     return called
-
-
-async def _refuse(messages: Any, context: aio.ServicerContext[Any, Any]) -> None:
-    await context.abort(
-        grpc.StatusCode.UNAUTHENTICATED, "this server needs a token; send the metadata authorization: Bearer TOKEN"
-    )
-
-
-# fits every method, because it reads no message
-_REFUSED: grpc.RpcMethodHandler[Any, Any] = grpc.stream_stream_rpc_method_handler(_refuse)

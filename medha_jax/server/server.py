@@ -20,7 +20,8 @@ from medha_jax.protos import inference_pb2 as pb
 from medha_jax.server.access_log import AccessLog
 from medha_jax.server.background import in_background
 from medha_jax.server.calls import Calls, Workers
-from medha_jax.server.descriptors import connections_for
+from medha_jax.server.connections import Connections
+from medha_jax.server.descriptors import fitted
 from medha_jax.server.inference import Inference
 from medha_jax.server.listening import ListenError, grpc_server, handlers, plain_reason
 from medha_jax.server.metrics_endpoint import MetricsEndpoint
@@ -103,7 +104,7 @@ async def serve(
     """
     announce, tell, dying = (_harmless(take, ErrorLog(clock, "a line")) for take in (announce, tell, dying))
     secrets = Secrets(settings.tls, settings.token_file)
-    connections = connections_for(settings.limits.max_streams)
+    limits, most = fitted(settings.limits, tell)
     async with contextlib.AsyncExitStack() as closing:
         metrics = trace = None
         if settings.metrics_port is not None:
@@ -118,18 +119,18 @@ async def serve(
         renewal = Renewal(secrets.renewables, tell)
         stop = Stopping(stopping, renewal.ask)
         stop.listen()
-        streams = Streams(settings.limits)
-        size = settings.limits.message_bytes(model.context)
+        streams, connections = Streams(limits), Connections(tell)
+        size = limits.message_bytes(model.context)
         workers = Workers(WORKERS)
         log = AccessLog(settings.access_log, tell, time.time)
-        receiving, seconds = Receiving(settings.limits.receiving(model.context)), settings.limits.part_seconds
-        calls = Calls(log, clock, workers, metrics, receiving, seconds)
-        inference = Inference(calls, streams, settings.limits, size)
-        server, port = grpc_server(settings, size, secrets, connections, SERVICE)
-        vitals = Vitals(SERVICE, settings.limits.max_watches, size)
+        receiving, seconds = Receiving(limits.receiving(model.context)), limits.part_seconds
+        calls = Calls(log, clock, workers, metrics, receiving, seconds, connections)
+        inference = Inference(calls, streams, limits, size)
+        server, port = grpc_server(settings, size, secrets, most, connections, SERVICE)
+        vitals = Vitals(SERVICE, limits.max_watches, size, connections)
         vitals.add_to(server)
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers(inference)),))
-        add_reflection(server, (SERVICE, health.SERVICE_NAME, REFLECTION), receiving, seconds)
+        add_reflection(server, (SERVICE, health.SERVICE_NAME, REFLECTION), receiving, seconds, connections)
         vitals.tell(ready=False)
         await server.start()
         renewing = asyncio.create_task(renewal.run())

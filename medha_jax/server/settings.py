@@ -15,6 +15,7 @@ BYTES_PER_TOKEN = 8  # of a message; packed ids take at most 5, code and prose a
 SETTINGS_BYTES = 65536  # of a message without its prompt
 LARGEST_MESSAGE = 64 * 2**20  # bytes; longer prompts come in parts
 LONGEST_S = 1e9  # that anything waits: 31 years; a timer of the system holds no more than ten times that
+MOST_STREAMS = 2048  # unless something else is stated
 OTHER_CALLS = 256  # at once, beside streams: load, tokenize, model info
 SHORTEST_TIMER_S = 0.01  # of a connection; gRPC counts in ms
 LONGEST_TIMER_S = 2e6  # in 32 bits: 23 days
@@ -29,7 +30,12 @@ class Limits:
     max_output: int | None = setting(
         None, "Output tokens of a request. Default: the context.", at_least=1, panel=_LIMITS
     )
-    max_streams: int = setting(2048, "Streams at once, served or waiting.", at_least=1, panel=_LIMITS)
+    max_streams: int | None = setting(
+        None,
+        f"Streams at once, served or waiting. Default: {MOST_STREAMS}, or what the open files allow.",
+        at_least=1,
+        panel=_LIMITS,
+    )
     tenant_streams: int | None = setting(
         None, "The same for each tenant of the token file. Default: as --max-streams.", at_least=1, panel=_LIMITS
     )
@@ -64,13 +70,18 @@ class Limits:
     def __post_init__(self) -> None:
         check_settings(self)
 
+    @property
+    def streams(self) -> int:
+        """Streams at once."""
+        return MOST_STREAMS if self.max_streams is None else self.max_streams
+
     def message_bytes(self, context: int) -> int:
         """Bytes of the largest message, for a context in tokens."""
         return self.max_message_bytes or min(SETTINGS_BYTES + BYTES_PER_TOKEN * context, LARGEST_MESSAGE)
 
     def receiving(self, context: int) -> int:
         """Messages that are received at once, for a context in tokens."""
-        return max(1, min(self.max_streams + OTHER_CALLS, self.receiving_bytes // self.message_bytes(context)))
+        return max(1, min(self.streams + OTHER_CALLS, self.receiving_bytes // self.message_bytes(context)))
 
     def text_bytes(self, context: int) -> int:
         """UTF-8 bytes of the longest text that is tokenized, for a context in tokens."""

@@ -207,6 +207,10 @@ class Streams:
         """Bytes of all streams that are not written yet."""
         return self._unread
 
+    def full(self, beside: TenantCounts) -> bool:
+        """Whether no stream can begin beside these calls, which have none any more."""
+        return len(self._by_id) + beside.total >= self._limits.streams
+
     def open(self, tenant: str, request_id: str, beside: TenantCounts, progress: bool = False) -> Stream:
         """Begin a tenant's stream; calls `beside` have no stream any more, but clients that do not read their status.
 
@@ -215,8 +219,8 @@ class Streams:
         Raises:
             Refusal: the most streams are open, of all or of the tenant, or one with this id is the tenant's.
         """
-        most, own = self._limits.max_streams, self._limits.tenant_streams
-        if len(self._by_id) + beside.total >= most:
+        most, own = self._limits.streams, self._limits.tenant_streams
+        if self.full(beside):
             raise too_busy(f"{most} streams are open; allowed are {most}")
         if own is not None and self._open[tenant] + beside[tenant] >= own:
             raise too_busy(f"{own} streams of yours are open; each tenant is allowed {own}")

@@ -7,6 +7,7 @@ machine keeps; on an idle one they are answered within some milliseconds.
 import asyncio
 import time
 from collections import Counter
+from contextlib import ExitStack
 
 import grpc
 import pytest
@@ -14,7 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from medha_jax.client import Client, Connection, Finished
 from medha_jax.client.connection import SERVICE
-from medha_jax.server.settings import Limits
+from medha_jax.server.settings import MOST_STREAMS, Limits
 from tests.server.processes import SIMULATED, ServerProcess, idle, wait_until
 
 TOKEN = "a-secret-of-some-length"
@@ -33,7 +34,7 @@ def guarded(tmp_path_factory):
     token = tmp_path_factory.mktemp("crowds") / "token"
     token.write_text(TOKEN)
     options = ["--auth-token-file", token, "--part-seconds", PART_SECONDS, "--connection-streams", 2 * CROWD]
-    with ServerProcess(*SIMULATED, *options, "--max-streams", Limits.max_streams) as server:
+    with ServerProcess(*SIMULATED, *options, "--max-streams", MOST_STREAMS) as server:
         yield server
 
 
@@ -105,6 +106,25 @@ def test_watches_are_limited_and_checks_are_not(guarded):
 
     codes = crowd(guarded.address, calls_of)
     assert codes == [grpc.StatusCode.RESOURCE_EXHAUSTED] * (CROWD - Limits.max_watches)
+
+
+def test_a_watcher_on_another_connection_takes_a_place_from_a_crowd(guarded):
+    def watcher(opened):
+        channel = opened.enter_context(grpc.insecure_channel(guarded.address, [("grpc.use_local_subchannel_pool", 1)]))
+        return lambda: health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=60)
+
+    with ExitStack() as opened:
+        watch = watcher(opened)
+        crowd = [watch() for _ in range(Limits.max_watches)]
+        assert [next(one).status for one in crowd] == [health_pb2.HealthCheckResponse.SERVING] * len(crowd)
+        honest = watcher(opened)()
+        assert next(honest).status == health_pb2.HealthCheckResponse.SERVING
+        with pytest.raises(grpc.RpcError) as raised:
+            next(crowd[-1])
+        assert raised.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        with pytest.raises(grpc.RpcError, match="calls watch; allowed are"):  # the crowd gains nothing by coming again
+            next(watch())
+        assert all(one.is_active() for one in (*crowd[:-1], honest))
 
 
 @pytest.mark.parametrize("method", ["Check", "Watch"])

@@ -11,7 +11,12 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from medha_jax.client import Client, ServerError
+from medha_jax.config import ConfigError
+from medha_jax.server.descriptors import fitted
+from medha_jax.server.settings import Limits
 from tests.server.processes import ROOT, SIMULATED, ServerProcess, wait_until
 
 FILES = 256
@@ -59,10 +64,46 @@ def test_the_soft_limit_is_raised() -> None:
 
 def test_limits_that_cannot_hold_are_refused_in_one_line() -> None:
     started = [sys.executable, "-c", LIMITED, f"{FILES},{FILES}", "-m", "medha_jax.cli", "serve", "--port", "0"]
+    started += ["--max-streams", "2000"]
     ended = subprocess.run(started, capture_output=True, text=True, cwd=ROOT, timeout=120)
     assert ended.returncode == 2
     (line,) = ended.stderr.strip().splitlines()
-    assert "max_streams is 2048, which needs 2176 open files; the system allows 256; give --max-streams 128" in line
+    assert "max_streams is 2000, which needs 2128 open files; the system allows 256; give --max-streams 128" in line
+
+
+def test_a_default_that_cannot_hold_is_lowered_and_said() -> None:
+    with ServerProcess(*limited(FILES, FILES)) as server, Client(server.address) as client:
+        assert client.load().accepting
+        lines = [line for line in server.errors.splitlines() if "max-streams" in line]
+    assert lines == [
+        "--max-streams is 128: its default, 2048, needs 2176 open files; the system allows 256 (ulimit -Hn)"
+    ]
+
+
+@pytest.mark.parametrize(
+    "files, stated, streams, connections",
+    [
+        (resource.RLIM_INFINITY, None, 2048, None),
+        (2176, None, 2048, 2048),
+        (2175, None, 2047, 2047),
+        (129, None, 1, 1),
+        (2175, 2047, 2047, 2047),
+        (4096, 1, 1, 3968),
+    ],
+)
+def test_limits_are_fitted_to_the_open_files(monkeypatch, files, stated, streams, connections) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (files, files))
+    told: list[str] = []
+    limits, most = fitted(Limits(max_streams=stated), told.append)
+    assert (limits.streams, most) == (streams, connections)
+    assert len(told) == (stated is None and streams < 2048)
+
+
+@pytest.mark.parametrize("files, stated", [(128, None), (128, 1), (2175, 2048)])
+def test_what_can_never_hold_is_refused(monkeypatch, files, stated) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (files, files))
+    with pytest.raises(ConfigError, match=f"the system allows {files}"):
+        fitted(Limits(max_streams=stated), lambda line: None)
 
 
 def test_idle_connections_are_closed_and_clients_do_not_notice() -> None:

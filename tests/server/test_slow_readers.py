@@ -8,13 +8,13 @@ from contextlib import ExitStack, contextmanager
 import grpc
 import pytest
 
-from medha_jax.client import Client, Finished
+from medha_jax.client import Accepted, Client, Delta, Finished, ServerError
 from medha_jax.client.connection import SERVICE
 from medha_jax.protos import inference_pb2 as pb
 from medha_jax.server import server as serving
 from medha_jax.server.settings import Limits, ServerSettings
 from tests.server.embedded import running
-from tests.server.processes import idle, refusal, wait_until
+from tests.server.processes import idle, wait_until
 
 CONTEXT = 2**17  # a request would run for minutes
 LONG, FOREVER = 100_000, 10_000.0  # tokens, seconds
@@ -93,22 +93,30 @@ def test_a_write_that_stands_still_ends_its_request():
         )
 
 
-def test_a_status_that_is_not_read_counts_as_a_stream_until_its_client_goes():
-    with served(settings(write_seconds=0.5, max_streams=1)) as (lines, client, stalled):
+def test_a_status_that_nobody_reads_keeps_nobody_out():
+    """It counts as a stream. Once the places are needed, its connection is closed, and no other."""
+    with served(settings(write_seconds=2.0, max_streams=2)) as (lines, client, stalled):
         call = stalled("still")
         wait_until(lambda: logged(lines, request_id="still", code="RESOURCE_EXHAUSTED"), 120)
         wait_until(lambda: idle(client), 60)
-        assert "allowed are 1" in refusal(client.generate([5, 6], max_tokens=2)).message
-        call.cancel()
+        running = client.generate([5, 6], max_tokens=LONG, ignore_eos=True)
+        next(running)
+        with pytest.raises(ServerError, match="2 streams are open; allowed are 2"):  # for 2 s its client may still read
+            list(client.generate([5, 6], max_tokens=2))
 
         def taken():
             try:
                 *_, last = client.generate([5, 6], max_tokens=2)
-            except Exception:
+            except ServerError:
                 return False
             return isinstance(last, Finished)
 
         wait_until(taken, 60)
+        assert isinstance(next(running), (Accepted, Delta))
+        (line,) = (line for line in lines if "closed the connection of" in line)
+        assert "it did not read the end of 1 calls" in line
+        assert status(call)[0] == "UNAVAILABLE"
+        running.close()
 
 
 def stands(client):
