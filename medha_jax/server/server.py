@@ -167,11 +167,13 @@ async def serve(
                     inference.close(fault)
                     dying(fault)
                     await _end_all(streams, f"{fault}; the server ends")
-                watching.cancel()
                 patience = LAST_WORDS_SECONDS if fault or stop.hurry.is_set() else STOP_SECONDS
                 ended = await asyncio.to_thread(service.stop, patience)
+                watching.cancel()
                 if not ended and fault is None:
                     tell(f"the engine's last tick did not end within {patience:g} s; it is left behind")
+                    if not stop.hurry.is_set() and (fault := service.watch(patience)) is not None:
+                        dying(fault)  # who only sees the exit code must hear that this was no good end
         finally:
             await server.stop(LAST_WORDS_SECONDS / 2)
             workers.close()
@@ -236,6 +238,7 @@ async def _drain(
     hurried = asyncio.ensure_future(hurry.wait())
     cut_short = asyncio.wait((hurried, fault), return_when=asyncio.FIRST_COMPLETED)
     if not await _first(streams.closed(), cut_short, seconds) and not fault.done():
+        tell(f"{len(streams)} streams ended before their output did")
         await _end_all(streams, "the server ended before the output did")
     hurried.cancel()
 

@@ -94,13 +94,15 @@ def test_a_hung_tick_does_not_keep_a_server_that_is_stopped():
         time.sleep(0.5)
         began = time.monotonic()
         server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(10) == 0
+        assert server.process.wait(10) == ENGINE_ENDED  # a hung device is no good end, however it was noticed
         assert 0.5 < time.monotonic() - began < 5.5
         ended = refusal(poisoned)  # before the witness closes its connection
         witness.gone()
         assert witness.end.code == ended.code == "UNAVAILABLE"
         assert witness.states == {"": [SERVING, NOT_SERVING], LIVENESS: [SERVING]}
+        assert "2 streams ended before their output did\n" in server.errors
         assert "the engine's last tick did not end within 3 s" in server.errors
+        assert "error: a tick of the engine did not end within 3 s\n" in server.errors
 
 
 def test_a_second_signal_ends_the_process_even_if_nothing_in_it_runs():
