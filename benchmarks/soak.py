@@ -36,6 +36,7 @@ CONTEXT = 4096
 SERVE = ("serve", "--model", "tiny", "--port", "0", "--access-log", "off", "--compile-all-first", "--max-output", "256")
 IDLE_SECONDS = 60.0
 MOST_SLOPE = 1.0  # MB an hour
+SURE = 2.0  # standard errors: of a few minutes, the slope says nothing
 SPARE = 8  # descriptors and threads: connections that just closed, threads of pools that had not started
 
 
@@ -100,7 +101,7 @@ async def watched(
         async def idle() -> Sample:
             end = time.monotonic() + IDLE_SECONDS
             while not (sample := take(pid, await client.load(), began)).idle and time.monotonic() < end:
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(0.01)
             return sample
 
         before, samples = await idle(), list[Sample]()
@@ -111,7 +112,9 @@ async def watched(
             if reload:
                 os.kill(pid, signal.SIGHUP)
         await sending
-        return samples, before, await idle()
+        ended, after = time.monotonic() - began, await idle()
+        print(f"idle {max(after.seconds - ended, 0):.2f} s after the last request", flush=True)
+        return samples, before, after
 
 
 def _row(sample: Sample, requests: int) -> str:
@@ -146,7 +149,7 @@ def main() -> int:
     print(f"idle before: {_row(before, 0)}\nidle after:  {_row(after, load.done.total())}")
     print(f"memory grows by {growth:.2f} MB an hour (standard error {error:.2f}, {len(kept)} samples)")
     found = faults(before, after, load.failed)
-    if growth > MOST_SLOPE:
+    if growth - SURE * error > MOST_SLOPE:
         found.append(f"memory grows by more than {MOST_SLOPE} MB an hour")
     print("\n".join(found) or "nothing was left behind")
     return int(bool(found))

@@ -10,8 +10,10 @@ import pytest
 
 from benchmarks.mixed_load import WEIGHTS, MixedLoad
 from benchmarks.soak import Sample, faults, slope, watched
-from medha_jax.client import LoadInfo, PagePool
-from tests.server.processes import SIMULATED, ServerProcess
+from medha_jax.client import Client, LoadInfo, PagePool
+from medha_jax.server.settings import ServerSettings
+from tests.server.embedded import running
+from tests.server.processes import SIMULATED, ServerProcess, idle, wait_until
 
 CONTEXT = 2048
 
@@ -34,6 +36,25 @@ def test_a_load_ends_early_at_sigterm():
         bounds = dict(tasks=2, requests=math.inf, seconds=600.0, every=0.2, reload=False)
         _, before, after = asyncio.run(watched(load, server.address, server.process.pid, **bounds))
     assert load.done.total() and not faults(before, after, load.failed)
+
+
+def test_clients_that_leave_or_are_killed_leave_no_task():
+    """The form of `--kinds leave kill`, in this process, whose tasks, descriptors and threads can be counted."""
+
+    def held():
+        return len(asyncio.all_tasks(loader.loop)), len(os.listdir("/proc/self/fd")), threading.active_count()
+
+    with running(ServerSettings(port=0, access_log="off"), CONTEXT) as (lines, loader):
+        address = lines[-1].split()[-1]
+        load = MixedLoad(address, CONTEXT, seed=3, kinds=("leave", "kill"))
+        asyncio.run(load.run(tasks=8, requests=60, seconds=60.0))
+        with Client(address) as client:
+            wait_until(lambda: idle(client), 30)
+            before = held()
+            asyncio.run(load.run(tasks=8, requests=500, seconds=60.0))
+            wait_until(lambda: idle(client), 30)
+            wait_until(lambda: all(now <= was for now, was in zip(held(), before, strict=True)), 30)
+    assert load.done.total() >= 500 and load.done["kill"] and not load.failed
 
 
 def test_good_requests_that_fail_are_told():

@@ -13,9 +13,10 @@ from medha_jax.text import Tokenizer
 
 
 class CountingLoader(SimulatedLoader):
-    """Counts what it is asked for."""
+    """Counts what it is asked for; has the loop of its server."""
 
     loads = closes = 0
+    loop = None
 
     def load(self, listener, on_tick, ask_to_stop):
         self.loads += 1
@@ -39,6 +40,7 @@ def running(settings, context=512):
     model, loader = embedded(context)
     ready, ended, lines = threading.Event(), [], []
     loop, stopping = asyncio.new_event_loop(), asyncio.Event()
+    loader.loop = loop
 
     def announce(line):
         lines.append(line)
