@@ -48,9 +48,11 @@ def test_two_processes_print_and_serve_what_one_prints(environment, medha, model
     assert alone.returncode == 0, alone.stderr
     expected = json.loads(alone.stdout)["token_ids"]
 
+    (tmp_path / "secret").write_text("known to both processes")
+    secret = ["--plans-token-file", str(tmp_path / "secret")]
     first, start_worker = processes(environment, model, mesh)
-    with start_worker() as following:
-        leading = medha("generate", *prompt, "--json", *first)
+    with start_worker(*secret) as following:
+        leading = medha("generate", *prompt, "--json", *first, *secret)
         out, err = following.communicate(timeout=20)
     assert leading.returncode == 0, leading.stderr
     assert json.loads(leading.stdout)["token_ids"] == expected
