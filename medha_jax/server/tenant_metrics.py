@@ -81,8 +81,8 @@ class TenantMetrics(Collector):
         tokens = _gauge("num_tokens_waiting", "Prompt tokens of a tenant's requests that wait.")
         loads = self._loads()
         with self._lock:
-            for tenant in sorted(self._names()):
-                counts = self._of(tenant) or _Counts()
+            for tenant in sorted(self._kept()):
+                counts = self._counts.get(tenant) or _Counts()
                 label, load = [tenant], loads.get(tenant, _NOTHING)
                 accepted.add_metric(label, counts.accepted)
                 for reason, count in counts.refused.items():
@@ -96,11 +96,15 @@ class TenantMetrics(Collector):
         yield from (accepted, refused, prompt, cached, output, running, waiting, tokens)
 
     def _of(self, tenant: str) -> _Counts | None:
-        """The counts of a tenant, and nothing any more of those that have left; None if it has no series."""
+        """The counts of a tenant; None if it has no series."""
+        return self._counts.setdefault(tenant, _Counts()) if tenant in self._kept() else None
+
+    def _kept(self) -> Set[str]:
+        """The tenants that have series now; the counts of those that have left are dropped."""
         names = self._names()
         if not self._counts.keys() <= names:
             self._counts = {name: counts for name, counts in self._counts.items() if name in names}
-        return self._counts.setdefault(tenant, _Counts()) if tenant in names else None
+        return names
 
 
 def _counter(name: str, what: str, *labels: str) -> CounterMetricFamily:

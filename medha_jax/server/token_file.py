@@ -6,6 +6,7 @@ import hmac
 import re
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from medha_jax.config import ConfigError
@@ -28,7 +29,7 @@ class Tokens:
         matches = [tenant for known, tenant in self.tenants.items() if hmac.compare_digest(token, known)]
         return matches[0] if matches else None
 
-    @property
+    @cached_property
     def named_tenants(self) -> Set[str]:
         """All tenants, "" included if it has tokens, if any has a name; else none."""
         tenants = frozenset(self.tenants.values())
