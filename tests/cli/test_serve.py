@@ -308,6 +308,7 @@ def test_every_setting_of_the_scheduler_is_a_flag_and_a_line_of_the_file(monkeyp
         "prefix-cache": False,
         "max-queue": 7,
         "max-queue-tokens": 8000,
+        "tenant-queue-tokens": 4000,
         "deadline-margin": 0.5,
         "relegated-share": 0.25,
         "relegated-tokens": 4096,
