@@ -247,7 +247,7 @@ def test_prefill_begins_before_the_last_part(simulated, client):
     def parts():
         settings = pb.GenerateSettings(sampling=pb.SamplingSettings(max_tokens=3, ignore_eos=True))
         yield pb.GeneratePart(start=pb.GenerateStart(settings=settings, prompt_tokens=4000)).SerializeToString()
-        yield pb.GeneratePart(token_ids=pb.PromptIds(ids=[5] * 2000)).SerializeToString()
+        yield pb.GeneratePart(token_ids=pb.PromptIds(ids=[211] * 2000)).SerializeToString()
         assert begun.wait(20)
         yield pb.GeneratePart(token_ids=pb.PromptIds(ids=[6] * 1500)).SerializeToString()
 
