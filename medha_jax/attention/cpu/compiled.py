@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import threading
 from dataclasses import dataclass
 from functools import cache
 
@@ -12,6 +13,7 @@ import llvmlite.binding as llvm
 from medha_jax.attention.cpu.handler import write_module
 from medha_jax.attention.cpu.job import Kind
 
+REGISTERING = threading.Lock()
 WIDEST = 16  # lanes, with AVX-512; other processors get half
 
 
@@ -32,9 +34,17 @@ def processor() -> Processor:
     return Processor(llvm.get_host_cpu_name(), WIDEST if wide else WIDEST // 2, 32 if wide else 16)
 
 
-@cache
 def register(kind: Kind) -> str:
-    """Compile a kernel and register it with JAX as a target of `jax.ffi.ffi_call`. Returns its name there."""
+    """Compile a kernel and register it with JAX as a target of `jax.ffi.ffi_call`. Returns its name there.
+
+    Any thread may ask; JAX refuses a second kernel of a name.
+    """
+    with REGISTERING:
+        return _registered(kind)
+
+
+@cache
+def _registered(kind: Kind) -> str:
     engine = _compile(kind)
     capsule = ctypes.pythonapi.PyCapsule_New
     capsule.restype, capsule.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
