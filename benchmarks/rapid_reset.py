@@ -87,11 +87,12 @@ class Done:
 
 
 class Attacker:
-    """Sends calls on a connection, or on one after the other; a thread for each, with `lock` for what they count."""
+    """Sends its share of calls on a connection, or on one after the other; a thread for each, which `lock` counts."""
 
     def __init__(self, address: str, attack: Attack, done: Done, lock: threading.Lock) -> None:
         host, port = address.rsplit(":", 1)
         self._where, self._attack, self._done, self._lock = (host.strip("[]"), int(port)), attack, done, lock
+        self._left = attack.calls // attack.connections
         self._block = headers(attack.method, address, attack.token)
         settings = pb.GenerateSettings(sampling=pb.SamplingSettings(max_tokens=200, ignore_eos=True))
         message = pb.GenerateRequest(token_ids=pb.PromptIds(ids=[5, 6, 7]), settings=settings).SerializeToString()
@@ -99,8 +100,8 @@ class Attacker:
         self._message = b"\x00" + struct.pack(">I", len(message)) + message
 
     def run(self) -> None:
-        """Attack until all calls of all attackers are sent."""
-        while self._done.calls < self._attack.calls:
+        """Attack until the share is sent."""
+        while self._left > 0:
             closed = True
             with contextlib.suppress(OSError), socket.create_connection(self._where, CONNECT_SECONDS) as connected:
                 with self._lock:
@@ -124,7 +125,7 @@ class Attacker:
     def _send(self, connected: socket.socket) -> None:
         connected.sendall(PREFACE + frame(SETTINGS, 0, 0))
         stream, window, rest = 1, WINDOW, b""
-        while self._done.calls < self._attack.calls:
+        while self._left > 0:
             sent, size = list[bytes](), len(self._message)
             for _ in range(min(BATCH, window // size)):
                 sent += [
@@ -135,6 +136,7 @@ class Attacker:
                 stream += 2
             connected.sendall(b"".join(sent))
             window -= size * (len(sent) // 3)
+            self._left -= len(sent) // 3
             with self._lock:
                 self._done.calls += len(sent) // 3
             patience = 0.0 if sent else STALL_SECONDS

@@ -16,7 +16,7 @@ from medha_jax.server.access_log import Record
 _NOTHING = TenantLoad(0, 0, 0)
 
 
-class _Counts:
+class _TenantCounts:
     """What became of one tenant's requests."""
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class TenantMetrics(Collector):
     def __init__(self, names: Callable[[], Set[str]]) -> None:
         self._names = names
         self._lock = Lock()
-        self._counts: dict[str, _Counts] = {}
+        self._counts: dict[str, _TenantCounts] = {}
         self._loads: Callable[[], Mapping[str, TenantLoad]] = dict
 
     def watch(self, loads: Callable[[], Mapping[str, TenantLoad]]) -> None:
@@ -82,7 +82,7 @@ class TenantMetrics(Collector):
         loads = self._loads()
         with self._lock:
             for tenant in sorted(self._kept()):
-                counts = self._counts.get(tenant) or _Counts()
+                counts = self._counts.get(tenant) or _TenantCounts()
                 label, load = [tenant], loads.get(tenant, _NOTHING)
                 accepted.add_metric(label, counts.accepted)
                 for reason, count in counts.refused.items():
@@ -95,9 +95,9 @@ class TenantMetrics(Collector):
                 tokens.add_metric(label, load.waiting_tokens)
         yield from (accepted, refused, prompt, cached, output, running, waiting, tokens)
 
-    def _of(self, tenant: str) -> _Counts | None:
+    def _of(self, tenant: str) -> _TenantCounts | None:
         """The counts of a tenant; None if it has no series."""
-        return self._counts.setdefault(tenant, _Counts()) if tenant in self._kept() else None
+        return self._counts.setdefault(tenant, _TenantCounts()) if tenant in self._kept() else None
 
     def _kept(self) -> Set[str]:
         """The tenants that have series now; the counts of those that have left are dropped."""
