@@ -66,6 +66,29 @@ def _write_work(code: Instructions, run: ir.Function, job: ir.Value) -> None:
     code.builder.ret_void()
 
 
+def _have_done(code: Instructions, call: frames.Call, work: ir.Function, job: ir.Value, tasks: ir.Value) -> None:
+    """Ask threads of XLA's pool for help, take tasks, and wait for those that others have taken."""
+    b = code.builder
+    helpers = b.sub(code.smaller(call.threads(), tasks), word(1))
+    reference = code.place(job, word(Job.REFERENCES), WORD)
+
+    def ask(_: ir.Value) -> None:
+        b.atomic_rmw("add", reference, word(1), "seq_cst")
+        refused = call.schedule(work, job)
+        with b.if_then(refused):
+            b.atomic_rmw("sub", reference, word(1), "seq_cst")
+
+    code.each(word(0), helpers, ask)
+    _take_tasks(code, b.module.globals["run_task"], job)
+    waiting, done = b.append_basic_block(), b.append_basic_block()
+    b.branch(waiting)
+    b.position_at_end(waiting)
+    finished = b.load_atomic(code.place(job, word(Job.DONE), WORD), "seq_cst", 8, typ=WORD)
+    code.call("sched_yield", INT)
+    b.cbranch(b.icmp_signed("<", finished, tasks), waiting, done)
+    b.position_at_end(done)
+
+
 def _write_handler(code: Instructions, kind: Kind, work: ir.Function, join: ir.Function, frame: ir.Value) -> None:
     """The function that XLA calls: prepares a job, has it done, and waits for those that still work on it."""
     b = code.builder
@@ -132,24 +155,7 @@ def _write_handler(code: Instructions, kind: Kind, work: ir.Function, join: ir.F
 
     code.loop(word(0), rows, [word(0)], list_row)
     code.put(b.trunc(tasks, INT), starts, rows)
-    helpers = b.sub(code.smaller(call.threads(), tasks), word(1))
-    reference = code.place(job, word(Job.REFERENCES), WORD)
-
-    def ask(_: ir.Value) -> None:
-        b.atomic_rmw("add", reference, word(1), "seq_cst")
-        refused = call.schedule(work, job)
-        with b.if_then(refused):
-            b.atomic_rmw("sub", reference, word(1), "seq_cst")
-
-    code.each(word(0), helpers, ask)
-    _take_tasks(code, b.module.globals["run_task"], job)
-    waiting, done = b.append_basic_block(), b.append_basic_block()
-    b.branch(waiting)
-    b.position_at_end(waiting)
-    finished = b.load_atomic(code.place(job, word(Job.DONE), WORD), "seq_cst", 8, typ=WORD)
-    code.call("sched_yield", INT)
-    b.cbranch(b.icmp_signed("<", finished, tasks), waiting, done)
-    b.position_at_end(done)
+    _have_done(code, call, work, job, tasks)
 
     def join_row(row: ir.Value) -> None:
         parts = b.sub(code.get_index(starts, b.add(row, word(1))), code.get_index(starts, row))

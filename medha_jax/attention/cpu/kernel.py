@@ -92,16 +92,25 @@ def _write_page(
     code: Instructions, kind: Kind, page: _Page, queries: ir.Value, scores: ir.Value, part: ir.Value, query: ir.Value
 ) -> None:
     """Add one KV head of a page to the part of its `group` query heads, from head `query` on."""
+    rooms = [code.place(scores, word(head * kind.scores), FLOAT) for head in range(kind.group)]
+    mine = code.builder.mul(query, word(kind.head_dim))
+    vectors = code.ceil_div(page.tokens, kind.lanes)
+    _write_scores(code, kind, page, queries, rooms, mine, vectors)
+    shrinks = [_write_weights(code, kind, rooms[head], part, query, head, vectors) for head in range(kind.group)]
+    _write_values(code, kind, page, rooms, part, mine, shrinks)
+
+
+def _write_scores(
+    code: Instructions,
+    kind: Kind,
+    page: _Page,
+    queries: ir.Value,
+    rooms: Sequence[ir.Value],
+    mine: ir.Value,
+    vectors: ir.Value,
+) -> None:
+    """The scores of a page's tokens for each query head; -inf behind them, up to whole vectors."""
     b, dim, lanes = code.builder, kind.head_dim, kind.lanes
-    mine = b.mul(query, word(dim))
-    vectors = code.ceil_div(page.tokens, lanes)
-
-    def vector(index: ir.Value) -> ir.Value:
-        return b.mul(index, word(lanes))
-
-    def room(head: int) -> ir.Value:
-        return code.place(scores, word(head * kind.scores), FLOAT)
-
     for number, heads in enumerate(kind.sets()):
         held: Vectors = {
             (head, piece): code.load(queries, b.add(mine, word(head * dim + piece * lanes)))
@@ -120,43 +129,58 @@ def _write_page(
                     given = held[head, piece]
                     sums[head] = code.fma(given, key, sums[head]) if piece else b.fmul(given, key)
             for head in heads:
-                code.put(code.sum(sums[head]), room(head), token)
+                code.put(code.sum(sums[head]), rooms[head], token)
 
         code.each(word(0), page.tokens, score)
 
     def hide(token: ir.Value) -> None:
-        for head in range(kind.group):
-            code.put(ir.Constant(FLOAT, -math.inf), room(head), token)
+        for room in rooms:
+            code.put(ir.Constant(FLOAT, -math.inf), room, token)
 
-    code.each(page.tokens, vector(vectors), hide)
+    code.each(page.tokens, b.mul(vectors, word(lanes)), hide)
 
-    shrinks = []
-    for head in range(kind.group):
-        at = b.add(query, word(kind.queries * dim + head))
-        total_at = b.add(at, word(kind.queries))
-        old = code.get(part, at, FLOAT)
 
-        def largest(index: ir.Value, carried: Sequence[ir.Value], head: int = head) -> list[ir.Value]:
-            return [code.larger(code.load(room(head), vector(index)), carried[0])]
+def _write_weights(
+    code: Instructions, kind: Kind, room: ir.Value, part: ir.Value, query: ir.Value, head: int, vectors: ir.Value
+) -> ir.Value:
+    """Make weights of the scores of one query head; returns what its values so far are to be multiplied with."""
+    b = code.builder
+    at = b.add(query, word(kind.queries * kind.head_dim + head))
+    total_at = b.add(at, word(kind.queries))
+    old = code.get(part, at, FLOAT)
 
-        (tops,) = code.loop(word(0), vectors, [code.all_lanes(old)], largest)
-        top = code.largest(tops)
-        tops = code.all_lanes(top)
+    def largest(index: ir.Value, carried: Sequence[ir.Value]) -> list[ir.Value]:
+        return [code.larger(code.load(room, b.mul(index, word(kind.lanes))), carried[0])]
 
-        def weigh(
-            index: ir.Value, carried: Sequence[ir.Value], head: int = head, tops: ir.Value = tops
-        ) -> list[ir.Value]:
-            weights = code.exp2(b.fsub(code.load(room(head), vector(index)), tops))
-            code.store(weights, room(head), vector(index))
-            return [b.fadd(carried[0], weights)]
+    (tops,) = code.loop(word(0), vectors, [code.all_lanes(old)], largest)
+    top = code.largest(tops)
+    tops = code.all_lanes(top)
 
-        (weights,) = code.loop(word(0), vectors, [code.all_lanes(0.0)], weigh)
-        shrink = code.exp2(b.fsub(code.all_lanes(old), tops))
-        shrinks.append(shrink)
-        kept = b.fmul(code.get(part, total_at, FLOAT), b.extract_element(shrink, ir.Constant(INT, 0)))
-        code.put(b.fadd(kept, code.sum(weights)), part, total_at)
-        code.put(top, part, at)
+    def weigh(index: ir.Value, carried: Sequence[ir.Value]) -> list[ir.Value]:
+        place = b.mul(index, word(kind.lanes))
+        weights = code.exp2(b.fsub(code.load(room, place), tops))
+        code.store(weights, room, place)
+        return [b.fadd(carried[0], weights)]
 
+    (weights,) = code.loop(word(0), vectors, [code.all_lanes(0.0)], weigh)
+    shrink = code.exp2(b.fsub(code.all_lanes(old), tops))
+    kept = b.fmul(code.get(part, total_at, FLOAT), b.extract_element(shrink, ir.Constant(INT, 0)))
+    code.put(b.fadd(kept, code.sum(weights)), part, total_at)
+    code.put(top, part, at)
+    return shrink
+
+
+def _write_values(
+    code: Instructions,
+    kind: Kind,
+    page: _Page,
+    rooms: Sequence[ir.Value],
+    part: ir.Value,
+    mine: ir.Value,
+    shrinks: Sequence[ir.Value],
+) -> None:
+    """Add the weighted values of a page to those of each query head, and ask for the next keys meanwhile."""
+    b, dim, lanes = code.builder, kind.head_dim, kind.lanes
     for number, heads in enumerate(kind.sets()):
         places = [(head, piece) for head in heads for piece in range(kind.pieces)]
         where = {place: b.add(mine, word(place[0] * dim + place[1] * lanes)) for place in places}
@@ -168,7 +192,7 @@ def _write_page(
             at = b.mul(token, word(dim))
             if fetches:
                 code.fetch(page.ahead, b.mul(at, word(kind.size)), dim * kind.size)
-            weights = [code.all_lanes(code.get(room(head), token, FLOAT)) for head in heads]
+            weights = [code.all_lanes(code.get(rooms[head], token, FLOAT)) for head in heads]
             values = [
                 code.load(page.values, b.add(at, word(piece * lanes)), kind.bfloat16) for piece in range(kind.pieces)
             ]
