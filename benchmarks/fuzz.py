@@ -69,6 +69,12 @@ def resident_bytes(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+def held(pid: int) -> tuple[float, int, int]:
+    """MiB of memory, descriptors and threads of a process."""
+    files, threads = (len(list(Path(f"/proc/{pid}/{folder}").iterdir())) for folder in ("fd", "task"))
+    return resident_bytes(pid) / 2**20, files, threads
+
+
 def main() -> None:
     """Attack in ten parts, each with a connection of broken frames for 200 messages; print the memory after each."""
     parser = argparse.ArgumentParser(description=__doc__)

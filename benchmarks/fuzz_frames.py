@@ -14,13 +14,19 @@ CONNECT_SECONDS = 10.0
 READ_SECONDS = 0.02
 
 
+def framed(kind: int, flags: int, stream: int, payload: bytes = b"", stated: int | None = None) -> bytes:
+    """A frame; its header states the payload's length, or another one."""
+    length = len(payload) if stated is None else stated
+    return length.to_bytes(3, "big") + bytes((kind, flags)) + stream.to_bytes(4, "big") + payload
+
+
 def frame(draw: random.Random) -> bytes:
     """One frame with a random header, whose stated length is sometimes wrong."""
     payload = draw.randbytes(draw.choice(LENGTHS))
     stated = len(payload) if draw.random() < 0.8 else draw.choice((0, 2**24 - 1, len(payload) + 1))
     kind, flags = draw.choice(KINDS), draw.choice((0, 1, 4, 5, 8, 255))
     stream = draw.choice((0, 1, 2, 3, 2**31 - 1, 2**32 - 1))
-    return stated.to_bytes(3, "big") + bytes((kind, flags)) + stream.to_bytes(4, "big") + payload
+    return framed(kind, flags, stream, payload, stated)
 
 
 def conversation(draw: random.Random) -> bytes:

@@ -3,8 +3,9 @@
     medha-jax serve --mesh cpu-small --max-context 4096 --access-log off --port 9320
     python -m benchmarks.rapid_reset 127.0.0.1:9320 --pid PID
 
-Each call is HEADERS, DATA and RST_STREAM. A connection sends as fast as the server reads; when it is closed,
-another one is opened. The honest client asks for two tokens, again and again, before the attack and during it.
+Each call is HEADERS, DATA and RST_STREAM. A connection sends as fast as the server reads, until it is closed;
+with `--again` another one is opened then. The honest client asks for two tokens, again and again, before the attack and
+during it.
 """
 
 from __future__ import annotations
@@ -20,12 +21,11 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
-from benchmarks.fuzz import resident_bytes
-from benchmarks.fuzz_frames import CONNECT_SECONDS, PREFACE
+from benchmarks.fuzz import held
+from benchmarks.fuzz_frames import CONNECT_SECONDS, PREFACE, framed
 from medha_jax.client import Client, Connection, Delta, ServerError
 from medha_jax.client.connection import SERVICE
 from medha_jax.protos import inference_pb2 as pb
@@ -38,11 +38,6 @@ DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 6
 END_STREAM, ACK, END_HEADERS = 1, 1, 4
 CANCEL = 8
 WINDOW = 65_535  # bytes of messages that a new connection may send
-
-
-def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
-    """One frame."""
-    return struct.pack(">I", len(payload))[1:] + struct.pack(">BBI", kind, flags, stream) + payload
 
 
 def headers(method: str, authority: str, token: str | None) -> bytes:
@@ -123,15 +118,15 @@ class Attacker:
         return False
 
     def _send(self, connected: socket.socket) -> None:
-        connected.sendall(PREFACE + frame(SETTINGS, 0, 0))
+        connected.sendall(PREFACE + framed(SETTINGS, 0, 0))
         stream, window, rest = 1, WINDOW, b""
         while self._left > 0:
             sent, size = list[bytes](), len(self._message)
             for _ in range(min(BATCH, window // size)):
                 sent += [
-                    frame(HEADERS, END_HEADERS, stream, self._block),
-                    frame(DATA, END_STREAM, stream, self._message),
-                    frame(RST_STREAM, 0, stream, struct.pack(">I", CANCEL)),
+                    framed(HEADERS, END_HEADERS, stream, self._block),
+                    framed(DATA, END_STREAM, stream, self._message),
+                    framed(RST_STREAM, 0, stream, struct.pack(">I", CANCEL)),
                 ]
                 stream += 2
             connected.sendall(b"".join(sent))
@@ -150,7 +145,7 @@ class Attacker:
                     if kind == WINDOW_UPDATE and number == 0:
                         window += int.from_bytes(payload, "big")
                     elif kind in (SETTINGS, PING) and not flags & ACK:
-                        connected.sendall(frame(kind, ACK, 0, payload if kind == PING else b""))
+                        connected.sendall(framed(kind, ACK, 0, payload if kind == PING else b""))
                     elif kind == GOAWAY:
                         return
                 patience = 0.0
@@ -209,12 +204,6 @@ def beside(address: str, attack: Attack, seconds: float, token: str | None = Non
                 got.failed.append(f"{error.code}: {error}")
         got.done = attacking.result()
     return got
-
-
-def held(pid: int) -> tuple[float, int, int]:
-    """MiB of memory, descriptors and threads of a process."""
-    files, threads = (len(list(Path(f"/proc/{pid}/{folder}").iterdir())) for folder in ("fd", "task"))
-    return resident_bytes(pid) / 2**20, files, threads
 
 
 def main() -> None:

@@ -27,7 +27,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.fuzz import resident_bytes
+from benchmarks.fuzz import held
 from benchmarks.mixed_load import WEIGHTS, MixedLoad
 from benchmarks.server import serving
 from medha_jax.client import AsyncClient, LoadInfo
@@ -64,8 +64,7 @@ class Sample:
 
 def take(pid: int, load: LoadInfo, began: float) -> Sample:
     """A sample now of a process that serves."""
-    descriptors, threads = (len(os.listdir(f"/proc/{pid}/{folder}")) for folder in ("fd", "task"))
-    return Sample(time.monotonic() - began, resident_bytes(pid) / 2**20, descriptors, threads, load)
+    return Sample(time.monotonic() - began, *held(pid), load)
 
 
 def slope(hours: Sequence[float], memory: Sequence[float]) -> tuple[float, float]:

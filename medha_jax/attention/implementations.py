@@ -14,9 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from medha_jax.attention import xla
-from medha_jax.attention.cpu.compiled import processor, register
 from medha_jax.attention.cpu.decodes import attend_decodes
-from medha_jax.attention.cpu.job import Kind
 from medha_jax.attention.gpu import attend as gpu
 from medha_jax.attention.gpu.fields import ItemLayout, KernelWork
 from medha_jax.attention.gpu.launch import (
@@ -172,6 +170,9 @@ def choose(
 
 
 def _by_llvm(heads: int, group: int, head_dim: int, page: int, dtype: jnp.dtype, fp8: bool) -> LlvmAttention:
+    from medha_jax.attention.cpu.compiled import processor, register  # llvmlite, which only this attention needs
+    from medha_jax.attention.cpu.job import Kind
+
     if fp8:
         raise LaunchError("the kernel for CPUs reads no eight-bit pool")
     name = jnp.dtype(dtype).name

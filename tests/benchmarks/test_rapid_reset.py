@@ -2,7 +2,8 @@
 
 import pytest
 
-from benchmarks.rapid_reset import Attack, beside, held
+from benchmarks.fuzz import held
+from benchmarks.rapid_reset import Attack, beside
 from medha_jax.client import Client, Connection
 from medha_jax.client.connection import SERVICE
 from tests.server.processes import SIMULATED, ServerProcess, idle, wait_until

@@ -13,7 +13,7 @@ import llvmlite.binding as llvm
 from medha_jax.attention.cpu.handler import write_module
 from medha_jax.attention.cpu.job import Kind
 
-REGISTERING = threading.Lock()
+_REGISTERING = threading.Lock()
 WIDEST = 16  # lanes, with AVX-512; other processors get half
 
 
@@ -39,21 +39,21 @@ def register(kind: Kind) -> str:
 
     Any thread may ask; JAX refuses a second kernel of a name.
     """
-    with REGISTERING:
-        return _registered(kind)
+    with _REGISTERING:
+        _registered(kind)
+    return kind.name
 
 
-@cache
-def _registered(kind: Kind) -> str:
+@cache  # the machine code is used until the process ends
+def _registered(kind: Kind) -> llvm.ExecutionEngine:
     engine = _compile(kind)
     capsule = ctypes.pythonapi.PyCapsule_New
     capsule.restype, capsule.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
     address = engine.get_function_address(kind.name)
     jax.ffi.register_ffi_target(kind.name, capsule(address, None, None), platform="cpu", api_version=1)
-    return kind.name
+    return engine
 
 
-@cache  # its machine code is used until the process ends
 def _compile(kind: Kind) -> llvm.ExecutionEngine:
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()

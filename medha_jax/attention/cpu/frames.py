@@ -24,15 +24,14 @@ NO_MEMORY = b"attention of decodes: there is no memory for its sums\0"
 
 @dataclass
 class Call:
-    """Writes what a handler does with its call frame, to `code`."""
+    """Writes what a handler does with its call frame, to `code`. To be made where the handler begins."""
 
     code: Instructions
     frame: ir.Value
     _words: ir.Value = field(init=False, repr=False)
 
-    def space(self) -> None:
-        """Reserve room for the arguments of XLA's own functions. To be written first."""
-        self._words = self.code.space(WORD, 6)
+    def __post_init__(self) -> None:
+        self._words = self.code.space(WORD, 6)  # for the arguments of XLA's own functions
 
     def _field(self, number: int) -> ir.Value:
         return self.code.get(self.frame, number, POINTER)

@@ -51,11 +51,11 @@ def _take_tasks(code: Instructions, run: ir.Function, job: ir.Value) -> None:
     b.position_at_end(none)
 
 
-def _leave(code: Instructions, job: ir.Value, times: int = 1) -> None:
-    """Give up references to a job; the last one frees it."""
+def _leave(code: Instructions, job: ir.Value) -> None:
+    """Give up a reference to a job; the last one frees it."""
     b = code.builder
-    before = b.atomic_rmw("sub", code.place(job, word(Job.REFERENCES), WORD), word(times), "seq_cst")
-    with b.if_then(b.icmp_signed("==", before, word(times))):
+    before = b.atomic_rmw("sub", code.place(job, word(Job.REFERENCES), WORD), word(1), "seq_cst")
+    with b.if_then(b.icmp_signed("==", before, word(1))):
         code.call("free", ir.VoidType(), job)
 
 
@@ -93,7 +93,6 @@ def _write_handler(code: Instructions, kind: Kind, work: ir.Function, join: ir.F
     """The function that XLA calls: prepares a job, has it done, and waits for those that still work on it."""
     b = code.builder
     call = frames.Call(code, frame)
-    call.space()
     call.answer_other_questions()
     queries, pool, layer, table, slots, lengths = (call.argument(number) for number in range(6))
     rows = call.size(queries, 0)

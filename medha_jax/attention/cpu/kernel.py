@@ -19,9 +19,9 @@ from llvmlite import ir
 
 from medha_jax.attention.cpu.instructions import FLOAT, INT, Instructions, word
 from medha_jax.attention.cpu.job import TASK_INTS, Job, Kind, part_of, pointer
+from medha_jax.attention.xla import LOG2_E, NOTHING
 
-NOTHING = -1e30  # below every score
-LN_2, LOG2_E = math.log(2), math.log2(math.e)
+LN_2 = math.log(2)
 Vectors = dict[tuple[int, int], ir.Value]  # by query head of the group and piece of the head
 
 

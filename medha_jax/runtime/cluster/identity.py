@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import medha_jax
 from medha_jax.checkpoints import fingerprint
-from medha_jax.config import RuntimeConfig
+from medha_jax.config import MeshConfig, RuntimeConfig
 from medha_jax.protos import plans_pb2 as pb
 
 # Other versions of these may compute, sample or send otherwise. Python's is not among them: nothing depends on it.
@@ -59,8 +59,8 @@ def _told(name: str, own: pb.Hello, other: pb.Hello) -> str:
     return f"{name}{shown}"
 
 
-def _fields(settings: object) -> list[str]:
-    return [field.name for field in dataclasses.fields(settings)]  # type: ignore[arg-type]  # a dataclass
+def _fields(settings: RuntimeConfig | MeshConfig) -> list[str]:
+    return [field.name for field in dataclasses.fields(settings)]
 
 
 def _version(package: str) -> str | None:
