@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from medha_jax.attention import xla
-from medha_jax.attention.cpu.decodes import attend_decodes
+from medha_jax.attention.cpu import kernel_calls as cpu
 from medha_jax.attention.gpu import attend as gpu
 from medha_jax.attention.gpu.fields import ItemLayout, KernelWork
 from medha_jax.attention.gpu.launch import (
@@ -64,16 +64,25 @@ class XlaAttention:
 
 @dataclass(frozen=True)
 class LlvmAttention(XlaAttention):
-    """Decodes by a kernel that LLVM compiled for this processor, which reads pages in place; prompts by XLA."""
+    """Attention by kernels that LLVM compiled for this processor, which read pages in place.
 
-    kernel: str
+    Args:
+        decodes: name of the kernel for single queries.
+        prompts: name of the kernel for prompt rows; XLA attends for them if None.
+    """
+
+    decodes: str
+    prompts: str | None
     name: ClassVar[str] = "llvm"
 
     def attend(
         self, queries: Array, pool: Pool, layer: Array, table: Array, work: AttentionWork
     ) -> tuple[Array, Array]:
-        """See `attention.xla.attend` and `attention.cpu.kernel`."""
-        return xla.attend(queries, pool, layer, table, work, partial(attend_decodes, self.kernel))
+        """See `attention.xla.attend`, `attention.cpu.decode_kernel` and `attention.cpu.prompt_kernel`."""
+        if self.prompts is None:
+            return xla.attend(queries, pool, layer, table, work, partial(cpu.attend_decodes, self.decodes))
+        assert isinstance(pool, Array)  # `choose` refuses others
+        return cpu.attend(self.decodes, self.prompts, queries, pool, layer, table, work)
 
 
 @dataclass(frozen=True)
@@ -171,19 +180,24 @@ def choose(
 
 def _by_llvm(heads: int, group: int, head_dim: int, page: int, dtype: jnp.dtype, fp8: bool) -> LlvmAttention:
     from medha_jax.attention.cpu.compiled import processor, register  # llvmlite, which only this attention needs
+    from medha_jax.attention.cpu.decode_handler import decode_module
     from medha_jax.attention.cpu.job import Kind
+    from medha_jax.attention.cpu.prompt_handler import prompt_module
 
     if fp8:
-        raise LaunchError("the kernel for CPUs reads no eight-bit pool")
+        raise LaunchError("the kernels for CPUs read no eight-bit pool")
     name = jnp.dtype(dtype).name
     if name not in CPU_DTYPES:
-        raise LaunchError(f"dtype is {name}; the kernel for CPUs takes {' and '.join(CPU_DTYPES)}")
+        raise LaunchError(f"dtype is {name}; the kernels for CPUs take {' and '.join(CPU_DTYPES)}")
     if head_dim % FEWEST_LANES:
-        raise LaunchError(f"head_dim is {head_dim}; the kernel for CPUs takes multiples of {FEWEST_LANES}")
+        raise LaunchError(f"head_dim is {head_dim}; the kernels for CPUs take multiples of {FEWEST_LANES}")
     here = processor()
     lanes = math.gcd(head_dim, here.lanes)  # of powers of two
     kind = Kind(heads, group, head_dim, page, name == "bfloat16", lanes, here.registers)
-    return LlvmAttention(f"decodes by a kernel for {here.name}, prompts by XLA", register(kind))
+    decodes = register(decode_module, kind)
+    if kind.bfloat16 or page % lanes:  # XLA multiplies matrices of bfloat16 by instructions of their own
+        return LlvmAttention(f"decodes by a kernel for {here.name}, prompts by XLA", decodes, None)
+    return LlvmAttention(f"by kernels for {here.name}", decodes, register(prompt_module, kind))
 
 
 def _kernels(target: GpuTarget, heads: int, group: int, head_dim: int, dtype: jnp.dtype, fp8: bool) -> KernelAttention:

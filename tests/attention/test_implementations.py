@@ -24,11 +24,14 @@ def chosen(setting: str, target: GpuTarget | None = None, **change: Any):
     return choose(setting, jax.devices("cpu")[0], target=target, **{**sizes, **change})
 
 
-def test_a_cpu_mesh_gets_decodes_by_llvm() -> None:
+def test_a_cpu_mesh_gets_attention_by_llvm() -> None:
     for setting in ("auto", "llvm"):
-        attention = chosen(setting)
-        assert isinstance(attention, LlvmAttention) and "decodes by a kernel for" in attention.why
+        attention = chosen(setting, dtype=jnp.dtype("float32"))
+        assert isinstance(attention, LlvmAttention) and attention.why.startswith("by kernels for")
         assert "item" not in {field.name for field in attention.layout(Bucket(Segment(8, 64, 2))).fields}
+    for change in ({}, dict(dtype=jnp.dtype("float32"), page=2)):
+        attention = chosen("auto", **change)
+        assert isinstance(attention, LlvmAttention) and attention.why.endswith("prompts by XLA")
     assert chosen("xla").name == chosen("xla", H200).name == "xla"
 
 
@@ -36,9 +39,9 @@ def test_a_cpu_mesh_gets_decodes_by_llvm() -> None:
     "target, change, message",
     [
         (H200, {}, "it compiles for CPUs, and the mesh is on GPUs"),
-        (None, dict(fp8=True), "reads no eight-bit pool"),
-        (None, dict(dtype=jnp.dtype("float16")), "dtype is float16; the kernel for CPUs takes float32 and bfloat16"),
-        (None, dict(head_dim=18), "head_dim is 18; the kernel for CPUs takes multiples of 4"),
+        (None, dict(fp8=True), "read no eight-bit pool"),
+        (None, dict(dtype=jnp.dtype("float16")), "dtype is float16; the kernels for CPUs take float32 and bfloat16"),
+        (None, dict(head_dim=18), "head_dim is 18; the kernels for CPUs take multiples of 4"),
     ],
 )
 def test_what_llvm_cannot_do_is_an_error_when_asked_for(

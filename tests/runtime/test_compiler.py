@@ -93,6 +93,6 @@ def test_the_start_of_a_gpu_says_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(start, "check_memory", lambda *_: None)
     with pytest.raises(Stop):
         start.open_executor(RuntimeConfig(max_context=512, pool_tokens=512), lines.append)
-    assert lines[1].startswith("attention: llvm (decodes by a kernel for ")
+    assert lines[1].startswith("attention: llvm (by kernels for ")
     assert lines[2].startswith("XLA options: xla_gpu_enable_triton_gemm=False, ")
     assert lines[2].endswith("xla_disable_hlo_passes=rematerialization, xla_gpu_dot_merger_threshold_mb=0")

@@ -1,1 +1,1 @@
-"""Attention of decodes on CPUs, by a function that LLVM compiles for the processor at hand."""
+"""Attention on CPUs, by functions that LLVM compiles for the processor at hand."""

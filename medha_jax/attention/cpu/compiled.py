@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
 import jax
 import llvmlite.binding as llvm
+from llvmlite import ir
 
-from medha_jax.attention.cpu.handler import write_module
 from medha_jax.attention.cpu.job import Kind
 
 _REGISTERING = threading.Lock()
@@ -34,33 +35,44 @@ def processor() -> Processor:
     return Processor(llvm.get_host_cpu_name(), WIDEST if wide else WIDEST // 2, 32 if wide else 16)
 
 
-def register(kind: Kind) -> str:
+def register(write: Callable[[Kind], ir.Module], kind: Kind) -> str:
     """Compile a kernel and register it with JAX as a target of `jax.ffi.ffi_call`. Returns its name there.
 
     Any thread may ask; JAX refuses a second kernel of a name.
+
+    Args:
+        write: makes the module, whose name is that of its one visible function.
     """
     with _REGISTERING:
-        _registered(kind)
-    return kind.name
+        return _registered(write, kind).name
 
 
-@cache  # the machine code is used until the process ends
-def _registered(kind: Kind) -> llvm.ExecutionEngine:
-    engine = _compile(kind)
+@dataclass(frozen=True)
+class _Compiled:
+    """A kernel's machine code, which is used until the process ends."""
+
+    name: str
+    engine: llvm.ExecutionEngine
+
+
+@cache
+def _registered(write: Callable[[Kind], ir.Module], kind: Kind) -> _Compiled:
+    module = write(kind)
+    engine = _compile(module)
     capsule = ctypes.pythonapi.PyCapsule_New
     capsule.restype, capsule.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
-    address = engine.get_function_address(kind.name)
-    jax.ffi.register_ffi_target(kind.name, capsule(address, None, None), platform="cpu", api_version=1)
-    return engine
+    address = engine.get_function_address(module.name)
+    jax.ffi.register_ffi_target(module.name, capsule(address, None, None), platform="cpu", api_version=1)
+    return _Compiled(module.name, engine)
 
 
-def _compile(kind: Kind) -> llvm.ExecutionEngine:
+def _compile(written: ir.Module) -> llvm.ExecutionEngine:
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     target = llvm.Target.from_default_triple()
     features = llvm.get_host_cpu_features().flatten()
     machine = target.create_target_machine(cpu=llvm.get_host_cpu_name(), features=features, opt=3, jit=True)
-    module = llvm.parse_assembly(str(write_module(kind)))
+    module = llvm.parse_assembly(str(written))
     module.verify()
     builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=3))
     builder.getModulePassManager().run(module, builder)

@@ -19,7 +19,7 @@ API_VERSION, API_ERROR_CREATE, API_ERROR_DESTROY, API_SCHEDULE, API_THREADS = 4,
 BUFFER_DATA, BUFFER_SIZES = 3, 5
 METADATA, EXECUTE = 1, 3  # kind of an extension; stage of a call
 RESOURCE_EXHAUSTED = 8
-NO_MEMORY = b"attention of decodes: there is no memory for its sums\0"
+NO_MEMORY = b"attention: there is no memory for a list of tasks\0"
 
 
 @dataclass

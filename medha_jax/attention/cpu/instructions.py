@@ -77,6 +77,11 @@ class Instructions:
         index = word(index) if isinstance(index, int) else index
         self.builder.store(value, self.place(pointer, index, value.type))
 
+    def put_indices(self, words: Sequence[ir.Value], pointer: ir.Value) -> None:
+        """Set the first elements of an array of 32-bit integers."""
+        for place, value in enumerate(words):
+            self.put(self.builder.trunc(value, INT), pointer, place)
+
     def space(self, kind: ir.Type, count: int) -> ir.Value:
         """`count` elements on the stack. To be written at the beginning of a function only."""
         space = self.builder.alloca(kind, count)
@@ -105,6 +110,21 @@ class Instructions:
         """The sum over the lanes, pairs first."""
         name = f"llvm.vector.reduce.fadd.v{self.lanes}f32"
         return self.call(name, FLOAT, ir.Constant(FLOAT, -0.0), vector, flags=["reassoc"])
+
+    def transpose(self, rows: Sequence[ir.Value]) -> list[ir.Value]:
+        """The columns of a square of `lanes` vectors: bit by bit, what is beside the diagonal changes places."""
+        square, bit = list(rows), 1
+        while bit < self.lanes:
+            swap = [lane if not lane & bit else (lane ^ bit) + self.lanes for lane in range(self.lanes)]
+            rest = [lane | bit if not lane & bit else lane + self.lanes for lane in range(self.lanes)]
+            for row in range(self.lanes):
+                if not row & bit:
+                    pair = square[row], square[row | bit]
+                    square[row], square[row | bit] = (
+                        self.builder.shuffle_vector(*pair, ir.Constant(self.integers, order)) for order in (swap, rest)
+                    )
+            bit *= 2
+        return square
 
     def larger(self, x: ir.Value, y: ir.Value) -> ir.Value:
         """The larger of two, lane by lane; `y` where `x` is NaN."""

@@ -1,10 +1,9 @@
-"""Rows of the kernel for CPUs, beside any others and from any thread."""
+"""Decode rows of the kernel for CPUs, beside any others and from any thread."""
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from threading import Barrier
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medha_jax.attention import AttentionWork, choose
-from medha_jax.attention.cpu.job import MOST_RUNS, RUN_PAGES
+from medha_jax.attention.cpu.decode_handler import MOST_RUNS, RUN_PAGES
 
 ROWS, HEADS, GROUP, DIM, PAGE = 6, 2, 3, 16, 4
 SLOT_PAGES = 4 * RUN_PAGES
@@ -64,18 +63,6 @@ def test_many_calls_at_a_time_do_not_disturb_each_other() -> None:
         found = list(threads.map(lambda lengths: np.asarray(run(queries, pool, table, lengths)[0]), given))
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_array_equal(one, other)
-
-
-def test_many_threads_may_ask_for_a_kernel_at_a_time() -> None:
-    """JAX would refuse a second one of the same name."""
-
-    def asked(_: int) -> str:
-        here.wait()
-        return choose("llvm", jax.devices("cpu")[0], 3, 1, DIM, PAGE, jnp.dtype("bfloat16"), fp8=False).why
-
-    here = Barrier(8)
-    with ThreadPoolExecutor(8) as threads:
-        assert len(set(threads.map(asked, range(8)))) == 1
 
 
 def test_a_long_row_has_longer_runs_and_not_more_of_them() -> None:

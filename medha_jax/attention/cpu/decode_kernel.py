@@ -1,12 +1,12 @@
 """Attention of single queries over a paged KV pool, as LLVM instructions.
 
-The tokens of a row are divided into runs of pages, and every (row, run) is a task. Threads of XLA's pool and the
-calling one take tasks, one after the other, until none is left. The division depends on a row's own length alone, and
-the parts of a row are added in order, so a row's result does not depend on its neighbours or on the threads.
+The tokens of a row are divided into runs of pages, and every (row, run) is a task. The division depends on a row's own
+length alone, and the parts of a row are added in order, so a row's result does not depend on its neighbours or on the
+threads.
 
-For each task, page by page and KV head by KV head: the scores of all query heads that share the KV head, an online
-softmax in base two (arXiv 1805.02867), and the weighted values. Keys and values are read once, with the next ones
-fetched meanwhile. All arithmetic is fp32.
+For each task, page by page and KV head by KV head: the scores of all query heads that share the KV head, a step of an
+online softmax, and the weighted values. Keys and values are read once, with the next ones fetched meanwhile. All
+arithmetic is fp32.
 """
 
 from __future__ import annotations
@@ -18,24 +18,46 @@ from dataclasses import dataclass
 from llvmlite import ir
 
 from medha_jax.attention.cpu.instructions import FLOAT, INT, Instructions, word
-from medha_jax.attention.cpu.job import TASK_INTS, Job, Kind, part_of, pointer
+from medha_jax.attention.cpu.job import Job, Kind, pointer
+from medha_jax.attention.cpu.online_softmax import log_sum_exp, write_weights
 from medha_jax.attention.xla import LOG2_E, NOTHING
 
-LN_2 = math.log(2)
+TASK_INTS = 3  # of a task in the list: row, first page, page after the last
 Vectors = dict[tuple[int, int], ir.Value]  # by query head of the group and piece of the head
+
+
+def part_numbers(kind: Kind) -> int:
+    """Numbers of one task's result: weighted values, largest score and sum of weights of every query head."""
+    return kind.queries * (kind.head_dim + 2)
+
+
+def _part_of(code: Instructions, kind: Kind, job: ir.Value, task: ir.Value) -> ir.Value:
+    """Where the result of a task is."""
+    return code.place(pointer(code, job, Job.SUMS), code.builder.mul(task, word(part_numbers(kind))), FLOAT)
+
+
+def _room(kind: Kind) -> int:
+    """Room for the scores of one query head on a page: whole vectors."""
+    return -(-kind.page // kind.lanes) * kind.lanes
+
+
+def _sets(kind: Kind) -> list[range]:
+    """Query heads of a group that are computed together, so that their vectors fit half of the registers."""
+    step = max(1, kind.registers // 2 // kind.pieces)
+    return [range(first, min(first + step, kind.group)) for first in range(0, kind.group, step)]
 
 
 def write_run(code: Instructions, kind: Kind, join: ir.Function, job: ir.Value, task: ir.Value) -> None:
     """`run_task(job, task)`: the result of one task, and of its row if that has no other."""
     b, dim = code.builder, kind.head_dim
-    queries, scores = code.space(FLOAT, kind.queries * dim), code.space(FLOAT, kind.group * kind.scores)
+    queries, scores = code.space(FLOAT, kind.queries * dim), code.space(FLOAT, kind.group * _room(kind))
     listed = code.place(pointer(code, job, Job.LIST), b.mul(task, word(TASK_INTS)), INT)
     row, first, past = (code.get_index(listed, number) for number in range(TASK_INTS))
     length = code.get_index(pointer(code, job, Job.LENGTHS), row)
     slot = code.get_index(pointer(code, job, Job.SLOTS), row)
     table = code.place(pointer(code, job, Job.TABLE), b.mul(slot, code.get(job, Job.SLOT_PAGES)), INT)
     keys, after = pointer(code, job, Job.KEYS), code.get(job, Job.VALUES_AFTER)
-    part = part_of(code, kind, job, task)
+    part = _part_of(code, kind, job, task)
     numbers = kind.queries * dim
 
     given = code.place(pointer(code, job, Job.QUERIES), b.mul(row, word(numbers * kind.size)), ir.IntType(8))
@@ -92,11 +114,16 @@ def _write_page(
     code: Instructions, kind: Kind, page: _Page, queries: ir.Value, scores: ir.Value, part: ir.Value, query: ir.Value
 ) -> None:
     """Add one KV head of a page to the part of its `group` query heads, from head `query` on."""
-    rooms = [code.place(scores, word(head * kind.scores), FLOAT) for head in range(kind.group)]
+    rooms = [code.place(scores, word(head * _room(kind)), FLOAT) for head in range(kind.group)]
     mine = code.builder.mul(query, word(kind.head_dim))
     vectors = code.ceil_div(page.tokens, kind.lanes)
     _write_scores(code, kind, page, queries, rooms, mine, vectors)
-    shrinks = [_write_weights(code, kind, rooms[head], part, query, head, vectors) for head in range(kind.group)]
+    tops = code.place(part, code.builder.add(query, word(kind.queries * kind.head_dim)), FLOAT)
+    totals = code.place(tops, word(kind.queries), FLOAT)
+    shrinks = [
+        write_weights(code, room, vectors, code.place(tops, word(head), FLOAT), code.place(totals, word(head), FLOAT))
+        for head, room in enumerate(rooms)
+    ]
     _write_values(code, kind, page, rooms, part, mine, shrinks)
 
 
@@ -111,7 +138,7 @@ def _write_scores(
 ) -> None:
     """The scores of a page's tokens for each query head; -inf behind them, up to whole vectors."""
     b, dim, lanes = code.builder, kind.head_dim, kind.lanes
-    for number, heads in enumerate(kind.sets()):
+    for number, heads in enumerate(_sets(kind)):
         held: Vectors = {
             (head, piece): code.load(queries, b.add(mine, word(head * dim + piece * lanes)))
             for head in heads
@@ -140,36 +167,6 @@ def _write_scores(
     code.each(page.tokens, b.mul(vectors, word(lanes)), hide)
 
 
-def _write_weights(
-    code: Instructions, kind: Kind, room: ir.Value, part: ir.Value, query: ir.Value, head: int, vectors: ir.Value
-) -> ir.Value:
-    """Make weights of the scores of one query head; returns what its values so far are to be multiplied with."""
-    b = code.builder
-    at = b.add(query, word(kind.queries * kind.head_dim + head))
-    total_at = b.add(at, word(kind.queries))
-    old = code.get(part, at, FLOAT)
-
-    def largest(index: ir.Value, carried: Sequence[ir.Value]) -> list[ir.Value]:
-        return [code.larger(code.load(room, b.mul(index, word(kind.lanes))), carried[0])]
-
-    (tops,) = code.loop(word(0), vectors, [code.all_lanes(old)], largest)
-    top = code.largest(tops)
-    tops = code.all_lanes(top)
-
-    def weigh(index: ir.Value, carried: Sequence[ir.Value]) -> list[ir.Value]:
-        place = b.mul(index, word(kind.lanes))
-        weights = code.exp2(b.fsub(code.load(room, place), tops))
-        code.store(weights, room, place)
-        return [b.fadd(carried[0], weights)]
-
-    (weights,) = code.loop(word(0), vectors, [code.all_lanes(0.0)], weigh)
-    shrink = code.exp2(b.fsub(code.all_lanes(old), tops))
-    kept = b.fmul(code.get(part, total_at, FLOAT), b.extract_element(shrink, ir.Constant(INT, 0)))
-    code.put(b.fadd(kept, code.sum(weights)), part, total_at)
-    code.put(top, part, at)
-    return shrink
-
-
 def _write_values(
     code: Instructions,
     kind: Kind,
@@ -181,7 +178,7 @@ def _write_values(
 ) -> None:
     """Add the weighted values of a page to those of each query head, and ask for the next keys meanwhile."""
     b, dim, lanes = code.builder, kind.head_dim, kind.lanes
-    for number, heads in enumerate(kind.sets()):
+    for number, heads in enumerate(_sets(kind)):
         places = [(head, piece) for head in heads for piece in range(kind.pieces)]
         where = {place: b.add(mine, word(place[0] * dim + place[1] * lanes)) for place in places}
         sums = [b.fmul(code.load(part, where[place]), shrinks[place[0]]) for place in places]
@@ -215,12 +212,12 @@ def write_join(code: Instructions, kind: Kind, job: ir.Value, row: ir.Value) -> 
         top_at = b.add(head, word(kind.queries * dim))
 
         def largest(task: ir.Value, carried: Sequence[ir.Value]) -> list[ir.Value]:
-            return [code.larger(code.all_lanes(code.get(part_of(code, kind, job, task), top_at, FLOAT)), carried[0])]
+            return [code.larger(code.all_lanes(code.get(_part_of(code, kind, job, task), top_at, FLOAT)), carried[0])]
 
         (tops,) = code.loop(first, past, [code.all_lanes(NOTHING)], largest)
 
         def add(task: ir.Value, carried: Sequence[ir.Value]) -> list[ir.Value]:
-            part = part_of(code, kind, job, task)
+            part = _part_of(code, kind, job, task)
             weight = code.exp2(b.fsub(code.all_lanes(code.get(part, top_at, FLOAT)), tops))
             total = code.all_lanes(code.get(part, b.add(top_at, word(kind.queries)), FLOAT))
             places = [b.add(b.mul(head, word(dim)), word(piece * kind.lanes)) for piece in range(kind.pieces)]
@@ -232,9 +229,7 @@ def write_join(code: Instructions, kind: Kind, job: ir.Value, row: ir.Value) -> 
         for piece, value in enumerate(sums):
             mean = b.select(some, b.fdiv(value, total), code.all_lanes(0.0))
             code.store(mean, out, b.add(b.mul(index, word(dim)), word(piece * kind.lanes)))
-        zero = ir.Constant(INT, 0)
-        log = code.call("llvm.log2.f32", FLOAT, b.extract_element(total, zero))
-        lse = b.fmul(b.fadd(b.extract_element(tops, zero), log), ir.Constant(FLOAT, LN_2))
+        lse = log_sum_exp(code, *(b.extract_element(vector, ir.Constant(INT, 0)) for vector in (tops, total)))
         code.put(b.select(some, lse, ir.Constant(FLOAT, -math.inf)), pointer(code, job, Job.LSE), index)
 
     code.each(word(0), word(kind.queries), one_head)

@@ -1,0 +1,145 @@
+"""A job of many tasks, which threads of XLA's pool and the calling one take.
+
+Threads of XLA's pool may all wait for each other, as when several devices share one. So nobody waits for a task that
+nobody has taken: the calling thread takes tasks, too, and then waits for those that others have taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from llvmlite import ir
+
+from medha_jax.attention.cpu import frames
+from medha_jax.attention.cpu.instructions import INT, POINTER, WORD, Instructions, word
+from medha_jax.attention.cpu.job import Job, Kind
+
+WriteRun = Callable[[Instructions, ir.Value, ir.Value], None]  # writes `run_task(job, task)`
+
+
+@dataclass(frozen=True)
+class Handler:
+    """A module with one visible function, a handler of XLA's FFI, while that is written.
+
+    Its first arguments are queries, pool, layer and page table; its results are output and log-sum-exp.
+
+    Args:
+        work: what a thread of XLA's pool calls with a job.
+        threads: how many that pool has.
+    """
+
+    kind: Kind
+    module: ir.Module
+    code: Instructions
+    call: frames.Call
+    work: ir.Function
+    threads: ir.Value
+
+    def new_job(self, tasks: ir.Value, numbers: ir.Value) -> tuple[ir.Value, ir.Value]:
+        """Memory for a job of `tasks` tasks and `numbers` fp32 or int32 numbers. Returns the job, and where those are.
+
+        The fields that all jobs have are set.
+        """
+        code, call, b = self.code, self.call, self.code.builder
+        queries, pool, layer, table = (call.argument(number) for number in range(4))
+        job = code.call("malloc", POINTER, b.add(word(len(Job) * 8), b.mul(numbers, word(4))))
+        with b.if_then(b.icmp_unsigned("==", job, ir.Constant(POINTER, None))):
+            b.ret(call.out_of_memory())
+        lists = code.place(job, word(len(Job)), WORD)
+        half = b.mul(call.size(pool, 2), word(self.kind.heads * self.kind.head_bytes))
+        layer_at = b.mul(code.get_index(call.data(layer), 0), b.mul(half, word(2)))
+        fields = {
+            Job.REFERENCES: word(1),
+            Job.NEXT: word(0),
+            Job.DONE: word(0),
+            Job.TASKS: tasks,
+            Job.VALUES_AFTER: half,
+            Job.SLOT_PAGES: call.size(table, 1),
+            Job.QUERIES: call.data(queries),
+            Job.KEYS: code.place(call.data(pool), layer_at, ir.IntType(8)),
+            Job.TABLE: call.data(table),
+            Job.OUT: call.data(call.result(0)),
+            Job.LSE: call.data(call.result(1)),
+            Job.LIST: lists,
+        }
+        for field, value in fields.items():
+            code.put(value, job, field)
+        return job, lists
+
+    def have_done(self, job: ir.Value, tasks: ir.Value) -> None:
+        """Ask threads of XLA's pool for help, take tasks, and wait for those that others have taken."""
+        code, call, b = self.code, self.call, self.code.builder
+        helpers = b.sub(code.smaller(self.threads, tasks), word(1))
+        reference = code.place(job, word(Job.REFERENCES), WORD)
+
+        def ask(_: ir.Value) -> None:
+            b.atomic_rmw("add", reference, word(1), "seq_cst")
+            refused = call.schedule(self.work, job)
+            with b.if_then(refused):
+                b.atomic_rmw("sub", reference, word(1), "seq_cst")
+
+        code.each(word(0), helpers, ask)
+        _take_tasks(code, self.module.globals["run_task"], job)
+        waiting, done = b.append_basic_block(), b.append_basic_block()
+        b.branch(waiting)
+        b.position_at_end(waiting)
+        finished = b.load_atomic(code.place(job, word(Job.DONE), WORD), "seq_cst", 8, typ=WORD)
+        code.call("sched_yield", INT)
+        b.cbranch(b.icmp_signed("<", finished, tasks), waiting, done)
+        b.position_at_end(done)
+
+    def end(self, job: ir.Value) -> None:
+        """Give up the job, and return to XLA."""
+        _leave(self.code, job)
+        self.code.builder.ret(ir.Constant(POINTER, None))
+
+
+def begin_handler(name: str, kind: Kind, write_run: WriteRun) -> Handler:
+    """A module whose handler `name` answers XLA's other questions, and goes on where a job is to be made."""
+    module = ir.Module(name)
+    run = ir.Function(module, ir.FunctionType(ir.VoidType(), [POINTER, WORD]), "run_task")
+    work = ir.Function(module, ir.FunctionType(ir.VoidType(), [POINTER]), "work")
+    handler = ir.Function(module, ir.FunctionType(POINTER, [POINTER]), name)
+    run.linkage = work.linkage = "internal"
+    write_run(begin(run, kind), *run.args)
+    _write_work(begin(work, kind), run, *work.args)
+    code = begin(handler, kind)
+    call = frames.Call(code, *handler.args)
+    call.answer_other_questions()
+    return Handler(kind, module, code, call, work, call.threads())
+
+
+def begin(function: ir.Function, kind: Kind) -> Instructions:
+    """Instructions at the beginning of a function."""
+    return Instructions(ir.IRBuilder(function.append_basic_block("entry")), kind.lanes)
+
+
+def _take_tasks(code: Instructions, run: ir.Function, job: ir.Value) -> None:
+    """Run tasks of a job until all are taken."""
+    b = code.builder
+    again, mine, none = b.append_basic_block(), b.append_basic_block(), b.append_basic_block()
+    b.branch(again)
+    b.position_at_end(again)
+    task = b.atomic_rmw("add", code.place(job, word(Job.NEXT), WORD), word(1), "seq_cst")
+    b.cbranch(b.icmp_signed("<", task, code.get(job, Job.TASKS)), mine, none)
+    b.position_at_end(mine)
+    b.call(run, [job, task])
+    b.atomic_rmw("add", code.place(job, word(Job.DONE), WORD), word(1), "seq_cst")
+    b.branch(again)
+    b.position_at_end(none)
+
+
+def _leave(code: Instructions, job: ir.Value) -> None:
+    """Give up a reference to a job; the last one frees it."""
+    b = code.builder
+    before = b.atomic_rmw("sub", code.place(job, word(Job.REFERENCES), WORD), word(1), "seq_cst")
+    with b.if_then(b.icmp_signed("==", before, word(1))):
+        code.call("free", ir.VoidType(), job)
+
+
+def _write_work(code: Instructions, run: ir.Function, job: ir.Value) -> None:
+    """`work(job)`: what a thread of the pool does. It may come when all is done, and then only leaves."""
+    _take_tasks(code, run, job)
+    _leave(code, job)
+    code.builder.ret_void()
