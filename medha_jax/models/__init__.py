@@ -14,15 +14,18 @@ from medha_jax.models.form import (
     with_layers_apart,
 )
 from medha_jax.models.parameters import ParameterSpec
+from medha_jax.models.product_kernel import ColumnProduct, column_product
 from medha_jax.models.rotation import rotary_angles
 
 __all__ = [
     "LAYERS",
+    "ColumnProduct",
     "Decoder",
     "Form",
     "Layer",
     "LayerMatrix",
     "ParameterSpec",
+    "column_product",
     "final_logits",
     "is_layer_matrix",
     "layer_graph",

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from medha_jax.models.parameters import ParameterSpec
+from medha_jax.models.product_kernel import ColumnProduct
 
 Named = TypeVar("Named")
 LAYERS = "layers"
@@ -58,17 +59,19 @@ class Form:
 
     In a checkpoint each matrix is `[in, out]`. Where a model is placed they are `[out, in]`, and those that have the
     same input are joined: one product reads the hidden states, and is one launch on a GPU. With few rows hidden states
-    are columns on CPUs: of XLA's products `[out, in] @ [in, rows]` is the fastest there, by up to a tenth with AVX-512.
+    are columns on CPUs: `[out, in] @ [in, rows]` is the fastest product there.
 
     Args:
         placed: matrices are `[out, in]` and joined.
         columns: hidden states are `[embed, rows]`; else `[rows, embed]`.
         query_heads: of a device, in the joined matrix.
+        by: multiplies with columns, where it can; else XLA does.
     """
 
     placed: bool = False
     columns: bool = False
     query_heads: int = 0
+    by: ColumnProduct | None = None
 
     @property
     def width_axis(self) -> int:
@@ -89,6 +92,9 @@ class Form:
 
     def product(self, x: Array, kernel: Float[Array, "a b"] | LayerMatrix) -> Array:
         """Hidden states times a matrix in this form."""
+        if self.columns and self.by is not None and self.by.takes(kernel.shape[0], x.shape[1]):
+            layers = kernel if isinstance(kernel, LayerMatrix) else LayerMatrix((kernel,), jnp.int32(0))
+            return self.by(layers.arrays, layers.number, x)
         if isinstance(kernel, LayerMatrix):
             products = [partial(self.product, kernel=own) for own in kernel.arrays]
             chosen: Array = jax.lax.switch(kernel.number, products, x)

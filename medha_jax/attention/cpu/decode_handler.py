@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from llvmlite import ir
 
 from medha_jax.attention.cpu.decode_kernel import TASK_INTS, part_numbers, write_join, write_run
-from medha_jax.attention.cpu.instructions import INT, POINTER, WORD, Instructions, word
-from medha_jax.attention.cpu.job import Job, Kind
-from medha_jax.attention.cpu.tasks import begin, begin_handler
+from medha_jax.attention.cpu.job import Job, Kind, new_job
+from medha_jax.native.instructions import INT, POINTER, WORD, Instructions, word
+from medha_jax.native.tasks import begin, begin_handler
 
 RUN_PAGES = 16  # of a task; rows of more than MOST_RUNS of them have longer runs
 MOST_RUNS = 32
@@ -21,10 +21,10 @@ def decode_module(kind: Kind) -> ir.Module:
     def write(code: Instructions, job: ir.Value, task: ir.Value) -> None:
         join = ir.Function(code.builder.module, ir.FunctionType(ir.VoidType(), [POINTER, WORD]), "join_parts")
         join.linkage = "internal"
-        write_join(begin(join, kind), kind, *join.args)
+        write_join(begin(join, kind.lanes), kind, *join.args)
         write_run(code, kind, join, job, task)
 
-    handler = begin_handler(f"medha_attend_decodes_{kind.name}", kind, write)
+    handler = begin_handler(f"medha_attend_decodes_{kind.name}", kind.lanes, write)
     code, call, b = handler.code, handler.call, handler.code.builder
     queries, slots, lengths = (call.argument(number) for number in (0, 4, 5))
     rows = call.size(queries, 0)
@@ -40,7 +40,7 @@ def decode_module(kind: Kind) -> ir.Module:
 
     (tasks,) = code.loop(word(0), rows, [word(0)], count)
     list_ints = b.add(b.mul(tasks, word(TASK_INTS)), b.add(rows, word(1)))
-    job, lists = handler.new_job(tasks, b.add(list_ints, b.mul(tasks, word(part_numbers(kind)))))
+    job, lists = new_job(handler, kind, tasks, b.add(list_ints, b.mul(tasks, word(part_numbers(kind)))))
     starts = code.place(lists, b.mul(tasks, word(TASK_INTS)), INT)
     fields = {
         Job.SLOTS: call.data(slots),
@@ -48,8 +48,7 @@ def decode_module(kind: Kind) -> ir.Module:
         Job.FIRST: starts,
         Job.SUMS: code.place(lists, list_ints, INT),
     }
-    for field, value in fields.items():
-        code.put(value, job, field)
+    handler.set_fields(job, fields)
 
     def list_row(row: ir.Value, carried: Sequence[ir.Value]) -> list[ir.Value]:
         code.put(b.trunc(carried[0], INT), starts, row)

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
-from medha_jax.attention.cpu.instructions import FLOAT, INT, Instructions, word
 from medha_jax.attention.cpu.job import Job, Kind, pointer
 from medha_jax.attention.cpu.online_softmax import log_sum_exp, write_weights
 from medha_jax.attention.xla import LOG2_E, NOTHING
+from medha_jax.native.instructions import FLOAT, INT, Instructions, word
 
 TASK_INTS = 3  # of a task in the list: row, first page, page after the last
 Vectors = dict[tuple[int, int], ir.Value]  # by query head of the group and piece of the head

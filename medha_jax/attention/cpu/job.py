@@ -7,16 +7,13 @@ from enum import IntEnum
 
 from llvmlite import ir
 
-from medha_jax.attention.cpu.instructions import POINTER, Instructions
+from medha_jax.native.instructions import POINTER, Instructions, word
+from medha_jax.native.tasks import Handler, Header
 
 
 class Job(IntEnum):
-    """The words of a job, which all threads of a call share. Its tasks follow, and of decodes their results."""
+    """The words of a job behind its header. Its tasks follow, and of decodes their results."""
 
-    REFERENCES = 0  # threads that may still look at it
-    NEXT = 1  # task to take
-    DONE = 2  # tasks that are finished
-    TASKS = 3
     VALUES_AFTER = 4  # bytes from keys to values
     SLOT_PAGES = 5
     QUERIES = 6  # from here on: addresses
@@ -60,7 +57,7 @@ class Kind:
     def name(self) -> str:
         """What tells kernels for different kinds apart, in the names of their functions."""
         dtype = "bfloat16" if self.bfloat16 else "float32"
-        return f"{dtype}_{self.heads}x{self.group}x{self.head_dim}_{self.page}"
+        return f"{dtype}_{self.heads}x{self.group}x{self.head_dim}_{self.page}_{self.lanes}x{self.registers}"
 
     @property
     def queries(self) -> int:
@@ -81,3 +78,27 @@ class Kind:
 def pointer(code: Instructions, job: ir.Value, field: int) -> ir.Value:
     """A field of a job that is an address."""
     return code.get(job, field, POINTER)
+
+
+def new_job(handler: Handler, kind: Kind, tasks: ir.Value, numbers: ir.Value) -> tuple[ir.Value, ir.Value]:
+    """A job with `numbers` numbers and the fields of all attention, and where its numbers are.
+
+    The handler's first arguments are queries, pool, layer and page table; its results are output and log-sum-exp.
+    """
+    code, call, b = handler.code, handler.call, handler.code.builder
+    queries, pool, layer, table = (call.argument(number) for number in range(4))
+    job, lists = handler.new_job(len(Header) + len(Job), tasks, numbers)
+    half = b.mul(call.size(pool, 2), word(kind.heads * kind.head_bytes))
+    layer_at = b.mul(code.get_index(call.data(layer), 0), b.mul(half, word(2)))
+    fields = {
+        Job.VALUES_AFTER: half,
+        Job.SLOT_PAGES: call.size(table, 1),
+        Job.QUERIES: call.data(queries),
+        Job.KEYS: code.place(call.data(pool), layer_at, ir.IntType(8)),
+        Job.TABLE: call.data(table),
+        Job.OUT: call.data(call.result(0)),
+        Job.LSE: call.data(call.result(1)),
+        Job.LIST: lists,
+    }
+    handler.set_fields(job, fields)
+    return job, lists

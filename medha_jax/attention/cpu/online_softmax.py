@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from llvmlite import ir
 
-from medha_jax.attention.cpu.instructions import FLOAT, INT, Instructions, word
+from medha_jax.native.instructions import FLOAT, INT, Instructions, word
 
 LN_2 = math.log(2)
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from llvmlite import ir
 
-from medha_jax.attention.cpu.instructions import FLOAT, INT, POINTER, Instructions, word
-from medha_jax.attention.cpu.job import Kind
+from medha_jax.attention.cpu.job import Kind, new_job
 from medha_jax.attention.cpu.prompt_kernel import PART_INTS, part_rows, write_run
-from medha_jax.attention.cpu.tasks import begin_handler
+from medha_jax.native.instructions import FLOAT, INT, POINTER, Instructions, word
+from medha_jax.native.tasks import begin_handler
 
 FEWEST_QUERIES = 32  # of a task: for fewer, its keys are not worth their transposition
 THREAD_TASKS = 2  # of each thread, if the rows are enough: the last one is waited for
@@ -25,7 +25,7 @@ def prompt_module(kind: Kind) -> ir.Module:
     def write(code: Instructions, job: ir.Value, task: ir.Value) -> None:
         write_run(code, kind, job, task)
 
-    handler = begin_handler(f"medha_attend_prompts_{kind.name}", kind, write)
+    handler = begin_handler(f"medha_attend_prompts_{kind.name}", kind.lanes, write)
     code, call, b = handler.code, handler.call, handler.code.builder
     queries, tiles = call.argument(0), call.argument(4)
     numbers = b.mul(call.size(queries, 0), word(kind.queries))
@@ -45,7 +45,7 @@ def prompt_module(kind: Kind) -> ir.Module:
 
     (parts,) = code.loop(word(0), count, [word(0)], add)
     tasks = b.mul(parts, word(kind.heads))
-    job, lists = handler.new_job(tasks, b.mul(parts, word(PART_INTS)))
+    job, lists = new_job(handler, kind, tasks, b.mul(parts, word(PART_INTS)))
 
     def list_tile(number: ir.Value, carried: Sequence[ir.Value]) -> list[ir.Value]:
         slot, row, start, length, limit = tile(number)

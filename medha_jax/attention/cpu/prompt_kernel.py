@@ -17,10 +17,10 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
-from medha_jax.attention.cpu.instructions import FLOAT, INT, Instructions, word
 from medha_jax.attention.cpu.job import Job, Kind, pointer
 from medha_jax.attention.cpu.online_softmax import log_sum_exp, write_weights
 from medha_jax.attention.xla import LOG2_E, NOTHING
+from medha_jax.native.instructions import FLOAT, INT, Instructions, word
 
 PART_INTS = 5  # of a part in the list: slot, first row, its position, rows, limit
 BLOCK = 4

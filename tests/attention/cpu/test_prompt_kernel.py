@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medha_jax.attention import AttentionWork, Tiles, choose
-from medha_jax.attention.cpu import compiled
+from medha_jax.native import compiled
 
 HEADS, GROUP, DIM, PAGE = 2, 3, 16, 32
 ROWS, TILES, SLOT_PAGES = 300, 6, 16
@@ -101,7 +101,7 @@ def test_vectors_of_other_processors(page: int, lanes: int, registers: int, monk
     """LLVM divides vectors that the processor does not have."""
     here = compiled.Processor("another processor", lanes, registers)
     monkeypatch.setattr(compiled, "processor", lambda: here)
-    sizes = 1, lanes, 48, page  # a kernel of one name is for one processor, so each has a group of its own
+    sizes = 1, lanes, 48, page  # `program` is kept by its sizes, so each processor has a group of its own
     queries, pool, table = filled(*sizes)
     tiles = tiles_of([(0, 7), (7, ROWS // 2)], 3, page * SLOT_PAGES)
     expected = program(*sizes, "xla")(queries, pool, table, tiles)

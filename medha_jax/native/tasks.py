@@ -1,4 +1,4 @@
-"""A job of many tasks, which threads of XLA's pool and the calling one take.
+"""A handler of XLA's FFI whose work is cut into tasks, which threads of XLA's pool and the calling one take.
 
 Threads of XLA's pool may all wait for each other, as when several devices share one. So nobody waits for a task that
 nobody has taken: the calling thread takes tasks, too, and then waits for those that others have taken.
@@ -6,72 +6,64 @@ nobody has taken: the calling thread takes tasks, too, and then waits for those 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import IntEnum
+from typing import TypeVar
 
 from llvmlite import ir
 
-from medha_jax.attention.cpu import frames
-from medha_jax.attention.cpu.instructions import INT, POINTER, WORD, Instructions, word
-from medha_jax.attention.cpu.job import Job, Kind
+from medha_jax.native import frames
+from medha_jax.native.instructions import INT, POINTER, WORD, Instructions, word
 
+Field = TypeVar("Field", bound=IntEnum)
 WriteRun = Callable[[Instructions, ir.Value, ir.Value], None]  # writes `run_task(job, task)`
+
+
+class Header(IntEnum):
+    """The first words of a job, which all threads of a call share; words of its own and its lists follow."""
+
+    REFERENCES = 0  # threads that may still look at it
+    NEXT = 1  # task to take
+    DONE = 2  # tasks that are finished
+    TASKS = 3
 
 
 @dataclass(frozen=True)
 class Handler:
-    """A module with one visible function, a handler of XLA's FFI, while that is written.
-
-    Its first arguments are queries, pool, layer and page table; its results are output and log-sum-exp.
+    """A module with one visible function, which XLA calls, while that is written.
 
     Args:
         work: what a thread of XLA's pool calls with a job.
         threads: how many that pool has.
     """
 
-    kind: Kind
     module: ir.Module
     code: Instructions
     call: frames.Call
     work: ir.Function
     threads: ir.Value
 
-    def new_job(self, tasks: ir.Value, numbers: ir.Value) -> tuple[ir.Value, ir.Value]:
-        """Memory for a job of `tasks` tasks and `numbers` fp32 or int32 numbers. Returns the job, and where those are.
-
-        The fields that all jobs have are set.
-        """
-        code, call, b = self.code, self.call, self.code.builder
-        queries, pool, layer, table = (call.argument(number) for number in range(4))
-        job = code.call("malloc", POINTER, b.add(word(len(Job) * 8), b.mul(numbers, word(4))))
+    def new_job(self, words: int, tasks: ir.Value, numbers: ir.Value) -> tuple[ir.Value, ir.Value]:
+        """Memory for a job of `words` words with its header, and where its `numbers` fp32 or int32 numbers are."""
+        code, b = self.code, self.code.builder
+        job = code.call("malloc", POINTER, b.add(word(words * 8), b.mul(numbers, word(4))))
         with b.if_then(b.icmp_unsigned("==", job, ir.Constant(POINTER, None))):
-            b.ret(call.out_of_memory())
-        lists = code.place(job, word(len(Job)), WORD)
-        half = b.mul(call.size(pool, 2), word(self.kind.heads * self.kind.head_bytes))
-        layer_at = b.mul(code.get_index(call.data(layer), 0), b.mul(half, word(2)))
-        fields = {
-            Job.REFERENCES: word(1),
-            Job.NEXT: word(0),
-            Job.DONE: word(0),
-            Job.TASKS: tasks,
-            Job.VALUES_AFTER: half,
-            Job.SLOT_PAGES: call.size(table, 1),
-            Job.QUERIES: call.data(queries),
-            Job.KEYS: code.place(call.data(pool), layer_at, ir.IntType(8)),
-            Job.TABLE: call.data(table),
-            Job.OUT: call.data(call.result(0)),
-            Job.LSE: call.data(call.result(1)),
-            Job.LIST: lists,
-        }
+            b.ret(self.call.out_of_memory())
+        header = {Header.REFERENCES: word(1), Header.NEXT: word(0), Header.DONE: word(0), Header.TASKS: tasks}
+        self.set_fields(job, header)
+        return job, code.place(job, word(words), WORD)
+
+    def set_fields(self, job: ir.Value, fields: Mapping[Field, ir.Value]) -> None:
+        """Set words of a job."""
         for field, value in fields.items():
-            code.put(value, job, field)
-        return job, lists
+            self.code.put(value, job, field)
 
     def have_done(self, job: ir.Value, tasks: ir.Value) -> None:
         """Ask threads of XLA's pool for help, take tasks, and wait for those that others have taken."""
         code, call, b = self.code, self.call, self.code.builder
         helpers = b.sub(code.smaller(self.threads, tasks), word(1))
-        reference = code.place(job, word(Job.REFERENCES), WORD)
+        reference = code.place(job, word(Header.REFERENCES), WORD)
 
         def ask(_: ir.Value) -> None:
             b.atomic_rmw("add", reference, word(1), "seq_cst")
@@ -84,7 +76,7 @@ class Handler:
         waiting, done = b.append_basic_block(), b.append_basic_block()
         b.branch(waiting)
         b.position_at_end(waiting)
-        finished = b.load_atomic(code.place(job, word(Job.DONE), WORD), "seq_cst", 8, typ=WORD)
+        finished = b.load_atomic(code.place(job, word(Header.DONE), WORD), "seq_cst", 8, typ=WORD)
         code.call("sched_yield", INT)
         b.cbranch(b.icmp_signed("<", finished, tasks), waiting, done)
         b.position_at_end(done)
@@ -95,24 +87,24 @@ class Handler:
         self.code.builder.ret(ir.Constant(POINTER, None))
 
 
-def begin_handler(name: str, kind: Kind, write_run: WriteRun) -> Handler:
+def begin_handler(name: str, lanes: int, write_run: WriteRun) -> Handler:
     """A module whose handler `name` answers XLA's other questions, and goes on where a job is to be made."""
     module = ir.Module(name)
     run = ir.Function(module, ir.FunctionType(ir.VoidType(), [POINTER, WORD]), "run_task")
     work = ir.Function(module, ir.FunctionType(ir.VoidType(), [POINTER]), "work")
     handler = ir.Function(module, ir.FunctionType(POINTER, [POINTER]), name)
     run.linkage = work.linkage = "internal"
-    write_run(begin(run, kind), *run.args)
-    _write_work(begin(work, kind), run, *work.args)
-    code = begin(handler, kind)
+    write_run(begin(run, lanes), *run.args)
+    _write_work(begin(work, lanes), run, *work.args)
+    code = begin(handler, lanes)
     call = frames.Call(code, *handler.args)
     call.answer_other_questions()
-    return Handler(kind, module, code, call, work, call.threads())
+    return Handler(module, code, call, work, call.threads())
 
 
-def begin(function: ir.Function, kind: Kind) -> Instructions:
+def begin(function: ir.Function, lanes: int) -> Instructions:
     """Instructions at the beginning of a function."""
-    return Instructions(ir.IRBuilder(function.append_basic_block("entry")), kind.lanes)
+    return Instructions(ir.IRBuilder(function.append_basic_block("entry")), lanes)
 
 
 def _take_tasks(code: Instructions, run: ir.Function, job: ir.Value) -> None:
@@ -121,11 +113,11 @@ def _take_tasks(code: Instructions, run: ir.Function, job: ir.Value) -> None:
     again, mine, none = b.append_basic_block(), b.append_basic_block(), b.append_basic_block()
     b.branch(again)
     b.position_at_end(again)
-    task = b.atomic_rmw("add", code.place(job, word(Job.NEXT), WORD), word(1), "seq_cst")
-    b.cbranch(b.icmp_signed("<", task, code.get(job, Job.TASKS)), mine, none)
+    task = b.atomic_rmw("add", code.place(job, word(Header.NEXT), WORD), word(1), "seq_cst")
+    b.cbranch(b.icmp_signed("<", task, code.get(job, Header.TASKS)), mine, none)
     b.position_at_end(mine)
     b.call(run, [job, task])
-    b.atomic_rmw("add", code.place(job, word(Job.DONE), WORD), word(1), "seq_cst")
+    b.atomic_rmw("add", code.place(job, word(Header.DONE), WORD), word(1), "seq_cst")
     b.branch(again)
     b.position_at_end(none)
 
@@ -133,7 +125,7 @@ def _take_tasks(code: Instructions, run: ir.Function, job: ir.Value) -> None:
 def _leave(code: Instructions, job: ir.Value) -> None:
     """Give up a reference to a job; the last one frees it."""
     b = code.builder
-    before = b.atomic_rmw("sub", code.place(job, word(Job.REFERENCES), WORD), word(1), "seq_cst")
+    before = b.atomic_rmw("sub", code.place(job, word(Header.REFERENCES), WORD), word(1), "seq_cst")
     with b.if_then(b.icmp_signed("==", before, word(1))):
         code.call("free", ir.VoidType(), job)
 

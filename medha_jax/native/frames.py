@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from llvmlite import ir
 
-from medha_jax.attention.cpu.instructions import INT, POINTER, WORD, Instructions, word
+from medha_jax.native.instructions import INT, POINTER, WORD, Instructions, word
 
 # words of structures; each begins with its size and a list of extensions
 FRAME_EXTENSION, FRAME_API, FRAME_CONTEXT, FRAME_STAGE, FRAME_ARGUMENTS, FRAME_RESULTS = 1, 2, 3, 4, 9, 14
@@ -19,7 +19,7 @@ API_VERSION, API_ERROR_CREATE, API_ERROR_DESTROY, API_SCHEDULE, API_THREADS = 4,
 BUFFER_DATA, BUFFER_SIZES = 3, 5
 METADATA, EXECUTE = 1, 3  # kind of an extension; stage of a call
 RESOURCE_EXHAUSTED = 8
-NO_MEMORY = b"attention: there is no memory for a list of tasks\0"
+NO_MEMORY = b"there is no memory for a list of tasks\0"
 
 
 @dataclass
@@ -60,7 +60,7 @@ class Call:
         with b.if_then(b.icmp_signed("!=", stage, ir.Constant(INT, EXECUTE))):
             b.ret(nothing)
 
-    def argument(self, number: int) -> ir.Value:
+    def argument(self, number: int | ir.Value) -> ir.Value:
         """The buffer of an argument."""
         return self.code.get(self._field(FRAME_ARGUMENTS), number, POINTER)
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import cache
+from typing import Any, TypeVar
 
 import jax
 import llvmlite.binding as llvm
 from llvmlite import ir
 
-from medha_jax.attention.cpu.job import Kind
-
+Kind = TypeVar("Kind", bound=Hashable)  # what a kernel is made for
 _REGISTERING = threading.Lock()
 WIDEST = 16  # lanes, with AVX-512; other processors get half
 
@@ -56,7 +56,7 @@ class _Compiled:
 
 
 @cache
-def _registered(write: Callable[[Kind], ir.Module], kind: Kind) -> _Compiled:
+def _registered(write: Callable[[Any], ir.Module], kind: Hashable) -> _Compiled:
     module = write(kind)
     engine = _compile(module)
     capsule = ctypes.pythonapi.PyCapsule_New

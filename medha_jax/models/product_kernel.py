@@ -1,0 +1,169 @@
+"""Products of a matrix and some dozens of columns in fp32, as LLVM instructions.
+
+XLA's own reach half of what the processor can do here. A task is a run of the matrix's rows, in blocks of a few: their
+sums for two vectors of columns stay in registers, while each number of the matrix is read once from memory and
+multiplied with both. The matrix's next block is fetched meanwhile. The sums of a column are added in the order of the
+matrix's columns, so they do not depend on the other columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+from llvmlite import ir
+
+from medha_jax.native.compiled import processor, register
+from medha_jax.native.instructions import FLOAT, POINTER, Instructions, word
+from medha_jax.native.tasks import Header, begin_handler
+
+BLOCK = 6  # rows of the matrix whose sums are computed together
+TASK_BLOCKS = 8
+UNROLLED = 4  # of the matrix's columns in one step of the loop
+SIZE = 4  # bytes of a number
+
+
+@dataclass(frozen=True)
+class ProductKind:
+    """What a kernel is made for: elements of a vector, and how many vectors fit the processor's registers."""
+
+    lanes: int
+    registers: int
+
+    @property
+    def vectors(self) -> int:
+        """Vectors of columns that are computed together: a block's sums fill three quarters of the registers."""
+        return self.registers * 3 // 4 // BLOCK
+
+
+class ProductJob(IntEnum):
+    """The words of a job behind its header: addresses and sizes of `matrix [outputs, inputs] @ x [inputs, columns]`."""
+
+    MATRIX = 4
+    X = 5
+    OUT = 6
+    OUTPUTS = 7
+    INPUTS = 8
+    COLUMNS = 9
+
+
+def product_module(kind: ProductKind) -> ir.Module:
+    """The module of the kernel; its one visible function has the module's name.
+
+    Its arguments are x, the number of a matrix, and all matrices, which have the same shape.
+    """
+
+    def write(code: Instructions, job: ir.Value, task: ir.Value) -> None:
+        _write_run(code, kind, job, task)
+
+    handler = begin_handler(f"medha_product_float32_{kind.lanes}x{kind.registers}", kind.lanes, write)
+    code, call = handler.code, handler.call
+    x, number = call.argument(0), code.get_index(call.data(call.argument(1)), 0)
+    matrix = call.argument(code.builder.add(number, word(2)))
+    outputs = call.size(matrix, 0)
+    tasks = code.ceil_div(code.ceil_div(outputs, BLOCK), TASK_BLOCKS)
+    job, _ = handler.new_job(len(Header) + len(ProductJob), tasks, word(0))
+    fields = {
+        ProductJob.MATRIX: call.data(matrix),
+        ProductJob.X: call.data(x),
+        ProductJob.OUT: call.data(call.result(0)),
+        ProductJob.OUTPUTS: outputs,
+        ProductJob.INPUTS: call.size(matrix, 1),
+        ProductJob.COLUMNS: call.size(x, 1),
+    }
+    handler.set_fields(job, fields)
+    handler.have_done(job, tasks)
+    handler.end(job)
+    return handler.module
+
+
+def _write_run(code: Instructions, kind: ProductKind, job: ir.Value, task: ir.Value) -> None:
+    """`run_task(job, task)`: the sums of some blocks, for all columns."""
+    b = code.builder
+    first = b.mul(task, word(TASK_BLOCKS))
+    outputs, columns = code.get(job, ProductJob.OUTPUTS), code.get(job, ProductJob.COLUMNS)
+    past = code.smaller(b.add(first, word(TASK_BLOCKS)), code.ceil_div(outputs, BLOCK))
+    vectors = code.ceil_div(columns, kind.lanes)
+
+    def one_block(number: ir.Value) -> None:
+        # the last block and the last vector may begin earlier: what is computed twice is the same twice
+        output = code.smaller(b.mul(number, word(BLOCK)), b.sub(outputs, word(BLOCK)))
+
+        def columns_at(vector: ir.Value) -> ir.Value:
+            return code.smaller(b.mul(vector, word(kind.lanes)), b.sub(columns, word(kind.lanes)))
+
+        def some(vector: ir.Value, count: int) -> None:
+            columns = [columns_at(b.add(vector, word(nth))) for nth in range(count)]
+            _write_sums(code, job, output, columns)
+
+        whole = b.sdiv(vectors, word(kind.vectors))
+        code.each(word(0), whole, lambda nth: some(b.mul(nth, word(kind.vectors)), kind.vectors))
+        done = b.mul(whole, word(kind.vectors))
+        for count in range(1, kind.vectors):
+            with b.if_then(b.icmp_signed("==", b.sub(vectors, done), word(count))):
+                some(done, count)
+
+    code.each(first, past, one_block)
+    b.ret_void()
+
+
+def _write_sums(code: Instructions, job: ir.Value, output: ir.Value, columns: Sequence[ir.Value]) -> None:
+    """The sums of a block from row `output` on, for the vectors that begin at `columns`."""
+    b = code.builder
+    matrix, x, out = (code.get(job, field, POINTER) for field in (ProductJob.MATRIX, ProductJob.X, ProductJob.OUT))
+    inputs, width = code.get(job, ProductJob.INPUTS), code.get(job, ProductJob.COLUMNS)
+    rows = [b.mul(b.add(output, word(nth)), inputs) for nth in range(BLOCK)]
+    following = code.place(matrix, b.add(rows[-1], inputs), FLOAT)
+
+    def add(number: ir.Value, sums: Sequence[ir.Value]) -> list[ir.Value]:
+        vectors = [code.load(x, b.add(b.mul(number, width), column)) for column in columns]
+        numbers = [code.all_lanes(code.get(matrix, b.add(row, number), FLOAT)) for row in rows]
+        pairs = [(one, vector) for one in numbers for vector in vectors]
+        return [code.fma(*pair, total) for pair, total in zip(pairs, sums, strict=True)]
+
+    def add_some(number: ir.Value, sums: Sequence[ir.Value]) -> Sequence[ir.Value]:
+        first = b.mul(number, word(UNROLLED))
+        code.fetch(following, b.mul(first, word(BLOCK * SIZE)), UNROLLED * BLOCK * SIZE)
+        for nth in range(UNROLLED):
+            sums = add(b.add(first, word(nth)), sums)
+        return sums
+
+    whole = b.sdiv(inputs, word(UNROLLED))
+    sums = code.loop(word(0), whole, [code.all_lanes(0.0)] * (BLOCK * len(columns)), add_some)
+    sums = code.loop(b.mul(whole, word(UNROLLED)), inputs, sums, add)
+    places = [(row, column) for row in range(BLOCK) for column in columns]
+    for (row, column), total in zip(places, sums, strict=True):
+        code.store(total, out, b.add(b.mul(b.add(output, word(row)), width), column))
+
+
+@dataclass(frozen=True)
+class ColumnProduct:
+    """The registered kernel `name`, and the fewest columns that it takes."""
+
+    name: str
+    fewest: int
+
+    def takes(self, outputs: int, columns: int) -> bool:
+        """Whether it can multiply a matrix of so many rows with so many columns."""
+        return outputs >= BLOCK and columns >= self.fewest
+
+    def __call__(
+        self,
+        matrices: Sequence[Float[Array, "outputs inputs"]],
+        number: Int[Array, ""],
+        x: Float[Array, "inputs columns"],
+    ) -> Float[Array, "outputs columns"]:
+        """Matrix `number` of some of the same shape times `x`. fp32."""
+        shape = jax.ShapeDtypeStruct((matrices[0].shape[0], x.shape[1]), jnp.float32)
+        result: Array = jax.ffi.ffi_call(self.name, shape)(x, number.astype(jnp.int32), *matrices)
+        return result
+
+
+def column_product() -> ColumnProduct:
+    """The kernel for the processor at hand; its first call compiles it."""
+    here = processor()
+    return ColumnProduct(register(product_module, ProductKind(here.lanes, here.registers)), here.lanes)
