@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from medha_jax.models.parameters import ParameterSpec
-from medha_jax.models.product_kernel import ColumnProduct
+from medha_jax.models.product_kernel import ColumnProduct, column_product
 
 Named = TypeVar("Named")
 LAYERS = "layers"
@@ -107,6 +107,15 @@ class Form:
 
 
 STORED = Form()
+# rows up to which products with columns are faster on CPUs, by XLA and by our kernel; with more, turning takes too long
+FEW_ROWS, FEW_ROWS_BY_KERNEL = 64, 256
+
+
+def form_on_cpu(rows: int, dtype: jnp.dtype, query_heads: int = 0) -> Form:
+    """How weights lie and hidden states run in a program of so many rows on CPUs."""
+    by = column_product() if dtype == jnp.float32 else None
+    columns = rows <= (FEW_ROWS if by is None else FEW_ROWS_BY_KERNEL)
+    return Form(placed=True, columns=columns, query_heads=query_heads, by=by)
 
 
 def placed_sources(name: str) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from jax.experimental import multihost_utils
 
 from medha_jax.checkpoints import stored_dtype
 from medha_jax.config import RuntimeConfig
-from medha_jax.models import Form, parameter_specs
+from medha_jax.models import LayerMatrix, form_on_cpu, parameter_specs
 from medha_jax.runtime.shape_compiler import Report
 from medha_jax.specs.model import Architecture
 
@@ -79,16 +79,18 @@ def product_ratio(rows: int, inputs: int, outputs: int) -> float:
 
 
 def _product(dtype: jnp.dtype, rows: int, inputs: int, outputs: int) -> Callable[[], Array]:
-    """A product with each of `TIMED_LAYERS` matrices of a stack, as a tick's layers take them; compiled."""
-    form = Form(placed=True)
+    """A product with each of `TIMED_LAYERS` matrices, as a tick's layers take them; compiled."""
+    form = form_on_cpu(rows, dtype)
 
-    def run(x: Array, stack: Array) -> Array:
+    def run(x: Array, matrices: tuple[Array, ...]) -> Array:
         def layer(number: Array, total: Array) -> Array:
-            return total + form.product(x, lax.dynamic_index_in_dim(stack, number, keepdims=False))
+            return total + form.product(x, LayerMatrix(matrices, number))
 
-        total: Array = lax.fori_loop(0, TIMED_LAYERS, layer, jnp.zeros((rows, outputs), dtype))
+        shape = (outputs, rows) if form.columns else (rows, outputs)
+        total: Array = lax.fori_loop(0, TIMED_LAYERS, layer, jnp.zeros(shape, dtype))
         return total
 
-    x, stack = jnp.ones((rows, inputs), dtype), jnp.ones((TIMED_LAYERS, outputs, inputs), dtype)
-    product = jax.jit(run).lower(x, stack).compile()
-    return lambda: product(x, stack)
+    x = jnp.ones((inputs, rows) if form.columns else (rows, inputs), dtype)
+    matrices = tuple(jnp.ones((outputs, inputs), dtype) for _ in range(TIMED_LAYERS))
+    product = jax.jit(run).lower(x, matrices).compile()
+    return lambda: product(x, matrices)

@@ -21,7 +21,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from medha_jax.attention import Attention, GpuTarget, choose, empty_pool
 from medha_jax.config import RuntimeConfig
 from medha_jax.mesh import parameter_spec, per_group, plan_spec, pool_spec, register_spec
-from medha_jax.models import Form, column_product, of_some_layers
+from medha_jax.models import Form, form_on_cpu, of_some_layers
 from medha_jax.runtime.compiler import compiler_options
 from medha_jax.runtime.packing import Geometry
 from medha_jax.runtime.parameter_placement import placed_specs
@@ -39,8 +39,6 @@ from medha_jax.specs.shape_grid import ShapeGrid
 from medha_jax.specs.sizes import Sizes
 
 Named = TypeVar("Named")
-# up to which products with columns are faster on CPUs, by XLA and by our kernel; with more, turning them costs too much
-FEW_ROWS, FEW_ROWS_BY_KERNEL = 64, 256
 
 
 @dataclass(frozen=True)
@@ -172,9 +170,7 @@ class Programs:
     def form(self, rows: int) -> Form:
         """How weights lie and hidden states run in a program of so many rows."""
         heads = self.arch.heads // self.layout.tp
-        by = column_product() if self.on_cpu and self.dtype == jnp.float32 else None
-        columns = self.on_cpu and rows <= (FEW_ROWS if by is None else FEW_ROWS_BY_KERNEL)
-        return Form(placed=True, columns=columns, query_heads=heads, by=by)
+        return form_on_cpu(rows, self.dtype, heads) if self.on_cpu else Form(placed=True, query_heads=heads)
 
     @property
     def unrolled(self) -> bool:
