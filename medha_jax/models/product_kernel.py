@@ -121,9 +121,7 @@ def _write_sums(code: Instructions, job: ir.Value, output: ir.Value, columns: Se
 
     def add(number: ir.Value, sums: Sequence[ir.Value]) -> list[ir.Value]:
         vectors = [code.load(x, b.add(b.mul(number, width), column)) for column in columns]
-        numbers = [code.all_lanes(code.get(matrix, b.add(row, number), FLOAT)) for row in rows]
-        pairs = [(one, vector) for one in numbers for vector in vectors]
-        return [code.fma(*pair, total) for pair, total in zip(pairs, sums, strict=True)]
+        return code.add_products([code.get(matrix, b.add(row, number), FLOAT) for row in rows], vectors, sums)
 
     def add_some(number: ir.Value, sums: Sequence[ir.Value]) -> Sequence[ir.Value]:
         first = b.mul(number, word(UNROLLED))

@@ -106,6 +106,13 @@ class Instructions:
         """`x * y + z`, rounded once."""
         return self.call(f"llvm.fma.v{self.lanes}f32", self.vector, x, y, z)
 
+    def add_products(
+        self, numbers: Sequence[ir.Value], vectors: Sequence[ir.Value], sums: Sequence[ir.Value]
+    ) -> list[ir.Value]:
+        """Add the products of each number with each vector to `sums [numbers, vectors]`."""
+        pairs = [(one, vector) for one in map(self.all_lanes, numbers) for vector in vectors]
+        return [self.fma(*pair, total) for pair, total in zip(pairs, sums, strict=True)]
+
     def sum(self, vector: ir.Value) -> ir.Value:
         """The sum over the lanes, pairs first."""
         name = f"llvm.vector.reduce.fadd.v{self.lanes}f32"

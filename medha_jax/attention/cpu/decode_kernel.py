@@ -189,12 +189,11 @@ def _write_values(
             at = b.mul(token, word(dim))
             if fetches:
                 code.fetch(page.ahead, b.mul(at, word(kind.size)), dim * kind.size)
-            weights = [code.all_lanes(code.get(rooms[head], token, FLOAT)) for head in heads]
+            weights = [code.get(rooms[head], token, FLOAT) for head in heads]
             values = [
                 code.load(page.values, b.add(at, word(piece * lanes)), kind.bfloat16) for piece in range(kind.pieces)
             ]
-            products = [(weight, value) for weight in weights for value in values]
-            return [code.fma(*pair, total) for pair, total in zip(products, carried, strict=True)]
+            return code.add_products(weights, values, carried)
 
         for place, total in zip(places, code.loop(word(0), page.tokens, sums, add), strict=True):
             code.store(total, part, where[place])

@@ -186,8 +186,8 @@ def _write_scores(code: Instructions, kind: Kind, room: _Room, query: ir.Value, 
         def add(number: ir.Value, carried: Sequence[ir.Value], columns: range = columns) -> list[ir.Value]:
             at = b.mul(number, word(step))
             keys = [code.load(room.keys, b.add(at, word(column))) for column in columns]
-            factors = [b.add(b.mul(one, word(dim)), number) for one in mine]
-            return _products(code, room.queries, factors, keys, carried)
+            factors = [code.get(room.queries, b.add(b.mul(one, word(dim)), number), FLOAT) for one in mine]
+            return code.add_products(factors, keys, carried)
 
         sums = code.loop(word(0), word(dim), [code.all_lanes(0.0)] * (BLOCK * len(columns)), add)
         places = [(nth, column) for nth in range(BLOCK) for column in columns]
@@ -216,8 +216,8 @@ def _write_values(
         def add(token: ir.Value, carried: Sequence[ir.Value], columns: range = columns) -> list[ir.Value]:
             at = b.mul(token, word(dim))
             loaded = [code.load(values, b.add(at, word(column))) for column in columns]
-            factors = [b.add(token, word(nth * step)) for nth in range(BLOCK)]
-            return _products(code, room.scores, factors, loaded, carried)
+            weights = [code.get(room.scores, b.add(token, word(nth * step)), FLOAT) for nth in range(BLOCK)]
+            return code.add_products(weights, loaded, carried)
 
         for at, total in zip(where, code.loop(word(0), tokens, old, add), strict=True):
             code.store(total, room.sums, at)
@@ -227,19 +227,6 @@ def _sets(kind: Kind, numbers: int) -> list[range]:
     """Where vectors of `numbers` numbers begin; of each set, a block's sums fill half of the registers."""
     count = kind.lanes * max(1, kind.registers // 2 // BLOCK)
     return [range(first, min(first + count, numbers), kind.lanes) for first in range(0, numbers, count)]
-
-
-def _products(
-    code: Instructions,
-    array: ir.Value,
-    factors: Sequence[ir.Value],
-    vectors: Sequence[ir.Value],
-    sums: Sequence[ir.Value],
-) -> list[ir.Value]:
-    """Add the products of numbers of an array, by their places, with each vector to `sums [factors, vectors]`."""
-    numbers = [code.all_lanes(code.get(array, at, FLOAT)) for at in factors]
-    pairs = [(number, vector) for number in numbers for vector in vectors]
-    return [code.fma(*pair, total) for pair, total in zip(pairs, sums, strict=True)]
 
 
 def _write_end(code: Instructions, kind: Kind, room: _Room, part: _Part, job: ir.Value, queries: ir.Value) -> None:
