@@ -182,7 +182,7 @@ def _by_llvm(heads: int, group: int, head_dim: int, page: int, dtype: jnp.dtype,
     from medha_jax.attention.cpu.decode_handler import decode_module
     from medha_jax.attention.cpu.job import Kind
     from medha_jax.attention.cpu.prompt_handler import prompt_module
-    from medha_jax.native.compiled import processor, register  # llvmlite, which only this attention needs
+    from medha_jax.native.compiled import processor, register  # llvmlite, which only CPUs need
 
     if fp8:
         raise LaunchError("the kernels for CPUs read no eight-bit pool")

@@ -1,5 +1,6 @@
 """Decoder-only language models as Flax NNX modules: Llama, Mistral, Qwen2 and Qwen3 (dense)."""
 
+from medha_jax.models.column_product import ColumnProduct, column_product
 from medha_jax.models.decoder import Decoder, Layer, final_logits, layer_graph, parameter_specs
 from medha_jax.models.form import (
     LAYERS,
@@ -15,7 +16,6 @@ from medha_jax.models.form import (
     with_layers_apart,
 )
 from medha_jax.models.parameters import ParameterSpec
-from medha_jax.models.product_kernel import ColumnProduct, column_product
 from medha_jax.models.rotation import rotary_angles
 
 __all__ = [

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from medha_jax.models.column_product import ColumnProduct, column_product
 from medha_jax.models.parameters import ParameterSpec
-from medha_jax.models.product_kernel import ColumnProduct, column_product
 
 Named = TypeVar("Named")
 LAYERS = "layers"

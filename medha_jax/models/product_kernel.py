@@ -12,16 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
-import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
 from llvmlite import ir
 
-from medha_jax.native.compiled import processor, register
+from medha_jax.models.column_product import FEWEST_OUTPUTS
 from medha_jax.native.instructions import FLOAT, POINTER, Instructions, word
 from medha_jax.native.tasks import Header, begin_handler
 
-BLOCK = 6  # rows of the matrix whose sums are computed together
+BLOCK = FEWEST_OUTPUTS  # rows of the matrix whose sums are computed together
 TASK_BLOCKS = 8
 UNROLLED = 4  # of the matrix's columns in one step of the loop
 SIZE = 4  # bytes of a number
@@ -136,32 +133,3 @@ def _write_sums(code: Instructions, job: ir.Value, output: ir.Value, columns: Se
     places = [(row, column) for row in range(BLOCK) for column in columns]
     for (row, column), total in zip(places, sums, strict=True):
         code.store(total, out, b.add(b.mul(b.add(output, word(row)), width), column))
-
-
-@dataclass(frozen=True)
-class ColumnProduct:
-    """The registered kernel `name`, and the fewest columns that it takes."""
-
-    name: str
-    fewest: int
-
-    def takes(self, outputs: int, columns: int) -> bool:
-        """Whether it can multiply a matrix of so many rows with so many columns."""
-        return outputs >= BLOCK and columns >= self.fewest
-
-    def __call__(
-        self,
-        matrices: Sequence[Float[Array, "outputs inputs"]],
-        number: Int[Array, ""],
-        x: Float[Array, "inputs columns"],
-    ) -> Float[Array, "outputs columns"]:
-        """Matrix `number` of some of the same shape times `x`. fp32."""
-        shape = jax.ShapeDtypeStruct((matrices[0].shape[0], x.shape[1]), jnp.float32)
-        result: Array = jax.ffi.ffi_call(self.name, shape)(x, number.astype(jnp.int32), *matrices)
-        return result
-
-
-def column_product() -> ColumnProduct:
-    """The kernel for the processor at hand; its first call compiles it."""
-    here = processor()
-    return ColumnProduct(register(product_module, ProductKind(here.lanes, here.registers)), here.lanes)
