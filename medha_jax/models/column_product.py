@@ -37,8 +37,8 @@ class ColumnProduct:
 
 def column_product() -> ColumnProduct:
     """The kernel for the processor at hand; its first call compiles it."""
-    from medha_jax.models.product_kernel import ProductKind, product_module  # llvmlite, which only CPUs need
+    from medha_jax.models.product_kernel import product_module  # llvmlite, which only CPUs need
     from medha_jax.native.compiled import processor, register
 
     here = processor()
-    return ColumnProduct(register(product_module, ProductKind(here.lanes, here.registers)), here.lanes)
+    return ColumnProduct(register(product_module, here), here.lanes)

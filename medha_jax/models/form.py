@@ -107,7 +107,8 @@ class Form:
 
 
 STORED = Form()
-# rows up to which products with columns are faster on CPUs, by XLA and by our kernel; with more, turning takes too long
+# rows up to which hidden states are columns on CPUs; with more, turning them costs XLA up to a tenth, and the kernel's
+# products are no faster than XLA's
 FEW_ROWS, FEW_ROWS_BY_KERNEL = 64, 256
 
 

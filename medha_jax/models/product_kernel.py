@@ -1,22 +1,22 @@
 """Products of a matrix and some dozens of columns in fp32, as LLVM instructions.
 
-XLA's own reach half of what the processor can do here. A task is a run of the matrix's rows, in blocks of a few: their
-sums for two vectors of columns stay in registers, while each number of the matrix is read once from memory and
-multiplied with both. The matrix's next block is fetched meanwhile. The sums of a column are added in the order of the
-matrix's columns, so they do not depend on the other columns.
+XLA's own reach 40 to 70 % of what the processor does with many columns. A task is a run of the matrix's rows, in blocks
+of a few: their sums for some vectors of columns stay in registers, and each number of the matrix is multiplied with all
+of these. It comes from memory once. The matrix's next block is fetched meanwhile. The sums of a column are added in the
+order of the matrix's columns, so they do not depend on the other columns.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from enum import IntEnum
+from enum import auto
 
 from llvmlite import ir
 
 from medha_jax.models.column_product import FEWEST_OUTPUTS
+from medha_jax.native.compiled import Processor
 from medha_jax.native.instructions import FLOAT, POINTER, Instructions, word
-from medha_jax.native.tasks import Header, begin_handler
+from medha_jax.native.tasks import JobWords, begin_handler
 
 BLOCK = FEWEST_OUTPUTS  # rows of the matrix whose sums are computed together
 TASK_BLOCKS = 8
@@ -24,46 +24,30 @@ UNROLLED = 4  # of the matrix's columns in one step of the loop
 SIZE = 4  # bytes of a number
 
 
-@dataclass(frozen=True)
-class ProductKind:
-    """What a kernel is made for: elements of a vector, and how many vectors fit the processor's registers."""
+class ProductJob(JobWords):
+    """The words of a job: addresses and sizes of `matrix [outputs, inputs] @ x [inputs, columns]`."""
 
-    lanes: int
-    registers: int
-
-    @property
-    def vectors(self) -> int:
-        """Vectors of columns that are computed together: a block's sums fill three quarters of the registers."""
-        return self.registers * 3 // 4 // BLOCK
+    MATRIX = auto()
+    X = auto()
+    OUT = auto()
+    OUTPUTS = auto()
+    INPUTS = auto()
+    COLUMNS = auto()
 
 
-class ProductJob(IntEnum):
-    """The words of a job behind its header: addresses and sizes of `matrix [outputs, inputs] @ x [inputs, columns]`."""
-
-    MATRIX = 4
-    X = 5
-    OUT = 6
-    OUTPUTS = 7
-    INPUTS = 8
-    COLUMNS = 9
-
-
-def product_module(kind: ProductKind) -> ir.Module:
-    """The module of the kernel; its one visible function has the module's name.
+def product_module(here: Processor) -> ir.Module:
+    """The module of the kernel for a processor; its one visible function has the module's name.
 
     Its arguments are x, the number of a matrix, and all matrices, which have the same shape.
     """
-
-    def write(code: Instructions, job: ir.Value, task: ir.Value) -> None:
-        _write_run(code, kind, job, task)
-
-    handler = begin_handler(f"medha_product_float32_{kind.lanes}x{kind.registers}", kind.lanes, write)
+    name = f"medha_product_float32_{here.lanes}x{here.registers}"
+    handler = begin_handler(name, here.lanes, lambda code, job, task: _write_run(code, here, job, task))
     code, call = handler.code, handler.call
     x, number = call.argument(0), code.get_index(call.data(call.argument(1)), 0)
     matrix = call.argument(code.builder.add(number, word(2)))
     outputs = call.size(matrix, 0)
     tasks = code.ceil_div(code.ceil_div(outputs, BLOCK), TASK_BLOCKS)
-    job, _ = handler.new_job(len(Header) + len(ProductJob), tasks, word(0))
+    job, _ = handler.new_job(ProductJob, tasks, word(0))
     fields = {
         ProductJob.MATRIX: call.data(matrix),
         ProductJob.X: call.data(x),
@@ -78,29 +62,30 @@ def product_module(kind: ProductKind) -> ir.Module:
     return handler.module
 
 
-def _write_run(code: Instructions, kind: ProductKind, job: ir.Value, task: ir.Value) -> None:
+def _write_run(code: Instructions, here: Processor, job: ir.Value, task: ir.Value) -> None:
     """`run_task(job, task)`: the sums of some blocks, for all columns."""
     b = code.builder
     first = b.mul(task, word(TASK_BLOCKS))
     outputs, columns = code.get(job, ProductJob.OUTPUTS), code.get(job, ProductJob.COLUMNS)
     past = code.smaller(b.add(first, word(TASK_BLOCKS)), code.ceil_div(outputs, BLOCK))
-    vectors = code.ceil_div(columns, kind.lanes)
+    vectors = code.ceil_div(columns, here.lanes)
+    together = here.registers * 3 // 4 // BLOCK  # vectors; the sums of a block fill three quarters of the registers
 
     def one_block(number: ir.Value) -> None:
         # the last block and the last vector may begin earlier: what is computed twice is the same twice
         output = code.smaller(b.mul(number, word(BLOCK)), b.sub(outputs, word(BLOCK)))
 
         def columns_at(vector: ir.Value) -> ir.Value:
-            return code.smaller(b.mul(vector, word(kind.lanes)), b.sub(columns, word(kind.lanes)))
+            return code.smaller(b.mul(vector, word(here.lanes)), b.sub(columns, word(here.lanes)))
 
         def some(vector: ir.Value, count: int) -> None:
             columns = [columns_at(b.add(vector, word(nth))) for nth in range(count)]
             _write_sums(code, job, output, columns)
 
-        whole = b.sdiv(vectors, word(kind.vectors))
-        code.each(word(0), whole, lambda nth: some(b.mul(nth, word(kind.vectors)), kind.vectors))
-        done = b.mul(whole, word(kind.vectors))
-        for count in range(1, kind.vectors):
+        whole = b.sdiv(vectors, word(together))
+        code.each(word(0), whole, lambda nth: some(b.mul(nth, word(together)), together))
+        done = b.mul(whole, word(together))
+        for count in range(1, together):
             with b.if_then(b.icmp_signed("==", b.sub(vectors, done), word(count))):
                 some(done, count)
 

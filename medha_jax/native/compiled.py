@@ -13,7 +13,7 @@ import jax
 import llvmlite.binding as llvm
 from llvmlite import ir
 
-Kind = TypeVar("Kind", bound=Hashable)  # what a kernel is made for
+KernelKind = TypeVar("KernelKind", bound=Hashable)  # what a kernel is made for
 _REGISTERING = threading.Lock()
 WIDEST = 16  # lanes, with AVX-512; other processors get half
 
@@ -35,7 +35,7 @@ def processor() -> Processor:
     return Processor(llvm.get_host_cpu_name(), WIDEST if wide else WIDEST // 2, 32 if wide else 16)
 
 
-def register(write: Callable[[Kind], ir.Module], kind: Kind) -> str:
+def register(write: Callable[[KernelKind], ir.Module], kind: KernelKind) -> str:
     """Compile a kernel and register it with JAX as a target of `jax.ffi.ffi_call`. Returns its name there.
 
     Any thread may ask; JAX refuses a second kernel of a name.

@@ -21,12 +21,20 @@ WriteRun = Callable[[Instructions, ir.Value, ir.Value], None]  # writes `run_tas
 
 
 class Header(IntEnum):
-    """The first words of a job, which all threads of a call share; words of its own and its lists follow."""
+    """The first words of a job, which all threads of a call share; those of its kind and its lists follow."""
 
     REFERENCES = 0  # threads that may still look at it
     NEXT = 1  # task to take
     DONE = 2  # tasks that are finished
     TASKS = 3
+
+
+class JobWords(IntEnum):
+    """A kind of job names its words in a subclass, each with `auto()`; they follow the header."""
+
+    @staticmethod
+    def _generate_next_value_(name: str, start: int, count: int, last_values: list[int]) -> int:
+        return len(Header) + count
 
 
 @dataclass(frozen=True)
@@ -44,15 +52,15 @@ class Handler:
     work: ir.Function
     threads: ir.Value
 
-    def new_job(self, words: int, tasks: ir.Value, numbers: ir.Value) -> tuple[ir.Value, ir.Value]:
-        """Memory for a job of `words` words with its header, and where its `numbers` fp32 or int32 numbers are."""
-        code, b = self.code, self.code.builder
-        job = code.call("malloc", POINTER, b.add(word(words * 8), b.mul(numbers, word(4))))
+    def new_job(self, words: type[JobWords], tasks: ir.Value, numbers: ir.Value) -> tuple[ir.Value, ir.Value]:
+        """Memory for a job with its header and `words`, and where its `numbers` fp32 or int32 numbers are."""
+        code, b, all_words = self.code, self.code.builder, len(Header) + len(words)
+        job = code.call("malloc", POINTER, b.add(word(all_words * 8), b.mul(numbers, word(4))))
         with b.if_then(b.icmp_unsigned("==", job, ir.Constant(POINTER, None))):
             b.ret(self.call.out_of_memory())
         header = {Header.REFERENCES: word(1), Header.NEXT: word(0), Header.DONE: word(0), Header.TASKS: tasks}
         self.set_fields(job, header)
-        return job, code.place(job, word(words), WORD)
+        return job, code.place(job, word(all_words), WORD)
 
     def set_fields(self, job: ir.Value, fields: Mapping[Field, ir.Value]) -> None:
         """Set words of a job."""

@@ -82,15 +82,16 @@ def _product(dtype: jnp.dtype, rows: int, inputs: int, outputs: int) -> Callable
     """A product with each of `TIMED_LAYERS` matrices, as a tick's layers take them; compiled."""
     form = form_on_cpu(rows, dtype)
 
+    def states(width: int) -> Array:
+        return jnp.ones((width, rows) if form.columns else (rows, width), dtype)
+
     def run(x: Array, matrices: tuple[Array, ...]) -> Array:
         def layer(number: Array, total: Array) -> Array:
             return total + form.product(x, LayerMatrix(matrices, number))
 
-        shape = (outputs, rows) if form.columns else (rows, outputs)
-        total: Array = lax.fori_loop(0, TIMED_LAYERS, layer, jnp.zeros(shape, dtype))
+        total: Array = lax.fori_loop(0, TIMED_LAYERS, layer, states(outputs))
         return total
 
-    x = jnp.ones((inputs, rows) if form.columns else (rows, inputs), dtype)
-    matrices = tuple(jnp.ones((outputs, inputs), dtype) for _ in range(TIMED_LAYERS))
+    x, matrices = states(inputs), tuple(jnp.ones((outputs, inputs), dtype) for _ in range(TIMED_LAYERS))
     product = jax.jit(run).lower(x, matrices).compile()
     return lambda: product(x, matrices)

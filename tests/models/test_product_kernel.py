@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cache
 
 import jax.numpy as jnp
@@ -12,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medha_jax.models import ColumnProduct, column_product
-from medha_jax.models.product_kernel import BLOCK, ProductKind, product_module
-from medha_jax.native.compiled import register
+from medha_jax.models.product_kernel import BLOCK, product_module
+from medha_jax.native.compiled import processor, register
 
 SIZES = dict(outputs=st.integers(BLOCK, 120), inputs=st.integers(1, 70), columns=st.integers(16, 150))
 KINDS = ((4, 16), (8, 16), (16, 32), (16, 64))
@@ -22,7 +23,8 @@ KINDS = ((4, 16), (8, 16), (16, 32), (16, 64))
 @cache
 def products() -> list[ColumnProduct]:
     """The kernel for this processor, and those for others; LLVM divides vectors that this one does not have."""
-    others = [ColumnProduct(register(product_module, ProductKind(*kind)), kind[0]) for kind in KINDS]
+    kinds = (replace(processor(), lanes=lanes, registers=registers) for lanes, registers in KINDS)
+    others = [ColumnProduct(register(product_module, kind), kind.lanes) for kind in kinds]
     return [column_product(), *others]
 
 

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
-from medha_jax.attention.cpu.job import Job, Kind, pointer
+from medha_jax.attention.cpu.job import Job, Kind, pages_of, pointer
 from medha_jax.attention.cpu.online_softmax import log_sum_exp, write_weights
-from medha_jax.attention.xla import LOG2_E, NOTHING
+from medha_jax.attention.xla import NOTHING
 from medha_jax.native.instructions import FLOAT, INT, Instructions, word
 
 TASK_INTS = 3  # of a task in the list: row, first page, page after the last
@@ -55,13 +55,13 @@ def write_run(code: Instructions, kind: Kind, join: ir.Function, job: ir.Value, 
     row, first, past = (code.get_index(listed, number) for number in range(TASK_INTS))
     length = code.get_index(pointer(code, job, Job.LENGTHS), row)
     slot = code.get_index(pointer(code, job, Job.SLOTS), row)
-    table = code.place(pointer(code, job, Job.TABLE), b.mul(slot, code.get(job, Job.SLOT_PAGES)), INT)
+    table = pages_of(code, job, slot)
     keys, after = pointer(code, job, Job.KEYS), code.get(job, Job.VALUES_AFTER)
     part = _part_of(code, kind, job, task)
     numbers = kind.queries * dim
 
     given = code.place(pointer(code, job, Job.QUERIES), b.mul(row, word(numbers * kind.size)), ir.IntType(8))
-    scale = code.all_lanes(LOG2_E / math.sqrt(dim))
+    scale = code.all_lanes(kind.scale)
 
     def begin(piece: ir.Value) -> None:
         at = b.mul(piece, word(kind.lanes))

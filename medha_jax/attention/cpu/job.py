@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import auto
 
 from llvmlite import ir
 
-from medha_jax.native.instructions import POINTER, Instructions, word
-from medha_jax.native.tasks import Handler, Header
+from medha_jax.attention.xla import LOG2_E
+from medha_jax.native.instructions import INT, POINTER, Instructions, word
+from medha_jax.native.tasks import Handler, JobWords
 
 
-class Job(IntEnum):
-    """The words of a job behind its header. Its tasks follow, and of decodes their results."""
+class Job(JobWords):
+    """The words of a job of attention. Its tasks follow, and of decodes their results."""
 
-    VALUES_AFTER = 4  # bytes from keys to values
-    SLOT_PAGES = 5
-    QUERIES = 6  # from here on: addresses
-    KEYS = 7  # of the layer's first page
-    TABLE = 8
-    OUT = 9
-    LSE = 10
-    LIST = 11  # of tasks
-    SLOTS = 12  # from here on: of decodes alone
-    LENGTHS = 13
-    FIRST = 14  # task of each row, and at the end the number of tasks
-    SUMS = 15  # results of tasks
+    VALUES_AFTER = auto()  # bytes from keys to values
+    SLOT_PAGES = auto()
+    QUERIES = auto()  # from here on: addresses
+    KEYS = auto()  # of the layer's first page
+    TABLE = auto()
+    OUT = auto()
+    LSE = auto()
+    LIST = auto()  # of tasks
+    SLOTS = auto()  # from here on: of decodes alone
+    LENGTHS = auto()
+    FIRST = auto()  # task of each row, and at the end the number of tasks
+    SUMS = auto()  # results of tasks
 
 
 @dataclass(frozen=True)
@@ -74,10 +76,20 @@ class Kind:
         """Vectors of a head."""
         return self.head_dim // self.lanes
 
+    @property
+    def scale(self) -> float:
+        """What queries are multiplied with, so that powers of two of the scores are weights."""
+        return LOG2_E / math.sqrt(self.head_dim)
+
 
 def pointer(code: Instructions, job: ir.Value, field: int) -> ir.Value:
     """A field of a job that is an address."""
     return code.get(job, field, POINTER)
+
+
+def pages_of(code: Instructions, job: ir.Value, slot: ir.Value) -> ir.Value:
+    """Where the page table has the pages of a slot."""
+    return code.place(pointer(code, job, Job.TABLE), code.builder.mul(slot, code.get(job, Job.SLOT_PAGES)), INT)
 
 
 def new_job(handler: Handler, kind: Kind, tasks: ir.Value, numbers: ir.Value) -> tuple[ir.Value, ir.Value]:
@@ -87,7 +99,7 @@ def new_job(handler: Handler, kind: Kind, tasks: ir.Value, numbers: ir.Value) ->
     """
     code, call, b = handler.code, handler.call, handler.code.builder
     queries, pool, layer, table = (call.argument(number) for number in range(4))
-    job, lists = handler.new_job(len(Header) + len(Job), tasks, numbers)
+    job, lists = handler.new_job(Job, tasks, numbers)
     half = b.mul(call.size(pool, 2), word(kind.heads * kind.head_bytes))
     layer_at = b.mul(code.get_index(call.data(layer), 0), b.mul(half, word(2)))
     fields = {

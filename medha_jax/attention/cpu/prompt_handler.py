@@ -9,7 +9,7 @@ from llvmlite import ir
 
 from medha_jax.attention.cpu.job import Kind, new_job
 from medha_jax.attention.cpu.prompt_kernel import PART_INTS, part_rows, write_run
-from medha_jax.native.instructions import FLOAT, INT, POINTER, Instructions, word
+from medha_jax.native.instructions import FLOAT, INT, POINTER, word
 from medha_jax.native.tasks import begin_handler
 
 FEWEST_QUERIES = 32  # of a task: for fewer, its keys are not worth their transposition
@@ -21,11 +21,8 @@ def prompt_module(kind: Kind) -> ir.Module:
 
     Rows that no tile covers get 0 and -inf.
     """
-
-    def write(code: Instructions, job: ir.Value, task: ir.Value) -> None:
-        write_run(code, kind, job, task)
-
-    handler = begin_handler(f"medha_attend_prompts_{kind.name}", kind.lanes, write)
+    name = f"medha_attend_prompts_{kind.name}"
+    handler = begin_handler(name, kind.lanes, lambda code, job, task: write_run(code, kind, job, task))
     code, call, b = handler.code, handler.call, handler.code.builder
     queries, tiles = call.argument(0), call.argument(4)
     numbers = b.mul(call.size(queries, 0), word(kind.queries))

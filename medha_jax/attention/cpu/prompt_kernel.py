@@ -17,9 +17,9 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
-from medha_jax.attention.cpu.job import Job, Kind, pointer
+from medha_jax.attention.cpu.job import Job, Kind, pages_of, pointer
 from medha_jax.attention.cpu.online_softmax import log_sum_exp, write_weights
-from medha_jax.attention.xla import LOG2_E, NOTHING
+from medha_jax.attention.xla import NOTHING
 from medha_jax.native.instructions import FLOAT, INT, Instructions, word
 
 PART_INTS = 5  # of a part in the list: slot, first row, its position, rows, limit
@@ -95,7 +95,7 @@ def write_run(code: Instructions, kind: Kind, job: ir.Value, task: ir.Value) -> 
     listed = code.place(pointer(code, job, Job.LIST), b.mul(b.sdiv(task, word(kind.heads)), word(PART_INTS)), INT)
     slot, row, start, count, limit = (code.get_index(listed, number) for number in range(PART_INTS))
     part = _Part(slot, row, start, count, limit, b.srem(task, word(kind.heads)))
-    table = code.place(pointer(code, job, Job.TABLE), b.mul(part.slot, code.get(job, Job.SLOT_PAGES)), INT)
+    table = pages_of(code, job, part.slot)
     keys, after = pointer(code, job, Job.KEYS), code.get(job, Job.VALUES_AFTER)
     queries = b.mul(part.count, word(kind.group))
     blocks = code.ceil_div(queries, BLOCK)
@@ -130,7 +130,7 @@ def _write_beginning(
 ) -> None:
     """Queries times the scale, and nothing summed yet. Padding behind them repeats the first query."""
     b, dim = code.builder, kind.head_dim
-    given, scale = pointer(code, job, Job.QUERIES), code.all_lanes(LOG2_E / math.sqrt(dim))
+    given, scale = pointer(code, job, Job.QUERIES), code.all_lanes(kind.scale)
 
     def begin(query: ir.Value) -> None:
         real = b.select(b.icmp_signed("<", query, queries), query, word(0))
@@ -181,7 +181,7 @@ def _write_scores(code: Instructions, kind: Kind, room: _Room, query: ir.Value, 
     b, step, lanes, dim = code.builder, step_of(kind), kind.lanes, kind.head_dim
     mine = [b.add(query, word(nth)) for nth in range(BLOCK)]
     seen = [b.trunc(b.sub(code.get_index(room.seen, one), first), INT) for one in mine]
-    for columns in _sets(kind, step):
+    for columns in _columns(kind, step):
 
         def add(number: ir.Value, carried: Sequence[ir.Value], columns: range = columns) -> list[ir.Value]:
             at = b.mul(number, word(step))
@@ -208,7 +208,7 @@ def _write_values(
 ) -> None:
     """Add the weighted values of `tokens` tokens to the sums of a block."""
     b, step, dim = code.builder, step_of(kind), kind.head_dim
-    for columns in _sets(kind, dim):
+    for columns in _columns(kind, dim):
         places = [(nth, column) for nth in range(BLOCK) for column in columns]
         where = [b.add(b.mul(b.add(query, word(nth)), word(dim)), word(column)) for nth, column in places]
         old = [b.fmul(code.load(room.sums, at), shrinks[nth]) for at, (nth, _) in zip(where, places, strict=True)]
@@ -223,7 +223,7 @@ def _write_values(
             code.store(total, room.sums, at)
 
 
-def _sets(kind: Kind, numbers: int) -> list[range]:
+def _columns(kind: Kind, numbers: int) -> list[range]:
     """Where vectors of `numbers` numbers begin; of each set, a block's sums fill half of the registers."""
     count = kind.lanes * max(1, kind.registers // 2 // BLOCK)
     return [range(first, min(first + count, numbers), kind.lanes) for first in range(0, numbers, count)]
