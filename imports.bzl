@@ -10,6 +10,7 @@ IMPORTS = {
     "net": [],
     "machine": [],
     "text": [],
+    "chat": ["text"],
     "token_ids": [],
     "tenants": [],
     "protos": [],
