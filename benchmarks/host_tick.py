@@ -147,7 +147,9 @@ async def measure(decodes: int, chunk: int, ticks: int) -> dict[str, float]:
         stream = streams.open("", str(len(writers)), TenantCounts())
         streams.expect()
         streams.bind(stream, engine.add(GenerationRequest(ids, sampling, chunks=chunks)))
-        writers.append(asyncio.ensure_future(server._write(stream, written, Record("Generate", ""))))
+        writers.append(
+            asyncio.ensure_future(server._write(stream, lambda event, _: written.write(event), Record("Generate", "")))
+        )
 
     for length in rng.choice(PROMPTS, decodes).tolist():
         request(length, 4 * ticks + 4 * decodes + 2 * WARM)

@@ -56,6 +56,7 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the options; None reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--http-port", type=int)
     parser.add_argument("--metrics-port", type=int)
     parser.add_argument("--tick-ms", type=float, default=5.0, help="of a tick, whatever is in it")
     parser.add_argument("--token-us", type=float, default=0.0, help="more for every row of it")
@@ -103,6 +104,7 @@ def main(loader_of: Callable[..., SimulatedLoader] | None = None) -> None:
     )
     settings = ServerSettings(
         port=given.port,
+        http_port=given.http_port,
         metrics_port=given.metrics_port,
         tls=None if given.tls_cert is None else TlsFiles(given.tls_cert, given.tls_key),
         token_file=given.auth_token_file,

@@ -159,16 +159,18 @@ class GenerateEvent(_message.Message):
     def __init__(self, accepted: _Optional[_Union[GenerationAccepted, _Mapping]] = ..., delta: _Optional[_Union[GenerationDelta, _Mapping]] = ..., finished: _Optional[_Union[GenerationFinished, _Mapping]] = ..., progress: _Optional[_Union[GenerationProgress, _Mapping]] = ..., prompt_logprobs: _Optional[_Union[PromptLogprobs, _Mapping]] = ...) -> None: ...
 
 class GenerationAccepted(_message.Message):
-    __slots__ = ("request_id", "position", "predicted_ttft_ms", "seed")
+    __slots__ = ("request_id", "position", "predicted_ttft_ms", "seed", "prompt_tokens")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     POSITION_FIELD_NUMBER: _ClassVar[int]
     PREDICTED_TTFT_MS_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     position: int
     predicted_ttft_ms: float
     seed: int
-    def __init__(self, request_id: _Optional[str] = ..., position: _Optional[int] = ..., predicted_ttft_ms: _Optional[float] = ..., seed: _Optional[int] = ...) -> None: ...
+    prompt_tokens: int
+    def __init__(self, request_id: _Optional[str] = ..., position: _Optional[int] = ..., predicted_ttft_ms: _Optional[float] = ..., seed: _Optional[int] = ..., prompt_tokens: _Optional[int] = ...) -> None: ...
 
 class GenerationProgress(_message.Message):
     __slots__ = ("done_tokens", "prompt_tokens", "predicted_left_ms")

@@ -32,10 +32,10 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Received(Generic[M]):
+class Received(Generic[T]):
     """A message, its size in bytes, and when it had come, in seconds of the engine's clock."""
 
-    message: M
+    message: T
     size: int
     came: float
 
@@ -198,15 +198,38 @@ class Calls:
         Raises:
             Refusal: none came in time, or as in `request_parser.parse`.
         """
+        async with self.read(lambda data: parse(kind, data), messages, f"send a {kind.DESCRIPTOR.name}") as received:
+            yield received
+
+    @asynccontextmanager
+    async def read(
+        self, understand: Callable[[bytes], T], messages: AsyncIterator[bytes], hint: str, small: int = SMALL
+    ) -> AsyncIterator[Received[T]]:
+        """What `understand` makes of the one message of a call; `hint` says what to do where there is none.
+
+        Of messages of more than `small` bytes a thread makes it.
+
+        Raises:
+            Refusal: none came in time, or as `understand` raises.
+        """
         ends = asyncio.get_running_loop().time() + self._seconds
         try:
             async with self.receiving.message(messages, ends) as data:
                 if data is None:
-                    raise invalid(f"the call has no message; send a {kind.DESCRIPTOR.name}")
+                    raise invalid(f"the call has no message; {hint}")
                 came = self._clock()
-                yield Received(await self.aside(len(data), lambda: parse(kind, data)), len(data), came)
+                yield Received(await self.aside(len(data), lambda: understand(data), small), len(data), came)
         except NoMessageError:
             raise Refusal(StatusCode.DEADLINE_EXCEEDED, f"no message came within {self._seconds:g} s") from None
+
+    async def refuse(self, method: str, context: Context, tenant: str, refusal: Refusal) -> None:
+        """Log, count and answer a call that is refused before there is a request."""
+
+        async def refused() -> None:
+            async with self.answered(method, context, tenant, request=True):
+                raise refusal
+
+        await asyncio.wait((asyncio.create_task(refused()),))
 
     def deadline(self, context: Context) -> float | None:
         """When the caller stops waiting, on the engine's clock."""

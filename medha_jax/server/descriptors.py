@@ -13,10 +13,11 @@ from medha_jax.server.settings import Limits
 BESIDE = 128  # files that are no connection of a client: libraries, weights, the log, metrics
 
 
-def fitted(limits: Limits, tell: Callable[[str], None]) -> tuple[Limits, int | None]:
+def fitted(limits: Limits, tell: Callable[[str], None], ports: int = 1) -> tuple[Limits, int | None]:
     """Raise the limit of open files as far as it goes; returns limits that fit, and how many connections may be open.
 
-    None is any number. A default that does not fit is lowered, and `tell` takes a line about it.
+    So many may be open at each of the `ports` that requests come to; None is any number. A default that does not fit is
+    lowered, and `tell` takes a line about it.
 
     Raises:
         ConfigError: not each stream could have a connection of its own.
@@ -24,12 +25,12 @@ def fitted(limits: Limits, tell: Callable[[str], None]) -> tuple[Limits, int | N
     files = _raised()
     if files is None:
         return limits, None
-    most = files - BESIDE
+    most = (files - BESIDE) // ports
     if limits.streams <= most:
         return limits, most
-    needs = f"needs {limits.streams + BESIDE} open files; the system allows {files}"
+    needs = f"needs {ports * limits.streams + BESIDE} open files; the system allows {files}"
     if most < 1:
-        raise ConfigError(f"a server {needs}, and {BESIDE + 1} are the least; raise the limit (ulimit -Hn)")
+        raise ConfigError(f"a server {needs}, and {BESIDE + ports} are the least; raise the limit (ulimit -Hn)")
     if limits.max_streams is not None:
         raise ConfigError(
             f"max_streams is {limits.max_streams}, which {needs}; "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 
 from grpc import StatusCode
@@ -35,6 +35,7 @@ from medha_jax.server.streams import Item, Stream, Streams
 from medha_jax.token_ids import GrowingIds, IdArray
 
 ID_BYTES = 4
+Write = Callable[[pb.GenerateEvent, bool], Awaitable[None]]  # with whether more events are there already
 
 
 class Inference:
@@ -62,20 +63,29 @@ class Inference:
     async def generate(self, messages: AsyncIterator[bytes], context: Context, tenant: str) -> None:
         """Answer one prompt with a stream of events."""
         async with self._calls.answered("Generate", context, tenant, request=True) as record:
-            service, requests = self._ready()
+            service, requests = self.ready()
             async with self._calls.received(pb.GenerateRequest, messages) as received:
                 stream = self._opened(received.message.settings, record)
                 await self._begin(service, requests, stream, received, context, record)
-            try:
-                del received  # a prompt may be large, and its answer long
-                await self._write(stream, context, record)
-            finally:
-                self._end(service, stream)
+            del received  # a prompt may be large, and its answer long
+            await self._finish(service, stream, lambda event, _: context.write(event), record)
+
+    async def answer(
+        self, method: str, waiting: list[Received[pb.GenerateRequest]], context: Context, tenant: str, write: Write
+    ) -> None:
+        """Answer one prompt that came over another protocol, and is taken out of `waiting`, as `generate` does."""
+        async with self._calls.answered(method, context, tenant, request=True) as record:
+            service, requests = self.ready()
+            received = waiting.pop()
+            stream = self._opened(received.message.settings, record)
+            await self._begin(service, requests, stream, received, context, record)
+            del received
+            await self._finish(service, stream, write, record)
 
     async def generate_stream(self, parts: AsyncIterator[bytes], context: Context, tenant: str) -> None:
         """Answer a prompt in parts with a stream of events."""
         async with self._calls.answered("GenerateStream", context, tenant, request=True) as record:
-            service, requests = self._ready()
+            service, requests = self.ready()
             prompt = PromptParts(parts, self._calls, self._limits)
             start = await prompt.start()
             stream = self._opened(start.settings, record)
@@ -91,7 +101,7 @@ class Inference:
                 echo = partial(requests.text_of, sampling=request.sampling) if start.settings.echo else None
                 number = await self._submit(service, stream, request, prompt.came, record)
                 reading = asyncio.create_task(self._extend(service, stream, number, prompt, record, ids, echo))
-                await self._write(stream, context, record)
+                await self._write(stream, lambda event, _: context.write(event), record)
             finally:
                 if reading is not None:
                     reading.cancel()
@@ -100,7 +110,7 @@ class Inference:
     async def tokenize(self, messages: AsyncIterator[bytes], context: Context, tenant: str) -> bytes:
         """Token ids of a text: the bytes of a `TokenizeResponse`."""
         async with self._calls.answered("Tokenize", context, tenant) as record:
-            _, requests = self._ready()
+            _, requests = self.ready()
             async with self._calls.received(pb.TokenizeRequest, messages) as received:
 
                 def answered() -> tuple[int, bytes]:
@@ -116,7 +126,7 @@ class Inference:
             self._calls.answered("GetModelInfo", context, tenant),
             self._calls.received(pb.GetModelInfoRequest, messages),
         ):
-            _, requests = self._ready()
+            _, requests = self.ready()
             model = requests.model
             return pb.ModelInfo(
                 name=model.name,
@@ -131,18 +141,22 @@ class Inference:
     async def get_load(self, messages: AsyncIterator[bytes], context: Context, tenant: str) -> pb.LoadInfo:
         """The engine's load; answered while the server starts and ends, too."""
         async with self._calls.answered("GetLoad", context, tenant), self._calls.received(pb.GetLoadRequest, messages):
-            if self._service is None:
-                return pb.LoadInfo(accepting=False)
-            load = self._service.load()
-            return pb.LoadInfo(
-                running=load.running,
-                waiting=load.waiting,
-                waiting_tokens=load.waiting_tokens,
-                slots=load.slots,
-                used_slots=load.used_slots,
-                pools=[pb.PagePool(total_pages=load.total_pages, free_pages=free) for free in load.free_pages],
-                accepting=not self._closed and load.healthy,
-            )
+            return self.load()
+
+    def load(self) -> pb.LoadInfo:
+        """The engine's load now."""
+        if self._service is None:
+            return pb.LoadInfo(accepting=False)
+        load = self._service.load()
+        return pb.LoadInfo(
+            running=load.running,
+            waiting=load.waiting,
+            waiting_tokens=load.waiting_tokens,
+            slots=load.slots,
+            used_slots=load.used_slots,
+            pools=[pb.PagePool(total_pages=load.total_pages, free_pages=free) for free in load.free_pages],
+            accepting=not self._closed and load.healthy,
+        )
 
     async def abort(self, messages: AsyncIterator[bytes], context: Context, tenant: str) -> pb.AbortResponse:
         """End a request of the tenant by its id."""
@@ -160,7 +174,12 @@ class Inference:
             stream.end(Refusal(StatusCode.CANCELLED, "the request was aborted"))
             return pb.AbortResponse(found=True)
 
-    def _ready(self) -> tuple[EngineService, RequestParser]:
+    def ready(self) -> tuple[EngineService, RequestParser]:
+        """The engine, and what makes its requests.
+
+        Raises:
+            Refusal: no requests are taken.
+        """
         if self._service is None or self._requests is None or self._closed:
             raise unavailable(f"{self._closed}; no requests are taken")
         return self._service, self._requests
@@ -234,10 +253,18 @@ class Inference:
         finally:
             self._streams.bind(stream, number, request.n)
 
-    async def _write(self, stream: Stream, context: Context, record: Record) -> None:
+    async def _finish(self, service: EngineService, stream: Stream, write: Write, record: Record) -> None:
+        """Write all events of a stream, and close it."""
+        try:
+            await self._write(stream, write, record)
+        finally:
+            self._end(service, stream)
+
+    async def _write(self, stream: Stream, write: Write, record: Record) -> None:
         """Write a stream's events until its end; no event is kept beyond its write."""
         while not stream.over:
-            await stream.written(context.write(self._message(stream, await stream.take(), record)))
+            message = self._message(stream, await stream.take(), record)
+            await stream.written(write(message, stream.more))
 
     def _message(self, stream: Stream, item: Item, record: Record) -> pb.GenerateEvent:
         match item:
@@ -247,7 +274,7 @@ class Inference:
                     record.began(first)
                 return replies.delta(deltas, stream.index)
             case Queued() as event:
-                return replies.accepted(stream.request_id, event)
+                return replies.accepted(stream.request_id, event, record.prompt_tokens)
             case Prefilled() as event:
                 return replies.progress(event)
             case PromptScored() as event:

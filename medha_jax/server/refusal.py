@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from google.protobuf.any_pb2 import Any
 from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import RetryInfo
@@ -34,6 +36,15 @@ class Refusal(Exception):
         details.Pack(RetryInfo(retry_delay=delay))
         status = Status(code=self.code.value[0], message=self.message, details=[details])
         return ((DETAILS, status.SerializeToString()),)
+
+
+def retry_seconds(trailers: Sequence[tuple[str, bytes]]) -> float | None:
+    """The `retry_s` of the refusal with these trailers."""
+    for _, data in trailers:
+        info = RetryInfo()
+        if any(details.Unpack(info) for details in Status.FromString(data).details):
+            return float(info.retry_delay.ToNanoseconds()) / 1e9
+    return None
 
 
 def invalid(message: str) -> Refusal:

@@ -15,9 +15,11 @@ REASONS = {"stop": pb.FINISH_REASON_STOP, "length": pb.FINISH_REASON_LENGTH}
 FAILURES = {"deadline": StatusCode.DEADLINE_EXCEEDED, "stopped": StatusCode.UNAVAILABLE}  # any other is INTERNAL
 
 
-def accepted(request_id: str, event: Queued) -> pb.GenerateEvent:
-    """The first event of a stream."""
-    message = pb.GenerationAccepted(request_id=request_id, position=event.position, seed=event.seed)
+def accepted(request_id: str, event: Queued, prompt_tokens: int) -> pb.GenerateEvent:
+    """The first event of a stream, for a prompt of which so many tokens have come."""
+    message = pb.GenerationAccepted(
+        request_id=request_id, position=event.position, seed=event.seed, prompt_tokens=prompt_tokens
+    )
     if math.isfinite(event.predicted_ttft_s):
         message.predicted_ttft_ms = 1000 * event.predicted_ttft_s
     return pb.GenerateEvent(accepted=message)

@@ -23,9 +23,10 @@ OPEN_METHODS = "/grpc.health.v1.Health/"  # need no token: health probes send no
 
 @dataclass(frozen=True)
 class Certificates:
-    """What new handshakes are served with; `mutual`: clients need certificates."""
+    """What new handshakes are served with, over gRPC and over HTTP; `mutual`: clients need certificates."""
 
     offered: grpc.ServerCertificateConfiguration
+    context: ssl.SSLContext
     mutual: bool
 
 
@@ -44,13 +45,14 @@ def read_certificates(files: TlsFiles) -> Certificates:
             f"{files.cert} and {files.key} are not a certificate and its key ({error}); give PEM files without password"
         ) from None
     if files.ca is None:
-        return Certificates(grpc.ssl_server_certificate_configuration([(key, cert)]), mutual=False)
+        return Certificates(grpc.ssl_server_certificate_configuration([(key, cert)]), context, mutual=False)
     ca = read_file(files.ca)
     try:
         context.load_verify_locations(files.ca)
     except OSError as error:
         raise ConfigError(f"{files.ca} holds no certificate of an authority ({error}); give a PEM file") from None
-    return Certificates(grpc.ssl_server_certificate_configuration([(key, cert)], ca), mutual=True)
+    context.verify_mode = ssl.CERT_REQUIRED
+    return Certificates(grpc.ssl_server_certificate_configuration([(key, cert)], ca), context, mutual=True)
 
 
 def server_credentials(certificates: Renewable[Certificates]) -> grpc.ServerCredentials:
@@ -58,6 +60,17 @@ def server_credentials(certificates: Renewable[Certificates]) -> grpc.ServerCred
     first = certificates.value
     offer: Any = _Offer(certificates)  # gRPC's types leave out that it may give None
     return grpc.dynamic_ssl_server_credentials(first.offered, offer, first.mutual)
+
+
+def server_context(certificates: Renewable[Certificates]) -> ssl.SSLContext:
+    """A context for HTTP that serves each new handshake with the newest certificates."""
+
+    def newest(connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:
+        connection.context = certificates.value.context
+
+    first = certificates.value.context
+    first.sni_callback = newest  # called in every handshake, whether the client names a host or not
+    return first
 
 
 class _Offer:
@@ -128,21 +141,25 @@ class TokenCheck(aio.ServerInterceptor):
         return handler if handler is None or not method.startswith(self._methods) else _called_by(tenant, handler)
 
     def _tenant(self, metadata: Sequence[tuple[str, str | bytes]]) -> str | None:
-        if self._tokens is None:
-            return ""
-        stated = [value for name, value in metadata if name == "authorization"]
-        if len(stated) != 1:
-            return None
-        value = stated[0] if isinstance(stated[0], bytes) else stated[0].encode("utf-8", "replace")
-        scheme, _, token = value.partition(b" ")
-        tenant = self._tokens.value.tenant_of(token.strip())
-        return tenant if scheme.lower() == b"bearer" else None
+        return tenant_of(self._tokens, [value for name, value in metadata if name == "authorization"])
 
     async def _refuse(self, messages: Any, context: Context) -> None:
         self._connections.without_token(context.peer())
         await context.abort(
             grpc.StatusCode.UNAUTHENTICATED, "this server needs a token; send the metadata authorization: Bearer TOKEN"
         )
+
+
+def tenant_of(tokens: Renewable[Tokens] | None, stated: Sequence[str | bytes]) -> str | None:
+    """Whose a call is that states these values of `authorization`; None if nobody's. Without tokens it is ""."""
+    if tokens is None:
+        return ""
+    if len(stated) != 1:
+        return None
+    value = stated[0] if isinstance(stated[0], bytes) else stated[0].encode("utf-8", "replace")
+    scheme, _, token = value.partition(b" ")
+    tenant = tokens.value.tenant_of(token.strip())
+    return tenant if scheme.lower() == b"bearer" else None
 
 
 def _called_by(tenant: str, handler: Any) -> grpc.RpcMethodHandler[Any, Any]:

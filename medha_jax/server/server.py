@@ -104,14 +104,15 @@ async def serve(
     """
     announce, tell, dying = (_harmless(take, ErrorLog(clock, "a line")) for take in (announce, tell, dying))
     secrets = Secrets(settings.tls, settings.token_file)
-    limits, most = fitted(settings.limits, tell)
+    limits, most = fitted(settings.limits, tell, 1 if settings.http_port is None else 2)
     async with contextlib.AsyncExitStack() as closing:
         metrics = trace = None
         if settings.metrics_port is not None:
             metrics = Metrics(secrets.named_tenants)
             metrics.watch_log(dropped)
             host, port = settings.metrics_host, settings.metrics_port
-            where = await _listen_for_metrics(closing, metrics, host, port)
+            endpoint = MetricsEndpoint(metrics.registry).listening(host, port)
+            where = await _listened(closing, endpoint, host, port, "metrics")
             tell(f"metrics on http://{where}/metrics")
         if settings.trace is not None:
             trace = closing.enter_context(contextlib.closing(ScheduleTrace(settings.trace, clock)))
@@ -127,6 +128,10 @@ async def serve(
         calls = Calls(log, clock, workers, metrics, receiving, seconds, connections)
         inference = Inference(calls, streams, limits, size)
         server, port = grpc_server(settings, size, secrets, most, connections, SERVICE)
+        if settings.http_port is not None:
+            http = _http(inference, calls, settings, settings.http_port, secrets, size, most)
+            where = await _listened(closing, http, settings.host, settings.http_port, "HTTP")
+            tell(f"OpenAI API on {'http' if settings.tls is None else 'https'}://{where}/v1")
         vitals = Vitals(SERVICE, limits.max_watches, size, connections)
         vitals.add_to(server)
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers(inference)),))
@@ -200,14 +205,35 @@ def _harmless(take: Callable[[str], None], log: ErrorLog) -> Callable[[str], Non
     return guarded
 
 
-async def _listen_for_metrics(closing: contextlib.AsyncExitStack, metrics: Metrics, host: str, port: int) -> str:
-    """Open the endpoint of the metrics; returns its HOST:PORT."""
+def _http(
+    inference: Inference,
+    calls: Calls,
+    settings: ServerSettings,
+    port: int,
+    secrets: Secrets,
+    size: int,
+    most: int | None,
+) -> contextlib.AbstractAsyncContextManager[int]:
+    """What listens for HTTP; its library is loaded only where somebody wants that."""
+    from medha_jax.server.http.api import OpenAiApi
+    from medha_jax.server.http.listening import listening
+
+    return listening(OpenAiApi(inference, calls, secrets.tokens, size).app(), settings, port, secrets, most)
+
+
+async def _listened(
+    closing: contextlib.AsyncExitStack,
+    listening: contextlib.AbstractAsyncContextManager[int],
+    host: str,
+    port: int,
+    what: str,
+) -> str:
+    """Enter what listens on an address, for `what`; returns its HOST:PORT."""
     try:
-        endpoint = MetricsEndpoint(metrics.registry)
-        return join_address(host, await closing.enter_async_context(endpoint.listening(host, port)))
+        return join_address(host, await closing.enter_async_context(listening))
     except (OSError, UnicodeError) as error:  # UnicodeError: of a name that DNS cannot have
         where = join_address(host, port)
-        raise ListenError(f"cannot listen on {where} for metrics: {plain_reason(error)}") from None
+        raise ListenError(f"cannot listen on {where} for {what}: {plain_reason(error)}") from None
 
 
 def _load(

@@ -98,6 +98,9 @@ class ServerSettings:
 
     host: str = setting("127.0.0.1", "Address to listen on.", panel=_LISTEN)
     port: int = setting(9320, "0 picks a free one.", at_least=0, at_most=2**16 - 1, panel=_LISTEN)
+    http_port: int | None = setting(
+        None, "The OpenAI API; 0 picks a free one. Default: off.", at_least=0, at_most=2**16 - 1, panel=_LISTEN
+    )
     metrics_port: int | None = setting(
         None, "Prometheus; 0 picks a free one. Default: off.", at_least=0, at_most=2**16 - 1, panel=_LISTEN
     )

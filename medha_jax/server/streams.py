@@ -67,6 +67,11 @@ class Stream:
         """The engine's numbers of the outputs."""
         return range(0) if self.number is None else range(self.number, self.number + self.outputs)
 
+    @property
+    def more(self) -> bool:
+        """Whether an event waits."""
+        return bool(self._waiting)
+
     def put(self, event: Kept, index: int = 0) -> None:
         """Add an event of an output; a stream that was ended drops it. It begins once, with the first output."""
         if self._ended is not None or (index and isinstance(event, Queued)):

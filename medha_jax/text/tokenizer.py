@@ -82,6 +82,10 @@ class Tokenizer:
         """Text of token ids. Bytes that are not UTF-8 become U+FFFD; ids outside the vocabulary give no text."""
         return str(self._backend.decode(ids, skip_special_tokens=skip_special))
 
+    def texts(self, ids: Sequence[int]) -> list[str]:
+        """The tokens of ids as `tokenizer.json` writes them; "" for ids outside the vocabulary."""
+        return [self._backend.id_to_token(token_id) or "" for token_id in ids]
+
     def has_text(self, token_id: int, skip_special: bool = True) -> bool:
         """Whether `decode` reads this id."""
         if skip_special and token_id in self.special_ids:

@@ -1,0 +1,63 @@
+"""A call over HTTP, with what `Calls` and `Inference` need of a call."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+from grpc import StatusCode
+
+from medha_jax.server.http.errors import TooLargeRefusal
+from medha_jax.server.refusal import Refusal, invalid, retry_seconds
+
+
+class HttpCall:
+    """Stands where gRPC's context of a call does. Belongs to the event loop.
+
+    Args:
+        request: that is answered.
+        ends: when the client stops waiting, in seconds of the loop; None for never.
+
+    Attributes:
+        refusal: what ended the call; the first one, if it carries several prompts.
+    """
+
+    def __init__(self, request: web.Request, ends: float | None = None) -> None:
+        self._peer, self._ends = _peer_of(request), ends
+        self.refusal: Refusal | None = None
+
+    def peer(self) -> str:
+        """Address of the client, written as gRPC does."""
+        return self._peer
+
+    def time_remaining(self) -> float | None:
+        """Seconds that the client still waits; None without a deadline."""
+        return None if self._ends is None else self._ends - asyncio.get_running_loop().time()
+
+    async def abort(self, code: StatusCode, message: str, trailers: Sequence[tuple[str, bytes]] = ()) -> None:
+        """End the call with a status."""
+        self.refusal = self.refusal or Refusal(code, message, retry_seconds(trailers))
+
+
+async def body_of(request: web.Request, most: int) -> AsyncIterator[bytes]:
+    """The body of a request, of at most so many bytes, as the one message of its call.
+
+    Raises:
+        Refusal: it is larger, or not sent as HTTP says.
+    """
+    try:
+        yield await request.read()
+    except web.HTTPRequestEntityTooLarge:
+        raise TooLargeRefusal(most) from None
+    except (web.RequestPayloadError, HttpProcessingError) as error:
+        raise invalid(f"the body cannot be read: {error}") from None
+
+
+def _peer_of(request: web.Request) -> str:
+    address = None if request.transport is None else request.transport.get_extra_info("peername")
+    if not address:
+        return "unknown"
+    host, port = address[:2]
+    return f"ipv6:[{host}]:{port}" if ":" in host else f"ipv4:{host}:{port}"
