@@ -100,7 +100,8 @@ def main() -> None:
             print(
                 f"{name}: {given.streams} streams, {tokens:,} tokens in {seconds:.2f} s: "
                 f"{tokens / seconds:,.0f} tokens/s in {messages / seconds:,.0f} messages/s; "
-                f"TPOT P50 {1000 * statistics.median(tpots):.1f} ms, most {1000 * max(tpots):.1f} ms; the server used {cpu_seconds(pid) - before:.2f} s of CPU",
+                f"TPOT P50 {1000 * statistics.median(tpots):.1f} ms, most {1000 * max(tpots):.1f} ms; "
+                f"the server used {cpu_seconds(pid) - before:.2f} s of CPU",
                 flush=True,
             )
 

@@ -1,9 +1,12 @@
-"""Serve the bundled model, stream one completion, stop it; then show how a long prompt delays short ones."""
+"""Serve the bundled model, stream over gRPC and over HTTP, stop it; then show how a long prompt delays short ones."""
 
+import json
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
 
 from medha_jax.client import Accepted, Client, Delta, Finished
 
@@ -16,13 +19,17 @@ CONVOY += ["--shorts", "5", "--short-output", "16", "--interval", "0.3"]
 COMMAND = [sys.executable, "-m", "medha_jax.cli"]
 PROMPT = "import unittest"
 STOP_SECONDS = 30
+CHOICES = '"choices"'
 
 
 def main() -> int:
     """Run the demo; return the process's exit status."""
-    print("$ medha-jax", *SERVE, flush=True)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]  # free, most likely still when the server takes it
+    options = [*SERVE, "--http-port", str(port)]
+    print("$ medha-jax", *options, flush=True)
     began = time.monotonic()
-    with subprocess.Popen([*COMMAND, *SERVE], stdout=subprocess.PIPE, text=True) as server:
+    with subprocess.Popen([*COMMAND, *options], stdout=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout is not None
             ready = server.stdout.readline()
@@ -31,6 +38,7 @@ def main() -> int:
                 return 1
             print(f"{ready.strip()} after {time.monotonic() - began:.0f} s", flush=True)
             stream(ready.split()[-1])
+            stream_http(f"http://127.0.0.1:{port}/v1/completions")
         finally:
             print("\nsending SIGTERM", flush=True)
             server.send_signal(signal.SIGTERM)
@@ -63,6 +71,15 @@ def stream(address: str) -> None:
                         f"{usage.output_tokens} tokens in {timings.e2e_s:.2f} s; {reason}",
                         end="",
                     )
+
+
+def stream_http(url: str) -> None:
+    """Print what a completion over HTTP sends, as it comes."""
+    body = json.dumps({"prompt": PROMPT, "max_tokens": 4, "seed": 1, "stream": True})
+    print(f"\n\nThe same model behind the OpenAI API:\n$ curl -N {url} -d '{body}'", flush=True)
+    with urllib.request.urlopen(url, body.encode(), timeout=60) as answer:
+        for line in filter(None, (line.decode().strip() for line in answer)):
+            print(line if len(line) < 80 else f"{line[:20]} … {line[line.find(CHOICES) :]}", flush=True)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -29,8 +28,8 @@ class Form(Protocol):
     chunk_object: str
     id_prefix: str
 
-    def chunk(self, index: int, news: News) -> Sequence[dict[str, Any]]:
-        """The choices that say what is new of a choice, each for a chunk of its own."""
+    def chunk(self, index: int, news: News) -> dict[str, Any] | None:
+        """What is new of a choice, for a chunk; None if nothing of it can be told yet."""
 
     def whole(self, index: int, news: News) -> dict[str, Any]:
         """A choice of a whole answer."""
@@ -46,9 +45,9 @@ class CompletionForm:
         self._top, self._text_of = top, text_of
         self._offsets: dict[int, int] = {}  # of the next token of each choice, in characters
 
-    def chunk(self, index: int, news: News) -> Sequence[dict[str, Any]]:
-        """One choice."""
-        return [self.whole(index, news)]
+    def chunk(self, index: int, news: News) -> dict[str, Any] | None:
+        """The choice."""
+        return self.whole(index, news)
 
     def whole(self, index: int, news: News) -> dict[str, Any]:
         """The choice."""

@@ -14,7 +14,7 @@ from medha_jax.protos import inference_pb2 as pb
 from medha_jax.server.http.choices import Form, News
 from medha_jax.server.http.completion_request import Asked
 from medha_jax.server.http.errors import answer_of, body_of, encoded, json_answer
-from medha_jax.server.http.token_texts import Scored, scored_output, scored_prompt
+from medha_jax.server.http.told import Joined, Usage
 from medha_jax.server.refusal import Refusal
 
 KEEP_ALIVE_SECONDS = 10.0  # of silence, before a comment tells proxies and clients that the stream lives
@@ -68,64 +68,6 @@ class Reply(Protocol):
 
     async def refused(self, refusal: Refusal) -> web.StreamResponse:
         """The answer, if a refusal ends it."""
-
-
-class Usage:
-    """Counts the tokens of an answer's prompts."""
-
-    def __init__(self) -> None:
-        self._begun: dict[int, int] = {}  # tokens of each prompt
-        self._cached = self._output = 0
-
-    def accepted(self, prompt: int, event: pb.GenerationAccepted) -> int:
-        """Note a prompt's tokens; returns how many prompts are accepted."""
-        self._begun[prompt] = event.prompt_tokens
-        return len(self._begun)
-
-    def took(self, tokens: int) -> None:
-        """Count output tokens."""
-        self._output += tokens
-
-    def ended(self, event: pb.GenerationFinished) -> None:
-        """Count what of a prompt was cached, in its last event."""
-        if event.HasField("total"):
-            self._cached += event.total.cached_tokens
-
-    def body(self) -> dict[str, Any]:
-        """`usage` in OpenAI's form."""
-        prompt = sum(self._begun.values())
-        return {
-            "prompt_tokens": prompt,
-            "completion_tokens": self._output,
-            "total_tokens": prompt + self._output,
-            "prompt_tokens_details": {"cached_tokens": self._cached},
-        }
-
-
-class Joined:
-    """Makes news of events: the tokens of a prompt that have log-probabilities go before those of its outputs."""
-
-    def __init__(self, asked: Asked) -> None:
-        self._asked = asked
-        self._prompts: dict[int, list[Scored]] = {k: [Scored(first, None)] for k, first in enumerate(asked.echoed)}
-        self._told = set[int]()  # choices that had their prompt's tokens
-
-    def scored(self, prompt: int, event: pb.PromptLogprobs) -> None:
-        """Keep log-probabilities of a part of a prompt."""
-        self._prompts[prompt] += scored_prompt(event)
-
-    def news(self, prompt: int, delta: pb.GenerationDelta) -> News:
-        """What a delta says."""
-        choice, before = self.choice(prompt, delta.index), list[Scored]()
-        if choice not in self._told and prompt in self._prompts:
-            self._told.add(choice)
-            before = self._prompts[prompt]
-        scored = [*before, *scored_output(delta.logprobs)] if before or delta.logprobs else []
-        return News(delta.text, list(delta.token_ids), scored)
-
-    def choice(self, prompt: int, index: int) -> int:
-        """The index of an output among the choices."""
-        return prompt * self._asked.n + index
 
 
 class WholeReply:
@@ -192,6 +134,7 @@ class StreamedReply:
         start = encoded(head.fields(form, form.chunk_object))[:-1]
         self._start = b"data: " + start + b',"choices":['
         self._silent = True
+        self._skipped: dict[int, list[int]] = {}  # ids of choices since their last chunk
 
     async def write(self, prompt: int, event: pb.GenerateEvent, more: bool) -> None:
         """Write an event; a delta that is followed at once by the end of its output waits for it."""
@@ -254,7 +197,7 @@ class StreamedReply:
         return self._response
 
     def _released(self) -> bytes:
-        """The chunks of what was held."""
+        """The chunk of what was held."""
         if self._held is None:
             return b""
         (choice, news), self._held = self._held, None
@@ -265,10 +208,13 @@ class StreamedReply:
             usage = b'],"usage":' + encoded(self._usage.body()) + b"}\n\n"
         elif streaming.usage:
             usage = b'],"usage":null}\n\n'
-        bodies = list(self._form.chunk(choice, news))
-        if streaming.ids and bodies:
-            bodies[0]["token_ids"] = news.ids
-        return b"".join(self._start + encoded(body) + usage for body in bodies)
+        body, ids = self._form.chunk(choice, news), [*self._skipped.pop(choice, ()), *news.ids]
+        if body is None:
+            self._skipped[choice] = ids
+            return b""
+        if streaming.ids:
+            body["token_ids"] = ids
+        return self._start + encoded(body) + usage
 
     async def _send(self, data: bytes) -> None:
         if not data:
