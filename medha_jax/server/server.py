@@ -218,7 +218,8 @@ def _http(
     from medha_jax.server.http.api import OpenAiApi
     from medha_jax.server.http.listening import listening
 
-    return listening(OpenAiApi(inference, calls, secrets.tokens, size).app(), settings, port, secrets, most)
+    api = OpenAiApi(inference, calls, secrets.tokens, size, settings.web_origins)
+    return listening(api.app(), settings, port, secrets, most)
 
 
 async def _listened(

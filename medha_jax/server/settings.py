@@ -101,6 +101,11 @@ class ServerSettings:
     http_port: int | None = setting(
         None, "The OpenAI API; 0 picks a free one. Default: off.", at_least=0, at_most=2**16 - 1, panel=_LISTEN
     )
+    http_origins: str | None = setting(
+        None,
+        "Web pages that may ask over HTTP, such as https://chat.example.org, with commas between; * for all.",
+        panel=_SECURITY,
+    )
     metrics_port: int | None = setting(
         None, "Prometheus; 0 picks a free one. Default: off.", at_least=0, at_most=2**16 - 1, panel=_LISTEN
     )
@@ -161,6 +166,11 @@ class ServerSettings:
                 f"prompts would travel unprotected to {where}; give --tls-cert and --tls-key, a loopback --host, "
                 "or --insecure in a network that you trust"
             )
+
+    @property
+    def web_origins(self) -> tuple[str, ...]:
+        """The origins of `http_origins`."""
+        return tuple(filter(None, (origin.strip() for origin in (self.http_origins or "").split(","))))
 
     @property
     def address(self) -> str:

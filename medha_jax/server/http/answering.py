@@ -21,13 +21,12 @@ from medha_jax.server.http.fields import read_json
 from medha_jax.server.http.http_call import HttpCall, body_of
 from medha_jax.server.http.reply import Head, Reply, StreamedReply, WholeReply
 from medha_jax.server.http.settings_fields import DEADLINE_HEADER, milliseconds
-from medha_jax.server.http.token_texts import TokenText
 from medha_jax.server.inference import Inference
 from medha_jax.server.refusal import Refusal, unavailable
-from medha_jax.server.request_parser import RequestParser
+from medha_jax.server.request_parser import RequestParser, ServedModel
 
 Read = Callable[[Any, Mapping[str, str], RequestParser], Asked]
-MakeForm = Callable[[Asked, TokenText], Form]
+MakeForm = Callable[[Asked, ServedModel], Form]
 
 
 class Answering:
@@ -80,8 +79,7 @@ class Answering:
         return self._read(read_json(data), headers, requests)
 
     def _reply(self, asked: Asked, request: web.Request, requests: RequestParser) -> Reply:
-        tokenizer = requests.model.tokenizer
-        form = self._form(asked, lambda token_id: tokenizer.decode([token_id], skip_special=False))
+        form = self._form(asked, requests.model)
         head = Head(asked.id, int(time.time()), requests.model.name, asked.ignored)
         if asked.streaming.streamed:
             return StreamedReply(asked, form, head, request)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from aiohttp import web
@@ -19,6 +19,7 @@ from medha_jax.server.http.completion_request import check_model, read_completio
 from medha_jax.server.http.errors import FieldRefusal, answer_of, error_of, json_answer
 from medha_jax.server.http.fields import Fields, read_json
 from medha_jax.server.http.http_call import HttpCall, body_of
+from medha_jax.server.http.origins import Origins
 from medha_jax.server.http.settings_fields import checked_text
 from medha_jax.server.inference import Inference
 from medha_jax.server.refusal import Refusal
@@ -39,25 +40,26 @@ class OpenAiApi:
         calls: of the server.
         tokens: that requests need, except for health; None for none.
         message_bytes: the size of the largest body.
+        origins: of web pages that may ask.
     """
 
     def __init__(
-        self, inference: Inference, calls: Calls, tokens: Renewable[Tokens] | None, message_bytes: int
+        self,
+        inference: Inference,
+        calls: Calls,
+        tokens: Renewable[Tokens] | None,
+        message_bytes: int,
+        origins: Sequence[str] = (),
     ) -> None:
         self._inference, self._calls, self._tokens, self._bytes = inference, calls, tokens, message_bytes
         self._created = int(time.time())
-        self._completions = Answering(
-            "Completions",
-            inference,
-            calls,
-            message_bytes,
-            read_completion,
-            lambda asked, text_of: CompletionForm(asked.logprobs, text_of),
-        )
+        self._origins = Origins(origins)
+        self._completions = Answering("Completions", inference, calls, message_bytes, read_completion, CompletionForm)
 
     def app(self) -> web.Application:
         """The paths and who answers them."""
-        app = web.Application(client_max_size=self._bytes, middlewares=[_in_openai_form])
+        app = web.Application(client_max_size=self._bytes, middlewares=[_in_openai_form, self._origins.check])
+        app.on_response_prepare.append(self._origins.sign)
         app.router.add_post("/v1/completions", self._for_tenants(self._completions.answer))
         app.router.add_get("/v1/models", self._for_tenants(self._models))
         app.router.add_get("/v1/models/{name:.+}", self._for_tenants(self._model))

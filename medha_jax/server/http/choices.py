@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from medha_jax.protos import inference_pb2 as pb
+from medha_jax.server.http.completion_request import Asked
 from medha_jax.server.http.token_texts import Scored, TokenText, completion_logprobs
+from medha_jax.server.request_parser import ServedModel
 
 REASONS = {pb.FINISH_REASON_STOP: "stop", pb.FINISH_REASON_LENGTH: "length"}
 
@@ -36,13 +38,13 @@ class Form(Protocol):
 
 
 class CompletionForm:
-    """Choices of `/v1/completions`. `top`: likeliest tokens of each token; None for no log-probabilities."""
+    """Choices of `/v1/completions`, for what was asked of a model."""
 
     object = chunk_object = "text_completion"
     id_prefix = "cmpl-"
 
-    def __init__(self, top: int | None, text_of: TokenText) -> None:
-        self._top, self._text_of = top, text_of
+    def __init__(self, asked: Asked, model: ServedModel) -> None:
+        self._top, self._text_of = asked.logprobs, token_text(model)
         self._offsets: dict[int, int] = {}  # of the next token of each choice, in characters
 
     def chunk(self, index: int, news: News) -> dict[str, Any] | None:
@@ -57,6 +59,11 @@ class CompletionForm:
             choice["logprobs"] = scores = completion_logprobs(news.scored, self._text_of, offset, self._top)
             self._offsets[index] = scores["text_offset"][-1] + len(scores["tokens"][-1])
         return choice | how_it_ended(news.finished)
+
+
+def token_text(model: ServedModel) -> TokenText:
+    """Gives the text of a token of a model, special tokens included."""
+    return lambda token_id: model.tokenizer.decode([token_id], skip_special=False)
 
 
 def how_it_ended(finished: pb.GenerationFinished | None) -> dict[str, Any]:

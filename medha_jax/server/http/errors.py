@@ -17,6 +17,7 @@ _STATUSES = {
     StatusCode.OUT_OF_RANGE: 400,
     StatusCode.FAILED_PRECONDITION: 400,
     StatusCode.UNAUTHENTICATED: 401,
+    StatusCode.PERMISSION_DENIED: 403,
     StatusCode.NOT_FOUND: 404,
     StatusCode.ALREADY_EXISTS: 409,
     StatusCode.RESOURCE_EXHAUSTED: 429,
@@ -27,6 +28,7 @@ _STATUSES = {
 _TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",
+    403: "permission_error",
     404: "not_found_error",
     405: "invalid_request_error",
     409: "conflict_error",

@@ -36,11 +36,12 @@ class Fields:
     """The fields of an object, at the path `where` in the request. A field that is null counts as not there.
 
     Attributes:
+        where: the path.
         ignored: names of fields that were there, and change nothing.
     """
 
     def __init__(self, given: Any, where: str = "") -> None:
-        self._where = where
+        self.where = where
         if not isinstance(given, dict):
             self.wrong("", given, "an object")
         self._given: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
@@ -124,7 +125,7 @@ class Fields:
             raise FieldRefusal(left[0], f"unknown fields: {names}{more}; docs/http.md lists what is known")
 
     def _path(self, name: str) -> str:
-        return f"{self._where}.{name}" if self._where and name else self._where or name
+        return f"{self.where}.{name}" if self.where and name else self.where or name
 
 
 def is_integers(value: object) -> bool:
