@@ -29,7 +29,7 @@ IMPORTS = {
     "inspection": ["attention", "config", "machine", "mesh", "models", "runtime", "specs"],
     "scheduler": ["config", "kv", "plan", "specs", "tenants", "token_ids"],
     "engine": ["config", "kv", "machine", "plan", "runtime", "scheduler", "specs", "tenants", "text", "token_ids"],
-    "server": ["config", "engine", "net", "plan", "protos", "runtime", "tenants", "text", "token_ids"],
+    "server": ["chat", "config", "engine", "net", "plan", "protos", "runtime", "tenants", "text", "token_ids"],
     "bench": ["client", "results", "workload"],
     "simulate": ["config", "engine", "plan", "results", "scheduler", "specs", "workload"],
     "cli": [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 
@@ -39,7 +39,7 @@ class Prepared:
     """Arguments of the client's `generate`."""
 
     prompt: str | Sequence[int]
-    settings: dict[str, float | bool | None]
+    settings: dict[str, Any]
 
 
 class GrpcBackend:

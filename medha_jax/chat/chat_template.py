@@ -128,7 +128,9 @@ class ChatTemplate:
 
 def _rendered(template: Template, names: dict[str, Any]) -> str:
     try:
-        return "".join(template.generate(names))
+        text = "".join(template.generate(names))
+        text.encode("utf-8")  # a template's own literals may be anything
+        return text
     except RefusedConversationError as refused:
         raise ChatError(f"the chat template refuses the messages: {_short(refused)}") from None
     except TooMuchWorkError as error:

@@ -15,6 +15,7 @@ from medha_jax.client.answers import (
     TokenLogprob,
     Usage,
 )
+from medha_jax.client.chat_message import Chat
 from medha_jax.client.connection import Connection
 from medha_jax.client.errors import ServerError
 from medha_jax.client.message_fields import InvalidSettingError
@@ -23,6 +24,7 @@ from medha_jax.client.sync import Client
 __all__ = [
     "Accepted",
     "AsyncClient",
+    "Chat",
     "Client",
     "Connection",
     "Delta",

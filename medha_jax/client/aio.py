@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
 from typing import Any, TypeVar
@@ -12,7 +12,8 @@ from google.protobuf.message import Message
 from grpc import aio
 
 from medha_jax.client.answers import Event, LoadInfo, ModelInfo, event_from, load_from, model_from
-from medha_jax.client.connection import Connection, Settings, generation, part_messages, unary
+from medha_jax.client.chat_message import Chat, chat_or_prompt
+from medha_jax.client.connection import Connection, Settings, generation, part_messages, tokenize_message, unary
 from medha_jax.client.errors import ServerError, error_from
 from medha_jax.client.message_fields import InvalidSettingError, check_text, seconds_left
 from medha_jax.protos import inference_pb2 as pb
@@ -47,17 +48,22 @@ class AsyncClient:
         await self._channel.close()
 
     def generate(
-        self, prompt: str | Sequence[int], *, timeout: float | None = None, **settings: Any
+        self,
+        prompt: str | Sequence[int] | Chat | None = None,
+        *,
+        messages: Sequence[Mapping[str, Any]] | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        timeout: float | None = None,
+        **settings: Any,
     ) -> AsyncGenerator[Event, None]:
         """As `Client.generate`; cancelling the reader ends the request, too."""
-        return self._events(prompt, Settings(**settings), timeout)
+        return self._events(chat_or_prompt(prompt, messages, tools), Settings(**settings), timeout)
 
     async def tokenize(
-        self, text: str, *, add_special_tokens: bool | None = None, timeout: float | None = None
+        self, text: str | Chat, *, add_special_tokens: bool | None = None, timeout: float | None = None
     ) -> tuple[int, ...]:
         """As `Client.tokenize`."""
-        check_text("the text", text)
-        asked = pb.TokenizeRequest(text=text, add_special_tokens=add_special_tokens)
+        asked = tokenize_message(text, add_special_tokens)
         answer = await self._call("Tokenize", asked, pb.TokenizeResponse, timeout)
         return tuple(answer.token_ids)
 
@@ -75,7 +81,7 @@ class AsyncClient:
         return (await self._call("Abort", pb.AbortRequest(request_id=request_id), pb.AbortResponse, timeout)).found
 
     async def _events(
-        self, prompt: str | Sequence[int], settings: Settings, timeout: float | None
+        self, prompt: str | Sequence[int] | Chat, settings: Settings, timeout: float | None
     ) -> AsyncGenerator[Event, None]:
         options: dict[str, Any] = dict(timeout=seconds_left(timeout), metadata=self._connection.metadata)
         answered, refused = asyncio.Event(), list[InvalidSettingError]()

@@ -11,6 +11,7 @@ import grpc
 from google.protobuf.message import Message
 from grpc import aio
 
+from medha_jax.client.chat_message import Chat
 from medha_jax.client.message_fields import (
     InvalidSettingError,
     check_fields,
@@ -188,7 +189,7 @@ def unary(
 
 def generation(
     channel: grpc.Channel | aio.Channel,
-    prompt: str | Sequence[int],
+    prompt: str | Sequence[int] | Chat,
     settings: Settings,
     parts: Callable[[Sequence[int], pb.GenerateSettings], Any],
     **options: Any,
@@ -197,18 +198,19 @@ def generation(
 
     Args:
         channel: of a client of either kind.
-        prompt: text or token ids; many ids for one output go as `GenerateStream`, all else as `Generate`.
+        prompt: text, token ids or a chat; many ids for one output go as `GenerateStream`, all else as `Generate`.
         settings: of the generation.
         parts: makes the messages of `GenerateStream`, as `part_messages`.
         options: of the call: timeout, metadata.
 
     Raises:
-        InvalidSettingError: a value or the prompt does not fit, or `add_special_tokens` stands beside token ids.
+        InvalidSettingError: a value or the prompt does not fit, or `add_special_tokens` stands beside what is no text.
     """
     answers, message = pb.GenerateEvent.FromString, settings.message()  # refused here, not in a thread of gRPC
     added = settings.add_special_tokens
     if not isinstance(prompt, str) and added is not None:
-        raise InvalidSettingError("add_special_tokens is for a text; the prompt is token ids")
+        kind = "a chat" if isinstance(prompt, Chat) else "token ids"
+        raise InvalidSettingError(f"add_special_tokens is for a text; the prompt is {kind}")
     if goes_in_parts(prompt, settings):
         stream: Any = channel.stream_stream(
             SERVICE + "GenerateStream",
@@ -222,17 +224,21 @@ def generation(
     if isinstance(prompt, str):
         check_text("the prompt", prompt)
         asked = pb.GenerateRequest(text=prompt, settings=message, add_special_tokens=added, n=settings.n)
+    elif isinstance(prompt, Chat):
+        asked = pb.GenerateRequest(chat=prompt.message(), settings=message, n=settings.n)
     else:
         asked = pb.GenerateRequest(token_ids=prompt_ids(prompt), settings=message, n=settings.n)
     return single(asked, **options)
 
 
-def goes_in_parts(prompt: str | Sequence[int], settings: Settings) -> TypeGuard[Sequence[int]]:
+def goes_in_parts(prompt: str | Sequence[int] | Chat, settings: Settings) -> TypeGuard[Sequence[int]]:
     """Whether a prompt goes as `GenerateStream`: many token ids, for one output.
 
     Raises:
-        InvalidSettingError: it is neither text nor token ids.
+        InvalidSettingError: it is no text, no token ids and no chat.
     """
+    if isinstance(prompt, Chat):
+        return False
     check_prompt(prompt)
     return not isinstance(prompt, str) and (settings.n or 1) == 1 and len(prompt) >= PART_TOKENS
 
@@ -242,3 +248,15 @@ def part_messages(prompt: Sequence[int], settings: pb.GenerateSettings) -> Itera
     yield pb.GeneratePart(start=pb.GenerateStart(settings=settings, prompt_tokens=len(prompt)))
     for part in in_parts(prompt, PART_TOKENS):
         yield pb.GeneratePart(token_ids=prompt_ids(part))
+
+
+def tokenize_message(text: str | Chat, add_special_tokens: bool | None) -> pb.TokenizeRequest:
+    """The message of `Tokenize`.
+
+    Raises:
+        InvalidSettingError: the text or the chat fits no message.
+    """
+    if isinstance(text, Chat):
+        return pb.TokenizeRequest(chat=text.message(), add_special_tokens=add_special_tokens)
+    check_text("the text", text)
+    return pb.TokenizeRequest(text=text, add_special_tokens=add_special_tokens)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import grpc
 from google.protobuf.message import Message
 
 from medha_jax.client.answers import Event, LoadInfo, ModelInfo, event_from, load_from, model_from
+from medha_jax.client.chat_message import Chat, chat_or_prompt
 from medha_jax.client.connection import (
     PART_TOKENS,
     Connection,
@@ -16,6 +17,7 @@ from medha_jax.client.connection import (
     generation,
     goes_in_parts,
     part_messages,
+    tokenize_message,
     unary,
 )
 from medha_jax.client.errors import error_from
@@ -52,7 +54,13 @@ class Client:
         self._channel.close()
 
     def generate(
-        self, prompt: str | Sequence[int], *, timeout: float | None = None, **settings: Any
+        self,
+        prompt: str | Sequence[int] | Chat | None = None,
+        *,
+        messages: Sequence[Mapping[str, Any]] | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        timeout: float | None = None,
+        **settings: Any,
     ) -> Generator[Event, None, None]:
         """Continue a prompt: `Accepted`, then `Delta`s as they come, then `Finished`.
 
@@ -60,7 +68,9 @@ class Client:
         iterator ends the request in the server, too. Many token ids go in parts, if one output is wanted.
 
         Args:
-            prompt: text or token ids.
+            prompt: text, token ids or a `Chat`.
+            messages: of a conversation, in place of a prompt, as in `Chat`.
+            tools: functions that the model may call in this conversation.
             timeout: seconds for the whole generation; the server's scheduler knows it. Ten years or more are none.
             settings: fields of `Settings`.
 
@@ -69,21 +79,22 @@ class Client:
             ServerError: the server refused the request, or ended it.
         """
         options: dict[str, Any] = dict(timeout=seconds_left(timeout), metadata=self._connection.metadata)
-        stated = Settings(**settings)
-        if goes_in_parts(prompt, stated):
-            check_ids(in_parts(prompt, PART_TOKENS))  # gRPC prints a traceback of what its own thread meets
-        return _events(generation(self._channel, prompt, stated, part_messages, **options))
+        stated, given = Settings(**settings), chat_or_prompt(prompt, messages, tools)
+        if goes_in_parts(given, stated):
+            check_ids(in_parts(given, PART_TOKENS))  # gRPC prints a traceback of what its own thread meets
+        return _events(generation(self._channel, given, stated, part_messages, **options))
 
     def tokenize(
-        self, text: str, *, add_special_tokens: bool | None = None, timeout: float | None = None
+        self, text: str | Chat, *, add_special_tokens: bool | None = None, timeout: float | None = None
     ) -> tuple[int, ...]:
-        """Token ids of a text, with those that the tokenizer adds to every text unless `add_special_tokens` is False.
+        """Token ids of a text or a chat.
+
+        Of a text with those that the tokenizer adds to every text, unless `add_special_tokens` is False.
 
         Raises:
             ServerError: as `generate`.
         """
-        check_text("the text", text)
-        asked = pb.TokenizeRequest(text=text, add_special_tokens=add_special_tokens)
+        asked = tokenize_message(text, add_special_tokens)
         return tuple(self._call("Tokenize", asked, pb.TokenizeResponse, timeout).token_ids)
 
     def model(self, *, timeout: float | None = None) -> ModelInfo:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from medha_jax.chat import ChatTemplate, ChatTemplateError
 from medha_jax.config import ModelDefaults, RuntimeConfig, SchedulerConfig
 from medha_jax.engine import EngineLoader, ModelFiles
 from medha_jax.server.request_parser import ServedModel
@@ -53,6 +55,16 @@ def assemble(
     vocab, whole = files.arch.vocab, files.arch.context
     context = min(runtime.max_context or whole, whole)
     served = name or runtime.model.name
-    model = ServedModel(served, files.tokenizer, vocab, context, files.sampling, files.eos_ids)
+    template = _chat_template(runtime.model, tell)
+    model = ServedModel(served, files.tokenizer, vocab, context, files.sampling, files.eos_ids, template)
     chosen = scheduling or SchedulerConfig()
     return model, EngineLoader(runtime, chosen, cluster, files.tokenizer, clock, tell, complete)
+
+
+def _chat_template(directory: Path, tell: Callable[[str], None]) -> ChatTemplate | None:
+    """The model's chat template; one that cannot be used is told, and the model is served without it."""
+    try:
+        return ChatTemplate.from_directory(directory)
+    except ChatTemplateError as error:
+        tell(f"warning: {error}; chats are refused")
+        return None

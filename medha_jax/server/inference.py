@@ -117,7 +117,8 @@ class Inference:
                     ids = requests.tokenized(received.message)
                     return len(ids), pb.TokenizeResponse(token_ids=ids).SerializeToString()
 
-                record.prompt_tokens, answer = await self._calls.aside(received.size, answered, SMALL_TEXT)
+                small = 0 if received.message.HasField("chat") else SMALL_TEXT
+                record.prompt_tokens, answer = await self._calls.aside(received.size, answered, small)
             return answer
 
     async def get_model_info(self, messages: AsyncIterator[bytes], context: Context, tenant: str) -> pb.ModelInfo:
@@ -197,6 +198,10 @@ class Inference:
         message, size = received.message, received.size
         try:
             deadline = self._calls.deadline(context)
+            if message.WhichOneof("prompt") == "chat":  # however short: what a template does with it is not known
+                chat = message
+                message = await self._calls.aside(size, lambda: requests.as_text(chat), small=0)
+                size = max(size, len(message.text))
             small = SMALL_TEXT if message.WhichOneof("prompt") == "text" else SMALL
             request = await self._calls.aside(size, lambda: requests.whole(message, deadline, record.tenant), small)
             record.prompt_tokens = len(request.prompt_ids)

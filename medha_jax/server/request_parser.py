@@ -10,9 +10,11 @@ from typing import Any, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
+from medha_jax.chat import ChatError, ChatTemplate
 from medha_jax.engine import GenerationRequest, OnDeadline, Slo, check_stops
 from medha_jax.plan import InvalidRequestError, SamplingParams
 from medha_jax.protos import inference_pb2 as pb
+from medha_jax.server.chat_prompt import rendered
 from medha_jax.server.refusal import invalid, never_fits
 from medha_jax.server.settings import Limits
 from medha_jax.text import Tokenizer, TokenizerError
@@ -42,6 +44,7 @@ class ServedModel:
         context: most tokens of prompt and output together.
         sampling: defaults for the sampling fields of a request.
         eos_ids: tokens that end a generation.
+        chat_template: makes prompts of conversations; None for a model that has none.
     """
 
     name: str
@@ -50,6 +53,7 @@ class ServedModel:
     context: int
     sampling: SamplingParams = field(default_factory=SamplingParams)
     eos_ids: tuple[int, ...] = ()
+    chat_template: ChatTemplate | None = None
 
 
 def parse(kind: type[M], data: bytes) -> M:
@@ -82,9 +86,10 @@ class RequestParser:
         Raises:
             Refusal: a field is out of its range, or prompt and output do not fit the context.
         """
+        message = self.as_text(message)
         kind = message.WhichOneof("prompt")
         if kind is None:
-            raise invalid("the request has no prompt; give text or token_ids")
+            raise invalid("the request has no prompt; give text, token_ids or chat")
         add_special = _add_special(message)
         if kind == "text":
             prompt: Sequence[int] = self.tokens(message.text, add_special is not False)
@@ -94,6 +99,21 @@ class RequestParser:
             raise invalid("add_special_tokens is for a text; the prompt is token_ids")
         request = self._request(message.settings, prompt, deadline_s, tenant)
         return dataclasses.replace(request, n=message.n or 1)
+
+    def as_text(self, message: pb.GenerateRequest) -> pb.GenerateRequest:
+        """The same request with the text that the model's template makes of its chat, if it has one.
+
+        Takes time in proportion to the message; a template may take up to 0.2 s for a short one.
+
+        Raises:
+            Refusal: the model has no template, or the chat cannot be made into a prompt.
+        """
+        if message.WhichOneof("prompt") != "chat":
+            return message
+        if message.HasField("add_special_tokens"):
+            raise invalid("add_special_tokens is for a text; the prompt is a chat, whose template has its own tokens")
+        text = self._chat_text(message.chat)
+        return pb.GenerateRequest(text=text, settings=message.settings, add_special_tokens=False, n=message.n)
 
     def started(
         self, start: pb.GenerateStart, deadline_s: float | None, prompt: Sequence[int], tenant: str
@@ -111,8 +131,12 @@ class RequestParser:
         return self._request(start.settings, prompt, deadline_s, tenant, start.prompt_tokens)
 
     def tokenized(self, message: pb.TokenizeRequest) -> IdArray:
-        """The token ids of a Tokenize call; errors as in `tokens`."""
-        return self.tokens(message.text, _add_special(message) is not False)
+        """The token ids of a Tokenize call; errors as in `tokens` and `as_text`."""
+        if not message.HasField("chat"):
+            return self.tokens(message.text, _add_special(message) is not False)
+        if message.text or message.HasField("add_special_tokens"):
+            raise invalid("give a text or a chat, and add_special_tokens with a text only")
+        return self.tokens(self._chat_text(message.chat), False)
 
     def tokens(self, text: str, add_special: bool = True) -> IdArray:
         """Token ids of a text; the server's limits bound its size, and so the time.
@@ -135,7 +159,7 @@ class RequestParser:
         return ids
 
     def text(self, message: pb.GenerateRequest, sampling: SamplingParams) -> str:
-        """The text of a call's prompt."""
+        """The text of a call's prompt, which is no chat."""
         if message.WhichOneof("prompt") == "text":
             return message.text
         return self.text_of(message.token_ids.ids, sampling)
@@ -143,6 +167,14 @@ class RequestParser:
     def text_of(self, ids: Sequence[int], sampling: SamplingParams) -> str:
         """The text of token ids, with special tokens where a request's output has them."""
         return self.model.tokenizer.decode(list(ids), sampling.skip_special_tokens)
+
+    def _chat_text(self, chat: pb.Chat) -> str:
+        if self.model.chat_template is None:
+            raise invalid("this model has no chat template; give a text or token_ids")
+        try:
+            return rendered(self.model.chat_template, chat)
+        except ChatError as error:
+            raise invalid(str(error)) from None
 
     def _request(
         self,
