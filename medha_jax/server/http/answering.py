@@ -7,7 +7,7 @@ import contextlib
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from aiohttp import web
 from grpc import StatusCode
@@ -25,11 +25,10 @@ from medha_jax.server.inference import Inference
 from medha_jax.server.refusal import Refusal, unavailable
 from medha_jax.server.request_parser import RequestParser, ServedModel
 
-Read = Callable[[Any, Mapping[str, str], RequestParser], Asked]
-MakeForm = Callable[[Asked, ServedModel], Form]
+A = TypeVar("A", bound=Asked)
 
 
-class Answering:
+class Answering(Generic[A]):
     """How requests of one path are answered. Belongs to the event loop.
 
     Args:
@@ -39,11 +38,21 @@ class Answering:
         most: bytes of a body.
         read: makes of a body what it asks, in a thread if the body is long.
         form: makes the form of an answer.
+        small: bytes of a body that is read at once, without a thread.
     """
 
-    def __init__(self, method: str, inference: Inference, calls: Calls, most: int, read: Read, form: MakeForm) -> None:
+    def __init__(
+        self,
+        method: str,
+        inference: Inference,
+        calls: Calls,
+        most: int,
+        read: Callable[[Any, Mapping[str, str], RequestParser], A],
+        form: Callable[[A, ServedModel], Form],
+        small: int = SMALL_TEXT,
+    ) -> None:
         self._method, self._inference, self._calls, self._most = method, inference, calls, most
-        self._read, self._form = read, form
+        self._read, self._form, self._small = read, form, small
 
     async def answer(self, request: web.Request, tenant: str) -> web.StreamResponse:
         """The answer to a tenant's request. If its client goes away, the request ends."""
@@ -56,7 +65,7 @@ class Answering:
             understand = partial(self._understood, request.headers, requests)
             async with asyncio.timeout_at(ends):
                 body = body_of(request, self._most)
-                async with self._calls.read(understand, body, "send JSON", SMALL_TEXT) as received:
+                async with self._calls.read(understand, body, "send JSON", self._small) as received:
                     reply = self._reply(received.message, request, requests)
                     self._begin(received, call, tenant, reply, tasks)
                     del received
@@ -75,10 +84,10 @@ class Answering:
         ended = call.refusal or unavailable("the connection takes no more calls")
         return answer_of(ended) if reply is None else await reply.refused(ended)
 
-    def _understood(self, headers: Mapping[str, str], requests: RequestParser, data: bytes) -> Asked:
+    def _understood(self, headers: Mapping[str, str], requests: RequestParser, data: bytes) -> A:
         return self._read(read_json(data), headers, requests)
 
-    def _reply(self, asked: Asked, request: web.Request, requests: RequestParser) -> Reply:
+    def _reply(self, asked: A, request: web.Request, requests: RequestParser) -> Reply:
         form = self._form(asked, requests.model)
         head = Head(asked.id, int(time.time()), requests.model.name, asked.ignored)
         if asked.streaming.streamed:
@@ -86,7 +95,7 @@ class Answering:
         return WholeReply(asked, form, head)
 
     def _begin(
-        self, received: Received[Asked], call: HttpCall, tenant: str, reply: Reply, tasks: list[asyncio.Task[None]]
+        self, received: Received[A], call: HttpCall, tenant: str, reply: Reply, tasks: list[asyncio.Task[None]]
     ) -> None:
         """Begin the call of each prompt; its task holds the prompt until the engine has it."""
         waiting = received.message.requests

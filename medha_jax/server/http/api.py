@@ -12,8 +12,11 @@ from aiohttp import web
 from grpc import StatusCode
 
 import medha_jax
+from medha_jax.protos import inference_pb2 as pb
 from medha_jax.server.calls import SMALL_TEXT, Calls
 from medha_jax.server.http.answering import Answering
+from medha_jax.server.http.chat_form import ChatForm
+from medha_jax.server.http.chat_request import read_chat, read_conversation
 from medha_jax.server.http.choices import CompletionForm
 from medha_jax.server.http.completion_request import check_model, read_completion
 from medha_jax.server.http.errors import FieldRefusal, answer_of, error_of, json_answer
@@ -55,12 +58,15 @@ class OpenAiApi:
         self._created = int(time.time())
         self._origins = Origins(origins)
         self._completions = Answering("Completions", inference, calls, message_bytes, read_completion, CompletionForm)
+        # however short a chat is, nobody knows what the template does with it
+        self._chats = Answering("ChatCompletions", inference, calls, message_bytes, read_chat, ChatForm, small=0)
 
     def app(self) -> web.Application:
         """The paths and who answers them."""
         app = web.Application(client_max_size=self._bytes, middlewares=[_in_openai_form, self._origins.check])
         app.on_response_prepare.append(self._origins.sign)
         app.router.add_post("/v1/completions", self._for_tenants(self._completions.answer))
+        app.router.add_post("/v1/chat/completions", self._for_tenants(self._chats.answer))
         app.router.add_get("/v1/models", self._for_tenants(self._models))
         app.router.add_get("/v1/models/{name:.+}", self._for_tenants(self._model))
         app.router.add_post("/tokenize", self._for_tenants(self._tokenize))
@@ -108,16 +114,19 @@ class OpenAiApi:
         def read(data: bytes, requests: RequestParser) -> dict[str, Any]:
             fields = Fields(read_json(data))
             check_model(fields, requests.model.name)
-            prompt, add_special = fields.text("prompt"), fields.switch("add_special_tokens")
-            shown = fields.switch("return_token_strs")
+            wanted, shown = pb.TokenizeRequest(), fields.switch("return_token_strs")
+            if (prompt := fields.text("prompt")) is not None:
+                wanted.text = checked_text("prompt", prompt)
+                if (add_special := fields.switch("add_special_tokens")) is not None:
+                    wanted.add_special_tokens = add_special
+            else:
+                wanted.chat.CopyFrom(read_conversation(fields))
             fields.end()
-            if prompt is None:
-                raise FieldRefusal("prompt", "the request has no prompt; give a text")
-            ids = list(requests.tokens(checked_text("prompt", prompt), add_special is not False))
+            ids = list(requests.tokenized(wanted))
             texts = requests.model.tokenizer.texts(ids) if shown else None
             return {"count": len(ids), "max_model_len": requests.model.context, "tokens": ids, "token_strs": texts}
 
-        return await self._worked("Tokenize", request, tenant, read)
+        return await self._worked("Tokenize", request, tenant, read, small=0)
 
     async def _detokenize(self, request: web.Request, tenant: str) -> web.Response:
         def read(data: bytes, requests: RequestParser) -> dict[str, Any]:
@@ -133,18 +142,21 @@ class OpenAiApi:
         return await self._worked("Detokenize", request, tenant, read)
 
     async def _worked(
-        self, method: str, request: web.Request, tenant: str, read: Callable[[bytes, RequestParser], dict[str, Any]]
+        self,
+        method: str,
+        request: web.Request,
+        tenant: str,
+        read: Callable[[bytes, RequestParser], dict[str, Any]],
+        small: int = SMALL_TEXT,
     ) -> web.Response:
-        """The answer that `read` makes of a body, in a thread if the body is long."""
+        """The answer that `read` makes of a body, in a thread if it has more than `small` bytes."""
         call = HttpCall(request)
 
         async def work() -> dict[str, Any]:
             async with self._calls.answered(method, call, tenant):
                 _, requests = self._inference.ready()
                 body = body_of(request, self._bytes)
-                async with self._calls.read(
-                    lambda data: read(data, requests), body, "send JSON", SMALL_TEXT
-                ) as received:
+                async with self._calls.read(lambda data: read(data, requests), body, "send JSON", small) as received:
                     return received.message
             raise AssertionError("a refused call raises")
 

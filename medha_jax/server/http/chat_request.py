@@ -1,0 +1,227 @@
+"""`POST /v1/chat/completions`: a conversation in OpenAI's form, as a request of `medha.v1`."""
+
+from __future__ import annotations
+
+import json
+import reprlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from medha_jax.chat import ToolFormat
+from medha_jax.protos import inference_pb2 as pb
+from medha_jax.server.http.completion_request import Asked, check_model, read_count, set_logprobs
+from medha_jax.server.http.errors import FieldRefusal
+from medha_jax.server.http.fields import Fields
+from medha_jax.server.http.settings_fields import read_settings, read_streaming
+from medha_jax.server.request_parser import RequestParser
+
+AUTO, NONE, REQUIRED = "auto", "none", "required"
+_NO_AUDIO = "answers are text here"
+
+
+@dataclass(frozen=True)
+class AskedChat(Asked):
+    """What a chat request asks, beside what every request does.
+
+    Args:
+        prompt: the text that the template made.
+        opening: what stands behind it, and belongs to the output: the beginning of a call that must come.
+        tools: how calls are written; None if none are looked for.
+        functions: names of the functions that may be called.
+        one_call: only the first call counts.
+        reasoning: tell reasoning apart from content.
+    """
+
+    prompt: str = ""
+    opening: str = ""
+    tools: ToolFormat | None = None
+    functions: tuple[str, ...] = ()
+    one_call: bool = False
+    reasoning: bool = True
+
+
+def read_chat(given: Any, headers: Mapping[str, str], requests: RequestParser) -> AskedChat:
+    """Read a request; `requests` knows the model and its template.
+
+    Raises:
+        Refusal: a field is unknown or wrong, or the template refuses the messages.
+    """
+    fields = Fields(given)
+    check_model(fields, requests.model.name)
+    chat = read_conversation(fields)
+    choice, functions = _tool_choice(fields, chat.tools)
+    streaming = read_streaming(fields)
+    settings = read_settings(fields, headers, None)
+    settings.progress = streaming.streamed
+    top = _logprobs(fields, settings)
+    n = read_count(fields)
+    parallel, reasoning = fields.switch("parallel_tool_calls"), fields.switch("include_reasoning")
+    fields.only("modalities", (["text"],), _NO_AUDIO)
+    fields.only("audio", (), _NO_AUDIO)
+    fields.only("functions", ([],), "give tools")
+    fields.only("function_call", ("none",), "give tool_choice")
+    fields.only("web_search_options", (), "the web is not searched here")
+    fields.only("prediction", (), "outputs are not predicted here")
+    fields.only("echo", (False,), "prompts of chats are not repeated")
+    fields.ignore("verbosity")
+    fields.end()
+    tools = None if choice == NONE else ToolFormat.of(requests.model.chat_template)
+    opening = "" if choice in (AUTO, NONE) else _opening(tools, choice)
+    if tools is not None and tools.needs_special_tokens(requests.model.tokenizer.special_tokens):
+        settings.sampling.skip_special_tokens = False
+    request = requests.as_text(pb.GenerateRequest(chat=chat, settings=settings, n=n))
+    prompt = request.text
+    request.text = prompt + opening
+    return AskedChat(
+        id=settings.request_id,
+        requests=[request],
+        prompts=1,
+        streaming=streaming,
+        n=n,
+        logprobs=top,
+        ignored=tuple(fields.ignored),
+        prompt=prompt,
+        opening=opening,
+        tools=tools,
+        functions=functions,
+        one_call=parallel is False,
+        reasoning=reasoning is not False and not opening,
+    )
+
+
+def read_conversation(fields: Fields) -> pb.Chat:
+    """Read messages, tools and what the template is given beside them."""
+    chat = pb.Chat()
+    messages = fields.take("messages")
+    if not isinstance(messages, list):
+        fields.wrong("messages", messages, "a list of messages")
+    for index, message in enumerate(messages):
+        _message(chat.messages.add(), Fields(message, f"messages[{index}]"))
+    for index, tool in enumerate(fields.take("tools") or []):
+        if not isinstance(tool, dict):
+            fields.wrong(f"tools[{index}]", tool, "an object with type and function")
+        chat.tools.append(json.dumps(tool))
+    variables = fields.take("chat_template_kwargs") or {}
+    if not isinstance(variables, dict):
+        fields.wrong("chat_template_kwargs", variables, "an object")
+    if (effort := fields.text("reasoning_effort")) is not None:
+        variables = {"reasoning_effort": effort} | variables
+    if variables:
+        chat.variables = json.dumps(variables)
+    for name in ("add_generation_prompt", "continue_final_message"):
+        if (stated := fields.switch(name)) is not None:
+            setattr(chat, name, stated)
+    fields.only("add_special_tokens", (False,), "the template has all special tokens")
+    fields.only("chat_template", (), "the model's own template is used")
+    return chat
+
+
+def _message(message: pb.ChatMessage, fields: Fields) -> None:
+    for name in ("role", "reasoning_content", "name", "tool_call_id"):
+        if (text := fields.text(name)) is not None:
+            _set(message, name, text, fields)
+    if message.role != "assistant":
+        fields.only("tool_calls", ([],), "only an assistant's message has calls")
+    fields.only("refusal", ("",), "messages have content")
+    fields.only("audio", (), _NO_AUDIO)
+    fields.only("function_call", (), "give tool_calls")
+    fields.only("annotations", ([],), "messages have content")
+    if (content := fields.take("content")) is not None:
+        _set(message, "content", content if isinstance(content, str) else _joined(content, fields), fields)
+    for call in _objects(fields, "tool_calls"):
+        _call(message.tool_calls.add(), call)
+    fields.end()
+
+
+def _call(message: pb.ChatToolCall, fields: Fields) -> None:
+    if (call_id := fields.text("id")) is not None:
+        _set(message, "id", call_id, fields)
+    fields.only("type", ("function",), "only functions are called")
+    fields.ignore("index")  # of a delta that a client has kept
+    function = fields.inner("function")
+    if function is None:
+        fields.wrong("function", None, "an object with name and arguments")
+    _set(message, "name", function.text("name") or "", function)
+    arguments = function.take("arguments")
+    if isinstance(arguments, dict):
+        arguments = json.dumps(arguments)
+    elif arguments is not None and not isinstance(arguments, str):
+        function.wrong("arguments", arguments, "the JSON text of an object")
+    _set(message, "arguments", arguments or "", function)
+    function.end()
+    fields.end()
+
+
+def _joined(parts: Any, fields: Fields) -> str:
+    """The text of a content in parts; parts begin new lines, as in other servers."""
+    if not isinstance(parts, list):
+        fields.wrong("content", parts, "a text, or a list of parts of the type text")
+    texts = list[str]()
+    for index, part in enumerate(parts):
+        inner = Fields(part, f"{fields.where}.content[{index}]")
+        inner.only("type", ("text",), "this model reads text")
+        if (text := inner.text("text")) is None:
+            inner.wrong("text", None, "a text")
+        inner.end()
+        texts.append(text)
+    return "\n".join(texts)
+
+
+def _objects(fields: Fields, name: str) -> list[Fields]:
+    """A list of objects; empty without one."""
+    value = fields.take(name) or []
+    if not isinstance(value, list):
+        fields.wrong(name, value, "a list of objects")
+    return [Fields(one, f"{fields.where}.{name}[{index}]") for index, one in enumerate(value)]
+
+
+def _set(message: pb.ChatMessage | pb.ChatToolCall, name: str, text: str, fields: Fields) -> None:
+    try:
+        setattr(message, name, text)
+    except UnicodeError:
+        raise FieldRefusal(f"{fields.where}.{name}", f"{fields.where}.{name} is not valid Unicode") from None
+
+
+def _tool_choice(fields: Fields, tools: Sequence[str]) -> tuple[str, tuple[str, ...]]:
+    """What `tool_choice` says: AUTO, NONE, REQUIRED, or a function's name after a colon; and the functions' names."""
+    stated = fields.take("tool_choice")
+    functions = tuple(_name_of(json.loads(tool)) for tool in tools)
+    if not functions:
+        if stated not in (None, NONE, AUTO):
+            raise FieldRefusal("tool_choice", "tool_choice is for requests with tools")
+        return NONE, ()
+    if stated is None or stated in (AUTO, NONE, REQUIRED):
+        return stated or AUTO, functions
+    name = _name_of(stated) if isinstance(stated, dict) else ""
+    if name not in functions:
+        shown = reprlib.repr(stated)
+        raise FieldRefusal(
+            "tool_choice",
+            f"tool_choice is {shown}; allowed are auto, none, required, or a function of tools by its name",
+        )
+    return f":{name}", functions
+
+
+def _name_of(tool: dict[str, Any]) -> str:
+    function = tool.get("function")
+    name = function.get("name") if isinstance(function, dict) else None
+    return name if isinstance(name, str) else ""
+
+
+def _opening(tools: ToolFormat | None, choice: str) -> str:
+    """What a call begins with that must come."""
+    if tools is None:
+        raise FieldRefusal("tool_choice", "the chat template has no format for calls, so none can be required")
+    return tools.opening(None if choice == REQUIRED else choice[1:])
+
+
+def _logprobs(fields: Fields, settings: pb.GenerateSettings) -> int | None:
+    """Read `logprobs` and `top_logprobs`; the count, None for none."""
+    wanted, top = fields.switch("logprobs"), fields.integer("top_logprobs")
+    if not wanted:
+        if top:
+            raise FieldRefusal("top_logprobs", "top_logprobs is for requests with logprobs; set logprobs to true")
+        return None
+    set_logprobs(settings, "top_logprobs", top or 0)
+    return top or 0
