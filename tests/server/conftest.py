@@ -48,7 +48,7 @@ def serve_options(model, programs, tmp_path_factory):
     folder = tmp_path_factory.mktemp("serve")
     (folder / "mesh.yaml").write_text(json.dumps(MESH))
     options = ["--model", model, "--mesh", folder / "mesh.yaml", "--port", 0, "--slots", SLOTS, "--pool-tokens", 4096]
-    options += ["--metrics-port", 0, "--prompt-logprobs"]
+    options += ["--metrics-port", 0, "--http-port", 0, "--prompt-logprobs"]
     flags = xla_flags(os.environ["XLA_FLAGS"], FOR_MANY_TICKS)
     return [*SERVE, *options], {"MEDHA_JAX_CACHE": str(programs), "XLA_FLAGS": flags}
 
@@ -70,5 +70,6 @@ def client(server):
 @pytest.fixture(scope="session")
 def simulated():
     """A server whose ticks take 5 ms and compute nothing."""
-    with ServerProcess(*SIMULATED, "--tick-ms", 5, "--max-queue", 64, "--slots", 4, "--max-output", 4096) as started:
+    options = ["--tick-ms", 5, "--max-queue", 64, "--slots", 4, "--max-output", 4096, "--http-port", 0]
+    with ServerProcess(*SIMULATED, *options) as started:
         yield started

@@ -59,6 +59,12 @@ class ServerProcess:
         return self.line.split()[-1]
 
     @property
+    def url(self):
+        """Where the OpenAI API is, without /v1; the server must have an --http-port."""
+        (line,) = (line for line in self.errors.splitlines() if line.startswith("OpenAI API on "))
+        return line.split()[-1].removesuffix("/v1")
+
+    @property
     def resident_bytes(self):
         pages = Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]
         return int(pages) * os.sysconf("SC_PAGE_SIZE")

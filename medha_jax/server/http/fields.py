@@ -12,6 +12,7 @@ from medha_jax.server.http.errors import FieldRefusal
 from medha_jax.server.refusal import invalid
 
 MOST_NAMED = 8  # unknown fields that an error names
+MOST_SHOWN = 120  # characters of what the JSON reader says
 
 
 def read_json(data: bytes) -> Any:
@@ -25,7 +26,7 @@ def read_json(data: bytes) -> Any:
     except RecursionError:
         raise invalid("the body nests too deeply") from None
     except ValueError as error:  # UnicodeDecodeError among them, and numbers of thousands of digits
-        raise invalid(f"the body is not JSON: {reprlib.repr(str(error))[1:-1]}") from None
+        raise invalid(f"the body is not JSON: {str(error)[:MOST_SHOWN]}") from None
 
 
 def _no_number(name: str) -> NoReturn:
@@ -50,7 +51,7 @@ class Fields:
     def wrong(self, name: str, value: object, allowed: str) -> NoReturn:
         """Refuse the value of a field."""
         path = self._path(name)
-        raise FieldRefusal(path, f"{path or 'the body'} is {reprlib.repr(value)}; allowed is {allowed}")
+        raise FieldRefusal(path, f"{path or 'the body'} is {_shown(value, bool(path))}; allowed is {allowed}")
 
     def take(self, name: str) -> Any:
         """The value of a field as it is; None without one."""
@@ -59,7 +60,7 @@ class Fields:
     def number(self, name: str) -> float | None:
         """A finite number."""
         value: float | None = self.take(name)
-        if value is None or (_is_number(value) and math.isfinite(value)):
+        if value is None or _is_finite(value):
             return value
         self.wrong(name, value, "a number")
 
@@ -111,7 +112,7 @@ class Fields:
         """Refuse a field that is there with another value; `why` says what is not done here."""
         value = self.take(name)
         if value is not None and value not in allowed:
-            raise FieldRefusal(self._path(name), f"{self._path(name)} is {reprlib.repr(value)}; {why}")
+            raise FieldRefusal(self._path(name), f"{self._path(name)} is {_shown(value)}; {why}")
 
     def ignore(self, *names: str) -> None:
         """Take fields that change nothing here."""
@@ -135,15 +136,31 @@ def is_integers(value: object) -> bool:
 
 def numbers_by_id(fields: Fields, name: str) -> Mapping[int, float]:
     """A field that maps token ids, written as texts, to numbers; empty without one."""
-    value = fields.take(name) or {}
-    good = isinstance(value, dict) and all(_is_id(key) and _is_number(bias) for key, bias in value.items())
-    if not good:
+    value = fields.take(name)
+    if value is None:
+        return {}
+    if not isinstance(value, dict) or not all(_is_id(key) and _is_finite(bias) for key, bias in value.items()):
         fields.wrong(name, value, "an object of numbers by token id")
     return {int(key): float(bias) for key, bias in value.items()}
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def _is_finite(value: object) -> bool:
+    """Whether a value is a number that a float can hold."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def _shown(value: object, texts: bool = True) -> str:
+    """A value in an error, without what may be a prompt: what is within lists and objects, and perhaps texts."""
+    if isinstance(value, (list, dict)):
+        return "a list" if isinstance(value, list) else "an object"
+    if isinstance(value, str):
+        return reprlib.repr(value) if texts else "a text"
+    return "missing" if value is None else json.dumps(value) if isinstance(value, bool) else reprlib.repr(value)
 
 
 def _is_id(key: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import defaultdict
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -77,7 +78,7 @@ class WholeReply:
         self.begun = asyncio.Event()
         self._asked, self._form, self._head = asked, form, head
         self._joined, self._usage = Joined(asked), Usage()
-        self._choices = [News() for _ in range(asked.prompts * asked.n)]
+        self._choices: defaultdict[int, News] = defaultdict(News)  # `n` may be absurd until the engine has judged it
 
     async def write(self, prompt: int, event: pb.GenerateEvent, more: bool) -> None:
         """Keep what an event says."""
@@ -105,9 +106,10 @@ class WholeReply:
 
     async def finished(self) -> web.StreamResponse:
         """The object."""
-        choices = [self._form.whole(index, news) for index, news in enumerate(self._choices)]
+        told = [self._choices[index] for index in range(self._asked.prompts * self._asked.n)]
+        choices = [self._form.whole(index, news) for index, news in enumerate(told)]
         if self._asked.streaming.ids:
-            choices = [choice | {"token_ids": news.ids} for choice, news in zip(choices, self._choices, strict=True)]
+            choices = [choice | {"token_ids": news.ids} for choice, news in zip(choices, told, strict=True)]
         body = self._head.fields(self._form, self._form.object) | {"choices": choices, "usage": self._usage.body()}
         return json_answer(body, headers=self._head.headers())
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from medha_jax.protos import inference_pb2 as pb
 from medha_jax.server.http.errors import FieldRefusal
 from medha_jax.server.http.fields import Fields, numbers_by_id
+from medha_jax.server.refusal import Refusal
+from medha_jax.server.request_parser import request_id
 
 TTFT_HEADER, TPOT_HEADER = "x-slo-ttft-ms", "x-slo-tpot-ms"
 DEADLINE_HEADER, ID_HEADER = "x-request-timeout-ms", "x-request-id"
@@ -63,6 +65,10 @@ def read_settings(fields: Fields, headers: Mapping[str, str], most: int | None) 
     _set(settings, "cache_salt", fields.text("cache_salt"))
     stated = fields.text("request_id")
     _set(settings, "request_id", headers.get(ID_HEADER, uuid.uuid4().hex) if stated is None else stated)
+    try:
+        request_id(settings)
+    except Refusal as refusal:
+        raise FieldRefusal("request_id", refusal.message) from None
     if (action := fields.text("on_deadline")) is not None:
         if action not in _ON_DEADLINE:
             fields.wrong("on_deadline", action, " or ".join(_ON_DEADLINE))
