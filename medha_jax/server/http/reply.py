@@ -21,6 +21,9 @@ from medha_jax.server.refusal import Refusal
 KEEP_ALIVE_SECONDS = 10.0  # of silence, before a comment tells proxies and clients that the stream lives
 LAST_SECONDS = 0.25  # for a client to take the error that ends its stream
 DONE = b"data: [DONE]\n\n"
+# Before what follows a comment: `vllm bench serve` cuts blank lines off the ends of what it reads at once, and takes a
+# comment that came alone and the next line for one. So that line is a comment, too.
+AFTER_COMMENT = b":\n\n"
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,7 @@ class StreamedReply:
         )
         start = encoded(head.fields(form, form.chunk_object))[:-1]
         self._start = b"data: " + start + b',"choices":['
-        self._silent = True
+        self._silent, self._commented = True, False  # the latter: what was written last is a comment
         self._skipped: dict[int, list[int]] = {}  # ids of choices since their last chunk
 
     async def write(self, prompt: int, event: pb.GenerateEvent, more: bool) -> None:
@@ -150,7 +153,7 @@ class StreamedReply:
         match kind:
             case "progress":
                 done, total = event.progress.done_tokens, event.progress.prompt_tokens
-                await self._send(b": %d of %d prompt tokens are computed\n\n" % (done, total))
+                await self._send(b": %d of %d prompt tokens are computed\n\n" % (done, total), comment=True)
             case "prompt_logprobs":
                 self._joined.scored(prompt, event.prompt_logprobs)
             case "delta":
@@ -181,7 +184,7 @@ class StreamedReply:
         usage = b""
         if self._asked.streaming.usage:
             usage = self._start + b'],"usage":' + encoded(self._usage.body()) + b"}\n\n"
-        await self._response.write(usage + DONE)
+        await self._response.write(self._next(usage + DONE))
         await self._response.write_eof()
         return self._response
 
@@ -191,7 +194,8 @@ class StreamedReply:
             return answer_of(refusal)
         with contextlib.suppress(ConnectionError, TimeoutError):
             async with asyncio.timeout(LAST_SECONDS):
-                await self._response.write(b"data: " + encoded(body_of(refusal)) + b"\n\n" + DONE)
+                error = b"data: " + encoded(body_of(refusal)) + b"\n\n" + DONE
+                await self._response.write(self._next(error))
                 await self._response.write_eof()
                 return self._response
         if self._request.transport is not None:
@@ -218,14 +222,19 @@ class StreamedReply:
             body["token_ids"] = ids
         return self._start + encoded(body) + usage
 
-    async def _send(self, data: bytes) -> None:
+    async def _send(self, data: bytes, comment: bool = False) -> None:
         if not data:
             return
         self._silent = False
         try:
-            await self._response.write(data)
+            await self._response.write(self._next(data, comment))
         except ConnectionError:  # the client is gone; for `Calls` that is a call given up
             raise asyncio.CancelledError from None
+
+    def _next(self, data: bytes, comment: bool = False) -> bytes:
+        """What to write for data that may follow a comment, and may be one."""
+        data, self._commented = AFTER_COMMENT * self._commented + data, comment
+        return data
 
     async def _keep_alive(self) -> None:
         await self.begun.wait()
@@ -233,4 +242,4 @@ class StreamedReply:
             self._silent = True
             await asyncio.sleep(KEEP_ALIVE_SECONDS)
             if self._silent:
-                await self._send(b": the stream lives\n\n")
+                await self._send(b": the stream lives\n\n", comment=True)
