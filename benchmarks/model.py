@@ -24,6 +24,7 @@ from medha_jax.mesh import build_mesh, parameter_sharding
 from medha_jax.models import parameter_specs
 from medha_jax.plan import Admission, Chunk, SamplingParams, StepPlan
 from medha_jax.runtime import MeshExecutor
+from medha_jax.runtime.executables import open_cache
 from medha_jax.runtime.parameter_placement import place_parameters
 from medha_jax.specs.layout import Layout
 from medha_jax.specs.model import Architecture
@@ -51,6 +52,7 @@ def open_runtime(arch: Architecture, slots: int, dtype: str) -> MeshExecutor:
     mesh = build_mesh(Layout())
     buckets = Buckets(decode=(1, slots), prefill=(CHUNK,), chunks=1, slices=())
     config = RuntimeConfig(slots=slots, pool_tokens=33 * 1024, max_context=33 * 1024, mesh=MeshConfig(buckets=buckets))
+    open_cache(config.compilation_cache, mesh.devices.flat[0].platform == "cpu", print)
     weights = place_parameters(random_weights(arch, mesh, dtype), arch, Layout(), mesh)
     return MeshExecutor(config, arch, weights, mesh, print)
 

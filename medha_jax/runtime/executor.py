@@ -24,7 +24,6 @@ from medha_jax.plan import (
     StepPlan,
     TokenResult,
 )
-from medha_jax.runtime.executables import open_cache
 from medha_jax.runtime.host_pool import HostPool
 from medha_jax.runtime.packing import EMPTY, bucket_for, pack, slice_bucket_for
 from medha_jax.runtime.plan_columns import PlanColumns
@@ -83,7 +82,6 @@ class MeshExecutor:
         self._of_layers: dict[tuple[int, int], Mapping[str, Array]] = {}  # of slices, by their first and last layer
         self._flight = deque([PlanColumns.of(EMPTY)] * config.mesh.spp, config.mesh.spp)
         self._round: PackedStages | None = None
-        open_cache(config.compilation_cache, on_cpu, report)
         shardings = jax.tree.map(lambda shape: shape.sharding, self.programs.state_shapes)
         self._make_state = jax.jit(self.programs.empty_state, out_shardings=shardings)
         grids = (self.programs.grid,) if complete else self.programs.grid.growth

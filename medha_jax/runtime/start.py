@@ -15,6 +15,7 @@ from medha_jax.checkpoints import load_parameters
 from medha_jax.config import RuntimeConfig, claim_device_memory
 from medha_jax.mesh import build_mesh, request_cpu_devices
 from medha_jax.runtime.dtype import choose_dtype
+from medha_jax.runtime.executables import open_cache
 from medha_jax.runtime.executor import MeshExecutor
 from medha_jax.runtime.memory import check_memory, default_pool_tokens, host_tier_bytes, plan_memory, usable_bytes
 from medha_jax.runtime.parameter_placement import (
@@ -50,7 +51,9 @@ def open_executor(config: RuntimeConfig, report: Report, complete: bool = True) 
     request_cpu_devices(layout.devices)
     claim_device_memory()
     mesh = build_mesh(layout)
-    if mesh.devices.flat[0].platform != "cpu":
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    open_cache(config.compilation_cache, on_cpu, report)  # before the first program, that places parameters, too
+    if not on_cpu:
         config = with_gpu_rows(config)
     dtype = choose_dtype(config, arch, report)
     config = dataclasses.replace(config, dtype=dtype.name)
