@@ -7,14 +7,19 @@ import threading
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
+import llvmlite
 import llvmlite.binding as llvm
 from llvmlite import ir
 
+from medha_jax.native.machine_code import CodeFolder
+
 KernelKind = TypeVar("KernelKind", bound=Hashable)  # what a kernel is made for
 _REGISTERING = threading.Lock()
+OPTIMISATION = 3  # of LLVM's levels, the highest
 WIDEST = 16  # lanes, with AVX-512; other processors get half
 
 
@@ -38,7 +43,8 @@ def processor() -> Processor:
 def register(write: Callable[[KernelKind], ir.Module], kind: KernelKind) -> str:
     """Compile a kernel and register it with JAX as a target of `jax.ffi.ffi_call`. Returns its name there.
 
-    Any thread may ask; JAX refuses a second kernel of a name.
+    Any thread may ask; JAX refuses a second kernel of a name. The machine code is kept in the folder of JAX's
+    compilation cache, if that is on, and taken from there next time.
 
     Args:
         write: makes the module, whose name is that of its one visible function.
@@ -58,7 +64,7 @@ class _Compiled:
 @cache
 def _registered(write: Callable[[Any], ir.Module], kind: Hashable) -> _Compiled:
     module = write(kind)
-    engine = _compile(module)
+    engine = _loaded(module)
     capsule = ctypes.pythonapi.PyCapsule_New
     capsule.restype, capsule.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
     address = engine.get_function_address(module.name)
@@ -66,16 +72,36 @@ def _registered(write: Callable[[Any], ir.Module], kind: Hashable) -> _Compiled:
     return _Compiled(module.name, engine)
 
 
-def _compile(written: ir.Module) -> llvm.ExecutionEngine:
+def _loaded(written: ir.Module) -> llvm.ExecutionEngine:
+    """A module's machine code in memory, kept or compiled."""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     target = llvm.Target.from_default_triple()
-    features = llvm.get_host_cpu_features().flatten()
-    machine = target.create_target_machine(cpu=llvm.get_host_cpu_name(), features=features, opt=3, jit=True)
-    module = llvm.parse_assembly(str(written))
-    module.verify()
-    builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=3))
-    builder.getModulePassManager().run(module, builder)
-    engine = llvm.create_mcjit_compiler(module, machine)
+    name, features = llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
+    machine = target.create_target_machine(cpu=name, features=features, opt=OPTIMISATION, jit=True)
+    text, kept = str(written), _kept()
+    key = repr((llvmlite.__version__, llvm.llvm_version_info, target.triple, name, features, OPTIMISATION, text)).encode()
+    code = None if kept is None else kept.read(key)
+    if code is None:
+        code = _compile(text, machine)
+        if kept is not None:
+            kept.write(key, code)
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+    engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
     return engine
+
+
+def _kept() -> CodeFolder | None:
+    directory = jax.config.jax_compilation_cache_dir
+    return CodeFolder(Path(directory)) if directory and jax.config.jax_enable_compilation_cache else None
+
+
+def _compile(text: str, machine: llvm.TargetMachine) -> bytes:
+    """The machine code of a module, as an object file."""
+    module = llvm.parse_assembly(text)
+    module.verify()
+    builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=OPTIMISATION))
+    builder.getModulePassManager().run(module, builder)
+    code: bytes = machine.emit_object(module)
+    return code
