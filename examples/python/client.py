@@ -7,7 +7,6 @@ python examples/python/client.py 127.0.0.1:9320 'import unittest'
 import asyncio
 import sys
 from contextlib import aclosing
-from typing import Any
 
 from medha_jax.client import Accepted, AsyncClient, Client, Delta, Finished, ServerError
 
@@ -37,8 +36,8 @@ def with_targets(client: Client, prompt: str) -> bool | None:
     Returns:
         Whether the first token came in time.
     """
-    settings: dict[str, Any] = dict(max_tokens=8, ttft_ms=500, tpot_ms=50, on_deadline="continue")
-    for event in client.generate(prompt, timeout=30, **settings):
+    events = client.generate(prompt, timeout=30, max_tokens=8, ttft_ms=500, tpot_ms=50, on_deadline="continue")
+    for event in events:
         if isinstance(event, Finished):
             return event.timings.deadline_met
     raise AssertionError("a stream ends with Finished or with a ServerError")

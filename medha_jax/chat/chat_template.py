@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +23,6 @@ LONGEST_REASON = 300  # characters of a template's sentence that a client is tol
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 # put behind what a final message ends with; as in transformers, so that templates that trim meet the same text
 _TAG = "CONTINUE_FINAL_MESSAGE_TAG "
-logger = logging.getLogger(__name__)
 
 
 class ChatTemplate:
@@ -122,24 +121,31 @@ class ChatTemplate:
             "add_generation_prompt": add_generation_prompt,
             LIMIT: WorkLimit(given.weight + 64 * len(self._sources[name])),
         }
-        text = _rendered(self._templates[name], names)
+        text = self._rendered(name, names)
         return text if final is None else _cut(text, final)
 
+    def _rendered(self, name: str, names: dict[str, Any]) -> str:
+        try:
+            text = "".join(self._templates[name].generate(names))
+            text.encode("utf-8")  # a template's own literals may be anything
+            return text
+        except RefusedConversationError as refused:
+            raise ChatError(f"the chat template refuses the messages: {_short(refused)}") from None
+        except TooMuchWorkError as error:
+            raise ChatError(f"the chat template cannot render this: {error}") from None
+        except (TemplateError, TypeError) as error:
+            raise _failed(_short(error) if _quotes_only(error, self._sources[name]) else type(error).__name__) from None
+        except (ArithmeticError, AttributeError, LookupError, RecursionError, ValueError) as error:
+            raise _failed(type(error).__name__) from None
 
-def _rendered(template: Template, names: dict[str, Any]) -> str:
-    try:
-        text = "".join(template.generate(names))
-        text.encode("utf-8")  # a template's own literals may be anything
-        return text
-    except RefusedConversationError as refused:
-        raise ChatError(f"the chat template refuses the messages: {_short(refused)}") from None
-    except TooMuchWorkError as error:
-        raise ChatError(f"the chat template cannot render this: {error}") from None
-    except (TemplateError, TypeError) as error:  # their texts name what is missing, and no content
-        raise ChatError(f"the chat template cannot render these messages: {_short(error)}") from None
-    except (ArithmeticError, AttributeError, LookupError, RecursionError, ValueError) as error:
-        logger.info("a chat template failed with %s", type(error).__name__)
-        raise ChatError(f"the chat template cannot render these messages: {type(error).__name__}") from None
+
+def _failed(reason: str) -> ChatError:
+    return ChatError(f"the chat template cannot render these messages: {reason}")
+
+
+def _quotes_only(error: Exception, source: str) -> bool:
+    """Whether an error's text names only what stands in the template, and so nothing of the conversation."""
+    return all(word in source or word.endswith(" object") for word in re.findall(r"'([^']*)'", str(error)))
 
 
 def _short(error: Exception) -> str:

@@ -37,7 +37,7 @@ class RefusedConversationError(TemplateError):
 class TemplateNamespace(Namespace):
     """`namespace`: no name begins with an underscore, and none is kept in another, whose text could then be endless."""
 
-    # as Jinja's, so that `self` may be a name
+    # the signature is Jinja's, so that `self` may be a name
     def __init__(*args: Any, **kwargs: Any) -> None:
         self, given = args[0], dict(*args[1:], **kwargs)
         for name, value in given.items():
@@ -114,7 +114,9 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
         """Compute an operator whose result can be large, after its size is known."""
         limit = context.parent[LIMIT]
         limit.spend(STEP)
-        if operator == "*":
+        if operator == "+":
+            limit.read(left, right)
+        elif operator == "*":
             for value, times in ((left, right), (right, left)):
                 if isinstance(value, (str, list, tuple)) and isinstance(times, int):
                     limit.spend(max(0, times) * (len(value) + 1))
@@ -141,7 +143,7 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
 
 def _check_entry(name: Any, value: Any) -> None:
     if not isinstance(name, str) or name.startswith("_"):
-        raise SecurityError(f"a namespace keeps no name {str(name)[:40]!r}")
+        raise SecurityError("a namespace keeps no name that begins with an underscore")
     if isinstance(value, Namespace):
         raise SecurityError("a namespace keeps no other namespace")
 

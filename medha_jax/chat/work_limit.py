@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import ItemsView, Iterable, KeysView, MappingView, ValuesView
+from collections.abc import Iterable, MappingView
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -85,40 +85,45 @@ class WorkLimit:
         return value
 
     def weight(self, value: Any) -> int:
-        """The weight of a value in units; each list or mapping in it costs a unit to look at.
+        """The weight of a value in units; to look at its items is work, too.
 
         Raises:
             TooMuchWorkError: as in `made`.
         """
-        seen: dict[int, _Seen] = {}
-        weight = self._look(value, seen, 0).weight
-        self.spend(len(seen))
-        return weight
+        return self._look(value, {}, 0).weight
 
     def _look(self, value: Any, seen: dict[int, _Seen], depth: int) -> _Seen:
-        items: Iterable[Any]
         if isinstance(value, str):
             return _Seen(_ITEM + len(value), 0, value)
-        elif isinstance(value, int):
+        if isinstance(value, int):
             return _Seen(_ITEM + value.bit_length() // 3, 0, value)
-        elif isinstance(value, dict):
-            items = chain.from_iterable(value.items())
-        elif isinstance(value, (list, tuple, KeysView, ValuesView, ItemsView)):
-            items = value
-        elif isinstance(value, Namespace):
+        if isinstance(value, Namespace):
             raise TooMuchWorkError("it puts a namespace into a list or a mapping")
-        else:
+        if not isinstance(value, (list, tuple, dict, MappingView)):
             return _Seen(_ITEM, 0, value)
         found = seen.get(id(value))
         if found is None:
-            if depth > DEEPEST:  # of Python's own stack; `height` is what counts
+            if depth > DEEPEST:  # of Python's own stack; the height is what counts
                 raise TooMuchWorkError(f"it nests lists and mappings more than {DEEPEST} times")
-            parts = [self._look(item, seen, depth + 1) for item in items]
-            height = 1 + max((part.height for part in parts), default=0)
-            found = _Seen(_ITEM + sum(part.weight for part in parts), height, value)
-            seen[id(value)] = found
+            found = seen[id(value)] = self._look_into(value, seen, depth)
         if found.height > DEEPEST:
             raise TooMuchWorkError(f"it nests lists and mappings more than {DEEPEST} times")
-        if found.weight > self._most:
-            raise TooMuchWorkError("it makes a list or mapping that is too large")
         return found
+
+    def _look_into(self, value: Any, seen: dict[int, _Seen], depth: int) -> _Seen:
+        self.spend(_ITEM * (len(value) + 1))
+        items: Iterable[Any] = chain.from_iterable(value.items()) if isinstance(value, dict) else value
+        weight, height = _ITEM, 0
+        for item in items:
+            if isinstance(item, str):
+                weight += _ITEM + len(item)
+            elif isinstance(item, int):
+                weight += _ITEM + item.bit_length() // 3
+            elif item is None or isinstance(item, float):
+                weight += _ITEM
+            else:
+                part = self._look(item, seen, depth + 1)
+                weight, height = weight + part.weight, max(height, part.height)
+            if weight > self._most:
+                raise TooMuchWorkError("it makes a list or mapping that is too large")
+        return _Seen(weight, height + 1, value)

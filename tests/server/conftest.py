@@ -20,6 +20,11 @@ CONFIG = {
     "max_position_embeddings": CONTEXT,
     "eos_token_id": 1,
 }
+CHAT_TEMPLATE = """{{ bos_token }}{% for message in messages %}
+{%- if message.role == 'tool' %}{{ raise_exception('no tools here') }}{% endif %}
+{{- '[' + message.role + '] ' + message.content + eos_token }}{% endfor %}
+{%- for tool in tools or [] %}{{ tool.function.name }}{% endfor %}
+{%- if add_generation_prompt %}[assistant]{% endif %}"""
 MESH = {"page_size": 16, "buckets": {"decode": [1, SLOTS], "prefill": [64], "chunks": 4}}
 
 
@@ -38,6 +43,8 @@ def model(tmp_path_factory):
     wide = {name: np.asarray(value) * (8 if value.ndim > 2 else 1) for name, value in weights.items()}
     write_huggingface(directory, CONFIG, wide)
     byte_level().save(str(directory / "tokenizer.json"))
+    (directory / "chat_template.jinja").write_text(CHAT_TEMPLATE)
+    (directory / "special_tokens_map.json").write_text('{"bos_token": "<s>", "eos_token": "</s>"}')
     (directory / "generation_config.json").write_text('{"do_sample": false, "eos_token_id": 1}')
     return directory
 
