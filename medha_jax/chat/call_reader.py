@@ -73,7 +73,7 @@ class CallReader:
 
     def _call(self, character: str) -> _Reading:
         """A call as an object, from its first character on."""
-        call, began = CallScanner(), False
+        call, began, self.between = CallScanner(), False, False
         while True:
             call.push(character)
             if not began and call.name is not None and (call.begun or (call.complete and not self._bare)):
@@ -140,7 +140,6 @@ class CallReader:
     def _begin(self, name: str) -> None:
         if self._functions is not None and name not in self._functions:
             raise NoJsonError
-        self.between = False
         self.events.append((self._index, name, ""))
 
     def _go_on(self, text: str) -> None:

@@ -21,6 +21,7 @@ from medha_jax.text.json_file import read_object
 LONGEST_TEMPLATE = 2**18  # characters
 LONGEST_REASON = 300  # characters of a template's sentence that a client is told
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+_TYPES = ("NoneType", "Undefined", "bool", "dict", "float", "int", "list", "str", "tuple")
 # put behind what a final message ends with; as in transformers, so that templates that trim meet the same text
 _TAG = "CONTINUE_FINAL_MESSAGE_TAG "
 
@@ -144,8 +145,9 @@ def _failed(reason: str) -> ChatError:
 
 
 def _quotes_only(error: Exception, source: str) -> bool:
-    """Whether an error's text names only what stands in the template, and so nothing of the conversation."""
-    return all(word in source or word.endswith(" object") for word in re.findall(r"'([^']*)'", str(error)))
+    """Whether an error's text names only types and what stands in the template, and so nothing of the conversation."""
+    words = re.findall("['\"]([^'\"]*)['\"]", str(error))
+    return all(word in source or word.removesuffix(" object") in _TYPES for word in words)
 
 
 def _short(error: Exception) -> str:

@@ -97,7 +97,7 @@ def conversation(
     copied = [_message(message, f"message {index}", copier) for index, message in enumerate(messages)]
     chosen = _tools(tools, copier)
     stated = _variables(variables, copier)
-    return Conversation(copied, chosen, stated, copier.characters + 64 * (copier.values + len(copied)))
+    return Conversation(copied, chosen, stated, copier.characters + 64 * (copier.values + 2 * len(copied)))
 
 
 def _message(message: Any, where: str, copier: _Copier) -> dict[str, Any]:

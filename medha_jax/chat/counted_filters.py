@@ -16,14 +16,15 @@ from jinja2.tests import TESTS
 from jinja2.utils import _PassArg
 
 from medha_jax.chat.counted_nodes import CONCAT, MADE, READ, SLICE, STEP_FILTER
-from medha_jax.chat.work_limit import STEP, TooMuchWorkError, WorkLimit
+from medha_jax.chat.work_limit import STEP, WorkLimit
 
 LIMIT = " limit"  # the variable of a rendering's WorkLimit; a template cannot write this name
 MOST_WIDTH = 64  # of an indentation, a separator of JSON, a precision
 _WIDE = re.compile(r"%[^a-zA-Z%]*(?:\d{3}|\*)")  # a field of printf's format that is wide, or as wide as a value says
 
-# filters that look at the outermost value only; all others may read or write the whole of it
-_SHALLOW = "attr count d default first items last length list map reject rejectattr reverse select selectattr".split()
+# filters that take one step; those that go through the outermost value; and those that read or write the whole of it
+_QUICK = "attr count d default first last length".split()
+_SHALLOW = "items list map reject rejectattr reverse select selectattr".split()
 _DEEP = """abs capitalize dictsort e escape float format indent int join lower max min replace round safe sort string
     title trim truncate unique upper""".split()
 _COMPARISONS = "in eq equalto == ne != gt greaterthan > ge >= lt lessthan < le <=".split()
@@ -73,17 +74,19 @@ def _read(context: Context, value: Any) -> Any:
     return value
 
 
-def _counting(function: Callable[..., Any], deep: bool) -> Callable[..., Any]:
+def _counting(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     """A filter of Jinja that counts what it reads, what it may write, and what it made."""
     asked = _PassArg.from_obj(function)
 
     @pass_context
     def run(context: Context, value: Any, *args: Any, **kwargs: Any) -> Any:
         limit = _limit(context)
-        limit.read(value, *args, *kwargs.values())
-        if deep:
+        limit.read(*() if name in _QUICK else (value, *args, *kwargs.values()))
+        if name == "join" and not hasattr(value, "__len__"):
+            value = limit.made(list(value))
+        if name in _DEEP:
             limit.write(value)
-            args = _check_filter(limit, function.__name__, value, args, kwargs)
+            _check_filter(limit, name, value, args, kwargs)
         first = {
             _PassArg.context: (context,),
             _PassArg.eval_context: (context.eval_ctx,),
@@ -95,29 +98,22 @@ def _counting(function: Callable[..., Any], deep: bool) -> Callable[..., Any]:
     return run
 
 
-def _check_filter(
-    limit: WorkLimit, name: str, value: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> tuple[Any, ...]:
-    """Count what a filter of Jinja's own function `name` makes of its arguments."""
-    given = [*args, *kwargs.values()]
-    if name == "do_replace":
+def _check_filter(limit: WorkLimit, name: str, value: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """Count what a filter makes of its arguments beyond the value's own text."""
+    if name == "replace":
         old, new = (str(kwargs.get(key, args[at] if len(args) > at else "")) for at, key in enumerate(("old", "new")))
         limit.spend(_replaced(str(value), old, new))
-    elif name == "do_format":
-        check_format(limit, str(value), given)
-    elif name == "do_indent":
-        width = kwargs.get("width", args[0] if args else 4)
-        _check_width(width)
+    elif name == "format":
+        check_format(limit, str(value), [*args, *kwargs.values()])
+    elif name == "indent":
+        _check_width(kwargs.get("width", args[0] if args else 4))
         limit.spend(MOST_WIDTH * str(value).count("\n"))
-    elif name.endswith("do_join"):
-        limit.write(*given)
+    elif name == "join":
         separator = kwargs.get("d", args[0] if args else "")
-        limit.spend(len(str(separator)) * (len(value) if hasattr(value, "__len__") else 0))
-        if not hasattr(value, "__len__"):
-            raise TooMuchWorkError("it joins what has no length; make a list of it first")
-    elif name == "do_round":
+        limit.write(separator)
+        limit.spend(len(str(separator)) * len(value))
+    elif name == "round":
         _check_width(kwargs.get("precision", args[0] if args else 0))
-    return args
 
 
 def _replaced(text: str, old: str, new: str) -> int:
@@ -210,7 +206,7 @@ def _comparing(test: Callable[..., Any]) -> Callable[..., Any]:
 
 
 COUNTED_FILTERS: Mapping[str, Callable[..., Any]] = {
-    **{name: _counting(FILTERS[name], name in _DEEP) for name in (*_SHALLOW, *_DEEP)},
+    **{name: _counting(name, FILTERS[name]) for name in (*_QUICK, *_SHALLOW, *_DEEP)},
     "tojson": _json,
     "sum": _total,
     STEP_FILTER: _step,

@@ -33,7 +33,7 @@ class JsonScanner:
     def __init__(self) -> None:
         self.depth, self.expects, self.in_key = 0, "value", False
         self._open: list[str] = []
-        self._escape = 0  # characters of an escape that are to come: 1 behind a backslash, 4 behind \u
+        self._escaped, self._digits = False, 0  # behind a backslash; digits that are to come behind \u
         self._word = ""  # of a number so far, or what is to come of a literal
 
     def push(self, character: str) -> str:
@@ -63,21 +63,20 @@ class JsonScanner:
         return character
 
     def _in_string(self, character: str) -> str:
-        if self._escape == 1:
+        if self._escaped:
             if character not in '"\\/bfnrtu':
                 raise NoJsonError
-            self._escape = 5 if character == "u" else 0
-        elif self._escape:
+            self._escaped, self._digits = False, 4 if character == "u" else 0
+        elif self._digits:
             if character not in "0123456789abcdefABCDEF":
                 raise NoJsonError
+            self._digits -= 1
         elif character == "\\":
-            self._escape = 2
+            self._escaped = True
         elif character == '"':
             self.expects = "colon" if self.in_key else "more"
         elif character < " ":
             return _ESCAPES.get(character) or f"\\u{ord(character):04x}"
-        if self._escape:
-            self._escape -= 1
         return character
 
     def _structure(self, character: str) -> None:
@@ -155,7 +154,7 @@ class CallScanner:
             self._word += text
             if expects == "more":
                 self.name, self._word, self._key = json.loads(self._word), "", ""
-        elif self._key == "name" and depth == 1 and before == "value" and character not in _SPACE:
+        elif self._key == "name" and before == "value" and character not in _SPACE:
             raise NoJsonError  # the name is no text
         if depth == 1 and expects in ("key", "more") and self._key not in ("arguments", "parameters"):
             self._key = ""

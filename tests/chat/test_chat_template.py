@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import threading
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +65,8 @@ def test_a_directory_without_a_template_has_none(tmp_path: Path, config: Any) ->
     ("config", "files", "said"),
     [
         ([], {}, "tokenizer_config.json holds a list; it must be a JSON object"),
-        ({"chat_template": 5}, {}, "chat_template must be a text or a list of objects with name and template"),
-        ({"chat_template": [{"name": "default"}]}, {}, "chat_template must be a text or a list of objects"),
+        ({"chat_template": 5}, {}, "chat_template must be a text, or a list of objects with name"),
+        ({"chat_template": [{"name": "default"}]}, {}, "chat_template must be a text, or a list of objects"),
         (
             {"chat_template": [{"name": "rag", "template": ""}]},
             {},
@@ -171,8 +172,9 @@ def test_long_conversations_have_enough_work(name: str) -> None:
     """Work is bounded by what is given; the families' templates need a small part of it, whatever the shape."""
     template = ChatTemplate({"default": TEMPLATES[name]}, {"bos_token": "<s>", "eos_token": "</s>"})
     answer = {"role": "assistant", "content": "a" * 10}
+    turns = [({"role": "user", "content": f"q{number}"}, answer) for number in range(4000)]
     shapes: list[list[dict[str, Any]]] = [
-        [USER, answer] * 4000 + [USER],
+        [*chain.from_iterable(turns), USER],
         [{"role": "user", "content": "word " * 400_000}],
         [{"role": "user", "content": "a" * 2000}, answer] * 200 + [USER],
     ]

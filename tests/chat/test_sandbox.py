@@ -250,6 +250,7 @@ def test_what_a_template_misses_is_named() -> None:
         ("{{ [3, 1]|sort|join(',') }}{{ [1, 2]|sum }}{{ [{'a': 2}]|sum(attribute='a') }}", "1,332"),
         ("{{ '%s-%d' % ('a', 1) }}{{ '%s'|format('b') }}{{ '{}{a}'.format(1, a=2) }}", "a-1b12"),
         ("{{ 'abc'[1:] ~ 'x' ~ 1 }}{{ [1, 2, 3][::-1] }}{{ 'b' in 'abc' }}", "bcx1[3, 2, 1]True"),
+        ("{{ messages|map(attribute='role')|map('upper')|join(', ') }}{{ ['a', 'b'].__len__ }}", "USER"),
         ("{{ messages|selectattr('role', 'in', ['user'])|map(attribute='content')|list }}", "['hello']"),
         (
             "{% macro m(a, b=2) %}{{ a }}{{ b }}{% endmacro %}{{ m(1) }}"
