@@ -120,7 +120,7 @@ class ChatTemplate:
             "messages": given.messages,
             "tools": given.tools,
             "add_generation_prompt": add_generation_prompt,
-            LIMIT: WorkLimit(given.weight + 64 * len(self._sources[name])),
+            LIMIT: WorkLimit(given.weight + len(self._sources[name])),
         }
         text = self._rendered(name, names)
         return text if final is None else _cut(text, final)

@@ -17,6 +17,7 @@ from medha_jax.chat.counted_filters import COUNTED_FILTERS, COUNTED_TESTS, LIMIT
 from medha_jax.chat.counted_nodes import counted
 from medha_jax.chat.work_limit import STEP, TooMuchWorkError, WorkLimit
 
+LONGEST_DATE = 256  # characters of a format
 _METHODS: dict[type, frozenset[str]] = {
     str: frozenset(
         """capitalize casefold count endswith find format format_map index isalnum isalpha isascii isdecimal isdigit
@@ -96,7 +97,7 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
             "dict": TemplateMapping(),
             "namespace": TemplateNamespace,
             "raise_exception": _refuse,
-            "strftime_now": lambda format: datetime.now().strftime(format),
+            "strftime_now": _now,
         }
 
     def _generate(self, source: nodes.Template, *args: Any, **kwargs: Any) -> str:
@@ -146,6 +147,12 @@ def _check_entry(name: Any, value: Any) -> None:
         raise SecurityError("a namespace keeps no name that begins with an underscore")
     if isinstance(value, Namespace):
         raise SecurityError("a namespace keeps no other namespace")
+
+
+def _now(format: str) -> str:
+    if len(format) > LONGEST_DATE:
+        raise SecurityError(f"a date's format has more than {LONGEST_DATE} characters")
+    return datetime.now().strftime(format)
 
 
 def _refuse(message: object) -> None:

@@ -29,6 +29,8 @@ COPIED = (
     "tokenizer_config.json",
     "special_tokens_map.json",
     "generation_config.json",
+    "chat_template.jinja",
+    "additional_chat_templates/*.jinja",
 )
 # A device reads whole chunks. Small chunks waste few bytes beyond its slice; large ones have less overhead.
 CHUNK_BYTES = 8 << 20
@@ -93,8 +95,10 @@ def write(
         (Leaf, _LeafHandler(on_written)), (jax.Array, ocp.type_handlers.ArrayHandler())
     )
     with new_directory(destination) as new:
-        copied = tuple(name for name in COPIED if (source / name).is_file())
+        found = (path.relative_to(source) for pattern in COPIED for path in sorted(source.glob(pattern)))
+        copied = tuple(str(name) for name in found if (source / name).is_file())
         for name in copied:
+            (new / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(source / name, new / name)
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(type_handler_registry=registry)) as writer:
             chunks = {name: _chunks(leaf, axes[name]) for name, leaf in leaves.items()}

@@ -103,7 +103,7 @@ class RequestParser:
     def as_text(self, message: pb.GenerateRequest) -> pb.GenerateRequest:
         """The same request with the text that the model's template makes of its chat, if it has one.
 
-        Takes time in proportion to the message; a template may take up to 0.2 s for a short one.
+        A template's work is bounded, but may be much however short the message is.
 
         Raises:
             Refusal: the model has no template, or the chat cannot be made into a prompt.

@@ -92,6 +92,9 @@ def write_model(directory: Path, family: str, tensors: dict[str, np.ndarray] | N
     for name in ("tokenizer", "tokenizer_config", "special_tokens_map"):
         (directory / f"{name}.json").write_text("{}")
     (directory / "generation_config.json").write_text('{"eos_token_id": 2}')
+    (directory / "additional_chat_templates").mkdir(exist_ok=True)
+    for template in ("chat_template.jinja", "additional_chat_templates/tool_use.jinja"):
+        (directory / template).write_text(f"{{# {template} #}}")
     save_file(stored_tensors(family) if tensors is None else tensors, directory / "model.safetensors")
     return directory
 

@@ -39,7 +39,7 @@ def test_converting_keeps_every_bit(tmp_path: Path, family: str) -> None:
     size = sum(value.nbytes for value in before.values())
     files = (
         *("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
-        "generation_config.json",
+        *("generation_config.json", "chat_template.jinja", "additional_chat_templates/tool_use.jinja"),
     )
     assert report == ConversionReport(tmp_path / "model", len(before), size, dtype, files)
     assert stored_dtype(tmp_path / "model") == dtype

@@ -68,9 +68,10 @@ def test_restoring_keeps_every_bit(tmp_path: Path, family: str, dtype: str) -> N
 
 def test_a_directory_is_complete_in_itself(tmp_path: Path, saved: Path) -> None:
     names = {"config.json", "generation_config.json", "medha.json", "parameters", "tokenizer.json"}
-    names |= {"tokenizer_config.json", "special_tokens_map.json"}
+    names |= {"tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "additional_chat_templates"}
     assert {path.name for path in saved.iterdir()} == names
     assert json.loads((saved / "config.json").read_text()) == CONFIGS["llama"]
+    assert sorted(path.name for path in (saved / "additional_chat_templates").iterdir()) == ["tool_use.jinja"]
     source = write_model(tmp_path / "source", "mistral")
     (source / "generation_config.json").unlink()
     save_orbax(tmp_path / "model", source, parameters("mistral"))
