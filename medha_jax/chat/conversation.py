@@ -191,9 +191,7 @@ def _function(function: Mapping[str, Any], where: str, copier: _Copier) -> dict[
     return copied
 
 
-def json_object(
-    value: Any, where: str, plain: Callable[[Any, str], Any] = lambda value, where: _Copier().plain(value, where)
-) -> dict[str, Any]:
+def json_object(value: Any, where: str, plain: Callable[[Any, str], Any] | None = None) -> dict[str, Any]:
     """An object, or the JSON text of one, as plain data. An empty text is an empty object.
 
     Raises:
@@ -209,7 +207,7 @@ def json_object(
             raise ChatError(f"{where}: no valid JSON{at}; give the JSON text of an object") from None
     if not isinstance(value, Mapping):
         raise ChatError(f"{where} must be a JSON object, or its text")
-    copied: dict[str, Any] = plain(value, where)
+    copied: dict[str, Any] = (plain or _Copier().plain)(value, where)
     return copied
 
 

@@ -238,7 +238,7 @@ class Calls:
 
     async def _abort(self, record: Record, context: Context, refusal: Refusal) -> None:
         """Send a status. If its client does not read what comes before it, the call ends and the status waits alone."""
-        record.code, record.message = refusal.code.name, refusal.message
+        record.code, record.message = refusal.code.name, refusal.logged
         sending = asyncio.ensure_future(context.abort(refusal.code, refusal.message, refusal.trailers()))
         sending.add_done_callback(self._sent)
         await asyncio.wait((sending,), timeout=STATUS_SECONDS)

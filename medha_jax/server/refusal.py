@@ -18,13 +18,15 @@ class Refusal(Exception):
 
     Args:
         code: the status.
-        message: the error and what is allowed, without any part of a prompt.
+        message: the error and what is allowed.
         retry_s: seconds after which the client should try again; None if that does not help.
+        logged: the message for the log, without any part of a prompt; None if the message is.
     """
 
-    def __init__(self, code: StatusCode, message: str, retry_s: float | None = None) -> None:
+    def __init__(self, code: StatusCode, message: str, retry_s: float | None = None, logged: str | None = None) -> None:
         super().__init__(message)
         self.code, self.message, self.retry_s = code, message, retry_s
+        self.logged = message if logged is None else logged
 
     def trailers(self) -> tuple[tuple[str, bytes], ...]:
         """Trailing metadata: `google.rpc.Status` with a `RetryInfo`, or nothing."""
@@ -47,9 +49,9 @@ def retry_seconds(trailers: Sequence[tuple[str, bytes]]) -> float | None:
     return None
 
 
-def invalid(message: str) -> Refusal:
+def invalid(message: str, logged: str | None = None) -> Refusal:
     """A field is out of its range."""
-    return Refusal(StatusCode.INVALID_ARGUMENT, message)
+    return Refusal(StatusCode.INVALID_ARGUMENT, message, logged=logged)
 
 
 def never_fits(message: str) -> Refusal:

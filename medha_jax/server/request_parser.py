@@ -173,8 +173,8 @@ class RequestParser:
             raise invalid("this model has no chat template; give a text or token_ids")
         try:
             return rendered(self.model.chat_template, chat)
-        except ChatError as error:
-            raise invalid(str(error)) from None
+        except ChatError as error:  # a template may say what stands in a message
+            raise invalid(str(error), logged="the chat makes no prompt; the client was told why") from None
 
     def _request(
         self,

@@ -89,6 +89,7 @@ def test_what_makes_no_prompt_is_refused(fields: dict[str, Any], message: str) -
         PARSER.whole(pb.GenerateRequest(chat=pb.Chat(**fields)), None, "")
     assert refused.value.code.name == "INVALID_ARGUMENT"
     assert message in refused.value.message
+    assert refused.value.logged == "the chat makes no prompt; the client was told why"
 
 
 def test_fields_of_a_text_are_not_for_a_chat() -> None:

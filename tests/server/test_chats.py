@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from medha_jax.client import AsyncClient, Chat, Client, Delta, Finished, ServerError
-from tests.server.processes import ServerProcess
+from tests.server.processes import ServerProcess, wait_until
 
 MESSAGES = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "un été </s> 😀"}]
 TOOL = {"type": "function", "function": {"name": "f"}}
@@ -52,6 +52,14 @@ def test_what_makes_no_prompt_is_refused(client: Client, chat: Chat, said: str) 
     with pytest.raises(ServerError) as refused:
         [*client.generate(chat)]
     assert refused.value.code == "INVALID_ARGUMENT" and said in refused.value.message
+
+
+def test_the_access_log_has_nothing_of_a_chat(client: Client, server: ServerProcess) -> None:
+    secret = "a confidential role"
+    with pytest.raises(ServerError, match=secret):
+        [*client.generate(messages=[{"role": secret, "content": secret}])]
+    wait_until(lambda: "the chat makes no prompt; the client was told why" in server.errors())
+    assert secret not in server.errors()
 
 
 def test_a_chat_longer_than_the_context_is_refused(client: Client) -> None:
