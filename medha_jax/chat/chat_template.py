@@ -46,7 +46,11 @@ class ChatTemplate:
         environment = ChatEnvironment()
         self._sources, self._special = dict(sources), dict(special_tokens or {})
         self._templates = {name: _compiled(environment, name, source) for name, source in sources.items()}
-        self._takes_parts = {name: _takes_parts(environment, source) for name, source in sources.items()}
+        trees = {name: environment.parse(source) for name, source in sources.items()}
+        self._takes_parts = {name: _takes_parts(tree) for name, tree in trees.items()}
+        self._takes_tools = {
+            name: any(node.name == "tools" for node in tree.find_all(nodes.Name)) for name, tree in trees.items()
+        }
 
     @classmethod
     def from_directory(cls, directory: Path) -> ChatTemplate | None:
@@ -102,12 +106,14 @@ class ChatTemplate:
             variables: what the template may read beside the messages, such as enable_thinking.
 
         Raises:
-            ChatError: a field is not allowed, or the template refuses the messages or cannot render them.
+            ChatError: a field is not allowed, or the template refuses the messages, takes no tools or cannot render.
         """
         if add_generation_prompt and continue_final_message:
             raise ChatError("continue_final_message leaves no place for a generation prompt; ask for one of them")
         given = conversation(messages, tools, variables)
         name = "tool_use" if given.tools and "tool_use" in self._templates else "default"
+        if given.tools and not self._takes_tools[name]:
+            raise ChatError("the model's chat template has no place for tools")
         if not self._takes_parts[name]:
             for message in given.messages:
                 if isinstance(parts := message.get("content"), list):
@@ -166,9 +172,9 @@ def _compiled(environment: Environment, name: str, source: str) -> Template:
         raise ChatTemplateError(f"the template {name} cannot be compiled: {type(error).__name__}") from None
 
 
-def _takes_parts(environment: Environment, source: str) -> bool:
+def _takes_parts(tree: nodes.Template) -> bool:
     """Whether a template goes through the parts of a content; one that does not gets a text."""
-    for loop in environment.parse(source).find_all(nodes.For):
+    for loop in tree.find_all(nodes.For):
         for node in (loop.iter, *loop.iter.find_all((nodes.Name, nodes.Getattr, nodes.Getitem))):
             if isinstance(node, nodes.Name) and node.name == "content":
                 return True

@@ -24,26 +24,26 @@ def directory(path: Path, config: Any = None, files: dict[str, str] | None = Non
     return path
 
 
+def named(**templates: str) -> dict[str, Any]:
+    return {"chat_template": [{"name": name, "template": text} for name, text in templates.items()]}
+
+
+ONE, TWO, FILE, MORE = (text + "{{ tools|length if tools }}" for text in ("one", "two", "file", "more"))
+JINJA = "chat_template.jinja"
+TOOL_USE, RAG = (f"additional_chat_templates/{name}.jinja" for name in ("tool_use", "rag"))
+
+
 @pytest.mark.parametrize(
     ("config", "files", "plain", "with_tools"),
     [
-        ({"chat_template": "config"}, {}, "config", "config"),
-        ({"chat_template": [{"name": "default", "template": "one"}]}, {}, "one", "one"),
-        (
-            {"chat_template": [{"name": "default", "template": "one"}, {"name": "tool_use", "template": "two"}]},
-            {},
-            "one",
-            "two",
-        ),
-        ({"chat_template": "config"}, {"chat_template.jinja": "file"}, "file", "file"),
-        (None, {"chat_template.jinja": "file"}, "file", "file"),
-        (
-            {"chat_template": "config"},
-            {"chat_template.jinja": "file", "additional_chat_templates/tool_use.jinja": "more"},
-            "file",
-            "more",
-        ),
-        (None, {"chat_template.jinja": "file", "additional_chat_templates/rag.jinja": "more"}, "file", "file"),
+        ({"chat_template": ONE}, {}, "one", "one"),
+        (named(default=ONE), {}, "one", "one"),
+        (named(default=ONE, tool_use=TWO), {}, "one", "two"),
+        ({"chat_template": ONE}, {JINJA: FILE}, "file", "file"),
+        (None, {JINJA: FILE}, "file", "file"),
+        (named(default=ONE, tool_use=TWO), {JINJA: FILE, TOOL_USE: MORE}, "file", "more"),
+        (named(default=ONE, tool_use=TWO), {JINJA: FILE}, "file", "file"),
+        (None, {JINJA: FILE, RAG: MORE}, "file", "file"),
     ],
 )
 def test_templates_are_found_where_transformers_finds_them(
@@ -52,8 +52,15 @@ def test_templates_are_found_where_transformers_finds_them(
     template = ChatTemplate.from_directory(directory(tmp_path, config, files))
     assert template is not None
     assert template.render([USER]) == template.render([USER], []) == plain
-    assert template.render([USER], [TOOL]) == with_tools
+    assert template.render([USER], [TOOL]) == with_tools + "1"
     assert plain in template.source and with_tools in template.source
+
+
+def test_tools_that_a_template_does_not_take_are_refused() -> None:
+    template = ChatTemplate({"default": "{{ messages[0].content }}"})
+    assert template.render([USER], []) == "hi"
+    with pytest.raises(ChatError, match="the model's chat template has no place for tools"):
+        template.render([USER], [TOOL])
 
 
 @pytest.mark.parametrize("config", [None, {}, {"chat_template": None}])
