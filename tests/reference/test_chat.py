@@ -34,7 +34,7 @@ MARKS = {
 }
 MARKS |= {"mistral_nemo": MARKS["mistral_v3"], "mistral_v13": [*MARKS["mistral_v3"], "[ARGS]", "[SYSTEM_PROMPT]"]}
 PLAIN = {"qwen": ["<tool_call>", "</tool_call>", "<think>", "</think>"]}
-FAMILIES = {"llama3_json": "llama", "mistral_v3": "mistral", "qwen2_5": "qwen2", "qwen3": "qwen3"}
+FAMILIES = {"llama3_json": "llama", "mistral_nemo": "mistral", "qwen2_5": "qwen2", "qwen3": "qwen3"}
 ANSWERS, NEW_TOKENS = 50, 24
 
 
