@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 
-from medha_jax.client.message_fields import InvalidSettingError, check_text
+from medha_jax.client.message_fields import InvalidSettingError, check_prompt, check_text
 from medha_jax.protos import inference_pb2 as pb
 
 M = TypeVar("M", bound=Message)
@@ -59,13 +59,15 @@ def chat_or_prompt(
     """The one prompt of a request.
 
     Raises:
-        InvalidSettingError: there is none, or there are two.
+        InvalidSettingError: there is none, there are two, or it is no text, no token ids and no chat.
     """
-    if messages is not None and prompt is None:
-        return Chat(messages, tools)
-    if prompt is None or messages is not None or tools is not None:
+    if messages is None and tools is None:
+        if not isinstance(prompt, Chat):
+            check_prompt(prompt)
+        return prompt  # type: ignore[return-value]
+    if messages is None or prompt is not None:
         raise InvalidSettingError("give either a prompt, or messages and perhaps tools")
-    return prompt
+    return Chat(messages, tools)
 
 
 def _message(message: Any, where: str) -> pb.ChatMessage:

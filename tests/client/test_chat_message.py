@@ -65,7 +65,9 @@ def test_what_fits_no_message_is_refused_before_it_is_sent(chat: Chat, said: str
 def test_a_request_has_one_prompt() -> None:
     assert chat_or_prompt("a", None, None) == "a"
     assert chat_or_prompt(None, [USER], [TOOL]) == Chat([USER], [TOOL])
-    for given in ((None, None, None), ("a", [USER], None), ("a", None, [TOOL]), (None, None, [TOOL])):
+    with pytest.raises(InvalidSettingError, match="the prompt is of type NoneType"):
+        chat_or_prompt(None, None, None)
+    for given in (("a", [USER], None), ("a", None, [TOOL]), (None, None, [TOOL])):
         with pytest.raises(InvalidSettingError, match="give either a prompt, or messages and perhaps tools"):
             chat_or_prompt(*given)
 

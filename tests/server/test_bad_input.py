@@ -95,7 +95,7 @@ def test_garbage_bytes_are_no_request(server, client, data):
 
 
 def test_an_empty_message_has_no_prompt(server):
-    assert raw(server, "Generate", b"") == (INVALID, "the request has no prompt; give text or token_ids")
+    assert raw(server, "Generate", b"") == (INVALID, "the request has no prompt; give text, token_ids or chat")
 
 
 def test_an_unknown_enum_value_is_refused(server):

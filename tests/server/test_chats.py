@@ -58,8 +58,8 @@ def test_the_access_log_has_nothing_of_a_chat(client: Client, server: ServerProc
     secret = "a confidential role"
     with pytest.raises(ServerError, match=secret):
         [*client.generate(messages=[{"role": secret, "content": secret}])]
-    wait_until(lambda: "the chat makes no prompt; the client was told why" in server.errors())
-    assert secret not in server.errors()
+    wait_until(lambda: "the chat makes no prompt; the client was told why" in server.errors)
+    assert secret not in server.errors
 
 
 def test_a_chat_longer_than_the_context_is_refused(client: Client) -> None:
