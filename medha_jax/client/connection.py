@@ -15,7 +15,6 @@ from medha_jax.client.chat_message import Chat
 from medha_jax.client.message_fields import (
     InvalidSettingError,
     check_fields,
-    check_prompt,
     check_text,
     in_parts,
     prompt_ids,
@@ -232,15 +231,8 @@ def generation(
 
 
 def goes_in_parts(prompt: str | Sequence[int] | Chat, settings: Settings) -> TypeGuard[Sequence[int]]:
-    """Whether a prompt goes as `GenerateStream`: many token ids, for one output.
-
-    Raises:
-        InvalidSettingError: it is no text, no token ids and no chat.
-    """
-    if isinstance(prompt, Chat):
-        return False
-    check_prompt(prompt)
-    return not isinstance(prompt, str) and (settings.n or 1) == 1 and len(prompt) >= PART_TOKENS
+    """Whether a prompt goes as `GenerateStream`: many token ids, for one output."""
+    return not isinstance(prompt, (str, Chat)) and (settings.n or 1) == 1 and len(prompt) >= PART_TOKENS
 
 
 def part_messages(prompt: Sequence[int], settings: pb.GenerateSettings) -> Iterator[pb.GeneratePart]:
