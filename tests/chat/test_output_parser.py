@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from typing import Any
 
 import pytest
@@ -164,7 +165,7 @@ FRAGMENTS = [
 ]  # fmt: skip
 
 
-@settings(max_examples=400)
+@settings(max_examples=400, deadline=None)
 @given(
     st.sampled_from([*FORMATS, None]),
     st.lists(st.sampled_from(FRAGMENTS) | st.text(max_size=3), max_size=12).map("".join),
@@ -179,22 +180,19 @@ def test_any_cut_gives_the_same(name: str | None, text: str, data: st.DataObject
     assert pieces(name, *text, **more) == whole
 
 
-@settings(max_examples=200)
-@given(st.sampled_from([*FORMATS]), st.lists(st.sampled_from(FRAGMENTS), max_size=12).map("".join))
-def test_nothing_is_lost_or_doubled(name: str, text: str) -> None:
-    """What is in no call and no reasoning is content: with them put back, the text is whole but for white space."""
+@settings(max_examples=400, deadline=None)
+@given(st.sampled_from([*FORMATS]), st.lists(st.sampled_from(FRAGMENTS), max_size=12))
+def test_nothing_is_lost_or_doubled(name: str, fragments: list[str]) -> None:
+    """Words between the parts of calls come once each and in order, wherever they belong."""
+    text = "".join(f"{fragment}w{number};" for number, fragment in enumerate(fragments))
     found = shown(pieces(name, text))
-    if not any(isinstance(one, (tuple, list)) for one in found):
-        assert "".join(found) in (text, text.replace("<think></think>", "", 1)) or "<think>" in text
-    rest = text
-    for one in found:
-        parts = [one] if isinstance(one, str) else one if isinstance(one, list) else [one[0], one[1]]
-        for part in parts:
-            for word in part.split():
-                assert word in rest
-                rest = rest[rest.index(word) + len(word) :] if not isinstance(one, tuple) else rest
+    flat = "".join(one if isinstance(one, str) else "".join(one) for one in found)
+    assert re.findall(r"w\d+;", flat) == re.findall(r"w\d+;", text)
+    if "<think>" not in text and not any(isinstance(one, tuple) for one in found):
+        assert found == ([text] if text else [])
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from(sorted(FORMATS)),
     st.text("abc_-019", min_size=1, max_size=9),
