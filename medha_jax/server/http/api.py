@@ -156,8 +156,14 @@ class OpenAiApi:
             async with self._calls.answered(method, call, tenant):
                 _, requests = self._inference.ready()
                 body = body_of(request, self._bytes)
-                async with self._calls.read(lambda data: read(data, requests), body, "send JSON", small) as received:
-                    return received.message
+                try:
+                    async with self._calls.read(
+                        lambda data: read(data, requests), body, "send JSON", small
+                    ) as received:
+                        return received.message
+                except Refusal as refusal:
+                    call.refusal = refusal  # with the name of its field, which `abort` does not get
+                    raise
             raise AssertionError("a refused call raises")
 
         task = asyncio.create_task(work())

@@ -10,12 +10,16 @@ from functools import partial
 from typing import Any
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
+from medha_jax.server.http.errors import error_of, json_answer
 from medha_jax.server.security import Secrets, server_context
 from medha_jax.server.settings import ServerSettings
 
 MOST_HEADER = 16384  # bytes of a request's first line, and of each header
+MOST_SHOWN = 120  # characters of what the HTTP reader says
 LAST_SECONDS = 1.0  # for answers that are being written when the server ends
+STREAMS_FIRST_SECONDS = 1.0  # a stream that nobody reads ends before its connection does, and says why
 
 
 class _Refused(asyncio.Protocol):
@@ -27,38 +31,83 @@ class _Refused(asyncio.Protocol):
         transport.abort()
 
 
-class _Connections:
-    """Makes the protocol of each connection. Belongs to the event loop.
+class _HttpConnection(web.RequestHandler):
+    """One connection. Belongs to the event loop.
 
-    At most `most` are open. One that has made no request after `seconds` is closed, which aiohttp does only after a
-    first request.
+    It is closed if it has made no request after `silent` seconds, which aiohttp does only after a first request, and
+    if its client has taken nothing for `stalled` seconds although bytes wait. What is no HTTP is answered in OpenAI's
+    form, and is no error for the log: anybody can send it.
     """
 
-    def __init__(self, most: int | None, seconds: float) -> None:
-        self._most, self._seconds = most, seconds
-        self._silent = set[asyncio.BaseProtocol]()
+    def __init__(self, server: web.Server, silent: float, stalled: float, **options: Any) -> None:
+        super().__init__(server, **options)
+        self._silent, self._stalled = silent, stalled
+        self._hearing: asyncio.TimerHandle | None = None
+        self._taking: asyncio.TimerHandle | None = None
 
-    @web.middleware
-    async def heard(self, request: web.Request, handler: Any) -> web.StreamResponse:
-        """Note that a connection has made a request."""
-        self._silent.discard(request.protocol)
-        answer: web.StreamResponse = await handler(request)
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Wait for the first request."""
+        super().connection_made(transport)
+        self._hearing = asyncio.get_running_loop().call_later(self._silent, self.force_close)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Let go of the timers, and so of what they hold."""
+        self.heard()
+        self._taken()
+        super().connection_lost(exc)
+
+    def heard(self) -> None:
+        """Note that there was a request."""
+        if self._hearing is not None:
+            self._hearing.cancel()
+            self._hearing = None
+
+    def pause_writing(self) -> None:
+        """Wait for the client to take what waits."""
+        super().pause_writing()
+        self._watch()
+
+    def resume_writing(self) -> None:
+        """The client has taken it."""
+        self._taken()
+        super().resume_writing()
+
+    def handle_error(
+        self, request: Any, status: int = 500, exc: BaseException | None = None, message: str | None = None
+    ) -> web.StreamResponse:
+        """The answer to what is no HTTP."""
+        if not isinstance(exc, HttpProcessingError):
+            answer: web.StreamResponse = super().handle_error(request, status, exc, message)
+            return answer
+        why = (message or "").partition("\n")[0].rstrip(":")[:MOST_SHOWN]
+        answer = json_answer(error_of(f"the request is not HTTP/1.1 as it is read here: {why}", status), status)
+        answer.force_close()
         return answer
 
-    def made_by(self, server: web.Server) -> asyncio.Protocol:
-        """The protocol of a new connection."""
-        if self._most is not None and len(server.connections) >= self._most:
-            return _Refused()
-        made = server()
-        self._silent.add(made)
-        asyncio.get_running_loop().call_later(self._seconds, self._look, made)
-        return made
+    def _watch(self) -> None:
+        if self.transport is not None:
+            left = self.transport.get_write_buffer_size()
+            self._taking = asyncio.get_running_loop().call_later(self._stalled, self._look, left)
 
-    def _look(self, made: web.RequestHandler) -> None:
-        """Close a connection that only connected."""
-        if made in self._silent:
-            self._silent.discard(made)
-            made.force_close()
+    def _look(self, before: int) -> None:
+        """Close the connection if its client has taken nothing since more bytes waited than before."""
+        if self.transport is not None and self.transport.get_write_buffer_size() >= before:
+            self.transport.abort()
+        else:
+            self._watch()
+
+    def _taken(self) -> None:
+        if self._taking is not None:
+            self._taking.cancel()
+            self._taking = None
+
+
+@web.middleware
+async def _hear(request: web.Request, handler: Any) -> web.StreamResponse:
+    """Tell a connection that it has made a request."""
+    request.protocol.heard()
+    answer: web.StreamResponse = await handler(request)
+    return answer
 
 
 @contextlib.asynccontextmanager
@@ -72,22 +121,26 @@ async def listening(
     """
     family, _, _, _, address = socket.getaddrinfo(settings.host, port, type=socket.SOCK_STREAM)[0]
     listener = socket.create_server(address[:2], family=family)
-    connections = _Connections(most, settings.handshake_seconds)
-    app.middlewares.insert(0, connections.heard)
-    runner = web.AppRunner(
-        app,
-        handler_cancellation=True,  # who goes away wants no answer
+    app.middlewares.insert(0, _hear)
+    # who goes away wants no answer
+    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=LAST_SECONDS)
+    await runner.setup()
+    made_by = runner.server
+    assert made_by is not None
+    made = partial(
+        _HttpConnection,
+        made_by,
+        settings.handshake_seconds,
+        settings.limits.write_seconds + STREAMS_FIRST_SECONDS,
+        loop=asyncio.get_running_loop(),
         access_log=None,
         keepalive_timeout=settings.idle_seconds,
-        shutdown_timeout=LAST_SECONDS,
         max_line_size=MOST_HEADER,
         max_field_size=MOST_HEADER,
     )
-    await runner.setup()
-    assert runner.server is not None
     context = None if secrets.certificates is None else server_context(secrets.certificates)
     server = await asyncio.get_running_loop().create_server(
-        partial(connections.made_by, runner.server),
+        lambda: _Refused() if most is not None and len(made_by.connections) >= most else made(),
         sock=listener,
         ssl=context,
         ssl_handshake_timeout=None if context is None else settings.handshake_seconds,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -146,7 +146,8 @@ class StreamedReply:
         kind = event.WhichOneof("event")
         if kind == "accepted":
             if self._usage.accepted(prompt, event.accepted) == self._asked.prompts:
-                await self._response.prepare(self._request)
+                with _given_up():
+                    await self._response.prepare(self._request)
                 self.begun.set()
             return
         await self.begun.wait()
@@ -184,8 +185,9 @@ class StreamedReply:
         usage = b""
         if self._asked.streaming.usage:
             usage = self._start + b'],"usage":' + encoded(self._usage.body()) + b"}\n\n"
-        await self._response.write(self._next(usage + DONE))
-        await self._response.write_eof()
+        with contextlib.suppress(ConnectionError):  # the client left with the last token
+            await self._response.write(self._next(usage + DONE))
+            await self._response.write_eof()
         return self._response
 
     async def refused(self, refusal: Refusal) -> web.StreamResponse:
@@ -226,10 +228,8 @@ class StreamedReply:
         if not data:
             return
         self._silent = False
-        try:
+        with _given_up():
             await self._response.write(self._next(data, comment))
-        except ConnectionError:  # the client is gone; for `Calls` that is a call given up
-            raise asyncio.CancelledError from None
 
     def _next(self, data: bytes, comment: bool = False) -> bytes:
         """What to write for data that may follow a comment, and may be one."""
@@ -243,3 +243,13 @@ class StreamedReply:
             await asyncio.sleep(KEEP_ALIVE_SECONDS)
             if self._silent:
                 await self._send(b": the stream lives\n\n", comment=True)
+
+
+
+@contextlib.contextmanager
+def _given_up() -> Iterator[None]:
+    """A client that is gone is, for `Calls`, a call given up."""
+    try:
+        yield
+    except ConnectionError:
+        raise asyncio.CancelledError from None
