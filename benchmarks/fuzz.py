@@ -1,7 +1,7 @@
-"""Send malformed messages and broken HTTP/2 to a server, reproducible from a seed, and watch its memory.
+"""Send malformed messages, broken HTTP/2 and malformed HTTP to a server, from a seed, and watch its memory.
 
-medha-jax serve --mesh cpu-small --max-context 4096 --max-output 4 --access-log off --port 9320
-python -m benchmarks.fuzz 127.0.0.1:9320 --messages 100000 --pid PID
+medha-jax serve --mesh cpu-small --max-context 4096 --max-output 4 --access-log off --port 9320 --http-port 8000
+python -m benchmarks.fuzz 127.0.0.1:9320 --http http://127.0.0.1:8000 --messages 100000 --pid PID
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 from grpc import aio
 
 from benchmarks.fuzz_frames import attack_frames
+from benchmarks.fuzz_http import attack_http
 from benchmarks.fuzz_messages import malformed
 from medha_jax.client.connection import SERVICE, Connection
 
@@ -76,20 +77,28 @@ def held(pid: int) -> tuple[float, int, int]:
 
 
 def main() -> None:
-    """Attack in ten parts, each with a connection of broken frames for 200 messages; print the memory after each."""
+    """Attack in ten parts, and print the memory after each.
+
+    For 200 messages there is a connection of broken frames, and for ten an HTTP request if a URL is given.
+    """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("address")
     parser.add_argument("--messages", type=int, default=100_000)
+    parser.add_argument("--http", metavar="URL", help="of the server's OpenAI API, without /v1")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--pid", type=int, help="of the server, to see its memory")
     given = parser.parse_args()
-    codes, began = Counter[str](), time.monotonic()
+    codes, statuses, began = Counter[str](), Counter[str](), time.monotonic()
     for part in range(10):
         codes += attack(given.address, given.messages // 10, given.seed + part)
         attack_frames(given.address, given.messages // 2000, given.seed + part)
+        if given.http is not None:
+            statuses += attack_http(given.http, given.messages // 100, given.seed + part)
         memory = "" if given.pid is None else f", server holds {resident_bytes(given.pid) / 2**20:.1f} MiB"
         print(f"{sum(codes.values()):,} messages in {time.monotonic() - began:.0f} s{memory}", flush=True)
     print(", ".join(f"{code} {count:,}" for code, count in codes.most_common()))
+    if given.http is not None:
+        print("HTTP: " + ", ".join(f"{status} {count:,}" for status, count in statuses.most_common()))
 
 
 if __name__ == "__main__":

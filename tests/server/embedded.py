@@ -13,14 +13,15 @@ from medha_jax.text import Tokenizer
 
 
 class CountingLoader(SimulatedLoader):
-    """Counts what it is asked for; has the loop of its server."""
+    """Counts what it is asked for; has the loop of its server, and the engine's service once it is loaded."""
 
     loads = closes = 0
-    loop = None
+    loop = service = None
 
     def load(self, listener, on_tick, ask_to_stop):
         self.loads += 1
-        return super().load(listener, on_tick, ask_to_stop)
+        self.service = super().load(listener, on_tick, ask_to_stop)
+        return self.service
 
     def close(self):
         self.closes += 1

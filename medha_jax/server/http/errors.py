@@ -77,7 +77,7 @@ def error_of(message: str, status: int, code: str | None = None, param: str | No
 
 def body_of(refusal: Refusal) -> dict[str, Any]:
     """The body of a refusal."""
-    param = refusal.param if isinstance(refusal, FieldRefusal) else None
+    param = (refusal.param or None) if isinstance(refusal, FieldRefusal) else None  # "" is the body itself
     code = "model_not_found" if refusal.code is StatusCode.NOT_FOUND and param == "model" else _CODES.get(refusal.code)
     return error_of(refusal.message, status_of(refusal), code, param)
 

@@ -52,7 +52,9 @@ async def body_of(request: web.Request, most: int) -> AsyncIterator[bytes]:
     except web.HTTPRequestEntityTooLarge:
         raise TooLargeRefusal(most) from None
     except (web.RequestPayloadError, HttpProcessingError) as error:
-        raise invalid(f"the body cannot be read: {error}") from None
+        raise invalid(f"the body cannot be read: {str(error).rpartition('  ')[2]}") from None  # without its status
+    except ConnectionError:  # the client is gone
+        raise asyncio.CancelledError from None
 
 
 def _peer_of(request: web.Request) -> str:

@@ -84,6 +84,11 @@ class _HttpConnection(web.RequestHandler):
         answer.force_close()
         return answer
 
+    def log_exception(self, *args: Any, **kw: Any) -> None:
+        """Log an error, but none in what a client sends: aiohttp finds those in the rest of a refused body, too."""
+        if not isinstance(kw.get("exc_info"), (HttpProcessingError, web.RequestPayloadError)):
+            super().log_exception(*args, **kw)
+
     def _watch(self) -> None:
         if self.transport is not None:
             left = self.transport.get_write_buffer_size()
@@ -110,6 +115,15 @@ async def _hear(request: web.Request, handler: Any) -> web.StreamResponse:
     return answer
 
 
+async def _answered(handler: Any, request: web.Request) -> web.StreamResponse:
+    """Give what aiohttp itself refuses, an unknown `Expect`, the form of OpenAI's errors."""
+    try:
+        answer: web.StreamResponse = await handler(request)
+        return answer
+    except web.HTTPException as error:
+        return json_answer(error_of(error.text or error.reason, error.status), error.status)
+
+
 @contextlib.asynccontextmanager
 async def listening(
     app: web.Application, settings: ServerSettings, port: int, secrets: Secrets, most: int | None
@@ -127,6 +141,7 @@ async def listening(
     await runner.setup()
     made_by = runner.server
     assert made_by is not None
+    made_by.request_handler = partial(_answered, made_by.request_handler)
     made = partial(
         _HttpConnection,
         made_by,
