@@ -48,6 +48,8 @@ class _HttpConnection(web.RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Wait for the first request."""
         super().connection_made(transport)
+        assert isinstance(transport, asyncio.Transport)
+        self._wire = transport  # `transport` is None while the connection closes, which needs a client that reads, too
         self._hearing = asyncio.get_running_loop().call_later(self._silent, self.force_close)
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -90,14 +92,13 @@ class _HttpConnection(web.RequestHandler):
             super().log_exception(*args, **kw)
 
     def _watch(self) -> None:
-        if self.transport is not None:
-            left = self.transport.get_write_buffer_size()
-            self._taking = asyncio.get_running_loop().call_later(self._stalled, self._look, left)
+        left = self._wire.get_write_buffer_size()
+        self._taking = asyncio.get_running_loop().call_later(self._stalled, self._look, left)
 
     def _look(self, before: int) -> None:
         """Close the connection if its client has taken nothing since more bytes waited than before."""
-        if self.transport is not None and self.transport.get_write_buffer_size() >= before:
-            self.transport.abort()
+        if self._wire.get_write_buffer_size() >= before:
+            self._wire.abort()
         else:
             self._watch()
 

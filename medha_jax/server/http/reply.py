@@ -194,12 +194,19 @@ class StreamedReply:
         """An error with its status, or the last event of a stream that has begun."""
         if not self._response.prepared:
             return answer_of(refusal)
-        with contextlib.suppress(ConnectionError, TimeoutError):
+        task = asyncio.current_task()
+        assert task is not None
+        try:
             async with asyncio.timeout(LAST_SECONDS):
                 error = b"data: " + encoded(body_of(refusal)) + b"\n\n" + DONE
                 await self._response.write(self._next(error))
                 await self._response.write_eof()
                 return self._response
+        except (ConnectionError, TimeoutError):
+            pass
+        except asyncio.CancelledError:  # aiohttp's writers wait for one future, which a write that was cut has ended
+            if task.cancelling():
+                raise
         if self._request.transport is not None:
             self._request.transport.abort()  # its client does not read
         return self._response

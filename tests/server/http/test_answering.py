@@ -164,7 +164,7 @@ def test_a_write_that_stands_still_ends_its_connection(streamed):
             if streamed:
                 wait_until(lambda: any("a write stood still for 0.3 s" in line for line in lines), 120)
             wait_until(lambda: idle(client), 30)
-            wait_until(lambda: len(os.listdir("/proc/self/fd")) <= before + 1, 20)  # the client's is left
+            wait_until(lambda: len(os.listdir("/proc/self/fd")) <= before + 1, 60)  # the client's is left
             assert not wire.closed().endswith(b"[DONE]\n\n\r\n0\r\n\r\n")
 
 
