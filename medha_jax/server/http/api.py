@@ -119,8 +119,10 @@ class OpenAiApi:
                 wanted.text = checked_text("prompt", prompt)
                 if (add_special := fields.switch("add_special_tokens")) is not None:
                     wanted.add_special_tokens = add_special
-            else:
+            elif fields.has("messages"):
                 wanted.chat.CopyFrom(read_conversation(fields))
+            else:
+                raise FieldRefusal("prompt", "the request has no prompt; give a text, or messages")
             fields.end()
             ids = list(requests.tokenized(wanted))
             texts = requests.model.tokenizer.texts(ids) if shown else None

@@ -57,6 +57,10 @@ class Fields:
         """The value of a field as it is; None without one."""
         return self._given.pop(name, None)
 
+    def has(self, name: str) -> bool:
+        """Whether a field is there and was not taken."""
+        return name in self._given
+
     def number(self, name: str) -> float | None:
         """A finite number."""
         value: float | None = self.take(name)

@@ -111,7 +111,9 @@ class _HttpConnection(web.RequestHandler):
 @web.middleware
 async def _hear(request: web.Request, handler: Any) -> web.StreamResponse:
     """Tell a connection that it has made a request."""
-    request.protocol.heard()
+    connection = request.protocol
+    assert isinstance(connection, _HttpConnection)
+    connection.heard()
     answer: web.StreamResponse = await handler(request)
     return answer
 

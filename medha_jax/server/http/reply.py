@@ -252,7 +252,6 @@ class StreamedReply:
                 await self._send(b": the stream lives\n\n", comment=True)
 
 
-
 @contextlib.contextmanager
 def _given_up() -> Iterator[None]:
     """A client that is gone is, for `Calls`, a call given up."""
