@@ -118,6 +118,8 @@ async def _outcome(host: str, port: int, sent: bytes) -> str:
         writer.close()
     if b"text/event-stream" in low:
         return status
+    if b"content-type: application/json" not in low:
+        return "not JSON"
     if data:
         json.loads(data)
-    return status if b"content-type: application/json" in low else "not JSON"
+    return status

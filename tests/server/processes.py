@@ -1,6 +1,7 @@
 """Servers in processes of their own."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -61,8 +62,9 @@ class ServerProcess:
     @property
     def url(self):
         """Where the OpenAI API is, without /v1; the server must have an --http-port."""
-        (line,) = (line for line in self.errors.splitlines() if line.startswith("OpenAI API on "))
-        return line.split()[-1].removesuffix("/v1")
+        wait_until(lambda: re.search("^OpenAI API on .*\n", self.errors, re.MULTILINE))  # a thread writes the log
+        (url,) = re.findall("^OpenAI API on (.*)/v1\n", self.errors, re.MULTILINE)
+        return url
 
     @property
     def resident_bytes(self):

@@ -17,6 +17,7 @@ from medha_jax.server.security import Secrets, server_context
 from medha_jax.server.settings import ServerSettings
 
 MOST_HEADER = 16384  # bytes of a request's first line, and of each header
+CONTINUE = "100-continue"
 MOST_SHOWN = 120  # characters of what the HTTP reader says
 LAST_SECONDS = 1.0  # for answers that are being written when the server ends
 STREAMS_FIRST_SECONDS = 1.0  # a stream that nobody reads ends before its connection does, and says why
@@ -119,12 +120,12 @@ async def _hear(request: web.Request, handler: Any) -> web.StreamResponse:
 
 
 async def _answered(handler: Any, request: web.Request) -> web.StreamResponse:
-    """Give what aiohttp itself refuses, an unknown `Expect`, the form of OpenAI's errors."""
-    try:
-        answer: web.StreamResponse = await handler(request)
-        return answer
-    except web.HTTPException as error:
-        return json_answer(error_of(error.text or error.reason, error.status), error.status)
+    """Refuse an unknown `Expect` in OpenAI's form. aiohttp does it in text, and fails where it is no UTF-8."""
+    expected = request.headers.get("Expect", CONTINUE)
+    if expected.lower() != CONTINUE:
+        return json_answer(error_of(f"Expect is {expected[:MOST_SHOWN]!r}; allowed is {CONTINUE}", 417), 417)
+    answer: web.StreamResponse = await handler(request)
+    return answer
 
 
 @contextlib.asynccontextmanager

@@ -109,6 +109,7 @@ GARBAGE = {
     "no chunk": post(b"zz\r\n{}\r\n", headers=["Transfer-Encoding: chunked"], length=False),
     "an absurd chunk": post(b"f" * 40 + b"\r\n{}", headers=["Transfer-Encoding: chunked"], length=False),
     "an unknown expectation": post(PLAIN, headers=["Expect: 200-ok"]),
+    "an expectation in bytes": post(PLAIN, headers=["Expect: \udcff"]),
 }
 
 
