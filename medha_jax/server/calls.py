@@ -139,15 +139,16 @@ class Calls:
 
     @asynccontextmanager
     async def answered(
-        self, method: str, context: Context, tenant: str, request: bool = False
+        self, method: str, context: Context, tenant: str, request: bool = False, began: float | None = None
     ) -> AsyncIterator[Record]:
         """Log a tenant's call at its end, and answer a `Refusal` or an error with its status.
 
-        A call with a `request` for the engine is refused if it ends before its record says that it was accepted.
+        A call with a `request` for the engine is refused if it ends before its record says that it was accepted. Its
+        time counts from `began` where that is given, else from now.
         """
         record = Record(method, context.peer(), tenant, accepted=False if request else None)
         with self._connections.call(context, lambda: record.accepted is True):
-            began = self._clock()
+            began = self._clock() if began is None else began
             try:
                 yield record
             except Refusal as refusal:

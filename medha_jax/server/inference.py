@@ -74,7 +74,8 @@ class Inference:
         self, method: str, waiting: list[Received[pb.GenerateRequest]], context: Context, tenant: str, write: Write
     ) -> None:
         """Answer one prompt that came over another protocol, and is taken out of `waiting`, as `generate` does."""
-        async with self._calls.answered(method, context, tenant, request=True) as record:
+        came = waiting[0].came  # before its text was read, so that no first token is later than the end
+        async with self._calls.answered(method, context, tenant, request=True, began=came) as record:
             service, requests = self.ready()
             received = waiting.pop()
             stream = self._opened(received.message.settings, record)
