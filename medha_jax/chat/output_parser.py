@@ -155,9 +155,9 @@ class OutputParser:
         return rest if mark in self._hidden else self._begin(mark, rest)
 
     def _say(self, text: str) -> None:
-        """Content; white space at its end waits for what follows."""
+        """Content; white space at its end waits for what follows, where that may be a call."""
         text = self._space + text
-        said = text.rstrip(SPACE)
+        said = text if self._tools is None else text.rstrip(SPACE)
         self._space = text[len(said) :]
         if said:
             self._fresh = self._after_call = False
