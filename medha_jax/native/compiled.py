@@ -64,7 +64,7 @@ class _Compiled:
 @cache
 def _registered(write: Callable[[Any], ir.Module], kind: Hashable) -> _Compiled:
     module = write(kind)
-    engine = _loaded(module)
+    engine = loaded(module)
     capsule = ctypes.pythonapi.PyCapsule_New
     capsule.restype, capsule.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
     address = engine.get_function_address(module.name)
@@ -72,7 +72,7 @@ def _registered(write: Callable[[Any], ir.Module], kind: Hashable) -> _Compiled:
     return _Compiled(module.name, engine)
 
 
-def _loaded(written: ir.Module) -> llvm.ExecutionEngine:
+def loaded(written: ir.Module) -> llvm.ExecutionEngine:
     """A module's machine code in memory, kept or compiled."""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
@@ -80,10 +80,11 @@ def _loaded(written: ir.Module) -> llvm.ExecutionEngine:
     name, features = llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
     machine = target.create_target_machine(cpu=name, features=features, opt=OPTIMISATION, jit=True)
     text, kept = str(written), _kept()
-    key = repr((llvmlite.__version__, llvm.llvm_version_info, target.triple, name, features, OPTIMISATION, text)).encode()
+    versions = llvmlite.__version__, llvm.llvm_version_info
+    key = repr((versions, target.triple, name, features, OPTIMISATION, text)).encode()
     code = None if kept is None else kept.read(key)
     if code is None:
-        code = _compile(text, machine)
+        code = compile_module(text, machine)
         if kept is not None:
             kept.write(key, code)
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
@@ -93,11 +94,12 @@ def _loaded(written: ir.Module) -> llvm.ExecutionEngine:
 
 
 def _kept() -> CodeFolder | None:
-    directory = jax.config.jax_compilation_cache_dir
-    return CodeFolder(Path(directory)) if directory and jax.config.jax_enable_compilation_cache else None
+    stated: Any = jax.config
+    directory = stated.jax_compilation_cache_dir if stated.jax_enable_compilation_cache else None
+    return CodeFolder(Path(directory)) if directory else None
 
 
-def _compile(text: str, machine: llvm.TargetMachine) -> bytes:
+def compile_module(text: str, machine: llvm.TargetMachine) -> bytes:
     """The machine code of a module, as an object file."""
     module = llvm.parse_assembly(text)
     module.verify()

@@ -5,6 +5,7 @@ import shutil
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
@@ -27,7 +28,7 @@ LOOK = {
     },
 }
 CONTEXT = 1024
-SHORT = {"model": "chatty", "temperature": 0, "max_tokens": 12}
+SHORT: dict[str, Any] = {"model": "chatty", "temperature": 0, "max_tokens": 12}
 
 
 @pytest.fixture(scope="module")
