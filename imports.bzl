@@ -13,6 +13,7 @@ IMPORTS = {
     "chat": ["text"],
     "token_ids": [],
     "tenants": [],
+    "grammar": [],
     "protos": [],
     "workload": ["config"],
     "results": ["machine"],
@@ -28,8 +29,8 @@ IMPORTS = {
     "runtime": ["attention", "checkpoints", "config", "machine", "mesh", "models", "net", "plan", "protos", "specs", "token_ids"],
     "inspection": ["attention", "config", "machine", "mesh", "models", "runtime", "specs"],
     "scheduler": ["config", "kv", "plan", "specs", "tenants", "token_ids"],
-    "engine": ["config", "kv", "machine", "plan", "runtime", "scheduler", "specs", "tenants", "text", "token_ids"],
-    "server": ["chat", "config", "engine", "net", "plan", "protos", "runtime", "tenants", "text", "token_ids"],
+    "engine": ["config", "grammar", "kv", "machine", "plan", "runtime", "scheduler", "specs", "tenants", "text", "token_ids"],
+    "server": ["chat", "config", "engine", "grammar", "net", "plan", "protos", "runtime", "tenants", "text", "token_ids"],
     "bench": ["client", "results", "workload"],
     "simulate": ["config", "engine", "plan", "results", "scheduler", "specs", "workload"],
     "cli": [

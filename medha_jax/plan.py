@@ -24,6 +24,11 @@ MAX_OUTPUTS = 8  # of a request
 _SAMPLING, _END = "Sampling", "Where to end"
 
 
+def mask_words(vocab: int) -> int:
+    """Words of a mask of tokens: uint32 `[mask_words]`, in which bit i of word j is token 32 j + i."""
+    return -(-vocab // 32)
+
+
 class InvalidRequestError(ValueError):
     """A request has a value that is not allowed; the message says what is allowed."""
 

@@ -19,6 +19,7 @@ from medha_jax.client.chat_message import Chat
 from medha_jax.client.connection import Connection
 from medha_jax.client.errors import ServerError
 from medha_jax.client.message_fields import InvalidSettingError
+from medha_jax.client.structured import Structured
 from medha_jax.client.sync import Client
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "PromptLogprobs",
     "PromptProgress",
     "ServerError",
+    "Structured",
     "Timings",
     "TokenLogprob",
     "Usage",

@@ -19,6 +19,7 @@ from medha_jax.client.message_fields import (
     in_parts,
     prompt_ids,
 )
+from medha_jax.client.structured import Structured
 from medha_jax.net import is_loopback, named_host
 from medha_jax.protos import inference_pb2 as pb
 
@@ -116,6 +117,7 @@ class Settings:
         allowed_token_ids: the only tokens that are sampled; at least one.
         prompt_logprobs: log-probabilities of the prompt's tokens and of so many of the likeliest, in `PromptLogprobs`.
         echo: whether the text begins with the prompt, in `Delta`s without tokens.
+        structured: what each output shall follow.
     """
 
     max_tokens: int | None = None
@@ -147,6 +149,7 @@ class Settings:
     allowed_token_ids: Sequence[int] | None = None
     echo: bool | None = None
     prompt_logprobs: int | None = None
+    structured: Structured | None = None
 
     def message(self) -> pb.GenerateSettings:
         """The settings as a message.
@@ -174,6 +177,7 @@ class Settings:
             progress=self.progress,
             priority=self.priority,
             echo=self.echo,
+            structured=None if self.structured is None else self.structured.message(),
         )
 
 

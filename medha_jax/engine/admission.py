@@ -8,7 +8,8 @@ from dataclasses import replace
 
 from medha_jax.engine.events import GenerationRequest
 from medha_jax.engine.executor import Executor
-from medha_jax.plan import MAX_OUTPUTS, MAX_SEED, InvalidRequestError, output_seed
+from medha_jax.grammar.matcher import Grammar
+from medha_jax.plan import MAX_OUTPUTS, MAX_SEED, InvalidRequestError, SamplingParams, output_seed
 from medha_jax.scheduler.request import SchedulerRequest
 from medha_jax.token_ids import GrowingIds, first_outside
 
@@ -33,6 +34,8 @@ def check_request(request: GenerationRequest, vocab: int, context: int) -> None:
         raise InvalidRequestError(
             f"min_tokens is {sampling.min_tokens}, but all of allowed_token_ids end the request; allowed is 0"
         )
+    if request.grammar is not None:
+        _check_grammar(request.grammar, sampling, vocab)
     if len(prompt) >= context:
         raise InvalidRequestError(
             f"the prompt has {len(prompt)} tokens; allowed are {context - 1}, one less than the context"
@@ -45,6 +48,24 @@ def check_request(request: GenerationRequest, vocab: int, context: int) -> None:
         )
     if request.chunks is not None:
         chunk_lengths(1, request.chunks)
+
+
+def _check_grammar(grammar: Grammar, sampling: SamplingParams, vocab: int) -> None:
+    """Check that a structured output can end where its grammar does, and that no other rule leaves nothing to sample.
+
+    Raises:
+        InvalidRequestError: it cannot.
+    """
+    if grammar.vocab != vocab:
+        raise InvalidRequestError(f"the grammar was compiled for {grammar.vocab} token ids; the model has {vocab}")
+    if sampling.ignore_eos:
+        raise InvalidRequestError("ignore_eos goes on after the end, and a structured output has one; leave it out")
+    if sampling.min_tokens:
+        raise InvalidRequestError(
+            f"min_tokens is {sampling.min_tokens}; a structured output ends where its grammar does; allowed is 0"
+        )
+    if sampling.allowed_token_ids is not None:
+        raise InvalidRequestError("allowed_token_ids may leave a structured output no token; give one of the two")
 
 
 def check_ids(what: str, ids: Sequence[int], vocab: int) -> None:
@@ -119,6 +140,7 @@ def for_scheduler(request: GenerationRequest, executor: Executor, arrival: float
         bound=None if bound is None else min(context, bound + wished),
         prompt_bound=bound or 0,
         scored=sampling.prompt_logprobs,
+        reads_tokens=request.grammar is not None,
         priority=request.priority,
     )
 

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from medha_jax.grammar.matcher import Grammar
 from medha_jax.plan import PromptScores, SamplingParams
 from medha_jax.scheduler.request import NO_SLO, OnDeadline, Slo
 from medha_jax.token_ids import kept
 
 FinishReason = Literal["stop", "length"]
-FailReason = Literal["deadline", "not_finite", "internal", "stopped"]
+FailReason = Literal["deadline", "not_finite", "grammar", "internal", "stopped"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class GenerationRequest:
     `n` outputs are wanted of the prompt, which is computed once. Output i is that of a request with `n` 1 and the seed
     `plan.output_seed(seed, i)`.
 
+    Each output follows `grammar`, if there is one.
+
     `prompt_ids` are kept as `token_ids.IdArray`, 4 bytes a token, or as a range. An array that is given must not change
     afterwards.
     """
@@ -45,6 +48,7 @@ class GenerationRequest:
     prompt_bound: int | None = None
     n: int = 1
     priority: int = 0
+    grammar: Grammar | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prompt_ids", kept(self.prompt_ids))
@@ -214,6 +218,7 @@ class Failed:
     """The generation ended early; no event follows.
 
     "deadline": its deadline has passed and it asked to be dropped. "not_finite": the model's values are not finite.
+    "grammar": its structured output cannot go on.
     "internal": an error in the engine or the runtime. "stopped": the engine was stopped.
     """
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from medha_jax.config import RuntimeConfig
 from medha_jax.plan import Admission, HostTier, PageCopy, ScoreQuery, Slice, StepPlan, TokenResult
 from medha_jax.specs.shape_grid import ShapeGrid
 from medha_jax.specs.sizes import Sizes
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class Executor(Protocol):
@@ -64,6 +67,12 @@ class Executor(Protocol):
 
     def admit(self, admission: Admission) -> None:
         """Give a slot to a request on every group."""
+
+    def set_masks(self, slots: Sequence[int], masks: np.ndarray) -> None:
+        """Let slots sample the tokens of `masks` only, uint32 `[slots, mask_words]`, from the next `submit` on.
+
+        It counts until the slot's next mask, or until somebody is admitted to it.
+        """
 
     def adopt(self, slot: int, group: int, pages: Sequence[int]) -> None:
         """Make filled pages the first ones of an admitted request on a group.

@@ -22,6 +22,7 @@ from medha_jax.engine.events import (
     RequestTotals,
     TokenLogprobs,
 )
+from medha_jax.grammar.matcher import Matcher
 from medha_jax.plan import Chunk, TokenResult
 from medha_jax.scheduler.request import RequestState
 from medha_jax.token_ids import GrowingIds
@@ -39,6 +40,10 @@ class Output(Protocol):
     @property
     def finished(self) -> bool:
         """Whether the generation is over."""
+
+    @property
+    def matcher(self) -> Matcher | None:
+        """Where it stands in its request's grammar, if there is one."""
 
     def push(self, token_id: int, logprobs: TokenLogprobs | None = None) -> NewTokens | None:
         """Take the next token; returns what to report, if anything."""

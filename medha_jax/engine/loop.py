@@ -6,6 +6,8 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 from medha_jax.engine.admission import check_ids, drawn_seed, for_scheduler, single_outputs
 from medha_jax.engine.events import Completed, EngineEvent, Failed, FailReason, GenerationRequest, Queued
 from medha_jax.engine.executor import Executor
@@ -13,9 +15,10 @@ from medha_jax.engine.flight import NOTHING, DispatchedTick, Flight, TickTimes
 from medha_jax.engine.generation import Generation, OpenOutputs, OutputFactory
 from medha_jax.engine.recovery import Recovery, internal_error
 from medha_jax.engine.tick_report import Load, TickReport, report_tick
+from medha_jax.grammar.spec import GrammarError
 from medha_jax.kv.allocator import OutOfPagesError
 from medha_jax.kv.host import UNUSED
-from medha_jax.plan import Admission, InvalidRequestError, TokenResult
+from medha_jax.plan import Admission, InvalidRequestError, TokenResult, mask_words
 from medha_jax.scheduler.planned import Planned
 from medha_jax.scheduler.request import RequestState, SchedulerRequest
 from medha_jax.scheduler.scheduler import Scheduler, check_queue
@@ -210,6 +213,7 @@ class Engine:
             events += self._expire(planned)
             try:
                 self._announce(planned)
+                self._mask(planned, events)
                 submitted = self._submit(planned, first)
             except Exception as error:
                 events += self._fail_plan(planned, planned.touched, error)
@@ -260,6 +264,25 @@ class Engine:
         for state in planned.joining:
             self._write_slot(state, state.computed)
 
+    def _mask(self, planned: Planned, events: Events) -> None:
+        """Write what requests with a grammar may sample in a plan; adds the last events of those that cannot go on.
+
+        Where ticks are dispatched ahead, the one before runs meanwhile.
+        """
+        pairs = zip(planned.states, planned.plan.chunks, strict=True)
+        sampling = [state for state, chunk in pairs if state.request.reads_tokens and chunk.last]
+        if not sampling:
+            return
+        masks = np.zeros((len(sampling), mask_words(self._executor.vocab)), np.uint32)
+        for state, mask in zip(sampling, masks, strict=True):
+            output = self._generations[state.number].output
+            assert output is not None and output.matcher is not None
+            try:
+                output.matcher.fill(mask)
+            except GrammarError as error:  # its chunk runs for nobody
+                events.append(self._end(state.number, Failed("grammar", str(error))))
+        self._executor.set_masks([state.slot for state in sampling], masks)
+
     def _write_slot(self, state: RequestState, done: int) -> None:
         """Write a request's settings, and its first `done` tokens, into its slot on every group."""
         request = self._generations[state.number].request
@@ -309,6 +332,8 @@ class Engine:
             try:
                 for event in self._generations[number].computed(state, chunk, result, now):
                     events.append(self._end(number, event) if isinstance(event, Completed) else (number, event))
+            except GrammarError as error:
+                events.append(self._end(number, Failed("grammar", str(error))))
             except Exception as error:
                 events.append(self._end(number, self._failed(error)))
         return events

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from medha_jax.engine.events import Completion, Course, FinishReason, GenerationRequest, NewTokens, TokenLogprobs
 from medha_jax.engine.generation import OutputFactory
+from medha_jax.grammar.matcher import Matcher
 from medha_jax.plan import InvalidRequestError, SamplingParams
 from medha_jax.text.detokenizer import Detokenizer
 from medha_jax.text.stops import StopStrings
@@ -18,6 +19,7 @@ class RequestOutput:
       other tokens. It stays in the token ids; its text is shown only with `include_stop`.
     - A stop string ends it, too. The text of the first `min_tokens` tokens is not searched. A stop string that is one
       special token ends it although special tokens have no text.
+    - A grammar ends it when nothing can follow, with any token.
     - Otherwise the limit ends it: the smaller of `max_tokens` and `limit`.
     """
 
@@ -45,6 +47,12 @@ class RequestOutput:
         self._pieces: list[str] = []
         self._finish_reason: FinishReason | None = None
         self._matched: str | int | None = None
+        self._matcher = None if request.grammar is None else request.grammar.matcher()
+
+    @property
+    def matcher(self) -> Matcher | None:
+        """Where it stands in its request's grammar, if there is one."""
+        return self._matcher
 
     @property
     def token_ids(self) -> IdArray:
@@ -72,6 +80,9 @@ class RequestOutput:
         Returns:
             The token with the text that it made certain, which may be empty. The last one carries all withheld text.
             None if the generation was already over: a pipeline may sample past the end.
+
+        Raises:
+            GrammarError: the grammar does not allow the token.
         """
         if self._finish_reason is not None:
             return None
@@ -86,8 +97,9 @@ class RequestOutput:
             text = self._end("stop", token_id)
         else:
             text = self._read(self._detokenizer.push(token_id), searched)
-            if self._finish_reason is None and count == self._limit:
-                text += self._end("length", None)
+            complete = self._follow(token_id)
+            if self._finish_reason is None and (complete or count == self._limit):
+                text += self._end("stop" if complete else "length", None)
         self._pieces.append(text)
         return NewTokens((token_id,), text, () if logprobs is None else (logprobs,))
 
@@ -108,6 +120,13 @@ class RequestOutput:
             logprobs=tuple(self._logprobs),
             **vars(course),
         )
+
+    def _follow(self, token_id: int) -> bool:
+        """Take a token in the grammar; returns whether nothing can follow it."""
+        if self._matcher is None:
+            return False
+        self._matcher.accept(token_id)
+        return self._matcher.ended
 
     def _read(self, text: str, searched: bool) -> str:
         """Pass text through the stop strings; a match ends the generation."""

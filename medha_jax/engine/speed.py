@@ -122,7 +122,7 @@ class _Watched:
         self.prefix_cacheable, self.ahead = executor.prefix_cacheable, executor.ahead
         self.usable, self.renew, self.slice_lengths = executor.usable, executor.renew, executor.slice_lengths
         self.grid, self.grow = executor.grid, executor.grow
-        self.admit, self.adopt = executor.admit, executor.adopt
+        self.admit, self.adopt, self.set_masks = executor.admit, executor.adopt, executor.set_masks
         self.host, self.copy_pages, self.score = executor.host, executor.copy_pages, executor.score
 
     def submit(self, plan: Any) -> Any:

@@ -88,7 +88,7 @@ class GenerateRequest(_message.Message):
     def __init__(self, text: _Optional[str] = ..., token_ids: _Optional[_Union[PromptIds, _Mapping]] = ..., chat: _Optional[_Union[Chat, _Mapping]] = ..., settings: _Optional[_Union[GenerateSettings, _Mapping]] = ..., add_special_tokens: _Optional[bool] = ..., n: _Optional[int] = ...) -> None: ...
 
 class GenerateSettings(_message.Message):
-    __slots__ = ("request_id", "sampling", "slo", "priority", "on_deadline", "cache_salt", "progress", "echo")
+    __slots__ = ("request_id", "sampling", "slo", "priority", "on_deadline", "cache_salt", "progress", "echo", "structured")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
     SLO_FIELD_NUMBER: _ClassVar[int]
@@ -97,6 +97,7 @@ class GenerateSettings(_message.Message):
     CACHE_SALT_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     ECHO_FIELD_NUMBER: _ClassVar[int]
+    STRUCTURED_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     sampling: SamplingSettings
     slo: SloSettings
@@ -105,7 +106,20 @@ class GenerateSettings(_message.Message):
     cache_salt: str
     progress: bool
     echo: bool
-    def __init__(self, request_id: _Optional[str] = ..., sampling: _Optional[_Union[SamplingSettings, _Mapping]] = ..., slo: _Optional[_Union[SloSettings, _Mapping]] = ..., priority: _Optional[int] = ..., on_deadline: _Optional[_Union[OnDeadline, str]] = ..., cache_salt: _Optional[str] = ..., progress: _Optional[bool] = ..., echo: _Optional[bool] = ...) -> None: ...
+    structured: StructuredOutput
+    def __init__(self, request_id: _Optional[str] = ..., sampling: _Optional[_Union[SamplingSettings, _Mapping]] = ..., slo: _Optional[_Union[SloSettings, _Mapping]] = ..., priority: _Optional[int] = ..., on_deadline: _Optional[_Union[OnDeadline, str]] = ..., cache_salt: _Optional[str] = ..., progress: _Optional[bool] = ..., echo: _Optional[bool] = ..., structured: _Optional[_Union[StructuredOutput, _Mapping]] = ...) -> None: ...
+
+class StructuredOutput(_message.Message):
+    __slots__ = ("json_schema", "json_object", "regex", "grammar")
+    JSON_SCHEMA_FIELD_NUMBER: _ClassVar[int]
+    JSON_OBJECT_FIELD_NUMBER: _ClassVar[int]
+    REGEX_FIELD_NUMBER: _ClassVar[int]
+    GRAMMAR_FIELD_NUMBER: _ClassVar[int]
+    json_schema: str
+    json_object: bool
+    regex: str
+    grammar: str
+    def __init__(self, json_schema: _Optional[str] = ..., json_object: _Optional[bool] = ..., regex: _Optional[str] = ..., grammar: _Optional[str] = ...) -> None: ...
 
 class SamplingSettings(_message.Message):
     __slots__ = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "seed", "max_tokens", "min_tokens", "stop", "stop_token_ids", "include_stop", "ignore_eos", "logprobs", "skip_special_tokens", "logit_bias", "allowed_token_ids", "prompt_logprobs")

@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Command(_message.Message):
-    __slots__ = ("sequence", "admit", "tick", "stop", "adopt", "slice", "copy", "welcome")
+    __slots__ = ("sequence", "admit", "tick", "stop", "adopt", "slice", "copy", "welcome", "masks")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     ADMIT_FIELD_NUMBER: _ClassVar[int]
     TICK_FIELD_NUMBER: _ClassVar[int]
@@ -16,6 +16,7 @@ class Command(_message.Message):
     SLICE_FIELD_NUMBER: _ClassVar[int]
     COPY_FIELD_NUMBER: _ClassVar[int]
     WELCOME_FIELD_NUMBER: _ClassVar[int]
+    MASKS_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     admit: Admit
     tick: Tick
@@ -24,7 +25,8 @@ class Command(_message.Message):
     slice: Slice
     copy: Copy
     welcome: Welcome
-    def __init__(self, sequence: _Optional[int] = ..., admit: _Optional[_Union[Admit, _Mapping]] = ..., tick: _Optional[_Union[Tick, _Mapping]] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ..., adopt: _Optional[_Union[Adopt, _Mapping]] = ..., slice: _Optional[_Union[Slice, _Mapping]] = ..., copy: _Optional[_Union[Copy, _Mapping]] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ...) -> None: ...
+    masks: Masks
+    def __init__(self, sequence: _Optional[int] = ..., admit: _Optional[_Union[Admit, _Mapping]] = ..., tick: _Optional[_Union[Tick, _Mapping]] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ..., adopt: _Optional[_Union[Adopt, _Mapping]] = ..., slice: _Optional[_Union[Slice, _Mapping]] = ..., copy: _Optional[_Union[Copy, _Mapping]] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., masks: _Optional[_Union[Masks, _Mapping]] = ...) -> None: ...
 
 class Welcome(_message.Message):
     __slots__ = ("proof",)
@@ -108,6 +110,14 @@ class Adopt(_message.Message):
     group: int
     pages: _containers.RepeatedScalarFieldContainer[int]
     def __init__(self, slot: _Optional[int] = ..., group: _Optional[int] = ..., pages: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class Masks(_message.Message):
+    __slots__ = ("slots", "words")
+    SLOTS_FIELD_NUMBER: _ClassVar[int]
+    WORDS_FIELD_NUMBER: _ClassVar[int]
+    slots: _containers.RepeatedScalarFieldContainer[int]
+    words: bytes
+    def __init__(self, slots: _Optional[_Iterable[int]] = ..., words: _Optional[bytes] = ...) -> None: ...
 
 class Copy(_message.Message):
     __slots__ = ("group", "page", "place", "to_host")

@@ -31,6 +31,7 @@ from medha_jax.runtime.programs import Programs
 from medha_jax.runtime.prompt_scores import PromptScorer, read_scores
 from medha_jax.runtime.shape_compiler import Report, ShapeCompiler
 from medha_jax.runtime.shapes import SliceShape
+from medha_jax.runtime.slot_masks import SlotMasks
 from medha_jax.runtime.state import DeviceState, admission_arrays, admit, adopt, adoption_arrays
 from medha_jax.runtime.tick_results import SliceHandle, TickHandle, local_results, slice_results
 from medha_jax.specs.buckets import Bucket, UnknownShapeError
@@ -97,6 +98,7 @@ class MeshExecutor:
         self._admit = jax.jit(admit, donate_argnums=0, out_shardings=shardings.slots).lower(*nobody).compile()
         nothing = (self._state.table, *self._adoption(0, 0, ()))
         self._adopt = jax.jit(adopt, donate_argnums=0, out_shardings=shardings.table).lower(*nothing).compile()
+        self._masks = SlotMasks(self._state.slots, shardings.slots)
         self._scorer = PromptScorer(self.programs, self._parameters) if config.prompt_logprobs else None
         self.host, self._host_pool, self._lost = NO_HOST, None, False
         if config.host_kv_gib:
@@ -159,6 +161,13 @@ class MeshExecutor:
         if self._one_at_a_time:
             jax.block_until_ready(slots)
         self._state = dataclasses.replace(self._state, slots=slots)
+
+    def set_masks(self, slots: Sequence[int], masks: np.ndarray) -> None:
+        """Let slots sample the tokens of `masks` only, `[slots, mask_words]`, until the next mask or admission."""
+        written = self._masks.write(self._state.slots, slots, masks)
+        if self._one_at_a_time:
+            jax.block_until_ready(written)
+        self._state = dataclasses.replace(self._state, slots=written)
 
     def adopt(self, slot: int, group: int, pages: Sequence[int]) -> None:
         """Give an admitted request pages of `group` that already hold the KV of its prompt's first tokens, in order.

@@ -6,6 +6,7 @@ step that none of its rows needs.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -70,7 +71,8 @@ def _changed(logits: Array, state: SlotState, slots: Array, positions: Array) ->
     tick that needs no step meets one condition, and one that restricts nothing does no step for it.
     """
     restricted, restrict = _restriction(logits.shape, state, slots)
-    others = _penalties(state, slots), _early_ends(logits.shape, state, slots, positions)
+    early = _early_ends(logits.shape, state, slots, positions)
+    others = _penalties(state, slots), early, _masks(logits.shape, state, slots)
 
     def unrestricted(logits: Array) -> Array:
         for wanted, apply in others:
@@ -81,7 +83,7 @@ def _changed(logits: Array, state: SlotState, slots: Array, positions: Array) ->
         found: Array = lax.cond(restricted, lambda x: unrestricted(restrict(x)), unrestricted, logits)
         return found
 
-    wanted = restricted | others[0][0] | others[1][0]
+    wanted = functools.reduce(jnp.logical_or, [wanted for wanted, _ in others], restricted)
     changed: Array = lax.cond(wanted, change, lambda x: x, logits)
     return changed
 
@@ -128,6 +130,18 @@ def _early_ends(shape: tuple[int, ...], state: SlotState, slots: Array, position
         return logits.at[jnp.arange(shape[0])[:, None], ends].set(-jnp.inf, mode="drop")
 
     return jnp.any(early), apply
+
+
+def _masks(shape: tuple[int, ...], state: SlotState, slots: Array) -> Step:
+    """Leave out what the masks of the rows that have one leave out."""
+    masked = state.column("masked", slots) > 0
+
+    def apply(logits: Array) -> Array:
+        bits = state.masks[slots][:, :, None] >> jnp.arange(32, dtype=jnp.uint32) & 1
+        kept = bits.reshape(shape[0], -1)[:, : shape[1]] > 0
+        return jnp.where(kept | ~masked[:, None], logits, -jnp.inf)
+
+    return jnp.any(masked), apply
 
 
 def _draw(logits: Array, state: SlotState, slots: Array, positions: Array) -> Array:

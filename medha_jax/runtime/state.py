@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, UInt
 
 from medha_jax.attention import Pool
-from medha_jax.plan import MAX_ALLOWED, MAX_BIASED, MAX_STOP_TOKENS, Admission
+from medha_jax.plan import MAX_ALLOWED, MAX_BIASED, MAX_STOP_TOKENS, Admission, mask_words
 from medha_jax.token_ids import array_of
 
 INT32 = 2**31 - 1  # largest value
@@ -37,6 +37,7 @@ INTEGERS = {
     "logprobs": -1,
     "biased": 0,  # entries of the lists below
     "allowed": 0,
+    "masked": 0,  # 1: only the tokens of `masks` may be sampled
 }
 # Lists of a slot, after its columns: their names and sizes.
 LISTS = {"end_tokens": MAX_END_TOKENS, "biased_tokens": MAX_BIASED, "allowed_tokens": MAX_ALLOWED}
@@ -49,13 +50,14 @@ class SlotState:
 
     Outside a tick each array has a leading axis of groups. `floats` holds the columns FLOATS. `integers` holds
     INTEGERS, then the token ids of LISTS; `floats` ends with the biases of `biased_tokens`. `generated` counts each
-    token; `prompted` is 1 for tokens of the prompt.
+    token; `prompted` is 1 for tokens of the prompt. `masks` are as `plan.mask_words` says.
     """
 
     floats: Float[Array, "slots floats"]
     integers: Int[Array, "slots integers"]
     generated: Int[Array, "slots vocab"]
     prompted: Int[Array, "slots vocab"]
+    masks: UInt[Array, "slots words"]
 
     def column(self, name: str, slots: Array) -> Array:
         """One setting of the given slots; the neutral value for numbers beyond the slots."""
@@ -103,6 +105,7 @@ def empty_slots(groups: int, slots: int, vocab: int) -> SlotState:
         integers=jnp.zeros((groups, slots, len(INTEGERS) + sum(LISTS.values())), jnp.int32),
         generated=jnp.zeros((groups, slots, vocab), jnp.int32),
         prompted=jnp.zeros((groups, slots, vocab), jnp.int8),
+        masks=jnp.zeros((groups, slots, mask_words(vocab)), jnp.uint32),
     )
 
 
@@ -126,6 +129,7 @@ def admission_arrays(admission: Admission, vocab: int) -> tuple[np.ndarray, ...]
         "logprobs": -1 if sampling.logprobs is None else sampling.logprobs,
         "biased": len(sampling.logit_bias),
         "allowed": len(allowed),
+        "masked": 0,
     }
     lists = {
         "end_tokens": kept_end_tokens(admission.end_tokens),
@@ -147,12 +151,26 @@ def admission_arrays(admission: Admission, vocab: int) -> tuple[np.ndarray, ...]
 def admit(
     state: SlotState, slot: Array, floats: Array, integers: Array, generated: Array, prompted: Array
 ) -> SlotState:
-    """Write a request's settings and token counts into a slot, on every group."""
-    return SlotState(
+    """Write a request's settings and token counts into a slot, on every group; it has no mask then."""
+    return replace(
+        state,
         floats=state.floats.at[:, slot].set(floats),
         integers=state.integers.at[:, slot].set(integers),
         generated=state.generated.at[:, slot].set(generated),
         prompted=state.prompted.at[:, slot].set(prompted),
+    )
+
+
+def write_masks(state: SlotState, slots: Array, masks: Array) -> SlotState:
+    """Let slots sample the tokens of `masks` `[slots, words]` only, on every group, until the slot is written again.
+
+    Numbers beyond the slots are padding.
+    """
+    switch = list(INTEGERS).index("masked")
+    return replace(
+        state,
+        integers=state.integers.at[:, slots, switch].set(1, mode="drop"),
+        masks=state.masks.at[:, slots].set(masks, mode="drop"),
     )
 
 

@@ -15,7 +15,8 @@ class DecodeQueue:
     """Owns the order in which decoding requests get their next token planned.
 
     A sampled token is on the devices when its chunk has left the last of `stages` stages. The next tick can feed it,
-    even if the host has not read it yet. Every tick has a plan.
+    even if the host has not read it yet. Every tick has a plan. Where the host must have read it (`reads_tokens`), the
+    request is due in the first plan after that.
 
     They go in the order in which they became due. With classes, an earlier one goes first, except that who found no row
     in `patience` plans comes before all others, who was left most often first.
@@ -25,6 +26,7 @@ class DecodeQueue:
         self._patience = patience
         self._due: list[Turn] = []
         self._left: dict[int, int] = {}  # plans in which requests found no row in a row, by number
+        self._unread: list[Turn] = []  # those whose token the host must read first
         self._coming: deque[list[Turn]] = deque([[] for _ in range(stages)])
 
     def begin(self, classes: bool = False) -> list[RequestState]:
@@ -33,6 +35,9 @@ class DecodeQueue:
         Requests that have ended or lost their pages in the meantime are left out.
         """
         self._due += self._coming.popleft()
+        if self._unread:
+            self._due += [turn for turn in self._unread if not turn[0].in_flight]
+            self._unread = [turn for turn in self._unread if turn[0].in_flight]
         due = [
             state
             for state, scheduled, preemptions in self._due
@@ -44,7 +49,10 @@ class DecodeQueue:
         """End a plan: `left` found no row, and a chunk of each of `sampling` samples a token."""
         self._due = _turns(left)
         self._left = {state.number: self._left.get(state.number, 0) + 1 for state in left}
-        self._coming.append(_turns(state for state in sampling if state.wants_more))
+        turns = _turns(state for state in sampling if state.wants_more)
+        self._coming.append([turn for turn in turns if not turn[0].request.reads_tokens])
+        if len(self._coming[-1]) < len(turns):
+            self._unread += [turn for turn in turns if turn[0].request.reads_tokens]
 
     def _turn(self, state: RequestState) -> tuple[bool, int]:
         left = self._left.get(state.number, 0)

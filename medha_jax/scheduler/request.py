@@ -54,6 +54,7 @@ class SchedulerRequest:
         prompt_bound: tokens that an incomplete prompt may have; 0 if it is complete.
         scored: None, or how many of the likeliest tokens are wanted beside the log-probability of each prompt token.
             All of such a prompt is computed; nothing of it comes from the prefix cache.
+        reads_tokens: whether its next token can only be planned once the host has read the last one.
         priority: its class, one of `config.PRIORITIES`; a lower one goes first.
 
     Raises:
@@ -73,6 +74,7 @@ class SchedulerRequest:
     bound: int | None = None
     prompt_bound: int = 0
     scored: int | None = None
+    reads_tokens: bool = False
     priority: int = 0
 
     def __post_init__(self) -> None:

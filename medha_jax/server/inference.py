@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
@@ -32,6 +33,7 @@ from medha_jax.server.refusal import Refusal, invalid, too_busy, unavailable
 from medha_jax.server.request_parser import LONGEST_ID, RequestParser, ServedModel, request_id
 from medha_jax.server.settings import Limits
 from medha_jax.server.streams import Item, Stream, Streams
+from medha_jax.server.structured_outputs import StructuredOutputs
 from medha_jax.token_ids import GrowingIds, IdArray
 
 ID_BYTES = 4
@@ -49,16 +51,23 @@ class Inference:
         self._calls, self._streams, self._limits, self._message_bytes = calls, streams, limits, message_bytes
         self._service: EngineService | None = None
         self._requests: RequestParser | None = None
+        self._structured: StructuredOutputs | None = None
         self._closed = "the server is starting"
 
     def open(self, service: EngineService, model: ServedModel) -> None:
         """Take requests for a loaded model; its engine must send events to `Streams.listen`."""
         self._service, self._requests = service, RequestParser(model, self._limits)
+        self._structured = StructuredOutputs(model)
         self._closed = ""
 
     def close(self, reason: str) -> None:
         """Take no more requests; running ones go on."""
         self._closed = reason
+
+    def end(self) -> None:
+        """Compile no more grammars. Call it once, after the last call has ended."""
+        if self._structured is not None:
+            self._structured.close()
 
     async def generate(self, messages: AsyncIterator[bytes], context: Context, tenant: str) -> None:
         """Answer one prompt with a stream of events."""
@@ -99,6 +108,7 @@ class Inference:
                 deadline = self._calls.deadline(context)
                 size = start.ByteSize() + ID_BYTES * len(ids)
                 request = await self._calls.aside(size, lambda: requests.started(start, deadline, ids, tenant))
+                request = await self._with_grammar(request, start.settings)
                 echo = partial(requests.text_of, sampling=request.sampling) if start.settings.echo else None
                 number = await self._submit(service, stream, request, prompt.came, record)
                 reading = asyncio.create_task(self._extend(service, stream, number, prompt, record, ids, echo))
@@ -186,6 +196,11 @@ class Inference:
             raise unavailable(f"{self._closed}; no requests are taken")
         return self._service, self._requests
 
+    async def _with_grammar(self, request: GenerationRequest, settings: pb.GenerateSettings) -> GenerationRequest:
+        if self._structured is None or not settings.HasField("structured"):
+            return request
+        return dataclasses.replace(request, grammar=await self._structured.grammar(settings.structured))
+
     async def _begin(
         self,
         service: EngineService,
@@ -206,6 +221,7 @@ class Inference:
             small = SMALL_TEXT if message.WhichOneof("prompt") == "text" else SMALL
             request = await self._calls.aside(size, lambda: requests.whole(message, deadline, record.tenant), small)
             record.prompt_tokens = len(request.prompt_ids)
+            request = await self._with_grammar(request, message.settings)
             if message.settings.echo:
                 stream.echo(await self._calls.aside(size, lambda: requests.text(message, request.sampling)))
             await self._submit(service, stream, request, received.came, record)

@@ -12,7 +12,11 @@ from medha_jax.protos import inference_pb2 as pb
 from medha_jax.server.refusal import Refusal
 
 REASONS = {"stop": pb.FINISH_REASON_STOP, "length": pb.FINISH_REASON_LENGTH}
-FAILURES = {"deadline": StatusCode.DEADLINE_EXCEEDED, "stopped": StatusCode.UNAVAILABLE}  # any other is INTERNAL
+FAILURES = {
+    "deadline": StatusCode.DEADLINE_EXCEEDED,
+    "stopped": StatusCode.UNAVAILABLE,
+    "grammar": StatusCode.INVALID_ARGUMENT,
+}  # any other is INTERNAL
 
 
 def accepted(request_id: str, event: Queued, prompt_tokens: int) -> pb.GenerateEvent:

@@ -182,6 +182,7 @@ async def serve(
         finally:
             await server.stop(LAST_WORDS_SECONDS / 2)
             workers.close()
+            inference.end()
             waiting.cancel()
             renewing.cancel()
             stop.leave()

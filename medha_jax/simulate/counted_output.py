@@ -15,6 +15,7 @@ class CountedOutput:
         self._prompt = len(request.prompt_ids)
         self._limit = min(request.sampling.max_tokens or limit, limit)
         self._count = 0
+        self.matcher = None
 
     @property
     def token_ids(self) -> range:

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from medha_jax.config import GROUP, STAGE, TENSOR, MeshConfig
+from medha_jax.plan import mask_words
 from medha_jax.simulate.hardware import SpecError
 from medha_jax.specs.buckets import Bucket, all_buckets, slice_shapes
 from medha_jax.specs.layout import Layout
 from medha_jax.specs.model import Architecture
 from medha_jax.specs.sizes import ITEM_BYTES, Sizes, pages_for
 
-SLOT_COLUMNS = 6 + 8 + 24 + 2 * 300 + 1024  # 4-byte settings of a slot; the last three are its lists
+SLOT_COLUMNS = 6 + 9 + 24 + 2 * 300 + 1024  # 4-byte settings of a slot; the last three are its lists
 COUNTS = 4 + 1  # bytes per vocabulary entry: how often it was generated, whether it was in the prompt
 
 
@@ -134,9 +135,10 @@ class DeviceSizes:
         return max((shape.rows for shape in self.slice_shapes), default=1) * self.model.embed * self.itemsize
 
     def slot_bytes(self, slots: int, context: int) -> int:
-        """Bytes of page tables, sampling settings and token counts of all slots."""
+        """Bytes of page tables, sampling settings, masks and token counts of all slots."""
         width = Sizes.on(self.mesh, context).table_width
-        return slots * (4 * width + 4 + 4 * SLOT_COLUMNS + COUNTS * self.model.vocab)
+        words = width + 1 + SLOT_COLUMNS + mask_words(self.model.vocab)
+        return slots * (4 * words + COUNTS * self.model.vocab)
 
     def pool_bytes(self, tokens: int) -> int:
         """Bytes of a group's pool of `tokens` tokens, in whole pages."""

@@ -134,6 +134,14 @@ class SimulatedExecutor:
         self._held.forget(admission.slot)
         self._next[admission.slot] = None
 
+    def set_masks(self, slots: Sequence[int], masks: object) -> None:
+        """Refuse: nothing is computed here.
+
+        Raises:
+            SimulationError: always.
+        """
+        raise SimulationError("a simulated machine samples no tokens")
+
     def adopt(self, slot: int, group: int, pages: Sequence[int]) -> None:
         """Let an admitted request begin after pages that are already filled."""
         self._next[slot] = len(pages) * self.config.mesh.page_size

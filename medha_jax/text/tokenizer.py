@@ -86,6 +86,10 @@ class Tokenizer:
         """The tokens of ids as `tokenizer.json` writes them; "" for ids outside the vocabulary."""
         return [self._backend.id_to_token(token_id) or "" for token_id in ids]
 
+    def to_json(self) -> str:
+        """The tokenizer as text in the format of `tokenizer.json`."""
+        return str(self._backend.to_str())
+
     def has_text(self, token_id: int, skip_special: bool = True) -> bool:
         """Whether `decode` reads this id."""
         if skip_special and token_id in self.special_ids:

@@ -8,6 +8,8 @@ from functools import partial
 from types import TracebackType
 from typing import TypeVar
 
+import numpy as np
+
 from medha_jax.plan import Admission, PageCopy, ScoreQuery, Slice, StepPlan, TokenResult
 from medha_jax.protos import plans_pb2 as pb
 from medha_jax.runtime.cluster.answering import answering
@@ -18,6 +20,7 @@ from medha_jax.runtime.cluster.wire import (
     decode_results,
     encode_admission,
     encode_copies,
+    encode_masks,
     encode_plan,
     encode_slice,
 )
@@ -65,6 +68,11 @@ class ClusterExecutor:
         """Give a slot to a request on every group."""
         self._leader.broadcast(pb.Command(admit=encode_admission(admission)))
         self._run(lambda: self._executor.admit(admission))
+
+    def set_masks(self, slots: Sequence[int], masks: np.ndarray) -> None:
+        """Say what admitted requests may sample next; see `MeshExecutor.set_masks`."""
+        self._leader.broadcast(pb.Command(masks=encode_masks(slots, masks)))
+        self._run(lambda: self._executor.set_masks(slots, masks))
 
     def adopt(self, slot: int, group: int, pages: Sequence[int]) -> None:
         """Give filled pages to an admitted request; see `MeshExecutor.adopt`."""

@@ -16,7 +16,14 @@ from medha_jax.runtime.cluster.errors import ClusterError
 from medha_jax.runtime.cluster.secret import LEADER, WORKER, draw, is_proof, proof
 from medha_jax.runtime.cluster.transport import CHALLENGE, PlansLink, Stream, connect, open_stream
 from medha_jax.runtime.cluster.watchdog import Watchdog, depart, leave
-from medha_jax.runtime.cluster.wire import decode_admission, decode_copies, decode_plan, decode_slice, encode_results
+from medha_jax.runtime.cluster.wire import (
+    decode_admission,
+    decode_copies,
+    decode_masks,
+    decode_plan,
+    decode_slice,
+    encode_results,
+)
 from medha_jax.runtime.executor import MeshExecutor
 from medha_jax.runtime.tick_results import local_results, slice_results
 
@@ -128,6 +135,8 @@ class Follower:
                     executor.admit(decode_admission(command.admit))
                 case "adopt":
                     executor.adopt(command.adopt.slot, command.adopt.group, tuple(command.adopt.pages))
+                case "masks":
+                    executor.set_masks(*decode_masks(command.masks))
                 case "copy":
                     executor.copy_pages(decode_copies(command.copy))
                 case "tick":

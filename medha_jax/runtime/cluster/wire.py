@@ -22,6 +22,7 @@ from medha_jax.plan import (
     Slice,
     StepPlan,
     TokenResult,
+    mask_words,
 )
 from medha_jax.protos import plans_pb2 as pb
 from medha_jax.runtime.state import kept_end_tokens
@@ -168,6 +169,17 @@ def decode_results(message: pb.Results) -> dict[int, TokenResult]:
     }
 
 
+def encode_masks(slots: Sequence[int], masks: np.ndarray) -> pb.Masks:
+    """Masks of slots as a message."""
+    return pb.Masks(slots=slots, words=np.asarray(masks, "<u4").tobytes())
+
+
+def decode_masks(message: pb.Masks) -> tuple[tuple[int, ...], np.ndarray]:
+    """The slots and their masks in a message. Raises ValueError if the masks do not divide by the slots."""
+    words = np.frombuffer(message.words, "<u4").astype(np.uint32)
+    return tuple(message.slots), words.reshape(len(message.slots), -1)
+
+
 def encode_copies(copies: Sequence[PageCopy]) -> pb.Copy:
     """Copies of KV pages as a message."""
     groups, pages, places, to_host = zip(*copies, strict=True)
@@ -183,8 +195,8 @@ def decode_copies(message: pb.Copy) -> tuple[PageCopy, ...]:
 def message_limit(config: RuntimeConfig, vocab: int, width: int) -> int:
     """Most bytes of a message.
 
-    The shapes in `config` bound plans and results, the vocabulary size bounds admissions, and `width` (pages of a
-    request on one group) bounds adoptions.
+    The shapes in `config` bound plans and results, the vocabulary size bounds admissions and masks, and `width` (pages
+    of a request on one group) bounds adoptions.
     """
     mesh = config.mesh
     segments = [mesh.buckets] * mesh.kvp + ([mesh.shared_buckets] if mesh.shared_buckets else [])
@@ -197,5 +209,6 @@ def message_limit(config: RuntimeConfig, vocab: int, width: int) -> int:
     # a slice has the chunks of all stages, one for each segment
     held = sum(max(buckets.slices, default=0) for buckets in segments)
     stages = mesh.spp * (len(segments) * (96 + VARINT * (mesh.kvp + 2)) + 2 * held * VARINT)
+    masks = config.slots * (VARINT + 4 * mask_words(vocab))
     results = chunks * (4 * VARINT + MAX_LOGPROBS * (VARINT + 4) + (4 * vocab if config.keep_logits else 0))
-    return max(admission, VARINT * width, plan, stages, results) + 2**16
+    return max(admission, VARINT * width, plan, stages, results, masks) + 2**16
