@@ -23,7 +23,7 @@ class GrammarCompiler:
     Args:
         tokenizer: makes the text of `tokenizer.json`, once.
         vocab: ids of the model's logits.
-        eos_ids: tokens that end a generation.
+        eos_ids: tokens that end a text; the tokenizer has all of them.
         seconds: that one grammar may take.
     """
 

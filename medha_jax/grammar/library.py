@@ -1,4 +1,4 @@
-"""llguidance: the calls that compile a grammar for a tokenizer. Only `grammar_compiler` and `trial` import this module."""
+"""The calls of llguidance that compile a grammar. Only `grammar_compiler` and `trial` import this module."""
 
 from __future__ import annotations
 
@@ -27,7 +27,13 @@ LIMITS = LLParserLimits(verbose_errors=False, max_lexer_states=50_000)
 
 @dataclass(frozen=True)
 class TokenFacts:
-    """What a grammar needs of a model: its `tokenizer.json` as text, the ids of its logits, its end tokens."""
+    """What a grammar needs of a model.
+
+    Args:
+        tokenizer: `tokenizer.json` as text.
+        vocab: ids of its logits.
+        eos_ids: tokens that end a text; the tokenizer has all of them.
+    """
 
     tokenizer: str
     vocab: int
@@ -37,11 +43,12 @@ class TokenFacts:
         """A tokenizer of the library; takes about a second for 150,000 tokens.
 
         Raises:
-            GrammarError: the library cannot read it, or the model has fewer ids than it.
+            GrammarError: the library cannot read it, the model has fewer ids than it, or there is no end token.
         """
+        if not self.eos_ids:
+            raise GrammarError("there is no structured output with this model: it names no token that ends a text")
         try:
-            ends = [token for token in self.eos_ids if token < self.vocab]
-            return LLTokenizer(self.tokenizer, n_vocab=self.vocab, eos_token=ends or None)
+            return LLTokenizer(self.tokenizer, n_vocab=self.vocab, eos_token=list(self.eos_ids))
         except Exception as error:
             raise GrammarError(f"there is no structured output with this model's tokenizer: {_line(error)}") from None
 

@@ -19,7 +19,9 @@ class StructuredOutputs:
     """Compiles grammars one after the other. Belongs to the event loop; owns the compiler and its thread."""
 
     def __init__(self, model: ServedModel) -> None:
-        self._compiler = GrammarCompiler(model.tokenizer.to_json, model.vocab, model.eos_ids)
+        tokenizer = model.tokenizer
+        ends = tuple(token for token in model.eos_ids if tokenizer.has_text(token, skip_special=False))
+        self._compiler = GrammarCompiler(tokenizer.to_json, model.vocab, ends)
         self._thread = ThreadPoolExecutor(1, "grammars")
         self._waiting = 0
 

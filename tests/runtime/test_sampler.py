@@ -22,6 +22,7 @@ from medha_jax.runtime.state import (
     empty_slots,
     note_inputs,
     note_outputs,
+    write_masks,
 )
 
 VOCAB, SLOTS = 40, 8
@@ -83,6 +84,30 @@ def test_samples_follow_the_filtered_distribution(params: SamplingParams) -> Non
     chi2 = ((seen - expected)[frequent] ** 2 / expected[frequent]).sum()
     # 6 standard deviations above the mean of a chi-square of this many degrees of freedom
     assert chi2 < frequent.sum() + 6 * np.sqrt(2 * frequent.sum())
+
+
+def test_a_mask_leaves_its_tokens_out_until_the_slot_is_written_again() -> None:
+    rng, stated = np.random.default_rng(5), SamplingParams(temperature=1, logprobs=0)
+    logits = rng.normal(size=(200, VOCAB)).astype(np.float32)
+    state = jax.tree.map(lambda x: x[None], state_of(stated, stated, SamplingParams(temperature=0)))
+    kept = np.array([0, 31, 32, 39])
+    words = np.zeros((3, 2), np.uint32)
+    for token in kept:
+        words[0, token // 32] |= np.uint32(1 << token % 32)
+    words[1] = words[0]
+    state = jitted(write_masks)(state, np.array([0, 2, SLOTS], np.int32), words)
+    slots, positions = [0, 1] * 99 + [2, 2], list(range(200))
+    got = draw(logits, jax.tree.map(lambda x: x[0], state), slots, positions)
+    free = draw(logits, state_of(stated, stated, SamplingParams(temperature=0)), slots, positions)
+    masked, other = np.asarray(got.token)[0:198:2], np.asarray(got.token)[1:198:2]
+    assert set(masked.tolist()) == set(kept.tolist())
+    np.testing.assert_array_equal(other, np.asarray(free.token)[1:198:2])
+    np.testing.assert_array_equal(np.asarray(got.token)[198:], kept[logits[198:, kept].argmax(-1)])
+    log_softmax = logits.astype(np.float64) - np.log(np.exp(logits.astype(np.float64)).sum(-1, keepdims=True))
+    np.testing.assert_allclose(got.logprob, log_softmax[np.arange(200), got.token], rtol=1e-4, atol=1e-5)
+    state = jitted(admit)(state, *admission_arrays(Admission(0, dataclasses.replace(stated, seed=7), 0), VOCAB))
+    again = draw(logits, jax.tree.map(lambda x: x[0], state), slots, positions)
+    np.testing.assert_array_equal(np.asarray(again.token)[:198], np.asarray(free.token)[:198])
 
 
 def test_temperature_zero_is_greedy_beside_sampled_neighbours() -> None:
