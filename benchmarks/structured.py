@@ -101,7 +101,7 @@ async def token_ms(address: str, streams: int, tokens: int, structured: Structur
         async for event in client.generate(f"Stream {number} of {streams}", **settings):
             if isinstance(event, Finished):
                 assert event.usage.output_tokens == tokens, event
-                ms = event.timings.decode_ms / (tokens - 1)
+                ms = 1000 * event.timings.decode_s / (tokens - 1)
         return ms
 
     async with AsyncClient(address) as client:

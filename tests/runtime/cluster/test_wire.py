@@ -18,18 +18,21 @@ from medha_jax.plan import (
     Slice,
     StepPlan,
     TokenResult,
+    mask_words,
 )
 from medha_jax.protos import plans_pb2 as pb
 from medha_jax.runtime.cluster.wire import (
     COPIES,
     decode_admission,
     decode_copies,
+    decode_masks,
     decode_plan,
     decode_results,
     decode_sampling,
     decode_slice,
     encode_admission,
     encode_copies,
+    encode_masks,
     encode_plan,
     encode_results,
     encode_sampling,
@@ -124,6 +127,15 @@ def test_copies_of_pages_travel_unchanged(copies: tuple[PageCopy, ...]) -> None:
     assert decode_copies(pb.Copy.FromString(encode_copies(copies).SerializeToString())) == copies
 
 
+def test_masks_travel_unchanged() -> None:
+    masks = np.random.default_rng(0).integers(0, 2**32, (3, 5)).astype(np.uint32)
+    slots, got = decode_masks(pb.Masks.FromString(encode_masks([4, 0, 9], masks).SerializeToString()))
+    assert slots == (4, 0, 9) and got.dtype == np.uint32
+    np.testing.assert_array_equal(got, masks)
+    with pytest.raises(ValueError, match="reshape"):
+        decode_masks(pb.Masks(slots=[1, 2], words=b"12345678" + b"1234"))
+
+
 def test_copies_of_unequal_length_are_refused() -> None:
     with pytest.raises(ValueError, match="zip"):
         decode_copies(pb.Copy(group=[1], page=[2, 3], place=[4], to_host=[True]))
@@ -196,4 +208,6 @@ def test_the_largest_messages_are_within_the_limit(sampling: SamplingParams) -> 
     assert encode_results(far, {n: result(n, VOCAB) for n in range(len(plan.chunks))}).ByteSize() < limit
     copies = encode_copies([PageCopy(last, last, last, True)] * COPIES)
     assert pb.Command(sequence=far, copy=copies).ByteSize() < limit
+    masks = encode_masks([last] * WIDE.slots, np.zeros((WIDE.slots, mask_words(VOCAB)), np.uint32))
+    assert pb.Command(sequence=far, masks=masks).ByteSize() < limit
     assert limit < 2**22
