@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -30,7 +29,7 @@ HOURS = {"allOf": [{"type": "string", "pattern": pattern} for pattern in PATTERN
 def made(request: Any) -> Iterator[tuple[GrammarCompiler, Tokenizer, int]]:
     backend, end = TOKENIZERS[request.param]
     tokenizer = Tokenizer(backend())
-    compiler = GrammarCompiler(tokenizer.to_json, VOCAB, (end,), seconds=1.0)
+    compiler = GrammarCompiler(tokenizer.to_json, VOCAB, (end,))
     yield compiler, tokenizer, end
     compiler.close()
 
@@ -104,17 +103,15 @@ def test_schemas_hold_and_blanks_are_bounded(made: Any) -> None:
         (GrammarSpec("regex", ""), "regex: only the empty text follows it"),
         (GrammarSpec("regex", "(?=a)b"), "look-ahead"),
         (GrammarSpec("grammar", "start: other"), 'unknown name: "other"'),
-        (schema(HOURS), "not compiled within 1 s; give a simpler one"),
+        (schema(HOURS), "not compiled within 2 s; give a simpler one"),
     ],
 )
 def test_what_cannot_be_used_is_refused_with_the_reason(spec: GrammarSpec, reason: str, made: Any) -> None:
     compiler, _, _ = made
-    for attempt in range(2):
-        began = time.monotonic()
+    for refuse in (compiler.compile, compiler.known):  # once it is known, it is not compiled again
         with pytest.raises(GrammarError, match=reason) as refused:
-            compiler.compile(spec)
+            refuse(spec)
         assert len(str(refused.value)) <= LONGEST_REASON and "\n" not in str(refused.value)
-        assert attempt == 0 or time.monotonic() - began < 0.9, "a known one is not compiled again"
     assert compiler.compile(GrammarSpec("regex", "ab")).vocab == VOCAB, "and others go on"
 
 

@@ -18,7 +18,7 @@ from medha_jax.runtime.cluster import ClusterConfig, ClusterError, ClusterSettin
 from medha_jax.runtime.cluster.follower import Follower
 from medha_jax.runtime.cluster.secret import MeshSecret
 from medha_jax.runtime.cluster.transport import open_stream, read_tls
-from medha_jax.runtime.cluster.wire import encode_slice
+from medha_jax.runtime.cluster.wire import encode_masks, encode_slice
 from medha_jax.runtime.tick_results import SliceHandle
 from medha_jax.specs.buckets import NO_ROWS, Bucket
 from tests.runtime.cluster.streams import HELLO, end, join, lead, link
@@ -52,12 +52,16 @@ class Recorder:
         self.admitted: list[int] = []
         self.adopted: list[tuple[int, int, tuple[int, ...]]] = []
         self.slices: list[Slice] = []
+        self.masked: list[tuple[tuple[int, ...], list[list[int]]]] = []
 
     def admit(self, admission: Admission) -> None:
         self.admitted.append(admission.slot)
 
     def adopt(self, slot: int, group: int, pages: tuple[int, ...]) -> None:
         self.adopted.append((slot, group, pages))
+
+    def set_masks(self, slots: tuple[int, ...], masks: np.ndarray) -> None:
+        self.masked.append((slots, masks.tolist()))
 
     def submit_slice(self, work: Slice) -> SliceHandle:
         self.slices.append(work)
@@ -103,8 +107,10 @@ def run_through(tls: TlsFiles | None) -> None:
     for slot in (4, 2, 3):
         leader.broadcast(pb.Command(admit=pb.Admit(slot=slot, sampling=sampling())))
         leader.broadcast(pb.Command(adopt=pb.Adopt(slot=slot, group=1, pages=[slot, 9])))
+    leader.broadcast(pb.Command(masks=encode_masks([2, 4], np.array([[1, 2**32 - 1], [0, 7]], np.uint32))))
     leader.stop("done", failed=False)
     thread.join(10)
+    assert recorder.masked == [((2, 4), [[1, 2**32 - 1], [0, 7]])]
     assert recorder.adopted == [(slot, 1, (slot, 9)) for slot in (4, 2, 3)]
     assert (reasons, recorder.admitted) == (["done"], [4, 2, 3])
 
