@@ -18,7 +18,7 @@ from medha_jax.engine.tick_report import Load, TickReport, report_tick
 from medha_jax.grammar.spec import GrammarError
 from medha_jax.kv.allocator import OutOfPagesError
 from medha_jax.kv.host import UNUSED
-from medha_jax.plan import Admission, InvalidRequestError, TokenResult, mask_words
+from medha_jax.plan import Admission, Chunk, InvalidRequestError, TokenResult, mask_words
 from medha_jax.scheduler.planned import Planned
 from medha_jax.scheduler.request import RequestState, SchedulerRequest
 from medha_jax.scheduler.scheduler import Scheduler, check_queue
@@ -212,8 +212,7 @@ class Engine:
             planned, first = self._plan()
             events += self._expire(planned)
             try:
-                self._announce(planned)
-                self._mask(planned, events)
+                self._announce(planned, events)
                 submitted = self._submit(planned, first)
             except Exception as error:
                 events += self._fail_plan(planned, planned.touched, error)
@@ -252,8 +251,12 @@ class Engine:
             del self._generations[state.number]
         return [(state.number, Failed("deadline", "the deadline has passed")) for state in planned.expired]
 
-    def _announce(self, planned: Planned) -> None:
-        """Copy pages, and write the slots of the requests that a plan admits, and of those that get another group."""
+    def _announce(self, planned: Planned, events: Events) -> None:
+        """Copy pages, and write the slots of the requests that a plan admits, and of those that get another group.
+
+        Masks are written for those that sample and whose slot has none since. Each further one was written when the
+        token before it was read.
+        """
         if planned.copies:
             self._executor.copy_pages(planned.copies)
         for state in planned.admitted:
@@ -263,25 +266,22 @@ class Engine:
                 self._executor.adopt(state.slot, holding.groups[0], holding.adopted)
         for state in planned.joining:
             self._write_slot(state, state.computed)
+        samples = _with_grammar(planned)
+        self._mask([s for s, chunk in samples if chunk.tokens is not None or s in planned.joining], events)
 
-    def _mask(self, planned: Planned, events: Events) -> None:
-        """Write what requests with a grammar may sample in a plan; adds the last events of those that cannot go on.
-
-        Where ticks are dispatched ahead, the one before runs meanwhile.
-        """
-        pairs = zip(planned.states, planned.plan.chunks, strict=True)
-        sampling = [state for state, chunk in pairs if state.request.reads_tokens and chunk.last]
-        if not sampling:
+    def _mask(self, states: Sequence[RequestState], events: Events) -> None:
+        """Write what requests with a grammar may sample next; adds the last events of those that cannot go on."""
+        if not states:
             return
-        masks = np.zeros((len(sampling), mask_words(self._executor.vocab)), np.uint32)
-        for state, mask in zip(sampling, masks, strict=True):
+        masks = np.zeros((len(states), mask_words(self._executor.vocab)), np.uint32)
+        for state, mask in zip(states, masks, strict=True):
             output = self._generations[state.number].output
             assert output is not None and output.matcher is not None
             try:
                 output.matcher.fill(mask)
-            except GrammarError as error:  # its chunk runs for nobody
+            except GrammarError as error:  # a chunk that is planned runs for nobody
                 events.append(self._end(state.number, Failed("grammar", str(error))))
-        self._executor.set_masks([state.slot for state in sampling], masks)
+        self._executor.set_masks([state.slot for state in states], masks)
 
     def _write_slot(self, state: RequestState, done: int) -> None:
         """Write a request's settings, and its first `done` tokens, into its slot on every group."""
@@ -311,6 +311,12 @@ class Engine:
         if leaving.states:
             self._recovery.progressed()
         events = self._deliver(leaving, results, times.ended)
+        # Now: a mask takes Python's lock to and fro, and events that were told would keep other threads busy with it.
+        follow = [s for s, _ in _with_grammar(leaving) if s.running and s.number in self._generations]
+        try:
+            self._mask(follow, events)
+        except Exception as error:
+            events += self._fail_plan(NOTHING, follow, error)
         self._report(tick, times)
         self._cancelled.clear()
         return events
@@ -382,3 +388,9 @@ class Engine:
         del self._generations[number]
         self._scheduler.cancel(number)
         return number, event
+
+
+def _with_grammar(planned: Planned) -> list[tuple[RequestState, Chunk]]:
+    """The chunks of a plan that sample, of requests with a grammar."""
+    pairs = zip(planned.states, planned.plan.chunks, strict=True)
+    return [(state, chunk) for state, chunk in pairs if state.request.reads_tokens and chunk.last]
