@@ -217,7 +217,7 @@ def _http(
 ) -> contextlib.AbstractAsyncContextManager[int]:
     """What listens for HTTP; its library is loaded only where somebody wants that."""
     from medha_jax.server.http.api import OpenAiApi
-    from medha_jax.server.http.listening import listening
+    from medha_jax.server.http.http_listening import listening
 
     api = OpenAiApi(inference, calls, secrets.tokens, size, settings.web_origins)
     return listening(api.app(), settings, port, secrets, most)

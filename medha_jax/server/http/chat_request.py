@@ -12,7 +12,7 @@ from medha_jax.chat import ToolFormat
 from medha_jax.protos import inference_pb2 as pb
 from medha_jax.server.http.completion_request import Asked, check_model, read_count, set_logprobs
 from medha_jax.server.http.errors import FieldRefusal
-from medha_jax.server.http.fields import Fields
+from medha_jax.server.http.json_fields import Fields
 from medha_jax.server.http.settings_fields import read_settings, read_streaming
 from medha_jax.server.request_parser import RequestParser
 

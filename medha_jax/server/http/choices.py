@@ -23,7 +23,7 @@ class News:
     finished: pb.GenerationFinished | None = None
 
 
-class Form(Protocol):
+class ChoiceForm(Protocol):
     """Writes choices in the form of one API. It has state for each choice, so each answer has its own."""
 
     object: str  # of a whole answer

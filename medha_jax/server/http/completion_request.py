@@ -10,7 +10,7 @@ from grpc import StatusCode
 
 from medha_jax.protos import inference_pb2 as pb
 from medha_jax.server.http.errors import FieldRefusal
-from medha_jax.server.http.fields import Fields, is_integers
+from medha_jax.server.http.json_fields import Fields, is_integers
 from medha_jax.server.http.settings_fields import (
     MOST_PROMPTS,
     Streaming,

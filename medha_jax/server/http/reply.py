@@ -12,10 +12,10 @@ from typing import Any, Protocol
 from aiohttp import web
 
 from medha_jax.protos import inference_pb2 as pb
-from medha_jax.server.http.choices import Form, News
+from medha_jax.server.http.choices import ChoiceForm, News
 from medha_jax.server.http.completion_request import Asked
 from medha_jax.server.http.errors import answer_of, body_of, encoded, json_answer
-from medha_jax.server.http.told import Joined, Usage
+from medha_jax.server.http.told import AnswerUsage, Joined
 from medha_jax.server.refusal import Refusal
 
 KEEP_ALIVE_SECONDS = 10.0  # of silence, before a comment tells proxies and clients that the stream lives
@@ -42,7 +42,7 @@ class Head:
     model: str
     ignored: tuple[str, ...] = ()
 
-    def fields(self, form: Form, kind: str) -> dict[str, Any]:
+    def fields(self, form: ChoiceForm, kind: str) -> dict[str, Any]:
         """The first fields of an object of this kind."""
         return {"id": form.id_prefix + self.id, "object": kind, "created": self.created, "model": self.model}
 
@@ -52,7 +52,7 @@ class Head:
         return {"x-request-id": self.id} | named
 
 
-class Reply(Protocol):
+class HttpReply(Protocol):
     """Takes the events of an answer's prompts. Belongs to the event loop.
 
     Attributes:
@@ -77,10 +77,10 @@ class Reply(Protocol):
 class WholeReply:
     """An answer in one JSON object."""
 
-    def __init__(self, asked: Asked, form: Form, head: Head) -> None:
+    def __init__(self, asked: Asked, form: ChoiceForm, head: Head) -> None:
         self.begun = asyncio.Event()
         self._asked, self._form, self._head = asked, form, head
-        self._joined, self._usage = Joined(asked), Usage()
+        self._joined, self._usage = Joined(asked), AnswerUsage()
         self._choices: defaultdict[int, News] = defaultdict(News)  # `n` may be absurd until the engine has judged it
 
     async def write(self, prompt: int, event: pb.GenerateEvent, more: bool) -> None:
@@ -127,10 +127,10 @@ class StreamedReply:
     While the prompts are computed, comments tell how far they are.
     """
 
-    def __init__(self, asked: Asked, form: Form, head: Head, request: web.Request) -> None:
+    def __init__(self, asked: Asked, form: ChoiceForm, head: Head, request: web.Request) -> None:
         self.begun = asyncio.Event()
         self._asked, self._form, self._head, self._request = asked, form, head, request
-        self._joined, self._usage = Joined(asked), Usage()
+        self._joined, self._usage = Joined(asked), AnswerUsage()
         self._held: tuple[int, News] | None = None  # may end in the same chunk
         self._response = web.StreamResponse(
             headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}

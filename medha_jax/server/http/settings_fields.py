@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from medha_jax.protos import inference_pb2 as pb
 from medha_jax.server.http.errors import FieldRefusal
-from medha_jax.server.http.fields import Fields, numbers_by_id
+from medha_jax.server.http.json_fields import Fields, numbers_by_id
 from medha_jax.server.refusal import Refusal
 from medha_jax.server.request_parser import request_id
 

@@ -10,7 +10,7 @@ from medha_jax.server.http.completion_request import Asked
 from medha_jax.server.http.token_texts import Scored, scored_output, scored_prompt
 
 
-class Usage:
+class AnswerUsage:
     """Counts the tokens of an answer's prompts."""
 
     def __init__(self) -> None:

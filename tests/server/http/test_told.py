@@ -2,11 +2,11 @@ from medha_jax.protos import inference_pb2 as pb
 from medha_jax.server.http.completion_request import Asked
 from medha_jax.server.http.settings_fields import Streaming
 from medha_jax.server.http.token_texts import Scored
-from medha_jax.server.http.told import Joined, Usage
+from medha_jax.server.http.told import AnswerUsage, Joined
 
 
 def test_usage_adds_up_over_prompts():
-    usage = Usage()
+    usage = AnswerUsage()
     assert usage.accepted(0, pb.GenerationAccepted(prompt_tokens=5)) == 1
     assert usage.accepted(2, pb.GenerationAccepted(prompt_tokens=7)) == 2
     usage.took(3)

@@ -14,12 +14,12 @@ from grpc import StatusCode
 
 from medha_jax.protos import inference_pb2 as pb
 from medha_jax.server.calls import SMALL_TEXT, Calls, Received
-from medha_jax.server.http.choices import Form
+from medha_jax.server.http.choices import ChoiceForm
 from medha_jax.server.http.completion_request import Asked
 from medha_jax.server.http.errors import answer_of
-from medha_jax.server.http.fields import read_json
 from medha_jax.server.http.http_call import HttpCall, body_of
-from medha_jax.server.http.reply import Head, Reply, StreamedReply, WholeReply
+from medha_jax.server.http.json_fields import read_json
+from medha_jax.server.http.reply import Head, HttpReply, StreamedReply, WholeReply
 from medha_jax.server.http.settings_fields import DEADLINE_HEADER, milliseconds
 from medha_jax.server.inference import Inference
 from medha_jax.server.refusal import Refusal, unavailable
@@ -48,7 +48,7 @@ class Answering(Generic[A]):
         calls: Calls,
         most: int,
         read: Callable[[Any, Mapping[str, str], RequestParser], A],
-        form: Callable[[A, ServedModel], Form],
+        form: Callable[[A, ServedModel], ChoiceForm],
         small: int = SMALL_TEXT,
     ) -> None:
         self._method, self._inference, self._calls, self._most = method, inference, calls, most
@@ -87,7 +87,7 @@ class Answering(Generic[A]):
     def _understood(self, headers: Mapping[str, str], requests: RequestParser, data: bytes) -> A:
         return self._read(read_json(data), headers, requests)
 
-    def _reply(self, asked: A, request: web.Request, requests: RequestParser) -> Reply:
+    def _reply(self, asked: A, request: web.Request, requests: RequestParser) -> HttpReply:
         form = self._form(asked, requests.model)
         head = Head(asked.id, int(time.time()), requests.model.name, asked.ignored)
         if asked.streaming.streamed:
@@ -95,7 +95,7 @@ class Answering(Generic[A]):
         return WholeReply(asked, form, head)
 
     def _begin(
-        self, received: Received[A], call: HttpCall, tenant: str, reply: Reply, tasks: list[asyncio.Task[None]]
+        self, received: Received[A], call: HttpCall, tenant: str, reply: HttpReply, tasks: list[asyncio.Task[None]]
     ) -> None:
         """Begin the call of each prompt; its task holds the prompt until the engine has it."""
         waiting = received.message.requests

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given
 
 from medha_jax.server.http.errors import FieldRefusal, encoded
-from medha_jax.server.http.fields import Fields, is_integers, numbers_by_id, read_json
+from medha_jax.server.http.json_fields import Fields, is_integers, numbers_by_id, read_json
 from medha_jax.server.refusal import Refusal
 from tests.server.http.any_json import VALUES, outcome
 
