@@ -20,10 +20,9 @@ from medha_jax.server.http.choices import CompletionForm
 from medha_jax.server.http.completion_request import check_model, read_completion
 from medha_jax.server.http.errors import FieldRefusal, answer_of, error_of, json_answer
 from medha_jax.server.http.http_call import HttpCall, body_of
-from medha_jax.server.http.json_fields import Fields, read_json
+from medha_jax.server.http.json_fields import Fields, checked_text, read_json
 from medha_jax.server.http.origins import Origins
 from medha_jax.server.http.prompt_answering import Answering
-from medha_jax.server.http.settings_fields import checked_text
 from medha_jax.server.inference import Inference
 from medha_jax.server.refusal import Refusal
 from medha_jax.server.renewal import Renewable

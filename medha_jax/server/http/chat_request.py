@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +13,9 @@ from medha_jax.server.http.completion_request import Asked, check_model, read_co
 from medha_jax.server.http.errors import FieldRefusal
 from medha_jax.server.http.json_fields import Fields
 from medha_jax.server.http.settings_fields import read_settings, read_streaming
+from medha_jax.server.http.tool_choice import read_tool_choice
 from medha_jax.server.request_parser import RequestParser
 
-AUTO, NONE, REQUIRED = "auto", "none", "required"
 _NO_AUDIO = "answers are text here"
 
 
@@ -50,7 +49,7 @@ def read_chat(given: Any, headers: Mapping[str, str], requests: RequestParser) -
     fields = Fields(given)
     check_model(fields, requests.model.name)
     chat = read_conversation(fields)
-    choice, functions = _tool_choice(fields, chat.tools)
+    choice = read_tool_choice(fields, chat.tools)
     streaming = read_streaming(fields)
     settings = read_settings(fields, headers, None)
     settings.progress = streaming.streamed
@@ -66,8 +65,13 @@ def read_chat(given: Any, headers: Mapping[str, str], requests: RequestParser) -
     fields.only("echo", (False,), "prompts of chats are not repeated")
     fields.ignore("verbosity")
     fields.end()
-    tools = None if choice == NONE else ToolFormat.of(requests.model.chat_template)
-    opening = "" if choice in (AUTO, NONE) else _opening(tools, choice)
+    tools = ToolFormat.of(requests.model.chat_template) if choice.calls else None
+    opening = choice.opening(tools)
+    if tools is not None and opening:
+        if settings.HasField("structured"):
+            raise FieldRefusal("tool_choice", "a call must come, so the output cannot follow another form")
+        if (rest := choice.rest(tools)) is not None:
+            settings.structured.CopyFrom(rest)
     if tools is not None and tools.needs_special_tokens(requests.model.tokenizer.special_tokens):
         settings.sampling.skip_special_tokens = False
     request = requests.as_text(pb.GenerateRequest(chat=chat, settings=settings, n=n))
@@ -84,7 +88,7 @@ def read_chat(given: Any, headers: Mapping[str, str], requests: RequestParser) -
         prompt=prompt,
         opening=opening,
         tools=tools,
-        functions=functions,
+        functions=tuple(choice.functions),
         one_call=parallel is False,
         reasoning=reasoning is not False and not opening,
     )
@@ -181,39 +185,6 @@ def _set(message: pb.ChatMessage | pb.ChatToolCall, name: str, text: str, fields
         setattr(message, name, text)
     except UnicodeError:
         raise FieldRefusal(f"{fields.where}.{name}", f"{fields.where}.{name} is not valid Unicode") from None
-
-
-def _tool_choice(fields: Fields, tools: Sequence[str]) -> tuple[str, tuple[str, ...]]:
-    """What `tool_choice` says: AUTO, NONE, REQUIRED, or a function's name after a colon; and the functions' names."""
-    stated = fields.take("tool_choice")
-    functions = tuple(_name_of(json.loads(tool)) for tool in tools)
-    if not functions:
-        if stated not in (None, NONE, AUTO):
-            raise FieldRefusal("tool_choice", "tool_choice is for requests with tools")
-        return NONE, ()
-    if stated is None or stated in (AUTO, NONE, REQUIRED):
-        return stated or AUTO, functions
-    name = _name_of(stated) if isinstance(stated, dict) else ""
-    if name not in functions:
-        shown = reprlib.repr(stated)
-        raise FieldRefusal(
-            "tool_choice",
-            f"tool_choice is {shown}; allowed are auto, none, required, or a function of tools by its name",
-        )
-    return f":{name}", functions
-
-
-def _name_of(tool: dict[str, Any]) -> str:
-    function = tool.get("function")
-    name = function.get("name") if isinstance(function, dict) else None
-    return name if isinstance(name, str) else ""
-
-
-def _opening(tools: ToolFormat | None, choice: str) -> str:
-    """What a call begins with that must come."""
-    if tools is None:
-        raise FieldRefusal("tool_choice", "the chat template has no format for calls, so none can be required")
-    return tools.opening(None if choice == REQUIRED else choice[1:])
 
 
 def _logprobs(fields: Fields, settings: pb.GenerateSettings) -> int | None:

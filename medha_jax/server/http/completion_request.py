@@ -10,11 +10,10 @@ from grpc import StatusCode
 
 from medha_jax.protos import inference_pb2 as pb
 from medha_jax.server.http.errors import FieldRefusal
-from medha_jax.server.http.json_fields import Fields, is_integers
+from medha_jax.server.http.json_fields import Fields, checked_text, is_integers
 from medha_jax.server.http.settings_fields import (
     MOST_PROMPTS,
     Streaming,
-    checked_text,
     read_settings,
     read_streaming,
 )

@@ -169,3 +169,16 @@ def _shown(value: object, texts: bool = True) -> str:
 
 def _is_id(key: str) -> bool:
     return key.isascii() and key.isdecimal() and len(key) < 11
+
+
+def checked_text(name: str, text: str) -> str:
+    """A text that is valid Unicode.
+
+    Raises:
+        FieldRefusal: it holds lone surrogates, which JSON can write.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise FieldRefusal(name, f"{name} is not valid Unicode (lone surrogates)") from None
+    return text

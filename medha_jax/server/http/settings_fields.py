@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from medha_jax.protos import inference_pb2 as pb
 from medha_jax.server.http.errors import FieldRefusal
-from medha_jax.server.http.json_fields import Fields, numbers_by_id
+from medha_jax.server.http.json_fields import Fields, checked_text, numbers_by_id
+from medha_jax.server.http.structured_fields import read_structured
 from medha_jax.server.refusal import Refusal
 from medha_jax.server.request_parser import request_id
 
@@ -73,6 +74,8 @@ def read_settings(fields: Fields, headers: Mapping[str, str], most: int | None) 
         if action not in _ON_DEADLINE:
             fields.wrong("on_deadline", action, " or ".join(_ON_DEADLINE))
         settings.on_deadline = _ON_DEADLINE[action]
+    if (structured := read_structured(fields)) is not None:
+        settings.structured.CopyFrom(structured)
     for header, name in ((TTFT_HEADER, "ttft_ms"), (TPOT_HEADER, "tpot_ms")):
         if (value := milliseconds(headers, header)) is not None:
             setattr(settings.slo, name, value)
@@ -150,16 +153,3 @@ def _encodable(name: str, texts: list[str]) -> list[str]:
     for text in texts:
         checked_text(name, text)
     return texts
-
-
-def checked_text(name: str, text: str) -> str:
-    """A text that is valid Unicode.
-
-    Raises:
-        FieldRefusal: it holds lone surrogates, which JSON can write.
-    """
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise FieldRefusal(name, f"{name} is not valid Unicode (lone surrogates)") from None
-    return text

@@ -7,6 +7,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import openai
 import pytest
 
@@ -24,10 +25,15 @@ LOOK = {
     "function": {
         "name": "look",
         "description": "Looks.",
-        "parameters": {"type": "object", "properties": {"at": {"type": "string"}}, "required": ["at"]},
+        "parameters": {
+            "type": "object",
+            "properties": {"at": {"type": "string", "maxLength": 8}},
+            "required": ["at"],
+            "additionalProperties": False,
+        },
     },
 }
-CONTEXT = 1024
+CONTEXT = 2048
 SHORT: dict[str, Any] = {"model": "chatty", "temperature": 0, "max_tokens": 12}
 
 
@@ -40,13 +46,13 @@ def chatty(model, serve_options, tmp_path_factory):
     shutil.copy(TEMPLATES / "qwen2_5.jinja", directory / "chat_template.jinja")
     options, environment = serve_options
     options = [directory if option == model else option for option in options]
-    with ServerProcess(*options, "--http-port", 0, environment=environment) as started:
+    with ServerProcess(*options, environment=environment) as started:
         yield started
 
 
 @pytest.fixture(scope="module")
 def url(chatty):
-    return next(line for line in chatty.errors.splitlines() if line.startswith("OpenAI API")).split()[-1]
+    return f"{chatty.url}/v1"
 
 
 @pytest.fixture(scope="module")
@@ -115,15 +121,50 @@ def test_a_conversation_with_calls_and_answers_of_tools_renders_as_over_grpc(cha
     assert answer.choices[0].message.content == wanted
 
 
-def test_a_call_that_must_come_comes(chats):
-    for choice in ("required", {"type": "function", "function": {"name": "look"}}):
-        answer = chats.create(messages=TALK, tools=[LOOK], tool_choice=choice, **SHORT)
-        message = answer.choices[0].message
-        if choice != "required":
-            (call,) = message.tool_calls
-            assert call.type == "function" and call.function.name == "look" and call.id.startswith("call_")
-        else:  # a random model names no function of the request, so nothing of its text is a call
-            assert message.tool_calls or message.content.startswith('<tool_call>\n{"name": "')
+GO = {
+    "type": "function",
+    "function": {"name": "go", "parameters": {"properties": {"far": {"enum": [1, 22]}}, "additionalProperties": False}},
+}
+NAMED = {"type": "function", "function": {"name": "go"}}
+
+
+@pytest.mark.parametrize("choice, tools", [("required", [LOOK]), (NAMED, [LOOK, GO]), ("required", [LOOK, GO])])
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_call_that_must_come_comes_with_arguments_of_its_schema(chats, choice, tools, seed):
+    settings = SHORT | {"temperature": 1.0, "max_tokens": 300}
+    message = chats.create(messages=TALK, tools=tools, tool_choice=choice, seed=seed, **settings).choices[0].message
+    (call,) = message.tool_calls
+    functions = {tool["function"]["name"]: tool["function"] for tool in tools}
+    assert call.type == "function" and call.id.startswith("call_") and not message.content
+    assert choice == "required" or call.function.name == "go"
+    arguments = json.loads(call.function.arguments)
+    jsonschema.validate(arguments, functions[call.function.name]["parameters"])
+    chunks = chats.create(messages=TALK, tools=tools, tool_choice=choice, seed=seed, stream=True, **settings)
+    told = [one for chunk in chunks for one in chunk.choices[0].delta.tool_calls or ()]
+    assert told[0].function.name == call.function.name
+    assert "".join(one.function.arguments for one in told) == call.function.arguments
+
+
+def test_an_output_follows_the_form_that_is_asked_for(chats):
+    schema = {
+        "type": "object",
+        "properties": {"n": {"type": "integer"}},
+        "required": ["n"],
+        "additionalProperties": False,
+    }
+    form = {"type": "json_schema", "json_schema": {"name": "count", "strict": True, "schema": schema}}
+    settings = SHORT | {"temperature": 1.0, "max_tokens": 300, "seed": 4}
+    answer = chats.create(messages=TALK, response_format=form, **settings)
+    assert answer.choices[0].finish_reason == "stop"
+    jsonschema.validate(json.loads(answer.choices[0].message.content), schema)
+    for stated, good in (
+        ({"regex": "[ab]{3}"}, {x + y + z for x in "ab" for y in "ab" for z in "ab"}),
+        ({"choice": ["yes", 'n\\o "é😀"']}, {"yes", 'n\\o "é😀"'}),
+        ({"grammar": 'start: "x" | "yy"'}, {"x", "yy"}),
+        ({"json": json.dumps({"const": 7})}, {"7"}),
+    ):
+        answer = chats.create(messages=TALK, extra_body={"structured_outputs": stated}, **settings)
+        assert answer.choices[0].message.content in good
 
 
 def test_the_package_s_own_message_can_be_sent_back(chats):
@@ -169,6 +210,17 @@ WRONG = [
         {"messages": [MESSAGE], "tools": [LOOK], "tool_choice": {"type": "function", "function": {"name": "no"}}},
         "required",
     ),
+    (
+        {"messages": [MESSAGE], "tools": [LOOK], "tool_choice": "required", "response_format": {"type": "json_object"}},
+        "form",
+    ),
+    ({"messages": [MESSAGE], "response_format": {"type": "xml"}}, "response_format.type"),
+    ({"messages": [MESSAGE], "response_format": {"type": "json_schema"}}, "response_format.json_schema"),
+    ({"messages": [MESSAGE], "response_format": {"type": "json_schema", "json_schema": {"schema": 7}}}, "schema"),
+    ({"messages": [MESSAGE], "structured_outputs": {}}, "structured_outputs"),
+    ({"messages": [MESSAGE], "structured_outputs": {"regex": "a", "json": {}}}, "structured_outputs"),
+    ({"messages": [MESSAGE], "structured_outputs": {"choice": []}}, "choice"),
+    ({"messages": [MESSAGE], "structured_outputs": {"regex": "("}}, "structured"),
     ({"messages": [MESSAGE], "top_logprobs": 2}, "logprobs"),
     ({"messages": [MESSAGE], "logprobs": True, "top_logprobs": 21}, "20"),
     ({"messages": [MESSAGE], "chat_template": "{{ 7 * 7 }}"}, "chat_template"),
@@ -188,10 +240,13 @@ def test_what_is_wrong_has_a_status_and_a_sentence(url, body, named):
     assert raised.value.code == 400 and error["type"] == "invalid_request_error" and named in error["message"]
 
 
-def test_a_model_without_a_template_refuses_chats(server, model, serve_options):
+def test_a_model_without_a_template_refuses_chats(model, serve_options, tmp_path):
+    directory = tmp_path / "plain"
+    shutil.copytree(model, directory)
+    (directory / "chat_template.jinja").unlink()
     options, environment = serve_options
-    with ServerProcess(*options, "--http-port", 0, environment=environment) as plain:
-        where = next(line for line in plain.errors.splitlines() if line.startswith("OpenAI API")).split()[-1]
-        client = openai.OpenAI(base_url=where, api_key="none", max_retries=0, timeout=60)
+    options = [directory if option == model else option for option in options]
+    with ServerProcess(*options, environment=environment) as plain:
+        client = openai.OpenAI(base_url=f"{plain.url}/v1", api_key="none", max_retries=0, timeout=60)
         with client, pytest.raises(openai.BadRequestError, match="no chat template"):
-            client.chat.completions.create(messages=TALK, **SHORT | {"model": "small"})
+            client.chat.completions.create(messages=TALK, **SHORT | {"model": "plain"})

@@ -134,6 +134,6 @@ def test_each_choice_has_a_parser_of_its_own():
 
 def test_without_tools_white_space_is_told_at_once():
     """No call can follow it. A client that waits for text would else take the second token for the first."""
-    made = form(tools=None, functions=())
+    made = form(tools=None, functions=(), reasoning=False)
     told = [made.chunk(0, News(text))["delta"].get("content") for text in ("\n", "a", " ", "\n")]
     assert told == ["\n", "a", " ", "\n"]

@@ -6,10 +6,9 @@ from hypothesis import strategies as st
 
 from medha_jax.protos import inference_pb2 as pb
 from medha_jax.server.http.errors import FieldRefusal
-from medha_jax.server.http.json_fields import Fields
+from medha_jax.server.http.json_fields import Fields, checked_text
 from medha_jax.server.http.settings_fields import (
     Streaming,
-    checked_text,
     milliseconds,
     read_settings,
     read_streaming,
