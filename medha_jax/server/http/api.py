@@ -16,7 +16,7 @@ from medha_jax.protos import inference_pb2 as pb
 from medha_jax.server.calls import SMALL_TEXT, Calls
 from medha_jax.server.http.chat_form import ChatForm
 from medha_jax.server.http.chat_request import read_chat, read_conversation
-from medha_jax.server.http.choices import CompletionForm
+from medha_jax.server.http.choices import CompletionForm, token_text
 from medha_jax.server.http.completion_request import check_model, read_completion
 from medha_jax.server.http.errors import FieldRefusal, answer_of, error_of, json_answer
 from medha_jax.server.http.http_call import HttpCall, body_of
@@ -56,7 +56,14 @@ class OpenAiApi:
         self._inference, self._calls, self._tokens, self._bytes = inference, calls, tokens, message_bytes
         self._created = int(time.time())
         self._origins = Origins(origins)
-        self._completions = Answering("Completions", inference, calls, message_bytes, read_completion, CompletionForm)
+        self._completions = Answering(
+            "Completions",
+            inference,
+            calls,
+            message_bytes,
+            read_completion,
+            lambda asked, model: CompletionForm(asked.logprobs, token_text(model)),
+        )
         # however short a chat is, nobody knows what the template does with it
         self._chats = Answering("ChatCompletions", inference, calls, message_bytes, read_chat, ChatForm, small=0)
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from medha_jax.protos import inference_pb2 as pb
-from medha_jax.server.http.completion_request import Asked
 from medha_jax.server.http.token_texts import Scored, TokenText, completion_logprobs
 from medha_jax.server.request_parser import ServedModel
 
@@ -38,13 +37,13 @@ class ChoiceForm(Protocol):
 
 
 class CompletionForm:
-    """Choices of `/v1/completions`, for what was asked of a model."""
+    """Choices of `/v1/completions`. `top`: likeliest tokens of each token; None for no log-probabilities."""
 
     object = chunk_object = "text_completion"
     id_prefix = "cmpl-"
 
-    def __init__(self, asked: Asked, model: ServedModel) -> None:
-        self._top, self._text_of = asked.logprobs, token_text(model)
+    def __init__(self, top: int | None, text_of: TokenText) -> None:
+        self._top, self._text_of = top, text_of
         self._offsets: dict[int, int] = {}  # of the next token of each choice, in characters
 
     def chunk(self, index: int, news: News) -> dict[str, Any] | None:

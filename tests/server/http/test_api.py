@@ -89,7 +89,7 @@ def test_settings_mean_what_they_mean_over_grpc(asked, client):
     for name, value in (
         ("top_k", 2),
         ("min_p", 0.9),
-        ("repetition_penalty", 2.0),
+        ("repetition_penalty", 0.05),
         ("min_tokens", 12),
         ("allowed_token_ids", [50, 60, 70]),
         ("skip_special_tokens", False),
