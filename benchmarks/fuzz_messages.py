@@ -33,11 +33,27 @@ def one(draw: random.Random, kind: type[Message]) -> bytes:
     """One message of a kind, filled at random and sometimes damaged."""
     message = kind()
     fill(draw, message)
+    if isinstance(message, pb.GenerateRequest) and message.HasField("chat"):
+        _choose(draw, message)
     if isinstance(message, pb.GenerateRequest) and draw.random() < 0.95:
         # valid requests generate few tokens
         message.settings.sampling.max_tokens = draw.choice((0, 1, 2, 2**32 - 1))
     data = message.SerializeToString()
     return damaged(draw, data) if draw.random() < 0.5 else data
+
+
+def _choose(draw: random.Random, message: pb.GenerateRequest) -> None:
+    """A chat, filled last, replaced the other prompts: often put one back, or give the chat roles that there are."""
+    match draw.randrange(4):
+        case 0:
+            message.text = draw.choice(TEXTS)
+        case 1:
+            fill(draw, message.token_ids)
+        case 2:
+            for one_of_them in message.chat.messages:
+                one_of_them.role = draw.choice(("system", "user", "assistant", "tool"))
+            message.chat.variables = "{}"
+            del message.chat.tools[:]
 
 
 def fill(draw: random.Random, message: Message) -> None:
@@ -49,7 +65,10 @@ def fill(draw: random.Random, message: Message) -> None:
             count, filled = draw.choice((1, 2, 17, 600)), getattr(message, field.name)
             if (entry := field.message_type) is None:
                 filled.extend(value(draw, field) for _ in range(count))
-            else:  # a map
+            elif not entry.GetOptions().map_entry:
+                for _ in range(min(count, 17)):
+                    fill(draw, filled.add())
+            else:
                 filled.update({value(draw, entry.fields[0]): value(draw, entry.fields[1]) for _ in range(count)})
         elif field.message_type is not None:
             fill(draw, getattr(message, field.name))
