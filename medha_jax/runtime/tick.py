@@ -226,14 +226,11 @@ def layer_function(
 
 def merge_shared(out: Array, lse: Array, bucket: Bucket, layout: Layout) -> Array:
     """Merge the groups' partial attention of shared rows. Private rows are already complete on their group."""
-    shared = bucket.shared
-    if layout.kvp == 1 or not shared.rows:
+    if layout.kvp == 1 or not bucket.shared.rows:
         return out
-    sizes = zip(bucket.starts(0), (shared.decode, shared.prefill), strict=True)
-    decode, prefill = (slice(at, at + size) for at, size in sizes)
-    packed = pack(jnp.concatenate([out[decode], out[prefill]]), jnp.concatenate([lse[decode], lse[prefill]]))
-    merged = merge(gather_groups(packed, layout))
-    return out.at[decode].set(merged[: shared.decode]).at[prefill].set(merged[shared.decode :])
+    shared = bucket.shared_rows
+    merged = merge(gather_groups(pack(out[shared], lse[shared]), layout))
+    return lax.dynamic_update_slice_in_dim(out, merged, shared.start, 0)
 
 
 def sample_leaving(

@@ -72,7 +72,7 @@ NO_ROWS = Segment()
 class Bucket(NamedTuple):
     """One compiled shape: shared rows, which all groups compute, and own rows of each group.
 
-    Rows lie as `[shared decodes | own decodes | shared prompt chunks | own prompt chunks]`.
+    Rows lie as `[own decodes | shared decodes | shared prompt chunks | own prompt chunks]`.
     """
 
     own: Segment
@@ -118,8 +118,13 @@ class Bucket(NamedTuple):
     def starts(self, segment: int) -> tuple[int, int]:
         """First decode row and first prefill row of a segment (0 shared, 1 own)."""
         if segment == 0:
-            return 0, self.decodes
-        return self.shared.decode, self.decodes + self.shared.prefill
+            return self.own.decode, self.decodes
+        return 0, self.decodes + self.shared.prefill
+
+    @property
+    def shared_rows(self) -> slice:
+        """The shared rows, which follow one another."""
+        return slice(self.own.decode, self.own.decode + self.shared.rows)
 
     def slices(self, largest: Bucket) -> list[tuple[slice, slice]]:
         """Where this bucket's runs of rows lie among the rows of a larger one: pairs (here, there), in order."""

@@ -128,11 +128,12 @@ def test_groups_share_rows_and_only_the_owner_stores() -> None:
     seen = {}
     for group in range(3):
         view = unpack(packed, bucket, 0, group)
-        assert view["row_slot"][0] == 1, "the shared decode is there on every group"
+        row = bucket.shared_rows.start
+        assert view["row_slot"][row] == 1, "the shared decode is there on every group"
         assert view["row_slot"][bucket.decodes] == 0
         own = view["row_slot"][bucket.decodes + bucket.shared.prefill :]
         assert (own[0] == 2) == (group == 1)
-        seen[group] = (int(view["decode_length"][0]), int(view["writes"]))
+        seen[group] = (int(view["decode_length"][row]), int(view["writes"]))
         at = {name: int(view[f"tile8_{name}"][0]) for name in ("start", "limit", "stored")}
         # positions 32 to 64 lie on group 0, the first 32 on group 2, nothing on group 1
         assert (
@@ -167,18 +168,19 @@ def test_the_work_list_says_what_the_tiles_say() -> None:
     for group in range(3):
         view = layout.views(packed[0, group])
         items = {int(item[0]): item.tolist() for item in view["item"] if item[1] > 0}
-        first, own = bucket.decodes, bucket.decodes + bucket.shared.prefill
+        first, own, shared_row = bucket.decodes, bucket.decodes + bucket.shared.prefill, bucket.shared_rows.start
         row, count, slot, start, limit, *_ = items[first]
         wanted = {0: (8, 13), 1: (40, 0), 2: (40, 32)}[group]
         assert (row, count, slot, start, limit) == (first, 5, 0, *wanted)
         assert items[first + 5][1:5] == [bucket.shared.prefill - 5, 0, 0, 0], "padding"
-        assert items[0][:5] == [0, 1, 1, {0: 26, 1: 31, 2: 31}[group], {0: 27, 1: 32, 2: 32}[group]]
+        seen = {0: (26, 27), 1: (31, 32), 2: (31, 32)}[group]
+        assert items[shared_row][:5] == [shared_row, 1, 1, *seen]
         assert items[own][1] == (3 if group == 1 else bucket.own.prefill)
         stored = {int(at): int(view["write_position"][at]) for at in np.flatnonzero(view["write_position"] >= 0)}
         assert (
             stored
             == {
-                0: {0: 26} | {first + at: 8 + at for at in range(5)},
+                0: {shared_row: 26} | {first + at: 8 + at for at in range(5)},
                 1: {own + at: at for at in range(3)},
                 2: {},
             }[group]

@@ -34,6 +34,13 @@ def test_rows_keep_their_place_in_the_register_from_bucket_to_bucket(one: Bucket
             assert len(known) <= 1
 
 
+@given(st.sampled_from(all_buckets(BUCKETS, SHARED)))
+def test_shared_rows_are_one_run(bucket: Bucket) -> None:
+    sizes = bucket.shared.decode, bucket.shared.prefill
+    rows = [row for first, size in zip(bucket.starts(0), sizes, strict=True) for row in range(first, first + size)]
+    assert rows == [*range(bucket.rows)][bucket.shared_rows]
+
+
 def test_the_smallest_bucket_is_taken() -> None:
     def own(decodes: int, tokens: int, chunks: int) -> Bucket:
         return smallest_bucket(BUCKETS, None, Segment(decodes, tokens, chunks), Segment())
