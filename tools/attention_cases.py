@@ -11,6 +11,7 @@ from jax import Array
 from medha_jax.attention import AttentionWork, Fp8Pool, KernelWork, Launch, Pool, Tiles, list_tiles, plan_items
 from medha_jax.attention.gpu.launch import TileConfig
 from medha_jax.attention.pool import from_fp8, to_fp8
+from medha_jax.attention.rotate import Angles
 
 LAYERS, LAYER, SLOTS = 2, 1, 5
 
@@ -164,7 +165,7 @@ def expected(
 
     Args:
         mix: the rows.
-        queries: `[rows, heads, head_dim]`.
+        queries: `[rows, heads, head_dim]`, rotated.
         pool: `[layers, 2, pages, kv_heads, page, head_dim]`, with this tick's keys and values.
         table: `[slots, pages_per_slot]`.
 
@@ -194,16 +195,21 @@ def expected(
     return out, lse, real
 
 
-def random_arrays(case: Case, rng: np.random.Generator) -> tuple[Array, Array, Array, Pool, np.ndarray]:
-    """Queries, keys and values of the rows, a pool of random values, and a table of scattered pages."""
+def random_arrays(case: Case, rng: np.random.Generator) -> tuple[Array, Array, Array, Angles, Pool, np.ndarray]:
+    """Queries, keys, values and angles of the rows, a pool of random values, and a table of scattered pages.
+
+    Angles are quarter turns, which are exact in any dtype, however their products and sums are rounded.
+    """
     dtype = jnp.dtype(case.dtype)
     rows, pages = case.decodes + case.prompt, SLOTS * case.width
     sizes = [(rows, heads, case.head_dim) for heads in (case.heads, case.kv_heads, case.kv_heads)]
     queries, keys, values = (jnp.asarray(rng.normal(size=size) * 2, dtype) for size in sizes)
+    turns = rng.integers(0, 4, (rows, case.head_dim // 2))
+    cos, sin = (jnp.asarray(np.array(of, np.float32)[turns]) for of in ((1, 0, -1, 0), (0, 1, 0, -1)))
     held = (LAYERS, 2, pages, case.kv_heads, case.page, case.head_dim)
     full = jnp.asarray(rng.standard_normal(held, np.float32), dtype)
     pool = Fp8Pool(*to_fp8(full)) if case.fp8 else full
-    return queries, keys, values, pool, rng.permutation(pages).reshape(SLOTS, -1).astype(np.int32)
+    return queries, keys, values, (cos, sin), pool, rng.permutation(pages).reshape(SLOTS, -1).astype(np.int32)
 
 
 def wide(pool: Pool, dtype: str) -> np.ndarray:

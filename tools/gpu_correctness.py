@@ -14,6 +14,7 @@ from jax import Array
 
 from benchmarks.gpu.attention import Load, Shape, apart, kernels_for, prepare, random_pool
 from medha_jax.attention import Fp8Pool, GpuTarget, KernelAttention, KernelWork, Pool
+from medha_jax.attention.rotate import Angles, rotate
 from tools.attention_cases import LAYER, Case, Mix, border_mixes, expected, random_arrays, random_mix, wide
 
 LSE_ERROR = 1e-3  # absolute; the sum is in fp32
@@ -65,15 +66,15 @@ Program = Callable[..., tuple[Pool, Array, Array]]
 
 
 def program(attention: KernelAttention) -> Program:
-    """Store and attend in one jitted function; the pool is donated."""
+    """Rotate, store and attend in one jitted function; the pool is donated."""
 
     def run(
-        queries: Array, keys: Array, values: Array, pool: Pool, table: Array, work: KernelWork
+        queries: Array, keys: Array, values: Array, angles: Angles, pool: Pool, table: Array, work: KernelWork
     ) -> tuple[Pool, Array, Array]:
-        pool = attention.store(pool, jnp.int32(LAYER), table, keys, values, work)
+        queries, pool = attention.store(pool, jnp.int32(LAYER), table, queries, keys, values, angles, work)
         return pool, *attention.attend(queries, pool, jnp.int32(LAYER), table, work)
 
-    return jax.jit(run, donate_argnums=3)
+    return jax.jit(run, donate_argnums=4)
 
 
 def poison() -> None:
@@ -84,12 +85,13 @@ def poison() -> None:
 def check_case(mix: Mix, attention: KernelAttention, run: Program, rng: np.random.Generator) -> Outcome:
     """Check the stored values, the output and the log-sum-exp of one mix on random data."""
     case = mix.case
-    queries, keys, values, pool, table = random_arrays(case, rng)
+    queries, keys, values, angles, pool, table = random_arrays(case, rng)
     before = wide(pool, case.dtype)
     decodes, prompts = case.decodes, [(case.prompt, case.chunks)] if case.prompt else []
     work = jax.tree.map(jnp.asarray, mix.kernel_work(attention.launch(decodes, prompts)))
     poison()
-    after, out, lse = run(queries, keys, values, pool, jnp.asarray(table), work)
+    after, out, lse = run(queries, keys, values, angles, pool, jnp.asarray(table), work)
+    queries, keys = rotate(queries, *angles), rotate(keys, *angles)
     stored, got, got_lse = wide(after, case.dtype), np.asarray(out, np.float64), np.asarray(lse)
     wanted, wanted_lse, real = expected(mix, np.asarray(queries), stored, table)
     error, seen = relative(got, wanted), np.isfinite(wanted_lse)

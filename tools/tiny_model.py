@@ -15,6 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 from safetensors.numpy import save_file
 
+from medha_jax.attention.rotate import rotate
 from medha_jax.models import Decoder, layer_graph, rotary_angles
 from medha_jax.specs.model import Architecture
 from medha_jax.specs.rope import rotary_constants
@@ -147,10 +148,10 @@ def token_losses(
     stacked = {p.removeprefix("layers."): x for p, x in parameters.items() if p.startswith("layers.")}
 
     def attend(cache: None, query: Array, key: Array, value: Array) -> tuple[Array, None]:
-        return dense_attention(query, key, value, length), cache
+        return dense_attention(rotate(query, *angles), rotate(key, *angles), value, length), cache
 
     def step(x: Array, arrays: Parameters) -> tuple[Array, None]:
-        return merge(arrays)(x, angles, None, attend)
+        return merge(arrays)(x, None, attend)
 
     embedding = parameters["embedding"]
     hidden, _ = jax.lax.scan(step, embedding[inputs], stacked)

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from medha_jax.attention import xla
 from medha_jax.attention.cpu import kernel_calls as cpu
@@ -27,7 +27,9 @@ from medha_jax.attention.gpu.launch import (
     shipped_table,
 )
 from medha_jax.attention.interface import Attention
+from medha_jax.attention.merge import merge
 from medha_jax.attention.pool import FP8, Pool
+from medha_jax.attention.rotate import Angles, rotate
 from medha_jax.attention.store import store as store_rows
 from medha_jax.attention.work_list import AttentionWork, TileLayout
 from medha_jax.specs.buckets import Bucket
@@ -51,15 +53,32 @@ class XlaAttention:
         """Decode rows, and tiles of prompt rows."""
         return TileLayout(bucket)
 
-    def store(self, pool: Pool, layer: Array, table: Array, keys: Array, values: Array, work: AttentionWork) -> Pool:
-        """See `attention.store.store`."""
-        return store_rows(pool, layer, table, keys, values, work)
+    def store(
+        self,
+        pool: Pool,
+        layer: Array,
+        table: Array,
+        queries: Array,
+        keys: Array,
+        values: Array,
+        angles: Angles,
+        work: AttentionWork,
+    ) -> tuple[Array, Pool]:
+        """See `attention.rotate.rotate` and `attention.store.store`."""
+        queries, keys = rotate(queries, *angles), rotate(keys, *angles)
+        finite = (jnp.isfinite(keys) & jnp.isfinite(values)).all((1, 2))
+        pool = store_rows(pool, layer, table, keys, values, work)
+        return jnp.where(finite[:, None, None], queries, jnp.nan), pool
 
     def attend(
         self, queries: Array, pool: Pool, layer: Array, table: Array, work: AttentionWork
     ) -> tuple[Array, Array]:
         """See `attention.xla.attend`."""
         return xla.attend(queries, pool, layer, table, work)
+
+    def merge_groups(self, out: Array, packed: Array, first: int) -> Array:
+        """See `attention.merge.merge`."""
+        return lax.dynamic_update_slice_in_dim(out, merge(packed), first, 0)
 
 
 @dataclass(frozen=True)
@@ -129,13 +148,27 @@ class KernelAttention:
             tiles = sum(-(-tokens // size) + chunks + 1 for tokens, chunks in prompts)
         return Launch(self._tile(1), prefill, decodes, tiles, self.heads, self.group, self.target.processors)
 
-    def store(self, pool: Pool, layer: Array, table: Array, keys: Array, values: Array, work: KernelWork) -> Pool:
+    def store(
+        self,
+        pool: Pool,
+        layer: Array,
+        table: Array,
+        queries: Array,
+        keys: Array,
+        values: Array,
+        angles: Angles,
+        work: KernelWork,
+    ) -> tuple[Array, Pool]:
         """See `attention.gpu.attend.store`."""
-        return gpu.store(pool, layer, table, keys, values, work, self.target.capability)
+        return gpu.store(pool, layer, table, queries, keys, values, angles, work, self.target.capability)
 
     def attend(self, queries: Array, pool: Pool, layer: Array, table: Array, work: KernelWork) -> tuple[Array, Array]:
         """See `attention.gpu.attend.attend`."""
         return gpu.attend(queries, pool, layer, table, work, self.target.capability)
+
+    def merge_groups(self, out: Array, packed: Array, first: int) -> Array:
+        """See `attention.gpu.attend.merge_groups`."""
+        return gpu.merge_groups(out, packed, first, self.target.capability)
 
 
 def choose(

@@ -13,6 +13,7 @@ import numpy as np
 from jax import Array
 
 from medha_jax.attention.pool import Pool
+from medha_jax.attention.rotate import Angles
 from medha_jax.specs.buckets import Bucket
 
 Fields = Mapping[str, Array]  # of a plan on the device, by name
@@ -103,25 +104,55 @@ class Attention(Protocol):
     def layout(self, bucket: Bucket) -> WorkLayout:
         """The plan fields that it needs for one compiled shape."""
 
-    def store(self, pool: Pool, layer: Array, table: Array, keys: Array, values: Array, work: Any) -> Pool:
-        """Store the tick's keys and values `[rows, kv_heads, head_dim]` of one layer.
+    def store(
+        self,
+        pool: Pool,
+        layer: Array,
+        table: Array,
+        queries: Array,
+        keys: Array,
+        values: Array,
+        angles: Angles,
+        work: Any,
+    ) -> tuple[Array, Pool]:
+        """Rotate the tick's queries and keys of one layer, and store keys and values.
 
         Args:
             pool: all layers; changed in place if donated.
             layer: a scalar.
             table: pages of every slot `[slots, pages_per_slot]`.
-            keys: all rows; padding rows are not stored.
+            queries: `[rows, heads, head_dim]`.
+            keys: `[rows, kv_heads, head_dim]`, as `values`; padding rows are not stored. What is not finite is stored
+                as 0.
             work: from the layout of the tick's shape.
+
+        Returns:
+            The rotated queries, and the pool. Queries of a row are NaN where its keys or values are not finite, at
+            least those that share the KV head: zeros are stored there, which must not look like an answer.
         """
 
     def attend(self, queries: Array, pool: Pool, layer: Array, table: Array, work: Any) -> tuple[Array, Array]:
         """Attend from every row to the tokens of its request that this pool holds, up to its own position.
 
         Args:
-            queries: `[rows, heads, head_dim]`.
+            queries: `[rows, heads, head_dim]`, as `store` returns them.
             pool: all layers, with this tick's keys and values.
 
         Returns:
             Output `[rows, heads, head_dim]` in the queries' dtype, and the fp32 natural log-sum-exp `[rows, heads]` of
-            the scaled scores. Rows that see no token here are 0, with a log-sum-exp of -inf.
+            the scaled scores. Rows that see no token here are 0, with a log-sum-exp of -inf. Where a query is NaN and
+            sees a token, so is its output.
+        """
+
+    def merge_groups(self, out: Array, packed: Array, first: int) -> Array:
+        """Merge the groups' attention over disjoint parts of the KV of shared rows (`attention.merge`).
+
+        Args:
+            out: this group's `[rows, heads, head_dim]`.
+            packed: every group's part of the shared rows, as `attention.merge.pack` packs it
+                `[groups, shared_rows, heads, packed]`.
+            first: the first shared row.
+
+        Returns:
+            `out` with the merged rows from `first` on.
         """

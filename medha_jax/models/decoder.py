@@ -19,12 +19,10 @@ from jaxtyping import Array, Float
 
 from medha_jax.models.form import STORED, Form, LayerMatrix
 from medha_jax.models.parameters import ParameterSpec, declare
-from medha_jax.models.rotation import rotate
 from medha_jax.specs.model import Architecture
 
 Attend = Callable[[Any, Array, Array, Array], tuple[Array, Any]]
 Reduce = Callable[[Array], Array]
-Angles = tuple[Array, Array]
 
 normal = nnx.initializers.normal(0.02)
 ones, zeros = nnx.initializers.ones, nnx.initializers.zeros
@@ -96,13 +94,13 @@ class SelfAttention(nnx.Module):
         self.key_norm = norm() if arch.qk_norm else None
 
     def __call__(
-        self, x: Float[Array, "rows embed"], angles: Angles, cache: Any, attend: Attend, reduce: Reduce
+        self, x: Float[Array, "rows embed"], cache: Any, attend: Attend, reduce: Reduce
     ) -> tuple[Float[Array, "rows embed"], Any]:
-        """Project, rotate, attend and project back; returns the cache as well."""
+        """Project, attend and project back; returns the cache as well."""
         query, key, value = self._projected(x)
         if self.query_norm is not None and self.key_norm is not None:
             query, key = self.query_norm(query), self.key_norm(key)
-        attended, cache = attend(cache, rotate(query, *angles), rotate(key, *angles), value)
+        attended, cache = attend(cache, query, key, value)
         return self.output(self.form.turned(attended.reshape(attended.shape[0], -1)), reduce), cache
 
     def _projected(self, x: Array) -> tuple[Array, Array, Array]:
@@ -153,19 +151,19 @@ class Layer(nnx.Module):
         self.mlp = MLP(arch, dtype, rngs, form)
 
     def __call__(
-        self, x: Float[Array, "rows embed"], angles: Angles, cache: Any, attend: Attend, reduce: Reduce = identity
+        self, x: Float[Array, "rows embed"], cache: Any, attend: Attend, reduce: Reduce = identity
     ) -> tuple[Float[Array, "rows embed"], Any]:
         """Apply the block; returns hidden states and the cache.
 
         Args:
             x: hidden states `[rows, embed]`, or `[embed, rows]` as the form says; so is the result.
-            angles: cos and sin of each row's rotation, fp32 `[rows, head_dim / 2]` each.
             cache: keys and values, for `attend`.
             attend: `(cache, query [rows, heads, head_dim], key, value [rows, kv_heads, head_dim]) -> ([rows, heads,
-                head_dim], cache)`; stores keys and values, then attends to all tokens that the rows may see.
+                head_dim], cache)`; rotates queries and keys by position, stores keys and values, then attends to all
+                tokens that the rows may see.
             reduce: sums partial results over the tensor axis.
         """
-        attended, cache = self.attention(self.attention_norm(x), angles, cache, attend, reduce)
+        attended, cache = self.attention(self.attention_norm(x), cache, attend, reduce)
         x = x + attended
         return x + self.mlp(self.mlp_norm(x), reduce), cache
 

@@ -1,10 +1,9 @@
-"""Rotation of queries and keys by position, in traced programs. The rules are in `specs.rope`."""
+"""Angles of the rotation of queries and keys by position, in traced programs. The rules are in `specs.rope`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -27,13 +26,3 @@ def rotary_angles(
     inverse = constants["rope.inverse"] * stretch[:, None] ** constants["rope.bend"]
     angles, scale = positions.astype(jnp.float32)[:, None] * inverse, constants["rope.scale"]
     return jnp.cos(angles) * scale, jnp.sin(angles) * scale
-
-
-def rotate(
-    x: Float[Array, "rows heads head_dim"], cos: Float[Array, "rows half"], sin: Float[Array, "rows half"]
-) -> Float[Array, "rows heads head_dim"]:
-    """Rotate each pair (first half, second half) of a head by its row's angle, in fp32."""
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    cos, sin = cos[:, None, :], sin[:, None, :]
-    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    return jax.lax.convert_element_type(turned, x.dtype)

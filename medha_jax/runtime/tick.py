@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from medha_jax.attention import Attention, Pool, merge, pack, values_of
+from medha_jax.attention import Attention, Pool, pack, values_of
 from medha_jax.mesh import (
     embed_tokens,
     from_last_stage,
@@ -213,24 +213,23 @@ def layer_function(
         x, pool = carry
 
         def attend(pool: Pool, query: Array, key: Array, value: Array) -> tuple[Array, Pool]:
-            pool = attention.store(pool, number, table, key, value, work)
+            query, pool = attention.store(pool, number, table, query, key, value, angles, work)
             out, lse = attention.attend(query, pool, number, table, work)
-            stored = (jnp.isfinite(key) & jnp.isfinite(value)).all((1, 2))
-            return _or_nan(stored, merge_shared(out, lse, bucket, layout)), pool
+            return merge_shared(attention, out, lse, bucket, layout), pool
 
         matrices = {path: LayerMatrix(own, number) for path, own in apart.items()}
-        return merge_layer({**arrays, **matrices})(x, angles, pool, attend, sum_over_tensor)
+        return merge_layer({**arrays, **matrices})(x, pool, attend, sum_over_tensor)
 
     return layer
 
 
-def merge_shared(out: Array, lse: Array, bucket: Bucket, layout: Layout) -> Array:
+def merge_shared(attention: Attention, out: Array, lse: Array, bucket: Bucket, layout: Layout) -> Array:
     """Merge the groups' partial attention of shared rows. Private rows are already complete on their group."""
     if layout.kvp == 1 or not bucket.shared.rows:
         return out
     shared = bucket.shared_rows
-    merged = merge(gather_groups(pack(out[shared], lse[shared]), layout))
-    return lax.dynamic_update_slice_in_dim(out, merged, shared.start, 0)
+    packed = gather_groups(pack(out[shared], lse[shared]), layout)
+    return attention.merge_groups(out, packed, shared.start)
 
 
 def sample_leaving(

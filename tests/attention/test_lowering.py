@@ -44,7 +44,8 @@ def test_each_layer_calls_every_kernel_once(report: dict[str, Any], case: str) -
     names = [call["names"] for call in report[case]["calls"]]
     write = ["write_fp8_kernel" if "fp8" in case else "write_kernel"]
     attend = [["attend_kernel"], ["attend_more_kernel"]] if "apart" in case else [["attend_mixed_kernel"]]
-    assert names == 2 * [write, *attend, ["merge_kernel"]]
+    groups = [["merge_groups_kernel"]] if CASES[case]["layout"].kvp > 1 else []
+    assert names == 2 * [write, *attend, ["merge_kernel"], *groups]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -67,7 +68,13 @@ def test_cuda_12_can_assemble_the_ptx(report: dict[str, Any], case: str) -> None
 
 @pytest.mark.parametrize("case", CASES)
 def test_what_is_changed_shares_its_inputs_memory(report: dict[str, Any], case: str) -> None:
-    wanted = {"write_kernel": 1, "write_fp8_kernel": 2, "merge_kernel": 2, "attend_more_kernel": 4}
+    wanted = {
+        "write_kernel": 1,
+        "write_fp8_kernel": 2,
+        "merge_kernel": 2,
+        "merge_groups_kernel": 1,
+        "attend_more_kernel": 4,
+    }
     for call in report[case]["calls"]:
         assert call["aliases"] == wanted.get(call["names"][0], 0)
 

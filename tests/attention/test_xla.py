@@ -51,7 +51,8 @@ def program(case: Case):
 
     @jax.jit
     def run(queries, keys, values, pool, table, work):
-        pool = attention.store(pool, jnp.int32(LAYER), table, keys, values, work)
+        angles = jnp.ones((case.rows, case.head_dim // 2)), jnp.zeros((case.rows, case.head_dim // 2))
+        queries, pool = attention.store(pool, jnp.int32(LAYER), table, queries, keys, values, angles, work)
         return pool, *attention.attend(queries, pool, jnp.int32(LAYER), table, work)
 
     return run
@@ -159,14 +160,19 @@ def test_against_softmax_in_float64(case: Case) -> None:
 def test_a_request_without_numbers_does_not_reach_its_neighbours() -> None:
     case = Case(heads=4, kv_heads=2, head_dim=16, page=64, tile=16)
     rng = np.random.default_rng(1)
-    work, _ = random_work(case, rng)
+    work, where = random_work(case, rng)
     table = rng.permutation(SLOTS * case.pages_per_slot).reshape(SLOTS, -1).astype(np.int32)
     pool = np.zeros((LAYERS, 2, table.size, case.kv_heads, case.page, case.head_dim), np.float32)
     queries = rng.normal(size=(case.rows, case.heads, case.head_dim)).astype(np.float32)
-    keys = np.full((case.rows, case.kv_heads, case.head_dim), np.nan, np.float32)
-    after, out, _ = program(case)(queries, keys, keys, pool, table, work)
+    keys, values = rng.normal(size=(2, case.rows, case.kv_heads, case.head_dim)).astype(np.float32)
+    slots = np.unique(where[where[:, 0] >= 0, 0])
+    assert len(slots) > 2
+    spoiled = np.isin(where[:, 0], slots[:2])
+    keys[where[:, 0] == slots[0]], values[where[:, 0] == slots[1], 0, 0] = np.nan, np.inf
+    after, out, _ = program(case)(queries, keys, values, pool, table, work)
     assert np.isfinite(after).all()
-    assert np.isfinite(out).all()
+    assert np.isnan(out[spoiled]).all(), "zeros in the pool must not look like an answer"
+    assert np.isfinite(out[~spoiled]).all()
 
 
 @pytest.mark.parametrize("attention", ["xla", "llvm"])

@@ -23,12 +23,18 @@ SHARED = Buckets(decode=(8,), prefill=(512,), chunks=1, slices=())
 LAYOUTS = {"1x1x1": (1, 1, 1), "8x1x1": (8, 1, 1), "2x2x2": (2, 2, 2)}  # tp, spp, kvp
 FILLED = 0.95  # of a GPU's memory
 
-# What a layer launches beside collectives: of decodes alone, and of others. The aim is 14; these are today's numbers,
-# so that they cannot grow. docs/kernels.md says what each is.
-KERNELS = {"1x1x1": (14, 15), "8x1x1": (15, 17), "2x2x2": (18, 20)}
+# What a layer launches beside collectives: of decodes alone, and of others. All are within the aim of 14; these are
+# today's numbers, so that they cannot grow. docs/kernels.md says what each is. For A100 no decodes alone are compiled.
+KERNELS = {
+    "h200": {"1x1x1": (10, 11), "8x1x1": (11, 12), "2x2x2": (13, 14)},
+    "a100": {"1x1x1": (0, 12), "8x1x1": (0, 13), "2x2x2": (0, 13)},
+}
 COLLECTIVES = {"1x1x1": 0, "8x1x1": 2, "2x2x2": 3}
 # MiB beside weights, pool and the rest of the state, of the largest program
-TEMPORARY = {"1x1x1": 380, "8x1x1": 232, "2x2x2": 360}
+TEMPORARY = {
+    "h200": {"1x1x1": 376, "8x1x1": 201, "2x2x2": 305},
+    "a100": {"1x1x1": 376, "8x1x1": 230, "2x2x2": 350},
+}
 
 LACKING = [name for name in ("triton", "jax_triton", "jax_cuda12_plugin") if find_spec(name) is None]
 pytestmark = [
@@ -76,11 +82,6 @@ def inspected(request):
 
 
 @pytest.fixture
-def layout(inspected):
-    return inspected[1]
-
-
-@pytest.fixture
 def programs(inspected):
     return inspected[2]
 
@@ -120,18 +121,19 @@ def test_nothing_is_computed_twice(programs):
     assert [(named(one), one.repeated) for one in programs if one.repeated] == []
 
 
-def test_what_a_layer_launches_does_not_grow(programs, layout):
+def test_what_a_layer_launches_does_not_grow(inspected):
+    gpu, layout, programs = inspected
     for one in programs:
         sent = [name for name in one.layer if name.endswith("(collective)")]
         others = [name for name in one.layer if not name.endswith("(collective)")]
         if one.steps > 1:  # among a lone layer's are those of what comes before layers
-            assert len(others) <= KERNELS[layout][one.rows >= 4096], (named(one), others)
+            assert len(others) <= KERNELS[gpu][layout][one.rows >= 4096], (named(one), others)
         assert len(sent) <= COLLECTIVES[layout], (named(one), sent)
         assert len([name for name in others if name.endswith("(matrix product)")]) == 4, (named(one), others)
         assert one.steps == (one.slice_layers or LLAMA_3_8B["num_hidden_layers"] // LAYOUTS[layout][1]), named(one)
 
 
-def test_temporary_memory_does_not_grow(programs, layout):
-    assert [
-        (named(one), one.temporary_bytes) for one in programs if one.temporary_bytes > TEMPORARY[layout] * 2**20
-    ] == []
+def test_temporary_memory_does_not_grow(inspected):
+    gpu, layout, programs = inspected
+    most = TEMPORARY[gpu][layout] * 2**20
+    assert [(named(one), one.temporary_bytes) for one in programs if one.temporary_bytes > most] == []

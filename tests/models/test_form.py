@@ -55,15 +55,13 @@ def test_a_layer_is_the_same_in_every_form(config: dict[str, Any], columns: bool
         name: spec.shape for name, spec in placed_form(specs).items()
     }
     x = jnp.asarray(draw.normal(size=(ROWS, arch.embed)), jnp.float32)
-    turn = draw.uniform(size=(2, ROWS, arch.head_dim // 2))
-    angles = jnp.asarray(turn[0], jnp.float32), jnp.asarray(turn[1], jnp.float32)
 
     def first(arrays: dict[str, Array]) -> dict[str, Array]:
         return {name.removeprefix("layers."): value[0] for name, value in arrays.items()}
 
-    expected, _ = layer_graph(arch, jnp.float32)(first(stored))(x, angles, None, attend)
+    expected, _ = layer_graph(arch, jnp.float32)(first(stored))(x, None, attend)
     form = Form(placed=True, columns=columns, query_heads=arch.heads)
-    got, _ = layer_graph(arch, jnp.float32, form)(first(placed))(form.turned(x), angles, None, attend)
+    got, _ = layer_graph(arch, jnp.float32, form)(first(placed))(form.turned(x), None, attend)
     np.testing.assert_allclose(form.turned(got), expected, rtol=2e-5, atol=2e-5)
 
 

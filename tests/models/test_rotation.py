@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from medha_jax.models import rotary_angles
-from medha_jax.models.rotation import rotate
 from medha_jax.specs.config_values import ConfigValues
 from medha_jax.specs.rope import RopeScaling, rotary_constants
 from medha_jax.specs.rope_config import read_rope
@@ -36,19 +35,3 @@ def test_dynamic_changes_with_the_length_and_only_beyond_the_original_one() -> N
     assert (stretched[2:] < plain[2:]).all()  # faster pairs turn more than once
     theta = 10000.0 * (2.0 * 400 / 100 - 1) ** (HEAD_DIM / (HEAD_DIM - 2))
     np.testing.assert_allclose(stretched[3], 50 * theta ** (-6 / 8), rtol=1e-4)
-
-
-def test_rotation_keeps_scores_dependent_on_distance_only() -> None:
-    rng = np.random.default_rng(0)
-    query, key = rng.normal(size=(2, 1, 1, HEAD_DIM)).astype(np.float32)
-    plain = rotary_constants(RopeScaling(), HEAD_DIM)
-
-    def score(at: int, seen: int) -> float:
-        turned = [
-            rotate(jnp.asarray(x), *rotary_angles(plain, jnp.array([p]), jnp.array([p + 1])))
-            for x, p in ((query, at), (key, seen))
-        ]
-        return float(jnp.sum(turned[0] * turned[1]))
-
-    assert score(7, 3) == pytest.approx(score(107, 103), abs=1e-4)
-    assert score(7, 3) != pytest.approx(score(7, 5), abs=1e-3)

@@ -1,4 +1,4 @@
-"""Attention and KV writes by the Triton kernels, with the same results as the XLA ones."""
+"""Rotation, KV writes and attention by the Triton kernels, with the same results as the XLA ones."""
 
 from __future__ import annotations
 
@@ -13,41 +13,46 @@ from jaxtyping import Float, Int
 from medha_jax.attention.gpu.fields import KernelWork
 from medha_jax.attention.gpu.launch import TileConfig
 from medha_jax.attention.pool import Fp8Pool, Pool, values_of
+from medha_jax.attention.rotate import Angles
 
 MERGE_ROWS, MERGE_PARTS = 4, 16  # merge pass: rows per program, and parts read at once
-WRITE_WARPS, MERGE_WARPS = 4, 4
+WRITE_WARPS, MERGE_WARPS = 1, 4  # a program that writes has one KV head's share of one row
 
 
 def store(
     pool: Pool,
     layer: Int[Array, ""],
     table: Int[Array, "slots pages_per_slot"],
+    queries: Float[Array, "rows heads head_dim"],
     keys: Float[Array, "rows kv_heads head_dim"],
     values: Float[Array, "rows kv_heads head_dim"],
+    angles: Angles,
     work: KernelWork,
     capability: int,
-) -> Pool:
-    """As `attention.store`: one program per row writes into the pool in place."""
-    from medha_jax.attention.gpu import kernels
+) -> tuple[Float[Array, "rows heads head_dim"], Pool]:
+    """As `Attention.store`, in one launch."""
+    from medha_jax.attention.gpu import write_kernels
     from medha_jax.attention.gpu.call import launch
 
     sizes = _pool_sizes(pool)
-    heads = sizes["HEADS"]
-    inputs = (keys, values, work.position, work.slot, table, layer)
-    constants = dict(sizes, MANY=_power_of_two(heads), WIDTH=table.shape[1])
+    group = queries.shape[1] // sizes["HEADS"]
+    # Where one product made all three, XLA takes its result as it is. Cut apart, each would be copied.
+    heads = jnp.concatenate([queries, keys, values], axis=1)
+    inputs = (heads, *angles, work.position, work.slot, table, layer)
+    constants = dict(sizes, GROUP=group, MANY=_power_of_two(group), WIDTH=table.shape[1])
     fp8 = isinstance(pool, Fp8Pool)
-    changed = launch(
-        kernel=kernels.write_fp8_kernel if fp8 else kernels.write_kernel,
+    rotated, *stored = launch(
+        kernel=write_kernels.write_fp8_kernel if fp8 else write_kernels.write_kernel,
         inputs=inputs,
         changed=(pool.values, pool.exponents) if isinstance(pool, Fp8Pool) else (pool,),
-        made=(),
-        grid=(keys.shape[0],),
+        made=(jax.ShapeDtypeStruct(queries.shape, queries.dtype),),
+        grid=(keys.shape[0], sizes["HEADS"]),
         warps=WRITE_WARPS,
         stages=1,
         capability=capability,
         constants=constants,
     )
-    return Fp8Pool(*changed) if fp8 else changed[0]
+    return rotated, Fp8Pool(*stored) if fp8 else stored[0]
 
 
 def attend(
@@ -59,7 +64,7 @@ def attend(
     capability: int,
 ) -> tuple[Float[Array, "rows heads head_dim"], Float[Array, "rows heads"]]:
     """As `Attention.attend`: one launch, or one per kind of tile, then a merge of the tiles that were cut."""
-    from medha_jax.attention.gpu import kernels
+    from medha_jax.attention.gpu import kernels, merge_kernels
     from medha_jax.attention.gpu.call import launch
 
     shape = work.launch
@@ -109,7 +114,7 @@ def attend(
     out, lse, part_out, part_lse = filled
     rows = max(tile.rows for tile in (decode, prefill) if tile is not None)
     out, lse = launch(
-        kernel=kernels.merge_kernel,
+        kernel=merge_kernels.merge_kernel,
         inputs=(part_out, part_lse, work.merges),
         changed=(out, lse),
         made=(),
@@ -130,9 +135,49 @@ def attend(
     return out, lse
 
 
+def merge_groups(
+    out: Float[Array, "rows heads head_dim"],
+    packed: Float[Array, "groups shared heads packed"],
+    first: int,
+    capability: int,
+) -> Float[Array, "rows heads head_dim"]:
+    """As `Attention.merge_groups`, in one launch."""
+    from medha_jax.attention.gpu import merge_kernels
+    from medha_jax.attention.gpu.call import launch
+
+    groups, shared, heads, width = packed.shape
+    lines, head_dim = shared * heads, out.shape[2]
+    (merged,) = launch(
+        kernel=merge_kernels.merge_groups_kernel,
+        inputs=(packed,),
+        changed=(out,),
+        made=(),
+        grid=(-(-lines // MERGE_ROWS),),
+        warps=MERGE_WARPS,
+        stages=1,
+        capability=capability,
+        constants=dict(
+            GROUPS=groups,
+            LINES=lines,
+            SKIPPED=first * heads,
+            DIM=head_dim,
+            WIDE=_wide(head_dim),
+            WIDTH=width,
+            ROWS=MERGE_ROWS,
+            SOME=min(MERGE_PARTS, _power_of_two(groups)),
+        ),
+    )
+    return merged
+
+
 def _pool_sizes(pool: Pool) -> dict[str, int]:
     _, _, pages, heads, page, head_dim = values_of(pool).shape
-    return dict(PAGES=pages, HEADS=heads, PAGE=page, DIM=head_dim, WIDE=max(16, _power_of_two(head_dim)))
+    return dict(PAGES=pages, HEADS=heads, PAGE=page, DIM=head_dim, WIDE=_wide(head_dim))
+
+
+def _wide(head_dim: int) -> int:
+    """Elements that a program holds of a head: the products take 16 or more, and a power of two."""
+    return max(16, _power_of_two(head_dim))
 
 
 def _power_of_two(number: int) -> int:

@@ -1,4 +1,4 @@
-"""The Triton kernels. Importing this needs Triton; nothing here knows JAX.
+"""The Triton kernels that attend. Importing this needs Triton; nothing here knows JAX.
 
 One body computes every tile: the queries of `count` consecutive tokens of one request against blocks `first` to `past`
 of `KEYS` tokens each. All query heads of one KV head are rows of the tile (token major). A decode is a tile of one
@@ -11,19 +11,15 @@ million tokens of an 8B model has 2^36 elements.
 import triton
 import triton.language as tl
 
-from medha_jax.attention.gpu.items import ITEM_FIELDS, MERGE_FIELDS
+from medha_jax.attention.gpu.items import ITEM_FIELDS
 
 LN_2 = tl.constexpr(0.6931471805599453)
 LOWEST_EXPONENT = tl.constexpr(-100)
-# positions of the fields in an entry of the work list, and of the merge list
+# positions of the fields in an entry of the work list
 ITEM = tl.constexpr(len(ITEM_FIELDS))
 ITEM_ROW, ITEM_COUNT, ITEM_SLOT, ITEM_START, ITEM_LIMIT, ITEM_FIRST, ITEM_PAST, ITEM_PART, ITEM_DECODE = (
     tl.constexpr(list(ITEM_FIELDS).index(name))
     for name in ("row", "count", "slot", "start", "limit", "first", "past", "part", "decode")
-)
-MERGE = tl.constexpr(len(MERGE_FIELDS))
-MERGE_ROW, MERGE_COUNT, MERGE_PART, MERGE_STRIDE, MERGE_PARTS = (
-    tl.constexpr(list(MERGE_FIELDS).index(name)) for name in ("row", "count", "part", "stride", "parts")
 )
 LIFT = tl.constexpr(15)  # powers of two by which weights, at most 1, are raised in fp16, whose largest is 65504
 
@@ -69,7 +65,7 @@ def _load(pool, first, after, dtype: tl.constexpr, DIM: tl.constexpr, WIDE: tl.c
 
 
 @triton.jit
-def _two_to(power):
+def two_to(power):
     """2 to an integer, exactly; 0 below fp32's normal numbers."""
     return (tl.maximum(power + 127, 0) << 23).to(tl.float32, bitcast=True)
 
@@ -83,10 +79,10 @@ def _in_range_of_fp16(q):
     bits = tl.max(tl.abs(q.to(tl.float32)), 1).to(tl.int32, bitcast=True)
     power = tl.maximum((bits >> 23) - 127, LOWEST_EXPONENT)
     if q.dtype != tl.float32:
-        q = (q.to(tl.float32) * _two_to(-power)[:, None]).to(tl.float16)
+        q = (q.to(tl.float32) * two_to(-power)[:, None]).to(tl.float16)
     else:
-        q = q * _two_to(-power)[:, None]
-    return q, _two_to(power)
+        q = q * two_to(-power)[:, None]
+    return q, two_to(power)
 
 
 @triton.jit
@@ -108,7 +104,7 @@ def _block(
     scores = tl.dot(q, tl.trans(keys), input_precision=PRECISION)
     if FP8:
         powers = tl.load(exponents + line + after).to(tl.int32)
-        scores = scores * (scale[:, None] * _two_to(powers)[None, :])
+        scores = scores * (scale[:, None] * two_to(powers)[None, :])
     if MASKED:
         scores = tl.where(seen, scores, float("-inf"))
     new_top = tl.maximum(top, tl.max(scores, 1))
@@ -125,8 +121,8 @@ def _block(
         if MASKED:
             powers = tl.where(held, powers, LOWEST_EXPONENT)
         new_level = tl.maximum(level, tl.max(powers, 0))
-        weights = weights * _two_to(powers - new_level + LIFT)[None, :]
-        shrink = shrink * _two_to(level - new_level)
+        weights = weights * two_to(powers - new_level + LIFT)[None, :]
+        shrink = shrink * two_to(level - new_level)
         level = new_level
     acc = acc * shrink[:, None]
     acc = tl.dot(weights.to(values.dtype), values, acc, input_precision=PRECISION)
@@ -188,7 +184,7 @@ def _tile(
     safe = tl.where(some, total, 1.0)
     result = acc / safe[:, None]
     if FP8:
-        result = result * _two_to(level - LIFT)
+        result = result * two_to(level - LIFT)
     log = tl.where(some, top * SCALE + tl.log2(safe), float("-inf"))
     if part < 0:
         tl.store(out + at[:, None] * DIM + dims[None, :], result.to(out.dtype.element_ty), mask=inside)
@@ -259,103 +255,3 @@ def attend_mixed_kernel(
                 item, tl.program_id(1), queries, pool, exponents, layer, table, out, lse, part_out, part_lse,
                 HEADS, GROUP, DIM, WIDE, PAGE, PAGES, WIDTH, PARTS, SCALE, FP8, PRECISION, ROWS, KEYS, STAGES,
             )  # fmt: skip
-
-
-@triton.jit
-def merge_kernel(
-    part_out, part_lse, merges, out, lse, same_out, same_lse,
-    HEADS: tl.constexpr, GROUP: tl.constexpr, DIM: tl.constexpr, WIDE: tl.constexpr,
-    PARTS: tl.constexpr, ROWS: tl.constexpr, SOME: tl.constexpr,
-):  # fmt: skip
-    """Merge the parts of a tile by log-sum-exp in fp32; grid (merges, KV heads, runs of `ROWS` rows).
-
-    It reads `SOME` parts at once. Read one by one, each would cost a full memory latency.
-    """
-    entry = merges + tl.program_id(0) * MERGE
-    row, count, part = tl.load(entry + MERGE_ROW), tl.load(entry + MERGE_COUNT), tl.load(entry + MERGE_PART)
-    stride, parts = tl.load(entry + MERGE_STRIDE), tl.load(entry + MERGE_PARTS)
-    head = tl.program_id(1)
-    rows = tl.program_id(2) * ROWS + tl.arange(0, ROWS)
-    if tl.program_id(2) * ROWS < count * GROUP:
-        dims = tl.arange(0, WIDE)
-        token = rows // GROUP
-        mine = token < count
-        inside = mine[:, None] & (dims < DIM)[None, :]
-        line = head.to(tl.int64) * PARTS + part
-        top = tl.full([ROWS], float("-inf"), tl.float32)
-        total = tl.zeros([ROWS], tl.float32)
-        acc = tl.zeros([ROWS, WIDE], tl.float32)
-        for number in range(0, parts, SOME):
-            several = number + tl.arange(0, SOME)
-            there = several < parts
-            at = (line + several * stride)[:, None] + rows[None, :]
-            log = tl.load(part_lse + at, mask=there[:, None] & mine[None, :], other=float("-inf"))
-            each = there[:, None, None] & inside[None, :, :]
-            one = tl.load(part_out + at[:, :, None] * DIM + dims[None, None, :], mask=each, other=0.0)
-            new_top = tl.maximum(top, tl.max(log, 0))
-            level = tl.where(new_top == float("-inf"), 0.0, new_top)
-            shrink, weight = tl.exp2(top - level), tl.exp2(log - level[None, :])
-            total = total * shrink + tl.sum(weight, 0)
-            acc = acc * shrink[:, None] + tl.sum(one * weight[:, :, None], 0)
-            top = new_top
-        some = total > 0
-        safe = tl.where(some, total, 1.0)
-        at = (row + token) * (HEADS * GROUP) + head * GROUP + rows % GROUP
-        result = (acc / safe[:, None]).to(out.dtype.element_ty)
-        tl.store(out + at[:, None] * DIM + dims[None, :], result, mask=inside)
-        tl.store(lse + at, tl.where(some, top + tl.log2(safe), float("-inf")) * LN_2, mask=mine)
-
-
-@triton.jit
-def _write(
-    source, row, line, pool, exponents,
-    HEADS: tl.constexpr, MANY: tl.constexpr, DIM: tl.constexpr, WIDE: tl.constexpr, PAGE: tl.constexpr,
-    FP8: tl.constexpr,
-):  # fmt: skip
-    """Store one row's keys or values of all heads, from line `line` of head 0; non-finite values become 0."""
-    heads, dims = tl.arange(0, MANY), tl.arange(0, WIDE)
-    inside = (heads < HEADS)[:, None] & (dims < DIM)[None, :]
-    value = tl.load(source + (row * HEADS + heads)[:, None] * DIM + dims[None, :], mask=inside, other=0.0)
-    value = value.to(tl.float32)
-    value = tl.where(tl.abs(value) < float("inf"), value, 0.0)
-    lines = line + heads * PAGE
-    if FP8:
-        bits = tl.max(tl.abs(value), 1).to(tl.int32, bitcast=True)
-        # the least power of two that scales the largest value, m * 2^e, to at most 448 = 1.75 * 2^8
-        power = (bits >> 23) - 135 + ((bits & 0x7FFFFF) > 0x600000).to(tl.int32)
-        power = tl.maximum(power, LOWEST_EXPONENT)
-        value = value * _two_to(-power)[:, None]
-        tl.store(exponents + lines, power.to(tl.int8), mask=heads < HEADS)
-    tl.store(pool + lines[:, None] * DIM + dims[None, :], value.to(pool.dtype.element_ty), mask=inside)
-
-
-@triton.jit
-def write_kernel(
-    keys, values, positions, slots, table, layer, pool, same_pool,
-    HEADS: tl.constexpr, MANY: tl.constexpr, DIM: tl.constexpr, WIDE: tl.constexpr,
-    PAGE: tl.constexpr, PAGES: tl.constexpr, WIDTH: tl.constexpr,
-):  # fmt: skip
-    """Keys and values of one row into its page; grid (rows,). Rows at position -1 are not stored."""
-    row = tl.program_id(0)
-    position = tl.load(positions + row)
-    if position >= 0:
-        page = tl.load(table + tl.load(slots + row) * WIDTH + position // PAGE)
-        line = (tl.load(layer) * (2 * PAGES) + page).to(tl.int64) * (HEADS * PAGE) + position % PAGE
-        _write(keys, row, line, pool, pool, HEADS, MANY, DIM, WIDE, PAGE, False)
-        _write(values, row, line + PAGES * HEADS * PAGE, pool, pool, HEADS, MANY, DIM, WIDE, PAGE, False)
-
-
-@triton.jit
-def write_fp8_kernel(
-    keys, values, positions, slots, table, layer, pool, exponents, same_pool, same_exponents,
-    HEADS: tl.constexpr, MANY: tl.constexpr, DIM: tl.constexpr, WIDE: tl.constexpr,
-    PAGE: tl.constexpr, PAGES: tl.constexpr, WIDTH: tl.constexpr,
-):  # fmt: skip
-    """As `write_kernel`, in e4m3 with a power of two for each row and head."""
-    row = tl.program_id(0)
-    position = tl.load(positions + row)
-    if position >= 0:
-        page = tl.load(table + tl.load(slots + row) * WIDTH + position // PAGE)
-        line = (tl.load(layer) * (2 * PAGES) + page).to(tl.int64) * (HEADS * PAGE) + position % PAGE
-        _write(keys, row, line, pool, exponents, HEADS, MANY, DIM, WIDE, PAGE, True)
-        _write(values, row, line + PAGES * HEADS * PAGE, pool, exponents, HEADS, MANY, DIM, WIDE, PAGE, True)
