@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Int
 
-from medha_jax.attention.gpu.items import ITEM_FIELDS, MERGE_FIELDS, list_tiles, plan_items
+from medha_jax.attention.gpu.items import ITEM_FIELDS, MERGE_FIELDS, list_tiles, write_items
 from medha_jax.attention.gpu.launch import Launch
 from medha_jax.attention.interface import Fields, FieldViews, PlanField, TickRows
 from medha_jax.specs.buckets import Bucket
@@ -66,7 +66,7 @@ class ItemLayout:
                 used = sum(count for _, count, *_ in mine)
                 chunks += [*mine, (bucket.starts(number)[1] + used, segment.prefill - used, 0, 0, 0)]
         tiles = list_tiles(self.launch, slots, lengths, np.array(chunks, np.int64))
-        view["item"][...], view["merge"][...] = plan_items(self.launch, tiles)
+        write_items(self.launch, tiles, view["item"], view["merge"])
 
     def work(self, fields: Fields) -> KernelWork:
         """The kernels' view of a plan, traced."""

@@ -91,11 +91,20 @@ def plan_items(launch: Launch, tiles: TileList) -> tuple[np.ndarray, np.ndarray]
     Returns the work list, int32 `[launch.items, ITEM_FIELDS]`, and the tiles to merge, int32
     `[launch.merges, MERGE_FIELDS]`. Unused places have a count of 0.
     """
+    items = np.zeros((launch.items, len(ITEM_FIELDS)), np.int32)
+    merges = np.zeros((launch.merges, len(MERGE_FIELDS)), np.int32)
+    write_items(launch, tiles, items, merges)
+    return items, merges
+
+
+def write_items(launch: Launch, tiles: TileList, items: np.ndarray, merges: np.ndarray) -> None:
+    """As `plan_items`, into arrays of zeros; every call of NumPy that it does without counts, for they are small."""
     blocks, decodes, prefill = tiles.blocks(launch), tiles.decodes, launch.prefill
-    rows = np.full(len(blocks), launch.decode.rows)
+    rows: np.ndarray | int = launch.decode.rows
     if prefill is None:
         parts = part_counts(blocks, launch, launch.decode)
     else:
+        rows = np.full(len(blocks), launch.decode.rows)
         rows[decodes:] = prefill.rows
         if launch.together:
             parts = part_counts(blocks, launch, prefill)
@@ -112,23 +121,24 @@ def plan_items(launch: Launch, tiles: TileList) -> tuple[np.ndarray, np.ndarray]
     made = np.empty((len(tile), len(ITEM_FIELDS)), np.int32)
     made[:, : len(CHUNK_FIELDS)] = tiles.columns.take(tile, axis=0)
     made[:, len(CHUNK_FIELDS)], made[:, len(CHUNK_FIELDS) + 1] = first, past
-    made[:, -2] = np.where(of > 1, base.take(tile) + number * rows.take(tile), -1)
-    made[:, -1] = tile < decodes
+    after = number * (rows.take(tile) if isinstance(rows, np.ndarray) else rows)
+    made[:, -2] = np.where(of > 1, base.take(tile) + after, -1)
+    made[:, -1] = tile < decodes if prefill is not None else 1
 
     apart = 0 if launch.together else int(np.add.reduce(parts[:decodes]))  # parts of decodes before those of prompts
     order = _order(past - first, number * len(parts) + tile, apart)
     if launch.together:
         order = order[_interleaved(tile[order] < decodes)]
     made = made.take(order, axis=0)
-    items = np.zeros((launch.items, len(ITEM_FIELDS)), np.int32)
     items[:apart] = made[:apart]
-    items[launch.decode_items : launch.decode_items + len(made) - apart] = made[apart:]
+    if prefill is not None:
+        items[launch.decode_items : launch.decode_items + len(made) - apart] = made[apart:]
 
-    merges = np.zeros((launch.merges, len(MERGE_FIELDS)), np.int32)
     if len(split := used.nonzero()[0]):
-        for at, column in enumerate((tiles.columns[:, ROW], tiles.columns[:, COUNT], base, rows, parts)):
-            merges[: len(split), at] = column.take(split)
-    return items, merges
+        merges = merges[: len(split)]
+        merges[:, :2] = tiles.columns.take(split, axis=0)[:, : COUNT + 1]
+        merges[:, 2], merges[:, 4] = base.take(split), parts.take(split)
+        merges[:, 3] = rows.take(split) if isinstance(rows, np.ndarray) else rows
 
 
 def part_counts(blocks: np.ndarray, launch: Launch, tile: TileConfig) -> np.ndarray:
