@@ -5,7 +5,9 @@
 
 `outputs` serves the bundled model, whose texts mean nothing, asks it for an output of each of many random JSON schemas
 (`benchmarks.structured_schemas`), and validates what came. `cost` serves the 26M model (`benchmarks.model`) to 8
-streams, in turns with and without a schema; times are the server's own, from a stream's first token to its last one.
+streams in turns: as it is, with `allowed_token_ids` that all have a text, and with a schema. Half of the ids that it
+samples as it is have none, and a token with text costs server and client more, so the second is what masks are compared
+with. Times are the server's own, from a stream's first token to its last one.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +32,10 @@ from benchmarks.structured_schemas import schemas
 from medha_jax.bench.own_server import OwnServer
 from medha_jax.client import AsyncClient, Delta, Finished, ServerError, Structured
 from medha_jax.config import BUNDLED_MODEL
+from medha_jax.text import Tokenizer
 
 SEED = 0
+MOST_ALLOWED = 1024  # ids that a request may name
 # An output of it does not end, and has what outputs have: names, numbers, texts, choices, blanks.
 ENDLESS = {
     "type": "array",
@@ -90,14 +94,12 @@ async def outputs(address: str, wanted: Sequence[str], streams: int, tokens: int
     return Counter(ends), total
 
 
-async def token_ms(address: str, streams: int, tokens: int, structured: Structured | None, seed: int) -> float:
-    """Milliseconds a token, the mean of streams that begin together."""
+async def token_ms(address: str, streams: int, tokens: int, more: Mapping[str, Any], seed: int) -> float:
+    """Milliseconds a token, the mean of streams that begin together; `more` settings are those of the arm."""
 
     async def one(client: AsyncClient, number: int) -> float:
         ms = 0.0
-        settings: dict[str, Any] = dict(temperature=1.0, seed=seed + number, max_tokens=tokens, structured=structured)
-        if structured is None:
-            settings["ignore_eos"] = True
+        settings: dict[str, Any] = dict(temperature=1.0, seed=seed + number, max_tokens=tokens, **more)
         async for event in client.generate(f"Stream {number} of {streams}", **settings):
             if isinstance(event, Finished):
                 assert event.usage.output_tokens == tokens, event
@@ -122,30 +124,34 @@ def run_outputs(options: argparse.Namespace) -> int:
 
 
 def run_cost(options: argparse.Namespace) -> int:
-    """Print times per token with and without masks, round by round."""
-    schema, pairs = Structured(json_schema=ENDLESS), list[tuple[float, float]]()
+    """Print times per token of each arm, round by round, and how they compare."""
+    tokenizer = Tokenizer.from_directory(BUNDLED_MODEL)
+    with_text = [one for one in range(MOST_ALLOWED * 2) if tokenizer.has_text(one)][:MOST_ALLOWED]
+    arms: dict[str, dict[str, Any]] = {
+        "as it is": {"ignore_eos": True},
+        "tokens with text": {"ignore_eos": True, "allowed_token_ids": with_text},
+        "schema": {"structured": Structured(json_schema=ENDLESS)},
+    }
+    found: dict[str, list[float]] = {name: [] for name in arms}
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder) / "26m"
         write_model(directory)
         server = [f"--model={directory}", f"--slots={options.streams}", "--pool-tokens=16384", "--max-context=2048"]
         with OwnServer(server, _tell) as own:
-
-            def measured(structured: Structured | None, seed: int) -> float:
-                return asyncio.run(token_ms(own.address, options.streams, options.tokens, structured, seed))
-
-            for structured in (None, schema):
-                measured(structured, 0)
-            for number in range(options.rounds):
-                order = (None, schema) if number % 2 else (schema, None)
-                found = {one is None: measured(one, 100 * number) for one in order}
-                pairs.append((found[True], found[False]))
-                print(f"round {number}: {found[True]:.3f} ms without, {found[False]:.3f} ms with masks", flush=True)
-    without, masked = np.array(pairs).T
-    ratio = masked / without - 1
-    medians = f"{np.median(without):.3f} ms a token without masks, {np.median(masked):.3f} ms with"
-    print(f"{options.streams} streams: median {medians}")
-    low, high = np.percentile(ratio, (25, 75))
-    print(f"more by round: median {100 * np.median(ratio):.1f} %, quartiles {100 * low:.1f} to {100 * high:.1f} %")
+            for number in range(-1, options.rounds):  # the first one warms up
+                for name in sorted(arms, key=lambda name: (list(arms).index(name) + number) % len(arms)):
+                    took = asyncio.run(
+                        token_ms(own.address, options.streams, options.tokens, arms[name], 100 * number + 100)
+                    )
+                    if number >= 0:
+                        found[name].append(took)
+                print(f"round {number}: " + ", ".join(f"{name} {ms[-1]:.3f} ms" for name, ms in found.items() if ms))
+    for name, ms in found.items():
+        print(f"{options.streams} streams, {name}: median {np.median(ms):.3f} ms a token")
+    for name in list(arms)[:2]:
+        ratio = 100 * (np.array(found["schema"]) / np.array(found[name]) - 1)
+        low, median, high = np.percentile(ratio, (25, 50, 75))
+        print(f"schema beside {name}, by round: {median:.1f} % more, quartiles {low:.1f} to {high:.1f} %")
     return 0
 
 
