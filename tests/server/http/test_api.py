@@ -1,6 +1,8 @@
 """The paths of the OpenAI API on a real server, with OpenAI's own package."""
 
 import json
+import shutil
+import subprocess
 
 import openai
 import pytest
@@ -240,3 +242,27 @@ def test_unknown_paths_and_methods(server):
         answer = exchanged(server.url, request)
         assert answer.status == status and said in answer.error["message"]
     assert json.loads(exchanged(server.url, post(b"", "/health", method="GET")).body) == {"status": "ready"}
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the command curl is not installed")
+def test_curl_reads_an_answer_a_stream_and_an_error(server, client):
+    def curled(sent):
+        done = subprocess.run(
+            ["curl", "-sN", f"{server.url}/v1/completions", "-d", json.dumps(sent), "-w", "\n%{http_code}"],
+            capture_output=True,
+            timeout=60,
+            check=True,
+        )
+        text, _, status = done.stdout.decode().rpartition("\n")
+        return int(status), text
+
+    body = {"prompt": "curl", "max_tokens": 6, "temperature": 0, "ignore_eos": True}
+    wanted = of_grpc(client, "curl", max_tokens=6, temperature=0)[0]
+    status, text = curled(body)
+    assert status == 200 and json.loads(text)["choices"][0]["text"] == wanted
+    status, text = curled(body | {"stream": True})
+    events = [line.removeprefix("data: ") for line in text.splitlines() if line.startswith("data: ")]
+    assert status == 200 and events[-1] == "[DONE]"
+    assert "".join(json.loads(event)["choices"][0]["text"] for event in events[:-1]) == wanted
+    status, text = curled(body | {"top_p": 7})
+    assert status == 400 and "top_p is 7" in json.loads(text)["error"]["message"]
