@@ -13,9 +13,19 @@ from benchmarks.fuzz_messages import INTEGERS, NUMBERS, SIGNED, TEXTS, damaged
 
 AT_ONCE = 16
 SILENT_SECONDS = 2.0  # after which a request counts as one that lacks something
-PATHS = ("/v1/completions", "/tokenize", "/detokenize", "/v1/models", "/v1/nothing", "/load", "/health")
+PATHS = (
+    "/v1/completions",
+    "/v1/chat/completions",
+    "/tokenize",
+    "/detokenize",
+    "/v1/models",
+    "/v1/nothing",
+    "/load",
+    "/health",
+)
 GOOD: dict[str, dict[str, Any]] = {
     "/v1/completions": {"prompt": "a", "max_tokens": 1},
+    "/v1/chat/completions": {"messages": [{"role": "user", "content": "a"}], "max_tokens": 1},
     "/tokenize": {"prompt": "a"},
     "/detokenize": {"tokens": [5]},
 }
@@ -24,6 +34,8 @@ NAMES = (
     *("repetition_penalty", "presence_penalty", "frequency_penalty", "max_tokens", "max_completion_tokens", "n"),
     *("echo", "logprobs", "logit_bias", "stop", "stop_token_ids", "allowed_token_ids", "ignore_eos", "on_deadline"),
     *("cache_salt", "request_id", "priority", "user", "tokens", "add_special_tokens", "return_token_ids", "nothing"),
+    *("messages", "tools", "tool_choice", "role", "content", "tool_calls", "chat_template_kwargs", "response_format"),
+    *("structured_outputs", "regex", "json", "type", "function", "top_logprobs", "continue_final_message"),
 )
 HEADERS = ("x-request-timeout-ms", "x-slo-ttft-ms", "x-slo-tpot-ms", "x-request-id", "Content-Encoding", "Expect", "A")
 VALUES = ("1", "-1", "nan", "1e400", "a b", "gzip", "deflate", "br", "100-continue", "200-ok", "\xff", "a" * 20_000)
@@ -42,7 +54,8 @@ def absurd(draw: random.Random, depth: int = 0) -> Any:
         return draw.choice((*TEXTS, "\ud800", "small"))
     if kind == 5:
         return {draw.choice((*NAMES, "5", "")): absurd(draw, depth + 1) for _ in range(draw.randrange(4))}
-    return [absurd(draw, depth + 1)] * draw.choice((0, 1, 2, 300))
+    # many only within: lists of many in each other would be gigabytes
+    return [absurd(draw, depth + 1)] * draw.choice((0, 1, 2, 300 if depth > 1 else 3))
 
 
 def body(draw: random.Random, path: str) -> bytes:
@@ -50,7 +63,7 @@ def body(draw: random.Random, path: str) -> bytes:
     given = dict(GOOD.get(path, {}))
     for _ in range(draw.randrange(4)):
         given[draw.choice(NAMES)] = absurd(draw)
-    if draw.random() < 0.9 and "prompt" in given:
+    if draw.random() < 0.9 and ("prompt" in given or "messages" in given):
         given["max_tokens"] = draw.choice((0, 1, 2))  # valid requests generate few tokens
     data = json.dumps(given if draw.random() < 0.95 else absurd(draw)).encode()
     if draw.random() < 0.02:
@@ -60,7 +73,7 @@ def body(draw: random.Random, path: str) -> bytes:
 
 def http_request(draw: random.Random) -> bytes:
     """The bytes of one request; what is cut off of it never comes."""
-    path = draw.choices(PATHS, (60, 12, 12, 4, 4, 4, 4))[0]
+    path = draw.choices(PATHS, (40, 20, 12, 12, 4, 4, 4, 4))[0]
     data = body(draw, path)
     lines = [f"{draw.choices(('POST', 'GET', 'PUT', 'HEAD'), (92, 4, 2, 2))[0]} {path} HTTP/1.1", "Host: x"]
     lines += [f"{draw.choice(HEADERS)}: {draw.choice(VALUES)}" for _ in range(draw.choice((0, 0, 0, 1, 2)))]
