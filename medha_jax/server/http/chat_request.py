@@ -102,15 +102,15 @@ def read_conversation(fields: Fields) -> pb.Chat:
         fields.wrong("messages", messages, "a list of messages")
     for index, message in enumerate(messages):
         _message(chat.messages.add(), Fields(message, f"messages[{index}]"))
-    for index, tool in enumerate(fields.take("tools") or []):
+    for index, tool in enumerate(_list(fields, "tools")):
         if not isinstance(tool, dict):
             fields.wrong(f"tools[{index}]", tool, "an object with type and function")
         chat.tools.append(json.dumps(tool))
-    variables = fields.take("chat_template_kwargs") or {}
-    if not isinstance(variables, dict):
+    variables = fields.take("chat_template_kwargs")
+    if variables is not None and not isinstance(variables, dict):
         fields.wrong("chat_template_kwargs", variables, "an object")
     if (effort := fields.text("reasoning_effort")) is not None:
-        variables = {"reasoning_effort": effort} | variables
+        variables = {"reasoning_effort": effort} | (variables or {})
     if variables:
         chat.variables = json.dumps(variables)
     for name in ("add_generation_prompt", "continue_final_message"):
@@ -174,10 +174,14 @@ def _joined(parts: Any, fields: Fields) -> str:
 
 def _objects(fields: Fields, name: str) -> list[Fields]:
     """A list of objects; empty without one."""
-    value = fields.take(name) or []
-    if not isinstance(value, list):
+    return [Fields(one, f"{fields.where}.{name}[{index}]") for index, one in enumerate(_list(fields, name))]
+
+
+def _list(fields: Fields, name: str) -> list[Any]:
+    value = fields.take(name)
+    if value is not None and not isinstance(value, list):
         fields.wrong(name, value, "a list of objects")
-    return [Fields(one, f"{fields.where}.{name}[{index}]") for index, one in enumerate(value)]
+    return value or []
 
 
 def _set(message: pb.ChatMessage | pb.ChatToolCall, name: str, text: str, fields: Fields) -> None:

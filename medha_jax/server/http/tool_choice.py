@@ -76,7 +76,7 @@ def read_tool_choice(fields: Fields, tools: Sequence[str]) -> ToolChoice:
         return ToolChoice(functions, stated != "none", tuple(functions) if stated == "required" else ())
     name = stated.get("function") if isinstance(stated, dict) else None
     name = name.get("name") if isinstance(name, dict) else None
-    if name not in functions:
+    if not isinstance(name, str) or name not in functions:
         raise FieldRefusal(
             "tool_choice",
             f"tool_choice is {reprlib.repr(stated)}; allowed are {', '.join(_WORDS)}, or a function of tools by name",
