@@ -88,8 +88,11 @@ class _HttpConnection(web.RequestHandler):
         return answer
 
     def log_exception(self, *args: Any, **kw: Any) -> None:
-        """Log an error, but none in what a client sends: aiohttp finds those in the rest of a refused body, too."""
-        if not isinstance(kw.get("exc_info"), (HttpProcessingError, web.RequestPayloadError)):
+        """Log an error, but none in what a client sends, nor that it left.
+
+        aiohttp finds the former in the rest of a refused body, too, and the latter where it asks for the body.
+        """
+        if not isinstance(kw.get("exc_info"), (HttpProcessingError, web.RequestPayloadError, ConnectionError)):
             super().log_exception(*args, **kw)
 
     def _watch(self) -> None:

@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import socket
+import struct
 
 import pytest
 
@@ -223,3 +225,14 @@ def test_many_connections_that_come_and_go_leave_nothing(simulated):
         with connection(simulated.url):
             pass
     wait_until(lambda: completed(simulated.url), SECONDS)
+
+
+def test_who_leaves_before_being_told_to_go_on_is_no_error(simulated):
+    """A reset that comes with the head, while others keep the event loop from looking at once."""
+    asking = post(PLAIN, headers=("Expect: 100-continue",)).partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
+    for _ in range(300):
+        with connection(simulated.url) as wire:
+            wire.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            wire.send(asking)
+    assert completed(simulated.url)
+    assert "Traceback" not in simulated.errors
