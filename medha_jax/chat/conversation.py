@@ -233,14 +233,14 @@ def _tools(tools: Any, copier: _Copier) -> list[Any] | None:
 def _variables(variables: Any, copier: _Copier) -> dict[str, Any]:
     if not isinstance(variables or {}, Mapping):
         raise ChatError("the template's variables must be an object")
-    copied = copier.plain(variables or {}, "the template's variables")
+    copied: dict[str, Any] = copier.plain(variables or {}, "the template's variables")
     for name in copied:
         if not (name.isidentifier() and len(name) <= LONGEST_NAME) or name.startswith("_") or name in OWN_VARIABLES:
             raise ChatError(
                 f"a template's variable is named {reprlib.repr(name)}; allowed are identifiers but "
                 f"{', '.join(OWN_VARIABLES)}"
             )
-    return copied  # type: ignore[no-any-return]
+    return copied
 
 
 _COPIES: dict[str, Callable[[Any, str, _Copier], Any]] = {

@@ -31,9 +31,9 @@ def counted(template: nodes.Template, environment: Environment) -> nodes.Templat
     """
     for node in template.find_all(_REFUSED):
         raise TemplateAssertionError("other templates and autoescape are no part of a chat template", node.lineno)
-    changed = _Counting().visit(template)
+    changed: nodes.Template = _Counting().visit(template)
     changed.set_environment(environment)
-    return changed  # type: ignore[no-any-return]
+    return changed
 
 
 class _Counting(NodeTransformer):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import string
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import Literal
 
@@ -60,9 +61,9 @@ class ToolFormat:
             return cls("llama3_json", '{"name": "', '", "parameters": ', ("<|python_tag|>",))
         return None
 
-    def needs_special_tokens(self, special_tokens: object) -> bool:
-        """Whether a marker is one of the tokenizer's special tokens (a container of their texts)."""
-        return any(marker in special_tokens for marker in self.markers)  # type: ignore[operator]
+    def needs_special_tokens(self, special_tokens: Container[str]) -> bool:
+        """Whether a marker is one of the tokenizer's special tokens, of which the texts are given."""
+        return any(marker in special_tokens for marker in self.markers)
 
     def opening(self, function: str | None = None) -> str:
         """What begins a call; put behind a prompt, it makes the model write one.

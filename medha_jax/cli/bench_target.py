@@ -149,20 +149,16 @@ def backend_of(target: Target, client: ClientOptions) -> Backend:
     """The connection to a server; call it in a running event loop.
 
     Raises:
-        BackendError: the address is malformed, or the `bench` extra is not installed.
+        BackendError: the address is malformed.
     """
-    from medha_jax.bench.backend import BackendError
-
     options = target.options
     reached = connection(target.address, options.auth_token_file, options.server_ca)
     if options.url is None:
         from medha_jax.bench.over_grpc import GrpcBackend
 
         return GrpcBackend(reached, ignore_eos=client.ignore_eos, temperature=client.temperature)
-    try:
-        from medha_jax.bench.over_http import OpenAiBackend
-    except ModuleNotFoundError as error:
-        raise BackendError(f"--url needs {error.name}: pip install 'medha-jax[bench]'") from None
+    from medha_jax.bench.over_http import OpenAiBackend
+
     return OpenAiBackend(
         options.url,
         model=options.served_model,

@@ -64,7 +64,8 @@ def chat_or_prompt(
     if messages is None and tools is None:
         if not isinstance(prompt, Chat):
             check_prompt(prompt)
-        return prompt  # type: ignore[return-value]
+        assert prompt is not None, "check_prompt refuses it"
+        return prompt
     if messages is None or prompt is not None:
         raise InvalidSettingError("give either a prompt, or messages and perhaps tools")
     return Chat(messages, tools)

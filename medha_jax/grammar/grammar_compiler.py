@@ -79,14 +79,14 @@ class GrammarCompiler:
                 self._opened = None
 
     def _compiled(self, spec: GrammarSpec) -> Grammar:
-        from medha_jax.grammar.library import compiled, reason_of  # half of all servers never need it
+        from medha_jax.grammar.guidance import compiled, reason_of  # half of all servers never need it
 
         tokenizer, trial = self._open()
         trial.check(spec)
         return Grammar(self._vocab, compiled(tokenizer, spec), reason_of)
 
     def _open(self) -> tuple[LLTokenizer, TrialProcess]:
-        from medha_jax.grammar.library import TokenFacts
+        from medha_jax.grammar.guidance import TokenFacts
 
         with self._opening:
             if self._opened is None:

@@ -11,7 +11,7 @@ import resource
 import sys
 import time
 
-from medha_jax.grammar.library import TokenFacts, compiled
+from medha_jax.grammar.guidance import TokenFacts, compiled
 from medha_jax.grammar.spec import GrammarError, GrammarSpec
 
 MEMORY_BYTES = 4 * 2**30  # of its addresses; a tokenizer of 150,000 tokens takes some hundred MB

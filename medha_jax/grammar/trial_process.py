@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import selectors
 import subprocess
 import sys
@@ -14,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 from medha_jax.grammar.spec import GrammarError, GrammarSpec
 
 if TYPE_CHECKING:
-    from medha_jax.grammar.library import TokenFacts
+    from medha_jax.grammar.guidance import TokenFacts
 
 COMPILE_SECONDS = 2.0  # that one grammar may take
+PIPE_BYTES = 65536  # read at once
 START_SECONDS = 120.0  # that the process may take to start
 
 
@@ -71,7 +73,7 @@ class TrialProcess:
                     if not ready.select(max(0.0, ends - time.monotonic())):
                         self._end()
                         raise GrammarError(f"it was not compiled within {seconds:g} s; give a simpler one")
-                    if not (part := process.stdout.read1()):  # type: ignore[attr-defined]
+                    if not (part := os.read(process.stdout.fileno(), PIPE_BYTES)):
                         raise BrokenPipeError
                     answer += part
         except OSError:

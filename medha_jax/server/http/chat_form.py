@@ -9,7 +9,6 @@ from medha_jax.chat import (
     ChatPiece,
     ContentPiece,
     OutputParser,
-    ReasoningFormat,
     ReasoningPiece,
     ToolCallArguments,
     ToolCallStart,
@@ -63,9 +62,6 @@ class ChatForm:
 
     def __init__(self, asked: AskedChat, model: ServedModel) -> None:
         self._asked, self._text_of = asked, token_text(model)
-        self._reasoning = ReasoningFormat.of(model.chat_template) if asked.reasoning else None
-        shown = asked.tools is not None and asked.tools.needs_special_tokens(model.tokenizer.special_tokens)
-        self._hidden = frozenset(model.tokenizer.special_tokens) if shown else frozenset[str]()
         self._choices: dict[int, _Choice] = {}
 
     def chunk(self, index: int, news: News) -> dict[str, Any] | None:
@@ -110,7 +106,7 @@ class ChatForm:
     def _parser(self) -> OutputParser:
         asked = self._asked
         return OutputParser(
-            asked.tools, self._reasoning, prompt=asked.prompt, functions=asked.functions, hidden=self._hidden
+            asked.tools, asked.reasoning, prompt=asked.prompt, functions=asked.functions, hidden=asked.hidden
         )
 
     def _rest(self, choice: _Choice, news: News) -> dict[str, Any]:

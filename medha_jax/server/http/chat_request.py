@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from medha_jax.chat import ToolFormat
+from medha_jax.chat import ReasoningFormat, ToolFormat
 from medha_jax.protos import inference_pb2 as pb
 from medha_jax.server.http.completion_request import Asked, check_model, read_count, set_logprobs
 from medha_jax.server.http.errors import FieldRefusal
-from medha_jax.server.http.json_fields import Fields
+from medha_jax.server.http.json_fields import Fields, checked_text
 from medha_jax.server.http.settings_fields import read_settings, read_streaming
 from medha_jax.server.http.tool_choice import read_tool_choice
 from medha_jax.server.request_parser import RequestParser
@@ -29,7 +29,8 @@ class AskedChat(Asked):
         tools: how calls are written; None if none are looked for.
         functions: names of the functions that may be called.
         one_call: only the first call counts.
-        reasoning: tell reasoning apart from content.
+        reasoning: the marks of reasoning, which is told apart from content; None if it is not.
+        hidden: special tokens that the text has for the sake of calls, and that the client is not shown.
     """
 
     prompt: str = ""
@@ -37,7 +38,8 @@ class AskedChat(Asked):
     tools: ToolFormat | None = None
     functions: tuple[str, ...] = ()
     one_call: bool = False
-    reasoning: bool = True
+    reasoning: ReasoningFormat | None = None
+    hidden: frozenset[str] = frozenset()
 
 
 def read_chat(given: Any, headers: Mapping[str, str], requests: RequestParser) -> AskedChat:
@@ -65,14 +67,16 @@ def read_chat(given: Any, headers: Mapping[str, str], requests: RequestParser) -
     fields.only("echo", (False,), "prompts of chats are not repeated")
     fields.ignore("verbosity")
     fields.end()
-    tools = ToolFormat.of(requests.model.chat_template) if choice.calls else None
+    template, special = requests.model.chat_template, requests.model.tokenizer.special_tokens
+    tools = ToolFormat.of(template) if choice.calls else None
     opening = choice.opening(tools)
     if tools is not None and opening:
         if settings.HasField("structured"):
             raise FieldRefusal("tool_choice", "a call must come, so the output cannot follow another form")
         if (rest := choice.rest(tools)) is not None:
             settings.structured.CopyFrom(rest)
-    if tools is not None and tools.needs_special_tokens(requests.model.tokenizer.special_tokens):
+    hidden = frozenset(special if tools is not None and tools.needs_special_tokens(special) else ())
+    if hidden:
         settings.sampling.skip_special_tokens = False
     request = requests.as_text(pb.GenerateRequest(chat=chat, settings=settings, n=n))
     prompt = request.text
@@ -90,7 +94,8 @@ def read_chat(given: Any, headers: Mapping[str, str], requests: RequestParser) -
         tools=tools,
         functions=tuple(choice.functions),
         one_call=parallel is False,
-        reasoning=reasoning is not False and not opening,
+        reasoning=None if reasoning is False or opening else ReasoningFormat.of(template),
+        hidden=hidden,
     )
 
 
@@ -185,10 +190,7 @@ def _list(fields: Fields, name: str) -> list[Any]:
 
 
 def _set(message: pb.ChatMessage | pb.ChatToolCall, name: str, text: str, fields: Fields) -> None:
-    try:
-        setattr(message, name, text)
-    except UnicodeError:
-        raise FieldRefusal(f"{fields.where}.{name}", f"{fields.where}.{name} is not valid Unicode") from None
+    setattr(message, name, checked_text(f"{fields.where}.{name}", text))
 
 
 def _logprobs(fields: Fields, settings: pb.GenerateSettings) -> int | None:

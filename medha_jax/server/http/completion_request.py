@@ -8,18 +8,15 @@ from typing import Any
 
 from grpc import StatusCode
 
+from medha_jax.plan import MAX_LOGPROBS
 from medha_jax.protos import inference_pb2 as pb
 from medha_jax.server.http.errors import FieldRefusal
 from medha_jax.server.http.json_fields import Fields, checked_text, is_integers
-from medha_jax.server.http.settings_fields import (
-    MOST_PROMPTS,
-    Streaming,
-    read_settings,
-    read_streaming,
-)
+from medha_jax.server.http.settings_fields import Streaming, read_settings, read_streaming
 from medha_jax.server.request_parser import RequestParser
 
 DEFAULT_TOKENS = 16  # of output, as in OpenAI's API
+MOST_PROMPTS = 256  # of one request; each is a stream of its own
 
 
 @dataclass(frozen=True)
@@ -98,7 +95,7 @@ def read_count(fields: Fields) -> int:
 def set_logprobs(settings: pb.GenerateSettings, name: str, top: int) -> None:
     """Ask for log-probabilities, and so many of the likeliest tokens."""
     if not 0 <= top < 2**32:
-        raise FieldRefusal(name, f"{name} is {top}; allowed is [0, 20]")
+        raise FieldRefusal(name, f"{name} is {top}; allowed is [0, {MAX_LOGPROBS}]")
     settings.sampling.logprobs = top
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableSequence
 from dataclasses import dataclass
 
 from medha_jax.protos import inference_pb2 as pb
@@ -16,11 +16,14 @@ from medha_jax.server.request_parser import request_id
 
 TTFT_HEADER, TPOT_HEADER = "x-slo-ttft-ms", "x-slo-tpot-ms"
 DEADLINE_HEADER, ID_HEADER = "x-request-timeout-ms", "x-request-id"
-MOST_PROMPTS = 256  # of one request; each is a stream of its own
 # by their names in a request and in SamplingSettings
 _NUMBERS = ("temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty")
 _INTEGERS = ("top_k", "seed", "min_tokens")
-_SWITCHES = {"ignore_eos": "ignore_eos", "include_stop_str_in_output": "include_stop"}
+_SWITCHES = {
+    "ignore_eos": "ignore_eos",
+    "skip_special_tokens": "skip_special_tokens",
+    "include_stop_str_in_output": "include_stop",
+}
 _ON_DEADLINE = {"continue": pb.ON_DEADLINE_CONTINUE, "drop": pb.ON_DEADLINE_DROP}
 
 
@@ -105,10 +108,9 @@ def _sampling(fields: Fields, most: int | None) -> pb.SamplingSettings:
         _set(sampling, name, fields.integer(name))
     for name, meant in _SWITCHES.items():
         _set(sampling, meant, fields.switch(name))
-    _set(sampling, "skip_special_tokens", fields.switch("skip_special_tokens"))
     _set(sampling, "max_tokens", _output_tokens(fields, most))
-    sampling.stop.extend(_encodable("stop", fields.texts("stop") or []))
-    _fill(sampling.stop_token_ids, "stop_token_ids", fields.integers("stop_token_ids"))
+    sampling.stop.extend(checked_text("stop", text) for text in fields.texts("stop") or ())
+    _fill(sampling.stop_token_ids, "stop_token_ids", fields.integers("stop_token_ids") or [])
     if (allowed := fields.integers("allowed_token_ids")) is not None:
         sampling.allowed_token_ids.SetInParent()
         _fill(sampling.allowed_token_ids.ids, "allowed_token_ids", allowed)
@@ -142,14 +144,8 @@ def _set(message: pb.GenerateSettings | pb.SamplingSettings, name: str, value: o
         raise FieldRefusal(name, f"{name} is {shown}, which is out of every range") from None
 
 
-def _fill(target: object, name: str, ids: list[int] | None) -> None:
+def _fill(target: MutableSequence[int], name: str, ids: list[int]) -> None:
     try:
-        target.extend(ids or [])  # type: ignore[attr-defined]  # a repeated field of ids
+        target.extend(ids)
     except ValueError:
         raise FieldRefusal(name, f"{name} has an id that no vocabulary has; allowed are 0 to 4294967295") from None
-
-
-def _encodable(name: str, texts: list[str]) -> list[str]:
-    for text in texts:
-        checked_text(name, text)
-    return texts

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medha_jax.chat import ChatTemplate, ToolFormat
+from medha_jax.chat import ChatTemplate, ReasoningFormat, ToolFormat
 from medha_jax.protos import inference_pb2 as pb
 from medha_jax.server.http.chat_form import ChatForm
 from medha_jax.server.http.chat_request import AskedChat
@@ -16,6 +16,7 @@ from medha_jax.server.http.token_texts import Scored
 
 SOURCE = "<tool_call></tool_call><think></think>{{ messages }}"
 TEMPLATE = ChatTemplate({"default": SOURCE})
+REASONING = ReasoningFormat.of(TEMPLATE)
 TOKENIZER = SimpleNamespace(special_tokens={"<|im_end|>": 1}, decode=lambda ids, skip_special: f"<{ids[0]}>")
 MODEL = SimpleNamespace(chat_template=TEMPLATE, tokenizer=TOKENIZER)
 CALL = '<tool_call>\n{"name": "look", "arguments": {"at": [1, "é"]}}\n</tool_call>'
@@ -25,7 +26,7 @@ LENGTH = pb.GenerationFinished(reason=pb.FINISH_REASON_LENGTH)
 
 def form(**asked):
     tools = ToolFormat.of(TEMPLATE)
-    given = {"tools": tools, "functions": ("look", "go")} | asked
+    given = {"tools": tools, "functions": ("look", "go"), "reasoning": REASONING} | asked
     return ChatForm(AskedChat("id", [], 1, Streaming(), 1, **given), MODEL)
 
 
@@ -101,7 +102,7 @@ def test_only_the_first_call_counts_if_calls_may_not_be_parallel():
 
 def test_an_opening_belongs_to_the_output():
     opening = ToolFormat.of(TEMPLATE).opening("look")
-    asked = {"opening": opening, "reasoning": False}
+    asked = {"opening": opening, "reasoning": None}
     rest = '{"at": 1}}\n</tool_call>'
     (call,) = form(**asked).whole(0, News(rest, finished=STOP))["message"]["tool_calls"]
     assert call["function"] == {"name": "look", "arguments": '{"at": 1}'}
@@ -113,7 +114,7 @@ def test_reasoning_that_the_prompt_began_is_told_apart_unless_nobody_wants_it():
     prompt = {"prompt": "…<think>\n", "tools": None}
     message = form(**prompt).whole(0, News("why</think>so", finished=STOP))["message"]
     assert (message["reasoning_content"], message["content"]) == ("why", "so")
-    message = form(**prompt, reasoning=False).whole(0, News("why</think>so", finished=STOP))["message"]
+    message = form(**prompt, reasoning=None).whole(0, News("why</think>so", finished=STOP))["message"]
     assert message == {"role": "assistant", "content": "why</think>so"}
 
 
@@ -134,6 +135,6 @@ def test_each_choice_has_a_parser_of_its_own():
 
 def test_without_tools_white_space_is_told_at_once():
     """No call can follow it. A client that waits for text would else take the second token for the first."""
-    made = form(tools=None, functions=(), reasoning=False)
+    made = form(tools=None, functions=(), reasoning=None)
     told = [made.chunk(0, News(text))["delta"].get("content") for text in ("\n", "a", " ", "\n")]
     assert told == ["\n", "a", " ", "\n"]

@@ -6,10 +6,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from medha_jax.config import BUNDLED_MODEL
-from medha_jax.server.http.completion_request import DEFAULT_TOKENS, read_completion
+from medha_jax.server.http.completion_request import DEFAULT_TOKENS, MOST_PROMPTS, read_completion
 from medha_jax.server.http.errors import body_of, encoded, status_of
 from medha_jax.server.http.json_fields import read_json
-from medha_jax.server.http.settings_fields import MOST_PROMPTS, Streaming
+from medha_jax.server.http.settings_fields import Streaming
 from medha_jax.server.refusal import Refusal
 from medha_jax.server.request_parser import RequestParser, ServedModel
 from medha_jax.server.settings import Limits
