@@ -161,6 +161,7 @@ class Calls:
             except (aio.UsageError, aio.InternalError):  # the client is gone, perhaps in the middle of a write
                 if not record.reason:  # else it left with the last event
                     record.code = StatusCode.CANCELLED.name
+                raise asyncio.CancelledError from None  # gRPC then sends no status: each that fails loses some memory
             except Exception:
                 logger.exception("an error in %s %s", method, record.request_id)
                 await self._abort(
