@@ -10,10 +10,12 @@ import math
 import os
 import platform
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 CPUINFO = Path("/proc/cpuinfo")
+THREADS = Path("/proc/self/task")
 # beginnings of the flags that say which instructions compiled programs may use
 VECTORS = ("sse", "ssse", "avx", "fma", "f16c", "bmi", "amx", "asimd", "sve", "sme")
 
@@ -86,6 +88,26 @@ def cores(groups: ControlGroups = HERE) -> int:
 def bound_cores() -> int:
     """Cores that this process may run on, whatever its quota."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def bind_threads(name: str, threads: Path = THREADS) -> int:
+    """Bind this process's threads of a name to one core each, if there are as many as cores; returns how many.
+
+    After a pause Linux may wake several on one core, and takes tens of milliseconds until it moves them apart.
+    With fewer threads than cores nothing is bound: other processes would choose the same cores.
+    """
+    if not hasattr(os, "sched_setaffinity") or not threads.is_dir():
+        return 0
+    allowed = sorted(os.sched_getaffinity(0))
+    found = sorted(int(thread.name) for thread in threads.iterdir() if _text(thread / "comm") == name)
+    if len(found) != len(allowed):
+        return 0
+    bound = 0
+    for thread, core in zip(found, allowed, strict=True):
+        with suppress(OSError):  # a sandbox may forbid it; the thread then runs where it will
+            os.sched_setaffinity(thread, {core})
+            bound += 1
+    return bound
 
 
 def cpu_model(cpuinfo: Path = CPUINFO) -> str:

@@ -45,6 +45,10 @@ class RuntimeConfig:
         "auto: command buffers and latency hiding for ticks on GPUs; none: XLA's own settings.",
         choices=XLA_OPTIONS,
     )
+    bind_threads: bool = setting(
+        True,
+        "On CPUs, bind each thread that computes to a core of its own; after a pause several could wake on one core.",
+    )
     max_context: int | None = setting(
         None, "Prompt and output together, in tokens. Default: the model's.", at_least=1, panel=_MEMORY
     )

@@ -13,7 +13,7 @@ from medha_jax.mesh.collectives import (
     to_next_stage,
     vocabulary_start,
 )
-from medha_jax.mesh.devices import build_mesh, request_cpu_devices
+from medha_jax.mesh.devices import bind_cpu_threads, build_mesh, request_cpu_devices
 from medha_jax.mesh.rules import (
     parameter_sharding,
     parameter_spec,
@@ -24,6 +24,7 @@ from medha_jax.mesh.rules import (
 )
 
 __all__ = [
+    "bind_cpu_threads",
     "build_mesh",
     "embed_tokens",
     "from_last_stage",

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from medha_jax.checkpoints import load_parameters
 from medha_jax.config import RuntimeConfig, claim_device_memory
-from medha_jax.mesh import build_mesh, request_cpu_devices
+from medha_jax.mesh import bind_cpu_threads, build_mesh, request_cpu_devices
 from medha_jax.runtime.dtype import choose_dtype
 from medha_jax.runtime.executables import open_cache
 from medha_jax.runtime.executor import MeshExecutor
@@ -52,6 +52,8 @@ def open_executor(config: RuntimeConfig, report: Report, complete: bool = True) 
     claim_device_memory()
     mesh = build_mesh(layout)
     on_cpu = mesh.devices.flat[0].platform == "cpu"
+    if config.bind_threads and (bound := bind_cpu_threads()):
+        report(f"bound {bound} threads to a core each")
     open_cache(config.compilation_cache, on_cpu, report)  # before the first program, that places parameters, too
     if not on_cpu:
         config = with_gpu_rows(config)
