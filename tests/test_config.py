@@ -35,7 +35,7 @@ def test_settings_out_of_range_are_refused(settings: dict, message: str) -> None
 
 @pytest.mark.parametrize(
     ("slots", "rows"),
-    [(1, (1,)), (4, (1, 4)), (8, (1, 8)), (9, (1, 8, 9)), (31, (1, 8, 31)), (32, (1, 8, 32)), (33, (1, 8, 32))],
+    [(1, (0, 1)), (4, (0, 1, 4)), (16, (0, 1, 16)), (17, (0, 1, 16, 17)), (32, (0, 1, 16, 32)), (33, (0, 1, 16, 32))],
 )
 def test_decode_sizes_end_at_the_slots(slots: int, rows: tuple[int, ...]) -> None:
     config = RuntimeConfig(slots=slots, mesh=MeshConfig(shared_buckets=Buckets(decode=(2, 16))))
@@ -51,7 +51,7 @@ def test_rows_for_gpus_are_multiples() -> None:
     assert (found.decode, found.prefill, found.slices) == ((8, 32), (24, 64), (104, 256))
     assert config.mesh.shared_buckets is not None and config.mesh.shared_buckets.decode == (8,)
     assert with_gpu_rows(config) == config
-    assert with_gpu_rows(RuntimeConfig(slots=4)).mesh.buckets.decode == (4,)  # never more than there are requests
+    assert with_gpu_rows(RuntimeConfig(slots=4)).mesh.buckets.decode == (0, 4)  # never more than there are requests
 
 
 def test_jax_takes_most_of_a_gpu_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,6 +67,7 @@ def test_jax_takes_most_of_a_gpu_unless_told_otherwise(monkeypatch: pytest.Monke
     ("settings", "message"),
     [
         ({"decode": ()}, "decode buckets is"),
+        ({"decode": (0,)}, "at least 1"),
         ({"prefill": (64, 64)}, "must increase"),
         ({"prefill": (0, 64)}, "at least 1"),
         ({"chunks": 0}, "chunks a tick is 0"),

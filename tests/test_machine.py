@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import medha_jax
-from medha_jax.machine import ControlGroups, bound_cores, cores, cpu_kind, cpu_model, memory_bytes, vector_flags
+from medha_jax.machine import ControlGroups, bind_threads, bound_cores, cores, cpu_kind, cpu_model, memory_bytes, vector_flags
 
 PACKAGE = Path(medha_jax.__file__).parent
 INTEL = (
@@ -122,3 +122,15 @@ def test_the_environment_is_read_in_one_place() -> None:
     asks = re.compile(r"\benviron\b|getenv|Path\.home|expanduser")
     found = {str(file.relative_to(PACKAGE)) for file in PACKAGE.rglob("*.py") if asks.search(file.read_text("utf-8"))}
     assert found == {"config/environment.py"}
+
+
+def test_only_as_many_threads_as_cores_are_bound(tmp_path: Path) -> None:
+    before = os.sched_getaffinity(0)
+    for number in range(len(before) + 1):  # of no real threads: nothing may be asked of them
+        (tmp_path / str(number + 10**8)).mkdir()
+        (tmp_path / str(number + 10**8) / "comm").write_text("worker\n")
+    assert bind_threads("worker", tmp_path) == bind_threads("other", tmp_path) == 0
+    assert bind_threads("worker", tmp_path / "missing") == 0
+    (tmp_path / str(10**8) / "comm").unlink()
+    assert bind_threads("worker", tmp_path) == 0  # they are as many as cores, and have ended
+    assert os.sched_getaffinity(0) == before

@@ -51,7 +51,7 @@ def bench_engine(asked: EngineOptions) -> None:
     layout = dataclasses.replace(asked.layout.config, buckets=buckets)
     wanted = sizes("--chunks", asked.chunks, buckets.prefill)
     before = sizes("--contexts", asked.contexts, (), least=0)
-    decodes = sizes("--batches", asked.batches, buckets.decode)
+    decodes = sizes("--batches", asked.batches, tuple(size for size in buckets.decode if size))
     directory = model_directory(asked.model)
     check_rows(buckets, wanted, decodes)
 

@@ -30,7 +30,7 @@ class Buckets:
     Prefill size 0 is added unless `mixed_only`.
     """
 
-    decode: tuple[int, ...] = setting((1, 8, 32), "Rows of one token.")
+    decode: tuple[int, ...] = setting((0, 1, 16, 32), "Rows of one token; 0: for prompts that nobody decodes beside.")
     prefill: tuple[int, ...] = setting((32, 128), "Tokens of prompt chunks.")
     chunks: int = setting(8, "Most prefill chunks that one tick may carry.", at_least=1, words="chunks a tick")
     mixed_only: bool = setting(False, "Fewer shapes are compiled; ticks without a prompt are slower.")
@@ -43,8 +43,15 @@ class Buckets:
         """All prompt sizes, smallest first."""
         return self.prefill if self.mixed_only else (0, *self.prefill)
 
+    @cached_property
+    def fewest_decodes(self) -> int:
+        """The smallest decode size that holds a decode."""
+        return next(size for size in self.decode if size)
+
     def __post_init__(self) -> None:
-        _increasing("decode buckets", self.decode, 1)
+        _increasing("decode buckets", self.decode, 0)
+        if not self.decode[-1]:
+            raise ConfigError("decode buckets is (0,); it must have a size of at least 1")
         _increasing("prefill buckets", self.prefill, 1)
         if self.slices:
             _increasing("slices", self.slices, 2)

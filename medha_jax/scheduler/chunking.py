@@ -11,7 +11,7 @@ import numpy as np
 
 from medha_jax.config import Buckets
 from medha_jax.scheduler.time_model import TimeModel
-from medha_jax.specs.buckets import smallest_sizes
+from medha_jax.specs.buckets import padded_sizes, smallest_sizes
 from medha_jax.specs.chunk_work import chunk_attentions, chunk_reads
 from medha_jax.specs.tick_shapes import TickShapes
 
@@ -178,7 +178,7 @@ class PrefillTable:
         spread = starts >= shapes.per_group
         rows = np.where(
             spread,
-            own.decode[0] + own.prefill_sizes[0] + shared.decode[0] + smallest_sizes(shared.prefill, lengths),
+            sum(padded_sizes(own, 0, 0)) + shared.decode[0] + smallest_sizes(shared.prefill, lengths),
             own.decode[0] + smallest_sizes(own.prefill, lengths),
         )
         attention = chunk_attentions(starts, lengths, shapes.per_group)

@@ -105,9 +105,9 @@ class Deployment:
         own, shared = self.shapes.own, self.shapes.shared
         spread, several = starts >= self.shapes.per_group, lengths > 1  # a chunk of one token is a decode row
         rows = (
-            np.full_like(starts, own.decode[0]),
+            np.where(several & ~spread, own.decode[0], own.fewest_decodes),
             smallest_sizes(own.prefill_sizes, np.where(several & ~spread, lengths, 0)),
-            np.where(spread, shared.decode[0], 0),
+            np.where(spread, np.where(several, shared.decode[0], shared.fewest_decodes), 0),
             np.where(spread, smallest_sizes(shared.prefill_sizes, np.where(several & spread, lengths, 0)), 0),
         )
         attention = chunk_attentions(starts, lengths, self.shapes.per_group) * several

@@ -125,9 +125,9 @@ class Estimator:
         """Seconds per output token of a request alone, after `context` tokens."""
         mesh = self.cost.sizes.mesh
         per_group = self._shapes.per_group
-        rows = mesh.buckets.decode[0]
+        rows = mesh.buckets.fewest_decodes
         if context > per_group:
-            rows += self._shapes.shared.decode[0]
+            rows += self._shapes.shared.fewest_decodes
         return self._stages * self.cost.seconds(TickWork(rows, 0, min(context, per_group), 1))
 
     @cached_property
@@ -162,8 +162,8 @@ class Estimator:
     def _traffic(self, sample: Sequence[WorkloadRequest]) -> tuple[float, float]:
         """Requests a second that one replica can serve, and requests a second on time."""
         mesh, cost, per_group = self.cost.sizes.mesh, self.cost, self._shapes.per_group
-        tick, decode = self.targets.tpot_s / self._stages, mesh.buckets.decode
-        idle = cost.seconds(TickWork(decode[0]))
+        tick, fewest, most = self.targets.tpot_s / self._stages, mesh.buckets.fewest_decodes, mesh.buckets.decode[-1]
+        idle = cost.seconds(TickWork(fewest))
         prompts = np.array([min(one.length, self.context) for one in sample], float)
         outputs = np.array([one.output_tokens for one in sample], float)
         if idle >= tick:
@@ -173,7 +173,7 @@ class Estimator:
         # a prompt's ticks are nearly as long as allowed; all but `idle` of each goes to its chunk
         own = self._busy.elapsed(np.minimum(prompts, per_group))
         work = (1 - idle / tick) * (own / mesh.kvp + (elapsed - own))
-        row = (cost.shape_seconds(decode[-1]) - cost.shape_seconds(decode[0])) / (decode[-1] - decode[0])
+        row = (cost.shape_seconds(most) - cost.shape_seconds(fewest)) / (most - fewest)
         read = np.minimum(prompts + outputs / 2, per_group) * cost.context_s
         share = np.where(prompts > per_group, 1.0, 1 / mesh.kvp)
         work = work + outputs * (row + cost.used.row_s + read) * share

@@ -134,6 +134,6 @@ def isolated_seconds(record: RequestRecord, deployment: Deployment) -> float:
     """Seconds from a request's arrival to its last token, if it is alone."""
     prompt = record.prompt_tokens
     contexts = np.arange(prompt + 1, prompt + record.output_tokens, dtype=np.float64)
-    rows = np.full_like(contexts, deployment.config.mesh.buckets.decode[0])
+    rows = np.full_like(contexts, deployment.config.mesh.buckets.fewest_decodes)
     ticks = deployment.model.many(rows, np.zeros_like(contexts), contexts, np.ones_like(contexts))
     return deployment.isolated_prefill(prompt) + deployment.config.mesh.spp * float(ticks.sum())

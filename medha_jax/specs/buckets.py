@@ -178,7 +178,8 @@ def padded_segment(buckets: Buckets, decode: int, prefill: int) -> Segment:
 
 
 def _segments(buckets: Buckets) -> Iterable[Segment]:
-    return (padded_segment(buckets, decode, prefill) for decode in buckets.decode for prefill in buckets.prefill_sizes)
+    pairs = ((decode, prefill) for decode in buckets.decode for prefill in buckets.prefill_sizes)
+    return (padded_segment(buckets, decode, prefill) for decode, prefill in pairs if decode or prefill)
 
 
 def smallest_bucket(own: Buckets, shared: Buckets | None, need: Segment, shared_need: Segment = NO_ROWS) -> Bucket:
@@ -205,12 +206,13 @@ def _smallest_segment(buckets: Buckets, need: Segment, kind: str) -> Segment:
 
 
 def padded_sizes(buckets: Buckets, decodes: int, tokens: int) -> tuple[int, int]:
-    """The smallest decode and prompt sizes that hold these rows; the largest must hold them.
+    """The smallest decode and prompt sizes that hold these rows; the largest must hold them. There are always rows.
 
     `smallest_size` of each, without its calls: planning asks for many thousands of them a second.
     """
     decode, prefill = buckets.decode, buckets.prefill_sizes
-    return decode[bisect_left(decode, decodes)], prefill[bisect_left(prefill, tokens)]
+    decode_rows, prompt_rows = decode[bisect_left(decode, decodes)], prefill[bisect_left(prefill, tokens)]
+    return (decode_rows, prompt_rows) if decode_rows or prompt_rows else (buckets.fewest_decodes, 0)
 
 
 def smallest_size(sizes: Sequence[int], count: int) -> int:

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 import pytest
 
+from medha_jax.machine import bound_cores, cores
 from medha_jax.mesh import build_mesh, devices, request_cpu_devices
 from medha_jax.specs.layout import Layout
 
@@ -31,3 +34,33 @@ def test_a_quota_bounds_the_threads_of_xla(
     monkeypatch.setattr(devices, "cores", lambda: cores)
     request_cpu_devices(len(build_mesh(Layout()).devices.flat))
     assert os.environ.get("NPROC") == threads
+
+
+BINDING = """
+import os, sys
+from pathlib import Path
+import jax
+from medha_jax.mesh import bind_cpu_threads, request_cpu_devices
+
+request_cpu_devices(int(sys.argv[1]))
+jax.block_until_ready(jax.numpy.ones((512, 512)) @ jax.numpy.ones((512, 512)))
+print(bind_cpu_threads())
+for thread in Path("/proc/self/task").iterdir():
+    if (thread / "comm").read_text().strip() == "tf_XLAEigen":
+        print(*sorted(os.sched_getaffinity(int(thread.name))))
+print(*sorted(os.sched_getaffinity(0)))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux binds threads")
+@pytest.mark.parametrize("count", [1, 2])
+def test_each_thread_of_a_lone_device_has_a_core_of_its_own(count: int) -> None:
+    run = subprocess.run([sys.executable, "-c", BINDING, str(count)], capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr
+    bound, *threads, own = run.stdout.splitlines()
+    allowed = [str(core) for core in sorted(os.sched_getaffinity(0))]
+    assert own == " ".join(allowed)  # of the thread that asked
+    if count == 1 and cores() == bound_cores():
+        assert int(bound) == len(allowed) and sorted(threads) == sorted(allowed)
+    else:  # devices, or containers with a quota, would take turns on the same cores
+        assert bound == "0" and set(threads) == {own}

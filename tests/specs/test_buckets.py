@@ -11,6 +11,7 @@ from medha_jax.specs.buckets import (
     Segment,
     UnknownShapeError,
     all_buckets,
+    padded_sizes,
     smallest_bucket,
     smallest_size,
     smallest_sizes,
@@ -18,6 +19,7 @@ from medha_jax.specs.buckets import (
 
 BUCKETS = Buckets(decode=(1, 4), prefill=(16, 64, 256, 1024), chunks=4, slices=())
 SHARED = Buckets(decode=(2,), prefill=(8, 32), chunks=2, slices=())
+ALONE = Buckets(decode=(0, 1, 4), prefill=(16, 64, 256, 1024), chunks=4, slices=())  # also prompts without decodes
 
 
 @given(st.sampled_from(all_buckets(BUCKETS, SHARED)), st.sampled_from(all_buckets(BUCKETS, SHARED)))
@@ -48,6 +50,28 @@ def test_the_smallest_bucket_is_taken() -> None:
     assert own(0, 0, 0) == Bucket(Segment(1, 0, 0))
     assert own(2, 17, 1) == Bucket(Segment(4, 64, 4))
     assert {own(d, t, 1 if t else 0) for d in range(5) for t in range(1025)} == set(all_buckets(BUCKETS, None))
+
+
+@pytest.mark.parametrize("shared", [None, SHARED, Buckets(decode=(0, 2), prefill=(8, 32), chunks=2, slices=())])
+def test_a_prompt_alone_has_no_decode_rows_and_every_shape_has_rows(shared: Buckets | None) -> None:
+    shapes = set(all_buckets(ALONE, shared))
+    assert all(bucket.own.rows and (not bucket.shared.chunks or bucket.shared.rows) for bucket in shapes)
+    alone = smallest_bucket(ALONE, shared, Segment(0, 17, 1))
+    assert (alone.own, alone.decodes) == (Segment(0, 64, 4), 0)
+    assert smallest_bucket(ALONE, shared, Segment()).own == Segment(1, 0, 0)  # of an empty plan
+    needs = [Segment(decodes, tokens, min(tokens, 1)) for decodes in range(5) for tokens in (0, 1, 16, 17, 1024)]
+    assert {smallest_bucket(ALONE, shared, need) for need in needs} <= shapes
+    if shared is not None:
+        few = Segment(0, 8, 1)
+        assert {smallest_bucket(ALONE, shared, need, few) for need in needs} <= shapes
+
+
+@given(st.integers(0, 4), st.integers(0, 1024), st.sampled_from([BUCKETS, ALONE]))
+def test_padded_sizes_hold_the_rows_and_no_smaller_ones_do(decodes: int, tokens: int, buckets: Buckets) -> None:
+    decode, prompt = padded_sizes(buckets, decodes, tokens)
+    assert decode >= decodes and prompt >= tokens and decode + prompt
+    smaller = [size for size in buckets.decode if size < decode]
+    assert not smaller or smaller[-1] < max(decodes, int(not tokens))
 
 
 @pytest.mark.parametrize(("decodes", "tokens", "chunks"), [(5, 0, 0), (0, 1025, 1), (0, 10, 5)])
