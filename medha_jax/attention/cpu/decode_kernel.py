@@ -120,10 +120,7 @@ def _write_page(
     _write_scores(code, kind, page, queries, rooms, mine, vectors)
     tops = code.place(part, code.builder.add(query, word(kind.queries * kind.head_dim)), FLOAT)
     totals = code.place(tops, word(kind.queries), FLOAT)
-    shrinks = [
-        write_weights(code, room, vectors, code.place(tops, word(head), FLOAT), code.place(totals, word(head), FLOAT))
-        for head, room in enumerate(rooms)
-    ]
+    shrinks = write_weights(code, rooms, vectors, tops, totals)
     _write_values(code, kind, page, rooms, part, mine, shrinks)
 
 

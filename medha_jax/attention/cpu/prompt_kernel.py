@@ -168,11 +168,9 @@ def _write_block(
     """Add a step's tokens, from position `first` on, to a block of queries, which see `tokens` of them or fewer."""
     step = step_of(kind)
     _write_scores(code, kind, room, query, first)
-    shrinks = []
-    for nth in range(BLOCK):
-        scores, mine = code.place(room.scores, word(nth * step), FLOAT), code.builder.add(query, word(nth))
-        top, total = (code.place(array, mine, FLOAT) for array in (room.tops, room.totals))
-        shrinks.append(write_weights(code, scores, word(step // kind.lanes), top, total))
+    scores = [code.place(room.scores, word(nth * step), FLOAT) for nth in range(BLOCK)]
+    tops, totals = (code.place(array, query, FLOAT) for array in (room.tops, room.totals))
+    shrinks = write_weights(code, scores, word(step // kind.lanes), tops, totals)
     _write_values(code, kind, room, values, query, tokens, shrinks)
 
 
