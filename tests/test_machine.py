@@ -9,7 +9,16 @@ from pathlib import Path
 import pytest
 
 import medha_jax
-from medha_jax.machine import ControlGroups, bind_threads, bound_cores, cores, cpu_kind, cpu_model, memory_bytes, vector_flags
+from medha_jax.machine import (
+    ControlGroups,
+    bind_threads,
+    bound_cores,
+    cores,
+    cpu_kind,
+    cpu_model,
+    memory_bytes,
+    vector_flags,
+)
 
 PACKAGE = Path(medha_jax.__file__).parent
 INTEL = (
