@@ -151,7 +151,8 @@ def token_losses(
         return dense_attention(rotate(query, *angles), rotate(key, *angles), value, length), cache
 
     def step(x: Array, arrays: Parameters) -> tuple[Array, None]:
-        return merge(arrays)(x, None, attend)
+        (x,), cache = merge(arrays)((x,), None, attend)
+        return x, cache
 
     embedding = parameters["embedding"]
     hidden, _ = jax.lax.scan(step, embedding[inputs], stacked)

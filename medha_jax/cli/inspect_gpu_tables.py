@@ -95,7 +95,8 @@ def _notes(program: GpuProgramReport) -> Iterator[str]:
     again = ", ".join(program.repeated) or "nothing"
     yield f"computed again to save memory: {again}{products}"
     for sent in program.sent:
-        yield f"{sent.kind} {', '.join(sent.result)}, {size(sent.nbytes)}, {_times(sent.times)}"
+        beside = f"{_of(sent.beside_products)} beside matrix products, {_of(sent.beside_nothing)} beside nothing"
+        yield f"{sent.kind} {', '.join(sent.result)}, {size(sent.nbytes)}, {_times(sent.times)}: {beside}"
     pool = "the pool stays in its memory" if program.pool_aliased else "THE POOL IS NOT DONATED: there are two"
     temporary = "not seen" if program.temporary_bytes is None else size(program.temporary_bytes)
     yield f"{pool}; temporary memory {temporary}; compiled in {program.compile_seconds:.1f} s"
@@ -103,6 +104,10 @@ def _notes(program: GpuProgramReport) -> Iterator[str]:
 
 def _times(times: int | None) -> str:
     return "unknown times" if times is None else "once" if times == 1 else f"{times} times"
+
+
+def _of(count: int | None) -> str:
+    return "an unknown number" if count is None else f"{count:,}" if count else "none"
 
 
 def _several(count: int, what: str) -> str:

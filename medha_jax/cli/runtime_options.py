@@ -34,6 +34,8 @@ class LayoutOptions:
     page_size: int | None = same_setting(MeshConfig, "page_size", default=None, panel=PANEL)
     tokens_per_group: int | None = same_setting(MeshConfig, "tokens_per_group", panel=PANEL)
 
+    overlap_rows: int | None = same_setting(MeshConfig, "overlap_rows", panel=PANEL)
+
     @property
     def config(self) -> MeshConfig:
         """The layout.
@@ -41,7 +43,12 @@ class LayoutOptions:
         Raises:
             ConfigError: it cannot be read, or a setting is out of range.
         """
-        return mesh_config(self.mesh, page_size=self.page_size, tokens_per_group=self.tokens_per_group)
+        return mesh_config(
+            self.mesh,
+            page_size=self.page_size,
+            tokens_per_group=self.tokens_per_group,
+            overlap_rows=self.overlap_rows,
+        )
 
 
 @dataclass(frozen=True)

@@ -97,6 +97,14 @@ class MeshConfig(Axes):
     page_size: int = setting(64, "Tokens in a KV page; a power of two.", metavar="N")
     # None: one group holds everything
     tokens_per_group: int | None = setting(None, "Tokens of one request that a KV group holds.", metavar="N")
+    overlap_rows: int | None = setting(
+        None,
+        "Fewest rows of a tick or slice whose halves take turns: one's sums over tp run beside the other's products. "
+        "Default: never.",
+        at_least=16,
+        words="overlap rows",
+        metavar="N",
+    )
     # rows that belong to one group
     buckets: Buckets = field(default_factory=Buckets)
     # rows of requests that are spread over groups; None if there are none
@@ -119,6 +127,8 @@ class MeshConfig(Axes):
             raise ConfigError(
                 f"tokens per group is {self.tokens_per_group}; it must be a multiple of the page size {self.page_size}"
             )
+        if self.overlap_rows is not None and self.tp == 1:
+            raise ConfigError("overlap rows are stated with tp 1; sums over the tensor axis need a tp of at least 2")
         super().__post_init__()
 
     def for_slots(self, slots: int) -> MeshConfig:

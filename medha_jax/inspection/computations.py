@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import dropwhile
 
 from medha_jax.inspection.hlo import HloError, Instruction, is_instruction, split_instruction
 
@@ -145,6 +146,26 @@ class CompiledText:
         """The instructions inside a fusion, those of inner computations included."""
         inner = [one for name in operation.called("calls") for one in self.computations.get(name, {}).values()]
         return tuple(all_ for one in inner for all_ in (one, *self.fused(one)))
+
+    def beside(self, one: Executed) -> tuple[Operation, ...]:
+        """What is begun after an asynchronous instruction and before its end is awaited; nothing for any other one."""
+        begin, scope = one.operation, one.scope
+        if scope.outer is not None and scope.caller is not None and scope.caller.made.opcode == "async-start":
+            begin, scope = scope.caller, scope.outer
+        if not begin.made.opcode.endswith("-start"):
+            return ()
+        found: list[Operation] = []
+        inside = iter(self.computations[scope.computation].values())
+        for operation in dropwhile(lambda other: other is not begin, inside):
+            opcode = operation.made.opcode
+            if opcode.endswith("-done") and operation.operands[0].name == begin.made.name:
+                break
+            if operation is begin or opcode in FREE or _ENDS.fullmatch(opcode):
+                continue
+            inner = operation.called() if opcode == "async-start" else ()
+            wrapped = [part for name in inner for part in self.computations[name].values()]
+            found += [part for part in wrapped if part.made.opcode not in FREE] or [operation]
+        return tuple(found)
 
     def argument(self, scope: Scope, operand: Operand, follow: Follow, depth: int = 0) -> str | None:
         """Name of the program's argument that an operand is, or is made of by instructions to `follow`; else None."""

@@ -65,12 +65,19 @@ class DataMove:
 
 @dataclass(frozen=True)
 class SentArray:
-    """Equal collectives: kind, result on one device, bytes of one result, and runs in one run of the program."""
+    """Equal collectives: kind, result on one device, bytes of one result, and runs in one run of the program.
+
+    Args:
+        beside_products: runs that have a matrix product beside them: it is launched before the collective's end is
+            awaited. `beside_nothing` have nothing at all. None if unknown, as `times`.
+    """
 
     kind: str
     result: tuple[str, ...]
     nbytes: int
     times: int | None
+    beside_products: int | None
+    beside_nothing: int | None
 
 
 @dataclass(frozen=True)
@@ -132,7 +139,7 @@ def read_program(text: str) -> ProgramText:
         repeated=tuple(one.operation.made.name for one, _ in again),
         repeated_products=sum(kind == PRODUCT for _, kind in again),
         legacy_calls=tuple(one.made.name for one in calls if "api_version=API_VERSION_TYPED_FFI" not in one.text),
-        sent=_sent(executed, kinds),
+        sent=_sent(program, executed, kinds),
         pool_aliased=any(name.startswith("state.pool") for name in program.aliased),
         trips=trips,
         layer=tuple(f"{executed[at].operation.made.name} ({kinds[at]})" for at in largest),
@@ -212,12 +219,28 @@ def _move(program: CompiledText, one: Executed, in_a_layer: bool) -> DataMove:
     return DataMove(kind, moved, name, shapes, made.nbytes, one.times, in_a_layer)
 
 
-def _sent(executed: Iterable[Executed], kinds: Iterable[str]) -> tuple[SentArray, ...]:
-    counts: dict[tuple[str, tuple[str, ...], int], int | None] = {}
+def _sent(program: CompiledText, executed: Iterable[Executed], kinds: Iterable[str]) -> tuple[SentArray, ...]:
+    found: dict[tuple[str, tuple[str, ...], int], list[tuple[Executed, set[str]]]] = {}
     for one, kind in zip(executed, kinds, strict=True):
         if kind == COLLECTIVE:
             made = one.operation.made
             key = made.opcode.removesuffix("-start"), tuple(map(str, made.shapes)), made.nbytes
-            before = counts.get(key, 0)
-            counts[key] = None if before is None or one.times is None else before + one.times
-    return tuple(SentArray(*key, times) for key, times in counts.items())
+            # collectives wait for one another
+            beside = {_kind(program, other) for other in program.beside(one)} - {COLLECTIVE}
+            found.setdefault(key, []).append((one, beside))
+    return tuple(
+        SentArray(
+            *key,
+            times=_runs(one for one, _ in equal),
+            beside_products=_runs(one for one, beside in equal if PRODUCT in beside),
+            beside_nothing=_runs(one for one, beside in equal if not beside),
+        )
+        for key, equal in found.items()
+    )
+
+
+def _runs(executed: Iterable[Executed]) -> int | None:
+    """Runs of all of them in one run of the program; None if unknown."""
+    times = [one.times for one in executed]
+    known = [number for number in times if number is not None]
+    return sum(known) if len(known) == len(times) else None

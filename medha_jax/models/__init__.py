@@ -1,7 +1,7 @@
 """Decoder-only language models as Flax NNX modules: Llama, Mistral, Qwen2 and Qwen3 (dense)."""
 
 from medha_jax.models.column_product import ColumnProduct, column_product
-from medha_jax.models.decoder import Decoder, Layer, final_logits, layer_graph, parameter_specs
+from medha_jax.models.decoder import Decoder, Layer, Parts, final_logits, in_parts, layer_graph, parameter_specs
 from medha_jax.models.form import (
     LAYERS,
     Form,
@@ -26,9 +26,11 @@ __all__ = [
     "Layer",
     "LayerMatrix",
     "ParameterSpec",
+    "Parts",
     "column_product",
     "final_logits",
     "form_on_cpu",
+    "in_parts",
     "is_layer_matrix",
     "layer_graph",
     "layers_apart",

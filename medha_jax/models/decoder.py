@@ -7,8 +7,9 @@ results of the tensor axis. Rows are tokens of any requests. `Form` says how wei
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
+from itertools import accumulate
 from types import MappingProxyType
 from typing import Any
 
@@ -23,6 +24,7 @@ from medha_jax.specs.model import Architecture
 
 Attend = Callable[[Any, Array, Array, Array], tuple[Array, Any]]
 Reduce = Callable[[Array], Array]
+Parts = tuple[Array, ...]  # hidden states, their rows in parts
 
 normal = nnx.initializers.normal(0.02)
 ones, zeros = nnx.initializers.ones, nnx.initializers.zeros
@@ -31,6 +33,12 @@ ones, zeros = nnx.initializers.ones, nnx.initializers.zeros
 def identity(x: Array) -> Array:
     """The `reduce` of a mesh without a tensor axis."""
     return x
+
+
+def in_parts(x: Float[Array, "rows width"], sizes: Sequence[int]) -> Parts:
+    """The rows of `x` in parts of these sizes, in order."""
+    ends = list(accumulate(sizes))
+    return tuple(x[end - size : end] for size, end in zip(sizes, ends, strict=True)) if len(ends) > 1 else (x,)
 
 
 def rms_norm(x: Float[Array, "*shape"], scale: Float[Array, " width"], epsilon: float, axis: int = -1) -> Array:
@@ -93,26 +101,31 @@ class SelfAttention(nnx.Module):
         self.query_norm = norm() if arch.qk_norm else None
         self.key_norm = norm() if arch.qk_norm else None
 
-    def __call__(
-        self, x: Float[Array, "rows embed"], cache: Any, attend: Attend, reduce: Reduce
-    ) -> tuple[Float[Array, "rows embed"], Any]:
-        """Project, attend and project back; returns the cache as well."""
-        query, key, value = self._projected(x)
+    def __call__(self, parts: Parts, cache: Any, attend: Attend, reduce: Reduce) -> tuple[Parts, Any]:
+        """Project, attend with all rows at once and project back; returns the cache as well."""
+        query, key, value = self._projected(parts)
         if self.query_norm is not None and self.key_norm is not None:
             query, key = self.query_norm(query), self.key_norm(key)
         attended, cache = attend(cache, query, key, value)
-        return self.output(self.form.turned(attended.reshape(attended.shape[0], -1)), reduce), cache
+        own = in_parts(attended.reshape(attended.shape[0], -1), [self.form.rows(x) for x in parts])
+        return tuple(self.output(self.form.turned(x), reduce) for x in own), cache
 
-    def _projected(self, x: Array) -> tuple[Array, Array, Array]:
-        """Queries, keys and values, `[rows, heads, head_dim]` each."""
+    def _projected(self, parts: Parts) -> tuple[Array, Array, Array]:
+        """Queries, keys and values of all rows, `[rows, heads, head_dim]` each."""
 
-        def heads(y: Array) -> Array:
-            y = self.form.turned(y)
+        def heads(project: Projection) -> Array:
+            done: list[Array] = []
+            for x in parts:
+                if done:
+                    # else XLA may wait for the sum over the tensor axis in `x` before it multiplies the part before
+                    x, done[-1] = jax.lax.optimization_barrier((x, done[-1]))
+                done.append(self.form.turned(project(x)))
+            y = jnp.concatenate(done)
             return y.reshape(y.shape[0], -1, self.head_dim)
 
         if not self.form.placed:
-            return heads(self.query(x)), heads(self.key(x)), heads(self.value(x))
-        both = heads(self.query_key_value(x))
+            return heads(self.query), heads(self.key), heads(self.value)
+        both = heads(self.query_key_value)
         queries = self.form.query_heads
         query, key, value = jnp.split(both, (queries, (queries + both.shape[1]) // 2), axis=1)
         return query, key, value
@@ -150,22 +163,22 @@ class Layer(nnx.Module):
         self.mlp_norm = norm()
         self.mlp = MLP(arch, dtype, rngs, form)
 
-    def __call__(
-        self, x: Float[Array, "rows embed"], cache: Any, attend: Attend, reduce: Reduce = identity
-    ) -> tuple[Float[Array, "rows embed"], Any]:
+    def __call__(self, parts: Parts, cache: Any, attend: Attend, reduce: Reduce = identity) -> tuple[Parts, Any]:
         """Apply the block; returns hidden states and the cache.
 
         Args:
-            x: hidden states `[rows, embed]`, or `[embed, rows]` as the form says; so is the result.
+            parts: hidden states `[rows, embed]`, or `[embed, rows]` as the form says; so is the result. Rows may be in
+                several parts. Only `attend` needs all of them, so a part's sum over the tensor axis can run beside the
+                products of another part, those of the next block included.
             cache: keys and values, for `attend`.
             attend: `(cache, query [rows, heads, head_dim], key, value [rows, kv_heads, head_dim]) -> ([rows, heads,
                 head_dim], cache)`; rotates queries and keys by position, stores keys and values, then attends to all
                 tokens that the rows may see.
             reduce: sums partial results over the tensor axis.
         """
-        attended, cache = self.attention(self.attention_norm(x), cache, attend, reduce)
-        x = x + attended
-        return x + self.mlp(self.mlp_norm(x), reduce), cache
+        attended, cache = self.attention(tuple(map(self.attention_norm, parts)), cache, attend, reduce)
+        parts = tuple(x + more for x, more in zip(parts, attended, strict=True))
+        return tuple(x + self.mlp(self.mlp_norm(x), reduce) for x in parts), cache
 
 
 class Decoder(nnx.Module):

@@ -86,6 +86,10 @@ class Form:
         turned: Array = jax.lax.optimization_barrier(jax.lax.optimization_barrier(x).T)
         return turned
 
+    def rows(self, x: Array) -> int:
+        """Rows of hidden states."""
+        return int(x.shape[1 if self.columns else 0])
+
     def along_rows(self, x: Float[Array, " width"]) -> Array:
         """A vector that is added to hidden states, the same for every row."""
         return x[:, None] if self.columns else x

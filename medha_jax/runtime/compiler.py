@@ -27,6 +27,8 @@ GPU_OPTIONS: dict[str, str | bool | int] = {
     "xla_gpu_dot_merger_threshold_mb": 0,
 }
 
+# Where halves of the rows take turns: XLA would join their sums over tp into one, up to 30 MiB, and wait for both.
+GPU_OPTIONS_OF_HALVES: dict[str, str | bool | int] = {"xla_gpu_all_reduce_combine_threshold_bytes": 0}
 
 # jaxlib 0.10 sums some arrays wrongly on CPUs: with over 32,768 rows of few entries, it takes the last rows' values
 # from others (jax#39103). Its library of fused sums is at fault, without which the softmax of a prompt takes a quarter
@@ -39,14 +41,17 @@ CPU_OPTIONS: dict[str, str | bool | int] = (
 )
 
 
-def compiler_options(setting: str, platform: str, rows: int = 0) -> dict[str, str | bool | int]:
+def compiler_options(setting: str, platform: str, rows: int = 0, halves: bool = False) -> dict[str, str | bool | int]:
     """Options beside XLA's defaults and `XLA_FLAGS`.
 
     Args:
         setting: `auto` or `none`, of GPUs.
         platform: `gpu` or `cpu`.
         rows: most rows that a program may sum over, those of each head included.
+        halves: halves of the rows take turns in some programs.
     """
     if platform == "cpu" and rows > SUMMED_ROWS:
         return dict(CPU_OPTIONS)
-    return dict(GPU_OPTIONS) if setting == "auto" and platform == "gpu" else {}
+    if setting == "none" or platform != "gpu":
+        return {}
+    return GPU_OPTIONS | GPU_OPTIONS_OF_HALVES if halves else dict(GPU_OPTIONS)

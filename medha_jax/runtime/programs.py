@@ -36,7 +36,7 @@ from medha_jax.specs.layout import Layout, check_layout
 from medha_jax.specs.model import Architecture
 from medha_jax.specs.rope import rotary_constants
 from medha_jax.specs.shape_grid import ShapeGrid
-from medha_jax.specs.sizes import Sizes
+from medha_jax.specs.sizes import Sizes, row_parts
 
 Named = TypeVar("Named")
 
@@ -96,7 +96,8 @@ class Programs:
     def compiler_options(self) -> dict[str, str | bool | int]:
         """Options of every program beside XLA's defaults."""
         rows = max(self.largest.rows, self.largest_slice.rows) * self.arch.heads // self.layout.tp
-        return compiler_options(self.config.xla_options, self.mesh.devices.flat[0].platform, rows)
+        halves = self.config.mesh.overlap_rows is not None
+        return compiler_options(self.config.xla_options, self.mesh.devices.flat[0].platform, rows, halves)
 
     @property
     def fp8(self) -> bool:
@@ -295,6 +296,7 @@ class Programs:
             plan=self.plan_layouts[bucket],
             largest=largest,
             keep_logits=self.config.keep_logits,
+            parts=row_parts(bucket.rows, self.config.mesh.overlap_rows),
             kept_rows=self.kept_rows,
         )
         function: Callable[..., Any] = build_tick(program)

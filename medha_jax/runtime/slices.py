@@ -30,7 +30,9 @@ from medha_jax.runtime.tick import (
     LayerFunction,
     Parameters,
     Program,
+    divided,
     finite_samples,
+    joined,
     kept_hidden,
     layer_function,
     rows_of,
@@ -70,14 +72,14 @@ def build_slice(program: Program, length: int | None) -> SliceFunction:
 
         embedded = embed_tokens(parameters["embedding"], mine["row_token"], program.layout)
         x = jnp.where((stage == 0) & begins, embedded, rows_of(program, state.held))
-        run, turned = layer_function(program, parameters, table, mine, slots), program.form.turned
-        carry = turned(x), state.pool
+        run = layer_function(program, parameters, table, mine, slots)
+        carry = divided(program, x), state.pool
         if length is not None:
             first = 0 if length == values_of(state.pool).shape[0] else bounds[0]
-            x, pool = run_unrolled(run, parameters, carry, first, length)
+            parts, pool = run_unrolled(run, parameters, carry, first, length)
         else:
-            x, pool = run_looped(run, stacked_layers(parameters), carry, bounds)
-        x = turned(x)
+            parts, pool = run_looped(run, stacked_layers(parameters), carry, bounds)
+        x = joined(program, parts)
 
         given = jnp.broadcast_to(ends, x.shape[:1])
         noted = note_inputs(slots, leaving["row_slot"], leaving["row_token"], leaving["row_position"], given)

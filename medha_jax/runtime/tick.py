@@ -36,7 +36,7 @@ from medha_jax.mesh import (
     sum_over_tensor,
     to_next_stage,
 )
-from medha_jax.models import LAYERS, Form, LayerMatrix, final_logits, layer_graph, rotary_angles
+from medha_jax.models import LAYERS, Form, LayerMatrix, Parts, final_logits, in_parts, layer_graph, rotary_angles
 from medha_jax.runtime.parameter_placement import head_share
 from medha_jax.runtime.plan_layout import PlanLayout
 from medha_jax.runtime.sampler import sample
@@ -49,7 +49,7 @@ from medha_jax.specs.sizes import GPU_ROWS
 
 Parameters = Mapping[str, Array]
 Plan = Mapping[str, Array]  # fields of `plan_layout`
-Carry = tuple[Array, Pool]  # hidden states `[rows, embed]`, and the pool
+Carry = tuple[Parts, Pool]  # hidden states in the form, and the pool
 LayerFunction = Callable[[Carry, Mapping[str, Array], Array], Carry]
 TickFunction = Callable[[Parameters, DeviceState, Array], tuple[DeviceState, TickOutput]]
 
@@ -65,6 +65,7 @@ class Program:
         plan: layout of the plans; its bucket is the shape of the tick.
         largest: the bucket whose rows the register between stages has; for a slice, the rows that are held.
         keep_logits: return the logits of sampled rows.
+        parts: rows that take turns in the layers: all, or two parts of them (`specs.sizes.row_parts`).
         kept_rows: return hidden states, padded to so many rows; None for none.
     """
 
@@ -77,6 +78,7 @@ class Program:
     plan: PlanLayout
     largest: Bucket
     keep_logits: bool
+    parts: tuple[int, ...]
     kept_rows: int | None = None
 
 
@@ -146,18 +148,28 @@ def run_layers(
 ) -> tuple[Array, Pool]:
     """Hidden states after this stage's layers, and the pool with the new keys and values."""
     run = layer_function(program, parameters, table, mine, slots)
-    turned, count = program.form.turned, values_of(pool).shape[0]
+    count = values_of(pool).shape[0]
     if program.unrolled:
-        x, pool = run_unrolled(run, parameters, (turned(x), pool), 0, count)
-        return turned(x), pool
+        parts, pool = run_unrolled(run, parameters, (divided(program, x), pool), 0, count)
+        return joined(program, parts), pool
 
     def layer(carry: Carry, inputs: tuple[Mapping[str, Array], Array]) -> tuple[Carry, None]:
         return run(carry, *inputs), None
 
     # The pool is the scan's carry; as its input and output it would exist twice.
     inputs = stacked_layers(parameters), jnp.arange(count)
-    (x, pool), _ = lax.scan(layer, (turned(x), pool), inputs)
-    return turned(x), pool
+    (parts, pool), _ = lax.scan(layer, (divided(program, x), pool), inputs)
+    return joined(program, parts), pool
+
+
+def divided(program: Program, x: Array) -> Parts:
+    """Hidden states `[rows, embed]` as layers take them."""
+    return tuple(map(program.form.turned, in_parts(x, program.parts)))
+
+
+def joined(program: Program, parts: Parts) -> Array:
+    """Hidden states `[rows, embed]` of what layers return."""
+    return jnp.concatenate([program.form.turned(x) for x in parts])
 
 
 def run_unrolled(run: LayerFunction, parameters: Parameters, carry: Carry, first: int | Array, count: int) -> Carry:
@@ -196,9 +208,9 @@ def layers_apart(parameters: Parameters) -> dict[str, tuple[Array, ...]]:
 def layer_function(
     program: Program, parameters: Parameters, table: Array, mine: Plan, slots: SlotState
 ) -> LayerFunction:
-    """The function of one layer: `((x, pool), its parameters, its number in the stage) -> (x, pool)`.
+    """The function of one layer: `((parts, pool), its parameters, its number in the stage) -> (parts, pool)`.
 
-    `x` has the form's shape. In a loop its parameters are those that are stacked; the number says which of the others.
+    In a loop its parameters are those that are stacked; the number says which of the others.
     """
     attention, bucket, layout = program.attention, program.plan.bucket, program.layout
     position = mine["row_position"]
@@ -210,7 +222,7 @@ def layer_function(
     apart = {} if program.unrolled else layers_apart(parameters)
 
     def layer(carry: Carry, arrays: Mapping[str, Array], number: Array) -> Carry:
-        x, pool = carry
+        parts, pool = carry
 
         def attend(pool: Pool, query: Array, key: Array, value: Array) -> tuple[Array, Pool]:
             query, pool = attention.store(pool, number, table, query, key, value, angles, work)
@@ -218,7 +230,7 @@ def layer_function(
             return merge_shared(attention, out, lse, bucket, layout), pool
 
         matrices = {path: LayerMatrix(own, number) for path, own in apart.items()}
-        return merge_layer({**arrays, **matrices})(x, pool, attend, sum_over_tensor)
+        return merge_layer({**arrays, **matrices})(parts, pool, attend, sum_over_tensor)
 
     return layer
 

@@ -35,6 +35,17 @@ def with_gpu_rows(config: RuntimeConfig) -> RuntimeConfig:
     return replace(config, mesh=config.mesh.in_rows_of(GPU_ROWS))
 
 
+def row_parts(rows: int, overlap_rows: int | None) -> tuple[int, ...]:
+    """Rows of the parts that take turns in a program's layers: all of them, or two halves from `overlap_rows` on.
+
+    Of rows that are a multiple of `GPU_ROWS`, both halves are, e.g. 1,000 rows are 496 and 504.
+    """
+    if overlap_rows is None or rows < overlap_rows:
+        return (rows,)
+    first = rows // 2 // GPU_ROWS * GPU_ROWS
+    return first, rows - first
+
+
 def without_unused_slices(config: RuntimeConfig, context: int) -> RuntimeConfig:
     """A configuration without sizes of slices that no chunk needs, if the model is limited to `context` tokens."""
     mesh, sizes = config.mesh, Sizes.of(config, context)

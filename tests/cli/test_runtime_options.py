@@ -15,6 +15,8 @@ def test_single_settings_override_the_layout():
     config = mesh_config("tp=2,kvp=2", page_size=16, tokens_per_group=32)
     assert (config.tp, config.kvp, config.page_size, config.tokens_per_group) == (2, 2, 16, 32)
     assert mesh_config("cpu-8", page_size=None).page_size == 64
+    assert LayoutOptions("tp=2", overlap_rows=512).config.overlap_rows == 512
+    assert LayoutOptions("tp=2").config.overlap_rows is None
     with pytest.raises(ConfigError, match="multiple of the page size"):
         mesh_config("kvp=2", tokens_per_group=100)
 

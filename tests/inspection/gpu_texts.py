@@ -133,6 +133,39 @@ ENTRY %main (n: bf16[4,32]) -> (bf16[8,64]) {
 }
 """
 
+# sums, each of a shape of its own: beside a product, a copy, another sum, and one that is not asynchronous
+BESIDE = """\
+HloModule jit_tick, is_scheduled=true, entry_computation_layout={(bf16[8,32]{1,0})->(bf16[1,32])}
+
+%wrapped_sum (a: bf16[4,32]) -> bf16[4,32] {
+  %a = bf16[4,32]{1,0} parameter(0)
+  ROOT %psum.1 = bf16[4,32]{1,0} all-reduce(%a), to_apply=%sum
+}
+
+%wrapped_copy (b: bf16[8,32]) -> bf16[8,32] {
+  %b = bf16[8,32]{1,0} parameter(0)
+  ROOT %copy.1 = bf16[8,32]{1,0} copy(%b)
+}
+
+ENTRY %main (x: bf16[8,32]) -> (bf16[1,32]) {
+  %x = bf16[8,32]{1,0} parameter(0)
+  %product.1 = bf16[4,32]{1,0} custom-call(%x, %x), custom_call_target="__cublas$gemm"
+  %sum-start.1 = ((bf16[4,32]{1,0}), bf16[4,32]{1,0}) async-start(%product.1), calls=%wrapped_sum
+  %copy-start.1 = ((bf16[8,32]{1,0}), bf16[8,32]{1,0}) async-start(%x), calls=%wrapped_copy
+  %flat = bf16[256]{0} bitcast(%x)
+  %product.2 = bf16[3,32]{1,0} custom-call(%flat, %x), custom_call_target="__cublas$gemm"
+  %sum-done.1 = bf16[4,32]{1,0} async-done(%sum-start.1)
+  %all-reduce-start.2 = bf16[3,32]{1,0} all-reduce-start(%product.2), to_apply=%sum
+  %copy-done.1 = bf16[8,32]{1,0} async-done(%copy-start.1)
+  %copy.2 = bf16[8,32]{1,0} copy(%copy-done.1)
+  %all-reduce-done.2 = bf16[3,32]{1,0} all-reduce-done(%all-reduce-start.2)
+  %all-reduce-start.3 = bf16[2,32]{1,0} all-reduce-start(%copy.2), to_apply=%sum
+  %all-reduce.4 = bf16[1,32]{1,0} all-reduce(%copy.2), to_apply=%sum
+  %all-reduce-done.3 = bf16[2,32]{1,0} all-reduce-done(%all-reduce-start.3)
+  ROOT %last = bf16[1,32]{1,0} custom-call(%all-reduce.4, %sum-done.1), custom_call_target="__cublas$gemm"
+}
+"""
+
 THUNKS = """\
 000: kCommandBuffer [source       | next=011 (1)]\x20
     001: kCopy         [source       | sink        ] kCopy

@@ -14,7 +14,7 @@ from medha_jax.inspection.gpu_program import (
     SentArray,
     read_program,
 )
-from tests.inspection.gpu_texts import LAYERS, PROGRAM
+from tests.inspection.gpu_texts import BESIDE, LAYERS, PROGRAM
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,17 @@ def test_what_is_computed_again(program):
 
 
 def test_collectives_are_counted_by_their_beginning(program):
-    assert program.sent == (SentArray("all-reduce", ("bf16[7,32]",), 448, 4),)
+    assert program.sent == (SentArray("all-reduce", ("bf16[7,32]",), 448, 4, 0, 4),)
+
+
+def test_what_runs_beside_a_collective():
+    sent = {one.result: (one.times, one.beside_products, one.beside_nothing) for one in read_program(BESIDE).sent}
+    assert sent == {
+        ("bf16[4,32]",): (1, 1, 0),
+        ("bf16[3,32]",): (1, 0, 0),  # a copy
+        ("bf16[2,32]",): (1, 0, 1),  # a collective, for which it waits
+        ("bf16[1,32]",): (1, 0, 1),
+    }
 
 
 def test_calls_of_the_older_interface(program):

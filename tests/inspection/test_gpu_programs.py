@@ -5,22 +5,17 @@ memory; for A100 only decodes beside a chunk, the program in which it differed. 
 no weights. It needs jax 0.11: the jax-triton of jax 0.10 makes calls that XLA records in no command buffer.
 """
 
-from importlib.util import find_spec
-
-import jax.numpy as jnp
-import jaxlib.version
 import pytest
 
 from benchmarks.gpu.counts import LLAMA_3_8B
-from medha_jax.config import Buckets, MeshConfig, RuntimeConfig
-from medha_jax.inspection import inspect_for_gpu, load_gpu
-from medha_jax.inspection.inspection import virtual_programs
-from medha_jax.runtime.memory import plan_memory
-from medha_jax.specs.model import Architecture
+from medha_jax.config import Buckets, MeshConfig
+from medha_jax.inspection import load_gpu
+from tests.inspection.whole_programs import NEEDED, compiled
 
 OWN = Buckets(decode=(64,), prefill=(4096,), chunks=1, slices=(4096,))
 SHARED = Buckets(decode=(8,), prefill=(512,), chunks=1, slices=())
 LAYOUTS = {"1x1x1": (1, 1, 1), "8x1x1": (8, 1, 1), "2x2x2": (2, 2, 2)}  # tp, spp, kvp
+
 FILLED = 0.95  # of a GPU's memory
 
 # What a layer launches beside collectives: of decodes alone, and of others. All are within the aim of 14; these are
@@ -36,12 +31,7 @@ TEMPORARY = {
     "a100": {"1x1x1": 376, "8x1x1": 230, "2x2x2": 350},
 }
 
-LACKING = [name for name in ("triton", "jax_triton", "jax_cuda12_plugin") if find_spec(name) is None]
-pytestmark = [
-    pytest.mark.kernels,
-    pytest.mark.skipif(LACKING != [], reason="the `kernels` extra is not installed"),
-    pytest.mark.skipif(jaxlib.version.__version_info__ < (0, 11), reason="calls of jax-triton 0.3 are not recorded"),
-]
+pytestmark = NEEDED
 
 
 def largest_of_each_kind(buckets):
@@ -53,24 +43,12 @@ def largest_of_each_kind(buckets):
     return tuple(max(kind, key=lambda bucket: bucket.rows) for kind in (alone, decodes))
 
 
-def compiled(gpu, layout):
-    tp, spp, kvp = LAYOUTS[layout]
-    mesh = MeshConfig(tp=tp, spp=spp, kvp=kvp, page_size=128, buckets=OWN, shared_buckets=SHARED if kvp > 1 else None)
-    arch, dtype = Architecture.from_config(LLAMA_3_8B), jnp.dtype("bfloat16")
-    limit = int(FILLED * gpu.memory)
-
-    def config(tokens):
-        return RuntimeConfig(mesh=mesh, slots=64, compilation_cache=None, pool_tokens=tokens)
-
-    memory = plan_memory(virtual_programs(config(mesh.page_size), arch, dtype, gpu.target), limit)
-    filling = (limit - memory.total) // memory.pool_per_page * mesh.page_size
-    return inspect_for_gpu(gpu, config(filling), arch, dtype, choose=largest_of_each_kind)
-
-
 @pytest.fixture(scope="module", params=[(gpu, layout) for gpu in ("h200", "a100") for layout in LAYOUTS], ids="-".join)
 def inspected(request):
     gpu, layout = load_gpu(request.param[0]), request.param[1]
-    report = compiled(gpu, layout)
+    tp, spp, kvp = LAYOUTS[layout]
+    mesh = MeshConfig(tp=tp, spp=spp, kvp=kvp, page_size=128, buckets=OWN, shared_buckets=SHARED if kvp > 1 else None)
+    report = compiled(gpu, mesh, largest_of_each_kind, FILLED)
     assert 0.9 * gpu.memory < report.kept_bytes < FILLED * gpu.memory
     return request.param[0], layout, report.programs
 

@@ -8,11 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from jax import Array
 
 from medha_jax.checkpoints import random_parameters
 from medha_jax.models import (
     Form,
+    in_parts,
     layer_graph,
     of_some_layers,
     parameter_specs,
@@ -20,6 +23,7 @@ from medha_jax.models import (
     placed_sources,
     to_placed_form,
 )
+from medha_jax.models.form import STORED
 from medha_jax.specs.model import Architecture
 from tests.small import CONFIG
 
@@ -59,10 +63,38 @@ def test_a_layer_is_the_same_in_every_form(config: dict[str, Any], columns: bool
     def first(arrays: dict[str, Array]) -> dict[str, Array]:
         return {name.removeprefix("layers."): value[0] for name, value in arrays.items()}
 
-    expected, _ = layer_graph(arch, jnp.float32)(first(stored))(x, None, attend)
+    (expected,), _ = layer_graph(arch, jnp.float32)(first(stored))((x,), None, attend)
     form = Form(placed=True, columns=columns, query_heads=arch.heads)
-    got, _ = layer_graph(arch, jnp.float32, form)(first(placed))(form.turned(x), None, attend)
+    (got,), _ = layer_graph(arch, jnp.float32, form)(first(placed))((form.turned(x),), None, attend)
     np.testing.assert_allclose(form.turned(got), expected, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("config", [CONFIG, QWEN3], ids=["llama", "qwen3"])
+@settings(deadline=None, max_examples=10, derandomize=True)
+@given(sizes=st.lists(st.integers(1, 5), min_size=1, max_size=3), which=st.sampled_from(["stored", "rows", "columns"]))
+def test_a_layer_is_the_same_with_its_rows_in_parts(config: dict[str, Any], sizes: list[int], which: str) -> None:
+    arch = Architecture.from_config(config)
+    form = STORED if which == "stored" else Form(placed=True, columns=which == "columns", query_heads=arch.heads)
+    declared = parameter_specs(arch, "float32")
+    specs = declared if form == STORED else placed_form(declared)
+    draw, first = np.random.default_rng(0), "layers."
+    arrays = {
+        name.removeprefix(first): jnp.asarray(draw.normal(size=spec.shape[1:]), jnp.float32) * 0.2
+        for name, spec in specs.items()
+        if name.startswith(first)
+    }
+    x = jnp.asarray(draw.normal(size=(sum(sizes), arch.embed)), jnp.float32)
+    layer = layer_graph(arch, jnp.float32, form)(arrays)
+    (expected,), _ = layer((form.turned(x),), None, attend, twice)
+    got, _ = layer(tuple(map(form.turned, in_parts(x, sizes))), None, attend, twice)
+    assert [form.rows(part) for part in got] == sizes
+    whole = jnp.concatenate([form.turned(part) for part in got])
+    np.testing.assert_allclose(whole, form.turned(expected), rtol=2e-5, atol=2e-5)
+
+
+def twice(x: Array) -> Array:
+    """Stands for a sum over two devices."""
+    return x + x
 
 
 def test_each_device_has_its_share_of_every_joined_matrix() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from medha_jax.config import Buckets, ConfigError, MeshConfig, RuntimeConfig
 from medha_jax.mesh import build_mesh
-from medha_jax.runtime.compiler import CPU_OPTIONS, GPU_OPTIONS, SUMMED_ROWS, compiler_options
+from medha_jax.runtime.compiler import CPU_OPTIONS, GPU_OPTIONS, GPU_OPTIONS_OF_HALVES, SUMMED_ROWS, compiler_options
 from medha_jax.runtime.executables import ExecutableTable
 from medha_jax.runtime.programs import Programs
 from medha_jax.specs.buckets import Bucket, Segment
@@ -28,6 +28,8 @@ def compiled(options: dict[str, Any]) -> ExecutableTable:
 
 def test_only_gpus_get_options_and_none_means_none() -> None:
     assert compiler_options("auto", "gpu") == GPU_OPTIONS
+    assert compiler_options("auto", "gpu", halves=True) == GPU_OPTIONS | GPU_OPTIONS_OF_HALVES
+    assert compiler_options("auto", "cpu", halves=True) == compiler_options("none", "gpu", halves=True) == {}
     assert compiler_options("auto", "cpu") == compiler_options("none", "gpu") == {}
     with pytest.raises(ConfigError, match="xla_options is 'all'; allowed are auto, none"):
         RuntimeConfig(xla_options="all")
@@ -35,7 +37,7 @@ def test_only_gpus_get_options_and_none_means_none() -> None:
 
 def test_this_xla_knows_every_option_and_value() -> None:
     """XLA checks names and values before it looks at the platform, so a CPU can tell."""
-    assert compiled(compiler_options("auto", "gpu")).shapes == (SHAPE,)
+    assert compiled(compiler_options("auto", "gpu", halves=True)).shapes == (SHAPE,)
 
 
 def summed(rows: int, options: dict[str, Any]) -> float:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from medha_jax.config import Buckets, MeshConfig, RuntimeConfig
-from medha_jax.specs.sizes import UNBOUNDED, Sizes, pages_for, parts_of, without_unused_slices
+from medha_jax.specs.sizes import GPU_ROWS, UNBOUNDED, Sizes, pages_for, parts_of, row_parts, without_unused_slices
 
 
 @pytest.mark.parametrize(("tokens", "pages"), [(0, 0), (1, 1), (64, 1), (65, 2), (10_000_000, 156_250)])
@@ -18,6 +18,16 @@ def test_parts_by_hand() -> None:
     assert parts_of(74, 32, 4) == (8, 8, 3)
     assert parts_of(64, 32, 4) == (8, 8)
     assert parts_of(1, 32, 4) == (1,)
+
+
+def test_rows_are_halved_from_a_number_on() -> None:
+    assert row_parts(1000, None) == row_parts(1000, 1001) == (1000,)
+    assert row_parts(1000, 1000) == (496, 504)
+    least = MeshConfig(tp=2, overlap_rows=16).overlap_rows
+    for rows in range(16, 300):
+        first, second = row_parts(rows, least)
+        assert first + second == rows and 0 <= second - first < 2 * GPU_ROWS
+        assert first >= GPU_ROWS and first % GPU_ROWS == 0 and (rows % GPU_ROWS or second % GPU_ROWS == 0)
 
 
 @pytest.mark.parametrize(
