@@ -128,7 +128,7 @@ class MeshConfig(Axes):
                 f"tokens per group is {self.tokens_per_group}; it must be a multiple of the page size {self.page_size}"
             )
         if self.overlap_rows is not None and self.tp == 1:
-            raise ConfigError("overlap rows are stated with tp 1; sums over the tensor axis need a tp of at least 2")
+            raise ConfigError(f"overlap rows is {self.overlap_rows} with tp 1; it needs a tp of at least 2")
         super().__post_init__()
 
     def for_slots(self, slots: int) -> MeshConfig:
