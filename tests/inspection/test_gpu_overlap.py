@@ -1,7 +1,7 @@
 """Halves of the rows that take turns (`overlap_rows`), as XLA schedules them for H200s: what runs beside what.
 
-Four layers a stage of an 8B model: a tick of a chunk beside decodes, and with tp alone slices. By itself, XLA would join
-the sums of the slices' halves, and let some sums wait before the next layer, most of them with stages and groups.
+Four layers a stage of an 8B model: a tick of a chunk beside decodes, and with tp alone slices. XLA by itself would join
+the sums of the slices' halves, and let some sums wait before the next layer.
 """
 
 import pytest
