@@ -2,10 +2,10 @@
 
 Each layout (tp, spp, kvp) is checked against one device: greedy tokens and logits of a small model in float32. Then
 it is timed with the sizes of Llama-3 8B and random weights: ticks of decodes, ticks with prompt chunks, and these in
-slices of one layer. Each has a process and a time limit of its own, so one that crashes or hangs costs no other. It
-prints a table and writes everything as JSON. `--small` is a trial with a tiny model on any machine, on eight virtual
-devices; its times mean nothing. Exit code: 0 if all checks passed, 1 if one failed, 2 for bad arguments, 3 without an
-NVIDIA GPU.
+slices of one layer; with tp alone also ticks whose rows' halves take turns, which are compared as well. Each has a
+process and a time limit of its own, so one that crashes or hangs costs no other. It prints a table and writes
+everything as JSON. `--small` is a trial with a tiny model on any machine, on eight virtual devices; its times mean
+nothing. Exit code: 0 if all checks passed, 1 if one failed, 2 for bad arguments, 3 without an NVIDIA GPU.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def run_one(result: LayoutResult, folder: Path, limit: float) -> dict[str, Any]:
 
 def table(results: Sequence[LayoutResult]) -> str:
     """The results as aligned text."""
-    columns = ("decode_ms", "host_ms", "prefill_ms", "slices_ms")
+    columns = ("decode_ms", "host_ms", "prefill_ms", "slices_ms", "halves_ms")
     heads = ("tp x spp x kvp", "check", *(name.replace("_ms", ", ms") for name in columns), "seconds", "")
     rows = [heads]
     for one in results:

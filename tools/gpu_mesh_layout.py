@@ -48,6 +48,7 @@ NEAR = 1e-3  # logits of float32, whose sums differ in order
 FEW_BYTES = 2**28  # of parameters
 NEW_TOKENS = 12
 LONGEST = 1200  # tokens of the checked prompts
+HALVES_ROWS = 16  # from which on halves of the rows take turns, where that is checked
 
 
 @dataclass(frozen=True)
@@ -97,10 +98,15 @@ def _on_host(seed: int, spec: ParameterSpec, scale: float) -> Any:
     return (width * np.random.default_rng(seed).standard_normal(spec.shape, np.float32)).astype(spec.dtype)
 
 
-def generated(layout: Layout, model: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+def can_halve(layout: Layout) -> bool:
+    """Whether halves of the rows are tried, too: with tp alone, where nothing else costs time."""
+    return layout.tp == layout.devices > 1
+
+
+def generated(layout: Layout, model: dict[str, Any], halves: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """Greedy tokens of several prompts on a layout, and the logits of each prompt's first token.
 
-    On several groups the longest ones are spread over two or more.
+    On several groups the longest ones are spread over two or more. With `halves`, those of the rows take turns.
     """
     longest = LONGEST if model is not TINY else 150
     page = 64 if longest > 1000 else 16
@@ -111,6 +117,7 @@ def generated(layout: Layout, model: dict[str, Any]) -> tuple[np.ndarray, np.nda
         kvp=layout.kvp,
         page_size=page,
         tokens_per_group=-(-(longest + 64) // (2 * page)) * page if layout.kvp > 1 else None,
+        overlap_rows=HALVES_ROWS if halves else None,
         buckets=own,
         shared_buckets=own if layout.kvp > 1 else None,
     )
@@ -150,7 +157,13 @@ def compared(layout: Layout, check: MeshCheck, folder: Path) -> Iterator[dict[st
         yield dict(passed=False, detail="one device gave no results to compare with")
         return
     wanted = np.load(folder / REFERENCE)
-    yield judged(tokens, logits, wanted["tokens"], wanted["logits"])
+    found = judged(tokens, logits, wanted["tokens"], wanted["logits"])
+    if found["passed"] and can_halve(layout):
+        with jax.default_matmul_precision("highest"):
+            tokens, logits = generated(layout, check.checked, halves=True)
+        found = judged(tokens, logits, wanted["tokens"], wanted["logits"])
+        found["detail"] += ", with halves that take turns"
+    yield found
 
 
 def judged(tokens: np.ndarray, logits: np.ndarray, wanted: np.ndarray, near: np.ndarray) -> dict[str, Any]:
@@ -162,7 +175,7 @@ def judged(tokens: np.ndarray, logits: np.ndarray, wanted: np.ndarray, near: np.
 
 
 def timed(layout: Layout, check: MeshCheck) -> Iterator[dict[str, Any]]:
-    """Milliseconds of a tick of decodes, of the host's part, of a tick with chunks, and of slices."""
+    """Milliseconds of a tick of decodes, of the host's part, of a tick with chunks, of slices, and with halves."""
     assert check.timed is not None
     loads = check.loads
     own = Buckets(decode=(loads.decodes,), prefill=(loads.chunk,), chunks=1, slices=(loads.chunk,))
@@ -186,6 +199,10 @@ def timed(layout: Layout, check: MeshCheck) -> Iterator[dict[str, Any]]:
     yield dict(decode_ms=seconds * 1e3, host_ms=host * 1e3)
     yield dict(prefill_ms=prefill_seconds(executor, loads) * 1e3)
     yield dict(slices_ms=slice_seconds(executor, loads, 1) * 1e3, layers=executor.slice_lengths[-1])
+    if can_halve(layout):
+        del executor  # its pool is as large as the next one's
+        halved = replace(config, mesh=replace(mesh, overlap_rows=loads.chunk))
+        yield dict(halves_ms=prefill_seconds(open_random(halved, check.timed, check.dtype), loads) * 1e3)
 
 
 def run_layout(layout: Layout, check: MeshCheck, folder: Path, tell: Callable[[dict[str, Any]], Any]) -> None:

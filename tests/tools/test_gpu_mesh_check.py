@@ -34,16 +34,21 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("layout", [Layout(2, 2, 2)], ids=str)
-def test_a_layout_is_compared_with_one_device_and_timed(reference: Path, layout: Layout) -> None:
+@pytest.mark.parametrize(
+    ("layout", "layers", "own"), [(Layout(2, 2, 2), 4, set()), (Layout(tp=2), 8, {"halves_ms"})], ids=str
+)
+def test_a_layout_is_compared_with_one_device_and_timed(
+    reference: Path, layout: Layout, layers: int, own: set[str]
+) -> None:
     found = list[dict[str, object]]()
     run_layout(layout, SMALL, reference, found.append)
     assert "error" not in {name for one in found for name in one}, found
     assert found[0]["passed"] and str(found[0]["detail"]).startswith("4 of 4 requests equal")
+    assert ("halves" in str(found[0]["detail"])) == bool(own)
     numbers = {name: value for one in found[1:] for name, value in one.items()}
-    assert set(numbers) == {"decode_ms", "host_ms", "prefill_ms", "slices_ms", "layers"}
+    assert set(numbers) == {"decode_ms", "host_ms", "prefill_ms", "slices_ms", "layers"} | own
     assert all(isinstance(value, int | float) and value > 0 for value in numbers.values())
-    assert numbers["layers"] == 4
+    assert numbers["layers"] == layers
 
 
 def test_wrong_tokens_and_wrong_logits_fail() -> None:
