@@ -11,6 +11,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from hypothesis import settings
 
 from medha_jax.config import Buckets
 from medha_jax.mesh import request_cpu_devices
@@ -24,6 +25,10 @@ from tests.small import small_executor
 
 # a shell that starts the tests in the background makes them, and the commands they start, ignore Ctrl-C
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# an example may take as long as it takes: the machine may be busy
+settings.register_profile("untimed", settings(settings.default, deadline=None))
+settings.load_profile("untimed")
 
 # workers that run beside each other take a core each: XLA's threads are slow where they wait for one another's
 WORKER = os.environ.get("PYTEST_XDIST_WORKER")

@@ -56,7 +56,7 @@ def ticks(draw: st.DrawFn):
     return launch, lengths, np.array(made, np.int64)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(ticks())
 def test_every_row_sees_every_block_once(tick) -> None:
     launch, lengths, chunks = tick
@@ -92,7 +92,7 @@ def test_every_row_sees_every_block_once(tick) -> None:
     assert all((mine[:, PART] == -1).all() for mine in whole)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(ticks())
 def test_the_list_is_the_plain_one(tick) -> None:
     launch, lengths, chunks = tick
@@ -104,7 +104,7 @@ def test_the_list_is_the_plain_one(tick) -> None:
         np.testing.assert_array_equal(mine, theirs)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(ticks())
 def test_kinds_have_their_own_places_unless_they_run_together(tick) -> None:
     launch, lengths, chunks = tick

@@ -176,7 +176,7 @@ def test_a_request_without_numbers_does_not_reach_its_neighbours() -> None:
 
 
 @pytest.mark.parametrize("attention", ["xla", "llvm"])
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     seed=st.integers(0, 2**32 - 1), value=st.sampled_from([np.nan, np.inf, -np.inf, 1e38, -1e38]), whole=st.booleans()
 )

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
 from tokenizers import Tokenizer
@@ -135,7 +135,6 @@ def test_vocabulary_and_special_token_agree_with_the_config(config, tokenizer):
 
 
 @given(st.text(max_size=200))
-@settings(deadline=None)
 def test_any_text_round_trips_and_gains_no_special_token(tokenizer, text):
     ids = tokenizer.encode(text).ids
     assert tokenizer.decode(ids, skip_special_tokens=False) == text

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from medha_jax.chat.json_scanner import DEEPEST_ARGUMENTS, CallScanner, JsonScanner, NoJsonError
@@ -24,14 +24,12 @@ def scanned(text: str) -> str:
     return out
 
 
-@settings(deadline=None)
 @given(OBJECTS, st.booleans(), st.sampled_from([None, 0, 3]))
 def test_every_object_is_followed_to_its_end(value: dict[str, Any], ascii_only: bool, indent: int | None) -> None:
     text = json.dumps(value, ensure_ascii=ascii_only, indent=indent)
     assert scanned(text) == text
 
 
-@settings(deadline=None)
 @given(st.text('{}[]:,"\\ truefalsn0123.-+eEuxé\n', max_size=14))
 def test_what_is_accepted_is_json(text: str) -> None:
     scanner = JsonScanner()
@@ -66,7 +64,6 @@ def test_depth_and_length_are_bounded() -> None:
         scanned('{"a":' + "1" * 1000)
 
 
-@settings(deadline=None)
 @given(
     st.text(min_size=1),
     OBJECTS,

@@ -165,7 +165,7 @@ FRAGMENTS = [
 ]  # fmt: skip
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(
     st.sampled_from([*FORMATS, None]),
     st.lists(st.sampled_from(FRAGMENTS) | st.text(max_size=3), max_size=12).map("".join),
@@ -180,7 +180,7 @@ def test_any_cut_gives_the_same(name: str | None, text: str, data: st.DataObject
     assert pieces(name, *text, **more) == whole
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.sampled_from([*FORMATS]), st.lists(st.sampled_from(FRAGMENTS), max_size=12))
 def test_nothing_is_lost_or_doubled(name: str, fragments: list[str]) -> None:
     """Words between the parts of calls come once each and in order, wherever they belong."""
@@ -192,7 +192,6 @@ def test_nothing_is_lost_or_doubled(name: str, fragments: list[str]) -> None:
         assert found == ([text] if text else [])
 
 
-@settings(deadline=None)
 @given(
     st.sampled_from(sorted(FORMATS)),
     st.text("abc_-019", min_size=1, max_size=9),

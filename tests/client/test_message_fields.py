@@ -83,14 +83,14 @@ def right(got, most):
     return 10 < len(got) < 400 and "\n" not in got and (not sent or got.startswith(REFUSED))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(PROMPTS, st.fixed_dictionaries({}, optional=SAMPLING), st.fixed_dictionaries({}, optional=OTHERS))
 def test_absurd_values_give_an_answer_or_one_line(client, prompt, sampling, others):
     assert right(outcome(client, prompt, {"max_tokens": 2} | sampling | others), 511)
     assert client.load().accepting
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.sampled_from([*SAMPLING, "ttft_ms", "tpot_ms"]), st.data())
 def test_one_absurd_value_alone(client, name, data):
     """Beside valid ones, so that nothing else is refused before it."""

@@ -102,7 +102,7 @@ def traffic(draw: st.DrawFn) -> tuple[list[tuple[int, GenerationRequest]], dict[
 
 
 @pytest.mark.usefixtures("for_many_ticks")
-@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(traffic())
 def test_a_tick_ahead_changes_no_token(
     small: MeshExecutor, byte_tokenizer: Tokenizer, stated: tuple[list[tuple[int, GenerationRequest]], dict[int, int]]

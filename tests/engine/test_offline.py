@@ -52,7 +52,7 @@ def requests(draw: st.DrawFn) -> GenerationRequest:
     return GenerationRequest(prompt, sampling, chunks=chunks)
 
 
-@settings(deadline=None, max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(requests(), min_size=2, max_size=11))
 def test_together_each_request_gets_what_it_gets_alone(
     executor: MeshExecutor, byte_tokenizer: Tokenizer, batch: list[GenerationRequest]

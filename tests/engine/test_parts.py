@@ -76,7 +76,7 @@ def parts(draw: st.DrawFn) -> tuple[int, GenerationRequest, list[tuple[int, int]
     return draw(st.integers(0, 10)), request, cut
 
 
-@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(parts(), min_size=1, max_size=5), st.integers(0, 1), st.booleans())
 def test_any_split_with_any_delays_gives_the_same_tokens(
     executor: MeshExecutor, byte_tokenizer: Tokenizer, arrivals: list[Any], ahead: int, cache: bool

@@ -60,7 +60,7 @@ class SharedPages(RuleBasedStateMachine):
             self.model.check()
 
 
-SharedPages.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+SharedPages.TestCase.settings = settings(max_examples=60, stateful_step_count=40)
 TestSharedPages = SharedPages.TestCase
 
 

@@ -70,7 +70,7 @@ def test_a_layer_is_the_same_in_every_form(config: dict[str, Any], columns: bool
 
 
 @pytest.mark.parametrize("config", [CONFIG, QWEN3], ids=["llama", "qwen3"])
-@settings(deadline=None, max_examples=6, derandomize=True)
+@settings(max_examples=6, derandomize=True)
 @given(sizes=st.lists(st.integers(1, 5), min_size=1, max_size=3), which=st.sampled_from(["stored", "rows", "columns"]))
 def test_a_layer_is_the_same_with_its_rows_in_parts(config: dict[str, Any], sizes: list[int], which: str) -> None:
     arch = Architecture.from_config(config)

@@ -32,7 +32,7 @@ def random(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(**SIZES, which=st.integers(0, len(KINDS)), number=st.integers(0, 2))
 def test_against_a_product_in_float64(outputs: int, inputs: int, columns: int, which: int, number: int) -> None:
     matrices, x = random(3, outputs, inputs), random(inputs, columns, seed=1)
@@ -43,7 +43,7 @@ def test_against_a_product_in_float64(outputs: int, inputs: int, columns: int, w
     np.testing.assert_allclose(found, expected, atol=1e-5 * np.sqrt(inputs))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(**SIZES, first=st.integers(0, 149), value=st.sampled_from([np.nan, np.inf, -1e38]))
 def test_a_column_is_the_same_beside_any_others(
     outputs: int, inputs: int, columns: int, first: int, value: float

@@ -37,7 +37,7 @@ RECORDS = st.builds(
 )
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.lists(RECORDS, max_size=3), min_size=1, max_size=3))
 def test_what_is_written_is_read_back(tmp_path: Path, repeats: list[list[RequestRecord]]) -> None:
     measured = tuple(Repeat(tuple(records)) for records in repeats)

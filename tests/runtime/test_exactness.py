@@ -193,7 +193,7 @@ def deployments(draw: st.DrawFn) -> dict[str, Any]:
     )
 
 
-@settings(deadline=None, max_examples=5, derandomize=True)
+@settings(max_examples=5, derandomize=True)
 @given(deployments(), st.integers(0, 2**32))
 def test_random_deployments_and_arrivals(byte_tokenizer: Tokenizer, deployment: dict[str, Any], seed: int) -> None:
     executor = small_executor(MODEL, **deployment)

@@ -198,7 +198,7 @@ def test_every_row_of_a_tick_is_somebodys(plan: StepPlan) -> None:
         assert sorted(row for item in whole for row in range(item[0], item[0] + item[1])) == list(range(bucket.rows))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(servers(), events)
 def test_plans_of_any_traffic_are_packed_as_in_the_plain_form(setting: dict[str, Any], happening: list[Any]) -> None:
     """Admissions, growth, groups, slices, preemptions, slots that are used again: all that a scheduler plans."""

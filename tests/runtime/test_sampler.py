@@ -116,7 +116,7 @@ def test_temperature_zero_is_greedy_beside_sampled_neighbours() -> None:
     assert got.token[0] == logits[0].argmax()
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.integers(0, 2**63 - 1), st.permutations(range(5)), st.integers(0, 10**7))
 def test_the_same_seed_gives_the_same_token_whatever_else_is_in_the_batch(
     seed: int, order: list[int], position: int
@@ -212,7 +212,7 @@ restrictions = st.builds(
 )
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.lists(restrictions, min_size=1, max_size=4), st.integers(0, 2**32))
 def test_biases_and_allowed_tokens_follow_their_definitions_beside_any_neighbours(
     params: list[SamplingParams], number: int

@@ -184,7 +184,7 @@ def test_a_first_class_without_end_leaves_the_others_their_share(policy: str, mo
 
 
 @example("srtf", 20.0, [(330, 2), (5, 0), (330, 1)], 20, 1, 100, False)
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(
     policy=st.sampled_from(POLICIES),
     load=st.sampled_from([1.5, 3.0, 20.0]),

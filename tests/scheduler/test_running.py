@@ -216,7 +216,7 @@ ENTERS_AND_LOSES = {
 }
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(crowds(), asked)
 @example(
     ENTERS_AND_LOSES,

@@ -117,7 +117,7 @@ def serve(
     return server, cancelled, refused
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(servers(), events)
 def test_everybody_is_served_and_nothing_is_lost(setting: dict[str, Any], happening: list[Any]) -> None:
     server, cancelled, _ = serve(setting, happening)
@@ -134,7 +134,7 @@ def test_everybody_is_served_and_nothing_is_lost(setting: dict[str, Any], happen
     assert server.allocator.free == (setting["pages"],) * setting["shapes"].groups
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(servers(), events, st.lists(st.integers(0, 9), min_size=3, max_size=3, unique=True).map(sorted))
 def test_more_shapes_may_come_between_any_two_plans(
     setting: dict[str, Any], happening: list[Any], when: list[int]
@@ -163,7 +163,7 @@ def test_more_shapes_may_come_between_any_two_plans(
             assert planned.sizes == (ours.decode, ours.prefill, all_groups.decode, all_groups.prefill)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(servers(), events)
 def test_the_same_traffic_gives_the_same_plans(setting: dict[str, Any], happening: list[Any]) -> None:
     first, second = (serve(setting, happening)[0] for _ in range(2))
@@ -171,7 +171,7 @@ def test_the_same_traffic_gives_the_same_plans(setting: dict[str, Any], happenin
     assert [planned.work for planned in first.plans] == [planned.work for planned in second.plans]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(servers(), events)
 def test_waits_stay_within_their_bounds(setting: dict[str, Any], happening: list[Any]) -> None:
     """From plan to plan: an admitted prompt, unless its policy has a bound of its own, and a decode that is due.
@@ -223,7 +223,7 @@ def test_waits_stay_within_their_bounds(setting: dict[str, Any], happening: list
         step()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(servers(), events)
 def test_only_the_first_prompt_chunk_may_exceed_the_target(setting: dict[str, Any], happening: list[Any]) -> None:
     config = dataclasses.replace(setting["config"], preemption=False, chunk_preemption=True)
@@ -254,7 +254,7 @@ def test_only_the_first_prompt_chunk_may_exceed_the_target(setting: dict[str, An
             assert natural or state.request.chunks or chunk.length == OWN.prefill[0] or patient
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     policy=st.sampled_from(["red", "lars", "srtf"]),
     stages=st.sampled_from([1, 2]),

@@ -73,7 +73,7 @@ def test_lengths_vary_until_times_are_known() -> None:
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_chunks_pass_the_stages_one_round_after_the_other(data: st.DataObject) -> None:
     """N chunks are done after N + stages - 1 rounds, in order, whatever the lengths of the slices."""
     stages = data.draw(st.sampled_from([1, 2, 4]))

@@ -50,7 +50,7 @@ def test_seconds_by_hand() -> None:
 
 
 @given(st.integers(0, 2**32), st.integers(1, 5))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_nonnegative_least_squares_is_optimal(seed: int, features: int) -> None:
     """The conditions of Karush, Kuhn and Tucker: no gradient along what is used, none downhill along what is not."""
     rng = np.random.default_rng(seed)

@@ -111,7 +111,7 @@ works = st.builds(
 
 
 @given(st.lists(works, min_size=1, max_size=8))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_many_ticks_are_the_ticks_one_by_one(ticks: list[TickWork]) -> None:
     model = cost(tp=2, spp=2)
     columns = (np.array(column, float) for column in zip(*ticks, strict=True))
@@ -119,7 +119,7 @@ def test_many_ticks_are_the_ticks_one_by_one(ticks: list[TickWork]) -> None:
 
 
 @given(works, st.sampled_from(["attention", "context", "rows", "tokens"]), st.floats(1, 10))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_more_work_never_takes_less(work: TickWork, name: str, factor: float) -> None:
     model = cost(tp=2, spp=2)
     value = getattr(work, name)
@@ -158,7 +158,7 @@ def faster(hardware: Hardware, name: str, factor: float) -> Hardware:
 
 
 @given(group_works, st.sampled_from(RATES), st.floats(1, 10), st.sampled_from(all_buckets(BUCKETS, SHARED)))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_better_hardware_is_never_slower(work: GroupWork, name: str, factor: float, shape: Bucket) -> None:
     layout = dict(tp=2, spp=2, kvp=2, tokens_per_group=2**20)
     before, after = cost(**layout), cost(faster(H100, name, factor), **layout)
@@ -166,7 +166,7 @@ def test_better_hardware_is_never_slower(work: GroupWork, name: str, factor: flo
 
 
 @given(group_works, st.sampled_from(["tp", "spp"]), st.integers(0, 2), st.sampled_from(SHAPES))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_more_devices_are_never_slower_where_links_cost_nothing(
     work: GroupWork, axis: str, doublings: int, shape: Bucket
 ) -> None:
@@ -176,7 +176,7 @@ def test_more_devices_are_never_slower_where_links_cost_nothing(
 
 
 @given(group_works)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_sums_are_predicted_between_full_overlap_and_none(work: GroupWork) -> None:
     model, shape = cost(tp=2), shape_of(8, 2048)
     squares, read = sum(chunk[0] for chunk in work.chunks), work.context + sum(chunk[1] for chunk in work.chunks)

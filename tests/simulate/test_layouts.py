@@ -130,7 +130,7 @@ figures = st.tuples(st.integers(1, 4), st.integers(1, 4), st.integers(1, 4))
 
 
 @given(st.lists(figures, min_size=1, max_size=12))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_nobody_on_the_front_is_beaten_and_everybody_else_is(triples: list[tuple[int, int, int]]) -> None:
     room = feasible(8, 1, 1, 1, 2**15).room
     candidate = next(iter(candidates(8, 2**15, H100)))

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tools.tiny_corpus import (
@@ -76,7 +76,6 @@ def test_the_standard_library_is_found_and_split():
 
 
 @given(st.text(max_size=100))
-@settings(deadline=None)
 def test_tokenizer_round_trips(tokenizer, text):
     assert tokenizer.decode(tokenizer.encode(text).ids, skip_special_tokens=False) == text
 

@@ -49,7 +49,7 @@ def configs(draw: st.DrawFn) -> WorkloadConfig:
     )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(configs())
 def test_a_configuration_and_its_seed_fix_every_request(config: WorkloadConfig) -> None:
     try:

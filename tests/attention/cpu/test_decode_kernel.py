@@ -42,7 +42,7 @@ def filled(slot_pages: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return queries, pool, rng.permutation(pages).reshape(ROWS, slot_pages).astype(np.int32)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(lengths=LENGTHS, row=st.integers(0, ROWS - 1))
 def test_a_row_is_the_same_alone_and_beside_others(lengths: list[int], row: int) -> None:
     queries, pool, table = filled(SLOT_PAGES)

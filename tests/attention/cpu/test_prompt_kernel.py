@@ -55,7 +55,7 @@ def tiles_of(runs: Sequence[tuple[int, int]], start: int, limit: int = MOST) -> 
     return Tiles(nothing, row, start + row, count, full, nothing, jnp.int32(len(runs)), size=ROWS)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(cuts=st.sets(ROW, max_size=TILES - 1), start=st.integers(0, MOST - ROWS))
 def test_a_row_is_the_same_in_all_chunks(cuts: set[int], start: int) -> None:
     edges = [0, *sorted(cuts - {0, ROWS}), ROWS]
@@ -65,7 +65,7 @@ def test_a_row_is_the_same_in_all_chunks(cuts: set[int], start: int) -> None:
         np.testing.assert_array_equal(one, other)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(first=ROW, past=ROW, start=st.integers(-ROWS, MOST), limit=st.integers(0, MOST))
 def test_rows_see_what_is_held_and_others_are_zero(first: int, past: int, start: int, limit: int) -> None:
     """On a group that holds a part of the context, rows begin before it, in it or after it."""

@@ -184,7 +184,7 @@ def test_results_of_unequal_length_are_refused() -> None:
         decode_results(message)
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(samplings)
 def test_the_largest_messages_are_within_the_limit(sampling: SamplingParams) -> None:
     limit = message_limit(WIDE, VOCAB, WIDTH)

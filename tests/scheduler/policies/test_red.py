@@ -191,7 +191,7 @@ MANY = [40, 150, 5, 150, 20, 150, 330, 330, 40, 5, 150, 20, 5, 330, 150, 40, 150
 @example(3.0, [150, 150], 20, [None], 2, 100, 1, (1, 2, 3))  # an end that fits a tick, but not its prompt's share
 @example(20.0, [5, 150, 330, 40, 5], 20, [None, None, 0.005], 2, 100, None, None)  # prompts end in every tick
 @example(20.0, MANY, 32, [None, 0.3, 0.3, 0.005], 1, 4, 1, None)  # an answer is interrupted, and over the quota
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     load=st.sampled_from([1.5, 3.0, 20.0]),
     prompts=st.lists(st.sampled_from([5, 20, 40, 150, 330]), min_size=1, max_size=20),
