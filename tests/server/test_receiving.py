@@ -108,7 +108,7 @@ def test_whatever_happens_no_turn_is_lost_or_made(monkeypatch: pytest.MonkeyPatc
         for _ in range(200):
             tasks.append(asyncio.create_task(one()))
             if draw.random() < 0.3:
-                draw.choice(tasks).cancel()
+                draw.choice(tasks[-4:]).cancel()  # the newest has not begun, so some are cancelled on any machine
             await asyncio.sleep(draw.choice((0, 0, 0.001)))
         ends = await asyncio.gather(*tasks, return_exceptions=True)
         known = (NoMessageError, Refusal, asyncio.CancelledError, type(None))
