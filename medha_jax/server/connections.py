@@ -23,7 +23,7 @@ from grpc import aio
 WINDOW_SECONDS = 10.0  # in which calls are counted
 MOST_FRUITLESS = 500  # of a connection in that time, if they are half of its calls
 SOON_SECONDS = 1.0  # a call that is given up later was meant
-MOST_KNOWN = 4096  # connections that are remembered; more cannot be open with few files, and old ones are over
+MOST_KNOWN = 4096  # connections that are remembered; more cannot be open with few files
 NO_DEADLINE = 10 * 365 * 86400.0  # seconds; gRPC reports centuries for a call without a deadline
 FILES = "/dev/fd"
 Context = Any  # aio.ServicerContext, whose methods have no types
@@ -107,6 +107,7 @@ class Connections:
 
     def _counts(self, peer: str) -> _Counts:
         now = self._clock()
+        self._forget(now)
         counts = self._known.get(peer)
         if counts is None:
             counts = self._known[peer] = _Counts(now)
@@ -114,10 +115,18 @@ class Connections:
                 self._known.popitem(last=False)
         elif counts.closed:
             raise asyncio.CancelledError
-        elif now >= counts.since + WINDOW_SECONDS:
-            counts.since, counts.ended, counts.fruitless = now, 0, 0
-            self._known.move_to_end(peer)
         return counts
+
+    def _forget(self, now: float) -> None:
+        """Forget connections whose window is over; one with an open call begins a new window."""
+        while self._known:
+            peer, counts = next(iter(self._known.items()))  # the oldest window
+            if now < counts.since + WINDOW_SECONDS:
+                return
+            del self._known[peer]
+            if counts.open:
+                counts.since, counts.ended, counts.fruitless = now, 0, 0
+                self._known[peer] = counts
 
     def _note(self, peer: str, counts: _Counts, fruitless: bool) -> None:
         counts.ended += 1

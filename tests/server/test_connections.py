@@ -107,6 +107,30 @@ def test_what_is_remembered_is_bounded():
     assert len(connections._known) < 5000
 
 
+def test_connections_that_are_over_are_forgotten():
+    connections = Watched()
+    with connections.call(Context(), lambda: True):
+        for port in range(1000):
+            give_up(connections, 1, peer=f"ipv4:10.0.0.2:{port}")
+        assert len(connections._known) == 1001
+        connections.now += 1.01 * WINDOW_SECONDS
+        give_up(connections, 1, peer="ipv4:10.0.0.2:0")
+        assert set(connections._known) == {PEER, "ipv4:10.0.0.2:0"}  # the one with a call stays
+    connections.now += 1.01 * WINDOW_SECONDS
+    give_up(connections, 1, peer="ipv4:10.0.0.2:1")
+    assert set(connections._known) == {"ipv4:10.0.0.2:1"}
+
+
+def test_another_connection_can_have_the_port_of_one_that_was_closed():
+    connections = Watched()
+    give_up(connections, MOST_FRUITLESS)
+    assert connections.closed_ones == [PEER]
+    connections.now += 1.01 * WINDOW_SECONDS
+    answer(connections, 1)
+    give_up(connections, MOST_FRUITLESS)
+    assert connections.closed_ones == [PEER, PEER]
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "::"])
 def test_only_the_connection_that_is_meant_is_closed(host):
     """Beside sockets of other kinds and ports; `::` takes IPv4, too, whose clients gRPC tells as such."""
