@@ -146,9 +146,14 @@ def generated(layout: Layout, model: dict[str, Any], halves: bool = False) -> tu
 
 def compared(layout: Layout, check: MeshCheck, folder: Path) -> Iterator[dict[str, Any]]:
     """Results against those of one device, which this writes if it is one itself."""
-    assert check.checked is not None
-    with jax.default_matmul_precision("highest"):
-        tokens, logits = generated(layout, check.checked)
+    model = check.checked
+    assert model is not None
+
+    def exactly(halves: bool) -> tuple[np.ndarray, np.ndarray]:
+        with jax.default_matmul_precision("highest"):
+            return generated(layout, model, halves)
+
+    tokens, logits = exactly(halves=False)
     if layout.devices == 1:
         np.savez(folder / REFERENCE, tokens=tokens, logits=logits)
         yield dict(passed=bool(np.isfinite(logits).all()), detail="what others are compared with")
@@ -159,9 +164,7 @@ def compared(layout: Layout, check: MeshCheck, folder: Path) -> Iterator[dict[st
     wanted = np.load(folder / REFERENCE)
     found = judged(tokens, logits, wanted["tokens"], wanted["logits"])
     if found["passed"] and can_halve(layout):
-        with jax.default_matmul_precision("highest"):
-            tokens, logits = generated(layout, check.checked, halves=True)
-        found = judged(tokens, logits, wanted["tokens"], wanted["logits"])
+        found = judged(*exactly(halves=True), wanted["tokens"], wanted["logits"])
         found["detail"] += ", with halves that take turns"
     yield found
 

@@ -33,7 +33,6 @@ class LayoutOptions:
     )
     page_size: int | None = same_setting(MeshConfig, "page_size", default=None, panel=PANEL)
     tokens_per_group: int | None = same_setting(MeshConfig, "tokens_per_group", panel=PANEL)
-
     overlap_rows: int | None = same_setting(MeshConfig, "overlap_rows", panel=PANEL)
 
     @property

@@ -11,7 +11,7 @@ import numpy as np
 
 from medha_jax.config import Buckets
 from medha_jax.scheduler.time_model import TimeModel
-from medha_jax.specs.buckets import padded_sizes, smallest_sizes
+from medha_jax.specs.buckets import many_padded_sizes, smallest_sizes
 from medha_jax.specs.chunk_work import chunk_attentions, chunk_reads
 from medha_jax.specs.tick_shapes import TickShapes
 
@@ -176,11 +176,9 @@ class PrefillTable:
         shapes = self._shapes
         own, shared = shapes.own, shapes.shared
         spread = starts >= shapes.per_group
-        rows = np.where(
-            spread,
-            sum(padded_sizes(own, 0, 0)) + shared.decode[0] + smallest_sizes(shared.prefill, lengths),
-            own.decode[0] + smallest_sizes(own.prefill, lengths),
-        )
+        none = np.zeros_like(lengths)
+        rows = np.add(*many_padded_sizes(own, none, np.where(spread, 0, lengths)))
+        rows += np.where(spread, np.add(*many_padded_sizes(shared, none, lengths)), 0)
         attention = chunk_attentions(starts, lengths, shapes.per_group)
         return self._model.many(rows, attention, chunk_reads(starts + lengths, shapes.per_group), np.ones_like(starts))
 

@@ -22,7 +22,7 @@ from medha_jax.simulate.hardware import SpecError, load_hardware
 from medha_jax.simulate.named_models import load_model
 from medha_jax.simulate.room import room_of
 from medha_jax.simulate.times import GroupTimes, SummedTimes
-from medha_jax.specs.buckets import smallest_sizes
+from medha_jax.specs.buckets import many_padded_sizes, smallest_sizes
 from medha_jax.specs.chunk_work import chunk_attentions, chunk_reads
 from medha_jax.specs.sizes import Sizes
 from medha_jax.specs.tick_shapes import TickShapes
@@ -104,11 +104,10 @@ class Deployment:
         """Seconds of chunks in ticks."""
         own, shared = self.shapes.own, self.shapes.shared
         spread, several = starts >= self.shapes.per_group, lengths > 1  # a chunk of one token is a decode row
+        decodes, tokens = np.where(several, 0, 1), np.where(several, lengths, 0)
         rows = (
-            np.where(several & ~spread, own.decode[0], own.fewest_decodes),
-            smallest_sizes(own.prefill_sizes, np.where(several & ~spread, lengths, 0)),
-            np.where(spread, np.where(several, shared.decode[0], shared.fewest_decodes), 0),
-            np.where(spread, smallest_sizes(shared.prefill_sizes, np.where(several & spread, lengths, 0)), 0),
+            *many_padded_sizes(own, np.where(spread, 0, decodes), np.where(spread, 0, tokens)),
+            *(np.where(spread, size, 0) for size in many_padded_sizes(shared, decodes, tokens)),
         )
         attention = chunk_attentions(starts, lengths, self.shapes.per_group) * several
         return self._pipelined(self.model, rows, attention, starts + lengths, 1)

@@ -26,7 +26,7 @@ from medha_jax.simulate.deployments import slice_lengths
 from medha_jax.simulate.hardware import Hardware
 from medha_jax.simulate.layouts import Candidate, Feasible
 from medha_jax.simulate.room import Room
-from medha_jax.specs.buckets import smallest_sizes
+from medha_jax.specs.buckets import many_padded_sizes
 from medha_jax.specs.chunk_work import chunk_attentions
 from medha_jax.specs.sizes import UNBOUNDED, Sizes
 from medha_jax.specs.tick_shapes import TickShapes
@@ -155,7 +155,7 @@ class Estimator:
         """Seconds of each prompt as one chunk through all stages; for longer prompts, of the first chunk."""
         own = self.cost.sizes.mesh.buckets
         lengths = np.minimum(prompts, own.prefill[-1])
-        rows = own.decode[0] + smallest_sizes(own.prefill, lengths)
+        rows = np.add(*many_padded_sizes(own, np.zeros_like(lengths), lengths))
         squares = chunk_attentions(np.zeros_like(lengths), lengths, UNBOUNDED)
         return self._stages * self.cost.many(rows, squares, lengths, np.ones_like(lengths))
 

@@ -215,6 +215,12 @@ def padded_sizes(buckets: Buckets, decodes: int, tokens: int) -> tuple[int, int]
     return (decode_rows, prompt_rows) if decode_rows or prompt_rows else (buckets.fewest_decodes, 0)
 
 
+def many_padded_sizes(buckets: Buckets, decodes: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`padded_sizes` of many; the largest sizes for rows above them."""
+    decode, prompt = smallest_sizes(buckets.decode, decodes), smallest_sizes(buckets.prefill_sizes, tokens)
+    return np.where(decode + prompt, decode, buckets.fewest_decodes), prompt
+
+
 def smallest_size(sizes: Sequence[int], count: int) -> int:
     """The smallest of increasing sizes that holds `count`; the largest must hold it."""
     return sizes[bisect_left(sizes, count)]

@@ -11,6 +11,7 @@ from medha_jax.specs.buckets import (
     Segment,
     UnknownShapeError,
     all_buckets,
+    many_padded_sizes,
     padded_sizes,
     smallest_bucket,
     smallest_size,
@@ -72,6 +73,13 @@ def test_padded_sizes_hold_the_rows_and_no_smaller_ones_do(decodes: int, tokens:
     assert decode >= decodes and prompt >= tokens and decode + prompt
     smaller = [size for size in buckets.decode if size < decode]
     assert not smaller or smaller[-1] < max(decodes, int(not tokens))
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 1024))), st.sampled_from([BUCKETS, ALONE]))
+def test_many_padded_sizes_are_those_of_one_by_one(needs: list[tuple[int, int]], buckets: Buckets) -> None:
+    decodes, tokens = (np.array([need[at] for need in needs], int) for at in (0, 1))
+    found = zip(*(sizes.tolist() for sizes in many_padded_sizes(buckets, decodes, tokens)), strict=True)
+    assert list(found) == [padded_sizes(buckets, *need) for need in needs]
 
 
 @pytest.mark.parametrize(("decodes", "tokens", "chunks"), [(5, 0, 0), (0, 1025, 1), (0, 10, 5)])
