@@ -9,7 +9,6 @@ wall than CPU time waited for a core.
 from __future__ import annotations
 
 import argparse
-import gc
 import time
 import tracemalloc
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.measure import machine
+from medha_jax.collector import exempt_live_objects
 from medha_jax.config import Buckets, MeshConfig, RuntimeConfig, SchedulerConfig
 from medha_jax.engine import Engine, EngineService, ErrorLog, GenerationRequest, Prefilled, scheduler_for
 from medha_jax.engine.loop import Events
@@ -116,7 +116,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompt", type=int, default=1_000_000)
     given = parser.parse_args()
-    gc.freeze()  # as a server does when it is loaded
+    exempt_live_objects()  # as a server does when it is loaded
     print(machine())
     for prefix_cache in (True, False):
         measure(given.prompt, prefix_cache)

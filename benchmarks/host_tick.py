@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import gc
 import statistics
 import time
 from collections import defaultdict
@@ -28,6 +27,7 @@ import numpy as np
 from benchmarks.measure import machine
 from medha_jax.attention import Attention, GpuTarget, KernelAttention, XlaAttention
 from medha_jax.attention.gpu.launch import shipped_table
+from medha_jax.collector import exempt_live_objects
 from medha_jax.config import BUNDLED_MODEL, Buckets, MeshConfig, RuntimeConfig, SchedulerConfig
 from medha_jax.engine import Engine, GenerationRequest, scheduler_for, text_outputs
 from medha_jax.plan import SamplingParams, StepPlan, TokenResult
@@ -204,7 +204,7 @@ def main() -> None:
     parser.add_argument("--case", choices=CASES, action="append", help="default: all")
     parser.add_argument("--ticks", type=int, default=200)
     given = parser.parse_args()
-    gc.freeze()  # as a server does when it is loaded
+    exempt_live_objects()  # as a server does when it is loaded
     print(machine())
     print("microseconds a tick (median)")
     print(f"{'decodes':>10} " + " ".join(f"{name:>13}" for name in steps()) + f" {'a token':>9}")

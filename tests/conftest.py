@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import signal
@@ -13,6 +12,7 @@ import jax
 import pytest
 from hypothesis import settings
 
+from medha_jax.collector import exempt_live_objects
 from medha_jax.config import Buckets
 from medha_jax.mesh import request_cpu_devices
 from medha_jax.runtime import MeshExecutor
@@ -54,8 +54,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_collection_finish() -> None:
     """What was imported stays; looking through it for garbage was 8 % of making a runtime."""
-    gc.collect()
-    gc.freeze()
+    exempt_live_objects()
 
 
 @pytest.fixture(scope="session", autouse=True)

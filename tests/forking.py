@@ -11,7 +11,6 @@ is closed.
 
 from __future__ import annotations
 
-import gc
 import importlib
 import json
 import os
@@ -26,6 +25,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
+
+from medha_jax.collector import exempt_live_objects
 
 ROOT = Path(__file__).parents[1]
 PRELOADED = ("jax", "medha_jax.cli", "medha_jax.cli.generate", "medha_jax.engine", "medha_jax.runtime.cluster")
@@ -173,8 +174,7 @@ def main() -> None:
     asking = socket.socket(fileno=int(sys.argv[1]))
     for module in PRELOADED:
         importlib.import_module(module)
-    gc.collect()
-    gc.freeze()  # what was imported is looked through by no process
+    exempt_live_objects()  # what was imported is looked through by no process
     job = serve(asking)
     if job is not None:
         become(job)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import statistics
 from array import array
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from medha_jax.bench.backend import Backend, Prompt, Reply, RequestFailedError, Wanted
+from medha_jax.collector import calm_collector
 from medha_jax.results import Outputs, RequestRecord, Status
 from medha_jax.workload import Slos, Workload, WorkloadRequest
 
@@ -282,17 +281,3 @@ def _judged(request: WorkloadRequest, outputs: Outputs, reply: Reply) -> tuple[S
 def _named(error: Exception) -> str:
     """An unexpected error in one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())
-
-
-@contextmanager
-def calm_collector() -> Iterator[None]:
-    """Within the block, keep garbage collections short: objects alive at the start are frozen out of them."""
-    before = gc.get_threshold()
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(10_000, 20, 50)
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
-        gc.unfreeze()

@@ -16,6 +16,7 @@ from medha_jax.cli.option_groups import Shown, takes_groups
 from medha_jax.cli.progress import SimulationProgress
 from medha_jax.cli.simulate_measure import measure
 from medha_jax.cli.simulate_traffic import SIMULATED, traffic
+from medha_jax.collector import exempt_live_objects
 from medha_jax.config import POLICIES, SchedulerConfig, setting
 
 if TYPE_CHECKING:
@@ -203,8 +204,7 @@ def _run(
     until: float | None = None,
 ) -> Outcome:
     from medha_jax.simulate.simulation import simulate as run
-    from medha_jax.simulate.simulation import spare_modules
 
-    spare_modules()
+    exempt_live_objects()
     with SimulationProgress(name, len(requests), time.monotonic) as progress:
         return run(deployment, config, requests, until, progress.update)

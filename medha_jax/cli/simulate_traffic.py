@@ -14,6 +14,7 @@ from medha_jax.cli.option_groups import Shown, takes_groups
 from medha_jax.cli.plan import token_count
 from medha_jax.cli.progress import SimulationProgress
 from medha_jax.cli.runtime_options import mesh_config
+from medha_jax.collector import exempt_live_objects
 from medha_jax.config import SchedulerConfig, setting
 
 if TYPE_CHECKING:
@@ -74,7 +75,6 @@ def traffic(asked: TrafficOptions, settings: Annotated[SchedulerConfig, SIMULATE
     from medha_jax.simulate.deployments import modelled
     from medha_jax.simulate.replay import read_real, requests_of, simulated_run
     from medha_jax.simulate.simulation import simulate as run
-    from medha_jax.simulate.simulation import spare_modules
 
     measured = None
     if asked.calibration is None:
@@ -85,7 +85,7 @@ def traffic(asked: TrafficOptions, settings: Annotated[SchedulerConfig, SIMULATE
     machine = machine.chunks_only if asked.chunks_only else machine
     real = None if asked.as_in is None else read_real(asked.as_in)
     requests = _drawn(asked, machine.context) if real is None else requests_of(real)
-    spare_modules()
+    exempt_live_objects()
     with SimulationProgress(settings.policy, len(requests), time.monotonic) as progress:
         outcome = run(machine, settings, requests, on_progress=progress.update)
     with reader_may_leave():

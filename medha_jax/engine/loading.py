@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import gc
 import hashlib
 import json
 import time
@@ -105,8 +104,6 @@ class EngineLoader:
             on_tick=on_tick,
             on_error=ErrorLog(self._clock),
         )
-        gc.collect()
-        gc.freeze()  # a collection over all loaded objects takes 0.1 to 0.3 s, in the middle of a tick
         service = EngineService(engine, listener, self._clock)
         service.start()
         self._service = service

@@ -11,6 +11,7 @@ from itertools import count
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from medha_jax.collector import exempt_live_objects
 from medha_jax.machine import cores
 from medha_jax.runtime.executables import Builder, Compiled, ExecutableTable
 from medha_jax.runtime.programs import Programs
@@ -95,6 +96,7 @@ class ShapeCompiler:
                         return
                     self._tell(shape, made[shape])
                 self._ready.put(Growth(grid, made))
+        exempt_live_objects()  # compiling leaves tens of thousands
         self._report(f"all {self._total} shapes are compiled")
 
     def _tell(self, shape: Shape, made: Compiled) -> None:

@@ -14,6 +14,7 @@ import grpc
 from grpc_health.v1 import health
 from grpc_reflection.v1alpha import reflection
 
+from medha_jax.collector import exempt_live_objects
 from medha_jax.engine import STOP_SECONDS, EngineEvent, EngineService, ErrorLog, Listener, OnTick
 from medha_jax.net import join_address
 from medha_jax.protos import inference_pb2 as pb
@@ -254,6 +255,7 @@ def _load(
     service = loader.load(listen, watchers.on_tick if watchers else None, ask_to_stop)
     if metrics is not None:
         metrics.watch(service.load)
+    exempt_live_objects()
     return service
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from medha_jax.cli.progress import SimulationProgress
-from medha_jax.simulate.simulation import spare_modules
+from medha_jax.collector import exempt_live_objects
 from research.reproduce.drawing import draw
 from research.reproduce.presets import PRESETS
 from research.reproduce.printing import print_reproduction
@@ -30,7 +30,7 @@ def main() -> None:
         parser.error(f"--duration is {given.duration}; allowed are 1 to 1,000,000 seconds")
     if given.seed < 0:
         parser.error(f"--seed is {given.seed}; it must be at least 0")
-    spare_modules()
+    exempt_live_objects()
     with Progress() as progress:
         found = PRESETS[given.preset](PresetRun(given.duration, given.seed, progress.tell))
     if given.plot is not None:

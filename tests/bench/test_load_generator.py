@@ -2,14 +2,13 @@
 
 import asyncio
 import dataclasses
-import gc
 import time
 
 import numpy as np
 import pytest
 
 from medha_jax.bench.backend import Reply, RequestFailedError
-from medha_jax.bench.load_generator import AHEAD, LoadGenerator, LoadSettings, Tally, calm_collector
+from medha_jax.bench.load_generator import AHEAD, LoadGenerator, LoadSettings, Tally
 from medha_jax.bench.over_grpc import GrpcBackend
 from medha_jax.client import Client, Connection
 from medha_jax.workload import Isolated, Slos, WorkloadConfig, build
@@ -240,13 +239,6 @@ def test_against_a_server_lateness_is_that_of_the_client_and_cancelled_requests_
     assert all(record.sent >= record.due and record.counted == "ids" for record in records)
     with Client(simulated.address) as client:
         wait_until(lambda: idle(client))
-
-
-def test_the_collector_is_as_before_after_a_run():
-    before = gc.get_threshold()
-    with calm_collector():
-        assert gc.get_threshold() != before and gc.get_freeze_count() > 0
-    assert gc.get_threshold() == before and gc.get_freeze_count() == 0
 
 
 def test_the_median_follows_the_latest():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from collections.abc import Callable
@@ -137,3 +138,12 @@ def test_the_interpreter_waits_for_the_shape_at_hand_even_if_a_daemon_thread_beg
     loading.start()
     loading.join()
     assert not made[0]._thread.daemon
+
+
+def test_what_compiling_leaves_is_looked_through_by_no_collection() -> None:
+    compiler, _ = run(FewPrograms(), [])
+    mark = {"one": []}
+    assert any(one is mark for one in gc.get_objects())
+    compiler.start()
+    ended(compiler)
+    assert not any(one is mark for one in gc.get_objects())

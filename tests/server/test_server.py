@@ -1,6 +1,7 @@
 """A server embedded in a program: `serve` called directly, on a real socket."""
 
 import asyncio
+import gc
 import socket
 
 import pytest
@@ -53,6 +54,15 @@ def test_it_serves_from_a_thread_until_its_event_is_set(given, tmp_path):
         assert (loader.loads, loader.closes) == (1, 0)
     assert loader.closes == 1
     assert "decode" in trace.read_text()
+
+
+def test_what_is_loaded_is_looked_through_by_no_collection():
+    """Whoever's loader it is: a full collection would stop every stream for as long as it takes."""
+    mark = {"one": []}
+    assert any(one is mark for one in gc.get_objects())
+    with running(ServerSettings(port=0)) as (_, loader):
+        assert loader.loads == 1
+        assert not any(one is mark for one in gc.get_objects())
 
 
 def test_biases_and_allowed_tokens_of_a_client_decide_what_is_sampled(client):
