@@ -69,7 +69,7 @@ class OpenAiApi:
 
     def app(self) -> web.Application:
         """The paths and who answers them."""
-        app = web.Application(client_max_size=self._bytes, middlewares=[_in_openai_form, self._origins.check])
+        app = web.Application(middlewares=[_in_openai_form, self._origins.check])
         app.on_response_prepare.append(self._origins.sign)
         app.router.add_post("/v1/completions", self._for_tenants(self._completions.answer))
         app.router.add_post("/v1/chat/completions", self._for_tenants(self._chats.answer))

@@ -48,13 +48,21 @@ async def body_of(request: web.Request, most: int) -> AsyncIterator[bytes]:
         Refusal: it is larger, or not sent as HTTP says.
     """
     try:
-        yield await request.read()
-    except web.HTTPRequestEntityTooLarge:
-        raise TooLargeRefusal(most) from None
+        yield await _read(request, most)
     except (web.RequestPayloadError, HttpProcessingError) as error:
         raise invalid(f"the body cannot be read: {str(error).rpartition('  ')[2]}") from None  # without its status
     except ConnectionError:  # the client is gone
         raise asyncio.CancelledError from None
+
+
+async def _read(request: web.Request, most: int) -> bytes:
+    """The bytes of a body. `request.read()` would keep them as long as the request, and so its answer, lasts."""
+    body = bytearray()
+    async for chunk in request.content.iter_any():
+        body += chunk
+        if len(body) > most:
+            raise TooLargeRefusal(most)
+    return bytes(body)
 
 
 def _peer_of(request: web.Request) -> str:

@@ -3,7 +3,8 @@
 import json
 import os
 import signal
-from contextlib import contextmanager
+import tracemalloc
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
@@ -66,6 +67,19 @@ def test_who_closes_the_connection_ends_the_request(embedded_server, stated):
     wait_until(lambda: logged(lines, request_id=name, code="CANCELLED"), 30)
     wait_until(lambda: idle(client), 30)
     assert not any("Traceback" in line for line in lines)
+
+
+def test_a_body_is_let_go_once_the_engine_has_its_prompts():
+    """A stream may run for hours; `Limits.receiving_bytes` bounds the bodies of all only if none is kept so long."""
+    body, streams = post(json.dumps(STREAM).encode() + b" " * 2**20), 8
+    with served() as (*_, url, _), ExitStack() as open_ones:
+        tracemalloc.start()
+        open_ones.callback(tracemalloc.stop)
+        for _ in range(streams):
+            wire = open_ones.enter_context(connection(url))
+            wire.send(body)
+            assert wire.head() == 200
+        assert tracemalloc.get_traced_memory()[0] < 2 * 2**20  # eight bodies are 8 MiB
 
 
 def test_a_deadline_before_the_head_is_a_status(embedded_server):
