@@ -80,9 +80,18 @@ class Inference:
             await self._finish(service, stream, lambda event, _: context.write(event), record)
 
     async def answer(
-        self, method: str, waiting: list[Received[pb.GenerateRequest]], context: Context, tenant: str, write: Write
+        self,
+        method: str,
+        waiting: list[Received[pb.GenerateRequest]],
+        context: Context,
+        tenant: str,
+        write: Write,
+        begun: asyncio.Event | None = None,
     ) -> None:
-        """Answer one prompt that came over another protocol, and is taken out of `waiting`, as `generate` does."""
+        """Answer one prompt that came over another protocol, and is taken out of `waiting`, as `generate` does.
+
+        What follows its first event waits until `begun` is set, if it is given.
+        """
         came = waiting[0].came  # before its text was read, so that no first token is later than the end
         async with self._calls.answered(method, context, tenant, request=True, began=came) as record:
             service, requests = self.ready()
@@ -90,7 +99,7 @@ class Inference:
             stream = self._opened(received.message.settings, record)
             await self._begin(service, requests, stream, received, context, record)
             del received
-            await self._finish(service, stream, write, record)
+            await self._finish(service, stream, write, record, begun)
 
     async def generate_stream(self, parts: AsyncIterator[bytes], context: Context, tenant: str) -> None:
         """Answer a prompt in parts with a stream of events."""
@@ -275,18 +284,24 @@ class Inference:
         finally:
             self._streams.bind(stream, number, request.n)
 
-    async def _finish(self, service: EngineService, stream: Stream, write: Write, record: Record) -> None:
+    async def _finish(
+        self, service: EngineService, stream: Stream, write: Write, record: Record, begun: asyncio.Event | None = None
+    ) -> None:
         """Write all events of a stream, and close it."""
         try:
-            await self._write(stream, write, record)
+            await self._write(stream, write, record, begun)
         finally:
             self._end(service, stream)
 
-    async def _write(self, stream: Stream, write: Write, record: Record) -> None:
-        """Write a stream's events until its end; no event is kept beyond its write."""
+    async def _write(self, stream: Stream, write: Write, record: Record, begun: asyncio.Event | None = None) -> None:
+        """Write a stream's events until its end; no event is kept beyond its write.
+
+        To wait for `begun` is no write, whose time has a limit: what others have to do is no fault of the client.
+        """
         while not stream.over:
-            message = self._message(stream, await stream.take(), record)
-            await stream.written(write(message, stream.more))
+            await stream.written(write(self._message(stream, await stream.take(), record), stream.more))
+            if begun is not None:
+                await begun.wait()
 
     def _message(self, stream: Stream, item: Item, record: Record) -> pb.GenerateEvent:
         match item:

@@ -100,10 +100,12 @@ class Answering(Generic[A]):
         """Begin the call of each prompt; its task holds the prompt until the engine has it."""
         waiting = received.message.requests
         size = received.size // len(waiting)
+        begun = reply.begun if received.message.streaming.streamed else None  # a whole answer takes events at any time
         for number in range(len(waiting)):
             one: list[Received[pb.GenerateRequest]] = [Received(waiting.pop(0), size, received.came)]
             write = partial(reply.write, number)
-            tasks.append(asyncio.create_task(self._inference.answer(self._method, one, call, tenant, write)))
+            answering = self._inference.answer(self._method, one, call, tenant, write, begun)
+            tasks.append(asyncio.create_task(answering))
 
 
 async def _until(event: asyncio.Event | None, tasks: list[asyncio.Task[None]], call: HttpCall) -> None:

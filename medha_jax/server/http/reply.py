@@ -150,7 +150,6 @@ class StreamedReply:
                     await self._response.prepare(self._request)
                 self.begun.set()
             return
-        await self.begun.wait()
         match kind:
             case "progress":
                 done, total = event.progress.done_tokens, event.progress.prompt_tokens

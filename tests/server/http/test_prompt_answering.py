@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import threading
+import time
 import tracemalloc
 from contextlib import ExitStack, contextmanager
 
@@ -180,6 +182,23 @@ def test_a_write_that_stands_still_ends_its_connection(streamed):
             wait_until(lambda: idle(client), 30)
             wait_until(lambda: len(os.listdir("/proc/self/fd")) <= before + 1, 60)  # the client's is left
             assert not wire.closed().endswith(b"[DONE]\n\n\r\n0\r\n\r\n")
+
+
+def test_waiting_for_another_prompt_of_the_request_is_no_write(monkeypatch):
+    """The first prompt's events wait for the second prompt, which takes long; the client is not told to read faster."""
+    with served(write_seconds=0.1) as (_, loader, url, _):
+        submit, first = loader.service.submit, threading.Event()
+
+        def slow(request, arrival):
+            if first.is_set():
+                time.sleep(1.0)
+            first.set()
+            return submit(request, arrival)
+
+        monkeypatch.setattr(loader.service, "submit", slow)
+        ids = [1] * 5000  # handed over in a thread
+        answer = exchanged(url, post({"prompt": [ids, ids], "max_tokens": 2, "ignore_eos": True, "stream": True}))
+        assert (answer.status, answer.body.count(b'"finish_reason":"length"')) == (200, 2)
 
 
 def test_a_drain_lets_a_stream_finish_and_takes_no_more():
