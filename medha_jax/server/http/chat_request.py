@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,7 @@ from medha_jax.chat import ReasoningFormat, ToolFormat
 from medha_jax.protos import inference_pb2 as pb
 from medha_jax.server.http.completion_request import Asked, check_model, read_count, set_logprobs
 from medha_jax.server.http.errors import FieldRefusal
-from medha_jax.server.http.json_fields import Fields, checked_text
+from medha_jax.server.http.json_fields import Fields, checked_text, json_text
 from medha_jax.server.http.settings_fields import read_settings, read_streaming
 from medha_jax.server.http.tool_choice import read_tool_choice
 from medha_jax.server.request_parser import RequestParser
@@ -110,14 +109,14 @@ def read_conversation(fields: Fields) -> pb.Chat:
     for index, tool in enumerate(_list(fields, "tools")):
         if not isinstance(tool, dict):
             fields.wrong(f"tools[{index}]", tool, "an object with type and function")
-        chat.tools.append(json.dumps(tool))
+        chat.tools.append(json_text(f"tools[{index}]", tool))
     variables = fields.take("chat_template_kwargs")
     if variables is not None and not isinstance(variables, dict):
         fields.wrong("chat_template_kwargs", variables, "an object")
     if (effort := fields.text("reasoning_effort")) is not None:
         variables = {"reasoning_effort": effort} | (variables or {})
     if variables:
-        chat.variables = json.dumps(variables)
+        chat.variables = json_text("chat_template_kwargs", variables)
     for name in ("add_generation_prompt", "continue_final_message"):
         if (stated := fields.switch(name)) is not None:
             setattr(chat, name, stated)
@@ -154,7 +153,7 @@ def _call(message: pb.ChatToolCall, fields: Fields) -> None:
     _set(message, "name", function.text("name") or "", function)
     arguments = function.take("arguments")
     if isinstance(arguments, dict):
-        arguments = json.dumps(arguments)
+        arguments = json_text(f"{function.where}.arguments", arguments)
     elif arguments is not None and not isinstance(arguments, str):
         function.wrong("arguments", arguments, "the JSON text of an object")
     _set(message, "arguments", arguments or "", function)

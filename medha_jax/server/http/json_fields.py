@@ -29,6 +29,18 @@ def read_json(data: bytes) -> Any:
         raise invalid(f"the body is not JSON: {str(error)[:MOST_SHOWN]}") from None
 
 
+def json_text(name: str, value: Any) -> str:
+    """The JSON text of a value of the field `name`, which `read_json` made.
+
+    Raises:
+        FieldRefusal: it nests too deeply: to write takes a few calls more than to read, so it has a limit of its own.
+    """
+    try:
+        return json.dumps(value)
+    except RecursionError:
+        raise FieldRefusal(name, f"{name} nests too deeply") from None
+
+
 def _no_number(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number of JSON")
 

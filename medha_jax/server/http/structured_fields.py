@@ -7,7 +7,7 @@ from typing import Any
 
 from medha_jax.protos import inference_pb2 as pb
 from medha_jax.server.http.errors import FieldRefusal
-from medha_jax.server.http.json_fields import Fields, checked_text
+from medha_jax.server.http.json_fields import Fields, checked_text, json_text
 
 _KINDS = ("text", "json_object", "json_schema")
 
@@ -24,9 +24,9 @@ def read_structured(fields: Fields) -> pb.StructuredOutput | None:
     return found[0] if found else None
 
 
-def schema_of(schema: Any) -> pb.StructuredOutput:
-    """An output that a JSON schema holds for."""
-    return pb.StructuredOutput(json_schema=json.dumps(schema))
+def schema_of(name: str, schema: Any) -> pb.StructuredOutput:
+    """An output that a JSON schema in the field `name` holds for."""
+    return pb.StructuredOutput(json_schema=json_text(name, schema))
 
 
 def _response_format(fields: Fields) -> pb.StructuredOutput | None:
@@ -42,7 +42,7 @@ def _response_format(fields: Fields) -> pb.StructuredOutput | None:
         stated = inner.inner("json_schema")
         if stated is None:
             inner.wrong("json_schema", None, "an object with name and schema")
-        found = schema_of(_schema(stated, "schema"))
+        found = schema_of("response_format.json_schema.schema", _schema(stated, "schema"))
         stated.text("name")  # names for the client's own eyes
         stated.text("description")
         stated.switch("strict")  # every schema is followed strictly
@@ -57,7 +57,7 @@ def _structured_outputs(fields: Fields) -> pb.StructuredOutput | None:
         return None
     found = list[pb.StructuredOutput]()
     if inner.has("json"):
-        found.append(schema_of(_schema(inner, "json")))
+        found.append(schema_of("structured_outputs.json", _schema(inner, "json")))
     if inner.switch("json_object"):
         found.append(pb.StructuredOutput(json_object=True))
     if (regex := inner.text("regex")) is not None:

@@ -11,7 +11,7 @@ from typing import Any
 from medha_jax.chat import ToolFormat
 from medha_jax.protos import inference_pb2 as pb
 from medha_jax.server.http.errors import FieldRefusal
-from medha_jax.server.http.json_fields import Fields
+from medha_jax.server.http.json_fields import Fields, json_text
 from medha_jax.server.http.structured_fields import schema_of
 
 _WORDS = ("auto", "none", "required")
@@ -49,7 +49,7 @@ class ToolChoice:
         None where the format has a special token in between, which no grammar of texts has.
         """
         if len(self.must) == 1:
-            return schema_of(self.functions[self.must[0]])
+            return schema_of("tools", self.functions[self.must[0]])
         if any(marker in tools.between for marker in tools.markers):
             return None
         rules = [f"f{k}" for k in range(len(self.must))]
@@ -57,7 +57,7 @@ class ToolChoice:
         for rule, name in zip(rules, self.must, strict=True):
             written = json.dumps(tools.opening(name)[len(tools.opening()) :])
             lines.append(f"{rule}: {written} {rule}_arguments")
-            lines.append(f"{rule}_arguments: %json {json.dumps(self.functions[name])}")
+            lines.append(f"{rule}_arguments: %json {json_text('tools', self.functions[name])}")
         return pb.StructuredOutput(grammar="\n".join(lines))
 
 

@@ -1,6 +1,7 @@
 """Any JSON is a chat's request or is refused with a sentence."""
 
 import json
+import sys
 
 import pytest
 from hypothesis import example, given
@@ -10,6 +11,7 @@ from medha_jax.chat import ChatTemplate
 from medha_jax.config import BUNDLED_MODEL
 from medha_jax.server.http.chat_request import read_chat
 from medha_jax.server.http.errors import body_of, encoded, status_of
+from medha_jax.server.http.json_fields import read_json
 from medha_jax.server.request_parser import RequestParser, ServedModel
 from medha_jax.server.settings import Limits
 from medha_jax.text import Tokenizer
@@ -89,3 +91,26 @@ def test_a_call_that_must_come_follows_its_schema_behind_its_opening():
     both = [LOOK, {"type": "function", "function": {"name": "go"}}]
     asked = read_chat({"messages": HELLO, "tools": both, "tool_choice": "required"}, {}, PARSER)
     assert asked.opening.endswith('{"name": "') and "%json" in asked.requests[0].settings.structured.grammar
+
+
+DEEP = {
+    "response_format": {"type": "json_schema", "json_schema": {"schema": {"a": "DEEP"}}},
+    "structured_outputs": {"json": {"a": "DEEP"}},
+    "chat_template_kwargs": {"a": "DEEP"},
+    "tools": [{"type": "function", "function": {"name": "look", "parameters": {"a": "DEEP"}}}],
+    "messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "look", "arguments": {"a": "DEEP"}}}]}],
+}
+
+
+@pytest.mark.parametrize("name", DEEP)
+def test_json_of_any_depth_gives_a_request_or_a_refusal(name):
+    """Whatever Python's stack still holds: what could be read may be too deep to be written again."""
+    body = json.dumps({"messages": HELLO, "tool_choice": "auto" if name == "tools" else None, name: DEEP[name]})
+    seen = set()
+    for depth in range(700, 1010):
+        for opens, closes in ("[]", ('{"a":', "}")):
+            text = body.replace('"DEEP"', opens * depth + ("1" if closes == "}" else "") + closes * depth)
+            asked, refusal = outcome(lambda data: read_chat(read_json(data), {}, PARSER), text.encode())
+            assert asked is not None or 400 <= status_of(refusal) < 500
+            seen.add(refusal.message if refusal is not None else "")
+    assert sys.version_info >= (3, 12) or any("nests too deeply" in message for message in seen)
