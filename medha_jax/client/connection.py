@@ -14,8 +14,8 @@ from grpc import aio
 from medha_jax.client.chat_message import Chat
 from medha_jax.client.message_fields import (
     InvalidSettingError,
-    check_fields,
     check_text,
+    filled,
     in_parts,
     prompt_ids,
 )
@@ -158,27 +158,22 @@ class Settings:
             InvalidSettingError: a value does not fit its field.
         """
         deadlines = {None: pb.ON_DEADLINE_UNSPECIFIED, "continue": pb.ON_DEADLINE_CONTINUE, "drop": pb.ON_DEADLINE_DROP}
+        if self.on_deadline not in tuple(deadlines):
+            raise InvalidSettingError(f"on_deadline is {self.on_deadline!r}; allowed are continue and drop")
+        if not isinstance(self.structured, Structured | None):
+            raise InvalidSettingError(f"structured is of type {type(self.structured).__name__}; give a Structured")
         sampling = {name: getattr(self, name) for name in pb.SamplingSettings.DESCRIPTOR.fields_by_name}
-        if self.top_k is not None:
+        if isinstance(self.top_k, int):
             sampling["top_k"] = min(self.top_k, MOST_TOP_K)
-        sampling["logit_bias"] = dict(self.logit_bias or {})
-        check_fields(pb.SamplingSettings, sampling)
-        if self.allowed_token_ids is not None:
-            sampling["allowed_token_ids"] = pb.AllowedTokens(ids=self.allowed_token_ids)
-        own = {"request_id": self.request_id, "cache_salt": self.cache_salt, "priority": self.priority}
-        check_fields(pb.GenerateSettings, own)
-        check_fields(pb.GenerateRequest, {"n": self.n})
-        return pb.GenerateSettings(
-            request_id=self.request_id,
-            sampling=pb.SamplingSettings(**sampling),
-            slo=pb.SloSettings(ttft_ms=self.ttft_ms, tpot_ms=self.tpot_ms),
-            on_deadline=deadlines[self.on_deadline],
-            cache_salt=self.cache_salt,
-            progress=self.progress,
-            priority=self.priority,
-            echo=self.echo,
-            structured=None if self.structured is None else self.structured.message(),
-        )
+        filled(pb.GenerateRequest, {"n": self.n})
+        own = ("request_id", "cache_salt", "progress", "priority", "echo")
+        message = filled(pb.GenerateSettings, {name: getattr(self, name) for name in own})
+        message.sampling.CopyFrom(filled(pb.SamplingSettings, sampling))
+        message.slo.CopyFrom(filled(pb.SloSettings, {"ttft_ms": self.ttft_ms, "tpot_ms": self.tpot_ms}))
+        message.on_deadline = deadlines[self.on_deadline]
+        if self.structured is not None:
+            message.structured.CopyFrom(self.structured.message())
+        return message
 
 
 def unary(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
@@ -20,29 +20,66 @@ _WHOLE = {
     FieldDescriptor.CPPTYPE_UINT32: (0, 2**32 - 1),
     FieldDescriptor.CPPTYPE_UINT64: (0, 2**64 - 1),
 }
+_WORDS = {
+    FieldDescriptor.CPPTYPE_STRING: ("a text", "a list of texts"),
+    FieldDescriptor.CPPTYPE_BOOL: ("True or False", ""),
+    FieldDescriptor.CPPTYPE_DOUBLE: ("a number", ""),
+}  # any other holds whole numbers
+M = TypeVar("M", bound=Message)
 
 
 class InvalidSettingError(ValueError):
     """A value does not fit the field of its message; the text says what does."""
 
 
-def check_fields(kind: type[Message], values: dict[str, Any]) -> None:
-    """Check values for the fields of a message; None is always allowed.
+def filled(kind: type[M], values: Mapping[str, Any]) -> M:
+    """A message of values for its fields; None is left out. A field that is a message of one list is given as the list.
 
     Raises:
-        InvalidSettingError: a number is outside of its field's range, or a text is not Unicode.
+        InvalidSettingError: a value is of another type than its field, a number is outside of the field's range, or a
+            text is not Unicode.
     """
+    message = kind()
+    field: Any  # protobuf's types name two classes of descriptors
     for field in kind.DESCRIPTOR.fields:
-        value = values.get(field.name)
-        # a map is checked by its keys, and a message of one list by that list
-        one_of = field.message_type.fields[0] if field.message_type else field
-        for one in value if value is not None and (field.is_repeated or one_of.is_repeated) else (value,):
-            if isinstance(one, str):
-                check_text(field.name, one)
-            elif isinstance(one, int) and one_of.cpp_type in _WHOLE:
-                low, high = _WHOLE[one_of.cpp_type]
-                if not low <= one <= high:
-                    raise InvalidSettingError(f"{field.name} is {_short(one)}; a message holds {low} to {high}")
+        if (value := values.get(field.name)) is None:
+            continue
+        try:
+            _check_field(field, value)
+            within = field.message_type and not field.is_repeated
+            message.MergeFrom(kind(**{field.name: {_element(field).name: value} if within else value}))
+        except TypeError:
+            raise InvalidSettingError(f"{field.name} is of type {type(value).__name__}; give {_word(field)}") from None
+    return message
+
+
+def _check_field(field: FieldDescriptor, value: Any) -> None:
+    element = _element(field)
+    several = field.is_repeated or element.is_repeated
+    if several and isinstance(value, (str, bytes)):
+        raise TypeError  # its letters are texts, too
+    for one in value if several else (value,):
+        if isinstance(one, str):
+            check_text(field.name, one)
+        elif isinstance(one, int) and element.cpp_type in _WHOLE:
+            low, high = _WHOLE[element.cpp_type]
+            if not low <= one <= high:
+                raise InvalidSettingError(f"{field.name} is {_short(one)}; a message holds {low} to {high}")
+
+
+def _element(field: FieldDescriptor) -> FieldDescriptor:
+    """What a field holds: a map is checked by its keys, and a message of one list by that list."""
+    found: FieldDescriptor = field.message_type.fields[0] if field.message_type else field
+    return found
+
+
+def _word(field: FieldDescriptor) -> str:
+    """What a field takes, in words."""
+    element = _element(field)
+    if field.is_repeated and field.message_type:
+        return "a dict of numbers by token id"
+    one, several = _WORDS.get(element.cpp_type, ("a whole number", "a list of whole numbers"))
+    return several if element.is_repeated else one
 
 
 def check_text(name: str, text: str) -> None:

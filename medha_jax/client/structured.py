@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from medha_jax.client.message_fields import InvalidSettingError, check_fields
+from medha_jax.client.message_fields import InvalidSettingError, filled
 from medha_jax.protos import inference_pb2 as pb
 
 
@@ -33,13 +33,10 @@ class Structured:
         if isinstance(schema, Mapping):
             try:
                 schema = json.dumps(schema)
-            except (TypeError, ValueError) as error:
+            except (TypeError, ValueError, RecursionError) as error:
                 raise InvalidSettingError(f"the JSON schema is no JSON: {error}") from None
         texts = {"json_schema": schema, "regex": self.regex, "grammar": self.grammar}
         given = {name: text for name, text in texts.items() if text is not None}
         if len(given) + self.json_object != 1:
             raise InvalidSettingError("give exactly one of json_schema, json_object, regex and grammar")
-        check_fields(pb.StructuredOutput, given)
-        return pb.StructuredOutput(
-            json_schema=schema, json_object=self.json_object or None, regex=self.regex, grammar=self.grammar
-        )
+        return filled(pb.StructuredOutput, given | {"json_object": self.json_object or None})

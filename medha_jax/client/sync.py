@@ -114,7 +114,7 @@ class Client:
         return load_from(self._call("GetLoad", pb.GetLoadRequest(), pb.LoadInfo, timeout))
 
     def abort(self, request_id: str, *, timeout: float | None = None) -> bool:
-        """End a request of any client; returns whether it was running.
+        """End a request of the same tenant, whichever client sent it; returns whether it was running.
 
         Raises:
             ServerError: as `generate`.

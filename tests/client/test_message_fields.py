@@ -2,13 +2,14 @@
 
 import asyncio
 import math
+import re
 
 import pytest
 from google.protobuf.descriptor import FieldDescriptor
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medha_jax.client import AsyncClient, Client, Finished, InvalidSettingError, ServerError
+from medha_jax.client import AsyncClient, Client, Finished, InvalidSettingError, ServerError, Structured
 from medha_jax.client.connection import PART_TOKENS
 from medha_jax.client.message_fields import NO_TIMEOUT, seconds_left
 from medha_jax.protos import inference_pb2 as pb
@@ -137,3 +138,46 @@ def test_no_number_and_no_past_are_timeouts(server, client, timeout):
 def test_text_that_is_not_unicode_is_refused(client, call):
     with pytest.raises(InvalidSettingError, match=r"is not valid Unicode \(lone surrogates\); give UTF-8 text"):
         getattr(client, call)("a\udcff")
+
+
+WRONG = [
+    ("stop", "END", "stop is of type str; give a list of texts"),
+    ("stop", 5, "stop is of type int; give a list of texts"),
+    ("stop", [5], "stop is of type list; give a list of texts"),
+    ("stop_token_ids", ["a"], "stop_token_ids is of type list; give a list of whole numbers"),
+    ("allowed_token_ids", "ab", "allowed_token_ids is of type str; give a list of whole numbers"),
+    ("allowed_token_ids", 5, "allowed_token_ids is of type int; give a list of whole numbers"),
+    ("logit_bias", [1], "logit_bias is of type list; give a dict of numbers by token id"),
+    ("logit_bias", {1: "a"}, "logit_bias is of type dict; give a dict of numbers by token id"),
+    ("temperature", "hot", "temperature is of type str; give a number"),
+    ("seed", 1.5, "seed is of type float; give a whole number"),
+    ("top_k", "a", "top_k is of type str; give a whole number"),
+    ("n", 1.5, "n is of type float; give a whole number"),
+    ("priority", "low", "priority is of type str; give a whole number"),
+    ("ignore_eos", "yes", "ignore_eos is of type str; give True or False"),
+    ("progress", "yes", "progress is of type str; give True or False"),
+    ("request_id", 5, "request_id is of type int; give a text"),
+    ("ttft_ms", "a", "ttft_ms is of type str; give a number"),
+    ("on_deadline", "later", "on_deadline is 'later'; allowed are continue and drop"),
+    ("on_deadline", ["drop"], "on_deadline is ['drop']; allowed are continue and drop"),
+    ("structured", "a", "structured is of type str; give a Structured"),
+    ("structured", Structured(regex=5), "regex is of type int; give a text"),
+    ("structured", Structured(json_schema=[]), "json_schema is of type list; give a text"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "said"), WRONG)
+def test_a_value_of_another_type_is_named_with_what_is_allowed(client, name, value, said):
+    """A text of stops would end the output at each of its letters."""
+    with pytest.raises(InvalidSettingError, match=f"^{re.escape(said)}$"):
+        next(client.generate([5], max_tokens=1, **{name: value}))
+
+
+def test_a_schema_that_nests_too_deeply_is_refused(client):
+    schema: dict = {}
+    for _ in range(100_000):
+        schema = {"items": schema}
+    with pytest.raises(InvalidSettingError, match="the JSON schema is no JSON"):
+        next(client.generate([5], structured=Structured(json_schema=schema)))
+    while schema:
+        schema = schema["items"]  # taken apart from without: within, it would be too deep again
