@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +44,20 @@ def named_host(target: str) -> str:
     if bare.startswith("["):
         return bare[1:].partition("]")[0]
     return bare if bare.count(":") > 1 else bare.partition(":")[0]
+
+
+def listening_socket(host: str, port: int) -> socket.socket:
+    """A socket that listens on a host's first address; "" and "::" are every address of this machine.
+
+    Of "::" IPv4 is a part, as gRPC has it, where the system can do that. Port 0 takes a free one.
+
+    Raises:
+        OSError, UnicodeError: the address is in use, not this machine's, or no address.
+    """
+    found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    family, _, _, _, address = found[0]
+    both = address[0] == "::" and socket.has_dualstack_ipv6()
+    return socket.create_server(address[:2], family=family, dualstack_ipv6=both)
 
 
 def join_address(host: str, port: int) -> str:

@@ -154,7 +154,7 @@ class Connections:
         with contextlib.closing(socket.socket(fileno=copy)) as ours, contextlib.suppress(OSError):
             if ours.family not in (socket.AF_INET, socket.AF_INET6) or ours.getsockname()[1] != self._port:
                 return False
-            if _plain(*ours.getpeername()[:2]) == wanted:
+            if plain_address(*ours.getpeername()[:2]) == wanted:
                 ours.shutdown(socket.SHUT_RDWR)  # gRPC sees the end
                 return True
         return False
@@ -166,11 +166,11 @@ def address_of(peer: str) -> tuple[str, int] | None:
     host, _, port = where.rpartition(":")
     if family not in ("ipv4", "ipv6") or not port.isdecimal():
         return None
-    return _plain(host.strip("[]"), int(port))
+    return plain_address(host.strip("[]"), int(port))
 
 
-def _plain(host: str, port: int) -> tuple[str, int]:
-    """An address in its one form: IPv4 within IPv6 is IPv4."""
+def plain_address(host: str, port: int) -> tuple[str, int]:
+    """An address in its one form, as gRPC tells it: IPv4 within IPv6 is IPv4."""
     address = ip_address(host.partition("%")[0])
     inner = address.ipv4_mapped if isinstance(address, IPv6Address) else None
     return str(inner or address), port

@@ -10,6 +10,7 @@ import grpc
 from google.protobuf.message import Message
 from grpc import aio
 
+from medha_jax.net import listening_socket
 from medha_jax.server.connections import Connections
 from medha_jax.server.inference import Inference
 from medha_jax.server.security import Secrets, TokenCheck, server_credentials
@@ -58,7 +59,8 @@ def grpc_server(
         options.append(("grpc.max_connection_age_ms", round(1000 * settings.connection_seconds)))
     server = aio.server(interceptors=[TokenCheck(secrets.tokens, connections, service)], options=options)
     try:
-        _check_address(settings.host, settings.port)
+        # for a moment: gRPC's own error prints lines and does not state the cause
+        listening_socket(settings.host, settings.port).close()
         if secrets.certificates is None:
             port = server.add_insecure_port(settings.address)
         else:
@@ -77,16 +79,6 @@ def plain_reason(error: Exception) -> str:
     if error.errno is None or isinstance(error, socket.gaierror):  # its numbers are others
         return error.strerror or str(error)
     return os.strerror(error.errno)
-
-
-def _check_address(host: str, port: int) -> None:
-    """Listen for a moment, because gRPC's own error prints lines and does not state the cause.
-
-    Raises:
-        OSError: the port is taken, or the host is not this machine's.
-    """
-    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    socket.create_server(address[:2], family=family).close()
 
 
 def handlers(inference: Inference) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:

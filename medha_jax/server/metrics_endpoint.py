@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 from collections.abc import AsyncIterator, Callable
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
+
+from medha_jax.net import listening_socket
 
 SECONDS = 5.0  # that a connection may take from its first byte to its last
 MOST_OPEN = 64  # connections; the oldest is cut for another one
@@ -30,9 +31,7 @@ class MetricsEndpoint:
         Raises:
             OSError: the address is in use, or not this machine's.
         """
-        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, _, _, _, address = found[0]
-        listener = socket.create_server(address[:2], family=family)
+        listener = listening_socket(host, port)
         server = await asyncio.start_server(self._connected, sock=listener, limit=MOST_HEAD)
         try:
             yield int(listener.getsockname()[1])

@@ -120,6 +120,7 @@ async def serve(
         watchers = GuardedWatchers([watcher for watcher in (metrics, trace) if watcher is not None], clock)
         renewal = Renewal(secrets.renewables, tell)
         stop = Stopping(stopping, renewal.ask)
+        closing.callback(stop.leave)  # whatever happens; a server that ends does it earlier
         stop.listen()
         streams, connections = Streams(limits), Connections(tell)
         size = limits.message_bytes(model.context)
@@ -128,11 +129,12 @@ async def serve(
         receiving, seconds = Receiving(limits.receiving(model.context)), limits.part_seconds
         calls = Calls(log, clock, workers, metrics, receiving, seconds, connections)
         inference = Inference(calls, streams, limits, size)
-        server, port = grpc_server(settings, size, secrets, most, connections, SERVICE)
         if settings.http_port is not None:
             http = _http(inference, calls, settings, settings.http_port, secrets, size, most)
             where = await _listened(closing, http, settings.host, settings.http_port, "HTTP")
             tell(f"OpenAI API on {'http' if settings.tls is None else 'https'}://{where}/v1")
+        # last, because nothing gives back the port of a gRPC server that was never started
+        server, port = grpc_server(settings, size, secrets, most, connections, SERVICE)
         vitals = Vitals(SERVICE, limits.max_watches, size, connections)
         vitals.add_to(server)
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers(inference)),))

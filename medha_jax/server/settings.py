@@ -174,5 +174,5 @@ class ServerSettings:
 
     @property
     def address(self) -> str:
-        """HOST:PORT as gRPC takes it."""
-        return join_address(self.host, self.port)
+        """HOST:PORT as gRPC takes it, which has no empty host."""
+        return join_address(self.host or "0.0.0.0", self.port)

@@ -2,6 +2,9 @@
 
 import asyncio
 import gc
+import http.client
+import re
+import signal
 import socket
 
 import pytest
@@ -9,6 +12,7 @@ import pytest
 from medha_jax.client import Client, Finished
 from medha_jax.config import ConfigError
 from medha_jax.net import TlsFiles
+from medha_jax.server.listening import ListenError
 from medha_jax.server.server import serve
 from medha_jax.server.settings import ServerSettings
 from tests.server.embedded import embedded, running
@@ -54,6 +58,41 @@ def test_it_serves_from_a_thread_until_its_event_is_set(given, tmp_path):
         assert (loader.loads, loader.closes) == (1, 0)
     assert loader.closes == 1
     assert "decode" in trace.read_text()
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this system listens on IPv4 and IPv6 apart")
+@pytest.mark.parametrize("host", ["::", ""])
+def test_every_address_is_the_same_for_grpc_http_and_metrics(host):
+    given = ServerSettings(host=host, port=0, http_port=0, metrics_port=0, metrics_host=host, insecure=True)
+    with running(given) as (lines, _):
+        ports = {line.split()[0]: int(re.search(r":(\d+)(?:/\w+)?$", line)[1]) for line in lines}
+        assert set(ports) == {"metrics", "OpenAI", "serving"}
+        for address in ("127.0.0.1", "::1") if host else ("127.0.0.1",):
+            for port in ports.values():
+                socket.create_connection((address, port), 5).close()
+        with Client(f"127.0.0.1:{ports['serving']}") as client:
+            assert client.load().accepting
+        connected = http.client.HTTPConnection("127.0.0.1", ports["OpenAI"], timeout=60)
+        connected.request("POST", "/tokenize", b'{"prompt": "a"}')
+        assert connected.getresponse().status == 200
+        connected.close()
+        peers = {line.split("peer=")[1].rpartition(":")[0] for line in lines if "peer=" in line}
+        assert peers == {"ipv4:127.0.0.1"}
+
+
+@pytest.mark.parametrize("taken", ["port", "http_port", "metrics_port"])
+def test_who_cannot_listen_leaves_the_signals_and_the_other_ports_as_they_were(taken):
+    wanted = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in wanted]
+    with socket.create_server(("127.0.0.1", 0)) as other, socket.create_server(("127.0.0.1", 0)) as free:
+        ports = {"port": free.getsockname()[1], "http_port": 0, "metrics_port": 0} | {taken: other.getsockname()[1]}
+        free.close()
+        model, loader = embedded()
+        with pytest.raises(ListenError, match="Address already in use"):
+            asyncio.run(serve(ServerSettings(**ports), model, loader))
+        assert [signal.getsignal(number) for number in wanted] == before and not loader.loads
+        if taken != "port":
+            socket.create_server(("127.0.0.1", ports["port"])).close()
 
 
 def test_what_is_loaded_is_looked_through_by_no_collection():

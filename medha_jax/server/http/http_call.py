@@ -9,6 +9,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from grpc import StatusCode
 
+from medha_jax.server.connections import plain_address
 from medha_jax.server.http.errors import TooLargeRefusal
 from medha_jax.server.refusal import Refusal, invalid, retry_seconds
 
@@ -69,5 +70,5 @@ def _peer_of(request: web.Request) -> str:
     address = None if request.transport is None else request.transport.get_extra_info("peername")
     if not address:
         return "unknown"
-    host, port = address[:2]
+    host, port = plain_address(*address[:2])
     return f"ipv6:[{host}]:{port}" if ":" in host else f"ipv4:{host}:{port}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from medha_jax.net import listening_socket
 from medha_jax.server.http.errors import error_of, json_answer
 from medha_jax.server.security import Secrets, server_context
 from medha_jax.server.settings import ServerSettings
@@ -140,8 +140,7 @@ async def listening(
     Raises:
         OSError, UnicodeError: the address is in use, not this machine's, or no address.
     """
-    family, _, _, _, address = socket.getaddrinfo(settings.host, port, type=socket.SOCK_STREAM)[0]
-    listener = socket.create_server(address[:2], family=family)
+    listener = listening_socket(settings.host, port)
     app.middlewares.insert(0, _hear)
     # who goes away wants no answer
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=LAST_SECONDS)
