@@ -7,9 +7,10 @@ from typing import Any, Protocol
 
 from medha_jax.protos import inference_pb2 as pb
 from medha_jax.server.http.token_texts import Scored, TokenText, completion_logprobs
+from medha_jax.server.replies import REASONS
 from medha_jax.server.request_parser import ServedModel
 
-REASONS = {pb.FINISH_REASON_STOP: "stop", pb.FINISH_REASON_LENGTH: "length"}
+_REASONS = {value: name for name, value in REASONS.items()}
 
 
 @dataclass
@@ -72,4 +73,4 @@ def how_it_ended(finished: pb.GenerationFinished | None) -> dict[str, Any]:
     matched: str | int | None = None
     if (kind := finished.WhichOneof("matched")) is not None:
         matched = getattr(finished, kind)
-    return {"finish_reason": REASONS[finished.reason], "stop_reason": matched}
+    return {"finish_reason": _REASONS[finished.reason], "stop_reason": matched}

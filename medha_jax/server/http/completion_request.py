@@ -13,7 +13,7 @@ from medha_jax.protos import inference_pb2 as pb
 from medha_jax.server.http.errors import FieldRefusal
 from medha_jax.server.http.json_fields import Fields, checked_text, is_integers
 from medha_jax.server.http.settings_fields import Streaming, read_settings, read_streaming
-from medha_jax.server.request_parser import RequestParser
+from medha_jax.server.request_parser import LONGEST_ID, RequestParser
 
 DEFAULT_TOKENS = 16  # of output, as in OpenAI's API
 MOST_PROMPTS = 256  # of one request; each is a stream of its own
@@ -69,8 +69,8 @@ def read_completion(given: Any, headers: Mapping[str, str], requests: RequestPar
             settings.sampling.prompt_logprobs = logprobs
             prompts = [_as_ids(prompt, requests, add_special is not False) for prompt in prompts]
             add_special = None
-    several = len(prompts) > 1
-    built = [_request(prompt, settings, n, add_special, k if several else None) for k, prompt in enumerate(prompts)]
+    ids = _ids(settings.request_id, len(prompts))
+    built = [_request(prompt, settings, n, add_special, one) for prompt, one in zip(prompts, ids, strict=True)]
     scored = settings.sampling.HasField("prompt_logprobs")
     first = tuple(int(prompt[0]) for prompt in prompts) if scored else ()
     return Asked(settings.request_id, built, len(built), streaming, n, logprobs, first, tuple(fields.ignored))
@@ -120,17 +120,30 @@ def _prompts(fields: Fields) -> list[str | list[int]]:
     return prompts
 
 
+def _ids(stated: str, prompts: int) -> list[str]:
+    """The id of each prompt: the request's, with the prompt's number if there are several."""
+    if prompts == 1:
+        return [stated]
+    most = LONGEST_ID - len(f"-{prompts - 1}")
+    if len(stated) > most:
+        raise FieldRefusal(
+            "request_id",
+            f"request_id has {len(stated)} characters; allowed are {most} for {prompts} prompts, because each has its "
+            "number behind it",
+        )
+    return [f"{stated}-{number}" for number in range(prompts)]
+
+
 def _as_ids(prompt: str | list[int], requests: RequestParser, add_special: bool) -> list[int]:
     return list(requests.tokens(prompt, add_special)) if isinstance(prompt, str) else prompt
 
 
 def _request(
-    prompt: str | list[int], settings: pb.GenerateSettings, n: int, add_special: bool | None, number: int | None
+    prompt: str | list[int], settings: pb.GenerateSettings, n: int, add_special: bool | None, request_id: str
 ) -> pb.GenerateRequest:
-    """One of the requests; `number` tells its id from those of the other prompts."""
+    """One of the requests."""
     request = pb.GenerateRequest(settings=settings, n=n)
-    if number is not None:
-        request.settings.request_id = f"{settings.request_id}-{number}"
+    request.settings.request_id = request_id
     if add_special is not None:
         request.add_special_tokens = add_special
     if isinstance(prompt, str):

@@ -125,6 +125,13 @@ PLAIN = {"prompt": "a"}
         (PLAIN | {"request_id": ""}, "request_id", "allowed are 1 to 128 of visible ASCII"),
         ({"prompt": ["a", "b"], "request_id": ""}, "request_id", "allowed are 1 to 128 of visible ASCII"),
         ({"prompt": ["a", "b"], "request_id": "a b"}, "request_id", "allowed are 1 to 128 of visible ASCII"),
+        (PLAIN | {"request_id": "a" * 129}, "request_id", "has 129 characters; allowed are 1 to 128"),
+        (
+            {"prompt": ["a"] * 2, "request_id": "a" * 127},
+            "request_id",
+            "has 127 characters; allowed are 126 for 2 prompts",
+        ),
+        ({"prompt": ["a"] * 11, "request_id": "a" * 126}, "request_id", "allowed are 125 for 11 prompts"),
     ],
 )
 def test_a_wrong_field_is_named_with_what_is_allowed(given, param, said):
