@@ -17,7 +17,7 @@ from grpc import StatusCode, aio
 from medha_jax.engine import ErrorLog
 from medha_jax.server.access_log import AccessLog, Record
 from medha_jax.server.connections import Connections, Context, expired, time_remaining
-from medha_jax.server.receiving import NoMessageError, Receiving
+from medha_jax.server.receiving import NoMessageError, Receiving, no_message
 from medha_jax.server.refusal import Refusal, invalid
 from medha_jax.server.request_parser import parse
 from medha_jax.tenants import TenantCounts
@@ -222,7 +222,7 @@ class Calls:
                 came = self._clock()
                 yield Received(await self.aside(len(data), lambda: understand(data), small), len(data), came)
         except NoMessageError:
-            raise Refusal(StatusCode.DEADLINE_EXCEEDED, f"no message came within {self._seconds:g} s") from None
+            raise no_message(self._seconds) from None
 
     async def refuse(self, method: str, context: Context, tenant: str, refusal: Refusal) -> None:
         """Log, count and answer a call that is refused before there is a request."""
@@ -241,7 +241,7 @@ class Calls:
     async def _abort(self, record: Record, context: Context, refusal: Refusal) -> None:
         """Send a status. If its client does not read what comes before it, the call ends and the status waits alone."""
         record.code, record.message = refusal.code.name, refusal.logged
-        sending = asyncio.ensure_future(context.abort(refusal.code, refusal.message, refusal.trailers()))
+        sending = asyncio.ensure_future(refusal.abort(context))
         sending.add_done_callback(self._sent)
         await asyncio.wait((sending,), timeout=STATUS_SECONDS)
         if sending.done():

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from grpc import StatusCode
+
 from medha_jax.server.refusal import Refusal, too_busy
 
 PATIENCE = 0.5  # seconds that a call may be silent although others wait for its turn
@@ -13,6 +15,11 @@ PATIENCE = 0.5  # seconds that a call may be silent although others wait for its
 
 class NoMessageError(Exception):
     """No message came in time."""
+
+
+def no_message(seconds: float) -> Refusal:
+    """The refusal of a call whose message did not come within so many seconds."""
+    return Refusal(StatusCode.DEADLINE_EXCEEDED, f"no message came within {seconds:g} s")
 
 
 class _Silence:

@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import grpc
-from grpc import StatusCode, aio
+from grpc import aio
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from medha_jax.server.connections import Connections, Context
-from medha_jax.server.receiving import NoMessageError, Receiving
+from medha_jax.server.receiving import NoMessageError, Receiving, no_message
 from medha_jax.server.refusal import Refusal
 from medha_jax.server.request_parser import parse
 
@@ -39,9 +39,9 @@ def add_reflection(
                 async for answered in servicer.ServerReflectionInfo(asked(messages), context):
                     await context.write(answered)
         except NoMessageError:
-            await context.abort(StatusCode.DEADLINE_EXCEEDED, f"no message came within {seconds:g} s")
+            await no_message(seconds).abort(context)
         except Refusal as refusal:
-            await context.abort(refusal.code, refusal.message, refusal.trailers())
+            await refusal.abort(context)
 
     method: grpc.RpcMethodHandler[Any, Any] = grpc.stream_stream_rpc_method_handler(
         answer, response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from google.protobuf.any_pb2 import Any
+from google.protobuf.any_pb2 import Any as Packed
 from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
@@ -28,13 +29,17 @@ class Refusal(Exception):
         self.code, self.message, self.retry_s = code, message, retry_s
         self.logged = message if logged is None else logged
 
+    async def abort(self, context: Any) -> None:
+        """End a call with this status. `context` is gRPC's, whose `abort` always raises, or stands in its place."""
+        await context.abort(self.code, self.message, self.trailers())
+
     def trailers(self) -> tuple[tuple[str, bytes], ...]:
         """Trailing metadata: `google.rpc.Status` with a `RetryInfo`, or nothing."""
         if self.retry_s is None:
             return ()
         delay = Duration()
         delay.FromNanoseconds(round(self.retry_s * 1e9))
-        details = Any()
+        details = Packed()
         details.Pack(RetryInfo(retry_delay=delay))
         status = Status(code=self.code.value[0], message=self.message, details=[details])
         return ((DETAILS, status.SerializeToString()),)

@@ -14,7 +14,7 @@ from grpc_health.v1 import health
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from medha_jax.server.connections import Connections, Context
-from medha_jax.server.receiving import NoMessageError, Receiving
+from medha_jax.server.receiving import NoMessageError, Receiving, no_message
 from medha_jax.server.refusal import Refusal, invalid, too_busy
 from medha_jax.server.request_parser import parse
 
@@ -83,7 +83,7 @@ class Vitals:
             if len(self._watchers) >= self._most_watches:
                 other = one_too_many(watcher.peer, [other.peer for other in self._watchers])
                 if other is None:
-                    await _refused(context, self._too_many())
+                    await self._too_many().abort(context)
                 ending = next(one for one in reversed(self._watchers) if one.peer == other)
                 del self._watchers[ending]
                 ending.ended = True
@@ -103,7 +103,7 @@ class Vitals:
                 await context.write(HealthCheckResponse(status=state))
             told = state
             await watcher.changed.wait()
-        await _refused(context, self._too_many())
+        await self._too_many().abort(context)
 
     def _too_many(self) -> Refusal:
         return too_busy(f"{self._most_watches} calls watch; allowed are {self._most_watches}; use Check")
@@ -116,9 +116,9 @@ class Vitals:
                     raise invalid("the call has no message; send a HealthCheckRequest")
                 return str(parse(HealthCheckRequest, data).service)
         except NoMessageError:
-            await _refused(context, Refusal(StatusCode.DEADLINE_EXCEEDED, f"no message came within {SECONDS:g} s"))
+            await no_message(SECONDS).abort(context)
         except Refusal as refusal:
-            await _refused(context, refusal)
+            await refusal.abort(context)
         raise AssertionError("abort raises")
 
 
@@ -141,10 +141,6 @@ def one_too_many(peer: str, watching: Sequence[str]) -> str | None:
 def _host(peer: str) -> str:
     """A peer without its port."""
     return peer.rpartition(":")[0]
-
-
-async def _refused(context: Context, refusal: Refusal) -> None:
-    await context.abort(refusal.code, refusal.message, refusal.trailers())
 
 
 def _status(good: bool) -> HealthCheckResponse.ServingStatus:
