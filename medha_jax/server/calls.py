@@ -18,7 +18,7 @@ from medha_jax.engine import ErrorLog
 from medha_jax.server.access_log import AccessLog, Record
 from medha_jax.server.connections import Connections, Context, expired, time_remaining
 from medha_jax.server.receiving import NoMessageError, Receiving, no_message
-from medha_jax.server.refusal import Refusal, invalid
+from medha_jax.server.refusal import Refusal, internal, invalid
 from medha_jax.server.request_parser import parse
 from medha_jax.tenants import TenantCounts
 
@@ -164,9 +164,7 @@ class Calls:
                 raise asyncio.CancelledError from None  # gRPC then sends no status: each that fails loses some memory
             except Exception:
                 logger.exception("an error in %s %s", method, record.request_id)
-                await self._abort(
-                    record, context, Refusal(StatusCode.INTERNAL, "an error in the server; its log says more")
-                )
+                await self._abort(record, context, internal())
             finally:
                 record.e2e_ms = 1000 * (self._clock() - began)
                 self._over(record, request)

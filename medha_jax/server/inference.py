@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import logging
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
@@ -29,7 +30,7 @@ from medha_jax.server.access_log import Record
 from medha_jax.server.calls import SMALL, SMALL_TEXT, Calls, Received
 from medha_jax.server.connections import Context
 from medha_jax.server.prompt_parts import PromptParts
-from medha_jax.server.refusal import Refusal, invalid, too_busy, unavailable
+from medha_jax.server.refusal import Refusal, internal, invalid, too_busy, unavailable
 from medha_jax.server.request_parser import LONGEST_ID, RequestParser, ServedModel, request_id
 from medha_jax.server.settings import Limits
 from medha_jax.server.streams import Item, Stream, Streams
@@ -37,6 +38,7 @@ from medha_jax.server.structured_outputs import StructuredOutputs
 from medha_jax.token_ids import GrowingIds, IdArray
 
 ID_BYTES = 4
+logger = logging.getLogger(__name__)
 Write = Callable[[pb.GenerateEvent, bool], Awaitable[None]]  # with whether more events are there already
 
 
@@ -350,6 +352,9 @@ class Inference:
             stream.end(invalid(str(error)))
         except Refusal as refusal:
             stream.end(refusal)
+        except Exception:  # else nobody would hear of it, and the stream would wait for its prompt
+            logger.exception("an error in the parts of %s", stream.request_id)
+            stream.end(internal())
 
     def _end(self, service: EngineService, stream: Stream) -> None:
         """Close a stream, and cancel its request if it has not ended."""

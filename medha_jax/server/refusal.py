@@ -74,6 +74,11 @@ def too_slow(message: str) -> Refusal:
     return Refusal(StatusCode.RESOURCE_EXHAUSTED, message)
 
 
+def internal() -> Refusal:
+    """An error of the server, which was logged."""
+    return Refusal(StatusCode.INTERNAL, "an error in the server; its log says more")
+
+
 def unavailable(message: str) -> Refusal:
     """The server is not ready yet, or about to end."""
     return Refusal(StatusCode.UNAVAILABLE, message)

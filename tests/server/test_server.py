@@ -9,13 +9,14 @@ import socket
 
 import pytest
 
-from medha_jax.client import Client, Finished
+from medha_jax.client import Client, Finished, ServerError
 from medha_jax.config import ConfigError
 from medha_jax.net import TlsFiles
 from medha_jax.server.listening import ListenError
 from medha_jax.server.server import serve
 from medha_jax.server.settings import ServerSettings
 from tests.server.embedded import embedded, running
+from tests.server.processes import idle, wait_until
 
 UNPROTECTED = "prompts would travel unprotected to {}; give --tls-cert and --tls-key"
 
@@ -78,6 +79,23 @@ def test_every_address_is_the_same_for_grpc_http_and_metrics(host):
         connected.close()
         peers = {line.split("peer=")[1].rpartition(":")[0] for line in lines if "peer=" in line}
         assert peers == {"ipv4:127.0.0.1"}
+
+
+def test_an_error_in_the_parts_of_a_prompt_ends_its_stream(monkeypatch):
+    with running(ServerSettings(port=0), context=2**18) as (lines, loader):
+
+        def broken(number, ids, done):
+            raise RuntimeError("nobody expected this")
+
+        monkeypatch.setattr(loader.service, "extend", broken)
+        address = "127.0.0.1:" + lines[-1].rpartition(":")[2]
+        with Client(address) as client, pytest.raises(ServerError, match="an error in the server") as raised:
+            list(client.generate([5] * 2**17, max_tokens=1, timeout=60))
+        assert raised.value.code == "INTERNAL"
+        with Client(address) as client:
+            *_, last = client.generate([5], max_tokens=1)
+            assert isinstance(last, Finished)
+            wait_until(lambda: idle(client), 30)
 
 
 @pytest.mark.parametrize("taken", ["port", "http_port", "metrics_port"])
