@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from medha_jax.cli.generation_report import reader_may_leave
 from medha_jax.cli.interrupt import noted_interrupts
+from medha_jax.cli.standard_streams import reader_may_leave
 
 
 def convert(

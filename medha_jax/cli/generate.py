@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medha_jax.cli.cluster import SEVERAL, ClusterOptions, ended_at_once, quiet_stdout
-from medha_jax.cli.generation_report import completion_json, print_summary, reader_may_leave, scores_json
+from medha_jax.cli.generation_report import completion_json, print_summary, scores_json
 from medha_jax.cli.interrupt import noted_interrupts
 from medha_jax.cli.opening import lead_runtime, open_runtime, tell
 from medha_jax.cli.option_groups import Shown, takes_groups
@@ -29,6 +29,7 @@ from medha_jax.cli.prompt import (
 from medha_jax.cli.remote import RemoteCompletion, RemoteOptions, check_options, connection
 from medha_jax.cli.remote import stream as stream_remote
 from medha_jax.cli.runtime_options import RuntimeOptions
+from medha_jax.cli.standard_streams import reader_may_leave
 from medha_jax.config import ModelDefaults, setting
 from medha_jax.plan import MAX_OUTPUTS, InvalidRequestError, SamplingParams
 from medha_jax.text import Tokenizer

@@ -5,11 +5,8 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
-
-from medha_jax.cli.standard_streams import drop_output
 
 if TYPE_CHECKING:
     from medha_jax.cli.remote import RemoteCompletion
@@ -20,15 +17,6 @@ if TYPE_CHECKING:
 
 # fields of a generation, in the order of the JSON object
 REPORTED = "token_ids text finish_reason matched prompt_tokens logprobs ttft_s tpot_s chunks".split()
-
-
-@contextmanager
-def reader_may_leave() -> Iterator[None]:
-    """Stop quietly when the reader of a pipe is gone (`medha-jax … | head`)."""
-    try:
-        yield
-    except BrokenPipeError:
-        drop_output()
 
 
 def completion_json(

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medha_jax.cli.generation_report import reader_may_leave
 from medha_jax.cli.opening import tell
 from medha_jax.cli.option_groups import takes_groups
 from medha_jax.cli.runtime_options import LayoutOptions
+from medha_jax.cli.standard_streams import reader_may_leave
 from medha_jax.config import BUNDLED_MODEL, MeshConfig, RuntimeConfig, same_setting, setting
 
 if TYPE_CHECKING:

@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medha_jax.cli.generation_report import reader_may_leave
 from medha_jax.cli.opening import tell
 from medha_jax.cli.option_groups import Shown, takes_groups
 from medha_jax.cli.progress import Progress
+from medha_jax.cli.standard_streams import print_result
 from medha_jax.config import setting
 
 if TYPE_CHECKING:
     from medha_jax.simulate.estimate import Estimate
-    from medha_jax.simulate.hardware import Hardware
-    from medha_jax.simulate.layouts import Refused
-    from medha_jax.specs.model import Architecture
 
 UNITS = {"": 1, "K": 2**10, "M": 2**20}
-SAMPLE, SAMPLE_SECONDS = 0, 400.0  # seed, and seconds of the requests that represent a workload
-
 _TRAFFIC = "Traffic"
 # criteria for the choice of a layout; the least value is best
 BEST: dict[str, Callable[[Estimate], float]] = {
@@ -77,28 +71,41 @@ def plan(asked: PlanOptions, shown: Annotated[ShownOptions, Shown(panel="Output"
     The chosen one keeps the targets with a longest request alone, if any does. All figures are estimates of a cost
     model: published peak rates, and shares of them that are assumed where the specification of the hardware says so.
     """
+    from medha_jax.cli.plan_plot import check_plot, draw
+    from medha_jax.cli.plan_tables import plan_json, print_plan
+    from medha_jax.simulate.estimate import Targets
     from medha_jax.simulate.hardware import load_hardware
+    from medha_jax.simulate.layout_plan import plan_layouts
+    from medha_jax.simulate.layouts import candidates
     from medha_jax.simulate.named_models import load_model
 
     arch, on, tokens = load_model(asked.model), load_hardware(asked.hardware), token_count(asked.context)
     on.peak_of(asked.dtype)
     if shown.plot is not None:
-        from medha_jax.cli.plan_plot import check_plot
-
         check_plot(shown.plot)
-    found, refused = _compare(arch, on, tokens, asked)
-    slo_ttft_s = asked.slo_ttft_s or math.inf
-    keeping = [one for one in found if one.tpot_s <= asked.slo_tpot_ms / 1000 and one.ttft_s <= slo_ttft_s]
-    chosen = _best(keeping or found, shown.choose) if found else None
-    with reader_may_leave():
-        if shown.json:
-            from medha_jax.cli.plan_tables import plan_json
-
-            print(plan_json(asked.model, on, tokens, found, refused, chosen), flush=True)
-        else:
-            from medha_jax.cli.plan_tables import print_plan
-
-            print_plan(asked.model, on, tokens, found, refused, chosen, shown.all_rows)
+    targets = Targets(asked.slo_ttft_s, asked.slo_tpot_ms / 1000)
+    every = list(candidates(asked.devices, tokens, on))
+    with Progress("layouts", len(every), time.monotonic) as progress:
+        planned = plan_layouts(
+            every,
+            arch,
+            on,
+            tokens,
+            dtype=asked.dtype,
+            slots=asked.slots,
+            workload=asked.workload,
+            targets=targets,
+            on_progress=lambda done: progress.show(done, f"plan: {done:,} of {len(every):,} layouts"),
+        )
+    found = planned.found
+    keeping = [one for one in found if one.tpot_s <= targets.tpot_s and one.ttft_s <= (targets.ttft_s or math.inf)]
+    # of equals, the one with the least TTFT
+    chosen = min(keeping or found, key=lambda one: (BEST[shown.choose](one), one.ttft_s), default=None)
+    print_result(
+        shown.json,
+        lambda: plan_json(asked.model, planned, chosen),
+        lambda: print_plan(asked.model, planned, chosen, shown.all_rows),
+    )
     if found and not keeping:
         tell("no layout keeps the targets with a longest request")
     if tokens > arch.context:
@@ -108,8 +115,6 @@ def plan(asked: PlanOptions, shown: Annotated[ShownOptions, Shown(panel="Output"
     if shown.write is not None:
         _write(shown.write, chosen, asked.model, asked.devices, tokens)
     if shown.plot is not None:
-        from medha_jax.cli.plan_plot import draw
-
         draw(shown.plot, found, chosen, f"{asked.model}, {asked.devices} x {on.name}, {tokens:,} tokens: estimates")
 
 
@@ -124,38 +129,6 @@ def token_count(text: str) -> int:
     if not 1 <= count <= 2**30:
         raise typer.BadParameter(f"{text!r} is no number of tokens; give for example 131072, 512K or 10M, up to 1024M")
     return count
-
-
-def _compare(
-    arch: Architecture, hardware: Hardware, context: int, asked: PlanOptions
-) -> tuple[list[Estimate], list[Refused]]:
-    """Estimates of layouts, best goodput first within front and rest, and the layouts that are impossible."""
-    from medha_jax.simulate.estimate import Estimator, Targets, mark_front
-    from medha_jax.simulate.layouts import Refused, candidates, look_at
-    from medha_jax.workload import WorkloadConfig, build, preset_of
-
-    workload = WorkloadConfig(source=preset_of(asked.workload), duration=SAMPLE_SECONDS, seed=SAMPLE)
-    sample = build(workload).requests
-    targets = Targets(asked.slo_ttft_s, asked.slo_tpot_ms / 1000)
-    found: list[Estimate] = []
-    refused: list[Refused] = []
-    every = list(candidates(asked.devices, context, hardware))
-    with Progress("layouts", len(every), time.monotonic) as progress:
-        for done, candidate in enumerate(every, 1):
-            looked = look_at(candidate, arch, hardware, asked.dtype, context, asked.slots)
-            if isinstance(looked, Refused):
-                refused.append(looked)
-            else:
-                found.append(Estimator(looked, hardware, context, targets, asked.slots).estimate(sample))
-            progress.show(done, f"plan: {done:,} of {len(every):,} layouts")
-    fronts = mark_front(found) if found else []
-    marked = [dataclasses.replace(one, front=front) for one, front in zip(found, fronts, strict=True)]
-    return sorted(marked, key=lambda one: (not one.front, -one.goodput_per_s, one.ttft_s)), refused
-
-
-def _best(found: Sequence[Estimate], choose: str) -> Estimate:
-    """The layout that is best by one criterion; of equals, the one with the least TTFT."""
-    return min(found, key=lambda one: (BEST[choose](one), one.ttft_s))
 
 
 def _write(path: Path, chosen: Estimate, model: str, devices: int, context: int) -> None:

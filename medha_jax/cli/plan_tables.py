@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,28 +12,21 @@ from medha_jax.results import Table
 
 if TYPE_CHECKING:
     from medha_jax.simulate.estimate import Estimate
-    from medha_jax.simulate.hardware import Hardware
-    from medha_jax.simulate.layouts import Refused
+    from medha_jax.simulate.layout_plan import LayoutPlan
+    from medha_jax.simulate.layouts import Candidate, Refused
 
 ROWS, REASONS = 24, 12
 GIB = 2**30
 
 
-def print_plan(
-    model: str,
-    hardware: Hardware,
-    context: int,
-    found: Sequence[Estimate],
-    refused: Sequence[Refused],
-    chosen: Estimate | None,
-    all_rows: bool,
-) -> None:
+def print_plan(model: str, planned: LayoutPlan, chosen: Estimate | None, all_rows: bool) -> None:
     """Print every layout that fits, the Pareto front first, and why the others do not fit."""
+    hardware, found = planned.hardware, planned.found
     if found:
-        print_table(_table(model, context, found if all_rows else found[:ROWS], chosen))
+        print_table(_table(model, planned.context, found if all_rows else found[:ROWS], chosen))
         if len(found) > ROWS and not all_rows:
             print_line(f"{len(found) - ROWS} more fit: --all or --json")
-    for line in _reasons(refused, all_rows):
+    for line in _reasons(planned.refused, all_rows):
         print_line(line)
     print_line(
         f"Estimates for {hardware.name}: {hardware.about}. * is on the Pareto front of TTFT, TPOT and goodput; > is "
@@ -45,45 +37,30 @@ def print_plan(
     )
 
 
-def plan_json(
-    model: str,
-    hardware: Hardware,
-    context: int,
-    found: Sequence[Estimate],
-    refused: Sequence[Refused],
-    chosen: Estimate | None,
-) -> str:
+def plan_json(model: str, planned: LayoutPlan, chosen: Estimate | None) -> str:
     """The plan as one line of JSON; times in seconds, memory in bytes."""
     stated: dict[str, Any] = {
         "estimated": True,
         "model": model,
-        "hardware": hardware.name,
-        "assumed": list(hardware.assumed),
-        "context": context,
-        "layouts": [_figures(one) | {"chosen": one is chosen} for one in found],
-        "refused": [_layout(one.candidate) | {"reason": one.reason} for one in refused],
+        "hardware": planned.hardware.name,
+        "assumed": list(planned.hardware.assumed),
+        "context": planned.context,
+        "layouts": [_figures(one) | {"chosen": one is chosen} for one in planned.found],
+        "refused": [_layout(one.candidate) | {"reason": one.reason} for one in planned.refused],
     }
     return json.dumps(stated, allow_nan=False)
 
 
-def _layout(candidate: Any) -> dict[str, Any]:
-    mesh = candidate.mesh
-    return {
-        "tp": mesh.tp,
-        "spp": mesh.spp,
-        "kvp": mesh.kvp,
-        "tokens_per_group": mesh.tokens_per_group,
-        "replicas": candidate.replicas,
-    }
+def _layout(candidate: Candidate) -> dict[str, Any]:
+    axes = {name: getattr(candidate.mesh, name) for name in ("tp", "spp", "kvp", "tokens_per_group")}
+    return axes | {"replicas": candidate.replicas}
 
 
 def _figures(one: Estimate) -> dict[str, Any]:
-    return _layout(one.candidate) | {
-        "ttft_s": one.ttft_s,
-        "tpot_s": one.tpot_s,
-        "requests_per_s": one.requests_per_s,
-        "tokens_per_s": one.tokens_per_s,
-        "goodput_per_s": one.goodput_per_s,
+    named = "ttft_s", "tpot_s", "requests_per_s", "tokens_per_s", "goodput_per_s"
+    return {
+        **_layout(one.candidate),
+        **{name: getattr(one, name) for name in named},
         "usd_per_million_tokens": one.usd_per_million,
         "head_room_bytes": one.room.head_room,
         "pool_tokens": one.room.pool_tokens,
@@ -118,21 +95,17 @@ def _table(model: str, context: int, found: Sequence[Estimate], chosen: Estimate
 def _reasons(refused: Sequence[Refused], all_rows: bool) -> list[str]:
     """Why layouts do not fit: one line each, or one line and an example for each kind of reason."""
     if all_rows:
-        return [f"{one.candidate}, {_held(one)}: {one.reason}" for one in refused]
-    kinds: Counter[str] = Counter()
-    examples: dict[str, Refused] = {}
+        return [_reason(one) for one in refused]
+    kinds: dict[str, list[Refused]] = {}
     for one in refused:
-        kind = re.sub(r"[0-9][0-9,.]*", "N", one.reason)
-        kinds[kind] += 1
-        examples.setdefault(kind, one)
-    lines = [
-        f"{count} do not fit, as {examples[kind].candidate}, {_held(examples[kind])}: {examples[kind].reason}"
-        for kind, count in kinds.most_common(REASONS)
-    ]
+        kinds.setdefault(re.sub(r"[0-9][0-9,.]*", "N", one.reason), []).append(one)
+    most = sorted(kinds.values(), key=len, reverse=True)[:REASONS]
+    lines = [f"{len(same)} do not fit, as {_reason(same[0])}" for same in most]
     left = len(kinds) - len(lines)
     return [*lines, f"{left} more kinds of reasons: --all or --json"] if left > 0 else lines
 
 
-def _held(one: Refused) -> str:
+def _reason(one: Refused) -> str:
     held = one.candidate.mesh.tokens_per_group
-    return "one group" if held is None else f"{held:,} tokens a group"
+    group = "one group" if held is None else f"{held:,} tokens a group"
+    return f"{one.candidate}, {group}: {one.reason}"

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from medha_jax.cli.generation_report import reader_may_leave
 from medha_jax.cli.option_groups import Shown, takes_groups
 from medha_jax.cli.progress import SimulationProgress
 from medha_jax.cli.simulate_measure import measure
 from medha_jax.cli.simulate_traffic import SIMULATED, traffic
+from medha_jax.cli.standard_streams import reader_may_leave
 from medha_jax.collector import exempt_live_objects
 from medha_jax.config import POLICIES, SchedulerConfig, setting
 

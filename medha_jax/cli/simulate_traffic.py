@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from medha_jax.cli.generation_report import reader_may_leave
 from medha_jax.cli.option_groups import Shown, takes_groups
 from medha_jax.cli.plan import token_count
 from medha_jax.cli.progress import SimulationProgress
 from medha_jax.cli.runtime_options import mesh_config
+from medha_jax.cli.standard_streams import reader_may_leave
 from medha_jax.collector import exempt_live_objects
 from medha_jax.config import SchedulerConfig, setting
 

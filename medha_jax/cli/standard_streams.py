@@ -1,9 +1,11 @@
-"""Standard input, output and error of a process that was started without some of them."""
+"""Standard input, output and error: closed ones at the start, results, and readers that leave."""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TextIO
 
 
@@ -34,6 +36,24 @@ def written_out() -> OSError | None:
         drop_output(sys.stdout)
         return error
     return None
+
+
+@contextmanager
+def reader_may_leave() -> Iterator[None]:
+    """Stop quietly when the reader of a pipe is gone (`medha-jax … | head`)."""
+    try:
+        yield
+    except BrokenPipeError:
+        drop_output()
+
+
+def print_result(json: bool, stated: Callable[[], str], print_tables: Callable[[], None]) -> None:
+    """Print a command's result, `stated` as one line of JSON, or as tables. Its reader may leave."""
+    with reader_may_leave():
+        if json:
+            print(stated(), flush=True)
+        else:
+            print_tables()
 
 
 def drop_output(*streams: TextIO) -> None:
