@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from medha_jax.cli.generation_report import reader_may_leave
 from medha_jax.cli.opening import tell
+from medha_jax.cli.standard_streams import print_result
 
 
 def bench_compare(
@@ -17,15 +17,10 @@ def bench_compare(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
 ) -> None:
     """Show several runs side by side; ratios are to the first."""
+    from medha_jax.cli.bench_tables import print_runs
     from medha_jax.results import read_runs, runs_json, write_report
 
     runs = read_runs(directories)
-    with reader_may_leave():
-        if json:
-            print(runs_json(runs), flush=True)
-        else:
-            from medha_jax.cli.bench_tables import print_runs
-
-            print_runs(runs)
+    print_result(json, lambda: runs_json(runs), lambda: print_runs(runs))
     if out is not None:
         tell(f"wrote {write_report(out, runs, 'medha-jax bench compare')}")

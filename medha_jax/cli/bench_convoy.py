@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import json as jsons
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from medha_jax.cli.bench_options import ClientOptions, OutputOptions, PolicyOptions, ServerOptions
-from medha_jax.cli.bench_run import Book, Opened, complain, spoken_to, write
-from medha_jax.cli.bench_serve import shown_config
-from medha_jax.cli.bench_target import Target, check_own, opened
+from medha_jax.cli.bench_run import Opened, complain, spoken_to, write
+from medha_jax.cli.bench_target import check_own, flags, opened
 from medha_jax.cli.exit_codes import INTERRUPTED
-from medha_jax.cli.generation_report import reader_may_leave
 from medha_jax.cli.opening import model_sizes, tell
 from medha_jax.cli.option_groups import Shown, takes_groups
 from medha_jax.cli.prompt import model_directory
+from medha_jax.cli.standard_streams import print_result
 from medha_jax.config import POLICIES, RuntimeConfig, setting
 
 if TYPE_CHECKING:
@@ -70,37 +70,40 @@ def bench_convoy(
     Before the first server starts, the long prompt is measured at its best: with nobody else, by `medha-jax generate`.
     Before each convoy its requests are measured alone on the idle server.
     """
-    from medha_jax.bench.convoy import json_row
+    from medha_jax.bench.convoy import json_row, run_convoy
+    from medha_jax.cli.bench_tables import print_convoy
     from medha_jax.workload import build_convoy
 
     check_own(context, service)
-    config = asked.config
+    config, began = asked.config, datetime.now(UTC)
     requests = build_convoy(config).requests
     convoys: list[Convoy] = []
     runs: list[Run] = []
-    book, stopped = Book(), False
+    stopped = False
     policies = [PolicyOptions()] if service.remote else parse_policies(asked.policies)
     best = None if service.remote else _best(service, config, client.vocabulary)
+    by_length = client.deadline is not None or client.slo_ttft_ms is None
+
+    async def measure(server: Opened) -> None:
+        fitted = dataclasses.replace(config, vocabulary=server.vocabulary)
+        one = await run_convoy(server.session, server.target.name, fitted, by_length, best)
+        if one is not None:
+            convoys.append(one)
+            runs.append(server.run([one.repeat], fitted, alone=dataclasses.asdict(one.alone)))
+            complain([one.repeat])
+
     for policy in policies:
         with opened(service, policy, requests) as target:
-            one, run, stopped = spoken_to(
-                target, client, lambda opened: _measure(opened, target, config, client, book, best)
-            )
-        if one is not None and run is not None:
-            complain([one.repeat])
-            convoys.append(one)
-            runs.append(run)
+            _, stopped = spoken_to(target, client, began, measure)
         if stopped:
             break
     write(output.out, runs, "medha-jax bench convoy")
     if convoys:
-        with reader_may_leave():
-            if output.json:
-                print(jsons.dumps({"rows": [json_row(one, convoys[0]) for one in convoys]}), flush=True)
-            else:
-                from medha_jax.cli.bench_tables import print_convoy
-
-                print_convoy(convoys, service.tpot_target_ms, runs[0].stamp)
+        print_result(
+            output.json,
+            lambda: jsons.dumps({"rows": [json_row(one, convoys[0]) for one in convoys]}),
+            lambda: print_convoy(convoys, service.tpot_target_ms, runs[0].stamp),
+        )
     if stopped:
         return INTERRUPTED
     return int(any(json_row(one, one)["short_done"] == 0 for one in convoys))
@@ -122,9 +125,7 @@ def _best(service: ServerOptions, config: ConvoyConfig, vocabulary: int | None) 
             param_hint="'--long-prompt'",
         )
     workload = build_convoy(dataclasses.replace(config, vocabulary=min(known, vocabulary or known)))
-    options = [f"--model={service.model}", f"--mesh={service.mesh}"]
-    if service.max_context is not None:
-        options.append(f"--max-context={service.max_context}")
+    options = flags(model=service.model, mesh=service.mesh, max_context=service.max_context)
     first = workload.requests[0]
     return best_alone(options, workload.token_ids(first).tolist(), first.output_tokens, tell)
 
@@ -144,19 +145,3 @@ def parse_policies(text: str) -> list[PolicyOptions]:
                 f"{name!r} is {what}; give some of {','.join(allowed)}, separated by commas", param_hint="'--policies'"
             )
     return [PolicyOptions("fcfs", False) if name == WHOLE else PolicyOptions(name) for name in names]
-
-
-async def _measure(
-    opened: Opened, target: Target, config: ConvoyConfig, client: ClientOptions, book: Book, best: BestAlone | None
-) -> tuple[Convoy | None, Run | None, bool]:
-    """The convoy, its run, and whether Ctrl-C stopped it."""
-    from medha_jax.bench.convoy import run_convoy
-
-    fitted = dataclasses.replace(config, vocabulary=opened.vocabulary)
-    by_length = client.deadline is not None or client.slo_ttft_ms is None
-    one = await run_convoy(opened.session, target.name, fitted, by_length, best)
-    if one is None:
-        return None, None, opened.session.stopped
-    shown = shown_config(target, fitted, client) | {"alone": dataclasses.asdict(one.alone)}
-    run = book.run(target.name, [one.repeat], shown, opened.facts)
-    return one, run, opened.session.stopped

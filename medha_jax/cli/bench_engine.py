@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from medha_jax.cli.generation_report import reader_may_leave
 from medha_jax.cli.interrupt import noted_interrupts
 from medha_jax.cli.opening import model_sizes, tell
 from medha_jax.cli.option_groups import Shown, takes_groups
 from medha_jax.cli.prompt import model_directory, whole_numbers
 from medha_jax.cli.runtime_options import LayoutOptions, RuntimeOptions
+from medha_jax.cli.standard_streams import reader_may_leave
 from medha_jax.config import Buckets, RuntimeConfig, same_setting, setting
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -160,8 +160,8 @@ class WorkloadOptions:
         None, "Seconds in which requests are due.", at_least=0.001, metavar="S", panel=_TIMES
     )
 
-    def config(self, times: dict[str, Any]) -> WorkloadConfig:
-        """The workload; `times` has the fields of the arrival process.
+    def config(self, times: ArrivalOptions) -> WorkloadConfig:
+        """The workload.
 
         Raises:
             WorkloadError: a value is out of its range.
@@ -169,7 +169,7 @@ class WorkloadOptions:
         """
         from medha_jax.workload import WorkloadConfig
 
-        endless = self.duration is None and times.get("process") != "trace"
+        endless = self.duration is None and times.arrivals != "trace"
         return WorkloadConfig(
             source=self.workload,
             path=None if self.file is None else str(self.file),
@@ -184,13 +184,17 @@ class WorkloadOptions:
             probe_rate=self.probe,
             cancel_rate=self.cancel_rate,
             priorities=() if self.priorities is None else shares("--priorities", self.priorities),
-            **times,
+            process=times.arrivals,
+            rate=times.rate,
+            rate_end=times.rate_end,
+            burstiness=times.burstiness,
+            speed=times.speed,
         )
 
 
 @dataclass(frozen=True)
 class ArrivalOptions:
-    """When requests arrive."""
+    """When requests arrive, and how often all of it is repeated."""
 
     arrivals: str = setting("poisson", "How requests arrive.", choices=PROCESSES, panel=_TIMES)
     rate: float = setting(1.0, "Requests a second; inf sends all at once.", panel=_TIMES)
@@ -199,17 +203,13 @@ class ArrivalOptions:
         None, "Shape of gamma's gaps: below 1 in bursts, above 1 more regular.", panel=_TIMES
     )
     speed: float = setting(1.0, "How much faster a trace's times go by.", panel=_TIMES)
-
-    @property
-    def times(self) -> dict[str, Any]:
-        """The options as fields of `WorkloadConfig`."""
-        return dict(
-            process=self.arrivals,
-            rate=self.rate,
-            rate_end=self.rate_end,
-            burstiness=self.burstiness,
-            speed=self.speed,
-        )
+    repeat: int = setting(
+        1,
+        "Runs, with the next seeds; tables then have means and 95 % intervals.",
+        at_least=1,
+        at_most=100,
+        panel=_WORKLOAD,
+    )
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ import dataclasses
 import sys
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,33 +21,87 @@ if TYPE_CHECKING:
     from medha_jax.bench.session import Session
     from medha_jax.cli.bench_options import ClientOptions
     from medha_jax.results import Repeat, Run
-    from medha_jax.workload import Workload
+    from medha_jax.workload import ConvoyConfig, WorkloadConfig
 
 T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
 class Opened:
-    """A server with an open session, and what it reports about itself.
+    """A server with an open session.
 
-    Token ids of prompts are below `vocabulary`.
+    Args:
+        began: when the command began.
+        facts: what the server reports about itself.
+        vocabulary: token ids of prompts are below it.
     """
 
+    target: Target
+    client: ClientOptions
+    began: datetime
     session: Session
     facts: ServerFacts
     vocabulary: int
 
+    async def ready(self, config: WorkloadConfig) -> WorkloadConfig:
+        """Warm up, and measure prompts alone if deadlines follow from them.
 
-def spoken_to(target: Target, client: ClientOptions, work: Callable[[Opened], Awaitable[T]]) -> T:
+        Returns the workload with the server's vocabulary, and its context as a limit.
+        """
+        from medha_jax.workload import build
+
+        fitted = dataclasses.replace(config, vocabulary=self.vocabulary, context_limit=self.facts.context_tokens)
+        workload = build(fitted)
+        await self.session.warm_up(workload)
+        if self.client.deadline is not None:
+            isolated = await self.session.isolated(workload)
+            if isolated is not None:
+                self.session.deadlines_from(isolated)
+        return fitted
+
+    def run(
+        self,
+        repeats: Sequence[Repeat],
+        config: WorkloadConfig | ConvoyConfig,
+        *,
+        name: str | None = None,
+        rate: float | None = None,
+        series: str | None = None,
+        **more: Any,
+    ) -> Run:
+        """Measurements as a run, with the settings to show, of which `more` are some, and a stamp.
+
+        Args:
+            name: heads its column; None for the server's.
+            rate: offered, requests a second.
+            series: the line that it belongs to, among runs at several rates.
+        """
+        from medha_jax.results import Run, stamp
+        from medha_jax.workload import describe
+
+        shown = {
+            "workload": describe(config),
+            "requests": dataclasses.asdict(config),
+            "server": self.target.words,
+            "client": {key: value for key, value in dataclasses.asdict(self.client).items() if value is not None},
+        }
+        stamped = stamp(sys.argv[1:], self.began, {"served": dataclasses.asdict(self.facts)})
+        return Run(name or self.target.name, tuple(repeats), shown | more, stamped, rate, series)
+
+
+def spoken_to(
+    target: Target, client: ClientOptions, began: datetime, work: Callable[[Opened], Awaitable[T]]
+) -> tuple[T, bool]:
     """Open a session with a server and do some work in it, in its own event loop.
 
-    Ctrl-C stops the session; the work goes on with the measurements so far.
+    Ctrl-C stops the session; the work goes on with the measurements so far. Returns what came of it, and whether it
+    was stopped.
 
     Raises:
         BackendError: the server does not answer.
     """
 
-    async def run() -> T:
+    async def run() -> tuple[T, bool]:
         from medha_jax.bench.load_generator import LoadSettings
         from medha_jax.bench.session import Session
 
@@ -63,52 +117,11 @@ def spoken_to(target: Target, client: ClientOptions, work: Callable[[Opened], Aw
             )
             session = Session(backend, settings, vocabulary, LiveDisplay(), time.perf_counter)
             with stopped_by_signals(session.stop):
-                return await work(Opened(session, facts, vocabulary))
+                return await work(Opened(target, client, began, session, facts, vocabulary)), session.stopped
         finally:
             await backend.close()
 
     return asyncio.run(run())
-
-
-async def ready(opened: Opened, workload: Workload, client: ClientOptions) -> None:
-    """Warm up, and measure prompts alone if deadlines follow from them."""
-    await opened.session.warm_up(workload)
-    if client.deadline is not None:
-        isolated = await opened.session.isolated(workload)
-        if isolated is not None:
-            opened.session.deadlines_from(isolated)
-
-
-class Book:
-    """Makes runs from measurements and stamps them. Made when the command begins."""
-
-    def __init__(self) -> None:
-        self._started = datetime.now(UTC)
-
-    def run(
-        self,
-        name: str,
-        repeats: Sequence[Repeat],
-        config: Mapping[str, Any],
-        facts: ServerFacts | None,
-        *,
-        rate: float | None = None,
-        series: str | None = None,
-    ) -> Run:
-        """A named run.
-
-        Args:
-            name: heads its column.
-            config: settings to show with it.
-            facts: what the server reports about itself.
-            rate: offered, requests a second.
-            series: the line that it belongs to, among runs at several rates.
-        """
-        from medha_jax.results import Run, stamp
-
-        said = {} if facts is None else {"served": dataclasses.asdict(facts)}
-        stamped = stamp(sys.argv[1:], self._started, said)
-        return Run(name, tuple(repeats), dict(config), stamped, rate, series)
 
 
 def write(out: Path | None, runs: Sequence[Run], title: str) -> None:

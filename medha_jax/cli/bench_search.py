@@ -4,31 +4,31 @@ from __future__ import annotations
 
 import dataclasses
 import json as jsons
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from medha_jax.cli.bench_options import (
     LENGTH_AWARE,
+    ArrivalOptions,
     ClientOptions,
     OutputOptions,
     PolicyOptions,
     ServerOptions,
     WorkloadOptions,
 )
-from medha_jax.cli.bench_run import Book, Opened, complain, ready, spoken_to, write
-from medha_jax.cli.bench_serve import fitted_to, shown_config
-from medha_jax.cli.bench_target import Target, check_own, opened
+from medha_jax.cli.bench_run import Opened, complain, spoken_to, write
+from medha_jax.cli.bench_target import check_own, opened
 from medha_jax.cli.exit_codes import INTERRUPTED
-from medha_jax.cli.generation_report import reader_may_leave
 from medha_jax.cli.opening import tell
 from medha_jax.cli.option_groups import Shown, takes_groups
+from medha_jax.cli.standard_streams import print_result
 from medha_jax.config import setting
 
 if TYPE_CHECKING:
     from medha_jax.bench.search import Found
     from medha_jax.results import Run
-    from medha_jax.workload import WorkloadConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,53 +55,44 @@ def bench_search(
 
     Rates double until one is too high, then halve the distance. Without objectives it is --deadline length-aware.
     """
-    from medha_jax.workload import build
+    from medha_jax.bench.search import highest_rate
+    from medha_jax.cli.bench_tables import print_search
+    from medha_jax.workload import build, describe
 
     check_own(context, service)
     if client.slo_ttft_ms is None and client.slo_tpot_ms is None and client.deadline is None:
         client = dataclasses.replace(client, deadline=LENGTH_AWARE)
-    config = asked.config(dict(process="poisson", rate=wanted.start_rate))
-    drawn, book = build(config), Book()
-    with opened(service, policy, (*drawn.warmup, *drawn.requests)) as target:
-        found, runs, stopped = spoken_to(
-            target, client, lambda opened: _search(opened, target, config, client, wanted, book)
-        )
-    write(output.out, runs, "medha-jax bench search")
-    if found.tried:
-        with reader_may_leave():
-            if output.json:
-                print(jsons.dumps({"attainment": wanted.attainment, **dataclasses.asdict(found)}), flush=True)
-            else:
-                from medha_jax.cli.bench_tables import print_search
-                from medha_jax.workload import describe
-
-                print_search(found, wanted.attainment, describe(config))
-    return INTERRUPTED if stopped else int(found.best is None)
-
-
-async def _search(
-    opened: Opened, target: Target, config: WorkloadConfig, client: ClientOptions, wanted: SearchOptions, book: Book
-) -> tuple[Found, list[Run], bool]:
-    """The result, a run for every rate, and whether Ctrl-C stopped it."""
-    from medha_jax.bench.search import highest_rate
-    from medha_jax.workload import build
-
-    fitted = fitted_to(config, opened)
-    await ready(opened, build(fitted), client)
+    config = asked.config(ArrivalOptions(rate=wanted.start_rate))
+    drawn, began = build(config), datetime.now(UTC)
     runs: list[Run] = []
 
-    async def measure(rate: float) -> float | None:
-        # a new seed, because the prefix cache would hold the prompts of an earlier rate
-        at = dataclasses.replace(fitted, rate=rate, seed=fitted.seed + len(runs))
-        repeats = await opened.session.repeat(at, 1)
-        if opened.session.stopped or not repeats:
-            return None
-        complain(repeats)
-        shown = shown_config(target, at, client)
-        runs.append(book.run(f"{rate:.4g} per s", repeats, shown, opened.facts, rate=rate, series=target.name))
-        attainment = repeats[0].summary.attainment
-        tell(f"{rate:.4g} requests/s: {'nothing' if attainment is None else f'{100 * attainment:.1f} %'} on time")
-        return attainment
+    async def search(server: Opened) -> Found:
+        fitted = await server.ready(config)
 
-    found = await highest_rate(measure, wanted.start_rate, wanted.attainment, 1 + wanted.precision, wanted.most_rates)
-    return found, runs, opened.session.stopped
+        async def measure(rate: float) -> float | None:
+            # a new seed, because the prefix cache would hold the prompts of an earlier rate
+            at = dataclasses.replace(fitted, rate=rate, seed=fitted.seed + len(runs))
+            repeats = await server.session.repeat(at, 1)
+            if server.session.stopped or not repeats:
+                return None
+            complain(repeats)
+            runs.append(server.run(repeats, at, name=f"{rate:.4g} per s", rate=rate, series=server.target.name))
+            attainment = repeats[0].summary.attainment
+            share = "nothing" if attainment is None else f"{100 * attainment:.1f} %"
+            tell(f"{rate:.4g} requests/s: {share} on time")
+            return attainment
+
+        start, precision = wanted.start_rate, 1 + wanted.precision
+        return await highest_rate(measure, start, wanted.attainment, precision, wanted.most_rates)
+
+    with opened(service, policy, (*drawn.warmup, *drawn.requests)) as target:
+        found, stopped = spoken_to(target, client, began, search)
+    write(output.out, runs, "medha-jax bench search")
+    if found.tried:
+        stated = {"attainment": wanted.attainment, **dataclasses.asdict(found)}
+        print_result(
+            output.json,
+            lambda: jsons.dumps(stated),
+            lambda: print_search(found, wanted.attainment, describe(config)),
+        )
+    return INTERRUPTED if stopped else int(found.best is None)

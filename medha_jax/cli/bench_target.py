@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from medha_jax.cli.interrupt import _leave
+from medha_jax.cli.interrupt import handled, leave
 from medha_jax.cli.opening import tell
-from medha_jax.cli.option_groups import as_flags, stated_options
+from medha_jax.cli.option_groups import as_flag, as_flags, stated_options
 from medha_jax.cli.remote import connection
 from medha_jax.config import load_mesh
 
@@ -108,41 +108,39 @@ def started(given: Sequence[str]) -> Iterator[OwnServer]:
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = {number: signal.getsignal(number) for number in STOPPING}
-    for number in STOPPING:
-        if before[number] is not signal.SIG_IGN:
-            signal.signal(number, interrupt)
-    try:
+    with handled(STOPPING, interrupt):
         tell(f"$ medha-jax serve {' '.join(given)}")
         with OwnServer(given, tell) as server:
             tell(f"the server is ready after {server.start_s:.0f} s")
             yield server
             if not server.alive:
                 tell(f"the server has ended by itself: {server.last_line}")
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+
+
+def flags(**settings: object) -> list[str]:
+    """Settings as options of a command; None is left out, and True, which is the default of all that can be off."""
+    given = []
+    for name, value in settings.items():
+        if value is False:
+            given.append(as_flag(f"no_{name}"))
+        elif value is not None and value is not True:
+            given.append(f"{as_flag(name)}={value:g}" if isinstance(value, float) else f"{as_flag(name)}={value}")
+    return given
 
 
 def arguments(options: ServerOptions, policy: PolicyOptions) -> list[str]:
     """Arguments of `medha-jax serve`."""
-    given = [
-        f"--model={options.model}",
-        f"--mesh={options.mesh}",
-        f"--policy={policy.policy}",
-    ]
-    if options.slots is not None:
-        given.append(f"--slots={options.slots}")
-    given.append(f"--tpot-target-ms={options.tpot_target_ms:g}")
-    if options.max_context is not None:
-        given.append(f"--max-context={options.max_context}")
-    if options.pool_tokens is not None:
-        given.append(f"--pool-tokens={options.pool_tokens}")
-    if not options.prefix_cache:
-        given.append("--no-prefix-cache")
-    if not policy.chunk_preemption:
-        given.append("--no-chunk-preemption")
-    return given
+    return flags(
+        model=options.model,
+        mesh=options.mesh,
+        policy=policy.policy,
+        slots=options.slots,
+        tpot_target_ms=options.tpot_target_ms,
+        max_context=options.max_context,
+        pool_tokens=options.pool_tokens,
+        prefix_cache=options.prefix_cache,
+        chunk_preemption=policy.chunk_preemption,
+    )
 
 
 def backend_of(target: Target, client: ClientOptions) -> Backend:
@@ -177,18 +175,16 @@ def stopped_by_signals(stop: Callable[[], None]) -> Iterator[None]:
     def note(number: int) -> None:
         nonlocal noted
         if noted:
-            _leave(number, None)
+            leave(number, None)
         noted = True
         tell("stopping; what was measured so far is kept")
         stop()
 
-    handled = [number for number in STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.getsignal(number) for number in handled}
-    for number in handled:
-        loop.add_signal_handler(number, note, number)
-    try:
-        yield
-    finally:
-        for number in handled:
-            loop.remove_signal_handler(number)
-            signal.signal(number, before[number])
+    with handled(STOPPING, None) as numbers:
+        for number in numbers:
+            loop.add_signal_handler(number, note, number)
+        try:
+            yield
+        finally:
+            for number in numbers:
+                loop.remove_signal_handler(number)

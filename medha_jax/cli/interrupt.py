@@ -10,14 +10,15 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 from medha_jax.cli.exit_codes import FAILED, INTERRUPTED
 
 
-def _leave(number: int, frame: FrameType | None) -> None:
+def leave(number: int, frame: FrameType | None) -> None:
+    """End the process at once with 130: a handler of signals."""
     if sys.stderr.isatty():
         os.write(sys.stderr.fileno(), b"\x1b[?25h")  # show the cursor again, which a progress bar hides
     os._exit(INTERRUPTED)
@@ -27,7 +28,7 @@ def leave_on_interrupt() -> None:
     """Make Ctrl-C end the process at once with 130: for work that leaves nothing behind."""
     # A shell starts background jobs with SIGINT ignored; keep that.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, _leave)
+        signal.signal(signal.SIGINT, leave)
 
 
 def outlive_hangups() -> None:
@@ -61,6 +62,25 @@ def asked_to_stop() -> threading.Event:
 
 
 @contextmanager
+def handled(numbers: Iterable[int], handler: Callable[[int, FrameType | None], None] | None) -> Iterator[list[int]]:
+    """Handle signals in the block, and as before after it, except those that this process ignores.
+
+    Yields:
+        The signals that are not ignored; without a handler, the block handles them itself.
+    """
+    before = {number: signal.getsignal(number) for number in numbers}
+    before = {number: old for number, old in before.items() if old is not signal.SIG_IGN}
+    for number in before:
+        if handler is not None:
+            signal.signal(number, handler)
+    try:
+        yield list(before)
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+@contextmanager
 def noted_interrupts() -> Iterator[Callable[[], None]]:
     """Note Ctrl-C in the block; a second one ends the process at once.
 
@@ -75,19 +95,12 @@ def noted_interrupts() -> Iterator[Callable[[], None]]:
     def note(number: int, frame: FrameType | None) -> None:
         nonlocal noted
         if noted:
-            _leave(number, frame)
+            leave(number, frame)
         noted = True
 
     def check() -> None:
         if noted:
             raise KeyboardInterrupt
 
-    before = signal.getsignal(signal.SIGINT)
-    if before is signal.SIG_IGN:
+    with handled([signal.SIGINT], note):
         yield check
-        return
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield check
-    finally:
-        signal.signal(signal.SIGINT, before)

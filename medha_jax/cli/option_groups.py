@@ -94,9 +94,14 @@ def stated_options(context: typer.Context) -> set[str]:
     return {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
 
 
+def as_flag(name: str) -> str:
+    """An option as typed."""
+    return f"--{name.replace('_', '-')}"
+
+
 def as_flags(names: Iterable[str]) -> str:
     """Options as typed, separated by commas."""
-    return ", ".join(f"--{name.replace('_', '-')}" for name in names)
+    return ", ".join(map(as_flag, names))
 
 
 @dataclass(frozen=True)
