@@ -14,7 +14,7 @@ from medha_jax.cli.bench_run import Opened, complain, spoken_to, write
 from medha_jax.cli.bench_target import check_own, flags, opened
 from medha_jax.cli.exit_codes import INTERRUPTED
 from medha_jax.cli.opening import model_sizes, tell
-from medha_jax.cli.option_groups import Shown, takes_groups
+from medha_jax.cli.option_groups import Shown, refusal, takes_groups
 from medha_jax.cli.prompt import model_directory
 from medha_jax.cli.standard_streams import print_result
 from medha_jax.config import POLICIES, RuntimeConfig, setting
@@ -80,7 +80,7 @@ def bench_convoy(
     convoys: list[Convoy] = []
     runs: list[Run] = []
     stopped = False
-    policies = [PolicyOptions()] if service.remote else parse_policies(asked.policies)
+    policies = [PolicyOptions()] if service.remote else _policies(asked.policies)
     best = None if service.remote else _best(service, config, client.vocabulary)
     by_length = client.deadline is not None or client.slo_ttft_ms is None
 
@@ -110,38 +110,26 @@ def bench_convoy(
 
 
 def _best(service: ServerOptions, config: ConvoyConfig, vocabulary: int | None) -> BestAlone:
-    """The first long prompt with nobody else, on this machine, before a server has it.
-
-    Raises:
-        typer.BadParameter: it is longer than the context.
-    """
+    """The first long prompt, if the context holds it, with nobody else on this machine, before a server has it."""
     from medha_jax.bench.best_alone import best_alone
     from medha_jax.workload import build_convoy
 
     known, context = model_sizes(RuntimeConfig(model=model_directory(service.model), max_context=service.max_context))
     if config.long_prompt + config.long_output > context:
-        raise typer.BadParameter(
-            f"{config.long_prompt:,} + {config.long_output:,} tokens are more than the context of {context:,}",
-            param_hint="'--long-prompt'",
-        )
+        why = f"{config.long_prompt:,} + {config.long_output:,} tokens are more than the context of {context:,}"
+        raise refusal("--long-prompt", why)
     workload = build_convoy(dataclasses.replace(config, vocabulary=min(known, vocabulary or known)))
     options = flags(model=service.model, mesh=service.mesh, max_context=service.max_context)
     first = workload.requests[0]
     return best_alone(options, workload.token_ids(first).tolist(), first.output_tokens, tell)
 
 
-def parse_policies(text: str) -> list[PolicyOptions]:
-    """Policies from a list of names.
-
-    Raises:
-        typer.BadParameter: a name is unknown, or stands twice.
-    """
+def _policies(text: str) -> list[PolicyOptions]:
+    """Policies from a list of names, each of which is known and stands once."""
     allowed = [WHOLE, *POLICIES]
     names = [name.strip() for name in text.split(",")]
     for name in names:
         if name not in allowed or names.count(name) > 1:
             what = "named twice" if name in allowed else "no policy"
-            raise typer.BadParameter(
-                f"{name!r} is {what}; give some of {','.join(allowed)}, separated by commas", param_hint="'--policies'"
-            )
+            raise refusal("--policies", f"{name!r} is {what}; give some of {','.join(allowed)}, separated by commas")
     return [PolicyOptions("fcfs", False) if name == WHOLE else PolicyOptions(name) for name in names]

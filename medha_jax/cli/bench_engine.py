@@ -11,11 +11,11 @@ import typer
 
 from medha_jax.cli.interrupt import noted_interrupts
 from medha_jax.cli.opening import model_sizes, tell
-from medha_jax.cli.option_groups import Shown, takes_groups
+from medha_jax.cli.option_groups import Shown, refusal, takes_groups
 from medha_jax.cli.prompt import model_directory, whole_numbers
 from medha_jax.cli.runtime_options import LayoutOptions, RuntimeOptions
-from medha_jax.cli.standard_streams import reader_may_leave
-from medha_jax.config import Buckets, RuntimeConfig, same_setting, setting
+from medha_jax.cli.standard_streams import print_result
+from medha_jax.config import RuntimeConfig, same_setting, setting
 
 if TYPE_CHECKING:
     from medha_jax.engine.speed import EngineSpeed, Speed, StartWatch
@@ -46,17 +46,20 @@ def bench_engine(asked: EngineOptions) -> None:
     Every figure is a median over ticks of one kind. The time model is fitted to half of all ticks and predicts the
     others.
     """
+    from medha_jax.cli.bench_tables import print_engine
+    from medha_jax.engine.speed import EngineSpeed, StartWatch, decode_output
+
     decode_context, ticks = asked.decode_context, asked.ticks
     buckets = dataclasses.replace(asked.layout.config.buckets, slices=())  # only ticks are measured
     layout = dataclasses.replace(asked.layout.config, buckets=buckets)
-    wanted = sizes("--chunks", asked.chunks, buckets.prefill)
-    before = sizes("--contexts", asked.contexts, (), least=0)
-    decodes = sizes("--batches", asked.batches, tuple(size for size in buckets.decode if size))
+    wanted = _sizes("--chunks", asked.chunks, buckets.prefill)
+    before = _sizes("--contexts", asked.contexts, (), least=0)
+    decodes = _sizes("--batches", asked.batches, tuple(size for size in buckets.decode if size))
     directory = model_directory(asked.model)
-    check_rows(buckets, wanted, decodes)
-
-    from medha_jax.engine.speed import EngineSpeed, StartWatch, decode_output
-
+    if not (wanted[0] >= 2 and wanted[-1] <= buckets.prefill[-1]):
+        raise typer.BadParameter(f"chunks are {wanted}; allowed are 2 to {buckets.prefill[-1]} tokens in this layout")
+    if decodes[-1] > buckets.decode[-1]:
+        raise typer.BadParameter(f"batches are {decodes}; allowed are 1 to {buckets.decode[-1]} in this layout")
     decoding = decode_context + decode_output(max(decodes), decode_context, ticks, buckets.prefill[-1])
     longest = max(max(before) + (ticks + 2) * max(wanted), decoding)
     pool = max(longest, max(decodes) * (decoding + layout.page_size))
@@ -76,7 +79,7 @@ def bench_engine(asked: EngineOptions) -> None:
     start = StartWatch(tell)
     executor = open_executor(config, start.told)
     start.ready()
-    with noted_interrupts() as check, reader_may_leave():
+    with noted_interrupts() as check:
         speed = EngineSpeed(executor, Tokenizer.from_directory(directory), on_tick=lambda what: check())
         prefills, decoded = [], []
         for context in before:
@@ -86,50 +89,35 @@ def bench_engine(asked: EngineOptions) -> None:
         for batch in decodes:
             tell(f"{batch} decodes at {decode_context:,} tokens")
             decoded.append(speed.decode(batch, decode_context, ticks))
-        if asked.json:
-            print(jsons.dumps(speed_json(speed, prefills, decoded, start)), flush=True)
-        else:
-            from medha_jax.cli.bench_tables import print_engine
+    print_result(
+        asked.json,
+        lambda: jsons.dumps(_speed_json(speed, prefills, decoded, start)),
+        lambda: print_engine(speed, prefills, decoded, start),
+    )
 
-            print_engine(speed, prefills, decoded, start)
 
-
-def sizes(option: str, text: str, layout: tuple[int, ...], least: int = 1) -> tuple[int, ...]:
-    """Numbers given as a list, or those of the `layout`.
-
-    Raises:
-        typer.BadParameter: one is not a number, or too small.
-    """
+def _sizes(option: str, text: str, layout: tuple[int, ...], least: int = 1) -> tuple[int, ...]:
+    """Numbers given as a list, or those of the `layout`."""
     if text == "layout" and layout:
         return layout
     found = whole_numbers(
-        text,
+        text.split(","),
         least,
-        lambda part: typer.BadParameter(
-            f"{part!r} is no number from {least}; give some as in 64,1024", param_hint=f"'{option}'"
-        ),
+        lambda part: refusal(option, f"{part!r} is no number from {least}; give some as in 64,1024"),
     )
     return tuple(sorted(set(found)))
 
 
-def check_rows(buckets: Buckets, chunks: tuple[int, ...], batches: tuple[int, ...]) -> None:
-    """Refuse rows that no shape of the layout holds, before anything is loaded.
-
-    Raises:
-        typer.BadParameter: a chunk or a batch is too large.
-    """
-    if not (chunks[0] >= 2 and chunks[-1] <= buckets.prefill[-1]):
-        raise typer.BadParameter(f"chunks are {chunks}; allowed are 2 to {buckets.prefill[-1]} tokens in this layout")
-    if batches[-1] > buckets.decode[-1]:
-        raise typer.BadParameter(f"batches are {batches}; allowed are 1 to {buckets.decode[-1]} in this layout")
-
-
-def speed_json(speed: EngineSpeed, prefills: list[Speed], decoded: list[Speed], start: StartWatch) -> dict[str, Any]:
+def _speed_json(speed: EngineSpeed, prefills: list[Speed], decoded: list[Speed], start: StartWatch) -> dict[str, Any]:
     """All figures; times in seconds."""
     host, prediction = speed.host, speed.prediction()
+
+    def stated(kinds: list[Speed]) -> list[dict[str, Any]]:
+        return [dataclasses.asdict(one) | {"tokens_per_second": one.tokens_per_second} for one in kinds]
+
     return {
-        "prefill": [dataclasses.asdict(one) | {"tokens_per_second": one.tokens_per_second} for one in prefills],
-        "decode": [dataclasses.asdict(one) | {"tokens_per_second": one.tokens_per_second} for one in decoded],
+        "prefill": stated(prefills),
+        "decode": stated(decoded),
         "host": None if host is None else dataclasses.asdict(host),
         "time_model": None if prediction is None else dataclasses.asdict(prediction),
         "start": {

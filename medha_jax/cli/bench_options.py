@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from medha_jax.cli.option_groups import refusal
 from medha_jax.cli.prompt import whole_number
 from medha_jax.cli.remote import RemoteOptions
 from medha_jax.cli.runtime_options import LayoutOptions, RuntimeOptions
@@ -173,17 +174,17 @@ class WorkloadOptions:
         return WorkloadConfig(
             source=self.workload,
             path=None if self.file is None else str(self.file),
-            prompt_range=token_range("--prompt-tokens", self.prompt_tokens),
-            output_range=token_range("--output-tokens", self.output_tokens),
-            scale=factor("--scale", self.scale),
-            output_scale=None if self.output_scale is None else factor("--output-scale", self.output_scale),
+            prompt_range=_token_range("--prompt-tokens", self.prompt_tokens),
+            output_range=_token_range("--output-tokens", self.output_tokens),
+            scale=_factor("--scale", self.scale),
+            output_scale=None if self.output_scale is None else _factor("--output-scale", self.output_scale),
             num_requests=100 if self.num_requests is None and endless else self.num_requests,
             duration=self.duration,
             seed=self.seed,
             warmup=self.warmup,
             probe_rate=self.probe,
             cancel_rate=self.cancel_rate,
-            priorities=() if self.priorities is None else shares("--priorities", self.priorities),
+            priorities=shares("--priorities", self.priorities),
             process=times.arrivals,
             rate=times.rate,
             rate_end=times.rate_end,
@@ -222,48 +223,36 @@ class OutputOptions:
     json: bool = setting(False, "Print one JSON object instead of tables.", switch=True, panel=_OUT)
 
 
-def factor(option: str, text: str) -> float:
-    """A factor from a number, or from a fraction such as 1/32.
-
-    Raises:
-        typer.BadParameter: it is neither, or not above 0.
-    """
+def _factor(option: str, text: str) -> float:
+    """A factor above 0, from a number or a fraction such as 1/32."""
     above, slash, below = text.partition("/")
     try:
         value = float(above) / float(below) if slash else float(above)
     except (ValueError, ZeroDivisionError):
         value = math.nan
     if not 0 < value < math.inf:
-        raise typer.BadParameter(
-            f"{text!r} is no factor; give one above 0, as in 0.5 or 1/32", param_hint=f"'{option}'"
-        )
+        raise refusal(option, f"{text!r} is no factor; give one above 0, as in 0.5 or 1/32")
     return value
 
 
-def shares(option: str, text: str) -> tuple[tuple[int, float], ...]:
-    """Classes and their shares, from CLASS:SHARE parts.
+def shares(option: str, text: str | None) -> tuple[tuple[int, float], ...]:
+    """Classes and their shares, from CLASS:SHARE parts; none from None.
 
     Raises:
         typer.BadParameter: it is malformed.
     """
+    if text is None:
+        return ()
     try:
         parts = [part.split(":") for part in text.split(",")]
         return tuple((int(priority), float(share)) for priority, share in parts)
     except ValueError:
-        raise typer.BadParameter(
-            f"{text!r} has no classes and shares; give them as in -1:0.1,2:0.5", param_hint=f"'{option}'"
-        ) from None
+        raise refusal(option, f"{text!r} has no classes and shares; give them as in -1:0.1,2:0.5") from None
 
 
-def token_range(option: str, text: str) -> tuple[int, int]:
-    """Least and most tokens, from one number or two.
-
-    Raises:
-        typer.BadParameter: it is neither.
-    """
+def _token_range(option: str, text: str) -> tuple[int, int]:
+    """Least and most tokens, from one number or two."""
     found = [number for part in text.split("-") if (number := whole_number(part.replace("_", ""))) is not None]
     if not 1 <= len(found) == text.count("-") + 1 <= 2:
-        raise typer.BadParameter(
-            f"{text!r} is no number of tokens; give one, or two as in 100-2000", param_hint=f"'{option}'"
-        )
+        raise refusal(option, f"{text!r} is no number of tokens; give one, or two as in 100-2000")
     return found[0], found[-1]

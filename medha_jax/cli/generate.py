@@ -14,7 +14,7 @@ import typer
 from medha_jax.cli.cluster import SEVERAL, ClusterOptions, ended_at_once, quiet_stdout
 from medha_jax.cli.generation_report import completion_json, print_summary, scores_json
 from medha_jax.cli.interrupt import noted_interrupts
-from medha_jax.cli.opening import lead_runtime, open_runtime, tell
+from medha_jax.cli.opening import model_sizes, tell
 from medha_jax.cli.option_groups import Shown, takes_groups
 from medha_jax.cli.progress import PrefillProgress
 from medha_jax.cli.prompt import (
@@ -30,7 +30,7 @@ from medha_jax.cli.remote import RemoteCompletion, RemoteOptions, check_options,
 from medha_jax.cli.remote import stream as stream_remote
 from medha_jax.cli.runtime_options import RuntimeOptions
 from medha_jax.cli.standard_streams import reader_may_leave
-from medha_jax.config import ModelDefaults, setting
+from medha_jax.config import ModelDefaults, RuntimeConfig, setting
 from medha_jax.plan import MAX_OUTPUTS, InvalidRequestError, SamplingParams
 from medha_jax.text import Tokenizer
 
@@ -87,7 +87,7 @@ def generate(
             settings = given | {"add_special_tokens": asked.add_special_tokens, "priority": remote.priority}
             _report(*stream_remote(connected, source, settings, remote.timeout, n, show_text=not json), json)
         return
-    from medha_jax.engine import GenerationRequest, ModelFiles, check_stops
+    from medha_jax.engine import GenerationRequest, ModelFiles, check_stops, sized_for
 
     files = ModelFiles.read(model_directory(runtime.model), defaults)
     sampling, tokenizer = sampling_params(files.sampling, given), files.tokenizer
@@ -100,12 +100,28 @@ def generate(
     with reader_may_leave():
         config = dataclasses.replace(runtime.config, prompt_logprobs=sampling.prompt_logprobs is not None)
         if cluster is None:
-            answers, scores = _stream(open_runtime(request, config), tokenizer, request, show_text=not json)
+            from medha_jax.runtime import open_executor
+
+            sized = sized_for(config, [request], _checked(request, config))
+            answers, scores = _stream(open_executor(sized, tell), tokenizer, request, show_text=not json)
         else:
+            from medha_jax.runtime.cluster import lead
+
             quiet_stdout()
-            with ended_at_once(), lead_runtime(request, config, cluster) as leading:
-                answers, scores = _stream(leading, tokenizer, request, show_text=not json)
+            with ended_at_once():
+                _checked(request, config)
+                with lead(config, cluster, tell) as leading:
+                    answers, scores = _stream(leading, tokenizer, request, show_text=not json)
         _report(answers, scores, json)
+
+
+def _checked(request: GenerationRequest, config: RuntimeConfig) -> int:
+    """Check a request before anything is loaded; returns the context in tokens."""
+    from medha_jax.engine import check_request
+
+    vocab, context = model_sizes(config)
+    check_request(request, vocab, context)
+    return context
 
 
 def _report(

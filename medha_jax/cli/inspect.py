@@ -12,7 +12,7 @@ import typer
 from medha_jax.cli.opening import tell
 from medha_jax.cli.option_groups import takes_groups
 from medha_jax.cli.runtime_options import LayoutOptions
-from medha_jax.cli.standard_streams import reader_may_leave
+from medha_jax.cli.standard_streams import print_result
 from medha_jax.config import BUNDLED_MODEL, MeshConfig, RuntimeConfig, same_setting, setting
 
 if TYPE_CHECKING:
@@ -97,24 +97,16 @@ def inspect(
 
     The programs are compiled for as many virtual CPU devices as the layout has, or with --target for a GPU, and read.
     """
-    config = options.config
-    with reader_may_leave():
-        report = _inspect(options, config)
-        if json:
-            print(jsons.dumps(report.as_dict(), allow_nan=False), flush=True)
-        else:
-            _print(report)
-
-
-def _print(report: LayoutReport | GpuReport) -> None:
     from medha_jax.cli.inspect_gpu_tables import print_gpu_report
     from medha_jax.cli.inspect_tables import print_report
-    from medha_jax.inspection import LayoutReport
+    from medha_jax.inspection import GpuReport
 
-    if isinstance(report, LayoutReport):
-        print_report(report)
-    else:
-        print_gpu_report(report)
+    report = _inspect(options, options.config)
+    print_result(
+        json,
+        lambda: jsons.dumps(report.as_dict(), allow_nan=False),
+        lambda: print_gpu_report(report) if isinstance(report, GpuReport) else print_report(report),
+    )
 
 
 def _inspect(options: InspectOptions, config: RuntimeConfig) -> LayoutReport | GpuReport:

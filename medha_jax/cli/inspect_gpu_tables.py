@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from medha_jax.cli.inspect_tables import WIDTH, size
+from medha_jax.cli.inspect_tables import WIDTH, known_size, several, size
 from medha_jax.cli.printing import print_line, print_table
 from medha_jax.results import Table
 
@@ -36,24 +36,21 @@ def print_gpu_report(report: GpuReport) -> None:
 def _kept(report: GpuReport) -> Table:
     devices = f"{report.devices} x {report.device}"
     title = f"{report.family}, {report.layers} layers, {report.dtype}, on {devices}"
-    usable = "unknown" if report.usable_bytes is None else size(report.usable_bytes)
     rows = (
         ("attention", report.attention),
         ("weights", size(report.weight_bytes)),
         ("KV pool", size(report.pool_bytes)),
-        ("all that is kept, of usable memory", f"{size(report.kept_bytes)} of {usable}"),
+        ("all that is kept, of usable memory", f"{size(report.kept_bytes)} of {known_size(report.usable_bytes)}"),
     )
     return Table(title, ("on one device", ""), rows)
 
 
 def _kernels(program: GpuProgramReport) -> Table:
-    kind = "tick" if program.slice_layers is None else f"slice of {_several(program.slice_layers, 'layer')}"
+    kind = "tick" if program.slice_layers is None else f"slice of {several(program.slice_layers, 'layer')}"
     title = f"{kind} {program.bucket}: {program.rows} rows"
-    step = f"in one of {_several(program.steps, 'layer')}"
+    step = f"in one of {several(program.steps, 'layer')}"
     rows = [(one.kind, str(one.in_a_layer), str(one.outside)) for one in program.kernels]
-    inside, outside = (
-        sum(counts) for counts in zip(*((k.in_a_layer, k.outside) for k in program.kernels), strict=True)
-    )
+    inside, outside = (sum(getattr(one, name) for one in program.kernels) for name in ("in_a_layer", "outside"))
     rows.append(("all", str(inside), str(outside)))
     return Table(title, ("launched", step, "besides, some of them not in every run"), tuple(rows))
 
@@ -66,7 +63,7 @@ def _moves(program: GpuProgramReport) -> Table | None:
             f"{one.moved}: {one.argument}" if one.argument else one.moved,
             ", ".join(one.result),
             size(one.nbytes),
-            "unknown" if one.times is None else size(one.nbytes * one.times),
+            known_size(None if one.times is None else one.nbytes * one.times),
         )
         for one in program.moves
         if one.argument or one.in_a_layer or one.nbytes >= SHOWN
@@ -83,7 +80,7 @@ def _notes(program: GpuProgramReport) -> Iterator[str]:
         found = program.buffers
         launches = "unknown" if found.launches is None else f"{found.launches:,}"
         yield (
-            f"{_several(found.buffers, 'command buffer')} with {_several(found.recorded, 'operation')}, launched "
+            f"{several(found.buffers, 'command buffer')} with {several(found.recorded, 'operation')}, launched "
             f"{launches} times a run; {len(found.loose) or 'nothing'} outside{':' if found.loose else ''}"
         )
         for one in found.loose:
@@ -98,7 +95,7 @@ def _notes(program: GpuProgramReport) -> Iterator[str]:
         beside = f"{_of(sent.beside_products)} beside matrix products, {_of(sent.beside_nothing)} beside nothing"
         yield f"{sent.kind} {', '.join(sent.result)}, {size(sent.nbytes)}, {_times(sent.times)}: {beside}"
     pool = "the pool stays in its memory" if program.pool_aliased else "THE POOL IS NOT DONATED: there are two"
-    temporary = "not seen" if program.temporary_bytes is None else size(program.temporary_bytes)
+    temporary = known_size(program.temporary_bytes, "not seen")
     yield f"{pool}; temporary memory {temporary}; compiled in {program.compile_seconds:.1f} s"
 
 
@@ -108,7 +105,3 @@ def _times(times: int | None) -> str:
 
 def _of(count: int | None) -> str:
     return "an unknown number" if count is None else f"{count:,}" if count else "none"
-
-
-def _several(count: int, what: str) -> str:
-    return f"{count} {what}{'s' * (count != 1)}"

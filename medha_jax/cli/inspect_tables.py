@@ -39,10 +39,19 @@ def size(nbytes: float) -> str:
     return f"{nbytes:,.1f} {UNITS[unit]}" if unit else f"{nbytes:,.0f} B"
 
 
+def known_size(nbytes: float | None, otherwise: str = "unknown") -> str:
+    """Bytes as text, if they are known."""
+    return otherwise if nbytes is None else size(nbytes)
+
+
+def several(count: int, what: str) -> str:
+    """A number of things, e.g. `2 layers`."""
+    return f"{count} {what}{'s' * (count != 1)}"
+
+
 def _layout(report: LayoutReport) -> Table:
     axes = ", ".join(f"{name}={count}" for name, count in report.axes.items())
     title = f"{report.family}, {report.layers} layers, {report.dtype}, on {report.devices} devices: {axes}"
-    usable = "unknown" if report.usable_bytes is None else size(report.usable_bytes)
     longest = "unknown" if report.longest_context is None else f"{report.longest_context:,} tokens"
     per_token = f"{report.kv_bytes_per_token:,} of {report.model_kv_bytes_per_token:,} B"
     rows = (
@@ -53,7 +62,7 @@ def _layout(report: LayoutReport) -> Table:
         ("rows held between slices", size(report.held_bytes)),
         ("page table", size(report.table_bytes)),
         ("sampler state", size(report.sampler_bytes)),
-        ("all that is kept, of usable memory", f"{size(report.total_bytes)} of {usable}"),
+        ("all that is kept, of usable memory", f"{size(report.total_bytes)} of {known_size(report.usable_bytes)}"),
         ("KV of one token, of all devices'", per_token),
         ("context of one request as configured", f"{report.context:,} tokens"),
         ("longest context that would fit", longest),
@@ -66,7 +75,7 @@ def _bucket(bucket: BucketReport) -> Table:
     shared = f", {bucket.shared_rows} of them shared" if bucket.shared_rows else ""
     kind, layers = "tick", ""
     if bucket.slice_layers is not None:
-        kind, layers = "slice", f", {bucket.slice_layers} layer{'s' * (bucket.slice_layers != 1)}"
+        kind, layers = "slice", f", {several(bucket.slice_layers, 'layer')}"
     title = f"{kind} {bucket.bucket}: {bucket.rows} rows{shared}{layers}"
     rows = [_collective(one) for one in bucket.collectives]
     rows += [(axis, "all", "", "", "", size(nbytes)) for axis, nbytes in bucket.bytes_by_axis.items()]
@@ -78,19 +87,17 @@ def _collective(one: Traffic) -> tuple[str, ...]:
     wider = f" ({size(one.compiled_nbytes)})" if one.compiled_nbytes != one.nbytes else ""
     most = "at most " if one.conditional else ""
     count = "unknown" if one.count is None else f"{most}{one.count}"
-    total = "unknown" if one.count is None else size(one.count * one.nbytes)
+    total = known_size(None if one.count is None else one.count * one.nbytes)
     return one.axis or "none", one.kind, ", ".join(one.shapes), f"{size(one.nbytes)}{wider}", count, total
 
 
 def _notes(bucket: BucketReport) -> list[str]:
     found = f"{bucket.pool_copies} COPIES of the pool" if bucket.pool_copies else "no copy of the pool"
-    temporary = "unknown" if bucket.temporary_bytes is None else size(bucket.temporary_bytes)
     flops = "unknown" if bucket.program_flops is None else f"{bucket.program_flops:.3g}"
-    accessed = "unknown" if bucket.program_bytes is None else size(bucket.program_bytes)
     lines = [
         f"matrix products (counted from the sizes, without attention): {bucket.matmul_flops:.3g} FLOP",
-        f"compiler's estimate (loop bodies counted once): {flops} FLOP, {accessed} accessed",
-        f"{found}; temporary memory {temporary}; compiled in {bucket.compile_seconds:.1f} s",
+        f"compiler's estimate (loop bodies counted once): {flops} FLOP, {known_size(bucket.program_bytes)} accessed",
+        f"{found}; temporary memory {known_size(bucket.temporary_bytes)}; compiled in {bucket.compile_seconds:.1f} s",
     ]
     if bucket.pool_conversions:
         lines.append(

@@ -1,36 +1,12 @@
-"""Opens a runtime for a command, and reports its start."""
+"""Before a runtime opens: the sizes of its model; and where its start is reported."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
-from typing import TYPE_CHECKING
 
-import typer
-
+from medha_jax.cli.option_groups import refusal
 from medha_jax.config import RuntimeConfig
-
-if TYPE_CHECKING:
-    from medha_jax.engine import GenerationRequest
-    from medha_jax.runtime import MeshExecutor
-    from medha_jax.runtime.cluster import ClusterConfig, ClusterExecutor
-
-
-def open_runtime(request: GenerationRequest, config: RuntimeConfig) -> MeshExecutor:
-    """A runtime just large enough for the request; its start is reported on stderr."""
-    from medha_jax.engine import sized_for
-    from medha_jax.runtime import open_executor
-
-    sized = sized_for(config, [request], _check(request, config))
-    return open_executor(sized, tell)
-
-
-def lead_runtime(request: GenerationRequest, config: RuntimeConfig, cluster: ClusterConfig) -> ClusterExecutor:
-    """A runtime over all processes, with the sizes that all of them were started with."""
-    from medha_jax.runtime.cluster import lead
-
-    _check(request, config)
-    return lead(config, cluster, tell)
 
 
 def tell(line: str) -> None:
@@ -51,17 +27,6 @@ def model_sizes(config: RuntimeConfig) -> tuple[int, int]:
     arch = Architecture.from_directory(config.model)
     context, max_context = arch.context, config.max_context
     if max_context is not None and max_context > context:
-        raise typer.BadParameter(
-            f"{max_context:,} is more than the model's context; allowed are 1 to {context:,} tokens",
-            param_hint="'--max-context'",
-        )
+        why = f"{max_context:,} is more than the model's context; allowed are 1 to {context:,} tokens"
+        raise refusal("--max-context", why)
     return arch.vocab, max_context or context
-
-
-def _check(request: GenerationRequest, config: RuntimeConfig) -> int:
-    """Check a request before anything is loaded; returns the context in tokens."""
-    from medha_jax.engine import check_request
-
-    vocab, context = model_sizes(config)
-    check_request(request, vocab, context)
-    return context

@@ -6,9 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import inspect
-import operator
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -104,6 +102,11 @@ def as_flags(names: Iterable[str]) -> str:
     return ", ".join(map(as_flag, names))
 
 
+def refusal(flag: str, why: str) -> typer.BadParameter:
+    """The refusal of an option's value."""
+    return typer.BadParameter(why, param_hint=f"'{flag}'")
+
+
 @dataclass(frozen=True)
 class _Option:
     """One option, which converts its value to the field's."""
@@ -128,8 +131,9 @@ class _Option:
         """
         for one in value or () if self.many else (value,):
             if isinstance(one, (int, float)) and not self.setting.allows(one):
-                flag = f"'--{self.parameter.name.replace('_', '-')}'"
-                raise typer.BadParameter(f"{one} is out of range; allowed is {self.setting.interval}", param_hint=flag)
+                raise refusal(
+                    as_flag(self.parameter.name), f"{one} is out of range; allowed is {self.setting.interval}"
+                )
 
     def _one(self, value: Any) -> Any:
         if self.pairs:
@@ -144,9 +148,8 @@ class _Option:
         try:
             return int(key), float(number)
         except ValueError:
-            flag = f"'--{self.parameter.name.replace('_', '-')}'"
-            message = f"{text[:40]!r} is no {self.setting.metavar}, such as 5=-1.5"
-            raise typer.BadParameter(message, param_hint=flag) from None
+            why = f"{text[:40]!r} is no {self.setting.metavar}, such as 5=-1.5"
+            raise refusal(as_flag(self.parameter.name), why) from None
 
 
 class _Group:
@@ -205,17 +208,21 @@ def _option(declared: dataclasses.Field[Any], annotation: Any, shown: Shown) -> 
     if stated is None:
         return None
     name = shown.options.get(declared.name, stated.option or declared.name)
-    kind, optional = annotation, get_origin(annotation) in (Union, UnionType)
-    lists = [one for one in (get_args(annotation) if optional else (annotation,)) if get_origin(one) is tuple]
-    many, pairs = bool(lists), False
+    optional = get_origin(annotation) in (Union, UnionType)
+    (kind,) = {*get_args(annotation)} - {type(None)} if optional else (annotation,)
+    many = get_origin(kind) is tuple
     if many:
-        element = get_args(lists[0])[0]
-        pairs = get_origin(element) is tuple
-        kind = list[str if pairs else element] | None  # type: ignore[misc]
-    if get_origin(kind) is Literal:
+        kind = get_args(kind)[0]
+    pairs = get_origin(kind) is tuple
+    if pairs or get_origin(kind) is Literal:
         kind = str
     if stated.choices and stated.metavar is None:  # with a metavar, the group itself refuses unknown values
-        kind = _with(kind, StrEnum("Choice", {choice: choice for choice in stated.choices}))
+        kind = _choice(stated.choices)
+    metavar = stated.metavar or (None if many else {int: "N", Path: "FILE"}.get(kind))
+    if many:
+        kind = list[kind] | None  # type: ignore[valid-type]
+    elif optional:
+        kind = kind | None
     default = None if many else shown.defaults.get(declared.name, declared.default)
     if shown.unset and annotation is not bool:
         kind, default = kind | None, None
@@ -225,13 +232,11 @@ def _option(declared: dataclasses.Field[Any], annotation: Any, shown: Shown) -> 
     checked_later = stated.above is not None or stated.below is not None or (shown.unset and not many)
     limits = (None, None) if checked_later else (stated.at_least, stated.at_most)
     low, high = (None if limit is None else limit * stated.per for limit in limits)
-    words = {int: "N", Path: "FILE"}
-    metavar = next((word for part, word in words.items() if part in (kind, *get_args(kind))), None)
     told = typer.Option(
-        *([f"--{name.replace('_', '-')}"] if stated.switch else []),
+        *([as_flag(name)] if stated.switch else []),
         min=low,
         max=high,
-        metavar=stated.metavar or metavar,
+        metavar=metavar,
         help=stated.help,
         rich_help_panel=stated.panel or shown.panel,
     )
@@ -241,11 +246,5 @@ def _option(declared: dataclasses.Field[Any], annotation: Any, shown: Shown) -> 
     return _Option(parameter, stated, many, pairs, None if optional else ())
 
 
-def _with(annotation: Any, words: Any) -> Any:
-    """An annotation with `str` replaced by an enumeration."""
-    if annotation is str:
-        return words
-    origin, parts = get_origin(annotation), tuple(_with(part, words) for part in get_args(annotation))
-    if not parts:
-        return annotation
-    return functools.reduce(operator.or_, parts) if origin in (Union, UnionType) else origin[parts]
+def _choice(words: Iterable[str]) -> Any:
+    return StrEnum("Choice", {word: word for word in words})

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import typer
-
+from medha_jax.cli.option_groups import refusal
 from medha_jax.config import BUNDLED_MODEL
 from medha_jax.plan import InvalidRequestError, SamplingParams
 from medha_jax.text import Tokenizer
@@ -27,10 +26,10 @@ def model_directory(model: str) -> Path:
     if directory.is_dir():
         return directory
     what = "is not a directory" if directory.exists() else "does not exist"
-    raise typer.BadParameter(
+    raise refusal(
+        "--model",
         f"{directory} {what}; give tiny, or the directory of a Hugging Face model "
         "(config.json, tokenizer.json, *.safetensors)",
-        param_hint="'--model'",
     )
 
 
@@ -95,13 +94,13 @@ def whole_number(text: str) -> int | None:
     return int(digits) if digits.isascii() and digits.isdigit() and len(digits) <= MAX_DIGITS else None
 
 
-def whole_numbers(text: str, least: int, refusal: Callable[[str], Exception]) -> tuple[int, ...]:
-    """Numbers separated by commas; raises `refusal` of the first part that is no number, or too small."""
+def whole_numbers(parts: Iterable[str], least: int, refused: Callable[[str], Exception]) -> tuple[int, ...]:
+    """Numbers from their texts; raises `refused` of the first one that is no number, or too small."""
     found = []
-    for part in text.split(","):
+    for part in parts:
         number = whole_number(part)
         if number is None or number < least:
-            raise refusal(part)
+            raise refused(part)
         found.append(number)
     return tuple(found)
 
@@ -115,12 +114,13 @@ def parse_ids(text: str) -> tuple[int, ...]:
     parts = text.replace(",", " ").split()
     if not parts:
         raise InvalidRequestError("the prompt is empty; it must have at least one token id")
-    for part in parts:
-        if whole_number(part) is None:
-            raise InvalidRequestError(
-                f"{part[:20]!r} is not a token id; give numbers of 0 or more, separated by commas or spaces"
-            )
-    return tuple(int(part) for part in parts)
+    return whole_numbers(
+        parts,
+        0,
+        lambda part: InvalidRequestError(
+            f"{part[:20]!r} is not a token id; give numbers of 0 or more, separated by commas or spaces"
+        ),
+    )
 
 
 def parse_chunks(text: str) -> tuple[int, ...] | None:
@@ -132,12 +132,12 @@ def parse_chunks(text: str) -> tuple[int, ...] | None:
     if text == "auto":
         return None
     return whole_numbers(
-        text,
+        text.split(","),
         1,
-        lambda part: typer.BadParameter(
+        lambda part: refusal(
+            "--chunk",
             f"{part!r} is not a number of tokens; give auto, or sizes of 1 or more as in 512 or 512,64 "
             "(the last one repeats)",
-            param_hint="'--chunk'",
         ),
     )
 

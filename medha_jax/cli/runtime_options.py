@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any
 
 from medha_jax.cli.option_groups import Shown
@@ -12,13 +12,13 @@ from medha_jax.config import MeshConfig, RuntimeConfig, load_mesh, same_setting,
 PANEL = "Layout"
 
 
-def mesh_config(text: str, **overrides: Any) -> MeshConfig:
+def mesh_config(mesh: str, **overrides: Any) -> MeshConfig:
     """The layout that `--mesh` names, changed by the settings stated beside it.
 
     Raises:
         ConfigError: the layout cannot be read, or a setting is out of range.
     """
-    return replace(load_mesh(text), **{name: value for name, value in overrides.items() if value is not None})
+    return replace(load_mesh(mesh), **{name: value for name, value in overrides.items() if value is not None})
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,7 @@ class LayoutOptions:
         Raises:
             ConfigError: it cannot be read, or a setting is out of range.
         """
-        return mesh_config(
-            self.mesh,
-            page_size=self.page_size,
-            tokens_per_group=self.tokens_per_group,
-            overlap_rows=self.overlap_rows,
-        )
+        return mesh_config(**asdict(self))
 
 
 @dataclass(frozen=True)

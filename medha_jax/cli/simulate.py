@@ -15,7 +15,7 @@ from medha_jax.cli.option_groups import Shown, takes_groups
 from medha_jax.cli.progress import SimulationProgress
 from medha_jax.cli.simulate_measure import measure
 from medha_jax.cli.simulate_traffic import SIMULATED, traffic
-from medha_jax.cli.standard_streams import reader_may_leave
+from medha_jax.cli.standard_streams import print_result
 from medha_jax.collector import exempt_live_objects
 from medha_jax.config import POLICIES, SchedulerConfig, setting
 
@@ -120,6 +120,7 @@ def convoy(
 
     The first row is first come, first served without taking turns chunk by chunk; ratios are to its median.
     """
+    from medha_jax.cli.simulate_tables import print_convoy
     from medha_jax.simulate.summaries import summarise_convoy
     from medha_jax.workload import ConvoyConfig, build_convoy
 
@@ -139,13 +140,7 @@ def convoy(
     whole = ("fcfs, whole prompts", dataclasses.replace(settings, policy="fcfs", chunk_preemption=False))
     variants = (whole, *((name, dataclasses.replace(settings, policy=name)) for name in POLICIES))
     rows = [summarise_convoy(name, _run(name, machine, config, requests), machine) for name, config in variants]
-    with reader_may_leave():
-        if shown.json:
-            _print_rows(rows)
-        else:
-            from medha_jax.cli.simulate_tables import print_convoy
-
-            print_convoy(rows, machine, settings.tpot_target_s)
+    print_result(shown.json, lambda: _rows_json(rows), lambda: print_convoy(rows, machine, settings.tpot_target_s))
 
 
 @simulate.command()
@@ -154,6 +149,7 @@ def policies(
     asked: ComparedPolicies, shown: ShownSimulation, settings: Annotated[SchedulerConfig, EVERY_MARGIN]
 ) -> None:
     """Every policy on the same mix of short and long prompts: who is on time, who waits how long."""
+    from medha_jax.cli.simulate_tables import print_policies
     from medha_jax.simulate.simulation import alone
     from medha_jax.simulate.summaries import summarise
     from medha_jax.workload import WorkloadConfig, build, build_offered, preset_of
@@ -169,30 +165,22 @@ def policies(
         for name, config in variants:
             outcome = _run(name, machine, config, requests, None if asked.drain else asked.duration)
             rows.append(summarise(name, outcome, asked.duration))
-    with reader_may_leave():
-        if shown.json:
-            _print_rows(rows)
-        else:
-            from medha_jax.cli.simulate_tables import print_policies
-
-            words = f"{asked.mix} % long" if asked.mix.isdigit() else asked.mix
-            print_policies(rows, machine, f"{words}, requests come for {asked.duration:,.0f} s, seed {asked.seed}")
+    words = f"{asked.mix} % long" if asked.mix.isdigit() else asked.mix
+    about = f"{words}, requests come for {asked.duration:,.0f} s, seed {asked.seed}"
+    print_result(shown.json, lambda: _rows_json(rows), lambda: print_policies(rows, machine, about))
 
 
-def _print_rows(rows: Sequence[Any]) -> None:
-    print(jsons.dumps({"simulated": True, "rows": [dataclasses.asdict(row) for row in rows]}), flush=True)
+def _rows_json(rows: Sequence[Any]) -> str:
+    return jsons.dumps({"simulated": True, "rows": [dataclasses.asdict(row) for row in rows]})
 
 
 def _variants(asked: ComparedPolicies, settings: SchedulerConfig) -> list[tuple[str, SchedulerConfig]]:
     found: list[tuple[str, SchedulerConfig]] = []
     for policy in asked.policy or POLICIES:
         config = dataclasses.replace(settings, policy=policy)
-        if policy == "lars" and asked.margin:
-            found += [
-                (f"lars {margin:g}", dataclasses.replace(config, deadline_margin=margin)) for margin in asked.margin
-            ]
-        else:
-            found.append((policy, config))
+        margins = asked.margin if policy == "lars" else ()
+        several = [(f"lars {margin:g}", dataclasses.replace(config, deadline_margin=margin)) for margin in margins]
+        found += several or [(policy, config)]
     return found
 
 

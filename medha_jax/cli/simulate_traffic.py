@@ -13,7 +13,7 @@ from medha_jax.cli.option_groups import Shown, takes_groups
 from medha_jax.cli.plan import token_count
 from medha_jax.cli.progress import SimulationProgress
 from medha_jax.cli.runtime_options import mesh_config
-from medha_jax.cli.standard_streams import reader_may_leave
+from medha_jax.cli.standard_streams import print_result
 from medha_jax.collector import exempt_live_objects
 from medha_jax.config import SchedulerConfig, setting
 
@@ -71,6 +71,9 @@ def traffic(asked: TrafficOptions, settings: Annotated[SchedulerConfig, SIMULATE
 
     With --calibration the machine is the measured one, and how far its times are off is printed by kind of tick.
     """
+    from medha_jax.cli.printing import print_table
+    from medha_jax.cli.simulate_tables import print_errors, print_traffic
+    from medha_jax.results import run_tables
     from medha_jax.simulate.calibration import read_calibration
     from medha_jax.simulate.deployments import modelled
     from medha_jax.simulate.replay import read_real, requests_of, simulated_run
@@ -88,28 +91,26 @@ def traffic(asked: TrafficOptions, settings: Annotated[SchedulerConfig, SIMULATE
     exempt_live_objects()
     with SimulationProgress(settings.policy, len(requests), time.monotonic) as progress:
         outcome = run(machine, settings, requests, on_progress=progress.update)
-    with reader_may_leave():
-        if asked.json:
-            records = [dataclasses.replace(one, tpot_slo_s=settings.tpot_target_s) for one in outcome.records]
-            stated = {
-                "simulated": True,
-                "machine": machine.about,
-                "errors": [dataclasses.asdict(one) for one in measured.errors] if measured else None,
-                "seconds": outcome.end,
-                "records": [dataclasses.asdict(one) for one in records],
-            }
-            print(jsons.dumps(stated, allow_nan=False), flush=True)
-            return
-        from medha_jax.cli.printing import print_table
-        from medha_jax.cli.simulate_tables import print_errors, print_traffic
-        from medha_jax.results import run_tables
 
+    def stated() -> str:
+        records = [dataclasses.replace(one, tpot_slo_s=settings.tpot_target_s) for one in outcome.records]
+        found = {
+            "simulated": True,
+            "machine": machine.about,
+            "errors": [dataclasses.asdict(one) for one in measured.errors] if measured else None,
+            "seconds": outcome.end,
+            "records": [dataclasses.asdict(one) for one in records],
+        }
+        return jsons.dumps(found, allow_nan=False)
+
+    def print_tables() -> None:
         print_traffic(outcome, machine)
-        if real is not None:
-            for table in run_tables([real, simulated_run(outcome, machine, real)]):
-                print_table(table)
+        for table in run_tables([real, simulated_run(outcome, machine, real)]) if real else ():
+            print_table(table)
         if measured is not None:
             print_errors(measured)
+
+    print_result(asked.json, stated, print_tables)
 
 
 def _drawn(asked: TrafficOptions, context: int) -> list[WorkloadRequest]:
@@ -123,7 +124,7 @@ def _drawn(asked: TrafficOptions, context: int) -> list[WorkloadRequest]:
         rate=asked.rate,
         duration=asked.duration,
         seed=asked.seed,
-        priorities=() if asked.priorities is None else shares("--priorities", asked.priorities),
+        priorities=shares("--priorities", asked.priorities),
     )
 
     def fitted(one: WorkloadRequest) -> WorkloadRequest:

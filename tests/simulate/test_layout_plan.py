@@ -23,7 +23,7 @@ def test_every_layout_is_estimated_or_refused_and_the_front_comes_first() -> Non
         targets=Targets(tpot_s=0.05),
         on_progress=seen.append,
     )
-    looked_at = [one.candidate for one in (*planned.found, *planned.refused)]
+    looked_at = [one.candidate for one in planned.found] + [one.candidate for one in planned.refused]
     assert len(looked_at) == len(every) and all(one in every for one in looked_at)
     assert seen == list(range(1, len(every) + 1))
     assert [one.front for one in planned.found] == mark_front(planned.found)
