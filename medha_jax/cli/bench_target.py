@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from types import FrameType
@@ -20,7 +20,6 @@ from medha_jax.config import load_mesh
 
 if TYPE_CHECKING:
     from medha_jax.bench.backend import Backend
-    from medha_jax.bench.own_server import OwnServer
     from medha_jax.cli.bench_options import ClientOptions, PolicyOptions, ServerOptions
     from medha_jax.workload import WorkloadRequest
 
@@ -77,15 +76,28 @@ def check_own(context: typer.Context, options: ServerOptions) -> None:
 def opened(options: ServerOptions, policy: PolicyOptions, requests: Iterable[WorkloadRequest]) -> Iterator[Target]:
     """A server that is ready: the running one, or a new one with this policy, stopped after the block.
 
+    A signal that ends this program ends the new one, too.
+
     Raises:
         ServerStartError: the new one did not start.
     """
     if options.remote:
         yield Target(options, policy, options.server or options.url or "")
         return
+    from medha_jax.bench.own_server import OwnServer
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
     sized = fitted(options, requests)
-    with started(arguments(sized, policy)) as server:
-        yield Target(sized, policy, server.address, server.start_s)
+    given = arguments(sized, policy)
+    with handled(STOPPING, interrupt):
+        tell(f"$ medha-jax serve {' '.join(given)}")
+        with OwnServer(given, tell) as server:
+            tell(f"the server is ready after {server.start_s:.0f} s")
+            yield Target(sized, policy, server.address, server.start_s)
+            if not server.alive:
+                tell(f"the server has ended by itself: {server.last_line}")
 
 
 def fitted(options: ServerOptions, requests: Iterable[WorkloadRequest]) -> ServerOptions:
@@ -98,23 +110,6 @@ def fitted(options: ServerOptions, requests: Iterable[WorkloadRequest]) -> Serve
         return options
     context = options.max_context or needs.context
     return replace(options, max_context=context, pool_tokens=options.pool_tokens or max(context, needs.pool))
-
-
-@contextmanager
-def started(given: Sequence[str]) -> Iterator[OwnServer]:
-    """A server with these arguments, ready; a signal that ends this program ends it, too."""
-    from medha_jax.bench.own_server import OwnServer
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    with handled(STOPPING, interrupt):
-        tell(f"$ medha-jax serve {' '.join(given)}")
-        with OwnServer(given, tell) as server:
-            tell(f"the server is ready after {server.start_s:.0f} s")
-            yield server
-            if not server.alive:
-                tell(f"the server has ended by itself: {server.last_line}")
 
 
 def flags(**settings: object) -> list[str]:

@@ -72,11 +72,7 @@ class InspectOptions:
 
     @property
     def config(self) -> RuntimeConfig:
-        """The runtime's configuration.
-
-        Raises:
-            ConfigError: the layout cannot be read, or a setting is out of range.
-        """
+        """The runtime's configuration; errors as in `mesh_config`."""
         layout = self.layout.config
         return RuntimeConfig(
             mesh=layout,

@@ -72,7 +72,7 @@ def takes_groups(command: Callable[..., Any]) -> Callable[..., Any]:
                 parameters.setdefault(option.name, option)
 
     def run(**given: Any) -> Any:
-        made = {name: group.made(given) for name, group in groups.items()}
+        made = {name: group.read(given) for name, group in groups.items()}
         return command(**{name: given[name] for name in own}, **made)
 
     run.__name__, run.__doc__ = command.__name__, command.__doc__
@@ -117,6 +117,9 @@ class _Option:
     pairs: bool = False
     absent: tuple[()] | None = ()  # a list that was not stated
 
+    def parameters(self) -> Iterator[inspect.Parameter]:
+        yield self.parameter
+
     def read(self, given: Mapping[str, Any]) -> Any:
         value = given[self.parameter.name]
         if self.many:
@@ -153,43 +156,34 @@ class _Option:
 
 
 class _Group:
-    """The options of a dataclass, including those of inner groups."""
+    """The options of a dataclass, including those of inner groups, in the order of the fields."""
 
     def __init__(self, kind: type, shown: Shown) -> None:
         self._kind, self._shown = kind, shown
-        self._options: dict[str, _Option] = {}
-        self._inner: dict[str, _Group] = {}
+        self._parts: dict[str, _Option | _Group] = {}
         hints = get_type_hints(kind, include_extras=True)
         for declared in dataclasses.fields(kind):
-            if declared.name in shown.without:
-                continue
-            inner = _group(hints[declared.name], shown)
-            if inner is not None:
-                self._inner[declared.name] = inner
-                continue
-            option = _option(declared, hints[declared.name], shown)
-            if option is not None:
-                self._options[declared.name] = option
+            if declared.name not in shown.without:
+                hint = hints[declared.name]
+                part = _group(hint, shown) or _option(declared, hint, shown)
+                if part is not None:
+                    self._parts[declared.name] = part
 
     def parameters(self) -> Iterator[inspect.Parameter]:
-        """The parameters for typer, in the order of the fields."""
-        for declared in dataclasses.fields(self._kind):
-            if declared.name in self._options:
-                yield self._options[declared.name].parameter
-            elif declared.name in self._inner:
-                yield from self._inner[declared.name].parameters()
+        """The parameters for typer."""
+        for part in self._parts.values():
+            yield from part.parameters()
 
-    def made(self, given: Mapping[str, Any]) -> Any:
+    def read(self, given: Mapping[str, Any]) -> Any:
         """The instance, or the mapping, from the values of the command line."""
-        names = {one.name for one in dataclasses.fields(self._kind)} & {*self._shown.without}
-        values = {name: value for name, value in self._shown.defaults.items() if name in names and not self._shown.of}
-        values |= {name: option.read(given) for name, option in self._options.items()}
-        values |= {name: inner.made(given) for name, inner in self._inner.items()}
+        values = {name: part.read(given) for name, part in self._parts.items()}
         if self._shown.of is not None:
             return values
-        made = self._kind(**values)
-        for name, option in self._options.items():
-            option.check(values[name])  # what the group itself did not refuse, such as NaN
+        hidden = {one.name for one in dataclasses.fields(self._kind)} & {*self._shown.without}
+        made = self._kind(**{name: self._shown.defaults[name] for name in hidden & {*self._shown.defaults}}, **values)
+        for name, part in self._parts.items():
+            if isinstance(part, _Option):
+                part.check(values[name])  # what the group itself did not refuse, such as NaN
         return made
 
 

@@ -34,20 +34,19 @@ class PrefillEstimate:
     """
 
     def __init__(self) -> None:
-        self._done = 0
-        self._xx = self._xy = self._yy = self._xt = self._yt = self._x = self._t = 0.0
+        self._done, self._seconds = 0, 0.0
+        self._xx = self._xy = self._yy = self._xt = self._yt = 0.0
 
     def add(self, done: int, seconds: float) -> None:
         """Note that tokens up to `done` are computed, the new ones in `seconds`."""
         x, y = float(done - self._done), (done**2 - self._done**2) / 2
-        self._done = done
+        self._done, self._seconds = done, self._seconds + seconds
         self._xx, self._xy, self._yy = self._xx + x * x, self._xy + x * y, self._yy + y * y
         self._xt, self._yt = self._xt + x * seconds, self._yt + y * seconds
-        self._x, self._t = self._x + x, self._t + seconds
 
     def seconds_left(self, total: int) -> float:
         """Seconds until `total` tokens are computed; 0 before the first chunk."""
-        if not self._x:
+        if not self._done:
             return 0.0
         x, y = total - self._done, (total**2 - self._done**2) / 2
         determinant = self._xx * self._yy - self._xy**2
@@ -58,7 +57,7 @@ class PrefillEstimate:
                 return a * x + b * y
             if a < 0:
                 return self._yt / self._yy * y
-        return self._t / self._x * x
+        return self._seconds / self._done * x
 
 
 class Progress:

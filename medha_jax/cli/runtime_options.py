@@ -37,11 +37,7 @@ class LayoutOptions:
 
     @property
     def config(self) -> MeshConfig:
-        """The layout.
-
-        Raises:
-            ConfigError: it cannot be read, or a setting is out of range.
-        """
+        """The layout; errors as in `mesh_config`."""
         return mesh_config(**asdict(self))
 
 
@@ -57,12 +53,7 @@ class RuntimeOptions:
 
     @property
     def config(self) -> RuntimeConfig:
-        """The runtime's configuration.
-
-        Raises:
-            typer.BadParameter: there is no such model directory.
-            ConfigError: the layout cannot be read, or a setting is out of range.
-        """
+        """The runtime's configuration; errors as in `model_directory` and `mesh_config`."""
         directory = model_directory(self.model)
         layout, stated = self.layout.config, self.settings
         slots = stated.get("slots") or layout.usual_slots

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import functools
 import os
-import re
 import signal
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,34 +13,18 @@ from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-import yaml
 
 from medha_jax.cli.cluster import SEVERAL, ClusterOptions, ended_at_once, quiet_stdout
 from medha_jax.cli.interrupt import outlive_hangups
 from medha_jax.cli.option_groups import Shown, takes_groups
 from medha_jax.cli.runtime_options import RuntimeOptions
 from medha_jax.config import ConfigError, ModelDefaults, RuntimeConfig, SchedulerConfig, setting
-from medha_jax.config.yaml_file import KeysOnce, read_mapping
+from medha_jax.config.yaml_file import AsTyped, read_mapping
 from medha_jax.net import TlsFiles
 from medha_jax.server.settings import ServerSettings
 
 if TYPE_CHECKING:
     from medha_jax.runtime.cluster import ClusterConfig
-
-
-class _AsTyped(KeysOnce, yaml.BaseLoader):
-    """Reads values as they are typed, so the words off, on, yes and no mean what they mean as a flag's value.
-
-    YAML itself would make booleans, dates and numbers of base 60 of them; each option converts its own value.
-    """
-
-
-_NULL, _FLOAT = "tag:yaml.org,2002:null", "tag:yaml.org,2002:float"
-# a key without a value keeps its default; infinite numbers are typed otherwise on a command line
-_AsTyped.add_implicit_resolver(_NULL, re.compile(r"(~|null|Null|NULL|)$"), ["~", "n", "N", ""])
-_AsTyped.add_constructor(_NULL, lambda loader, node: None)
-_AsTyped.add_implicit_resolver(_FLOAT, re.compile(r"([-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))$"), list("-+."))
-_AsTyped.add_constructor(_FLOAT, lambda loader, node: node.value.replace(".", ""))
 
 
 def _config_file(ctx: typer.Context, path: Path | None) -> Path | None:
@@ -53,7 +36,7 @@ def _config_file(ctx: typer.Context, path: Path | None) -> Path | None:
     if path is None:
         return None
     try:
-        stated = read_mapping(path, loader=_AsTyped)
+        stated = read_mapping(path, loader=AsTyped)
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
     allowed = sorted(parameter.name for parameter in ctx.command.params if parameter.name not in (None, "config"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json as jsons
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,17 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medha_jax.cli.option_groups import Shown, takes_groups
-from medha_jax.cli.progress import SimulationProgress
 from medha_jax.cli.simulate_measure import measure
-from medha_jax.cli.simulate_traffic import SIMULATED, traffic
+from medha_jax.cli.simulate_traffic import SIMULATED, simulated, traffic
 from medha_jax.cli.standard_streams import print_result
-from medha_jax.collector import exempt_live_objects
 from medha_jax.config import POLICIES, SchedulerConfig, setting
 
 if TYPE_CHECKING:
     from medha_jax.simulate.deployments import Deployment
-    from medha_jax.simulate.simulation import Outcome
-    from medha_jax.workload import WorkloadRequest
 
 LOADS = (0.5, 0.9, 1.2)
 SHORT_PROMPTS = 100, 2000  # least and most tokens
@@ -139,7 +134,7 @@ def convoy(
     machine = shown.machine
     whole = ("fcfs, whole prompts", dataclasses.replace(settings, policy="fcfs", chunk_preemption=False))
     variants = (whole, *((name, dataclasses.replace(settings, policy=name)) for name in POLICIES))
-    rows = [summarise_convoy(name, _run(name, machine, config, requests), machine) for name, config in variants]
+    rows = [summarise_convoy(name, simulated(name, machine, config, requests), machine) for name, config in variants]
     print_result(shown.json, lambda: _rows_json(rows), lambda: print_convoy(rows, machine, settings.tpot_target_s))
 
 
@@ -163,7 +158,7 @@ def policies(
         else:
             requests = build_offered(workload, load, alone(machine, settings)).requests
         for name, config in variants:
-            outcome = _run(name, machine, config, requests, None if asked.drain else asked.duration)
+            outcome = simulated(name, machine, config, requests, None if asked.drain else asked.duration)
             rows.append(summarise(name, outcome, asked.duration))
     words = f"{asked.mix} % long" if asked.mix.isdigit() else asked.mix
     about = f"{words}, requests come for {asked.duration:,.0f} s, seed {asked.seed}"
@@ -182,17 +177,3 @@ def _variants(asked: ComparedPolicies, settings: SchedulerConfig) -> list[tuple[
         several = [(f"lars {margin:g}", dataclasses.replace(config, deadline_margin=margin)) for margin in margins]
         found += several or [(policy, config)]
     return found
-
-
-def _run(
-    name: str,
-    deployment: Deployment,
-    config: SchedulerConfig,
-    requests: Sequence[WorkloadRequest],
-    until: float | None = None,
-) -> Outcome:
-    from medha_jax.simulate.simulation import simulate as run
-
-    exempt_live_objects()
-    with SimulationProgress(name, len(requests), time.monotonic) as progress:
-        return run(deployment, config, requests, until, progress.update)

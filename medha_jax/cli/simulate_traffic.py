@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json as jsons
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,6 +19,8 @@ from medha_jax.collector import exempt_live_objects
 from medha_jax.config import SchedulerConfig, setting
 
 if TYPE_CHECKING:
+    from medha_jax.simulate.deployments import Deployment
+    from medha_jax.simulate.simulation import Outcome
     from medha_jax.workload import WorkloadRequest
 
 _MACHINE, _WORKLOAD = "Machine", "Workload"
@@ -77,7 +80,6 @@ def traffic(asked: TrafficOptions, settings: Annotated[SchedulerConfig, SIMULATE
     from medha_jax.simulate.calibration import read_calibration
     from medha_jax.simulate.deployments import modelled
     from medha_jax.simulate.replay import read_real, requests_of, simulated_run
-    from medha_jax.simulate.simulation import simulate as run
 
     measured = None
     if asked.calibration is None:
@@ -88,9 +90,7 @@ def traffic(asked: TrafficOptions, settings: Annotated[SchedulerConfig, SIMULATE
     machine = machine.chunks_only if asked.chunks_only else machine
     real = None if asked.as_in is None else read_real(asked.as_in)
     requests = _drawn(asked, machine.context) if real is None else requests_of(real)
-    exempt_live_objects()
-    with SimulationProgress(settings.policy, len(requests), time.monotonic) as progress:
-        outcome = run(machine, settings, requests, on_progress=progress.update)
+    outcome = simulated(settings.policy, machine, settings, requests)
 
     def stated() -> str:
         records = [dataclasses.replace(one, tpot_slo_s=settings.tpot_target_s) for one in outcome.records]
@@ -132,3 +132,18 @@ def _drawn(asked: TrafficOptions, context: int) -> list[WorkloadRequest]:
         return dataclasses.replace(one, output_tokens=output, prompt_tokens=min(one.length, context - output))
 
     return [fitted(one) for one in build(config).requests]
+
+
+def simulated(
+    name: str,
+    deployment: Deployment,
+    config: SchedulerConfig,
+    requests: Sequence[WorkloadRequest],
+    until: float | None = None,
+) -> Outcome:
+    """Simulate requests, until that second or to the end of all, and show progress under a name."""
+    from medha_jax.simulate.simulation import simulate as run
+
+    exempt_live_objects()
+    with SimulationProgress(name, len(requests), time.monotonic) as progress:
+        return run(deployment, config, requests, until, progress.update)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -34,6 +35,21 @@ class KeysOnce:
 
 class StrictLoader(KeysOnce, yaml.SafeLoader):
     """YAML's usual values, and each key once."""
+
+
+class AsTyped(KeysOnce, yaml.BaseLoader):
+    """Reads values as they are typed, so the words off, on, yes and no mean what they mean as a flag's value.
+
+    YAML itself would make booleans, dates and numbers of base 60 of them; each option converts its own value.
+    """
+
+
+_NULL, _FLOAT = "tag:yaml.org,2002:null", "tag:yaml.org,2002:float"
+# a key without a value keeps its default; infinite numbers are typed otherwise on a command line
+AsTyped.add_implicit_resolver(_NULL, re.compile(r"(~|null|Null|NULL|)$"), ["~", "n", "N", ""])
+AsTyped.add_constructor(_NULL, lambda loader, node: None)
+AsTyped.add_implicit_resolver(_FLOAT, re.compile(r"([-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))$"), list("-+."))
+AsTyped.add_constructor(_FLOAT, lambda loader, node: node.value.replace(".", ""))
 
 
 def read_mapping(
