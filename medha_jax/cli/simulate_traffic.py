@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from medha_jax.cli.bench_options import WorkloadOptions, shares
 from medha_jax.cli.option_groups import Shown, takes_groups
 from medha_jax.cli.plan import token_count
 from medha_jax.cli.progress import SimulationProgress
 from medha_jax.cli.runtime_options import mesh_config
 from medha_jax.cli.standard_streams import print_result
 from medha_jax.collector import exempt_live_objects
-from medha_jax.config import SchedulerConfig, setting
+from medha_jax.config import SchedulerConfig, same_setting, setting
 
 if TYPE_CHECKING:
     from medha_jax.simulate.deployments import Deployment
@@ -62,9 +63,7 @@ class TrafficOptions:
     rate: float = setting(0.5, "Requests a second, Poisson.", at_least=1e-4, metavar="X", panel=_WORKLOAD)
     duration: float = setting(600.0, "Seconds in which requests come.", at_least=1, metavar="S", panel=_WORKLOAD)
     seed: int = setting(0, "Of lengths and arrivals.", at_least=0, panel=_WORKLOAD)
-    priorities: str | None = setting(
-        None, "Classes of shares of the requests; others have 0.", metavar="CLASS:SHARE,…", panel=_WORKLOAD
-    )
+    priorities: str | None = same_setting(WorkloadOptions, "priorities", panel=_WORKLOAD)
     json: bool = setting(False, "Print one JSON object, with a record a request.", switch=True)
 
 
@@ -115,7 +114,6 @@ def traffic(asked: TrafficOptions, settings: Annotated[SchedulerConfig, SIMULATE
 
 def _drawn(asked: TrafficOptions, context: int) -> list[WorkloadRequest]:
     """Scaled requests of a mix; those longer than the context are cut to it."""
-    from medha_jax.cli.bench_options import shares
     from medha_jax.workload import WorkloadConfig, build, preset_of
 
     config = WorkloadConfig(
