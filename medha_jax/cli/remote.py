@@ -135,6 +135,8 @@ def stream(
     sampling = {one.name for one in fields(SamplingParams)}
     stated = {name: value for name, value in given.items() if value is not None and name in sampling}
     SamplingParams(**stated)  # refused as without --server
+    if biases := stated.get("logit_bias"):  # pairs here, where two of one token could be seen
+        given = {**given, "logit_bias": dict(biases)}
     seed: int | None = None
     parts: list[list[Delta]] = [[] for _ in range(n)]
     done: dict[int, RemoteCompletion] = {}
