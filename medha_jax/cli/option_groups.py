@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from types import UnionType
+from types import GenericAlias, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import typer
@@ -214,7 +214,7 @@ def _option(declared: dataclasses.Field[Any], annotation: Any, shown: Shown) -> 
         kind = _choice(stated.choices)
     metavar = stated.metavar or (None if many else {int: "N", Path: "FILE"}.get(kind))
     if many:
-        kind = list[kind] | None  # type: ignore[valid-type]
+        kind = GenericAlias(list, kind) | None
     elif optional:
         kind = kind | None
     default = None if many else shown.defaults.get(declared.name, declared.default)

@@ -62,7 +62,10 @@ class HttpReply(Protocol):
     begun: asyncio.Event
 
     async def write(self, prompt: int, event: pb.GenerateEvent, more: bool) -> None:
-        """Take an event of a prompt; `more` says whether its next one is there already."""
+        """Take an event of a prompt; `more` says whether its next one is there already.
+
+        Of a streamed answer, only the first event of each prompt comes before `begun` is set.
+        """
 
     def living(self) -> contextlib.AbstractAsyncContextManager[None]:
         """While the block runs, the client is told now and then that the answer lives."""
