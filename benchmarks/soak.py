@@ -2,11 +2,12 @@
 
     python -m benchmarks.soak --hours 4
     python -m benchmarks.soak --requests 10000 --kinds leave kill
+    python -m benchmarks.soak --model /models/llama
 
-Serves the bundled model in a process of its own, sends it `benchmarks.mixed_load`, and prints its memory, descriptors,
-threads, requests and pages over time. Now and then it asks the server to read its certificates and tokens again. At the
-end, or at SIGTERM, the load stops; everything must be free again, and memory must not have grown by more than 1 MB an
-hour.
+Serves the bundled model, or another one, in a process of its own, sends it `benchmarks.mixed_load`, and prints its
+memory, descriptors, threads, requests and pages over time. Now and then it asks the server to read its certificates and
+tokens again. At the end, or at SIGTERM, the load stops; everything must be free again, and memory must not have grown
+by more than 1 MB an hour. Descriptors and threads that came meanwhile are listed by what they are.
 
 The slope is that of a straight line through the samples after the warm-up (least squares); its error is the standard
 error of such a slope. It needs hours: of a few minutes, the error is far larger than 1 MB.
@@ -16,11 +17,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import math
 import os
+import re
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +37,7 @@ from benchmarks.server import serving
 from medha_jax.client import AsyncClient, LoadInfo
 
 CONTEXT = 4096
-SERVE = ("serve", "--model", "tiny", "--port", "0", "--access-log", "off", "--compile-all-first", "--max-output", "256")
+SERVE = ("serve", "--port", "0", "--access-log", "off", "--compile-all-first", "--max-output", "256")
 IDLE_SECONDS = 60.0
 MOST_SLOPE = 1.0  # MB an hour
 SURE = 2.0  # standard errors: of a few minutes, the slope says nothing
@@ -65,6 +69,16 @@ class Sample:
 def take(pid: int, load: LoadInfo, began: float) -> Sample:
     """A sample now of a process that serves."""
     return Sample(time.monotonic() - began, *held(pid), load)
+
+
+def kinds_held(pid: int) -> Counter[str]:
+    """Descriptors and threads of a process by kind: where a descriptor leads, or a thread's name, without numbers."""
+    held = Counter[str]()
+    for name, what in (("fd", os.readlink), ("task", lambda task: Path(task, "comm").read_text().strip())):
+        for entry in Path(f"/proc/{pid}/{name}").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # it was closed, or has ended
+                held[f"{name} {re.sub(r'[0-9]+', '', what(entry))}"] += 1
+    return held
 
 
 def slope(hours: Sequence[float], memory: Sequence[float]) -> tuple[float, float]:
@@ -128,6 +142,7 @@ def _row(sample: Sample, requests: int) -> str:
 def main() -> int:
     """Serve, load, watch; returns 1 if anything was left behind or grew."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="tiny", help="the bundled one, or a directory")
     parser.add_argument("--hours", type=float, default=4.0)
     parser.add_argument("--requests", type=float, default=math.inf, help="end after so many, if they come first")
     parser.add_argument("--kinds", nargs="+", choices=(*WEIGHTS, "kill"), default=(*WEIGHTS, "kill"))
@@ -136,16 +151,20 @@ def main() -> int:
     parser.add_argument("--warm-up", type=float, default=15.0, metavar="MINUTES", help="that the slope leaves out")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    with serving("medha_jax.cli", *SERVE, "--max-context", str(CONTEXT)) as (address, pid):
+    serve = (*SERVE, "--model", given.model, "--max-context", str(CONTEXT))
+    with serving("medha_jax.cli", *serve) as (address, pid):
         print(f"{Path(f'/proc/{pid}/cmdline').read_text().replace(chr(0), ' ')}at {address}, seed {given.seed}")
         load = MixedLoad(address, CONTEXT, given.seed, given.kinds)
         asyncio.run(load.run(given.tasks, 200, 120.0))  # pools and caches fill; what follows is compared with this
         bounds = dict(tasks=given.tasks, requests=given.requests, seconds=given.hours * 3600, every=given.every)
+        had = kinds_held(pid)
         samples, before, after = asyncio.run(watched(load, address, pid, **bounds, reload=True))
+        came = kinds_held(pid) - had
     kept = [sample for sample in samples if sample.seconds >= given.warm_up * 60]
     growth, error = slope([sample.seconds / 3600 for sample in kept], [1.048576 * sample.memory for sample in kept])
     print(", ".join(f"{kind} {count:,}" for kind, count in load.done.most_common()))
     print(f"idle before: {_row(before, 0)}\nidle after:  {_row(after, load.done.total())}")
+    print("came meanwhile: " + (", ".join(f"{count} {kind}" for kind, count in sorted(came.items())) or "nothing"))
     print(f"memory grows by {growth:.2f} MB an hour (standard error {error:.2f}, {len(kept)} samples)")
     found = faults(before, after, load.failed)
     if growth - SURE * error > MOST_SLOPE:

@@ -3,13 +3,14 @@
 import asyncio
 import math
 import os
+import re
 import signal
 import threading
 
 import pytest
 
 from benchmarks.mixed_load import WEIGHTS, MixedLoad
-from benchmarks.soak import Sample, faults, slope, watched
+from benchmarks.soak import Sample, faults, kinds_held, slope, watched
 from medha_jax.client import Client, LoadInfo, PagePool
 from medha_jax.server.settings import ServerSettings
 from tests.server.embedded import running
@@ -55,6 +56,19 @@ def test_clients_that_leave_or_are_killed_leave_no_task():
             wait_until(lambda: idle(client), 30)
             wait_until(lambda: all(now <= was for now, was in zip(held(), before, strict=True)), 30)
     assert load.done.total() >= 500 and load.done["kill"] and not load.failed
+
+
+def test_what_came_meanwhile_has_a_kind(tmp_path):
+    (path := tmp_path / "kept").write_text("")
+    before, ended = kinds_held(os.getpid()), threading.Event()
+    with path.open() as kept:
+        thread = threading.Thread(target=ended.wait)
+        thread.start()
+        came = kinds_held(os.getpid()) - before
+        ended.set()
+        thread.join()
+    assert came[f"fd {re.sub('[0-9]+', '', kept.name)}"] == 1
+    assert sum(count for kind, count in came.items() if kind.startswith("task ")) == 1
 
 
 def test_good_requests_that_fail_are_told():
