@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from medha_jax.cli.server_process import dying, run_server, server_log
 from medha_jax.config import BUNDLED_MODEL, POLICIES, Buckets, MeshConfig, RuntimeConfig, SchedulerConfig
 from medha_jax.engine import (
     Engine,
@@ -29,6 +28,7 @@ from medha_jax.plan import SamplingParams
 from medha_jax.scheduler.time_model import LinearTimeModel
 from medha_jax.server.request_parser import ServedModel
 from medha_jax.server.server import serve
+from medha_jax.server.server_process import dying, run_server, server_log
 from medha_jax.server.settings import Limits, ServerSettings
 from medha_jax.simulate.executor import SimulatedExecutor
 from medha_jax.simulate.times import SummedTimes

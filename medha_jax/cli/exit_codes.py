@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from medha_jax.server.server_process import ENGINE_ENDED as ENGINE_ENDED
+
 FAILED = 1
 BAD_INPUT = 2
-ENGINE_ENDED = 70
 INTERRUPTED = 130

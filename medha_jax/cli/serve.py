@@ -117,9 +117,9 @@ def _serve(
     defaults: ModelDefaults,
 ) -> None:
     from medha_jax.cli.opening import model_sizes
-    from medha_jax.cli.server_process import dying, run_server, server_log
     from medha_jax.server.assembly import assemble
     from medha_jax.server.server import serve as run
+    from medha_jax.server.server_process import dying, run_server, server_log
 
     with contextlib.nullcontext() if cluster is None else ended_at_once(), server_log() as log:
         complete = settings.compile_all_first

@@ -12,9 +12,9 @@ from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
-from medha_jax.cli.exit_codes import ENGINE_ENDED
-from medha_jax.cli.log_sink import LogSink, SinkHandler
+from medha_jax.server.log_sink import LogSink, SinkHandler
 
+ENGINE_ENDED = 70  # exit code
 LAST_SECONDS = 15.0  # from the loss of the engine to the end of the process, whatever it still does
 FLUSH_SECONDS = 1.0  # that the end waits for a reader of the log
 
@@ -36,7 +36,7 @@ def run_server(serving: Coroutine[object, object, None], log: LogSink) -> NoRetu
 
     An abandoned load, a tick that hangs, or JAX in a mesh of several processes would delay a normal exit.
     """
-    from medha_jax.server.server import EngineEndedError
+    from medha_jax.server.server import EngineEndedError  # loads gRPC; not for an exit code
 
     code = 0
     try:

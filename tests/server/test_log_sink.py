@@ -7,7 +7,7 @@ import os
 import threading
 import time
 
-from medha_jax.cli.log_sink import LogSink, SinkHandler
+from medha_jax.server.log_sink import LogSink, SinkHandler
 
 
 def test_lines_come_whole_and_in_order() -> None:
