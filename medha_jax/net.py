@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import socket
 from dataclasses import dataclass
 from pathlib import Path
+
+NOT_OURS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)  # of an address that this machine lacks
 
 
 @dataclass(frozen=True)
@@ -46,18 +49,34 @@ def named_host(target: str) -> str:
     return bare if bare.count(":") > 1 else bare.partition(":")[0]
 
 
-def listening_socket(host: str, port: int) -> socket.socket:
-    """A socket that listens on a host's first address; "" and "::" are every address of this machine.
+def listening_sockets(host: str, port: int) -> list[socket.socket]:
+    """Sockets that listen on all addresses of a host; "" and "::" are every address of this machine.
 
-    Of "::" IPv4 is a part, as gRPC has it, where the system can do that. Port 0 takes a free one.
+    Of "::" IPv4 is a part, as gRPC has it, where the system can do that. Port 0 takes one that is free on the first.
+    An address that this machine lacks is left out if it has another: `localhost` is often both, with IPv6 switched off.
 
     Raises:
-        OSError, UnicodeError: the address is in use, not this machine's, or no address.
+        OSError, UnicodeError: an address is in use, none is this machine's, or there is none.
     """
     found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    family, _, _, _, address = found[0]
-    both = address[0] == "::" and socket.has_dualstack_ipv6()
-    return socket.create_server(address[:2], family=family, dualstack_ipv6=both)
+    opened, lacking = list[socket.socket](), list[OSError]()
+    try:
+        for family, address in dict.fromkeys((one[0], str(one[4][0])) for one in found):
+            both = bool(host) and address == "::" and socket.has_dualstack_ipv6()
+            at = address, opened[0].getsockname()[1] if opened else port
+            try:
+                opened.append(socket.create_server(at, family=family, dualstack_ipv6=both))
+            except OSError as error:
+                if error.errno not in NOT_OURS:
+                    raise
+                lacking.append(error)
+        if not opened:
+            raise lacking[0]
+    except OSError:
+        for one in opened:
+            one.close()
+        raise
+    return opened
 
 
 def join_address(host: str, port: int) -> str:

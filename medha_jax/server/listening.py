@@ -10,7 +10,7 @@ import grpc
 from google.protobuf.message import Message
 from grpc import aio
 
-from medha_jax.net import listening_socket
+from medha_jax.net import listening_sockets
 from medha_jax.server.connections import Connections
 from medha_jax.server.inference import Inference
 from medha_jax.server.security import Secrets, TokenCheck, server_credentials
@@ -60,7 +60,8 @@ def grpc_server(
     server = aio.server(interceptors=[TokenCheck(secrets.tokens, connections, service)], options=options)
     try:
         # for a moment: gRPC's own error prints lines and does not state the cause
-        listening_socket(settings.host, settings.port).close()
+        for listener in listening_sockets(settings.host, settings.port):
+            listener.close()
         if secrets.certificates is None:
             port = server.add_insecure_port(settings.address)
         else:

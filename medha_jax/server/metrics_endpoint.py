@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
-from medha_jax.net import listening_socket
+from medha_jax.net import listening_sockets
 
 SECONDS = 5.0  # that a connection may take from its first byte to its last
 MOST_OPEN = 64  # connections; the oldest is cut for another one
@@ -31,12 +31,13 @@ class MetricsEndpoint:
         Raises:
             OSError: the address is in use, or not this machine's.
         """
-        listener = listening_socket(host, port)
-        server = await asyncio.start_server(self._connected, sock=listener, limit=MOST_HEAD)
+        listeners = listening_sockets(host, port)
+        servers = [await asyncio.start_server(self._connected, sock=one, limit=MOST_HEAD) for one in listeners]
         try:
-            yield int(listener.getsockname()[1])
+            yield int(listeners[0].getsockname()[1])
         finally:
-            server.close()
+            for server in servers:
+                server.close()
             for task in self._open:
                 task.cancel()
 

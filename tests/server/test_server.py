@@ -62,13 +62,13 @@ def test_it_serves_from_a_thread_until_its_event_is_set(given, tmp_path):
 
 
 @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this system listens on IPv4 and IPv6 apart")
-@pytest.mark.parametrize("host", ["::", ""])
+@pytest.mark.parametrize("host", ["::", "", "localhost"])
 def test_every_address_is_the_same_for_grpc_http_and_metrics(host):
     given = ServerSettings(host=host, port=0, http_port=0, metrics_port=0, metrics_host=host, insecure=True)
     with running(given) as (lines, _):
         ports = {line.split()[0]: int(re.search(r":(\d+)(?:/\w+)?$", line)[1]) for line in lines}
         assert set(ports) == {"metrics", "OpenAI", "serving"}
-        for address in ("127.0.0.1", "::1") if host else ("127.0.0.1",):
+        for address in ("127.0.0.1", "::1") if host == "::" else ("127.0.0.1",):
             for port in ports.values():
                 socket.create_connection((address, port), 5).close()
         with Client(f"127.0.0.1:{ports['serving']}") as client:

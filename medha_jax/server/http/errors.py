@@ -43,7 +43,6 @@ _CODES = {
     StatusCode.ALREADY_EXISTS: "request_id_taken",
     StatusCode.CANCELLED: "aborted",
 }
-WORTH_A_RETRY = (429, 503)
 UNAVAILABLE_SECONDS = 1.0  # after which a client may try again, where the refusal does not say
 
 
@@ -88,9 +87,9 @@ def answer_of(refusal: Refusal) -> web.Response:
     `x-should-retry` says what clients of OpenAI's making would otherwise guess: they repeat conflicts and timeouts.
     """
     status = status_of(refusal)
-    headers = {"x-should-retry": "true" if status in WORTH_A_RETRY else "false"}
-    if status in WORTH_A_RETRY:
-        seconds = UNAVAILABLE_SECONDS if refusal.retry_s is None else refusal.retry_s
+    seconds = UNAVAILABLE_SECONDS if status == 503 and refusal.retry_s is None else refusal.retry_s
+    headers = {"x-should-retry": "false" if seconds is None else "true"}
+    if seconds is not None:
         headers["Retry-After"] = str(max(1, math.ceil(seconds)))
         headers["retry-after-ms"] = str(math.ceil(1000 * seconds))
     if status == 401:

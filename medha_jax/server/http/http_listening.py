@@ -11,7 +11,7 @@ from typing import Any
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from medha_jax.net import listening_socket
+from medha_jax.net import listening_sockets
 from medha_jax.server.http.errors import error_of, json_answer
 from medha_jax.server.security import Secrets, server_context
 from medha_jax.server.settings import ServerSettings
@@ -140,7 +140,7 @@ async def listening(
     Raises:
         OSError, UnicodeError: the address is in use, not this machine's, or no address.
     """
-    listener = listening_socket(settings.host, port)
+    listeners = listening_sockets(settings.host, port)
     app.middlewares.insert(0, _hear)
     # who goes away wants no answer
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=LAST_SECONDS)
@@ -160,14 +160,18 @@ async def listening(
         max_field_size=MOST_HEADER,
     )
     context = None if secrets.certificates is None else server_context(secrets.certificates)
-    server = await asyncio.get_running_loop().create_server(
-        lambda: _Refused() if most is not None and len(made_by.connections) >= most else made(),
-        sock=listener,
-        ssl=context,
-        ssl_handshake_timeout=None if context is None else settings.handshake_seconds,
-    )
+    servers = [
+        await asyncio.get_running_loop().create_server(
+            lambda: _Refused() if most is not None and len(made_by.connections) >= most else made(),
+            sock=listener,
+            ssl=context,
+            ssl_handshake_timeout=None if context is None else settings.handshake_seconds,
+        )
+        for listener in listeners
+    ]
     try:
-        yield int(listener.getsockname()[1])
+        yield int(listeners[0].getsockname()[1])
     finally:
-        server.close()
+        for server in servers:
+            server.close()
         await runner.cleanup()

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medha_jax.server.http.errors import FieldRefusal, TooLargeRefusal, answer_of, body_of, encoded, status_of
-from medha_jax.server.refusal import Refusal, too_busy, unavailable
+from medha_jax.server.refusal import Refusal, too_busy, too_slow, unavailable
 from tests.server.http.any_json import TEXTS, VALUES
 
 
@@ -17,7 +17,7 @@ def test_every_refusal_is_an_answer_in_openais_form(code, message, retry_s):
     assert answer.content_type == "application/json"
     error = json.loads(answer.body)["error"]
     assert set(error) == {"message", "type", "param", "code"} and error["message"] == message
-    retried = answer.status in (429, 503)
+    retried = answer.status == 503 or retry_s is not None
     assert answer.headers["x-should-retry"] == ("true" if retried else "false")
     assert ("Retry-After" in answer.headers) == ("retry-after-ms" in answer.headers) == retried
     if retried and retry_s is not None:
@@ -35,6 +35,8 @@ def test_statuses():
     assert told(missing) == (404, "not_found_error", "model", "model_not_found")
     assert told(TooLargeRefusal(5)) == (413, "invalid_request_error", None, "context_length_exceeded")
     assert told(too_busy("no")) == (429, "rate_limit_error", None, None)
+    assert told(too_slow("no"))[:2] == (429, "rate_limit_error")
+    assert answer_of(too_slow("no")).headers["x-should-retry"] == "false"
     assert told(unavailable("no")) == (503, "service_unavailable_error", None, None)
     assert told(Refusal(StatusCode.INTERNAL, "no"))[:2] == (500, "internal_error")
     assert told(Refusal(StatusCode.UNAUTHENTICATED, "no")) == (401, "authentication_error", None, "invalid_api_key")
