@@ -6,7 +6,6 @@ python examples/python/client.py 127.0.0.1:9320 'import unittest'
 
 import asyncio
 import sys
-from contextlib import aclosing
 
 from medha_jax.client import Accepted, AsyncClient, Client, Delta, Finished, ServerError
 
@@ -60,13 +59,9 @@ def cancel(client: Client, prompt: str) -> int:
 async def together(server: str, prompts: list[str]) -> list[str]:
     """Complete several prompts at once; the server computes them in the same ticks."""
 
-    async def complete(client: AsyncClient, prompt: str) -> str:
-        # aclosing ends the request at once if this task is cancelled
-        async with aclosing(client.generate(prompt, max_tokens=12, temperature=0)) as events:
-            return "".join([event.text async for event in events if isinstance(event, Delta)])
-
     async with AsyncClient(server) as client:
-        return await asyncio.gather(*(complete(client, prompt) for prompt in prompts))
+        waiting = (client.complete(prompt, max_tokens=12, temperature=0) for prompt in prompts)
+        return [answer.text for answer in await asyncio.gather(*waiting)]
 
 
 def main(server: str, prompt: str) -> int:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medha_jax.cli.cluster import SEVERAL, ClusterOptions, ended_at_once, quiet_stdout
-from medha_jax.cli.generation_report import completion_json, print_summary, scores_json
+from medha_jax.cli.generation_report import completion_json, print_summary, prompt_json, scores_json
 from medha_jax.cli.interrupt import noted_interrupts
 from medha_jax.cli.opening import model_sizes, tell
 from medha_jax.cli.option_groups import Shown, takes_groups
@@ -26,15 +26,16 @@ from medha_jax.cli.prompt import (
     read_text,
     sampling_params,
 )
-from medha_jax.cli.remote import RemoteCompletion, RemoteOptions, check_options, connection
+from medha_jax.cli.remote import RemoteOptions, check_options, connection
 from medha_jax.cli.remote import stream as stream_remote
 from medha_jax.cli.runtime_options import RuntimeOptions
 from medha_jax.cli.standard_streams import reader_may_leave
 from medha_jax.config import ModelDefaults, RuntimeConfig, setting
-from medha_jax.plan import MAX_OUTPUTS, InvalidRequestError, SamplingParams
+from medha_jax.plan import MAX_OUTPUTS, InvalidRequestError, SamplingParams, output_seed
 from medha_jax.text import Tokenizer
 
 if TYPE_CHECKING:
+    from medha_jax.client import AnswerOutput
     from medha_jax.engine import Completion, Executor, GenerationRequest
 
 
@@ -85,7 +86,11 @@ def generate(
         connected = connection(remote.server, remote.auth_token_file, remote.server_ca)
         with reader_may_leave():
             settings = given | {"add_special_tokens": asked.add_special_tokens, "priority": remote.priority}
-            _report(*stream_remote(connected, source, settings, remote.timeout, n, show_text=not json), json)
+            answer = stream_remote(connected, source, settings, remote.timeout, n, show_text=not json)
+            first = answer.seed  # None from a server that does not tell
+            seeds = [None if first is None else output_seed(first, index) for index in range(n)]
+            scores = None if given["prompt_logprobs"] is None else prompt_json(answer.prompt_logprobs)
+            _report(list(zip(answer.outputs, seeds, strict=True)), scores, json)
         return
     from medha_jax.engine import GenerationRequest, ModelFiles, check_stops, sized_for
 
@@ -125,7 +130,7 @@ def _checked(request: GenerationRequest, config: RuntimeConfig) -> int:
 
 
 def _report(
-    answers: Sequence[tuple[Completion | RemoteCompletion, int | None]],
+    answers: Sequence[tuple[Completion | AnswerOutput, int | None]],
     scores: Sequence[Mapping[str, Any]] | None,
     json: bool,
 ) -> None:

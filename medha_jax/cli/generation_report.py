@@ -9,8 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from medha_jax.cli.remote import RemoteCompletion
-    from medha_jax.client import PromptLogprobs, TokenLogprob
+    from medha_jax.client import AnswerOutput, TokenLogprob
     from medha_jax.engine import Completion, TokenLogprobs
     from medha_jax.plan import PromptScores
 
@@ -20,7 +19,7 @@ REPORTED = "token_ids text finish_reason matched prompt_tokens logprobs ttft_s t
 
 
 def completion_json(
-    completion: Completion | RemoteCompletion,
+    completion: Completion | AnswerOutput,
     seed: int | None,
     index: int | None = None,
     prompt: Sequence[Mapping[str, Any]] | None = None,
@@ -37,7 +36,7 @@ def completion_json(
     return json.dumps(stated | ({} if index is None else {"index": index}), allow_nan=False)
 
 
-def summary(completion: Completion | RemoteCompletion) -> str:
+def summary(completion: Completion | AnswerOutput) -> str:
     """One line: `1,024 prompt tokens, TTFT 0.53 s (1,932 tokens/s); 64 tokens, 15.6 tokens/s; length`."""
     count = len(completion.token_ids)
     prefill = f"{completion.prompt_tokens:,} prompt token{'s' * (completion.prompt_tokens != 1)}"
@@ -50,7 +49,7 @@ def summary(completion: Completion | RemoteCompletion) -> str:
     return f"{prefill}; {decode}; {completion.finish_reason}"
 
 
-def print_summary(completion: Completion | RemoteCompletion, text_shown: bool, index: int | None = None) -> None:
+def print_summary(completion: Completion | AnswerOutput, text_shown: bool, index: int | None = None) -> None:
     """Print the summary to stderr, on a new line if the text ended on the same terminal.
 
     With the `index`, if it is one of several outputs.
@@ -71,9 +70,9 @@ def scores_json(scores: PromptScores) -> list[dict[str, Any]]:
     ]
 
 
-def prompt_json(event: PromptLogprobs) -> list[dict[str, Any]]:
-    """Log-probabilities of a part of a prompt, from a server."""
-    return [_logprobs(entry) for entry in event.tokens]
+def prompt_json(tokens: Sequence[TokenLogprob]) -> list[dict[str, Any]]:
+    """Log-probabilities of a prompt, from a server."""
+    return [_logprobs(entry) for entry in tokens]
 
 
 def _logprobs(entry: TokenLogprobs | TokenLogprob) -> dict[str, Any]:

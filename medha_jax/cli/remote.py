@@ -13,15 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from medha_jax.cli.generation_report import prompt_json
 from medha_jax.cli.interrupt import noted_interrupts
 from medha_jax.cli.option_groups import as_flags, option_names, stated_options
 from medha_jax.cli.progress import PrefillProgress
 from medha_jax.config import PRIORITIES, ConfigError, setting
-from medha_jax.plan import InvalidRequestError, SamplingParams, output_seed
+from medha_jax.plan import InvalidRequestError, SamplingParams
 
 if TYPE_CHECKING:
-    from medha_jax.client import Connection, Delta, Finished, ServerError, TokenLogprob
+    from medha_jax.client import Answer, Connection, ServerError
 
 
 @dataclass(frozen=True)
@@ -40,21 +39,6 @@ class RemoteOptions:
         at_least=PRIORITIES[0],
         at_most=PRIORITIES[-1],
     )
-
-
-@dataclass(frozen=True)
-class RemoteCompletion:
-    """A server's finished generation, with the fields of `engine.Completion` that are reported."""
-
-    token_ids: tuple[int, ...]
-    text: str
-    finish_reason: str
-    matched: str | int | None
-    prompt_tokens: int
-    logprobs: tuple[TokenLogprob, ...]
-    ttft_s: float
-    tpot_s: float | None
-    chunks: tuple[int, ...]
 
 
 def check_options(context: typer.Context, server: str | None) -> None:
@@ -119,28 +103,21 @@ def stream(
     timeout: float | None,
     n: int,
     show_text: bool,
-) -> tuple[list[tuple[RemoteCompletion, int | None]], list[dict[str, Any]] | None]:
+) -> Answer:
     """Generate `n` outputs; with `show_text`, each piece of a lone text goes to stdout as it comes.
-
-    Returns:
-        For each output what was generated, and the seed of its tokens; None from a server that does not tell. Then the
-        prompt's log-probabilities, if they were asked for.
 
     Raises:
         InvalidRequestError: a value is out of its range, here or in the server.
         ServerError: the server refused the request or ended it.
     """
-    from medha_jax.client import Accepted, Client, Delta, Finished, PromptLogprobs, PromptProgress, ServerError
+    from medha_jax.client import AnswerBuilder, Client, Delta, PromptProgress, ServerError
 
     sampling = {one.name for one in fields(SamplingParams)}
     stated = {name: value for name, value in given.items() if value is not None and name in sampling}
     SamplingParams(**stated)  # refused as without --server
     if biases := stated.get("logit_bias"):  # pairs here, where two of one token could be seen
         given = {**given, "logit_bias": dict(biases)}
-    seed: int | None = None
-    parts: list[list[Delta]] = [[] for _ in range(n)]
-    done: dict[int, RemoteCompletion] = {}
-    scores: list[dict[str, Any]] | None = None if stated.get("prompt_logprobs") is None else []
+    building = AnswerBuilder()
     with (
         _shown(ServerError),
         Client(connected) as client,
@@ -149,39 +126,14 @@ def stream(
     ):
         for event in client.generate(prompt, timeout=timeout, progress=True, n=n, **given):
             check()
+            building.add(event)
             match event:
-                case Accepted():
-                    seed = event.seed
                 case PromptProgress(done_tokens, prompt_tokens):
                     bar.total = prompt_tokens
                     bar.update(done_tokens)
-                case PromptLogprobs() if scores is not None:
-                    scores += prompt_json(event)
                 case Delta():
                     bar.close()
-                    parts[event.index].append(event)
                     if show_text and event.text and n == 1:
                         sys.stdout.write(event.text)
                         sys.stdout.flush()
-                case Finished():
-                    done[event.index] = _completion(parts[event.index], event)
-                    if len(done) == n:
-                        seeds = [None if seed is None else output_seed(seed, index) for index in range(n)]
-                        return [(done[index], seeds[index]) for index in range(n)], scores
-    raise RuntimeError("the server ended the stream without a last event")
-
-
-def _completion(deltas: Sequence[Delta], finished: Finished) -> RemoteCompletion:
-    ids = [token for delta in deltas for token in delta.token_ids]
-    timings, decodes = finished.timings, len(ids) - 1
-    return RemoteCompletion(
-        tuple(ids),
-        "".join(delta.text for delta in deltas),
-        finished.reason,
-        finished.matched,
-        finished.usage.prompt_tokens,
-        tuple(entry for delta in deltas for entry in delta.logprobs),
-        timings.ttft_s,
-        timings.decode_s / decodes if decodes else None,
-        timings.chunk_tokens,
-    )
+        return building.answer()

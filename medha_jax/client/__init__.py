@@ -21,9 +21,13 @@ from medha_jax.client.errors import ServerError
 from medha_jax.client.message_fields import InvalidSettingError
 from medha_jax.client.structured import Structured
 from medha_jax.client.sync import Client
+from medha_jax.client.whole_answer import Answer, AnswerBuilder, AnswerOutput
 
 __all__ = [
     "Accepted",
+    "Answer",
+    "AnswerBuilder",
+    "AnswerOutput",
     "AsyncClient",
     "Chat",
     "Client",

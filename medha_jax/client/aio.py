@@ -16,6 +16,7 @@ from medha_jax.client.chat_message import Chat, chat_or_prompt
 from medha_jax.client.connection import Connection, Settings, generation, part_messages, tokenize_message, unary
 from medha_jax.client.errors import ServerError, error_from
 from medha_jax.client.message_fields import InvalidSettingError, check_text, seconds_left
+from medha_jax.client.whole_answer import Answer, AnswerBuilder
 from medha_jax.protos import inference_pb2 as pb
 
 M = TypeVar("M", bound=Message)
@@ -58,6 +59,14 @@ class AsyncClient:
     ) -> AsyncGenerator[Event, None]:
         """As `Client.generate`; cancelling the reader ends the request, too."""
         return self._events(chat_or_prompt(prompt, messages, tools), Settings(**settings), timeout)
+
+    async def complete(self, prompt: str | Sequence[int] | Chat | None = None, **given: Any) -> Answer:
+        """As `Client.complete`; cancelling it ends the request, too."""
+        building = AnswerBuilder()
+        async with aclosing(self.generate(prompt, **given)) as events:
+            async for event in events:
+                building.add(event)
+        return building.answer()
 
     async def tokenize(
         self, text: str | Chat, *, add_special_tokens: bool | None = None, timeout: float | None = None

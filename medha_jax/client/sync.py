@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
 from typing import Any, TypeVar
 
 import grpc
@@ -22,6 +23,7 @@ from medha_jax.client.connection import (
 )
 from medha_jax.client.errors import error_from
 from medha_jax.client.message_fields import check_ids, check_text, in_parts, seconds_left
+from medha_jax.client.whole_answer import Answer, AnswerBuilder
 from medha_jax.protos import inference_pb2 as pb
 
 M = TypeVar("M", bound=Message)
@@ -83,6 +85,17 @@ class Client:
         if goes_in_parts(given, stated):
             check_ids(in_parts(given, PART_TOKENS))  # gRPC prints a traceback of what its own thread meets
         return _events(generation(self._channel, given, stated, part_messages, **options))
+
+    def complete(self, prompt: str | Sequence[int] | Chat | None = None, **given: Any) -> Answer:
+        """Continue a prompt and wait for the whole answer. Arguments and errors are those of `generate`.
+
+        >>> client.complete("import unittest", max_tokens=40).text
+        """
+        building = AnswerBuilder()
+        with closing(self.generate(prompt, **given)) as events:
+            for event in events:
+                building.add(event)
+        return building.answer()
 
     def tokenize(
         self, text: str | Chat, *, add_special_tokens: bool | None = None, timeout: float | None = None
