@@ -58,7 +58,6 @@ def cancel(client: Client, prompt: str) -> int:
 
 async def together(server: str, prompts: list[str]) -> list[str]:
     """Complete several prompts at once; the server computes them in the same ticks."""
-
     async with AsyncClient(server) as client:
         waiting = (client.complete(prompt, max_tokens=12, temperature=0) for prompt in prompts)
         return [answer.text for answer in await asyncio.gather(*waiting)]
