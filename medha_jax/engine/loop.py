@@ -271,17 +271,18 @@ class Engine:
 
     def _mask(self, states: Sequence[RequestState], events: Events) -> None:
         """Write what requests with a grammar may sample next; adds the last events of those that cannot go on."""
-        if not states:
-            return
         masks = np.zeros((len(states), mask_words(self._executor.vocab)), np.uint32)
-        for state, mask in zip(states, masks, strict=True):
+        rows = []
+        for row, (state, mask) in enumerate(zip(states, masks, strict=True)):
             output = self._generations[state.number].output
             assert output is not None and output.matcher is not None
             try:
                 output.matcher.fill(mask)
-            except GrammarError as error:  # a chunk that is planned runs for nobody
+                rows.append(row)
+            except GrammarError as error:  # a chunk that is planned runs for nobody; else the slot is free now
                 events.append(self._end(state.number, Failed("grammar", str(error))))
-        self._executor.set_masks([state.slot for state in states], masks)
+        if rows:
+            self._executor.set_masks([states[row].slot for row in rows], masks[rows])
 
     def _write_slot(self, state: RequestState, done: int) -> None:
         """Write a request's settings, and its first `done` tokens, into its slot on every group."""

@@ -294,6 +294,34 @@ def test_one_that_cannot_go_on_ends_alone(
         assert sum(run.engine.load.free_pages) == small.sizes.pages and not run.engine.busy
 
 
+def test_the_last_slot_keeps_its_mask_when_another_one_cannot_go_on(
+    tokenizer: Tokenizer, schema: Grammar, code: Grammar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor, fill = runtime(slots=2), Matcher.fill
+    original, written = executor.set_masks, list[int]()
+
+    def limited(self: Matcher, mask: np.ndarray) -> None:
+        if self._grammar is schema and run.ticks > 5:
+            raise GrammarError("the structured output cannot go on: a limit is reached")
+        fill(self, mask)
+
+    def set_masks(slots: Any, masks: np.ndarray) -> None:
+        written.extend(slots)
+        original(slots, masks)
+
+    monkeypatch.setattr(Matcher, "fill", limited)
+    monkeypatch.setattr(executor, "set_masks", set_masks)
+    run = Run(executor, tokenizer)
+    run.engine.add(ask(73, 12, None, 2))  # has the first slot until the one with the code has the last
+    other = run.engine.add(ask(72, 12, code))
+    ends = run.engine.add(ask(71, 12, schema))
+    run.finish()
+    end = run.ends[ends]
+    assert isinstance(end, Failed) and end.reason == "grammar"
+    same(run.completion(other), alone(executor, tokenizer, ask(72, 12, code)))
+    assert set(written) == {0, 1}
+
+
 @pytest.mark.parametrize(
     ("stated", "message"),
     [
