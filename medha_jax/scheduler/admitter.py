@@ -135,9 +135,11 @@ class Admitter:
         """Take the next page of every due decode that needs one, after preemption if necessary.
 
         The first class, and of it the oldest, comes first. Those that get none are not planned in this tick. If nobody
-        could go on, the first one takes the pages of the last.
+        could go on, the first one takes the pages of the last. Nobody whom this plan admits is preempted by it, because
+        the executor hears of it as admitted.
         """
         running, policy = self._running, self._queue.policy
+        spared = (*plan.states, *plan.admitted)
         short = {one for one in due if one.needs_page and not running.take(one, one.scheduled + 1)}
         for nobody_yields in (False, True):
             for state in sorted(short, key=standing):
@@ -145,7 +147,7 @@ class Admitter:
                     if nobody_yields:
                         victim = running.last_resort(state, short)
                     else:
-                        victim = running.yielding(state, policy, plan.now, plan.states)
+                        victim = running.yielding(state, policy, plan.now, spared)
                     if victim is None:
                         break
                     self._preempt(plan, victim)
