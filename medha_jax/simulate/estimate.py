@@ -173,7 +173,8 @@ class Estimator:
         # a prompt's ticks are nearly as long as allowed; all but `idle` of each goes to its chunk
         own = self._busy.elapsed(np.minimum(prompts, per_group))
         work = (1 - idle / tick) * (own / mesh.kvp + (elapsed - own))
-        row = (cost.shape_seconds(most) - cost.shape_seconds(fewest)) / (most - fewest)
+        # with one decode size, `idle` has the rows of every decode
+        row = (cost.shape_seconds(most) - cost.shape_seconds(fewest)) / (most - fewest) if most > fewest else 0.0
         read = np.minimum(prompts + outputs / 2, per_group) * cost.context_s
         share = np.where(prompts > per_group, 1.0, 1 / mesh.kvp)
         work = work + outputs * (row + cost.used.row_s + read) * share
