@@ -22,11 +22,7 @@ from medha_jax.token_ids import IdArray, array_of
 
 LEAST_TARGET_S = 1e-9  # smaller objectives mean the same: at once
 LONGEST_ID = 128  # characters, of a request id and of a cache salt
-ON_DEADLINE: dict[int, OnDeadline] = {
-    pb.ON_DEADLINE_UNSPECIFIED: "continue",
-    pb.ON_DEADLINE_CONTINUE: "continue",
-    pb.ON_DEADLINE_DROP: "drop",
-}
+ON_DEADLINE: dict[str, pb.OnDeadline] = {"continue": pb.ON_DEADLINE_CONTINUE, "drop": pb.ON_DEADLINE_DROP}
 # optional numbers and switches of a request's sampling; they have the names of `SamplingParams`
 _OPTIONAL = [
     field.name for field in pb.SamplingSettings.DESCRIPTOR.fields if field.has_presence and not field.message_type
@@ -262,10 +258,10 @@ def _slo(stated: pb.SloSettings) -> Slo:
 
 
 def _on_deadline(stated: int) -> OnDeadline:
-    if stated not in ON_DEADLINE:
+    if stated not in pb.OnDeadline.values():
         names = ", ".join(pb.OnDeadline.keys())
         raise invalid(f"on_deadline is {stated}; allowed are {names}")
-    return ON_DEADLINE[stated]
+    return "drop" if stated == ON_DEADLINE["drop"] else "continue"
 
 
 def _salt(stated: str) -> str:

@@ -12,7 +12,7 @@ from medha_jax.server.http.errors import FieldRefusal
 from medha_jax.server.http.json_fields import Fields, checked_text, numbers_by_id
 from medha_jax.server.http.structured_fields import read_structured
 from medha_jax.server.refusal import Refusal
-from medha_jax.server.request_parser import request_id
+from medha_jax.server.request_parser import ON_DEADLINE, request_id
 
 TTFT_HEADER, TPOT_HEADER = "x-slo-ttft-ms", "x-slo-tpot-ms"
 DEADLINE_HEADER, ID_HEADER = "x-request-timeout-ms", "x-request-id"
@@ -24,7 +24,6 @@ _SWITCHES = {
     "skip_special_tokens": "skip_special_tokens",
     "include_stop_str_in_output": "include_stop",
 }
-_ON_DEADLINE = {"continue": pb.ON_DEADLINE_CONTINUE, "drop": pb.ON_DEADLINE_DROP}
 
 
 @dataclass(frozen=True)
@@ -74,9 +73,9 @@ def read_settings(fields: Fields, headers: Mapping[str, str], most: int | None) 
     except Refusal as refusal:
         raise FieldRefusal("request_id", refusal.message) from None
     if (action := fields.text("on_deadline")) is not None:
-        if action not in _ON_DEADLINE:
-            fields.wrong("on_deadline", action, " or ".join(_ON_DEADLINE))
-        settings.on_deadline = _ON_DEADLINE[action]
+        if action not in ON_DEADLINE:
+            fields.wrong("on_deadline", action, " or ".join(ON_DEADLINE))
+        settings.on_deadline = ON_DEADLINE[action]
     if (structured := read_structured(fields)) is not None:
         settings.structured.CopyFrom(structured)
     for header, name in ((TTFT_HEADER, "ttft_ms"), (TPOT_HEADER, "tpot_ms")):
