@@ -79,8 +79,8 @@ class PrefillQueue:
         state.grow(ids, complete)
         if state.phase is WAITING:
             self._count(state, state.claimed - before)
+        self._assess(state)  # also while it is in no queue: it is due by all of its tokens
         if state.queued:
-            self._assess(state)
             self._backlog.add(state)
             if state.phase is PREFILLING:
                 self._backlog.note_tick(state)

@@ -255,3 +255,23 @@ def test_everybody_ends_in_a_pool_of_a_few_pages(
     assert set(server.finished) == set(server.requests)
     assert same_as_alone(server)
     assert server.allocator.free == (setting["pages"],) * setting["shapes"].groups
+
+
+def test_an_upload_is_due_by_all_of_its_tokens_whatever_phase_they_come_in() -> None:
+    """Leaving, and waiting for the rest, it is in no queue of prompts with work."""
+    config = dataclasses.replace(CONFIG, long_tokens=50)
+    for phase in (Phase.LEAVING, Phase.WAITING):
+        server = Server(config, shapes_of(stages=2), pages=PAGES)
+        slow = upload(server, list(range(9)), 4 * PAGES - 10, 2)
+        state = server.scheduler.state(slow)
+        while not state.in_flight:
+            server.step()
+        server.scheduler._running.preempt(state, server.now)
+        while state.phase is not phase:
+            server.step()
+        server.scheduler.extend(slow, list(range(60)), False, server.now)
+        assert state.phase is phase and state.long
+        assert state.due == config.default_deadline_s(server.scheduler.prefill_seconds(68))
+        server.scheduler.extend(slow, [5], True, server.now)
+        server.run()
+        assert slow in server.finished and same_as_alone(server)
