@@ -23,16 +23,29 @@ def due_at(request: SchedulerRequest, config: SchedulerConfig, alone: float) -> 
 
 
 class Expiries:
-    """Owns the times at which a request may have to be dropped."""
+    """Owns the times at which a request may have to be dropped. It has at most twice as many as count."""
 
     def __init__(self) -> None:
-        self._moments: list[tuple[float, int]] = []
+        self._moments: list[tuple[float, int]] = []  # a heap; some count no more, but never the first
+        self._of: dict[int, set[float]] = {}  # those that count, of each request
+        self._gone = 0
+
+    def __len__(self) -> int:
+        """Times that are kept."""
+        return len(self._moments)
 
     def add(self, number: int, request: SchedulerRequest, due: float) -> None:
-        """Note a request, if it is dropped at its deadline."""
+        """Note a request, if it is dropped at its deadline, instead of what was noted of it before."""
         if request.on_deadline == "drop":
-            for moment in {due, due if request.deadline_s is None else request.deadline_s}:
+            self.forget(number)
+            self._of[number] = {due, due if request.deadline_s is None else request.deadline_s}
+            for moment in self._of[number]:
                 heapq.heappush(self._moments, (moment, number))
+
+    def forget(self, number: int) -> None:
+        """Nothing of a request expires any more."""
+        self._gone += len(self._of.pop(number, ()))
+        self._clean()
 
     @property
     def next(self) -> float:
@@ -43,8 +56,23 @@ class Expiries:
         """Requests whose deadline passed since the last call, by number."""
         numbers = []
         while self._moments and self._moments[0][0] < now:
-            numbers.append(heapq.heappop(self._moments)[1])
+            moment, number = heapq.heappop(self._moments)
+            self._of[number].remove(moment)
+            if not self._of[number]:
+                del self._of[number]
+            self._clean()
+            numbers.append(number)
         return numbers
+
+    def _clean(self) -> None:
+        """Drop times that do not count: all if they are the most, and those at the front."""
+        if 2 * self._gone > len(self._moments):
+            self._moments = [(moment, number) for number, own in self._of.items() for moment in own]
+            heapq.heapify(self._moments)
+            self._gone = 0
+        while self._moments and self._moments[0][0] not in self._of.get(self._moments[0][1], ()):
+            heapq.heappop(self._moments)
+            self._gone -= 1
 
 
 def expired_at(state: RequestState, now: float) -> bool:

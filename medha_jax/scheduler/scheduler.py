@@ -199,6 +199,7 @@ class Scheduler:
             return
         self._builder.drop(state)
         self._prefill_queue.remove(state)
+        self._expiries.forget(number)
         state.end()
         if not state.in_flight:
             self._forget(state)

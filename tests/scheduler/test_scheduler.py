@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import Counter
 
 import pytest
@@ -206,6 +207,19 @@ def test_a_caller_who_has_gone_is_dropped_in_the_middle_of_its_output() -> None:
     assert server.expired == [gone], "the first token was in time, so the other one goes on"
     assert late in server.finished
     assert 0 < len(server.outputs[gone]) < 300
+
+
+def test_nothing_is_left_to_expire_of_requests_that_have_ended() -> None:
+    server = Server(config(), shapes_of())
+    for _ in range(100):
+        server.ask(5, 1, deadline_s=1e9, on_deadline="drop")
+        server.run()
+    stays = server.ask(5, 300, deadline_s=1e9, on_deadline="drop")
+    server.step()
+    assert server.scheduler.next_expiry < math.inf and len(server.scheduler._expiries) <= 2
+    server.scheduler.cancel(stays)
+    server.run()
+    assert server.scheduler.next_expiry == math.inf and not len(server.scheduler._expiries)
 
 
 def test_what_never_fits_is_refused_with_the_numbers() -> None:
