@@ -229,7 +229,9 @@ class FittedTimeModel:
                 raise TimeModelError(f"{path} was measured for {stated['key']}, not for {key}")
             model = cls._of(path, key, stated)
             model._slices = cls._of(path, key, stated["slices"])
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, OverflowError) as error:
+        except TimeModelError:
+            raise
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise TimeModelError(f"cannot read the time model {path}: {error!r}") from None
         return model
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -169,13 +170,21 @@ def test_saving_breaks_no_file_that_is_there(tmp_path: Path, monkeypatch: pytest
     assert FittedTimeModel.load(path, KEY).ticks == 0
 
 
+LEARNED = {"coefficients": {}, "measured": [], "ticks": 0}
+
+
 @pytest.mark.parametrize(
     "text",
     ["", "{}", "[]", '{"key": {}, "coefficients": {"fixed": -1}, "measured": [], "ticks": 0}',
      '{"key": {}, "coefficients": {"fixd": 1}, "measured": [], "ticks": 0}',
      '{"key": {}, "coefficients": {}, "measured": [[1, 2]], "ticks": 0}',
      json.dumps({"key": {}, "coefficients": {"fixed": 10**400}, "measured": [], "ticks": 0}),
-     json.dumps({"key": {}, "coefficients": {}, "measured": [6 * [10**400]], "ticks": 0})],
+     json.dumps({"key": {}, "coefficients": {}, "measured": [6 * [10**400]], "ticks": 0}),
+     json.dumps({"key": {}, "coefficients": {}, "measured": [[1, 2, -9, 4, 5, 6]], "ticks": 0, "slices": {}}),
+     json.dumps({"key": {}, "coefficients": {}, "measured": [], "ticks": "many", "slices": {}}),
+     '{"key": {}, "ticks": ' + 5000 * "9" + "}", "[" * 100_000]
+    + [json.dumps({"key": {}, "slices": LEARNED, **LEARNED, "coefficients": {"fixed": fixed}})
+       for fixed in ("a tick", None, math.nan, math.inf)],
 )  # fmt: skip
 def test_files_that_hold_no_model_are_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "times.json"
