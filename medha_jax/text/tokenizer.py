@@ -67,13 +67,16 @@ class Tokenizer:
         Time is linear in the text: 2 MB of words, one letter, spaces or ideographs take under 1 s.
 
         Raises:
-            TokenizerError: the text holds lone surrogates, so it is not valid Unicode.
+            TokenizerError: the text holds lone surrogates, so it is not valid Unicode, or the tokenizer has no token for
+                a part of it, and none for what it does not know.
         """
         try:
             # The `_fast` variant skips character offsets: 3x faster, less memory.
             ids = list(self._backend.encode_batch_fast([text], add_special_tokens=add_special)[0].ids)
         except (TypeError, UnicodeError):
             raise TokenizerError("the text is not valid Unicode (lone surrogates); give UTF-8 text") from None
+        except Exception as error:  # the library raises bare Exception
+            raise TokenizerError(f"tokenizer.json cannot encode the text: {error}") from None
         if add_special and self._first is not None and ids[:2] == [self._first, self._first]:
             del ids[0]
         return ids

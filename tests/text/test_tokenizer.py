@@ -1,6 +1,8 @@
 import time
 
 import pytest
+import tokenizers
+from tokenizers.models import BPE, WordLevel
 
 from medha_jax.text import Tokenizer, TokenizerError
 from tests.text.tiny_tokenizers import BYTE_LEVEL_TOKENS, byte_level, sentencepiece
@@ -77,6 +79,16 @@ def test_a_missing_file_is_named(tmp_path):
 def test_lone_surrogates_are_refused(tokenizer):
     with pytest.raises(TokenizerError, match="not valid Unicode"):
         tokenizer.encode("a\udcff")
+
+
+@pytest.mark.parametrize(
+    "model", [BPE(vocab={"a": 0}, merges=[], unk_token="<unk>"), WordLevel(vocab={"a": 0}, unk_token="<unk>")]
+)
+def test_a_text_that_the_vocabulary_has_no_token_for_is_refused(model):
+    tokenizer = Tokenizer(tokenizers.Tokenizer(model))
+    assert tokenizer.encode("a") == [0]
+    with pytest.raises(TokenizerError, match="tokenizer.json cannot encode the text: .*(?i:unk)"):
+        tokenizer.encode("b")
 
 
 @pytest.mark.parametrize("make", [byte_level, sentencepiece])
