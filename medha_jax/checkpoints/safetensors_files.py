@@ -70,6 +70,8 @@ def _weight_map(directory: Path) -> dict[str, str]:
         weight_map = json.loads((directory / INDEX).read_text(encoding="utf-8"))["weight_map"]
         if not all(isinstance(part, str) for item in weight_map.items() for part in item):
             raise TypeError
+    except OSError as error:
+        raise CheckpointError(f"{INDEX} in {directory} cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise CheckpointError(
             f'{INDEX} in {directory} must be JSON of the form {{"weight_map": {{tensor: file}}}}. {ADVICE}'

@@ -244,6 +244,12 @@ def index_with(change: Callable[[dict], object]) -> Damage:
     return damage
 
 
+def unreadable_index(directory: Path) -> None:
+    """Linux knows a file that is there for everybody and cannot be read, for root neither."""
+    (directory / SINGLE).unlink()
+    (directory / INDEX).symlink_to("/proc/self/mem")
+
+
 def overlap(header: dict) -> None:
     first, second = sorted(name for name in header if name.endswith("input_layernorm.weight"))
     header[first]["data_offsets"] = header[second]["data_offsets"]
@@ -327,6 +333,7 @@ CASES: dict[str, tuple[Damage, list[str]]] = {
         ["the index in model", "names no tensor"],
     ),
     "index with other types": (index_with(lambda files: {"weight_map": {NORM: 3}}), [INDEX, "weight_map"]),
+    "index that cannot be read": (unreadable_index, [INDEX, "in model cannot be read: Input/output error"]),
     "no weights": (lambda directory: (directory / SINGLE).unlink(), ["holds no weights", SINGLE, INDEX]),
 }
 
