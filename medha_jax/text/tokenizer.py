@@ -67,8 +67,8 @@ class Tokenizer:
         Time is linear in the text: 2 MB of words, one letter, spaces or ideographs take under 1 s.
 
         Raises:
-            TokenizerError: the text holds lone surrogates, so it is not valid Unicode, or the tokenizer has no token for
-                a part of it, and none for what it does not know.
+            TokenizerError: the text holds lone surrogates, so it is not valid Unicode, or the tokenizer lacks a token
+                for a part of it, and one for what it does not know.
         """
         try:
             # The `_fast` variant skips character offsets: 3x faster, less memory.
