@@ -156,14 +156,24 @@ class MeshExecutor:
         self._state = self._emptied()
 
     def admit(self, admission: Admission) -> None:
-        """Give a slot to a request on every group."""
+        """Give a slot to a request on every group.
+
+        Raises:
+            ValueError: the slot does not exist.
+        """
+        self._check_slots([admission.slot])
         slots = self._admit(self._state.slots, *self._admission(admission))
         if self._one_at_a_time:
             jax.block_until_ready(slots)
         self._state = dataclasses.replace(self._state, slots=slots)
 
     def set_masks(self, slots: Sequence[int], masks: np.ndarray) -> None:
-        """Let slots sample the tokens of `masks` only, `[slots, mask_words]`, until the next mask or admission."""
+        """Let slots sample the tokens of `masks` only, `[slots, mask_words]`, until the next mask or admission.
+
+        Raises:
+            ValueError: a slot does not exist.
+        """
+        self._check_slots(slots)
         written = self._masks.write(self._state.slots, slots, masks)
         if self._one_at_a_time:
             jax.block_until_ready(written)
@@ -296,6 +306,12 @@ class MeshExecutor:
             for place, scores in read_scores(handle.scoring, starts).items():
                 results[place] = results[place]._replace(scores=scores)
         return results
+
+    def _check_slots(self, slots: Sequence[int]) -> None:
+        """Refuse a number that the programs would count from the last slot, or leave out."""
+        bad = [slot for slot in slots if not 0 <= slot < self.config.slots]
+        if bad:
+            raise ValueError(f"there is no slot {bad[0]}; there are {self.config.slots}")
 
     def _emptied(self) -> DeviceState:
         state: DeviceState = jax.block_until_ready(self._make_state())

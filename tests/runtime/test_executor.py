@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from medha_jax.inspection.hlo import COPIES, instructions, making
-from medha_jax.plan import Admission, Chunk, SamplingParams, StepPlan
+from medha_jax.plan import Admission, Chunk, SamplingParams, StepPlan, mask_words
 from medha_jax.runtime import MeshExecutor
 from medha_jax.runtime.tick_results import NO_TOKEN
 from medha_jax.specs.buckets import UnknownShapeError
@@ -20,6 +20,15 @@ def prompt_chunk(slot: int, tokens: list[int], pages: tuple[int, ...]) -> Chunk:
 def test_an_unknown_shape_is_an_error_and_nothing_is_compiled(executor: MeshExecutor) -> None:
     with pytest.raises(UnknownShapeError, match="129 prompt tokens"):
         executor.submit(StepPlan((prompt_chunk(0, [1] * 129, tuple(range(9))),)))
+
+
+@pytest.mark.parametrize("slot", [-1, 8])
+def test_a_slot_that_does_not_exist_is_refused(executor: MeshExecutor, slot: int) -> None:
+    """Programs would write the last one for -1."""
+    with pytest.raises(ValueError, match=f"there is no slot {slot}; there are 8"):
+        executor.admit(Admission(slot, GREEDY, 3))
+    with pytest.raises(ValueError, match=f"there is no slot {slot}; there are 8"):
+        executor.set_masks([0, slot], np.zeros((2, mask_words(executor.vocab)), np.uint32))
 
 
 def test_nothing_is_compiled_after_the_start(executor: MeshExecutor) -> None:
