@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from medha_jax.grammar.matcher import Grammar
-from medha_jax.grammar.spec import GrammarError, GrammarSpec
+from medha_jax.grammar.spec import CostlyGrammarError, GrammarError, GrammarSpec
 from medha_jax.grammar.trial_process import COMPILE_SECONDS, TrialProcess
 
 if TYPE_CHECKING:
     from llguidance import LLTokenizer
 
 KEPT = 128  # grammars, and those that were refused
+RETRY_SECONDS = 60.0  # after which one that took too much time or memory is tried again
 
 
 class GrammarCompiler:
@@ -25,15 +28,22 @@ class GrammarCompiler:
         vocab: ids of the model's logits.
         eos_ids: tokens that end a text; the tokenizer has all of them.
         seconds: that one grammar may take.
+        clock: seconds, monotonic.
     """
 
     def __init__(
-        self, tokenizer: Callable[[], str], vocab: int, eos_ids: tuple[int, ...], seconds: float = COMPILE_SECONDS
+        self,
+        tokenizer: Callable[[], str],
+        vocab: int,
+        eos_ids: tuple[int, ...],
+        seconds: float = COMPILE_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._text, self._vocab, self._eos_ids, self._seconds = tokenizer, vocab, eos_ids, seconds
+        self._clock = clock
         self._opening, self._lock = threading.Lock(), threading.Lock()
         self._opened: tuple[LLTokenizer, TrialProcess] | None = None
-        self._kept: OrderedDict[GrammarSpec, Grammar | GrammarError] = OrderedDict()
+        self._kept: OrderedDict[GrammarSpec, tuple[Grammar | GrammarError, float]] = OrderedDict()  # until when
 
     def compile(self, spec: GrammarSpec) -> Grammar:
         """The compiled grammar. A known one comes at once; the first one of all waits for the tokenizer.
@@ -50,7 +60,8 @@ class GrammarCompiler:
         except GrammarError as error:
             found = error
         with self._lock:
-            self._kept[spec] = found
+            again = isinstance(found, CostlyGrammarError)
+            self._kept[spec] = found, self._clock() + RETRY_SECONDS if again else math.inf
             while len(self._kept) > KEPT:
                 self._kept.popitem(last=False)
         if isinstance(found, GrammarError):
@@ -64,7 +75,9 @@ class GrammarCompiler:
             GrammarError: it was refused lately.
         """
         with self._lock:
-            kept = self._kept.get(spec)
+            kept, until = self._kept.get(spec, (None, math.inf))
+            if self._clock() >= until:
+                return None
             if kept is not None:
                 self._kept.move_to_end(spec)
         if isinstance(kept, GrammarError):

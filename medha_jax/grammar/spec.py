@@ -18,6 +18,10 @@ class GrammarError(ValueError):
         super().__init__(reason if len(reason) <= LONGEST_REASON else reason[: LONGEST_REASON - 1] + "…")
 
 
+class CostlyGrammarError(GrammarError):
+    """A grammar that was not compiled in the time and memory that it may take; on a machine with less to do it may."""
+
+
 @dataclass(frozen=True)
 class GrammarSpec:
     """A grammar as its author wrote it.

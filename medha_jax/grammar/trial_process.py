@@ -12,7 +12,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from medha_jax.grammar.spec import GrammarError, GrammarSpec
+from medha_jax.grammar.spec import CostlyGrammarError, GrammarError, GrammarSpec
 
 if TYPE_CHECKING:
     from medha_jax.grammar.guidance import TokenFacts
@@ -34,7 +34,8 @@ class TrialProcess:
         """Compile a grammar there.
 
         Raises:
-            GrammarError: it cannot be compiled, or not in the time and memory that it may take.
+            CostlyGrammarError: not in the time and memory that it may take.
+            GrammarError: it cannot be compiled.
         """
         with self._lock:
             answer = self._ask(self._started(), dataclasses.asdict(spec), self._seconds)
@@ -72,13 +73,13 @@ class TrialProcess:
                 while not answer.endswith(b"\n"):
                     if not ready.select(max(0.0, ends - time.monotonic())):
                         self._end()
-                        raise GrammarError(f"it was not compiled within {seconds:g} s; give a simpler one")
+                        raise CostlyGrammarError(f"it was not compiled within {seconds:g} s; give a simpler one")
                     if not (part := os.read(process.stdout.fileno(), PIPE_BYTES)):
                         raise BrokenPipeError
                     answer += part
         except OSError:
             self._end()
-            raise GrammarError("compiling it took too much memory; give a simpler one") from None
+            raise CostlyGrammarError("compiling it took too much memory; give a simpler one") from None
         said: str | None = json.loads(answer)
         return said
 

@@ -142,6 +142,33 @@ def test_the_latest_grammars_are_kept(made: Any, monkeypatch: pytest.MonkeyPatch
     assert compiler.compile(specs[0]) is not first
 
 
+def test_one_that_was_not_compiled_in_time_is_tried_again_after_a_minute() -> None:
+    """A machine that had too much to do refuses no grammar for good."""
+    now, spec = [0.0], GrammarSpec("regex", "late[0-9]")
+    compiler = GrammarCompiler(Tokenizer(byte_level()).to_json, VOCAB, (1,), seconds=10.0, clock=lambda: now[0])
+    try:
+        compiler.compile(GrammarSpec("regex", "first"))
+        trial = compiler._opened[1]
+        trial._seconds = 0.0
+        for refuse in (compiler.compile, compiler.known):
+            with pytest.raises(GrammarError, match="not compiled within 0 s"):
+                refuse(spec)
+        trial._seconds, now[0] = 10.0, 59.0
+        with pytest.raises(GrammarError, match="not compiled within 0 s"):
+            compiler.compile(spec)
+        now[0] = 60.0
+        assert compiler.known(spec) is None
+        assert compiler.compile(spec) is compiler.known(spec)
+        with pytest.raises(GrammarError, match="unclosed group"):
+            compiler.compile(GrammarSpec("regex", "(ab"))
+        now[0] = 1e9
+        assert compiler.known(spec) is not None
+        with pytest.raises(GrammarError, match="unclosed group"):
+            compiler.known(GrammarSpec("regex", "(ab"))
+    finally:
+        compiler.close()
+
+
 def test_a_process_that_ends_is_started_again(made: Any) -> None:
     compiler, _, _ = made
     compiler.compile(GrammarSpec("regex", "before"))
