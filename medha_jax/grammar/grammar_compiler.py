@@ -43,7 +43,7 @@ class GrammarCompiler:
         self._clock = clock
         self._opening, self._lock = threading.Lock(), threading.Lock()
         self._opened: tuple[LLTokenizer, TrialProcess] | None = None
-        self._kept: OrderedDict[GrammarSpec, tuple[Grammar | GrammarError, float]] = OrderedDict()  # until when
+        self._kept: OrderedDict[GrammarSpec, tuple[Grammar | str, float]] = OrderedDict()  # or why not; until when
 
     def compile(self, spec: GrammarSpec) -> Grammar:
         """The compiled grammar. A known one comes at once; the first one of all waits for the tokenizer.
@@ -54,18 +54,20 @@ class GrammarCompiler:
         known = self.known(spec)
         if known is not None:
             return known
-        found: Grammar | GrammarError
+        until = math.inf
+        found: Grammar | str
         try:
             found = self._compiled(spec)
         except GrammarError as error:
-            found = error
+            found = str(error)  # an error that is kept would keep its traceback, and so the request that met it
+            if isinstance(error, CostlyGrammarError):
+                until = self._clock() + RETRY_SECONDS
         with self._lock:
-            again = isinstance(found, CostlyGrammarError)
-            self._kept[spec] = found, self._clock() + RETRY_SECONDS if again else math.inf
+            self._kept[spec] = found, until
             while len(self._kept) > KEPT:
                 self._kept.popitem(last=False)
-        if isinstance(found, GrammarError):
-            raise found
+        if isinstance(found, str):
+            raise GrammarError(found)
         return found
 
     def known(self, spec: GrammarSpec) -> Grammar | None:
@@ -80,8 +82,8 @@ class GrammarCompiler:
                 return None
             if kept is not None:
                 self._kept.move_to_end(spec)
-        if isinstance(kept, GrammarError):
-            raise GrammarError(str(kept))
+        if isinstance(kept, str):
+            raise GrammarError(kept)
         return kept
 
     def close(self) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -140,6 +142,25 @@ def test_the_latest_grammars_are_kept(made: Any, monkeypatch: pytest.MonkeyPatch
     assert compiler.known(specs[0]) is None and compiler.known(specs[2]) is not None
     monkeypatch.undo()
     assert compiler.compile(specs[0]) is not first
+
+
+@pytest.mark.parametrize("text", ["[", "(?=a)b"])
+def test_a_refused_grammar_keeps_nothing_of_who_asked_for_it(text: str, made: Any) -> None:
+    """A request's prompt may have hundreds of megabytes, and 128 refusals are remembered."""
+
+    class Prompt:
+        """Stands for what a caller holds."""
+
+    def ask() -> weakref.ref[Prompt]:
+        prompt = Prompt()
+        for _ in range(2):
+            with pytest.raises(GrammarError):
+                made[0].compile(GrammarSpec("regex", text))
+        return weakref.ref(prompt)
+
+    held = ask()
+    gc.collect()
+    assert held() is None
 
 
 def test_one_that_was_not_compiled_in_time_is_tried_again_after_a_minute() -> None:
