@@ -19,7 +19,7 @@ from medha_jax.server.http.chat_request import read_chat, read_conversation
 from medha_jax.server.http.choices import CompletionForm, token_text
 from medha_jax.server.http.completion_request import check_model, read_completion
 from medha_jax.server.http.errors import FieldRefusal, answer_of, error_of, json_answer
-from medha_jax.server.http.http_call import HttpCall, body_of
+from medha_jax.server.http.http_call import HttpBody, HttpCall
 from medha_jax.server.http.json_fields import Fields, checked_text, read_json
 from medha_jax.server.http.origins import Origins
 from medha_jax.server.http.prompt_answering import Answering
@@ -163,7 +163,7 @@ class OpenAiApi:
         async def work() -> dict[str, Any]:
             async with self._calls.answered(method, call, tenant):
                 _, requests = self._inference.ready()
-                body = body_of(request, self._bytes)
+                body = HttpBody(request, self._bytes)
                 try:
                     async with self._calls.read(
                         lambda data: read(data, requests), body, "send JSON", small

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -42,18 +42,34 @@ class HttpCall:
         self.refusal = self.refusal or Refusal(code, message, retry_seconds(trailers))
 
 
-async def body_of(request: web.Request, most: int) -> AsyncIterator[bytes]:
+class HttpBody:
     """The body of a request, of at most so many bytes, as the one message of its call.
 
-    Raises:
-        Refusal: it is larger, or not sent as HTTP says.
+    It is no generator: one that is not read to its end is closed by the garbage collector, in whatever that interrupts.
     """
-    try:
-        yield await _read(request, most)
-    except (web.RequestPayloadError, HttpProcessingError) as error:
-        raise invalid(f"the body cannot be read: {str(error).rpartition('  ')[2]}") from None  # without its status
-    except ConnectionError:  # the client is gone
-        raise asyncio.CancelledError from None
+
+    def __init__(self, request: web.Request, most: int) -> None:
+        self._request: web.Request | None = request
+        self._most = most
+
+    def __aiter__(self) -> HttpBody:
+        return self
+
+    async def __anext__(self) -> bytes:
+        """The bytes, once.
+
+        Raises:
+            Refusal: there are more, or they are not sent as HTTP says.
+        """
+        request, self._request = self._request, None
+        if request is None:
+            raise StopAsyncIteration
+        try:
+            return await _read(request, self._most)
+        except (web.RequestPayloadError, HttpProcessingError) as error:
+            raise invalid(f"the body cannot be read: {str(error).rpartition('  ')[2]}") from None  # without its status
+        except ConnectionError:  # the client is gone
+            raise asyncio.CancelledError from None
 
 
 async def _read(request: web.Request, most: int) -> bytes:

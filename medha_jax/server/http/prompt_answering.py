@@ -17,7 +17,7 @@ from medha_jax.server.calls import SMALL_TEXT, Calls, Received
 from medha_jax.server.http.choices import ChoiceForm
 from medha_jax.server.http.completion_request import Asked
 from medha_jax.server.http.errors import answer_of
-from medha_jax.server.http.http_call import HttpCall, body_of
+from medha_jax.server.http.http_call import HttpBody, HttpCall
 from medha_jax.server.http.json_fields import read_json
 from medha_jax.server.http.reply import Head, HttpReply, StreamedReply, WholeReply
 from medha_jax.server.http.settings_fields import DEADLINE_HEADER, milliseconds
@@ -64,7 +64,7 @@ class Answering(Generic[A]):
             _, requests = self._inference.ready()
             understand = partial(self._understood, request.headers, requests)
             async with asyncio.timeout_at(ends):
-                body = body_of(request, self._most)
+                body = HttpBody(request, self._most)
                 async with self._calls.read(understand, body, "send JSON", self._small) as received:
                     reply = self._reply(received.message, request, requests)
                     self._begin(received, call, tenant, reply, tasks)
