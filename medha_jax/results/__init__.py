@@ -1,6 +1,6 @@
 """Records of requests, and their figures, tables, plots and reports, for benchmarks and simulations. No JAX."""
 
-from medha_jax.results.files import read_run, read_runs, runs_json, write_run, write_runs
+from medha_jax.results.files import holds_results, read_run, read_runs, runs_json, write_run, write_runs
 from medha_jax.results.group import Group
 from medha_jax.results.metrics import FORMULAS
 from medha_jax.results.outputs import Outputs
@@ -27,6 +27,7 @@ __all__ = [
     "Status",
     "Summary",
     "Table",
+    "holds_results",
     "interval",
     "read_run",
     "read_runs",

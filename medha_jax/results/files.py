@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
+from itertools import count
 from pathlib import Path
 from typing import get_args
 
@@ -17,6 +19,7 @@ from medha_jax.results.spread import Interval
 
 SUMMARY, REQUESTS = "summary.json", "requests.jsonl"
 FORMAT = 1  # of the files
+MOST_LETTERS = 60  # of a run's folder; UTF-8 has up to 4 bytes each, and file systems take 255
 _NUMBERS = ("due", "sent", "ended")
 _OPTIONAL_NUMBERS = ("deadline_s", "tpot_slo_s", "alone_s", "queue_s")
 _COUNTS = ("index", "prompt_tokens", "output_tokens", "priority")
@@ -26,15 +29,21 @@ _STORED = [field.name for field in fields(RequestRecord) if field.name != "outpu
 
 
 def write_run(directory: Path | str, run: Run) -> None:
-    """Write `summary.json` and `requests.jsonl`; creates the directory. Times are rounded to microseconds."""
+    """Write `summary.json` and `requests.jsonl`; creates the directory. Times are rounded to microseconds.
+
+    Each file takes its place when it is whole, so an interrupted writer leaves no half of one.
+    """
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / REQUESTS).open("w", encoding="utf-8") as file:
+    halves = [folder / f"{name}.part" for name in (REQUESTS, SUMMARY)]
+    with halves[0].open("w", encoding="utf-8") as file:
         for number, repeat in enumerate(run.repeats):
             for record in repeat.records:
                 file.write(json.dumps({"repeat": number} | _line(record), allow_nan=False) + "\n")
     text = json.dumps(_finite(_summary(run)), indent=1, allow_nan=False)
-    (folder / SUMMARY).write_text(text + "\n", encoding="utf-8")
+    halves[1].write_text(text + "\n", encoding="utf-8")
+    for half in halves:
+        os.replace(half, half.with_suffix(""))
 
 
 def runs_json(runs: Sequence[Run]) -> str:
@@ -53,10 +62,24 @@ def runs_json(runs: Sequence[Run]) -> str:
 
 
 def write_runs(directory: Path, runs: Sequence[Run]) -> None:
-    """Write runs; several runs get a folder each."""
+    """Write runs; several runs get a folder each, named after them, with a number where names are alike."""
+    if len(runs) == 1:
+        write_run(directory, runs[0])
+        return
+    taken: set[str] = set()
     for run in runs:
-        folder = "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in run.name)
-        write_run(directory if len(runs) == 1 else directory / folder, run)
+        letters = "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in run.name)
+        plain = letters[:MOST_LETTERS] if letters.strip(".") else f"run{letters}"
+        names = (plain if number == 1 else f"{plain}-{number}" for number in count(1))
+        # file systems may not tell capitals from small letters
+        folder = next(name for name in names if name.casefold() not in taken)
+        taken.add(folder.casefold())
+        write_run(directory / folder, run)
+
+
+def holds_results(directory: Path) -> bool:
+    """Whether a directory holds a run, or folders of runs."""
+    return (directory / SUMMARY).exists() or any(directory.glob(f"*/{SUMMARY}"))
 
 
 def read_runs(directories: Sequence[Path]) -> list[Run]:
@@ -92,18 +115,45 @@ def read_run(directory: Path | str) -> Run:
         with (folder / REQUESTS).open(encoding="utf-8") as file:
             for number, text in enumerate(file, 1):
                 try:
-                    line = json.loads(text)
+                    line = json.loads(text, parse_constant=_no_number)
+                    if line["repeat"] not in range(len(records)):
+                        raise ValueError(f"repeat is {line['repeat']!r} of {len(records)}")
                     records[line["repeat"]].append(_record(line))
-                except (ValueError, LookupError, TypeError, OverflowError) as error:
+                except (ValueError, LookupError, TypeError, OverflowError, RecursionError) as error:
                     raise ResultsError(f"{folder / REQUESTS}, line {number} is no request: {error}") from None
+        found = [len(of) for of in records]
+        if summary.get("records", found) != found:  # results of earlier versions do not count them
+            raise ResultsError(f"{folder / REQUESTS} has {found} requests, and its summary counts {summary['records']}")
         repeats = tuple(Repeat(tuple(of), window) for of, window in zip(records, windows, strict=True))
-        return Run(summary["name"], repeats, summary["config"], summary["stamp"], summary["rate"], summary["series"])
+        return _run(summary, repeats)
     except ResultsError:
         raise
+    except UnicodeDecodeError as error:
+        raise ResultsError(f"the results in {folder} are not UTF-8 text: {error.reason}") from None
     except OSError as error:
         raise ResultsError(f"cannot read {error.filename}: {error.strerror}; give a directory of results") from None
-    except (ValueError, LookupError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ResultsError(f"{folder / SUMMARY} is not a summary of results: {error}") from None
+
+
+def _run(summary: Mapping[str, JSON], repeats: tuple[Repeat, ...]) -> Run:
+    """The run of a summary; a rate that is infinite stands there as a word."""
+    rate = summary["rate"]
+    rate = math.inf if rate == "inf" else rate
+    for name, value, kinds in (
+        ("name", summary["name"], str),
+        ("config", summary["config"], dict),
+        ("stamp", summary["stamp"], dict),
+        ("rate", rate, int | float | None),
+        ("series", summary["series"], str | None),
+    ):
+        if not isinstance(value, kinds):
+            raise ValueError(f"{name} is {value!r}")
+    return Run(summary["name"], repeats, summary["config"], summary["stamp"], rate, summary["series"])
+
+
+def _no_number(word: str) -> float:
+    raise ValueError(f"{word} is no number of JSON")
 
 
 def _summary(run: Run) -> dict[str, JSON]:
@@ -119,6 +169,7 @@ def _summary(run: Run) -> dict[str, JSON]:
         "series": run.series,
         "rate": run.rate,
         "windows": [repeat.window for repeat in run.repeats],
+        "records": [len(repeat.records) for repeat in run.repeats],
         **dict.fromkeys(run.summaries[0].flat()),
         **means(run.figures),
         "client_lagged": any(one.lateness is not None and one.lateness.lagged for one in run.summaries),

@@ -10,7 +10,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from medha_jax.results import Outputs, Repeat, RequestRecord, ResultsError, Run, read_run, write_run
+from medha_jax.results import (
+    Outputs,
+    Repeat,
+    RequestRecord,
+    ResultsError,
+    Run,
+    read_run,
+    read_runs,
+    write_run,
+    write_runs,
+)
 from tests.results.recorded import STARTED, convoy, recorded, run
 
 MICROSECONDS = st.integers(0, 10**9).map(lambda n: n / 1e6)
@@ -118,7 +128,10 @@ def edited(tmp_path: Path, **changes: Any) -> Path:
         ({"output_counts": [1]}, "3 times and 1 counts"),
         ({"output_counts": [1, 2, -3]}, "can't convert negative"),
         ({"output_times": [1, 2, "x"]}, "must be real number"),
-        ({"repeat": 3}, "list index out of range"),
+        ({"repeat": 3}, "repeat is 3 of 1"),
+        ({"repeat": -1}, "repeat is -1 of 1"),
+        ({"sent": math.nan}, "NaN is no number of JSON"),
+        ({"output_times": [1, 2, math.inf]}, "Infinity is no number of JSON"),
     ],
 )
 def test_bad_requests_are_refused_with_their_line(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -149,4 +162,57 @@ def test_bad_summaries_are_refused_in_a_line(tmp_path: Path, text: str | None, m
     else:
         (tmp_path / "summary.json").write_text(text)
     with pytest.raises(ResultsError, match=message):
+        read_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "names", [("a b", "a/b", "a-b"), ("Lars", "lars"), ("x", "x"), (".", ".."), ("y" * 300, "y" * 301)]
+)
+def test_no_run_takes_the_folder_of_another(tmp_path: Path, names: tuple[str, ...]) -> None:
+    write_runs(tmp_path, [run(name, convoy(1)) for name in names])
+    assert sorted(one.name.split(" (")[0] for one in read_runs([tmp_path])) == sorted(names)
+    folders = {summary.parent.name.casefold() for summary in tmp_path.glob("*/summary.json")}
+    assert len(folders) == len(names)
+
+
+@pytest.mark.parametrize("rate", [math.inf, 2.0, 3, None])
+def test_a_rate_is_read_back_as_the_number_it_was(tmp_path: Path, rate: float | None) -> None:
+    write_run(tmp_path, run("x", convoy(1), rate=rate))
+    assert read_run(tmp_path).rate == rate
+
+
+def test_requests_that_are_missing_are_told(tmp_path: Path) -> None:
+    write_run(tmp_path, run("x", Repeat(tuple(recorded())), convoy(1)))
+    path = tmp_path / "requests.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(ResultsError, match=r"requests.jsonl has \[6, 5\] requests, and its summary counts \[6, 6\]"):
+        read_run(tmp_path)
+
+
+def test_a_writer_that_fails_leaves_the_results_that_were_there(tmp_path: Path) -> None:
+    write_run(tmp_path, run("first", convoy(1)))
+    before = read_run(tmp_path)
+    unwritable = replace(run("second", Repeat(tuple(recorded()))), config={"a": object()})
+    with pytest.raises(TypeError):
+        write_run(tmp_path, unwritable)
+    assert read_run(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("name", 5), ("config", None), ("stamp", []), ("rate", "fast"), ("series", 1), ("windows", [5])]
+)
+def test_a_summary_of_other_kinds_is_refused_in_a_line(tmp_path: Path, name: str, value: Any) -> None:
+    write_run(tmp_path, run("x", convoy(1)))
+    path = tmp_path / "summary.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
+    with pytest.raises(ResultsError, match="is not a summary of results"):
+        read_run(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["summary.json", "requests.jsonl"])
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"[" * 100_000])
+def test_damaged_files_are_refused_in_a_line(tmp_path: Path, name: str, content: bytes) -> None:
+    write_run(tmp_path, run("x", convoy(1)))
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ResultsError):
         read_run(tmp_path)
