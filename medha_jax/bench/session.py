@@ -137,11 +137,17 @@ class Session:
         return Isolated(measured)
 
     async def repeat(self, config: WorkloadConfig, repeats: int) -> tuple[Repeat, ...]:
-        """Run a workload `repeats` times with successive seeds; a stopped repeat is the last one."""
+        """Run a workload `repeats` times with successive seeds; a stopped repeat is the last one.
+
+        Raises:
+            WorkloadError: one of them cannot be made; none is sent then.
+        """
         found = []
-        for number in range(repeats):
-            workload = build(dataclasses.replace(config, seed=config.seed + number))
-            what = "load" if repeats == 1 else f"load {number + 1}/{repeats}"
+        configs = config.next_seeds(repeats)
+        for one in configs[1:]:
+            build(one)  # and again below: all of them at once may be large
+        for number, workload in enumerate(map(build, configs), 1):
+            what = "load" if repeats == 1 else f"load {number}/{repeats}"
             records = await self.send(what, workload, workload.requests)
             if records:
                 found.append(Repeat(records))

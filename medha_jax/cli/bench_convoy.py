@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medha_jax.cli.bench_options import ClientOptions, OutputOptions, PolicyOptions, ServerOptions
-from medha_jax.cli.bench_run import Opened, complain, spoken_to, write
+from medha_jax.cli.bench_run import Opened, complain, kept, spoken_to
 from medha_jax.cli.bench_target import check_own, flags, opened
 from medha_jax.cli.exit_codes import INTERRUPTED
 from medha_jax.cli.opening import model_sizes, tell
@@ -22,7 +22,6 @@ from medha_jax.config import POLICIES, RuntimeConfig, setting
 if TYPE_CHECKING:
     from medha_jax.bench.best_alone import BestAlone
     from medha_jax.bench.convoy import Convoy
-    from medha_jax.results import Run
     from medha_jax.workload import ConvoyConfig
 
 WHOLE = "fcfs-whole"
@@ -78,10 +77,8 @@ def bench_convoy(
     config, began = asked.config, datetime.now(UTC)
     requests = build_convoy(config).requests
     convoys: list[Convoy] = []
-    runs: list[Run] = []
     stopped = False
     policies = [PolicyOptions()] if service.remote else _policies(asked.policies)
-    best = None if service.remote else _best(service, config, client.vocabulary)
     by_length = client.deadline is not None or client.slo_ttft_ms is None
 
     async def measure(server: Opened) -> None:
@@ -92,18 +89,21 @@ def bench_convoy(
             runs.append(server.run([one.repeat], fitted, alone=dataclasses.asdict(one.alone)))
             complain([one.repeat])
 
-    for policy in policies:
-        with opened(service, policy, requests) as target:
-            _, stopped = spoken_to(target, client, began, measure)
-        if stopped:
-            break
-    write(output.out, runs, "medha-jax bench convoy")
-    if convoys:
-        print_result(
-            output.json,
-            lambda: jsons.dumps({"rows": [json_row(one, convoys[0]) for one in convoys]}),
-            lambda: print_convoy(convoys, service.tpot_target_ms, runs[0].stamp),
-        )
+    with kept(output.out, "medha-jax bench convoy") as runs:
+        best = None if service.remote else _best(service, config, client.vocabulary)
+        try:
+            for policy in policies:
+                with opened(service, policy, requests) as target:
+                    _, stopped = spoken_to(target, client, began, measure)
+                if stopped:
+                    break
+        finally:  # the rows before a server that fails, or before Ctrl-C
+            if convoys:
+                print_result(
+                    output.json,
+                    lambda: jsons.dumps({"rows": [json_row(one, convoys[0]) for one in convoys]}),
+                    lambda: print_convoy(convoys, service.tpot_target_ms, runs[0].stamp),
+                )
     if stopped:
         return INTERRUPTED
     return int(any(json_row(one, one)["short_done"] == 0 for one in convoys))

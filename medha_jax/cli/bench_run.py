@@ -7,7 +7,8 @@ import dataclasses
 import sys
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,13 +16,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from medha_jax.cli.bench_live import LiveDisplay
 from medha_jax.cli.bench_target import GUESSED_VOCABULARY, Target, backend_of, stopped_by_signals
 from medha_jax.cli.opening import tell
+from medha_jax.cli.option_groups import refusal
 
 if TYPE_CHECKING:
     from medha_jax.bench.backend import ServerFacts
     from medha_jax.bench.session import Session
     from medha_jax.cli.bench_options import ClientOptions
     from medha_jax.results import Repeat, Run
-    from medha_jax.workload import ConvoyConfig, WorkloadConfig
+    from medha_jax.workload import ConvoyConfig, Workload, WorkloadConfig, WorkloadRequest
 
 T = TypeVar("T")
 
@@ -73,7 +75,7 @@ class Opened:
 
         Args:
             name: heads its column; None for the server's.
-            rate: offered, requests a second.
+            rate: offered, requests a second; None if no single one was.
             series: the line that it belongs to, among runs at several rates.
         """
         from medha_jax.results import Run, stamp
@@ -124,14 +126,36 @@ def spoken_to(
     return asyncio.run(run())
 
 
-def write(out: Path | None, runs: Sequence[Run], title: str) -> None:
-    """Write runs and their report, if a directory is given."""
-    if out is None or not runs:
-        return
-    from medha_jax.results import write_report, write_runs
+def all_requests(first: Workload, config: WorkloadConfig, count: int) -> Iterator[WorkloadRequest]:
+    """Requests of a workload with `count` successive seeds, warm-up included; `first` is that of its own seed."""
+    from medha_jax.workload import build
 
-    write_runs(out, runs)
-    tell(f"wrote {write_report(out, runs, title)}")
+    for number, one in enumerate(config.next_seeds(count)):
+        drawn = build(one) if number else first
+        yield from (*drawn.warmup, *drawn.requests)
+
+
+@contextmanager
+def kept(out: Path | None, title: str) -> Iterator[list[Run]]:
+    """A list for runs; after the block, whatever ended it, they and their report are written, if a directory is given.
+
+    Raises:
+        typer.BadParameter: the directory holds results.
+        OSError: it cannot be made.
+    """
+    from medha_jax.results import holds_results, write_report, write_runs
+
+    if out is not None:
+        if holds_results(out):
+            raise refusal("--out", f"{out} holds results; give another directory, or remove them")
+        out.mkdir(parents=True, exist_ok=True)  # now: later, it would lose what was measured
+    runs: list[Run] = []
+    try:
+        yield runs
+    finally:
+        if out is not None and runs:
+            write_runs(out, runs)
+            tell(f"wrote {write_report(out, runs, title)}")
 
 
 def complain(repeats: Sequence[Repeat]) -> bool:

@@ -18,7 +18,7 @@ from medha_jax.cli.bench_options import (
     ServerOptions,
     WorkloadOptions,
 )
-from medha_jax.cli.bench_run import Opened, complain, spoken_to, write
+from medha_jax.cli.bench_run import Opened, all_requests, complain, kept, spoken_to
 from medha_jax.cli.bench_target import check_own, opened
 from medha_jax.cli.exit_codes import INTERRUPTED
 from medha_jax.cli.opening import tell
@@ -28,7 +28,6 @@ from medha_jax.config import setting
 
 if TYPE_CHECKING:
     from medha_jax.bench.search import Found
-    from medha_jax.results import Run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,26 +56,31 @@ def bench_search(
     """
     from medha_jax.bench.search import highest_rate
     from medha_jax.cli.bench_tables import print_search
-    from medha_jax.workload import build, describe
+    from medha_jax.workload import WorkloadError, build, describe
 
     check_own(context, service)
     if client.slo_ttft_ms is None and client.slo_tpot_ms is None and client.deadline is None:
         client = dataclasses.replace(client, deadline=LENGTH_AWARE)
     config = asked.config(ArrivalOptions(rate=wanted.start_rate))
     drawn, began = build(config), datetime.now(UTC)
-    runs: list[Run] = []
 
     async def search(server: Opened) -> Found:
         fitted = await server.ready(config)
 
         async def measure(rate: float) -> float | None:
             # a new seed, because the prefix cache would hold the prompts of an earlier rate
-            at = dataclasses.replace(fitted, rate=rate, seed=fitted.seed + len(runs))
-            repeats = await server.session.repeat(at, 1)
+            try:
+                at = dataclasses.replace(fitted, rate=rate, seed=fitted.seed + len(runs))
+                repeats = await server.session.repeat(at, 1)
+            except WorkloadError as error:
+                if not runs:
+                    raise
+                tell(f"the search ends before {rate:.4g} requests/s: {error}")
+                return None
             if server.session.stopped or not repeats:
                 return None
             complain(repeats)
-            runs.append(server.run(repeats, at, name=f"{rate:.4g} per s", rate=rate, series=server.target.name))
+            runs.append(server.run(repeats, at, name=f"{rate:.6g} per s", rate=rate, series=server.target.name))
             attainment = repeats[0].summary.attainment
             share = "nothing" if attainment is None else f"{100 * attainment:.1f} %"
             tell(f"{rate:.4g} requests/s: {share} on time")
@@ -85,9 +89,9 @@ def bench_search(
         start, precision = wanted.start_rate, 1 + wanted.precision
         return await highest_rate(measure, start, wanted.attainment, precision, wanted.most_rates)
 
-    with opened(service, policy, (*drawn.warmup, *drawn.requests)) as target:
+    requests = all_requests(drawn, config, wanted.most_rates)  # each rate has a seed of its own
+    with kept(output.out, "medha-jax bench search") as runs, opened(service, policy, requests) as target:
         found, stopped = spoken_to(target, client, began, search)
-    write(output.out, runs, "medha-jax bench search")
     if found.tried:
         stated = {"attainment": wanted.attainment, **dataclasses.asdict(found)}
         print_result(

@@ -15,7 +15,7 @@ from medha_jax.cli.bench_options import (
     ServerOptions,
     WorkloadOptions,
 )
-from medha_jax.cli.bench_run import Opened, complain, spoken_to, write
+from medha_jax.cli.bench_run import Opened, all_requests, complain, kept, spoken_to
 from medha_jax.cli.bench_target import check_own, opened
 from medha_jax.cli.exit_codes import INTERRUPTED
 from medha_jax.cli.option_groups import takes_groups
@@ -50,13 +50,15 @@ def bench_serve(
     async def measure(server: Opened) -> Run | None:
         fitted = await server.ready(config)
         done = await server.session.repeat(fitted, times.repeat)
-        return server.run(done, fitted, rate=fitted.rate) if done else None
+        return server.run(done, fitted, rate=fitted.steady_rate) if done else None
 
-    with opened(service, policy, (*drawn.warmup, *drawn.requests)) as target:
-        run, stopped = spoken_to(target, client, began, measure)
-    if run is None:
-        return INTERRUPTED
-    failed = complain(run.repeats)
-    write(output.out, [run], "medha-jax bench serve")
+    with kept(output.out, "medha-jax bench serve") as runs:
+        with opened(service, policy, all_requests(drawn, config, times.repeat)) as target:
+            run, stopped = spoken_to(target, client, began, measure)
+            if run is not None:
+                runs.append(run)
+        if run is None:
+            return INTERRUPTED
+        failed = complain(run.repeats)
     print_result(output.json, lambda: runs_json([run]), lambda: print_runs([run]))
     return INTERRUPTED if stopped else int(failed)

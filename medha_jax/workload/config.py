@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from medha_jax.config import PRIORITIES
 from medha_jax.workload.mixes import WorkloadError
@@ -92,6 +92,19 @@ class WorkloadConfig:
         within("long tokens", self.long_tokens, 1, MAX_PROMPT)
         if self.context_limit is not None:
             within("context limit", self.context_limit, 2, MAX_PROMPT + MAX_OUTPUT)
+
+    @property
+    def steady_rate(self) -> float | None:
+        """Requests a second of a process that has one rate; None for a trace or a ramp."""
+        return None if self.process in ("trace", "ramp") else self.rate
+
+    def next_seeds(self, count: int) -> list[WorkloadConfig]:
+        """This workload with `count` successive seeds, from its own.
+
+        Raises:
+            WorkloadError: a seed is too large.
+        """
+        return [replace(self, seed=self.seed + number) for number in range(count)]
 
     def _check_priorities(self) -> None:
         classes = [priority for priority, _ in self.priorities]

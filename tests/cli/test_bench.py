@@ -11,8 +11,11 @@ import pytest
 from medha_jax.cli import run
 from medha_jax.client import Client
 from medha_jax.config import Buckets
+from medha_jax.results import read_runs, write_run
 from tests.bench.conftest import Completions
 from tests.cli.command import COMMAND, ROOT
+from tests.results.recorded import convoy
+from tests.results.recorded import run as run_of
 from tests.server.processes import SIMULATED, ServerProcess, wait_until
 
 LARGEST = Buckets().prefill[-1]
@@ -125,6 +128,55 @@ def test_the_highest_rate_is_searched(capsys, simulated, tmp_path):
     found = json.loads(out)
     assert code == 1 and found["best"] is None
     assert [one["rate"] for one in found["tried"]] == [40, 20] and found["tried"][0]["attainment"] == 0
+
+
+def test_a_rate_that_has_no_requests_ends_a_search_and_loses_nothing(capsys, simulated, tmp_path):
+    asked = ["--workload", "random", "--prompt-tokens", "64", "--output-tokens", "8", "--duration", 0.2]
+    code, out, err = bench(
+        capsys, "search", "--server", simulated.address, *asked, "--start-rate", 20, "--most-rates", 12,
+        "--slo-ttft-ms", 0.01, "--json", "--out", tmp_path,
+    )  # fmt: skip
+    assert code == 1 and "the search ends before" in err and "no request is due within 0.2 s" in err, err
+    tried = json.loads(out)["tried"]
+    assert tried[0] == {"rate": 20, "attainment": 0} and tried[-1]["attainment"] is None
+    assert len(read_runs([tmp_path])) == len(tried) - 1
+
+
+def test_an_own_server_holds_the_requests_of_every_repeat(capsys, monkeypatch):
+    """Seeds draw other lengths; the server's context must hold the longest of all."""
+    stand_in = (sys.executable, "-m", "benchmarks.simulated_server", "--tick-ms", "1")
+    monkeypatch.setattr("medha_jax.bench.own_server.SERVE", stand_in)
+    monkeypatch.chdir(ROOT)
+    asked = ["--workload", "random", "--prompt-tokens", "10-4000", "--output-tokens", "2", "--rate", "inf"]
+    code, out, err = bench(capsys, "serve", *asked, "--num-requests", 2, "--repeat", 4, "--json")
+    assert code == 0, err
+    (found,) = json.loads(out)["runs"]
+    assert [repeat["completed"] for repeat in found["repeats"]] == [2] * 4
+
+
+def test_a_convoy_keeps_the_rows_before_a_server_that_does_not_start(capsys, monkeypatch, tmp_path):
+    script = (
+        "import sys; assert '--policy=lars' not in sys.argv; "
+        "from benchmarks.simulated_server import main; main()"
+    )
+    generated = json.dumps({"ttft_s": 1.0, "tpot_s": 0.02, "token_ids": [7] * 16})
+    monkeypatch.setattr("medha_jax.bench.own_server.SERVE", (sys.executable, "-c", script))
+    monkeypatch.setattr("medha_jax.bench.best_alone.GENERATE", (sys.executable, "-c", f"print('{generated}')"))
+    monkeypatch.chdir(ROOT)
+    shape = ["--long-prompt", 800, "--shorts", 2, "--short-prompt", 32, "--short-output", 4, "--interval", 0.1]
+    code, out, err = bench(capsys, "convoy", *shape, "--policies", "fcfs,lars", "--json", "--out", tmp_path)
+    assert code == 1 and "error: " in err, err
+    assert [row["name"] for row in json.loads(out)["rows"]] == ["fcfs"]
+    assert [one.name for one in read_runs([tmp_path])] == ["fcfs"]
+
+
+def test_results_are_never_written_over(capsys, simulated, tmp_path):
+    taken, file = tmp_path / "taken", tmp_path / "file"
+    write_run(taken / "one", run_of("one", convoy(1)))
+    file.write_text("")
+    for out, message in ((taken, "taken holds results; give another directory"), (file, "File exists")):
+        code, _, err = bench(capsys, "serve", "--server", simulated.address, *LOAD, "--num-requests", 2, "--out", out)
+        assert code in (1, 2) and message in err, err
 
 
 def test_a_convoy_over_its_own_servers_shows_who_waits(capsys, monkeypatch, tmp_path):

@@ -90,3 +90,9 @@ def test_a_convoy_is_bounded_too() -> None:
 )
 def test_a_workload_is_described_in_a_line(config: WorkloadConfig | ConvoyConfig, words: str) -> None:
     assert describe(config) == words
+
+
+def test_only_a_process_of_one_rate_has_a_rate() -> None:
+    assert WorkloadConfig(rate=3.0, num_requests=1).steady_rate == 3
+    assert WorkloadConfig(process="ramp", rate=3.0, rate_end=9.0, num_requests=1).steady_rate is None
+    assert WorkloadConfig(source="azure", path="x", process="trace").steady_rate is None
