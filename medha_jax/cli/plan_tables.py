@@ -32,7 +32,8 @@ def print_plan(model: str, planned: LayoutPlan, chosen: Estimate | None, all_row
         f"Estimates for {hardware.name}: {hardware.about}. * is on the Pareto front of TTFT, TPOT and goodput; > is "
         "chosen. A group: tokens of one request that it holds. TTFT: a longest prompt alone. TPOT: per token after it, "
         "alone. Requests/s: what the layout can serve; goodput: of these on time at the best load, prompts stretched "
-        "as under processor sharing. Rates are of all replicas. Assumed, not measured: "
+        "as under processor sharing. Rates are of all replicas. Layouts are without overlap_rows, so sums over tp run "
+        "beside nothing. Assumed, not measured: "
         f"{', '.join(hardware.assumed) or 'nothing'}."
     )
 

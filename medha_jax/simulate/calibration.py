@@ -85,7 +85,7 @@ def read_calibration(path: Path) -> Calibration:
         stated = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SpecError(f"cannot read calibration {path}: {error.strerror}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also a number of thousands of digits
         raise SpecError(f"{path} is not valid JSON: {error}") from None
     if not isinstance(stated, Mapping) or stated.get("format") != FORMAT:
         raise SpecError(f"{path} is no calibration; its format must be {FORMAT!r}")
@@ -100,7 +100,7 @@ def read_calibration(path: Path) -> Calibration:
         ticks = tuple(_tick(one, mesh, context) for one in stated["ticks"] if "layers" not in one)
         slices = tuple(_slice(one, mesh, context) for one in stated["ticks"] if "layers" in one)
         about = {name: str(stated[name]) for name in ("model", "device", "dtype", "jax") if name in stated}
-    except (KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         if isinstance(error, SpecError | ConfigError):
             raise
         raise SpecError(f"{path}: {error!r}") from None

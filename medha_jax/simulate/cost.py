@@ -11,7 +11,8 @@ A tick of one device, and a slice of n of its layers; all stages run in the same
     ends       = sum(tp) + move(spp): embedding and hand-on, which every slice has
     sum(n)     = 2 (p - 1)/p n / (link bandwidth) + latency,  gather(n) = (p - 1)/p n / (link bandwidth) + latency
 
-`rows` are the rows of the shape, padding included. `DeviceSizes.collectives` gives the bytes of collectives.
+`rows` are the rows of the shape, padding included. A mesh's `overlap_rows` counts for nothing: a sum over tp runs
+beside no product, because no GPU was measured with it. `DeviceSizes.collectives` gives the bytes of collectives.
 """
 
 from __future__ import annotations

@@ -34,6 +34,7 @@ TPOT_SHORT_S = 0.0075
 TPOT_1M_S = 0.187
 LAYERS = 16  # of a stage
 SLICES = (512, CHUNK)
+OVERLAP = "overlap_rows is not modelled, so sums over tp run beside nothing"
 SLICE_S = 2e-4  # assumed: what a slice takes besides its layers
 
 
@@ -172,8 +173,9 @@ def deploy(cost: CostModel, context: int, slots: int, model: str, name: str = ""
     mesh = cost.sizes.mesh
     config = RuntimeConfig(mesh=mesh, slots=slots, pool_tokens=room.pool_tokens, max_context=context)
     about = f"{model} on {mesh.devices} x {cost.hardware.name}, {mesh}"
+    words = about if mesh.overlap_rows is None else f"{about}; {OVERLAP}"
     lengths = slice_lengths(cost.sizes.layers, cost.hardware.name)
-    return Deployment(name or about, about, cost, config, context, cost, lengths)
+    return Deployment(name or about, words, cost, config, context, cost, lengths)
 
 
 def slice_lengths(layers: int, hardware: str) -> tuple[int, ...]:

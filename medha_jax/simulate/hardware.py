@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from importlib import resources
@@ -190,8 +189,8 @@ def _names(what: str, stated: Any, wanted: set[str]) -> None:
 
 def _within(name: str, value: Any, low: float, high: float, *, open_low: bool = False) -> float:
     """Check that a number is finite and in `[low, high]`, or `(low, high]`."""
-    inside = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not inside or not (low < value if open_low else low <= value) or value > high:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not (low < value if open_low else low <= value) or value > high:
         left = "(" if open_low else "["
         raise SpecError(f"{name} is {value!r}; allowed is {left}{low:g}, {high:g}]")
     return float(value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from medha_jax.results import Repeat, Run, read_run
+from medha_jax.results import Repeat, ResultsError, Run, read_run
 from medha_jax.simulate.deployments import Deployment
 from medha_jax.simulate.simulation import Outcome
 from medha_jax.workload import WorkloadRequest
@@ -24,8 +24,20 @@ def read_real(directory: Path) -> Run:
 
 
 def requests_of(real: Run) -> list[WorkloadRequest]:
-    """The requests that were sent to the server."""
+    """The requests that were sent to the server.
+
+    Raises:
+        ResultsError: there are none, or the tokens of one's prompt are not known.
+    """
     records = real.repeats[0].records
+    if not records:
+        raise ResultsError(f"run {real.name!r} has no requests in its first measurement")
+    unknown = [one for one in records if not one.prompt_tokens]
+    if unknown:
+        raise ResultsError(
+            f"request {unknown[0].index} has 0 prompt tokens, which stands for a text of unknown length; "
+            f"{len(unknown):,} of {len(records):,} requests have; a simulation needs the tokens of each"
+        )
     return [
         WorkloadRequest(one.index, one.due, one.kind, one.prompt_tokens, one.output_tokens, priority=one.priority)
         for one in records

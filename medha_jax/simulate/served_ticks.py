@@ -27,7 +27,7 @@ def served_ticks(path: Path, since: int = 0) -> list[dict[str, Any]]:
         events = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SpecError(f"cannot read trace {path}: {error.strerror}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also a number of thousands of digits
         raise SpecError(f"{path} is not valid JSON: {error}; a server writes its end when it is stopped") from None
     try:
         return _found(events, since)
@@ -52,7 +52,9 @@ def _found(events: list[dict[str, Any]], since: int) -> list[dict[str, Any]]:
     before: set[int] = set()
     ended = 0.0
     for began, slices in sorted(ticks.items()):
-        whole = next(one for one in slices if "bucket" in one["args"])
+        whole = next((one for one in slices if "bucket" in one["args"]), None)
+        if whole is None:
+            raise ValueError(f"a tick at {began} has no bucket")
         stages, requests = _stages(slices, places)
         shape, seconds, layers = (whole["args"].get(name) for name in ("bucket", "measured_s", "layers"))
         kind = layers is None, tuple(shape)

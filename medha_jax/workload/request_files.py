@@ -6,7 +6,7 @@ import csv
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -145,7 +145,9 @@ def _azure(path: Path, file: TextIO) -> Iterator[Sample]:
         for row in rows:
             place = f"{path}, line {rows.line_num}"
             try:
-                moment = datetime.fromisoformat(row["TIMESTAMP"]).timestamp()
+                stated = datetime.fromisoformat(row["TIMESTAMP"])
+                # a machine's own zone may have clocks that go back
+                moment = (stated if stated.tzinfo else stated.replace(tzinfo=UTC)).timestamp()
             except (TypeError, ValueError, OverflowError):
                 raise WorkloadError(f"{place}: TIMESTAMP must be like 2023-11-16 18:17:03.9799600") from None
             prompt = _whole(place, "ContextTokens", row["ContextTokens"], 1, MAX_PROMPT)

@@ -155,10 +155,7 @@ def test_an_own_server_holds_the_requests_of_every_repeat(capsys, monkeypatch):
 
 
 def test_a_convoy_keeps_the_rows_before_a_server_that_does_not_start(capsys, monkeypatch, tmp_path):
-    script = (
-        "import sys; assert '--policy=lars' not in sys.argv; "
-        "from benchmarks.simulated_server import main; main()"
-    )
+    script = "import sys; assert '--policy=lars' not in sys.argv; from benchmarks.simulated_server import main; main()"
     generated = json.dumps({"ttft_s": 1.0, "tpot_s": 0.02, "token_ids": [7] * 16})
     monkeypatch.setattr("medha_jax.bench.own_server.SERVE", (sys.executable, "-c", script))
     monkeypatch.setattr("medha_jax.bench.best_alone.GENERATE", (sys.executable, "-c", f"print('{generated}')"))

@@ -100,6 +100,26 @@ def test_the_requests_of_a_real_run_are_simulated_beside_it(capsys: pytest.Captu
     assert "nothing" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("records", "message"),
+    [
+        ([], "has no requests"),
+        ([("text", 0, 10)], "request 0 has 0 prompt tokens"),
+    ],
+)
+def test_runs_that_the_machine_cannot_serve_are_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, records: list[tuple[str, int, int]], message: str
+) -> None:
+    sent = [
+        RequestRecord(i, kind, prompt, output, 1, 1, (), 2, "failed")
+        for i, (kind, prompt, output) in enumerate(records)
+    ]
+    write_run(tmp_path, Run("real", (Repeat(tuple(sent)),), {}, {}))
+    assert run(["simulate", "traffic", "--context", "128K", "--as-in", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert message in said and "Traceback" not in said
+
+
 def test_every_setting_of_the_scheduler_can_be_simulated(capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--duration", "5", "--rate", "1", "--mix", "0", "--policy", "red", "--json"]
     assert run(["simulate", "policies", *options, "--idle-tick-s", "0.05", "--ttft-multiple", "3"]) == 0

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import random
 from pathlib import Path
 from typing import Any
@@ -172,6 +173,9 @@ def test_the_slowest_stage_and_group_counts(tmp_path: Path) -> None:
         ({"ticks": [{"shape": [0, 8, 0, 0], "layers": [2, 2], "seconds": 1, "stages": []}]}, r"layers \[2, 2\)"),
         ({"mesh": {"tp": 0}}, "tp is 0"),
         ({"slots": "many"}, "ValueError"),
+        ({"context": math.inf}, "OverflowError"),
+        ({"ticks": [{"shape": [1, 0], "seconds": 1, "stages": [[[0, 1, []]]]}]}, "IndexError"),
+        ({"ticks": [{"shape": [1, 0], "seconds": 1, "stages": 5}]}, "TypeError"),
     ],
 )
 def test_what_is_no_calibration_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
@@ -230,3 +234,11 @@ def test_too_few_slices_make_a_machine_without(tmp_path: Path) -> None:
     write_ticks(path, {}, SLICED, 1024, [*ticks(600, 0.0), *slices(63)])
     machine = read_calibration(path).machine()
     assert machine.config.mesh.buckets == MESH.buckets
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "9" * 5000, ""])
+def test_text_that_is_no_json_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "ticks.json"
+    path.write_text(text)
+    with pytest.raises(SpecError, match="not valid JSON"):
+        read_calibration(path)

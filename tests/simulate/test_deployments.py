@@ -5,12 +5,12 @@ import itertools
 
 import pytest
 
-from medha_jax.config import Buckets, MeshConfig
+from medha_jax.config import Buckets, MeshConfig, load_mesh
 from medha_jax.plan import Admission, Chunk, SamplingParams, Slice, StepPlan
 from medha_jax.scheduler.time_model import LinearTimeModel
 from medha_jax.simulate.clock import VirtualClock
 from medha_jax.simulate.cost import CostModel
-from medha_jax.simulate.deployments import DEPLOYMENTS, FIT, Deployment, deploy, slice_lengths
+from medha_jax.simulate.deployments import DEPLOYMENTS, FIT, Deployment, deploy, modelled, slice_lengths
 from medha_jax.simulate.hardware import load_hardware
 from medha_jax.simulate.named_models import load_model
 from medha_jax.simulate.simulation import executor_of
@@ -89,3 +89,9 @@ def test_slices_have_lengths_that_a_runtime_has() -> None:
     assert slice_lengths(5, "h100") == (1, 2, 5)
     assert slice_lengths(16, "a100") == (1, 4, 16)
     assert slice_lengths(126, "b200") == (1, 8, 32, 126)
+
+
+@pytest.mark.parametrize("rows", [None, 256])
+def test_what_is_not_modelled_is_said(rows: int | None) -> None:
+    layout = dataclasses.replace(load_mesh("dgx-h100-8"), overlap_rows=rows)
+    assert ("overlap_rows is not modelled" in modelled("llama3-8b", layout, 2**17, 128).about) == (rows is not None)

@@ -46,6 +46,8 @@ def test_published_rates_are_those_of_the_data_sheets() -> None:
         (("memory",), None, "hardware lacks memory"),
         (("bandwidth",), "8e10", "bandwidth is '8e10'; allowed is"),
         (("bandwidth",), float("nan"), "bandwidth is nan"),
+        (("bandwidth",), float("inf"), "bandwidth is inf"),
+        (("bandwidth",), 10**400, "bandwidth is 1000"),
         (("colour",), 1, "hardware has unknown colour"),
         (("peak",), {}, "peak must give"),
         (("links", "node"), None, "links lacks node"),

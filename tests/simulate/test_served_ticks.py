@@ -125,6 +125,9 @@ def test_a_command_takes_them(tmp_path: Path) -> None:
         ("{}", None),
         ('[{"ph": "X", "ts": 1, "pid": 2}]', "is no schedule trace: KeyError"),
         ("[3]", "is no schedule trace: TypeError"),
+        ('[{"ph": "X", "ts": 1, "pid": 2, "args": {}}]', "is no schedule trace: .*a tick at 1 has no bucket"),
+        ("[" * 100_000, "not valid JSON"),
+        (f"[{'9' * 5000}]", "not valid JSON"),
     ],
 )
 def test_what_is_no_trace_is_refused(tmp_path: Path, text: str, message: str | None) -> None:

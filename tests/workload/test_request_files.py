@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -121,3 +122,18 @@ def test_files_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
         read("prompts", written(tmp_path, b'{"prompt": "\xff"}'), 10)
     with pytest.raises(WorkloadError, match="has no times"):
         in_time(tmp_path, [Sample(1, 1)])
+
+
+def test_times_without_a_zone_do_not_depend_on_the_machines_zone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In New York clocks went back by an hour at 2023-11-05 02:00."""
+    path = tmp_path / "azure.csv"
+    path.write_text(AZURE + "2023-11-05 00:30:00,5,5\n2023-11-05 03:30:00,5,5\n")
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
+    try:
+        assert [one.at for one in in_time(path, read("azure", path, 10))] == [0, 3 * 3600]
+    finally:
+        monkeypatch.undo()
+        time.tzset()
