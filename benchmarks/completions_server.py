@@ -36,6 +36,7 @@ FAULTS = {
     "usage-first": "the prompt's usage before the first chunk, and no other",
     "usage-always": "the usage so far in every chunk",
     "usage-both": "the prompt's usage first, the output's last",
+    "usage-huge": "a usage of 2^40 output tokens",
     "pings": "comments, empty events and objects without choices between the chunks",
     "no-done": "ends after the last chunk, without [DONE]",
     "done-cut": "no line end after [DONE]",
@@ -145,6 +146,8 @@ class Server:
             usage = {"prompt_tokens": len(prompt), "completion_tokens": tokens if count else 0}
             usage["total_tokens"] = sum(usage.values())
             details = {"prompt_tokens_details": {"cached_tokens": 1}}
+            if fault == "usage-huge":
+                usage["completion_tokens"] = 2**40
             if fault == "usage-both":
                 usage["prompt_tokens"] = None
             last_one: dict[str, Any] = {"object": "text_completion", "choices": [], "usage": usage | details}

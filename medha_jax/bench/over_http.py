@@ -28,6 +28,7 @@ CONNECT_SECONDS = 30.0
 KEPT_SECONDS = 4.0  # idle connections are closed then; uvicorn closes them after 5 s, and a request would fail
 SHOWN = 300  # most characters of a shown error
 DONE = b"[DONE]"
+MOST_TOKENS = 2**31 - 1  # that a server may count
 FAILURES = ("error", "abort")  # finish reasons of a request that the server gave up
 
 
@@ -232,8 +233,17 @@ def _is_error(chunk: Mapping[str, Any]) -> bool:
 
 
 def _count(usage: Mapping[str, Any], name: str) -> int | None:
+    """A count of the usage; None if there is none.
+
+    Raises:
+        RequestFailedError: it is more than a record can hold.
+    """
     value = usage.get(name)
-    return value if isinstance(value, int) and value >= 0 else None
+    if not isinstance(value, int) or value < 0:
+        return None
+    if value > MOST_TOKENS:
+        raise RequestFailedError(f"the usage has {value:,} {name}; allowed are up to {MOST_TOKENS:,}")
+    return value
 
 
 def _text_of(body: bytes) -> str:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from medha_jax.cli.opening import tell
-from medha_jax.cli.option_groups import Shown, takes_groups
+from medha_jax.cli.option_groups import Shown, refusal, takes_groups
 from medha_jax.cli.prompt import model_directory
 from medha_jax.cli.runtime_options import LayoutOptions, RuntimeOptions
 from medha_jax.config import RuntimeConfig, same_setting, setting
@@ -51,6 +51,10 @@ def measure(
     --trace they are those of a server, whose layout, context, slots and pool have to be stated as it had them.
     """
     from medha_jax.simulate.calibration import write_ticks
+
+    if out.is_dir() or not out.parent.is_dir():  # told now: later, it would lose what was measured
+        why = "is a directory" if out.is_dir() else f"cannot be made, because {out.parent} is no directory"
+        raise refusal("--out", f"{out} {why}; give a file")
 
     about = {"model": Path(asked.model).name}
     if asked.trace is not None:

@@ -97,6 +97,7 @@ def test_streams_of_other_forms_are_understood(completions, fault):
         ("malformed", r'an event is not JSON: {"choices": \[{"index": 0, "te$'),
         ("list", r"an event is no JSON object: \[1, 2\]"),
         ("choices-a-text", r"the choices of an event are no list of objects: "),
+        ("usage-huge", r"the usage has 1,099,511,627,776 completion_tokens; allowed are up to 2,147,483,647$"),
         ("plain", r"the answer is application/json, not text/event-stream"),
     ],
 )

@@ -128,6 +128,14 @@ def test_every_setting_of_the_scheduler_can_be_simulated(capsys: pytest.CaptureF
     assert "rho_max" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["", "nowhere/ticks.json"])
+def test_a_file_that_cannot_be_written_is_told_before_anything_is_measured(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str
+) -> None:
+    assert run(["simulate", "measure", "--out", str(tmp_path / name), "--model", "/no/model"]) == 2
+    assert "--out" in capsys.readouterr().err
+
+
 def test_ticks_are_measured_and_calibrate_a_simulation(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, model: Path, medha: Any
 ) -> None:
