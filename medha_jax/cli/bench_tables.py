@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from medha_jax.cli.printing import print_line, print_table
+from medha_jax.config import SchedulerConfig
 from medha_jax.results import FORMULAS, Run, Table, run_tables
 from medha_jax.results.units import digits, seconds
 
@@ -40,7 +41,7 @@ def print_convoy(convoys: Sequence[Convoy], target_ms: float | None, stamp: Mapp
         "of the column. Long done: sending of each long request to its last token; ratios are of the last one. Alone: "
         "on the idle server, just before. Best: with nobody else and without a server, by medha-jax generate in chunks "
         "of 1,024; not known of a server that was there. Goodput: requests that met their objectives / seconds; "
-        "without --slo-ttft-ms the first token is due within max(1.5 x alone, 0.5 s)."
+        f"without --slo-ttft-ms the first token is due within {SchedulerConfig().default_deadline_words}."
     )
     rows = _convoy_rows(convoys, [figures(convoy) for convoy in convoys])
     heads = ("", *(convoy.name for convoy in convoys))

@@ -162,7 +162,7 @@ def policies(
             rows.append(summarise(name, outcome, asked.duration))
     words = f"{asked.mix} % long" if asked.mix.isdigit() else asked.mix
     about = f"{words}, requests come for {asked.duration:,.0f} s, seed {asked.seed}"
-    print_result(shown.json, lambda: _rows_json(rows), lambda: print_policies(rows, machine, about))
+    print_result(shown.json, lambda: _rows_json(rows), lambda: print_policies(rows, machine, about, settings))
 
 
 def _rows_json(rows: Sequence[Any]) -> str:

@@ -12,6 +12,7 @@ from medha_jax.results.metrics import waited
 from medha_jax.simulate.summaries import percentiles, tpots
 
 if TYPE_CHECKING:
+    from medha_jax.config import SchedulerConfig
     from medha_jax.simulate.calibration import Calibration
     from medha_jax.simulate.deployments import Deployment
     from medha_jax.simulate.simulation import Outcome
@@ -54,8 +55,10 @@ def print_convoy(rows: Sequence[ConvoySummary], deployment: Deployment, target: 
     )
 
 
-def print_policies(rows: Sequence[PolicySummary], deployment: Deployment, workload: str) -> None:
-    """Print how each policy handled each load; `workload` is its description."""
+def print_policies(
+    rows: Sequence[PolicySummary], deployment: Deployment, workload: str, settings: SchedulerConfig
+) -> None:
+    """Print how each policy handled each load; `workload` is its description, `settings` have the deadlines."""
     columns = (
         *("load", "policy", "short on time", "long on time"),
         *("TTFT / alone P50", "P90", "P99", "of long P50", "P90", "P99"),
@@ -81,14 +84,14 @@ def print_policies(rows: Sequence[PolicySummary], deployment: Deployment, worklo
     print_table(Table(f"Simulated: {workload}", columns, cells, words=2), ends=ends)
     print_line(
         f"Simulated on {deployment.name}: {deployment.about}. Alone: prefill alone, in chunks that leave decodes their "
-        "TPOT. Load: seconds of such prefill that arrive in a second. On time: first token within max(1.5 x alone, "
-        "0.5 s). Done/s: requests that finished while requests came. Left behind: long requests of the first third "
-        "without a first token at the end. TPOT: (last - first) / (tokens - 1)."
+        "TPOT. Load: seconds of such prefill that arrive in a second. On time: first token within "
+        f"{settings.default_deadline_words}. Done/s: requests that finished while requests came. Left behind: long "
+        "requests of the first third without a first token at the end. TPOT: (last - first) / (tokens - 1)."
     )
 
 
-def print_traffic(outcome: Outcome, deployment: Deployment) -> None:
-    """Print figures of the requests of each kind."""
+def print_traffic(outcome: Outcome, deployment: Deployment, settings: SchedulerConfig) -> None:
+    """Print figures of the requests of each kind; `settings` have the deadlines."""
     records = outcome.records
     kinds = {kind: [one for one in records if one.kind == kind] for kind in ("short", "long", "probe")}
     cells = []
@@ -104,7 +107,7 @@ def print_traffic(outcome: Outcome, deployment: Deployment) -> None:
     print_line(
         f"Simulated on {deployment.about}. {tokens:,.0f} tokens/s, busy for {100 * busy:.0f} % of the time. TTFT: "
         "arrival to first token. TPOT: (last - first) / (tokens - 1). On time: first token within "
-        "max(1.5 x alone, 0.5 s)."
+        f"{settings.default_deadline_words}."
     )
 
 

@@ -103,7 +103,7 @@ def traffic(asked: TrafficOptions, settings: Annotated[SchedulerConfig, SIMULATE
         return jsons.dumps(found, allow_nan=False)
 
     def print_tables() -> None:
-        print_traffic(outcome, machine)
+        print_traffic(outcome, machine, settings)
         for table in run_tables([real, simulated_run(outcome, machine, real)]) if real else ():
             print_table(table)
         if measured is not None:

@@ -140,6 +140,11 @@ class SchedulerConfig:
     def __post_init__(self) -> None:
         check_settings(self)
 
+    @property
+    def default_deadline_words(self) -> str:
+        """`default_deadline_s` for readers: `max(1.5 x alone, 0.5 s)`."""
+        return f"max({self.ttft_multiple:g} x alone, {self.ttft_floor_s:g} s)"
+
     def default_deadline_s(self, alone_s: float) -> float:
         """Seconds to the first token of a request without a target, from the seconds of its prefill alone.
 

@@ -23,7 +23,7 @@ class PolicySummary:
 
     Args:
         load: seconds of isolated prefill that arrive in a second; at 1, prompts alone keep the machine busy.
-        on_time_short, on_time_long: share with a first token within `max(1.5 x isolated prefill, 0.5 s)`.
+        on_time_short, on_time_long: share with a first token within `SchedulerConfig.default_deadline_s`.
         normalised, normalised_long: P50, P90 and P99 of TTFT / isolated prefill, of all and of long requests.
         throughput: requests a second that finished while requests arrived.
         tokens_per_second: prompt and output tokens computed, over the whole simulation.

@@ -120,6 +120,13 @@ def test_runs_that_the_machine_cannot_serve_are_refused(
     assert message in said and "Traceback" not in said
 
 
+@pytest.mark.parametrize("command", [["traffic", "--workload", "0"], ["policies", "--mix", "0", "--policy", "red"]])
+def test_tables_name_the_deadlines_that_were_kept(capsys: pytest.CaptureFixture[str], command: list[str]) -> None:
+    asked = ["--duration", "5", "--rate", "1", "--ttft-multiple", "3", "--ttft-floor-s", "0.25"]
+    assert run(["simulate", *command, *asked]) == 0
+    assert "max(3 x alone, 0.25 s)" in " ".join(capsys.readouterr().out.split())
+
+
 def test_every_setting_of_the_scheduler_can_be_simulated(capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--duration", "5", "--rate", "1", "--mix", "0", "--policy", "red", "--json"]
     assert run(["simulate", "policies", *options, "--idle-tick-s", "0.05", "--ttft-multiple", "3"]) == 0
